@@ -1,0 +1,241 @@
+"""Pictures of scenes: colour, exact instance and part ids, and depth, drawn by MuJoCo without a display."""
+
+from __future__ import annotations
+
+import atexit
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import tan
+from types import ModuleType
+
+import numpy as np
+
+from osprey_sim.gl import open_context
+from osprey_sim.scene import Scene, Solid, camera_matrix, camera_pose
+from osprey_sim.textures import table_textures
+
+_SHAPES = ("plane", "box", "sphere", "ellipsoid", "cylinder", "capsule")
+_NEAR, _FAR = 0.05, 12.0  # clipping planes in metres
+_TABLE_SIZE = 3.0  # half side of the table top in metres
+_MAX_GEOMS = 1000
+_SAMPLES = 4  # samples per pixel against jagged edges
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What the camera gives of one scene.
+
+    rgb: uint8 [H, W, 3]. instance_ids: uint16 [H, W], 0 is background. part_ids: uint16 [H, W], 0 is no named part.
+    parts: part id -> (instance id, part name), for the parts of all objects, visible or not.
+    depth: float32 [H, W], metres along the optical axis; None if it was not asked for.
+    camera_matrix: float64 [3, 3].
+    """
+
+    rgb: np.ndarray
+    instance_ids: np.ndarray
+    part_ids: np.ndarray
+    parts: dict[int, tuple[int, str]]
+    depth: np.ndarray | None
+    camera_matrix: np.ndarray
+
+
+class Renderer:
+    """Draws scenes of any content at one picture size. Use it from one thread; close() frees the GL context."""
+
+    def __init__(self, width: int = 320, height: int = 240) -> None:
+        self._gl = self._context = None  # so that close() can tell what has been made
+        if not (16 <= width <= 4096 and 16 <= height <= 4096):
+            raise ValueError(f"picture size is {width}x{height}; use 16 to 4096 pixels a side")
+        self.width, self.height = width, height
+        mujoco, self._gl = open_context(width, height)
+        # Exit handlers run last in, first out: this one closes before the GL library takes its display down.
+        self._at_exit = _closer(weakref.ref(self))
+        atexit.register(self._at_exit)
+        self._mujoco = mujoco
+        self._model = _textured_model(mujoco, width, height)
+        self._materials = {
+            kind: mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_MATERIAL, kind) for kind in table_textures()
+        }
+        self._types = {name: int(getattr(mujoco.mjtGeom, f"mjGEOM_{name.upper()}")) for name in _SHAPES}
+        self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
+        # Depth comes back reversed, 1 at the near plane, where float32 is most exact far away.
+        self._context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
+        self._stage = mujoco.MjvScene(model=self._model, maxgeom=_MAX_GEOMS)
+        self._stage.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = True
+        self._stage.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
+        self._stage.flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = False
+        self._rect = mujoco.MjrRect(0, 0, width, height)
+
+    def __enter__(self) -> Renderer:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the GL context. Safe to call twice; render() afterwards raises RuntimeError."""
+        # The context must be current, or what is freed would be another renderer's.
+        if self._gl is not None:
+            self._gl.make_current()
+            if self._context is not None:
+                self._context.free()
+            self._gl.free()
+            atexit.unregister(self._at_exit)
+        self._gl = self._context = None
+
+    def render(self, scene: Scene, depth: bool = True) -> Frame:
+        """Draw one scene. Without `depth` the frame's depth is None, which saves a little time."""
+        if self._gl is None:
+            raise RuntimeError("this Renderer is closed; make a new one")
+        self._gl.make_current()
+        instance_of, part_of = self._fill(scene)
+
+        pixels = np.empty((self.height, self.width, 3), np.uint8)
+        self._set_flags(segment=False)
+        self._mujoco.mjr_render(self._rect, self._stage, self._context)
+        self._mujoco.mjr_readPixels(pixels, None, self._rect, self._context)
+
+        codes = np.empty((self.height, self.width, 3), np.uint8)
+        zbuffer = np.empty((self.height, self.width), np.float32) if depth else None
+        self._set_flags(segment=True)
+        self._mujoco.mjr_render(self._rect, self._stage, self._context)
+        self._mujoco.mjr_readPixels(codes, zbuffer, self._rect, self._context)
+        # The colour of a pixel is the number of its primitive plus one, low byte first; rows come bottom up.
+        numbers = codes[::-1, :, 0].astype(np.int32) + (codes[::-1, :, 1].astype(np.int32) << 8)
+
+        return Frame(
+            rgb=np.ascontiguousarray(pixels[::-1]),
+            instance_ids=instance_of[numbers],
+            part_ids=part_of[numbers],
+            parts={part.part_id: (obj.instance_id, part.name) for obj in scene.objects for part in obj.parts},
+            depth=None if zbuffer is None else _metres(zbuffer[::-1]),
+            camera_matrix=camera_matrix(scene.camera, self.width, self.height),
+        )
+
+    def _set_flags(self, segment: bool) -> None:
+        flags = self._mujoco.mjtRndFlag
+        self._stage.flags[flags.mjRND_SEGMENT] = segment
+        self._stage.flags[flags.mjRND_IDCOLOR] = segment
+
+    def _fill(self, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+        """Put the scene on the stage; returns instance id and part id, uint16 [geoms + 1], of every segment number."""
+        count = 2 + sum(len(obj.solids) for obj in scene.objects)
+        if count > _MAX_GEOMS:
+            raise ValueError(f"the scene has {count} primitives; at most {_MAX_GEOMS} can be drawn")
+        instance_of, part_of = np.zeros(count + 1, np.uint16), np.zeros(count + 1, np.uint16)
+        self._stage.ngeom = 0
+        self._add_room(scene)
+        for obj in scene.objects:
+            for solid in obj.solids:
+                number = self._add_solid(solid, obj.position, obj.rotation) + 1
+                instance_of[number], part_of[number] = obj.instance_id, solid.part_id
+        self._set_light(scene)
+        self._set_camera(scene)
+        return instance_of, part_of
+
+    def _add(
+        self, shape: str, size: tuple[float, ...], position: np.ndarray, rotation: np.ndarray, rgb: tuple[float, ...]
+    ) -> int:
+        number = self._stage.ngeom
+        geom = self._stage.geoms[number]
+        rgba = np.array([*rgb, 1.0], np.float32)
+        self._mujoco.mjv_initGeom(
+            geom, self._types[shape], np.array(size, np.float64), position, rotation.reshape(9), rgba
+        )
+        geom.segid, geom.category = number, self._mujoco.mjtCatBit.mjCAT_STATIC
+        geom.castshadow = shape != "plane"  # or table and wall would be speckled by their own shadows
+        geom.specular, geom.shininess, geom.reflectance, geom.emission = 0.15, 0.3, 0.0, 0.0
+        self._stage.ngeom = number + 1
+        return number
+
+    def _add_solid(self, solid: Solid, position: np.ndarray, rotation: np.ndarray) -> int:
+        number = self._add(
+            solid.shape, solid.size, position + rotation @ solid.position, rotation @ solid.rotation, solid.rgb
+        )
+        if solid.glossy:
+            self._stage.geoms[number].specular, self._stage.geoms[number].shininess = 0.6, 0.6
+        return number
+
+    def _add_room(self, scene: Scene) -> None:
+        c, s = np.cos(scene.table.rotation), np.sin(scene.table.rotation)
+        turn = np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+        number = self._add("plane", (_TABLE_SIZE, _TABLE_SIZE, 1.0), np.zeros(3), turn, scene.table.rgb)
+        self._stage.geoms[number].matid = self._materials.get(scene.table.kind, -1)
+        self._stage.geoms[number].specular = 0.05
+        yaw = np.radians(scene.camera.azimuth) + scene.wall.yaw
+        away = np.array([np.cos(yaw), np.sin(yaw), 0.0])
+        facing = np.stack([[0.0, 0.0, 1.0], [-away[1], away[0], 0.0], -away], axis=1)
+        middle = np.array([scene.camera.lookat[0], scene.camera.lookat[1], 0.0]) + scene.wall.distance * away
+        number = self._add("plane", (4.0, 6.0, 1.0), middle, facing, scene.wall.rgb)
+        self._stage.geoms[number].specular = 0.0
+
+    def _set_light(self, scene: Scene) -> None:
+        lamp, fill = self._stage.lights[0], self._stage.lights[1]
+        for light in (lamp, fill):
+            light.type = self._mujoco.mjtLightType.mjLIGHT_DIRECTIONAL
+            light.attenuation[:] = (1, 0, 0)
+            light.headlight = 0
+        lamp.dir[:] = scene.light.direction
+        lamp.pos[:] = -1.5 * lamp.dir
+        lamp.ambient[:], lamp.diffuse[:], lamp.specular[:] = (0, 0, 0), scene.light.diffuse, (0.3, 0.3, 0.3)
+        lamp.castshadow = 1
+        # Ambient light must come from a lamp without shadows, or shadows would be black. A little of it comes from the
+        # camera, so that faces in the shade keep their shape.
+        fill.dir[:] = camera_pose(scene.camera)[1][:, 2]
+        fill.pos[:] = -1.5 * fill.dir
+        ambient = np.asarray(scene.light.ambient)
+        fill.ambient[:], fill.diffuse[:], fill.specular[:] = 0.75 * ambient, 0.5 * ambient, (0, 0, 0)
+        fill.castshadow = 0
+        self._stage.nlight = 2
+
+    def _set_camera(self, scene: Scene) -> None:
+        position, rotation = camera_pose(scene.camera)
+        half = _NEAR * tan(np.radians(scene.camera.fovy) / 2)
+        for eye in self._stage.camera:
+            eye.pos[:], eye.forward[:], eye.up[:] = position, rotation[:, 2], -rotation[:, 1]
+            eye.frustum_center, eye.frustum_width = 0.0, 0.0  # width 0: taken from the picture's shape
+            eye.frustum_bottom, eye.frustum_top = -half, half
+            eye.frustum_near, eye.frustum_far = _NEAR, _FAR
+            eye.orthographic = 0
+
+
+def _closer(reference: weakref.ref[Renderer]) -> Callable[[], None]:
+    """A function that closes the renderer if it is still there, without keeping it alive."""
+
+    def close() -> None:
+        renderer = reference()
+        if renderer is not None:
+            renderer.close()
+
+    return close
+
+
+def _metres(zbuffer: np.ndarray) -> np.ndarray:
+    """Reversed z-buffer values (1 near, 0 far) [H, W] to metres, float32."""
+    z = zbuffer.astype(np.float64)
+    return (_NEAR * _FAR / (_NEAR + z * (_FAR - _NEAR))).astype(np.float32)
+
+
+def _textured_model(mujoco: ModuleType, width: int, height: int):
+    """A model without bodies that carries the table textures and sets buffer, shadow and mesh quality."""
+    spec = mujoco.MjSpec()
+    quality, screen = spec.visual.quality, getattr(spec.visual, "global")
+    quality.offsamples, quality.shadowsize = _SAMPLES, 1024
+    quality.numslices, quality.numstacks, quality.numquads = 20, 9, 1
+    screen.offwidth, screen.offheight = width, height
+    spec.visual.map.shadowclip = 1.0
+    spec.visual.map.znear, spec.visual.map.zfar = _NEAR, _FAR
+    spec.stat.extent = 1.2  # half width in metres of the area that gets shadows
+    for name, image in table_textures().items():
+        texture = spec.add_texture(
+            name=name, type=mujoco.mjtTexture.mjTEXTURE_2D, width=image.shape[1], height=image.shape[0], nchannel=3
+        )
+        texture.data = image.tobytes()
+        material = spec.add_material(name=name, texrepeat=[3.0, 3.0])
+        material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = name
+    return spec.compile()

@@ -1,0 +1,41 @@
+"""Patterns of the table tops, drawn from fixed noise: grey images that the table's colour is multiplied with."""
+
+from __future__ import annotations
+
+import numpy as np
+
+_SIZE = 256
+
+
+def table_textures() -> dict[str, np.ndarray]:
+    """Images uint8 [256, 256, 3] by table kind; a kind without an image ("plain") is drawn in its colour alone."""
+    rng = np.random.default_rng(7)
+    y, x = np.mgrid[0:_SIZE, 0:_SIZE] / _SIZE
+    grain = _smooth_noise(rng, 3, 40)
+    wooden = 0.90 + 0.05 * np.sin(2 * np.pi * (6 * x + 1.2 * _smooth_noise(rng, 4, 2))) + 0.08 * grain
+    wooden = np.where((x * 4) % 1 < 0.03, 0.62, wooden)  # gaps between the boards
+    veins = np.abs(_smooth_noise(rng, 5, 5) + 0.4 * _smooth_noise(rng, 12, 12))
+    marble = 0.98 - 0.30 * np.exp(-9 * veins)
+    checkered = np.where((np.floor(8 * x) + np.floor(8 * y)) % 2 < 1, 1.0, 0.80)
+    striped = np.where((8 * x) % 1 < 0.5, 1.0, 0.82)
+    images = {"wooden": wooden, "marble": marble, "checkered": checkered, "striped": striped}
+    return {name: _to_image(values) for name, values in images.items()}
+
+
+def _smooth_noise(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
+    """Noise of about unit range [256, 256] that repeats at its borders: random values on a grid, joined smoothly."""
+    grid = rng.uniform(-1, 1, (columns, rows))
+    for axis in (0, 1):
+        count = grid.shape[axis]
+        place = np.arange(_SIZE) * count / _SIZE
+        low = np.floor(place).astype(int)
+        weight = place - low
+        weight = weight * weight * (3 - 2 * weight)
+        weight = weight[:, None] if axis == 0 else weight[None, :]
+        grid = np.take(grid, low % count, axis) * (1 - weight) + np.take(grid, (low + 1) % count, axis) * weight
+    return grid
+
+
+def _to_image(values: np.ndarray) -> np.ndarray:
+    grey = (np.clip(values, 0, 1) * 255).astype(np.uint8)
+    return np.ascontiguousarray(np.repeat(grey[:, :, None], 3, axis=2))

@@ -1,0 +1,134 @@
+"""True words about what is on the table: categories, short phrases, detailed sentences, parts and relations."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from osprey_sim import catalog
+from osprey_sim.render import Frame
+from osprey_sim.scene import Part, Scene, SceneObject, camera_pose, object_center, project
+
+CLASSES: tuple[str, ...] = tuple(catalog.CLASSES)
+COLOURS: tuple[str, ...] = tuple(catalog.COLOURS)
+SIZES: tuple[str, ...] = tuple(catalog.SIZES)
+PARTS: tuple[str, ...] = tuple(dict.fromkeys(part for kind in catalog.CLASSES.values() for part in kind.parts))
+TABLES: tuple[str, ...] = tuple(catalog.TABLES)
+LEFT, RIGHT, FRONT, BEHIND = "to the left of", "to the right of", "in front of", "behind"
+RELATIONS: tuple[str, ...] = (LEFT, RIGHT, FRONT, BEHIND)
+
+# Shares of the picture, so that words do not depend on its size. In a picture of 320x240: 61 and 12 pixels.
+_VISIBLE_OBJECT = 8e-4
+_VISIBLE_PART = 1.6e-4
+# A relation is said only where one direction clearly outweighs the other and the centres are clearly apart (metres).
+_DOMINANCE = 1.5
+_APART = 0.05
+_NEAR = 0.45
+
+
+def category(obj: SceneObject) -> str:
+    """The class: "mug"."""
+    return obj.category
+
+
+def short(obj: SceneObject) -> str:
+    """Size, colour and class: "a small red mug"; medium size is not mentioned: "a red mug"."""
+    size = "" if obj.size == "medium" else f"{obj.size} "
+    phrase = f"{size}{obj.colour} {obj.category}"
+    return with_article(phrase)
+
+
+def detailed(scene: Scene, frame: Frame, obj: SceneObject) -> str:
+    """A sentence: short phrase, visible parts, place on the table, and the nearest visible neighbour.
+
+    "a small red mug with a handle on the left side of a wooden table, behind a blue bowl". Place and neighbour are as
+    the camera sees them, and are left out where they would be ambiguous.
+    """
+    seen = np.bincount(frame.part_ids.ravel(), minlength=max(frame.parts, default=0) + 1)
+    parts = [part.name for part in obj.parts if seen[part.part_id] >= _VISIBLE_PART * frame.part_ids.size]
+    text = short(obj)
+    if parts:
+        text += " with " + " and ".join(with_article(name) for name in parts)
+    if obj.lying:
+        text += " lying"
+    text += f" {_place(scene, frame, obj)} {scene.table.kind} table"
+    neighbour = _neighbour(scene, frame, obj)
+    if neighbour is not None:
+        relation, other = neighbour
+        text += f", {relation} {short(other)}"
+    return text
+
+
+def part_category(part: Part) -> str:
+    """The part's name: "handle"."""
+    return part.name
+
+
+def part_short(obj: SceneObject, part: Part) -> str:
+    """The part and its object: "the handle of a small red mug"."""
+    return f"the {part.name} of {short(obj)}"
+
+
+def visible_objects(scene: Scene, frame: Frame) -> list[SceneObject]:
+    """The objects of which enough is seen to speak of them: at least 0.08 % of the picture."""
+    counts = np.bincount(frame.instance_ids.ravel(), minlength=len(scene.objects) + 1)
+    return [obj for obj in scene.objects if counts[obj.instance_id] >= _VISIBLE_OBJECT * frame.instance_ids.size]
+
+
+def relations(scene: Scene, frame: Frame) -> list[tuple[int, str, int]]:
+    """All unambiguous relations between visible objects: (subject's instance id, one of RELATIONS, object's id)."""
+    visible = visible_objects(scene, frame)
+    found = []
+    for a in visible:
+        for b in visible:
+            relation = None if a is b else _relation(scene, frame, a, b)
+            if relation is not None:
+                found.append((a.instance_id, relation, b.instance_id))
+    return found
+
+
+def with_article(noun: str) -> str:
+    """The noun with its article: "a mug", "an orange apple"; plurals take none: "wheels"."""
+    if noun.endswith("s"):
+        return noun
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def _place(scene: Scene, frame: Frame, obj: SceneObject) -> str:
+    height, width = frame.instance_ids.shape
+    u, v, _ = project(scene.camera, object_center(obj)[None], width, height)[0]
+    if u < 0.33 * width:
+        return "on the left side of a"
+    if u > 0.67 * width:
+        return "on the right side of a"
+    if 0.40 * width < u < 0.60 * width and 0.30 * height < v < 0.70 * height:
+        return "in the middle of a"
+    return "on a"
+
+
+def _neighbour(scene: Scene, frame: Frame, obj: SceneObject) -> tuple[str, SceneObject] | None:
+    """The nearest visible object within reach that stands in an unambiguous relation to this one."""
+    best, nearest = None, _NEAR
+    for other in visible_objects(scene, frame):
+        if other is obj:
+            continue
+        distance = float(np.linalg.norm((object_center(obj) - object_center(other))[:2]))
+        relation = _relation(scene, frame, obj, other)
+        if relation is not None and distance < nearest:
+            best, nearest = (relation, other), distance
+    return best
+
+
+def _relation(scene: Scene, frame: Frame, a: SceneObject, b: SceneObject) -> str | None:
+    """Where `a` is from `b` for someone at the camera, or None where two answers would do."""
+    height, width = frame.instance_ids.shape
+    centers = np.stack([object_center(a), object_center(b)])
+    right_axis = camera_pose(scene.camera)[1][:, 0]
+    away_axis = np.array([-right_axis[1], right_axis[0], 0.0])
+    step = centers[0] - centers[1]
+    right, away = float(step @ right_axis), float(step @ away_axis)
+    u = project(scene.camera, centers, width, height)[:, 0]
+    if abs(right) > max(_APART, _DOMINANCE * abs(away)) and (u[0] - u[1]) * right > 0:
+        return RIGHT if right > 0 else LEFT
+    if abs(away) > max(_APART, _DOMINANCE * abs(right)):
+        return BEHIND if away > 0 else FRONT
+    return None

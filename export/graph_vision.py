@@ -1,0 +1,126 @@
+"""The vision graph: pixels to the four feature maps of the ConvNeXt trunk and the projected image tokens.
+
+pixels [1, 3, S, S] -> res2..res5 [1, C, S/stride, S/stride] at strides 4, 8, 16, 32, and image_tokens [T, H]: res4 row
+by row through the two-layer projector. ConvNeXt: Liu et al., arXiv 2201.03545, in timm's arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from export.onnx_graph import GraphBuilder, gelu, linear
+from osprey_torch.config import IMAGE_TOKEN_LEVEL, STRIDES, OspreyConfig
+
+TRUNK = "model.vision_tower.vision_tower.visual.trunk"
+PROJECTOR = "model.mm_projector"
+
+_NORM_EPS = 1e-6
+
+
+def build_vision(
+    config: OspreyConfig,
+    read: Callable[[str], np.ndarray],
+    path: Path,
+    half: bool = False,
+    external: Path | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> None:
+    """Writes the vision graph to `path`.
+
+    read(name) returns one tensor of the checkpoint as float32. With `half` the weights of convolutions and linears are
+    stored as float16. external: side file for the weights. progress is called with each stage's name.
+    """
+    _Vision(config, read, half, GraphBuilder("vision", external), progress).build(path)
+
+
+class _Vision:
+    def __init__(
+        self,
+        config: OspreyConfig,
+        read: Callable[[str], np.ndarray],
+        half: bool,
+        graph: GraphBuilder,
+        progress: Callable[[str], None] | None,
+    ) -> None:
+        self.config = config
+        self.read = read
+        self.half = half
+        self.graph = graph
+        self.progress = progress
+
+    def build(self, path: Path) -> None:
+        graph, config = self.graph, self.config
+        size = config.image_size
+        states = graph.input("pixels", [1, 3, size, size])
+        states = self._convolution(states, f"{TRUNK}.stem.0", stride=STRIDES[0])
+        states = self._channel_norm(states, f"{TRUNK}.stem.1")
+        for stage, depth in enumerate(config.vision_depths):
+            if self.progress is not None:
+                self.progress(f"stage {stage}")
+            name = f"{TRUNK}.stages.{stage}"
+            if stage > 0:
+                states = self._channel_norm(states, f"{name}.downsample.0")
+                states = self._convolution(states, f"{name}.downsample.1", stride=2)
+            for block in range(depth):
+                states = self._block(states, f"{name}.blocks.{block}")
+            side = size // STRIDES[stage]
+            graph.node("Identity", [states], f"res{stage + 2}")
+            graph.output(f"res{stage + 2}", [1, config.vision_channels[stage], side, side])
+        self._project(f"res{IMAGE_TOKEN_LEVEL + 2}")
+        graph.output("image_tokens", [config.image_tokens, config.hidden_size])
+        graph.save(path)
+
+    def _block(self, states: str, name: str) -> str:
+        channels = self.read(f"{name}.norm.weight").shape[0]
+        mixed = self._convolution(states, f"{name}.conv_dw", stride=1, padding=3, groups=channels)
+        mixed = self.graph.node("Transpose", [mixed], f"{name}.channels_last", perm=[0, 2, 3, 1])
+        mixed = self._norm(mixed, f"{name}.norm")
+        mixed = self._linear(mixed, f"{name}.mlp.fc1")
+        mixed = gelu(self.graph, mixed, f"{name}.mlp.act")
+        # The layer scale is a factor of each output channel of fc2, so fc2 carries it.
+        mixed = self._linear(mixed, f"{name}.mlp.fc2", scale=self.read(f"{name}.gamma").reshape(-1))
+        mixed = self.graph.node("Transpose", [mixed], f"{name}.channels_first", perm=[0, 3, 1, 2])
+        return self.graph.node("Add", [states, mixed], f"{name}.output")
+
+    def _project(self, features: str) -> None:
+        graph, config = self.graph, self.config
+        channels = config.vision_channels[IMAGE_TOKEN_LEVEL]
+        rows = graph.node("Reshape", [features, graph.constant([channels, config.image_tokens])], "projector.columns")
+        rows = graph.node("Transpose", [rows], "projector.rows", perm=[1, 0])
+        rows = self._linear(rows, f"{PROJECTOR}.0")
+        rows = gelu(graph, rows, f"{PROJECTOR}.1")
+        graph.node("Identity", [self._linear(rows, f"{PROJECTOR}.2")], "image_tokens")
+
+    def _convolution(self, states: str, name: str, stride: int, padding: int = 0, groups: int = 1) -> str:
+        kernel = self.read(f"{name}.weight")
+        weight = self.graph.weight(f"{name}.weight", kernel, self.half)
+        bias = self.graph.weight(f"{name}.bias", self.read(f"{name}.bias"))
+        return self.graph.node(
+            "Conv",
+            [states, weight, bias],
+            name,
+            kernel_shape=list(kernel.shape[2:]),
+            strides=[stride, stride],
+            pads=[padding] * 4,
+            group=groups,
+        )
+
+    def _linear(self, states: str, name: str, scale: np.ndarray | None = None) -> str:
+        weight, bias = self.read(f"{name}.weight"), self.read(f"{name}.bias")
+        if scale is not None:
+            weight, bias = weight * scale[:, None], bias * scale
+        return linear(self.graph, states, name, weight, bias, self.half)
+
+    def _norm(self, states: str, name: str) -> str:
+        weight = self.graph.weight(f"{name}.weight", self.read(f"{name}.weight"))
+        bias = self.graph.weight(f"{name}.bias", self.read(f"{name}.bias"))
+        return self.graph.node("LayerNormalization", [states, weight, bias], name, axis=-1, epsilon=_NORM_EPS)
+
+    def _channel_norm(self, states: str, name: str) -> str:
+        """Layer norm over the channels of [1, C, h, w]."""
+        states = self.graph.node("Transpose", [states], f"{name}.channels_last", perm=[0, 2, 3, 1])
+        states = self._norm(states, name)
+        return self.graph.node("Transpose", [states], f"{name}.channels_first", perm=[0, 3, 1, 2])

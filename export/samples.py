@@ -1,0 +1,41 @@
+"""Pictures with exact masks on which engines are compared with PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+class SampleError(Exception):
+    """No pictures could be made; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class VerificationSample:
+    """A picture, uint8 [H, W, 3], and its id image, uint16 [H, W], in which 0 is background."""
+
+    name: str
+    rgb: np.ndarray
+    ids: np.ndarray
+
+
+def simulated_samples(count: int) -> list[VerificationSample]:
+    """Renders `count` simulated tabletop scenes of the validation split, which are never trained on.
+
+    Raises SampleError where the simulator is not installed or cannot render.
+    """
+    try:
+        from osprey_sim.render import Renderer
+        from osprey_sim.scene import sample_scene
+
+        samples = []
+        with Renderer() as renderer:
+            for seed in range(count):
+                frame = renderer.render(sample_scene(seed, "validation"), depth=False)
+                samples.append(VerificationSample(f"validation scene {seed}", frame.rgb, frame.instance_ids))
+        return samples
+    except (ImportError, RuntimeError) as error:
+        raise SampleError(
+            f"the simulated scenes for verification could not be rendered: {error}; or build with --no-verify"
+        ) from error

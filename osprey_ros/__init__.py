@@ -1,0 +1,70 @@
+"""Osprey on a robot: every object of a camera frame described in one pass, from engines, without torch.
+
+Typical use::
+
+    from osprey_ros import Describer
+
+    describer = Describer("nano")
+    describer.set_image(rgb)  # uint8 [H, W, 3]
+    for description in describer.describe(id_image):  # integers [H, W], 0 is background
+        print(description.region_id, description.text, description.confidence)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from osprey_ros.bundle import Bundle, BundleError
+    from osprey_ros.describer import Describer, Description, Result, Timing
+    from osprey_ros.errors import OspreyError
+    from osprey_ros.image import ImageError, load_image
+    from osprey_ros.regions import RegionError, Regions, as_regions, regions_from_id_image, regions_from_masks
+
+__version__ = "0.1.0"
+
+# Where each public name lives. Modules are imported when first asked for: importing the package costs nothing.
+_MODULES = {
+    "Bundle": "bundle",
+    "BundleError": "bundle",
+    "Describer": "describer",
+    "Description": "describer",
+    "ImageError": "image",
+    "OspreyError": "errors",
+    "RegionError": "regions",
+    "Regions": "regions",
+    "Result": "describer",
+    "Timing": "describer",
+    "as_regions": "regions",
+    "load_image": "image",
+    "regions_from_id_image": "regions",
+    "regions_from_masks": "regions",
+}
+
+__all__ = [
+    "Bundle",
+    "BundleError",
+    "Describer",
+    "Description",
+    "ImageError",
+    "OspreyError",
+    "RegionError",
+    "Regions",
+    "Result",
+    "Timing",
+    "as_regions",
+    "load_image",
+    "regions_from_id_image",
+    "regions_from_masks",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,10 @@
+"""``python -m osprey_ros``: the command line."""
+
+from __future__ import annotations
+
+import sys
+
+from osprey_ros.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,302 @@
+"""What an engine bundle is: a folder of engines that belong together, described and sealed by ``manifest.json``.
+
+Opening a bundle checks that every listed file is there and unchanged, and says in one line what is wrong and how to
+mend it. Writing the manifest is the last step of ``export/build_engines.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from osprey_ros.errors import OspreyError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+VISION = "vision.onnx"
+MASK_EXTRACTOR = "mask_extractor.onnx"
+DECODER = "decoder.onnx"
+EMBEDDINGS = "embeddings.npy"
+TOKENIZER = "tokenizer.json"
+REQUIRED_FILES = (VISION, MASK_EXTRACTOR, DECODER, EMBEDDINGS, TOKENIZER)
+
+_REBUILD = "rebuild it with `python export/build_engines.py --checkpoint DIR --output BUNDLE`"
+
+
+class BundleError(OspreyError):
+    """A bundle that cannot be used; the message names the file, what is wrong with it and the remedy."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The numbers that the runtime must know about a model. Sizes in pixels or rows, ids are token ids.
+
+    ``mask_id`` and ``pos_id`` are ids of the tokenizer at or above ``vocab_size``: they mark where a region is named
+    and are never looked up in the embedding table.
+    """
+
+    image_size: int  # the square side the picture is resized to
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
+    feature_channels: tuple[int, int, int, int]
+    image_tokens: int
+    position_size: int  # side of the grid from which a position token is made
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    head_dim: int
+    vocab_size: int  # rows of the embedding table
+    max_positions: int
+    bos_id: int
+    eos_id: int
+    mask_id: int
+    pos_id: int
+    feature_strides: tuple[int, int, int, int] = (4, 8, 16, 32)
+
+    @property
+    def feature_sizes(self) -> tuple[tuple[int, int], ...]:
+        """(height, width) of the four feature maps res2 to res5."""
+        return tuple((self.image_size // stride, self.image_size // stride) for stride in self.feature_strides)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ModelSpec:
+        """Reads the ``model`` part of a manifest. Raises BundleError naming fields that are missing."""
+        names = {f.name for f in fields(cls)}
+        missing = sorted(names - set(data) - {"feature_strides"})
+        if missing:
+            raise BundleError(f"{MANIFEST}: model lacks {', '.join(missing)}; {_REBUILD}")
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in names}
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """Size in bytes and SHA-256 (hexadecimal) of one file of a bundle."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The contents of ``manifest.json``.
+
+    ``precisions`` says for each engine what its weights are ("fp32", "int4 ..."), ``verification`` how the engines were
+    checked: ``{"verified": bool, ...figures}``.
+    """
+
+    name: str
+    model: ModelSpec
+    template: str
+    precisions: dict[str, str]
+    files: dict[str, FileEntry]
+    verification: dict[str, Any] = field(default_factory=lambda: {"verified": False})
+    runtime: str = "onnxruntime"
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def verified(self) -> bool:
+        """Whether the engines were compared with the PyTorch model when the bundle was built."""
+        return bool(self.verification.get("verified", False))
+
+    def to_json(self) -> str:
+        """The text of ``manifest.json``."""
+        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Reads the text of a ``manifest.json``. Raises BundleError saying what in it cannot be used."""
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise BundleError(f"{MANIFEST} is not valid JSON ({error}); {_REBUILD}") from error
+        if not isinstance(data, dict):
+            raise BundleError(f"{MANIFEST} must hold a JSON object; {_REBUILD}")
+        version = data.get("format_version")
+        if version != FORMAT_VERSION:
+            raise BundleError(
+                f"{MANIFEST} has format_version {version!r}, this osprey_ros reads {FORMAT_VERSION}: "
+                f"update osprey_ros, or {_REBUILD}"
+            )
+        missing = sorted({"name", "runtime", "model", "template", "precisions", "files", "verification"} - set(data))
+        if missing:
+            raise BundleError(f"{MANIFEST} lacks {', '.join(missing)}; {_REBUILD}")
+        try:
+            return cls(
+                format_version=version,
+                name=str(data["name"]),
+                runtime=str(data["runtime"]),
+                model=ModelSpec.from_json(data["model"]),
+                template=str(data["template"]),
+                precisions=dict(data["precisions"]),
+                files={n: FileEntry(int(e["bytes"]), str(e["sha256"])) for n, e in data["files"].items()},
+                verification=dict(data["verification"]),
+            )
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise BundleError(f"{MANIFEST} cannot be read ({type(error).__name__}: {error}); {_REBUILD}") from error
+
+
+class Bundle:
+    """An opened bundle: its manifest and the paths of its files. Engines are loaded by those who run them."""
+
+    def __init__(self, root: Path, manifest: Manifest) -> None:
+        self.root = root
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], verify: bool = True) -> Bundle:
+        """Opens a bundle by folder or by name (see `find_bundle`).
+
+        Presence and size of every file are always checked; ``verify`` also reads each file and compares its SHA-256.
+        Raises BundleError.
+        """
+        root = find_bundle(path)
+        manifest_path = root / MANIFEST
+        if not manifest_path.is_file():
+            raise BundleError(f"{root} has no {MANIFEST}: it is not an engine bundle; {_REBUILD}")
+        try:
+            manifest = Manifest.from_json(manifest_path.read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            raise BundleError(f"{manifest_path} is not UTF-8 text; {_REBUILD}") from error
+        except BundleError as error:
+            raise BundleError(f"bundle {root}: {error}") from error
+        unlisted = [name for name in REQUIRED_FILES if name not in manifest.files]
+        if unlisted:
+            raise BundleError(f"bundle {root}: {MANIFEST} does not list {', '.join(unlisted)}; {_REBUILD}")
+        for name, entry in manifest.files.items():
+            _check_file(root, name, entry, verify)
+        return cls(root, manifest)
+
+    def path(self, name: str) -> Path:
+        """Path of a file that the manifest lists. Raises BundleError for another name."""
+        if name not in self.manifest.files:
+            raise BundleError(
+                f"bundle {self.root} has no file {name!r}; it has {', '.join(sorted(self.manifest.files))}"
+            )
+        return self.root / name
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the bundle."""
+        from tokenizers import Tokenizer
+
+        return Tokenizer.from_file(str(self.path(TOKENIZER)))
+
+    def embeddings(self) -> np.ndarray:
+        """The embedding table, [vocab_size, hidden_size] float16, mapped from disk.
+
+        Raises BundleError for another shape.
+        """
+        path = self.path(EMBEDDINGS)
+        try:
+            table = np.load(path, mmap_mode="r", allow_pickle=False)
+        except ValueError as error:
+            raise BundleError(f"{path} is not a plain numpy array ({error}); {_REBUILD}") from error
+        expected = (self.manifest.model.vocab_size, self.manifest.model.hidden_size)
+        if table.shape != expected:
+            raise BundleError(f"{path} has shape {table.shape}, the manifest says {expected}; {_REBUILD}")
+        return table
+
+
+def write_manifest(
+    directory: str | os.PathLike[str],
+    *,
+    name: str,
+    model: ModelSpec,
+    template: str,
+    precisions: Mapping[str, str],
+    verification: Mapping[str, Any],
+    runtime: str = "onnxruntime",
+) -> Manifest:
+    """Hashes the files of a finished bundle folder and writes its ``manifest.json``.
+
+    Every file except the manifest itself, hidden files and Markdown (cards may be edited) is listed. Raises BundleError
+    if an engine is missing.
+    """
+    root = Path(directory)
+    listed = sorted(
+        p for p in root.iterdir() if p.is_file() and p.name != MANIFEST and p.suffix != ".md" and p.name[0] != "."
+    )
+    missing = sorted(set(REQUIRED_FILES) - {p.name for p in listed})
+    if missing:
+        raise BundleError(f"{root} is not a whole bundle: {', '.join(missing)} missing")
+    manifest = Manifest(
+        name=name,
+        model=model,
+        template=template,
+        precisions=dict(precisions),
+        files={p.name: FileEntry(p.stat().st_size, sha256_of(p)) for p in listed},
+        verification=dict(verification),
+        runtime=runtime,
+    )
+    # Written beside and renamed, so that an interrupted build leaves no half manifest behind.
+    partial = root / (MANIFEST + ".partial")
+    partial.write_text(manifest.to_json(), encoding="utf-8")
+    partial.replace(root / MANIFEST)
+    return manifest
+
+
+def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
+    """The folder of a bundle.
+
+    That is an existing folder, else ``engines/NAME`` of the source checkout, else of an install space.
+    Raises BundleError listing the places where it was looked for.
+    """
+    given = Path(name_or_path).expanduser()
+    if given.is_dir():
+        return given
+    tried = [given]
+    if len(given.parts) == 1:
+        tried += [root / given for root in _engine_folders()]
+        for candidate in tried:
+            if candidate.is_dir():
+                return candidate
+    places = ", ".join(str(p) for p in tried)
+    raise BundleError(f"no engine bundle {str(name_or_path)!r} (looked for {places}): give its folder, or {_REBUILD}")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal, read in pieces of 1 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _engine_folders() -> list[Path]:
+    here = Path(__file__).resolve()
+    prefixes = [Path(p) for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
+    # An installed package lies in <prefix>/lib/pythonX.Y/site-packages/osprey_ros (Debian: <prefix>/local/lib/...).
+    prefixes += [*here.parents[3:6], Path(sys.prefix)]
+    folders = [here.parents[1] / "engines"] + [p / "share" / "osprey_ros" / "engines" for p in prefixes]
+    return list(dict.fromkeys(folders))
+
+
+def _check_file(root: Path, name: str, entry: FileEntry, verify: bool) -> None:
+    if Path(name).name != name:
+        raise BundleError(f"bundle {root}: {MANIFEST} lists {name!r}, which is not a plain file name; {_REBUILD}")
+    path = root / name
+    if not path.is_file():
+        raise BundleError(f"bundle {root}: {name} is missing; copy the bundle again, or {_REBUILD}")
+    size = path.stat().st_size
+    if size != entry.bytes:
+        raise BundleError(
+            f"bundle {root}: {name} has {size} bytes, the manifest says {entry.bytes}: it is cut off or was changed; "
+            f"copy the bundle again, or {_REBUILD}"
+        )
+    if verify and sha256_of(path) != entry.sha256:
+        raise BundleError(
+            f"bundle {root}: {name} was changed (its SHA-256 is not the manifest's); "
+            f"copy the bundle again, or {_REBUILD}"
+        )

@@ -1,0 +1,138 @@
+"""The command line ``osprey``: the robot's descriptions without a robot, on pictures and masks from files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from osprey_ros.errors import OspreyError
+from osprey_ros.prompt import QUESTIONS
+
+if TYPE_CHECKING:
+    from osprey_ros.bundle import Manifest
+    from osprey_ros.describer import Result
+    from osprey_ros.regions import Regions
+
+USAGE_ERROR = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command. Returns the exit status: 0, or 2 with one line on standard error for input that is no good."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except OspreyError as error:
+        print(f"osprey: error: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="osprey", description="Describes the objects of a picture, given their masks."
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_describe(commands)
+    return parser
+
+
+def _add_describe(commands: Any) -> None:
+    command = commands.add_parser(
+        "describe",
+        help="words about every region of a picture",
+        description="Prints words about every region of a picture, all regions computed together.",
+    )
+    command.add_argument("--image", required=True, type=Path, metavar="PATH", help="the picture, of any common format")
+    command.add_argument(
+        "--masks",
+        required=True,
+        type=Path,
+        metavar="PATH",
+        help="a grey PNG (8 or 16 bits) whose values are region ids with 0 as background, or a folder of binary PNGs",
+    )
+    command.add_argument(
+        "--bundle", default="nano", metavar="DIR", help="folder or name of the engine bundle (default: %(default)s)"
+    )
+    question = command.add_mutually_exclusive_group()
+    question.add_argument(
+        "--style", default="short", choices=tuple(QUESTIONS), help="which description (default: %(default)s)"
+    )
+    question.add_argument(
+        "--ask", metavar="QUESTION", help="ask this about every region; <mask><pos> in it is where the region is named"
+    )
+    command.add_argument("--max-new-tokens", type=_positive, metavar="N", help="longest answer, in tokens")
+    command.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: one per core)")
+    command.add_argument("--json", action="store_true", help="print one JSON object, with boxes, areas and timing")
+    command.add_argument(
+        "--overlay", type=Path, metavar="OUT", help="also write the picture with regions and words drawn"
+    )
+    command.set_defaults(run=_describe)
+
+
+def _describe(arguments: argparse.Namespace) -> None:
+    # Imported here: `osprey --help` needs neither numpy nor onnxruntime.
+    from osprey_ros.describer import Describer
+    from osprey_ros.draw import overlay
+    from osprey_ros.image import load_image, save_image
+    from osprey_ros.mask_files import load_regions
+
+    rgb = load_image(arguments.image)
+    regions = load_regions(arguments.masks)
+    describer = Describer(arguments.bundle, threads=arguments.threads)
+    describer.set_image(rgb)
+    if arguments.ask is not None:
+        result = describer.ask(regions, arguments.ask, arguments.max_new_tokens)
+    else:
+        result = describer.describe(regions, arguments.style, arguments.max_new_tokens)
+    if arguments.overlay is not None:
+        scale = max(1, 960 // max(rgb.shape[:2]))
+        save_image(arguments.overlay, overlay(rgb, regions, [d.text for d in result], scale))
+    if arguments.json:
+        print(json.dumps(_report(arguments, describer.bundle.manifest, regions, result), indent=2))
+    else:
+        _print_table(regions, result)
+    manifest = describer.bundle.manifest
+    if not manifest.verified:
+        print(f"osprey: warning: bundle {manifest.name} was never compared with its PyTorch model", file=sys.stderr)
+
+
+def _report(arguments: argparse.Namespace, manifest: Manifest, regions: Regions, result: Result) -> dict[str, Any]:
+    return {
+        "image": str(arguments.image),
+        "masks": str(arguments.masks),
+        "bundle": manifest.name,
+        "verified": manifest.verified,
+        "question": result.question,
+        "size": {"width": regions.shape[1], "height": regions.shape[0]},
+        "regions": [
+            {
+                "id": description.region_id,
+                "box": [int(v) for v in regions.boxes[row]],
+                "area": int(regions.areas[row]),
+                "text": description.text,
+                "confidence": round(description.confidence, 6),
+            }
+            for row, description in enumerate(result)
+        ],
+        "timing": asdict(result.timing),
+    }
+
+
+def _print_table(regions: Regions, result: Result) -> None:
+    print(f"{'id':>6}  {'x, y, width, height':<22}  {'sure':>4}  description")
+    for row, description in enumerate(result):
+        box = ", ".join(str(v) for v in regions.boxes[row])
+        print(f"{description.region_id:>6}  {box:<22}  {description.confidence:>4.2f}  {description.text}")
+    print(f"{len(result)} regions in {result.timing.total:.2f} s", file=sys.stderr)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value

@@ -1,0 +1,137 @@
+"""Overlay pictures: every region tinted and outlined in a colour of its own, with its words beside it."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from osprey_ros.image import check_rgb
+from osprey_ros.regions import RegionError, Regions
+
+TINT = 0.18  # how much of the region's colour covers the picture: little, since words often name the object's own
+LINE_LENGTH = 28  # characters before a label goes on in a second line
+MAX_LINES = 3
+
+
+def overlay(rgb: np.ndarray, regions: Regions, labels: Sequence[str], scale: int = 1) -> np.ndarray:
+    """A new picture, uint8 [H * scale, W * scale, 3], with the regions of ``rgb`` (uint8 [H, W, 3]) drawn and labelled.
+
+    ``labels`` holds one text for each region, "" for none; long ones are wrapped and cut. ``scale`` enlarges small
+    pictures so that labels find room. Raises RegionError if sizes or numbers do not agree.
+    """
+    check_rgb(rgb)
+    if regions.shape != rgb.shape[:2]:
+        raise RegionError(
+            f"the regions are {regions.shape[1]}x{regions.shape[0]} pixels, "
+            f"the picture is {rgb.shape[1]}x{rgb.shape[0]}"
+        )
+    if len(labels) != len(regions):
+        raise RegionError(f"{len(regions)} regions need as many labels, not {len(labels)}")
+    image = Image.fromarray(np.ascontiguousarray(rgb)).resize((rgb.shape[1] * scale, rgb.shape[0] * scale))
+    canvas = np.array(image)
+    outline = max(1, min(canvas.shape[:2]) // 240)
+    for row, region in enumerate(regions.ids):
+        mask = regions.crop(row).repeat(scale, axis=0).repeat(scale, axis=1)
+        _paint(canvas, mask, regions.boxes[row] * scale, colour_of(int(region)), outline)
+
+    picture = Image.fromarray(canvas)
+    draw = ImageDraw.Draw(picture)
+    font = _font(max(11, min(picture.size) // 45))
+    taken: list[tuple[int, int, int, int]] = []
+    # Small regions first: large ones have more places to put their label.
+    for row in np.argsort(regions.areas, kind="stable"):
+        if labels[row]:
+            box = _place(draw, font, _wrapped(labels[row]), regions.boxes[row] * scale, picture.size, taken)
+            _write(draw, font, _wrapped(labels[row]), box, colour_of(int(regions.ids[row])))
+            taken.append(box)
+    return np.array(picture)
+
+
+def colour_of(region_id: int) -> tuple[int, int, int]:
+    """The colour (RGB, 0 to 255) of a region id: the same in every frame, far apart for neighbouring ids."""
+    hue = region_id * 0.61803398875 % 1.0  # steps of the golden ratio spread evenly over the colour circle
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, 1.0)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def _paint(canvas: np.ndarray, mask: np.ndarray, box: np.ndarray, colour: tuple[int, int, int], outline: int) -> None:
+    x, y, width, height = box
+    inner = mask
+    for _ in range(outline):
+        padded = np.pad(inner, 1)
+        inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:] & inner
+    part = canvas[y : y + height, x : x + width]
+    part[inner] = (part[inner] * (1 - TINT) + np.array(colour) * TINT).astype(np.uint8)
+    part[mask & ~inner] = colour
+
+
+def _wrapped(label: str) -> str:
+    lines = [""]
+    for word in label.split():
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > LINE_LENGTH:
+            lines.append(word)
+        else:
+            lines[-1] = f"{lines[-1]} {word}".strip()
+    if len(lines) > MAX_LINES:
+        lines = [*lines[: MAX_LINES - 1], lines[MAX_LINES - 1] + " ..."]
+    return "\n".join(lines)
+
+
+def _place(
+    draw: ImageDraw.ImageDraw,
+    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+    text: str,
+    box: np.ndarray,
+    size: tuple[int, int],
+    taken: Sequence[tuple[int, int, int, int]],
+) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom for a label: near its region, inside the picture, with least overlap of other labels."""
+    left, top, right, bottom = draw.multiline_textbbox((0, 0), text, font=font)
+    width, height = int(right - left) + 6, int(bottom - top) + 6
+    x, y, region_width, region_height = (int(v) for v in box)
+    middle = x + (region_width - width) // 2
+    choices = [
+        (middle, y - height),
+        (middle, y + region_height),
+        (middle, y + (region_height - height) // 2),
+        (x + region_width, y + (region_height - height) // 2),
+        (x - width, y + (region_height - height) // 2),
+        (middle, y - 2 * height),
+        (middle, y + region_height + height),
+    ]
+    best, best_cost = (0, 0, width, height), float("inf")
+    for wanted_left, wanted_top in choices:
+        a = max(0, min(wanted_left, size[0] - width))
+        b = max(0, min(wanted_top, size[1] - height))
+        place = (a, b, a + width, b + height)
+        cost = sum(_common_area(place, other) for other in taken) + abs(a - wanted_left) + abs(b - wanted_top)
+        if cost < best_cost:
+            best, best_cost = place, cost
+    return best
+
+
+def _write(
+    draw: ImageDraw.ImageDraw,
+    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+    text: str,
+    box: tuple[int, int, int, int],
+    colour: tuple[int, int, int],
+) -> None:
+    left, top, _, _ = draw.multiline_textbbox((0, 0), text, font=font)
+    draw.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), fill=(20, 20, 20), outline=colour)
+    draw.multiline_text((box[0] + 3 - left, box[1] + 3 - top), text, font=font, fill=(255, 255, 255))
+
+
+def _common_area(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> int:
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    return max(0, width) * max(0, height)
+
+
+def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    try:
+        return ImageFont.load_default(size)
+    except (TypeError, ImportError):  # before Pillow 10.1, or built without FreeType: its one bitmap font
+        return ImageFont.load_default()

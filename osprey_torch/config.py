@@ -1,0 +1,177 @@
+"""Every width and depth of an Osprey model in one place, and its translation from and to `config.json`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from osprey_ros.bundle import ModelSpec
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+STRIDES = (4, 8, 16, 32)
+IMAGE_TOKEN_LEVEL = 2  # res4, stride 16
+
+
+@dataclass(frozen=True)
+class OspreyConfig:
+    """Shape of an Osprey model. The defaults are the published 7B model (arXiv 2312.10032)."""
+
+    # picture
+    image_size: int = 512
+    image_mean: tuple[float, float, float] = CLIP_MEAN
+    image_std: tuple[float, float, float] = CLIP_STD
+    # ConvNeXt trunk: open_clip's convnext_large_d_320
+    vision_depths: tuple[int, int, int, int] = (3, 3, 27, 3)
+    vision_channels: tuple[int, int, int, int] = (192, 384, 768, 1536)
+    vision_layer_scale: float = 1e-6
+    # mask extractor
+    mask_channels: int = 1024
+    position_size: int = 112
+    # language model
+    hidden_size: int = 4096
+    intermediate_size: int = 11008
+    num_layers: int = 32
+    num_heads: int = 32
+    vocab_size: int = 32000
+    max_positions: int = 4096
+    rms_norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    bos_id: int = 1
+    eos_id: int = 2
+    mask_id: int = 32000
+    pos_id: int = 32001
+
+    def __post_init__(self) -> None:
+        if self.image_size % STRIDES[-1]:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of the coarsest stride {STRIDES[-1]}")
+        if self.hidden_size % (2 * self.num_heads):
+            raise ValueError(f"hidden_size {self.hidden_size} does not divide into {self.num_heads} heads of even size")
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_heads
+
+    @property
+    def image_grid(self) -> int:
+        """Side of the square grid of image tokens."""
+        return self.image_size // STRIDES[IMAGE_TOKEN_LEVEL]
+
+    @property
+    def image_tokens(self) -> int:
+        return self.image_grid**2
+
+    @property
+    def feature_sizes(self) -> tuple[tuple[int, int], ...]:
+        """(height, width) of the four feature maps."""
+        return tuple((self.image_size // s, self.image_size // s) for s in STRIDES)
+
+    def model_spec(self) -> ModelSpec:
+        """What the runtime needs to know of this model; part of a bundle's manifest."""
+        return ModelSpec(
+            image_size=self.image_size,
+            image_mean=self.image_mean,
+            image_std=self.image_std,
+            feature_channels=self.vision_channels,
+            feature_strides=STRIDES,
+            image_tokens=self.image_tokens,
+            position_size=self.position_size,
+            hidden_size=self.hidden_size,
+            num_layers=self.num_layers,
+            num_heads=self.num_heads,
+            head_dim=self.head_dim,
+            vocab_size=self.vocab_size,
+            max_positions=self.max_positions,
+            bos_id=self.bos_id,
+            eos_id=self.eos_id,
+            mask_id=self.mask_id,
+            pos_id=self.pos_id,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """`config.json` of the published layout; what LLaMA has no name for lies under "osprey"."""
+        llama = {
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": self.num_layers,
+            "num_attention_heads": self.num_heads,
+            "num_key_value_heads": self.num_heads,
+            "vocab_size": self.vocab_size,
+            "max_position_embeddings": self.max_positions,
+            "rms_norm_eps": self.rms_norm_eps,
+            "rope_theta": self.rope_theta,
+            "bos_token_id": self.bos_id,
+            "eos_token_id": self.eos_id,
+        }
+        named = {"hidden_size", "intermediate_size", "num_layers", "num_heads", "vocab_size", "max_positions"}
+        named |= {"rms_norm_eps", "rope_theta", "bos_id", "eos_id"}
+        return {
+            "architectures": ["OspreyLlamaForCausalLM"],
+            "model_type": "osprey",
+            "mm_projector_type": "mlp2x_gelu",
+            "mm_hidden_size": self.vision_channels[IMAGE_TOKEN_LEVEL],
+            **llama,
+            "osprey": {key: value for key, value in asdict(self).items() if key not in named},
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> OspreyConfig:
+        """Read a `config.json`. Published folders have no "osprey" part: its fields keep the published values.
+
+        Raises:
+            ValueError: a model type, projector or attention layout that is not Osprey's.
+        """
+        if data.get("model_type") not in ("osprey", "osprey-stage2"):
+            raise ValueError(f"model_type {data.get('model_type')!r}: expected 'osprey' or 'osprey-stage2'")
+        if data.get("mm_projector_type", "mlp2x_gelu") != "mlp2x_gelu":
+            raise ValueError(f"mm_projector_type {data['mm_projector_type']!r}: expected 'mlp2x_gelu'")
+        heads = data["num_attention_heads"]
+        if data.get("num_key_value_heads", heads) != heads:
+            raise ValueError(
+                f"num_key_value_heads {data['num_key_value_heads']}: grouped-query attention is not part of Osprey "
+                f"(num_attention_heads is {heads})"
+            )
+        rope = data.get("rope_theta", (data.get("rope_parameters") or {}).get("rope_theta", 10000.0))
+        own = dict(data.get("osprey", {}))
+        unknown = set(own) - {f.name for f in fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown keys under 'osprey' in config.json: {sorted(unknown)}")
+        own = {key: tuple(value) if isinstance(value, list) else value for key, value in own.items()}
+        own.setdefault("mask_id", data["vocab_size"])
+        own.setdefault("pos_id", data["vocab_size"] + 1)
+        return cls(
+            hidden_size=data["hidden_size"],
+            intermediate_size=data["intermediate_size"],
+            num_layers=data["num_hidden_layers"],
+            num_heads=heads,
+            vocab_size=data["vocab_size"],
+            max_positions=data["max_position_embeddings"],
+            rms_norm_eps=data.get("rms_norm_eps", 1e-5),
+            rope_theta=rope,
+            bos_id=data.get("bos_token_id", 1),
+            eos_id=data.get("eos_token_id", 2),
+            **own,
+        )
+
+
+OSPREY_7B = OspreyConfig()
+
+
+def nano_config(vocab_size: int, mask_id: int, pos_id: int) -> OspreyConfig:
+    """The small model that ships: same parts, a thousandth of the size, a vocabulary of its own."""
+    return OspreyConfig(
+        image_size=192,
+        vision_depths=(2, 2, 6, 2),
+        vision_channels=(32, 64, 128, 256),
+        vision_layer_scale=0.1,
+        mask_channels=256,
+        position_size=28,
+        hidden_size=192,
+        intermediate_size=512,
+        num_layers=4,
+        num_heads=6,
+        vocab_size=vocab_size,
+        max_positions=2048,
+        mask_id=mask_id,
+        pos_id=pos_id,
+    )

@@ -1,0 +1,133 @@
+"""Osprey: vision tower, projector, mask extractor and LLaMA, under the published parameter names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaModel
+
+from osprey_ros.prompt import IMAGE, MASK, POSITION
+from osprey_torch.config import IMAGE_TOKEN_LEVEL, OspreyConfig
+from osprey_torch.mask_extractor import MaskExtractor
+from osprey_torch.packing import PackedBatch
+from osprey_torch.vision import VisionTower
+
+
+class OspreyLlama(LlamaModel):
+    """LLaMA with the vision tower and the projector inside, where the published checkpoint has them."""
+
+    def __init__(self, config: OspreyConfig):
+        super().__init__(
+            LlamaConfig(
+                hidden_size=config.hidden_size,
+                intermediate_size=config.intermediate_size,
+                num_hidden_layers=config.num_layers,
+                num_attention_heads=config.num_heads,
+                num_key_value_heads=config.num_heads,
+                vocab_size=config.vocab_size,
+                max_position_embeddings=config.max_positions,
+                rms_norm_eps=config.rms_norm_eps,
+                rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+                bos_token_id=config.bos_id,
+                eos_token_id=config.eos_id,
+                attn_implementation="sdpa",
+            )
+        )
+        self.vision_tower = VisionTower(config)
+        self.mm_projector = nn.Sequential(
+            nn.Linear(config.vision_channels[IMAGE_TOKEN_LEVEL], config.hidden_size),
+            nn.GELU(),
+            nn.Linear(config.hidden_size, config.hidden_size),
+        )
+
+
+class Osprey(nn.Module):
+    """The whole model. `state_dict()` has the names of the published checkpoint."""
+
+    def __init__(self, config: OspreyConfig):
+        super().__init__()
+        self.config = config
+        self.model = OspreyLlama(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        nn.init.normal_(self.lm_head.weight, std=0.02)
+        self.mask_extractor = MaskExtractor(config)
+
+    def project(self, res4: torch.Tensor) -> torch.Tensor:
+        """res4 [B, C, h, w] -> image tokens [B, h*w, H], row by row."""
+        return self.model.mm_projector(res4.flatten(2).transpose(1, 2))
+
+    def encode_image(self, pixels: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        """pixels [B, 3, S, S] -> (four feature maps [B, C, h, w], image tokens [B, T, H])."""
+        features = self.model.vision_tower(pixels)
+        return features, self.project(features[IMAGE_TOKEN_LEVEL])
+
+    def encode_regions(
+        self, features: Sequence[torch.Tensor], masks: Sequence[torch.Tensor], positions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Regions of one image: features [1, C, h, w] x 4, masks [N, h, w] x 4, positions [N, P, P] -> two [N, H]."""
+        tokens = self.mask_extractor(features, [m.unsqueeze(0) for m in masks], positions.unsqueeze(0))
+        return tokens[0][0], tokens[1][0]
+
+    def embed_prompt(
+        self,
+        ids: Sequence[int],
+        image_tokens: torch.Tensor,
+        mask_token: torch.Tensor,
+        position_token: torch.Tensor,
+    ) -> torch.Tensor:
+        """Prompt with placeholders -> input embeddings [S, H]; image_tokens [T, H], the two region tokens [H]."""
+        rows: list[torch.Tensor] = []
+        for token in ids:
+            if token == IMAGE:
+                rows.append(image_tokens)
+            elif token == MASK:
+                rows.append(mask_token[None])
+            elif token == POSITION:
+                rows.append(position_token[None])
+            else:
+                rows.append(self.model.embed_tokens.weight[token][None])
+        return torch.cat(rows)
+
+    def forward(
+        self,
+        image_tokens: torch.Tensor,
+        mask_tokens: torch.Tensor,
+        position_tokens: torch.Tensor,
+        batch: PackedBatch,
+    ) -> torch.Tensor:
+        """Logits of the labelled rows of packed sequences: many regions of one image behind one prefix.
+
+        Args:
+            image_tokens: [B, T, H]
+            mask_tokens, position_tokens: [B, N, H], regions in the order of `batch.region`
+            batch: sequences of length S, see `osprey_torch.packing`
+
+        Returns:
+            [R, vocab] for the R rows of `batch` that have a next token to learn, in row-major order.
+        """
+        hidden = self.hidden_states(image_tokens, mask_tokens, position_tokens, batch)
+        return self.lm_head(hidden[batch.targets >= 0])
+
+    def hidden_states(
+        self,
+        image_tokens: torch.Tensor,
+        mask_tokens: torch.Tensor,
+        position_tokens: torch.Tensor,
+        batch: PackedBatch,
+    ) -> torch.Tensor:
+        """As `forward`, but the language model's last hidden states [B, S, H] of all rows."""
+        embeds = self.model.embed_tokens(batch.tokens.clamp(min=0))
+        rows = torch.arange(len(embeds), device=embeds.device)[:, None]
+        is_image, is_mask, is_position = (batch.tokens == kind for kind in (IMAGE, MASK, POSITION))
+        image_rows = image_tokens[rows, (is_image.cumsum(1) - 1).clamp(min=0)]
+        embeds = torch.where(is_image[..., None], image_rows.to(embeds.dtype), embeds)
+        embeds = torch.where(is_mask[..., None], mask_tokens[rows, batch.region].to(embeds.dtype), embeds)
+        embeds = torch.where(is_position[..., None], position_tokens[rows, batch.region].to(embeds.dtype), embeds)
+        return self.model(
+            inputs_embeds=embeds,
+            attention_mask=batch.attention_mask(),
+            position_ids=batch.positions,
+            use_cache=False,
+        ).last_hidden_state

@@ -1,0 +1,121 @@
+"""Real parts that several test files share: a tiny random model, its bundle, and a picture with regions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from osprey_ros.bundle import ModelSpec
+
+
+@dataclass(frozen=True)
+class TinyModel:
+    """A random Osprey as a checkpoint folder and as an fp32 bundle folder of the same weights."""
+
+    checkpoint: Path
+    bundle: Path
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture uint8 [H, W, 3] and its id image uint16 [H, W] with regions 3, 7, 9, 12 and 300."""
+
+    rgb: np.ndarray
+    ids: np.ndarray
+
+
+@pytest.fixture(scope="session")
+def spec() -> ModelSpec:
+    """The numbers of a small model that exists only on paper."""
+    return ModelSpec(
+        image_size=64,
+        image_mean=(0.5, 0.4, 0.3),
+        image_std=(0.2, 0.2, 0.25),
+        feature_channels=(8, 16, 24, 32),
+        image_tokens=16,
+        position_size=14,
+        hidden_size=4,
+        num_layers=2,
+        num_heads=2,
+        head_dim=2,
+        vocab_size=10,
+        max_positions=128,
+        bos_id=1,
+        eos_id=2,
+        mask_id=10,
+        pos_id=11,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    # Imported here: tests that need no model do not wait for torch.
+    import torch
+
+    from export.build import Precisions, build_bundle
+    from osprey_ros.prompt import QUESTIONS
+    from osprey_torch.checkpoint import save_checkpoint
+    from osprey_torch.config import OspreyConfig
+    from osprey_torch.model import Osprey
+    from training.tokenizer import train_tokenizer
+
+    tokenizer = train_tokenizer(list(QUESTIONS.values()) * 5, vocab_size=300)
+    vocabulary = tokenizer.token_to_id("<mask>")
+    config = OspreyConfig(
+        image_size=64,
+        vision_depths=(1, 1, 2, 1),
+        vision_channels=(8, 12, 16, 24),
+        vision_layer_scale=0.5,
+        mask_channels=16,
+        position_size=14,
+        hidden_size=64,
+        intermediate_size=96,
+        num_layers=2,
+        num_heads=4,
+        vocab_size=vocabulary,
+        max_positions=256,
+        mask_id=vocabulary,
+        pos_id=vocabulary + 1,
+    )
+    torch.manual_seed(3)
+    model = Osprey(config).eval()
+    # Sure of its words, so that no near tie flips between two ways of computing the same, and each region and each
+    # token before matters: with fresh weights all answers would be one.
+    model.lm_head.weight.data *= 60
+    model.mask_extractor.feat_linear.weight.data *= 10
+    model.mask_extractor.mask_linear.layers[2].weight.data *= 10
+    for layer in model.model.layers:
+        for part in layer.modules():
+            if isinstance(part, torch.nn.Linear):
+                part.weight.data *= 8
+    # The bundle keeps embeddings in fp16: the checkpoint gets the very same numbers.
+    model.model.embed_tokens.weight.data = model.model.embed_tokens.weight.data.half().float()
+    folder = tmp_path_factory.mktemp("tiny")
+    save_checkpoint(model, tokenizer, folder / "checkpoint")
+    build_bundle(
+        folder / "checkpoint",
+        folder / "bundle",
+        name="tiny",
+        verify=False,
+        precisions=Precisions(llm="fp32", lm_head="fp32"),
+        report=lambda line: None,
+    )
+    return TinyModel(folder / "checkpoint", folder / "bundle")
+
+
+@pytest.fixture(scope="session")
+def picture() -> Picture:
+    rng = np.random.default_rng(5)
+    rgb = rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    ids = np.zeros((60, 80), np.uint16)
+    ids[5:25, 5:30] = 3
+    ids[10:50, 40:70] = 7
+    ids[30:55, 8:33] = 9
+    ids[20:26, 45:60] = 12
+    ids[58, 2:78] = 300
+    for region in (3, 7, 9, 12):
+        rgb[ids == region] = rng.integers(0, 256, 3)
+    return Picture(rgb, ids)

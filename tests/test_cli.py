@@ -1,0 +1,173 @@
+"""The command line, end to end on files: what it prints and writes, and what it says about files that are no good."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Picture, TinyModel
+from PIL import Image
+
+from osprey_ros.cli import main
+from osprey_ros.mask_files import load_regions
+from osprey_ros.regions import RegionError
+
+
+@pytest.fixture
+def files(tmp_path: Path, picture: Picture) -> Path:
+    """A folder with picture.png, ids.png (16 bits) and masks/ (one binary PNG for each region)."""
+    Image.fromarray(picture.rgb).save(tmp_path / "picture.png")
+    Image.fromarray(picture.ids).save(tmp_path / "ids.png")
+    (tmp_path / "masks").mkdir()
+    for region in (3, 7, 9, 12, 300):
+        Image.fromarray((picture.ids == region).astype(np.uint8) * 255).save(tmp_path / "masks" / f"{region}.png")
+    return tmp_path
+
+
+def _arguments(files: Path, tiny_model: TinyModel, *more: str, masks: str = "ids.png") -> list[str]:
+    common = ["--image", f"{files}/picture.png", "--masks", f"{files}/{masks}", "--bundle", str(tiny_model.bundle)]
+    return ["describe", *common, "--threads", "1", "--max-new-tokens", "6", *more]
+
+
+def _failure(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("osprey: error: ")
+    return captured.err
+
+
+def test_json_of_id_picture_and_folder_agree(
+    files: Path, tiny_model: TinyModel, picture: Picture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reports = []
+    for masks in ("ids.png", "masks"):
+        assert main(_arguments(files, tiny_model, "--json", masks=masks)) == 0
+        reports.append(json.loads(capsys.readouterr().out))
+    assert reports[0]["regions"] == reports[1]["regions"]
+    assert [r["id"] for r in reports[0]["regions"]] == [3, 7, 9, 12, 300]
+    assert reports[0]["regions"][0]["box"] == [5, 5, 25, 20]
+    assert reports[0]["regions"][3]["area"] == (picture.ids == 12).sum()
+    assert all(r["text"] and 0 < r["confidence"] <= 1 for r in reports[0]["regions"])
+    assert reports[0]["bundle"] == "tiny"
+    assert reports[0]["timing"]["total"] > 0
+
+
+def test_table_and_overlay(
+    files: Path, tiny_model: TinyModel, picture: Picture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(_arguments(files, tiny_model, "--overlay", f"{files}/out.png", "--style", "category")) == 0
+    captured = capsys.readouterr()
+    assert "bundle tiny was never compared" in captured.err
+    lines = captured.out.splitlines()
+    assert len(lines) == 6
+    assert lines[1].split()[0] == "3"
+    drawn = np.asarray(Image.open(files / "out.png"))
+    assert drawn.shape[0] % 60 == 0
+    assert drawn.shape[1] * 60 == drawn.shape[0] * 80
+
+
+def test_ask(files: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(_arguments(files, tiny_model, "--ask", "Is it red?", "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["question"] == "Is it red?"
+
+
+def test_module_is_a_command_without_torch_and_ros(files: Path, tiny_model: TinyModel) -> None:
+    blocked = "import sys\nfor name in ('torch', 'transformers', 'rclpy'): sys.modules[name] = None\n"
+    run = "import runpy\nrunpy.run_module('osprey_ros', run_name='__main__', alter_sys=True)"
+    command = [sys.executable, "-c", blocked + run, *_arguments(files, tiny_model)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 6
+
+
+def test_input_that_is_no_good_is_named(
+    files: Path, tiny_model: TinyModel, picture: Picture, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    Image.fromarray(picture.ids[:, ::2].copy()).save(files / "half.png")
+    Image.fromarray(np.zeros((60, 80), np.uint8)).save(files / "nothing.png")
+    Image.fromarray(picture.rgb).save(files / "colours.png")
+    (files / "text.png").write_text("no picture")
+    for masks, message in (
+        ("half.png", "40x60 pixels, the picture is 80x60"),
+        ("nothing.png", "nothing.png: the id image has no region"),
+        ("colours.png", "colours.png have mode RGB"),
+        ("text.png", "text.png cannot be read"),
+        ("absent.png", "absent.png do not exist"),
+    ):
+        assert message in _failure(capsys, _arguments(files, tiny_model, masks=masks))
+    arguments = _arguments(files, tiny_model)
+    arguments[2] = f"{files}/absent.jpg"
+    assert "absent.jpg does not exist" in _failure(capsys, arguments)
+    arguments[2] = f"{files}/text.png"
+    assert "text.png cannot be read" in _failure(capsys, arguments)
+    assert "out.xyz cannot be written" in _failure(
+        capsys, _arguments(files, tiny_model, "--overlay", f"{tmp_path}/out.xyz")
+    )
+
+
+def test_bundles_that_are_no_good_are_named(
+    files: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = files / "broken"
+    shutil.copytree(tiny_model.bundle, broken)
+    arguments = _arguments(files, TinyModel(tiny_model.checkpoint, broken))
+    data = bytearray((broken / "embeddings.npy").read_bytes())
+    data[-1] ^= 1
+    (broken / "embeddings.npy").write_bytes(bytes(data))
+    assert "embeddings.npy was changed" in _failure(capsys, arguments)
+    (broken / "embeddings.npy").unlink()
+    assert "embeddings.npy is missing" in _failure(capsys, arguments)
+    shutil.rmtree(broken)
+    assert "no engine bundle" in _failure(capsys, arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["describe"], ["describe", "--image", "x", "--masks", "y", "--style", "odd"]]
+)
+def test_usage_errors_end_with_status_2(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+
+
+def test_names_that_are_not_numbers_count_from_one(files: Path) -> None:
+    (files / "masks" / "300.png").rename(files / "masks" / "mug.png")
+    regions = load_regions(files / "masks")
+    np.testing.assert_array_equal(regions.ids, [1, 2, 3, 4, 5])
+    np.testing.assert_array_equal(regions.areas, load_regions(files / "ids.png").select([12, 3, 7, 9, 300]).areas)
+
+
+def test_eight_bits_palettes_and_single_bits_are_taken(tmp_path: Path) -> None:
+    ids = np.zeros((6, 8), np.uint8)
+    ids[1:3, 2:5], ids[4, :] = 1, 2
+    Image.fromarray(ids).save(tmp_path / "eight.png")
+    palette = Image.fromarray(ids).convert("P")
+    palette.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0])
+    palette.save(tmp_path / "palette.png")
+    for name in ("eight.png", "palette.png"):
+        np.testing.assert_array_equal(load_regions(tmp_path / name).areas, [6, 8])
+    Image.fromarray(ids > 0).save(tmp_path / "one_bit.png")
+    np.testing.assert_array_equal(load_regions(tmp_path / "one_bit.png").areas, [14])
+
+
+def test_mask_folders_that_are_no_good_are_named(files: Path) -> None:
+    masks = files / "masks"
+    Image.fromarray(np.zeros((60, 80), np.uint8)).save(masks / "7.png")
+    with pytest.raises(RegionError, match=r"7\.png is empty"):
+        load_regions(masks)
+    Image.fromarray(np.ones((30, 80), np.uint8)).save(masks / "7.png")
+    with pytest.raises(RegionError, match=r"7\.png is 80x30, 3\.png is 80x60"):
+        load_regions(masks)
+    Image.fromarray(np.ones((60, 80, 3), np.uint8)).save(masks / "7.png")
+    with pytest.raises(RegionError, match=r"7\.png have mode RGB"):
+        load_regions(masks)
+    (files / "none").mkdir()
+    with pytest.raises(RegionError, match=r"none has no \.png file"):
+        load_regions(files / "none")

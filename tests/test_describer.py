@@ -1,0 +1,194 @@
+"""The describer: all regions at once say what the plain PyTorch model says of each alone."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Picture, TinyModel
+
+from osprey_ros import Describer, OspreyError, Regions, regions_from_id_image
+from osprey_ros.bundle import BundleError, write_manifest
+from osprey_ros.decoder import DecoderError
+from osprey_ros.describer import DescriberError, Result
+from osprey_ros.image import ImageError, preprocess
+from osprey_ros.prompt import QUESTIONS, PromptBuilder, PromptError
+from osprey_ros.regions import RegionError
+from osprey_torch.checkpoint import load_checkpoint
+from osprey_torch.reference import generate_region
+
+
+@pytest.fixture(scope="module")
+def describer(tiny_model: TinyModel) -> Describer:
+    return Describer(tiny_model.bundle, threads=1)
+
+
+@pytest.fixture
+def ready(describer: Describer, picture: Picture) -> Describer:
+    describer.set_image(picture.rgb)
+    return describer
+
+
+def _assert_same(ours: Result, other: Result) -> None:
+    for a, b in zip(ours, other, strict=True):
+        assert (a.region_id, a.text) == (b.region_id, b.text)
+        np.testing.assert_array_equal(a.tokens, b.tokens)
+        np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_answers_are_those_of_the_torch_model(ready: Describer, tiny_model: TinyModel, picture: Picture) -> None:
+    model, tokenizer = load_checkpoint(tiny_model.checkpoint)
+    builder = PromptBuilder(tokenizer, ready.spec)
+    features, image_tokens = model.encode_image(torch.from_numpy(preprocess(picture.rgb, ready.spec)))
+    regions = regions_from_id_image(picture.ids)
+    mask_tokens, position_tokens = model.encode_regions(
+        features,
+        [torch.from_numpy(m) for m in regions.pooling_masks(ready.spec.feature_sizes)],
+        torch.from_numpy(regions.position_grids(ready.spec.position_size)),
+    )
+    questions = [QUESTIONS["short"], "What colour is it?"]
+    for result in ready.answer(picture.ids, questions, max_new_tokens=10):
+        prompt = builder.prompt(result.question)
+        for row, description in enumerate(result):
+            tokens, logprobs = generate_region(
+                model, prompt, image_tokens[0], mask_tokens[row], position_tokens[row], max_new_tokens=10
+            )
+            np.testing.assert_array_equal(description.tokens, tokens)
+            np.testing.assert_allclose(description.logprobs, logprobs, atol=1e-3)
+
+
+def test_regions_are_described_alike_together_and_alone(ready: Describer, picture: Picture) -> None:
+    together = ready.describe(picture.ids, max_new_tokens=8)
+    assert [d.region_id for d in together] == [3, 7, 9, 12, 300]
+    assert len({d.text for d in together}) > 2
+    regions = regions_from_id_image(picture.ids)
+    for description in together:
+        alone = ready.describe(regions.select([description.region_id]), max_new_tokens=8)
+        assert alone[0].text == description.text
+        np.testing.assert_array_equal(alone[0].tokens, description.tokens)
+        np.testing.assert_allclose(alone[0].logprobs, description.logprobs, atol=1e-4)
+
+
+def test_id_image_and_masks_give_the_same(ready: Describer, picture: Picture) -> None:
+    masks = np.stack([picture.ids == region for region in (3, 7, 9, 12, 300)])
+    from_masks = ready.describe(masks, "category", max_new_tokens=6)
+    from_ids = ready.describe(picture.ids, "category", max_new_tokens=6)
+    assert [d.region_id for d in from_masks] == [1, 2, 3, 4, 5]
+    for a, b in zip(from_masks, from_ids, strict=True):
+        np.testing.assert_array_equal(a.tokens, b.tokens)
+
+
+def test_prefix_of_earlier_questions_is_used_again(tiny_model: TinyModel, picture: Picture) -> None:
+    describer = Describer(tiny_model.bundle, threads=1)
+    fresh: dict[str, Result] = {}
+    for style in QUESTIONS:
+        describer.set_image(picture.rgb)
+        fresh[style] = describer.describe(picture.ids, style, max_new_tokens=6)
+    rows: list[int] = []
+    engine_run = describer._decoder._engine.run
+
+    class Watching:
+        input_names, output_names = describer._decoder._engine.input_names, describer._decoder._engine.output_names
+
+        def run(self, inputs: dict[str, np.ndarray], outputs: None = None) -> dict[str, np.ndarray]:
+            rows.append(len(inputs["inputs_embeds"]))
+            return engine_run(inputs, outputs)
+
+    describer._decoder._engine = Watching()
+    describer.set_image(picture.rgb)
+    _assert_same(describer.describe(picture.ids, "short", max_new_tokens=6), fresh["short"])
+    assert rows[0] == fresh["short"].timing.prefix_tokens
+    for style in ("detailed", "category", "short", "short"):
+        rows.clear()
+        _assert_same(describer.describe(picture.ids, style, max_new_tokens=6), fresh[style])
+        assert rows[0] <= len(picture.rgb)  # only words, never the picture's rows again
+    assert rows[0] == fresh["short"].timing.branch_tokens  # the very same question: no prefix run at all
+
+    # Another picture must not see the rows of this one.
+    describer.set_image(picture.rgb[::-1].copy())
+    flipped = describer.describe(picture.ids, "short", max_new_tokens=6)
+    assert any(not np.array_equal(a.logprobs, b.logprobs) for a, b in zip(flipped, fresh["short"], strict=True))
+
+
+def test_several_questions_in_one_decode(ready: Describer, picture: Picture) -> None:
+    questions = [QUESTIONS["category"], "Is <mask><pos> red?"]
+    results = ready.answer(picture.ids, questions, max_new_tokens=6)
+    assert [r.question for r in results] == questions
+    assert results[0].timing is results[1].timing
+    _assert_same(results[0], ready.describe(picture.ids, "category", max_new_tokens=6))
+    _assert_same(results[1], ready.ask(picture.ids, "Is <mask><pos> red?", max_new_tokens=6))
+
+
+def test_timing_accounts_for_the_whole_call(describer: Describer, picture: Picture) -> None:
+    describer.set_image(picture.rgb)
+    first = describer.describe(picture.ids, max_new_tokens=5)
+    timing = first.timing
+    stages = timing.preprocess + timing.vision + timing.regions + timing.prefix + timing.branches
+    assert min(timing.preprocess, timing.vision, timing.regions, timing.prefix, timing.branches) > 0
+    assert timing.total == pytest.approx(stages, rel=1e-6)
+    assert timing.new_tokens == sum(len(d.tokens) for d in first)
+    assert timing.steps == max(len(d.tokens) for d in first)
+    assert timing.prefix_tokens > describer.spec.image_tokens
+    assert timing.branch_tokens % len(first) == 0
+    again = describer.describe(picture.ids, max_new_tokens=5).timing
+    assert (again.preprocess, again.vision) == (0, 0)
+
+
+def test_result_is_a_sequence_with_confidences(ready: Describer, picture: Picture) -> None:
+    result = ready.describe(picture.ids, max_new_tokens=5)
+    assert len(result) == len(list(result)) == 5
+    assert result[1:3] == (result[1], result[2])
+    for description in result:
+        assert 0 < description.confidence <= 1
+        assert description.confidence == pytest.approx(
+            np.prod(np.exp(description.logprobs)) ** (1 / len(description.tokens))
+        )
+
+
+def test_answer_length_without_a_bound_fits_the_model(ready: Describer, picture: Picture) -> None:
+    long = ready.describe(picture.ids, "detailed")  # its usual bound is beyond the 256 positions of this model
+    timing = long.timing
+    assert timing.prefix_tokens + timing.branch_tokens // len(long) + timing.steps - 1 <= ready.spec.max_positions
+    with pytest.raises(DecoderError, match="the model has 256"):
+        ready.describe(picture.ids, "detailed", max_new_tokens=192)
+
+
+def test_wrong_input_is_named(ready: Describer, picture: Picture) -> None:
+    with pytest.raises(RegionError, match=r"regions are 40x60 pixels, the picture is 80x60"):
+        ready.describe(picture.ids[:, ::2])
+    with pytest.raises(RegionError, match="no region"):
+        ready.describe(np.zeros((60, 80), np.uint8))
+    with pytest.raises(PromptError, match="unknown style 'loud'"):
+        ready.describe(picture.ids, "loud")
+    with pytest.raises(PromptError, match="once"):
+        ready.ask(picture.ids, "Is <mask><pos> beside <mask><pos>?")
+    with pytest.raises(PromptError, match="no question"):
+        ready.answer(picture.ids, [])
+    with pytest.raises(ImageError, match="uint8 array"):
+        ready.set_image(picture.rgb.astype(np.float32))
+
+
+def test_picture_must_be_set_first(tiny_model: TinyModel, picture: Picture) -> None:
+    describer = Describer(str(tiny_model.bundle), threads=1)
+    with pytest.raises(DescriberError, match="set_image first"):
+        describer.describe(picture.ids)
+
+
+def test_engine_under_a_wrong_name_is_refused(tiny_model: TinyModel, tmp_path: Path) -> None:
+    folder = tmp_path / "mixed"
+    shutil.copytree(tiny_model.bundle, folder)
+    shutil.copy(folder / "vision.onnx", folder / "decoder.onnx")
+    opened = Describer(tiny_model.bundle, threads=1).bundle.manifest
+    write_manifest(folder, name="mixed", model=opened.model, template=opened.template, precisions={}, verification={})
+    with pytest.raises(BundleError, match=r"decoder\.onnx has no branch_value\.1"):
+        Describer(folder)
+
+
+def test_errors_share_one_base_class() -> None:
+    for error in (BundleError, DecoderError, DescriberError, ImageError, PromptError, RegionError):
+        assert issubclass(error, OspreyError)
+    assert Regions is not None

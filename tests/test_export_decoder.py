@@ -1,0 +1,197 @@
+"""The decoder graph against transformers' LLaMA: prefix, branches of unequal length, steps, quantization."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaModel
+
+from export.graph_decoder import DecoderPrecision, DecoderShape, build_decoder
+from export.quantize import quantize_linear
+
+SHAPE = DecoderShape(
+    hidden_size=64,
+    num_layers=2,
+    num_heads=4,
+    head_dim=16,
+    vocab_size=50,
+    max_positions=96,
+    rms_norm_eps=1e-5,
+    rope_theta=10000.0,
+)
+HIDDEN = -1e9
+
+
+class Llama(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        config = LlamaConfig(
+            hidden_size=SHAPE.hidden_size,
+            intermediate_size=96,
+            num_hidden_layers=SHAPE.num_layers,
+            num_attention_heads=SHAPE.num_heads,
+            vocab_size=SHAPE.vocab_size,
+            max_position_embeddings=SHAPE.max_positions,
+            rms_norm_eps=SHAPE.rms_norm_eps,
+        )
+        self.model = LlamaModel(config)
+        self.lm_head = torch.nn.Linear(SHAPE.hidden_size, SHAPE.vocab_size, bias=False)
+
+    @torch.inference_mode()
+    def logits(self, rows: np.ndarray) -> np.ndarray:
+        """Logits [S, V] of every row of one sequence [S, H]."""
+        hidden = self.model(inputs_embeds=torch.from_numpy(rows)[None], use_cache=False).last_hidden_state[0]
+        return self.lm_head(hidden).numpy()
+
+    def read(self) -> Callable[[str], np.ndarray]:
+        state = self.state_dict()
+        return lambda name: state[name].numpy()
+
+
+@pytest.fixture(scope="module")
+def llama() -> Llama:
+    torch.manual_seed(0)
+    model = Llama().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # Weights this large make attention sharp and every norm's scale different: mistakes show.
+            parameter.copy_(torch.randn_like(parameter) * (0.15 if parameter.ndim == 2 else 0.3))
+    return model
+
+
+@dataclass
+class Engine:
+    """The decoder engine with plain numpy inputs; caches are lists over layers of (keys, values)."""
+
+    session: onnxruntime.InferenceSession
+
+    @classmethod
+    def build(
+        cls, read: Callable[[str], np.ndarray], path: Path, precision: DecoderPrecision, **options: Path
+    ) -> Engine:
+        build_decoder(SHAPE, read, path, precision, **options)
+        return cls(onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]))
+
+    def run(self, rows, positions, mask, wanted, prefix, branches):
+        feed = {
+            "inputs_embeds": rows,
+            "position_ids": np.asarray(positions, np.int64),
+            "mask": mask,
+            "logit_rows": np.asarray(wanted, np.int64),
+        }
+        for i in range(SHAPE.num_layers):
+            feed[f"prefix_key.{i}"], feed[f"prefix_value.{i}"] = prefix[i]
+            feed[f"branch_key.{i}"], feed[f"branch_value.{i}"] = branches[i]
+        logits, *caches = self.session.run(None, feed)
+        return logits, list(zip(caches[0::2], caches[1::2], strict=True))
+
+    def prefill(self, rows):
+        return self.run(rows, range(len(rows)), _causal(len(rows)), range(len(rows)), _cache(0), _cache(0))
+
+
+def _cache(rows: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    shape = (SHAPE.num_heads, rows, SHAPE.head_dim)
+    return [(np.zeros(shape, np.float32), np.zeros(shape, np.float32)) for _ in range(SHAPE.num_layers)]
+
+
+def _causal(rows: int) -> np.ndarray:
+    return np.where(np.tril(np.ones((rows, rows), bool)), 0.0, HIDDEN).astype(np.float32)
+
+
+def _random_rows(rng: np.random.Generator, count: int) -> np.ndarray:
+    return rng.standard_normal((count, SHAPE.hidden_size)).astype(np.float32)
+
+
+def test_prefix_equals_llama(llama: Llama, tmp_path: Path) -> None:
+    engine = Engine.build(llama.read(), tmp_path / "decoder.onnx", DecoderPrecision("fp32", "fp32"))
+    rows = _random_rows(np.random.default_rng(1), 21)
+    logits, _ = engine.prefill(rows)
+    np.testing.assert_allclose(logits, llama.logits(rows), atol=2e-4, rtol=1e-4)
+
+
+def test_branches_of_unequal_length_over_several_steps_equal_llama(llama: Llama, tmp_path: Path) -> None:
+    """Three branches behind one prefix: their first rows together, then one row each, then two of them only."""
+    engine = Engine.build(llama.read(), tmp_path / "decoder.onnx", DecoderPrecision("fp32", "fp32"))
+    rng = np.random.default_rng(2)
+    shared = _random_rows(rng, 13)
+    _, prefix = engine.prefill(shared)
+    capacity = 24
+    buffer = _cache(capacity)
+    owners: list[int] = []
+    lengths = [0, 0, 0]
+    written = [np.empty((0, SHAPE.hidden_size), np.float32)] * 3
+    for new_lengths in ([5, 1, 3], [1, 1, 1], [1, 0, 1]):
+        new = [_random_rows(rng, n) for n in new_lengths]
+        owner = np.repeat(np.arange(3), new_lengths)
+        place = np.concatenate([lengths[b] + np.arange(n) for b, n in enumerate(new_lengths)])
+        mask = np.full((len(owner), capacity + len(owner)), HIDDEN, np.float32)
+        mask[:, : len(owners)][owner[:, None] == np.array(owners, int)[None]] = 0.0
+        own = (owner[:, None] == owner[None]) & (place[:, None] >= place[None])
+        mask[:, capacity:][own] = 0.0
+        last = [np.flatnonzero(owner == b)[-1] for b in range(3) if new_lengths[b]]
+        logits, caches = engine.run(np.concatenate(new), len(shared) + place, mask, last, prefix, buffer)
+        for (keys, values), (new_keys, new_values) in zip(buffer, caches, strict=True):
+            keys[:, len(owners) : len(owners) + len(owner)] = new_keys
+            values[:, len(owners) : len(owners) + len(owner)] = new_values
+        owners += owner.tolist()
+        alive = [b for b in range(3) if new_lengths[b]]
+        for b in alive:
+            written[b] = np.concatenate([written[b], new[b]])
+            lengths[b] += new_lengths[b]
+        reference = [llama.logits(np.concatenate([shared, written[b]]))[-1] for b in alive]
+        np.testing.assert_allclose(logits, np.stack(reference), atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("precision", [DecoderPrecision("int4", "int4"), DecoderPrecision("int8", "fp16")])
+def test_quantized_graph_equals_llama_with_the_quantized_weights(
+    llama: Llama, tmp_path: Path, precision: DecoderPrecision
+) -> None:
+    quantized = copy.deepcopy(llama)
+    with torch.no_grad():
+        for linear in [m for m in quantized.model.layers.modules() if isinstance(m, torch.nn.Linear)]:
+            levels = quantize_linear(linear.weight.numpy(), int(precision.llm[3:]))
+            linear.weight.copy_(torch.from_numpy(levels.dequantize()))
+        head = quantized.lm_head.weight
+        exact = (
+            quantize_linear(head.numpy()).dequantize() if precision.lm_head == "int4" else head.half().float().numpy()
+        )
+        head.copy_(torch.from_numpy(np.array(exact)))
+    engine = Engine.build(llama.read(), tmp_path / "decoder.onnx", precision)
+    rows = _random_rows(np.random.default_rng(3), 9)
+    logits, _ = engine.prefill(rows)
+    expected = quantized.logits(rows)
+    if precision.llm == "int4":
+        np.testing.assert_allclose(logits, expected, atol=2e-4, rtol=1e-4)
+        assert np.abs(expected - llama.logits(rows)).max() > 0.02, "quantization must be visible to be tested"
+    else:
+        # 8-bit layers also multiply in int8, which costs up to a percent; 4-bit ones of this width do not.
+        np.testing.assert_allclose(logits, expected, atol=0.02 * np.abs(expected).max())
+
+
+def test_weights_in_a_side_file_give_the_same_engine(llama: Llama, tmp_path: Path) -> None:
+    precision = DecoderPrecision("int4", "fp16")
+    inside = Engine.build(llama.read(), tmp_path / "inside.onnx", precision)
+    beside = Engine.build(llama.read(), tmp_path / "decoder.onnx", precision, external=tmp_path / "decoder.onnx.data")
+    rows = _random_rows(np.random.default_rng(4), 5)
+    np.testing.assert_array_equal(beside.prefill(rows)[0], inside.prefill(rows)[0])
+    assert (tmp_path / "decoder.onnx").stat().st_size < (tmp_path / "inside.onnx").stat().st_size / 2
+
+
+def test_graph_keeps_to_plain_operators(llama: Llama, tmp_path: Path) -> None:
+    build_decoder(SHAPE, llama.read(), tmp_path / "decoder.onnx", DecoderPrecision("int4", "int4"))
+    model = onnx.load(tmp_path / "decoder.onnx")
+    assert {node.op_type for node in model.graph.node if node.domain} == {"MatMulNBits"}
+    assert {opset.domain: opset.version for opset in model.opset_import}[""] == 17
+
+
+def test_unknown_precision_is_named() -> None:
+    with pytest.raises(ValueError, match="int3"):
+        DecoderPrecision("int3", "fp16")

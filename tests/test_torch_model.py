@@ -1,0 +1,194 @@
+"""The PyTorch model: names as published, packed training equals plain generation, checkpoints round-trip."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models
+
+from osprey_ros.prompt import IMAGE, MASK, POSITION
+from osprey_torch.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from osprey_torch.config import OSPREY_7B, OspreyConfig, nano_config
+from osprey_torch.model import Osprey
+from osprey_torch.packing import NO_TARGET, Sample, collate, pack
+from osprey_torch.reference import generate_region
+
+TINY = OspreyConfig(
+    image_size=64,
+    vision_depths=(1, 1, 2, 1),
+    vision_channels=(8, 12, 16, 24),
+    vision_layer_scale=0.5,
+    mask_channels=16,
+    position_size=14,
+    hidden_size=32,
+    intermediate_size=64,
+    num_layers=2,
+    num_heads=4,
+    vocab_size=50,
+    max_positions=128,
+    mask_id=50,
+    pos_id=51,
+)
+# The published checkpoint's parameter names (README of the reference code and its index file): ConvNeXt-L inside.
+PUBLISHED = {
+    "model.embed_tokens.weight": (32000, 4096),
+    "model.norm.weight": (4096,),
+    "lm_head.weight": (32000, 4096),
+    "model.layers.31.self_attn.q_proj.weight": (4096, 4096),
+    "model.layers.31.self_attn.o_proj.weight": (4096, 4096),
+    "model.layers.0.mlp.gate_proj.weight": (11008, 4096),
+    "model.layers.0.mlp.down_proj.weight": (4096, 11008),
+    "model.layers.0.input_layernorm.weight": (4096,),
+    "model.layers.0.post_attention_layernorm.weight": (4096,),
+    "model.mm_projector.0.weight": (4096, 768),
+    "model.mm_projector.2.bias": (4096,),
+    "model.vision_tower.vision_tower.visual.trunk.stem.0.weight": (192, 3, 4, 4),
+    "model.vision_tower.vision_tower.visual.trunk.stem.1.bias": (192,),
+    "model.vision_tower.vision_tower.visual.trunk.stages.1.downsample.0.weight": (192,),
+    "model.vision_tower.vision_tower.visual.trunk.stages.1.downsample.1.weight": (384, 192, 2, 2),
+    "model.vision_tower.vision_tower.visual.trunk.stages.2.blocks.26.gamma": (768,),
+    "model.vision_tower.vision_tower.visual.trunk.stages.2.blocks.26.conv_dw.weight": (768, 1, 7, 7),
+    "model.vision_tower.vision_tower.visual.trunk.stages.2.blocks.0.norm.weight": (768,),
+    "model.vision_tower.vision_tower.visual.trunk.stages.3.blocks.2.mlp.fc1.weight": (6144, 1536),
+    "model.vision_tower.vision_tower.visual.trunk.stages.3.blocks.2.mlp.fc2.weight": (1536, 6144),
+    "mask_extractor.res2.weight": (1024, 192),
+    "mask_extractor.res5.weight": (1024, 1536),
+    "mask_extractor.feat_linear.weight": (4096, 1024),
+    "mask_extractor.mask_linear.layers.0.weight": (1024, 12544),
+    "mask_extractor.mask_linear.layers.1.weight": (1024, 1024),
+    "mask_extractor.mask_linear.layers.2.weight": (4096, 1024),
+}
+PREFIXES = (
+    "model.embed_tokens.",
+    "model.layers.",
+    "model.norm.",
+    "lm_head.",
+    "model.mm_projector.0.",
+    "model.mm_projector.2.",
+    "model.vision_tower.vision_tower.visual.trunk.stem.",
+    "model.vision_tower.vision_tower.visual.trunk.stages.",
+    "mask_extractor.res2.",
+    "mask_extractor.res3.",
+    "mask_extractor.res4.",
+    "mask_extractor.res5.",
+    "mask_extractor.feat_linear.",
+    "mask_extractor.mask_linear.layers.0.",
+    "mask_extractor.mask_linear.layers.1.",
+    "mask_extractor.mask_linear.layers.2.",
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> Osprey:
+    torch.manual_seed(0)
+    return Osprey(TINY).eval()
+
+
+@pytest.fixture
+def tokenizer() -> Tokenizer:
+    return Tokenizer(models.WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>"))
+
+
+def test_parameter_names_and_shapes_are_the_published_ones() -> None:
+    with torch.device("meta"):
+        state = Osprey(OSPREY_7B).state_dict()
+    assert {name: tuple(state[name].shape) for name in PUBLISHED} == PUBLISHED
+    assert [name for name in state if not name.startswith(PREFIXES)] == []
+    for prefix in PREFIXES:
+        assert any(name.startswith(prefix) for name in state), prefix
+
+
+def test_nano_is_the_same_model_and_small() -> None:
+    nano = Osprey(nano_config(700, 700, 701))
+    assert sum(p.numel() for p in nano.parameters()) <= 12e6
+    assert [name for name in nano.state_dict() if not name.startswith(PREFIXES)] == []
+
+
+def test_feature_maps_have_their_strides_and_image_tokens_go_row_by_row(model: Osprey) -> None:
+    features, tokens = model.encode_image(torch.randn(1, 3, 64, 64))
+    assert [tuple(f.shape[1:]) for f in features] == [(8, 16, 16), (12, 8, 8), (16, 4, 4), (24, 2, 2)]
+    third = model.project(features[2][:, :, 0:1, 3:4])  # row 0, column 3 of res4
+    torch.testing.assert_close(tokens[:, 3:4], third)
+
+
+def test_packed_training_forward_equals_region_by_region_generation(model: Osprey) -> None:
+    generator = torch.Generator().manual_seed(1)
+    features, image_tokens = model.encode_image(torch.randn(1, 3, 64, 64, generator=generator))
+    masks = [(torch.rand(3, h, w, generator=generator) > 0.5).float() for h, w in TINY.feature_sizes]
+    tokens = model.encode_regions(features, masks, torch.rand(3, 14, 14, generator=generator))
+    shared = (1, 5, IMAGE, 7, 8)
+    prompts = [(*shared, MASK, POSITION, 10), (*shared, 12, MASK, POSITION, 13, 14), (*shared, 12, 9, MASK, POSITION)]
+    answers = [generate_region(model, p, image_tokens[0], tokens[0][i], tokens[1][i], 5) for i, p in enumerate(prompts)]
+    packed = pack([Sample(i, p, tuple(map(int, answers[i][0]))) for i, p in enumerate(prompts)], TINY.image_tokens)
+    # A second, shorter sequence makes padding part of what is tested.
+    short = pack([Sample(0, prompts[0], (3, 2))], TINY.image_tokens)
+    batch = collate([packed, short])
+    both = [t.expand(2, -1, -1) for t in (image_tokens, tokens[0][None], tokens[1][None])]
+    logprobs = torch.log_softmax(model(*both, batch), -1)
+    targets = batch.targets[batch.targets != NO_TARGET]
+    found = logprobs.gather(1, targets[:, None])[:-2, 0].detach().numpy()
+    expected = np.concatenate([logprob for _, logprob in answers])
+    assert len(found) == len(expected)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_pooling_of_an_empty_mask_is_zero(model: Osprey) -> None:
+    features, _ = model.encode_image(torch.randn(1, 3, 64, 64))
+    masks = [torch.zeros(1, 1, h, w) for h, w in TINY.feature_sizes]
+    for pooled in model.mask_extractor.pool(features, masks):
+        assert pooled.abs().max() == 0
+
+
+def test_checkpoint_round_trip(model: Osprey, tokenizer: Tokenizer, tmp_path) -> None:
+    save_checkpoint(model, tokenizer, tmp_path)
+    loaded, read = load_checkpoint(tmp_path)
+    assert loaded.config == TINY
+    assert read.get_vocab() == tokenizer.get_vocab()
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], tensor, rtol=0, atol=0)
+
+
+def test_published_bin_shards_with_old_buffers_load(model: Osprey, tokenizer: Tokenizer, tmp_path) -> None:
+    save_checkpoint(model, tokenizer, tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    state["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+    state["model.vision_tower.vision_tower.visual.head.proj.weight"] = torch.ones(4)
+    names = sorted(state)
+    shards = {"pytorch_model-00001-of-00002.bin": names[:20], "pytorch_model-00002-of-00002.bin": names[20:]}
+    for shard, part in shards.items():
+        torch.save({name: state[name].half() for name in part}, tmp_path / shard)
+    index = {"weight_map": {name: shard for shard, part in shards.items() for name in part}}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    loaded, _ = load_checkpoint(tmp_path)
+    torch.testing.assert_close(loaded.lm_head.weight, model.lm_head.weight, rtol=1e-3, atol=1e-4)
+
+
+def test_wrong_weights_are_listed_by_name_all_at_once(model: Osprey, tokenizer: Tokenizer, tmp_path) -> None:
+    save_checkpoint(model, tokenizer, tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    del state["model.norm.weight"]
+    state["lm_head.weight"] = torch.ones(3, 3)
+    state["extra.weight"] = torch.ones(1)
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(tmp_path)
+    message = str(caught.value)
+    for part in ("missing: model.norm.weight", "unexpected: extra.weight", "wrong shape: lm_head.weight is (3, 3)"):
+        assert part in message
+
+
+def test_a_folder_without_weights_or_of_another_model_says_so(tokenizer: Tokenizer, tmp_path) -> None:
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
+        load_checkpoint(tmp_path)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "config.json").write_text(json.dumps(TINY.to_json() | {"model_type": "llava"}))
+    with pytest.raises(CheckpointError, match="model_type 'llava'"):
+        load_checkpoint(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(TINY.to_json()))
+    with pytest.raises(CheckpointError, match=r"no model\.safetensors"):
+        load_checkpoint(tmp_path)

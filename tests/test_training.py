@@ -1,0 +1,161 @@
+"""Training: what is true of a region, what each stage moves, int4 rounding, and going on after a stop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from export.quantize import quantize_linear
+from osprey_ros.prompt import PromptBuilder
+from osprey_torch.checkpoint import load_checkpoint
+from osprey_torch.config import OspreyConfig
+from osprey_torch.model import Osprey
+from training.data import Selection
+from training.int4_aware import int4_weights, settle_on_int4
+from training.stages import GROUPS, Stage, freeze_all_but, group_parameters
+from training.store import SceneStore, render_scenes
+from training.tokenizer import train_tokenizer
+from training.train import Recipe, Trainer
+from training.words import all_texts, dialogues
+
+SCENES = 6
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> SceneStore:
+    return render_scenes(tmp_path_factory.mktemp("scenes"), "train", SCENES, 64, workers=1, progress=lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(store: SceneStore) -> Tokenizer:
+    texts = [text for i in range(len(store)) for facts in store.facts(i) for text in all_texts(facts)]
+    return train_tokenizer(texts, vocab_size=300)
+
+
+@pytest.fixture(scope="module")
+def config(tokenizer: Tokenizer) -> OspreyConfig:
+    mask_id = tokenizer.token_to_id("<mask>")
+    return OspreyConfig(
+        image_size=64,
+        vision_depths=(1, 1, 1, 1),
+        vision_channels=(8, 8, 16, 16),
+        vision_layer_scale=0.5,
+        mask_channels=16,
+        position_size=14,
+        hidden_size=32,
+        intermediate_size=64,
+        num_layers=2,
+        num_heads=4,
+        vocab_size=mask_id,
+        max_positions=512,
+        mask_id=mask_id,
+        pos_id=mask_id + 1,
+    )
+
+
+def test_rendered_scenes_are_kept_and_not_rendered_again(store: SceneStore) -> None:
+    stamps = {path: path.stat().st_mtime_ns for path in store.folder.iterdir()}
+    done: list[int] = []
+    again = render_scenes(store.folder, "train", SCENES, 64, workers=1, progress=done.append)
+    assert sum(done) == SCENES == len(again)
+    assert {path: path.stat().st_mtime_ns for path in store.folder.iterdir()} == stamps
+
+
+def test_facts_match_the_id_images(store: SceneStore) -> None:
+    for index in range(len(store)):
+        _, instances, parts = store.images(index)
+        for facts in store.facts(index):
+            ids = instances if facts.kind == "object" else parts
+            assert np.count_nonzero(ids == facts.id) == facts.area > 0
+
+
+def test_yes_and_no_are_true_and_both_occur(store: SceneStore) -> None:
+    rng = np.random.default_rng(0)
+    answers = set()
+    for index in range(len(store)):
+        for facts in store.facts(index):
+            for question, answer in dialogues(facts, rng):
+                if question.startswith("Is "):
+                    asked = question.split()[-1].rstrip("?")
+                    assert (answer == "yes") == (asked == facts.category)
+                    answers.add(answer)
+    assert answers == {"yes", "no"}
+
+
+def test_tokenizer_spells_every_text_and_gives_it_back(store: SceneStore, tokenizer: Tokenizer, config) -> None:
+    prompts = PromptBuilder(tokenizer, config.model_spec())
+    for facts in store.facts(0):
+        for _, answer in dialogues(facts, np.random.default_rng(0)):
+            ids = prompts.answer(answer)
+            assert 0 not in ids, "an unknown token"
+            assert prompts.decode(ids) == answer
+
+
+def test_groups_hold_every_parameter_once_and_freezing_goes_by_group(config: OspreyConfig) -> None:
+    model = Osprey(config)
+    groups = group_parameters(model)
+    assert sum(len(g) for g in groups.values()) == len(list(model.parameters()))
+    for name in GROUPS:
+        assert {id(p) for p in freeze_all_but(model, (name,))} == {id(p) for p in groups[name]}
+        assert {id(p) for p in model.parameters() if p.requires_grad} == {id(p) for p in groups[name]}
+    with pytest.raises(ValueError, match="towers"):
+        Stage("x", ("towers",), Selection(1), 1, 1, 1e-3)
+
+
+def test_mirrored_pictures_are_refused_where_words_know_left_from_right(store, config, tokenizer, tmp_path) -> None:
+    stage = Stage("bad", ("projector",), Selection(2, questions=1, flip=True), 1, 1, 1e-3)
+    trainer = Trainer(Recipe("bad", (stage,), SCENES), config, store, tokenizer, tmp_path)
+    with pytest.raises(ValueError, match="mirrored"):
+        trainer.run(save_every=1e9)
+
+
+def test_settled_weights_lose_nothing_in_int4(config: OspreyConfig) -> None:
+    model = Osprey(config)
+    weight = model.model.layers[0].mlp.down_proj.weight
+    before = weight.detach().clone()
+    with int4_weights(model, enabled=True):
+        rounded = weight.detach().clone()
+        assert not torch.equal(rounded, before)
+    assert torch.equal(weight, before), "the exact weights are back"
+    settle_on_int4(model)
+    assert torch.equal(weight, rounded)
+    quantized = quantize_linear(weight.detach().numpy())
+    np.testing.assert_allclose(quantized.dequantize(), weight.detach().numpy(), atol=1e-7)
+
+
+class _Stopping(Trainer):
+    """Stops before its third step, as a kill would."""
+
+    calls = 0
+
+    def _loss(self, stage, batch):
+        self.calls += 1
+        if self.calls == 3:
+            raise KeyboardInterrupt
+        return super()._loss(stage, batch)
+
+
+def test_a_stopped_run_ends_with_the_weights_of_an_uninterrupted_one(
+    store: SceneStore, config: OspreyConfig, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    stages = (
+        Stage("0", ("vision", "mask_extractor"), Selection(4, flip=True), 2, 2, 1e-3),
+        Stage("3", ("projector", "language_model"), Selection(3, questions=2), 2, 2, 1e-3, int4_aware=True),
+    )
+    recipe = Recipe("tiny", stages, SCENES)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    for folder in (whole, stopped):
+        folder.mkdir()
+    Trainer(recipe, config, store, tokenizer, whole).run(save_every=1e9)
+    with pytest.raises(KeyboardInterrupt):
+        _Stopping(recipe, config, store, tokenizer, stopped).run(save_every=0)
+    Trainer(replace(recipe), config, store, tokenizer, stopped).run(save_every=0)
+    expected, _ = load_checkpoint(whole / "checkpoint")
+    found, _ = load_checkpoint(stopped / "checkpoint")
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(found.state_dict()[name], tensor, rtol=0, atol=0, msg=name)

@@ -1,0 +1,107 @@
+"""Rendered scenes on disk: pictures and id images as memory-mapped arrays, facts as JSON lines."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from osprey_ros.image import resize_shortest_edge
+from osprey_sim.render import Renderer
+from osprey_sim.scene import sample_scene
+from training.words import RegionFacts, region_facts
+
+WIDTH, HEIGHT = 320, 240
+CHUNK = 250  # scenes a file: what a stop can lose
+
+
+class SceneStore:
+    """Scenes rendered by `render_scenes`, read back one at a time."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        self._chunks = sorted(self.folder.glob("*-facts.jsonl"))
+        if not self._chunks:
+            raise FileNotFoundError(f"{folder}: no rendered scenes (*-facts.jsonl); call training.store.render_scenes")
+        self._arrays = [
+            {kind: np.load(_file(path, kind), mmap_mode="r") for kind in ("picture", "instances", "parts")}
+            for path in self._chunks
+        ]
+        self._facts = [
+            [[RegionFacts(**f) for f in json.loads(line)] for line in path.read_text().splitlines()]
+            for path in self._chunks
+        ]
+        self._index = [(chunk, row) for chunk, facts in enumerate(self._facts) for row in range(len(facts))]
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def facts(self, index: int) -> list[RegionFacts]:
+        chunk, row = self._index[index]
+        return self._facts[chunk][row]
+
+    def images(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(picture uint8 [h, w, 3], its shortest edge resized; instance ids and part ids, both uint8 [H, W])."""
+        chunk, row = self._index[index]
+        arrays = self._arrays[chunk]
+        return arrays["picture"][row], arrays["instances"][row], arrays["parts"][row]
+
+
+def render_scenes(
+    folder: Path, split: str, count: int, image_size: int, workers: int, progress: Callable[[int], None]
+) -> SceneStore:
+    """Render scenes 0 .. count-1 of a split into `folder`, skipping chunks that are there.
+
+    Args:
+        image_size: the model's picture side; pictures are stored with their shortest edge resized to it.
+        progress: called with the number of scenes that became ready.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = []
+    for start in range(0, count, CHUNK):
+        stop = min(start + CHUNK, count)
+        if (folder / f"{start:06d}-{stop:06d}-facts.jsonl").is_file():
+            progress(stop - start)
+        else:
+            jobs.append((folder, split, start, stop, image_size))
+    if jobs:
+        # "spawn": a GL context must not be carried over a fork.
+        with multiprocessing.get_context("spawn").Pool(workers) as pool:
+            for done in pool.imap_unordered(_render_chunk, jobs):
+                progress(done)
+    return SceneStore(folder)
+
+
+def _render_chunk(job: tuple[Path, str, int, int, int]) -> int:
+    folder, split, start, stop, image_size = job
+    pictures, instances, parts, lines = [], [], [], []
+    with Renderer(WIDTH, HEIGHT) as renderer:
+        for seed in range(start, stop):
+            scene = sample_scene(seed, split)
+            frame = renderer.render(scene, depth=False)
+            pictures.append(resize_shortest_edge(frame.rgb, image_size))
+            instances.append(_as_bytes(frame.instance_ids))
+            parts.append(_as_bytes(frame.part_ids))
+            lines.append(json.dumps([asdict(f) for f in region_facts(scene, frame)]))
+    facts_path = folder / f"{start:06d}-{stop:06d}-facts.jsonl"
+    for kind, arrays in (("picture", pictures), ("instances", instances), ("parts", parts)):
+        np.save(_file(facts_path, kind), np.stack(arrays))
+    # Written last and moved into place: its presence says that the chunk is whole.
+    unfinished = facts_path.with_suffix(".part")
+    unfinished.write_text("\n".join(lines) + "\n")
+    unfinished.rename(facts_path)
+    return stop - start
+
+
+def _file(facts_path: Path, kind: str) -> Path:
+    return facts_path.with_name(facts_path.name.replace("facts.jsonl", f"{kind}.npy"))
+
+
+def _as_bytes(ids: np.ndarray) -> np.ndarray:
+    if ids.max() > 255:
+        raise ValueError(f"an id image holds {ids.max()}: the store keeps ids up to 255")
+    return ids.astype(np.uint8)

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,11 +28,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script 
 from export.readback import model_from_bundle
 from osprey_ros.bundle import Bundle
 from osprey_ros.describer import Describer, Timing
+from osprey_ros.errors import OspreyError
 from osprey_ros.image import preprocess
 from osprey_ros.prompt import QUESTIONS, PromptBuilder
 from osprey_ros.regions import Regions, regions_from_id_image
 from osprey_sim.render import Renderer
-from osprey_sim.scene import sample_scene
+from osprey_sim.scene import MAX_OBJECTS, sample_scene
 from osprey_torch.model import Osprey
 from osprey_torch.reference import generate_region
 
@@ -54,16 +56,18 @@ def scene_with(regions: int, width: int = 640, height: int = 480) -> tuple[np.nd
     """A simulated picture, uint8 [H, W, 3], and exactly `regions` regions of it.
 
     Raises:
-        SystemExit: no scene shows that many objects.
+        ValueError: no scene shows that many objects.
     """
+    if not 1 <= regions <= MAX_OBJECTS:
+        raise ValueError(f"{regions} regions: a simulated scene shows 1 to {MAX_OBJECTS} objects")
     with Renderer(width, height) as renderer:
         for seed in range(200):
-            scene = sample_scene(seed, "test", objects=(regions, max(regions, 16)))
+            scene = sample_scene(seed, "test", objects=(regions, MAX_OBJECTS))
             frame = renderer.render(scene, depth=False)
             ids = [i for i in np.unique(frame.instance_ids) if i]
             if len(ids) >= regions:
                 return frame.rgb, regions_from_id_image(frame.instance_ids, only=ids[:regions])
-    raise SystemExit(f"no simulated scene shows {regions} objects at once: ask for 16 or fewer")
+    raise ValueError(f"none of 200 simulated scenes shows {regions} objects at once")
 
 
 def engine_frame(describer: Describer, rgb: np.ndarray, regions: Regions, new_tokens: int) -> tuple[list[str], Timing]:
@@ -129,6 +133,11 @@ def measure(describer: Describer, loop: TorchLoop, regions: int, runs: int, new_
     )
 
 
+def _numbers(text: str) -> list[int]:
+    """ "1,4,16" -> [1, 4, 16]."""
+    return [int(number) for number in text.split(",")]
+
+
 def _timed(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
@@ -138,18 +147,31 @@ def _timed(call: Callable[[], object]) -> float:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", default="nano")
-    parser.add_argument("--regions", default="1,4,16", help="comma-separated numbers of regions, at most 16 each")
+    parser.add_argument("--regions", type=_numbers, default="1,4,16", help=f"how many, each at most {MAX_OBJECTS}")
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--new-tokens", type=int, default=12, help="longest answer")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--json", type=Path, metavar="OUT")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
+    try:
+        results = run(arguments)
+    except (OspreyError, ValueError) as error:
+        print(f"frame: {error}", file=sys.stderr)
+        return 2
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps({"results": results}, indent=1) + "\n")
+    return 0
+
+
+def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure every number of regions, printing a line for each."""
     bundle = Bundle.open(arguments.bundle)
     describer, loop = Describer(bundle, threads=arguments.threads), TorchLoop(bundle)
     results = []
     print(f"{bundle.manifest.name}, {arguments.threads} threads, medians of {arguments.runs} runs, milliseconds")
-    for count in (int(n) for n in arguments.regions.split(",")):
+    for count in arguments.regions:
         one = measure(describer, loop, count, arguments.runs, arguments.new_tokens)
         results.append(asdict(one))
         stages = " ".join(f"{name} {1e3 * value:.1f}" for name, value in one.stages.items())
@@ -159,10 +181,7 @@ def main(argv: list[str] | None = None) -> int:
             f"{one.new_tokens} new tokens, same words for {one.same_words:.0%}",
             flush=True,
         )
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps({"results": results}, indent=1) + "\n")
-    return 0
+    return results
 
 
 if __name__ == "__main__":

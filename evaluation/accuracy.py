@@ -17,6 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from osprey_ros.describer import Describer
+from osprey_ros.errors import OspreyError
 from osprey_ros.prompt import QUESTIONS
 from osprey_ros.regions import regions_from_id_image
 from osprey_sim.catalog import HELD_OUT
@@ -98,8 +99,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="write the figures and every answer there")
     arguments = parser.parse_args(argv)
     seeds = tqdm(range(arguments.scenes), unit="scene", file=sys.stderr)
-    judged = judge_scenes(Describer(arguments.bundle), seeds, arguments.split, arguments.min_area)
-    shares = summary(judged)
+    try:
+        judged = judge_scenes(Describer(arguments.bundle), seeds, arguments.split, arguments.min_area)
+        shares = summary(judged)
+    except (OspreyError, ValueError) as error:
+        print(f"accuracy: {error}", file=sys.stderr)
+        return 2
     by_class: dict[str, list[Judged]] = defaultdict(list)
     for one in judged:
         by_class[one.facts.category].append(one)

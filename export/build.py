@@ -228,8 +228,9 @@ def _describe(precisions: Precisions, config: OspreyConfig) -> dict[str, str]:
     decoder = precisions.decoder(config)
     layers = decoder.llm
     if layers in ("int4", "int8"):
-        level = accuracy_level(int(layers.removeprefix("int")), config.hidden_size)
-        layers += f" symmetric, block {BLOCK}, clip search, accuracy level {level}"
+        bits = int(layers.removeprefix("int"))
+        levels = sorted({accuracy_level(bits, width) for width in (config.hidden_size, config.intermediate_size)})
+        layers += f" symmetric, block {BLOCK}, clip search, accuracy level {' and '.join(map(str, levels))}"
     return {
         "vision": precisions.vision,
         "mask_extractor": precisions.mask_extractor,

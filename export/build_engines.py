@@ -13,6 +13,7 @@ from export.build import FLOAT_PRECISIONS, BuildError, Precisions, build_bundle
 from export.graph_decoder import LINEAR_PRECISIONS
 from export.samples import SampleError
 from export.verify import VerificationError
+from osprey_ros.errors import OspreyError
 from osprey_torch.checkpoint import CheckpointError
 
 
@@ -42,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"build_engines: {error}", file=sys.stderr)
         print("build_engines: no bundle was written; --no-verify writes it unchecked", file=sys.stderr)
         return 1
-    except (BuildError, CheckpointError, SampleError) as error:
+    except (BuildError, CheckpointError, SampleError, OspreyError, ValueError, OSError) as error:
         print(f"build_engines: {error}", file=sys.stderr)
         return 2
     return 0

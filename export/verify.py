@@ -17,6 +17,7 @@ import onnxruntime
 import torch
 
 from export.graph_decoder import DecoderPrecision
+from export.graph_mask_extractor import LEVELS
 from export.quantize import quantize_linear
 from export.samples import VerificationSample
 from osprey_ros.bundle import DECODER, MASK_EXTRACTOR, VISION, ModelSpec
@@ -28,7 +29,6 @@ from osprey_ros.regions import regions_from_id_image
 from osprey_torch.model import Osprey
 from osprey_torch.reference import generate_region
 
-LEVELS = ("res2", "res3", "res4", "res5")
 QUESTION = QUESTIONS["short"]
 
 # Prefix logits are compared for at most this many rows at its end: enough words, and no gigabyte at 32000 tokens.
@@ -286,10 +286,7 @@ class _Comparison:
         tail = self.prompt[self.shared :]
         branches = [self._rows((*tail, *answers[n][:-1]), engine_tokens, n) for n in range(count)]
         owners = np.repeat(np.arange(count), [len(branch) for branch in branches])
-        answer_rows = [
-            np.flatnonzero(owners == n)[-len(answer) :] if len(answer) else np.empty(0, np.int64)
-            for n, answer in enumerate(answers)
-        ]
+        answer_rows = [np.flatnonzero(owners == n)[-len(answer) :] for n, answer in enumerate(answers)]
         rows = np.concatenate(branches)
         answer_logits, _ = run_causal(decoder, self.spec, rows, owners, np.concatenate(answer_rows), prefix)
         generations = Decoder(decoder, self.spec).generate(

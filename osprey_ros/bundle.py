@@ -111,15 +111,17 @@ class Manifest:
         return bool(self.verification.get("verified", False))
 
     def to_json(self) -> str:
-        """The text of ``manifest.json``."""
-        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+        """The text of ``manifest.json``: these fields and, as ``sha256``, their own seal (see `manifest_sha256`)."""
+        data = asdict(self)
+        data["sha256"] = manifest_sha256(data)
+        return json.dumps(data, indent=2, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
         """Reads the text of a ``manifest.json``. Raises BundleError saying what in it cannot be used."""
         try:
             data = json.loads(text)
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             raise BundleError(f"{MANIFEST} is not valid JSON ({error}); {_REBUILD}") from error
         if not isinstance(data, dict):
             raise BundleError(f"{MANIFEST} must hold a JSON object; {_REBUILD}")
@@ -129,9 +131,15 @@ class Manifest:
                 f"{MANIFEST} has format_version {version!r}, this osprey_ros reads {FORMAT_VERSION}: "
                 f"update osprey_ros, or {_REBUILD}"
             )
-        missing = sorted({"name", "runtime", "model", "template", "precisions", "files", "verification"} - set(data))
+        required = {"name", "runtime", "model", "template", "precisions", "files", "verification", "sha256"}
+        missing = sorted(required - set(data))
         if missing:
             raise BundleError(f"{MANIFEST} lacks {', '.join(missing)}; {_REBUILD}")
+        if data["sha256"] != manifest_sha256(data):
+            raise BundleError(
+                f"{MANIFEST} was changed after it was written (its SHA-256 is not the one in it); "
+                f"copy the bundle again, or {_REBUILD}"
+            )
         try:
             return cls(
                 format_version=version,
@@ -163,10 +171,12 @@ class Bundle:
         """
         root = find_bundle(path)
         manifest_path = root / MANIFEST
-        if not manifest_path.is_file():
-            raise BundleError(f"{root} has no {MANIFEST}: it is not an engine bundle; {_REBUILD}")
         try:
             manifest = Manifest.from_json(manifest_path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise BundleError(f"{root} has no {MANIFEST}: it is not an engine bundle; {_REBUILD}") from error
+        except OSError as error:
+            raise BundleError(f"bundle {root}: {_unreadable(MANIFEST, error)}") from error
         except UnicodeDecodeError as error:
             raise BundleError(f"{manifest_path} is not UTF-8 text; {_REBUILD}") from error
         except BundleError as error:
@@ -175,7 +185,10 @@ class Bundle:
         if unlisted:
             raise BundleError(f"bundle {root}: {MANIFEST} does not list {', '.join(unlisted)}; {_REBUILD}")
         for name, entry in manifest.files.items():
-            _check_file(root, name, entry, verify)
+            try:
+                _check_file(root, name, entry, verify)
+            except OSError as error:
+                raise BundleError(f"bundle {root}: {_unreadable(name, error)}") from error
         return cls(root, manifest)
 
     def path(self, name: str) -> Path:
@@ -187,24 +200,32 @@ class Bundle:
         return self.root / name
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the bundle."""
+        """The tokenizer of the bundle. Raises BundleError for a file that is none."""
         from tokenizers import Tokenizer
 
-        return Tokenizer.from_file(str(self.path(TOKENIZER)))
+        path = self.path(TOKENIZER)
+        try:
+            return Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises nothing narrower
+            raise BundleError(f"{path} is not a tokenizer ({error}); {_REBUILD}") from error
 
     def embeddings(self) -> np.ndarray:
         """The embedding table, [vocab_size, hidden_size] float16, mapped from disk.
 
-        Raises BundleError for another shape.
+        Raises BundleError for another shape or type.
         """
         path = self.path(EMBEDDINGS)
         try:
             table = np.load(path, mmap_mode="r", allow_pickle=False)
-        except ValueError as error:
+        except (ValueError, EOFError) as error:
             raise BundleError(f"{path} is not a plain numpy array ({error}); {_REBUILD}") from error
+        except OSError as error:
+            raise BundleError(_unreadable(path, error)) from error
         expected = (self.manifest.model.vocab_size, self.manifest.model.hidden_size)
         if table.shape != expected:
             raise BundleError(f"{path} has shape {table.shape}, the manifest says {expected}; {_REBUILD}")
+        if table.dtype != np.float16:
+            raise BundleError(f"{path} holds {table.dtype}, it must be float16; {_REBUILD}")
         return table
 
 
@@ -249,20 +270,28 @@ def write_manifest(
 def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
     """The folder of a bundle.
 
-    That is an existing folder, else ``engines/NAME`` of the source checkout, else of an install space.
-    Raises BundleError listing the places where it was looked for.
+    A path (anything with a separator in it) is that folder. A bare name is the first folder with a manifest among
+    ``NAME`` here, ``engines/NAME`` of the source checkout and ``engines/NAME`` of an install space: a folder that
+    merely has the name does not hide the bundle. Raises BundleError listing the places where it was looked for.
     """
-    given = Path(name_or_path).expanduser()
-    if given.is_dir():
-        return given
-    tried = [given]
-    if len(given.parts) == 1:
-        tried += [root / given for root in _engine_folders()]
-        for candidate in tried:
-            if candidate.is_dir():
-                return candidate
+    # os.path, because pathlib raises OSError for names that are too long.
+    given = os.path.expanduser(name_or_path)
+    if os.path.dirname(given):
+        tried = [Path(given)]
+        found = [folder for folder in tried if os.path.isdir(folder)]
+    else:
+        tried = [Path(given), *(engines / given for engines in _engine_folders())]
+        found = [folder for folder in tried if os.path.isfile(folder / MANIFEST)]
+    if found:
+        return found[0]
     places = ", ".join(str(p) for p in tried)
     raise BundleError(f"no engine bundle {str(name_or_path)!r} (looked for {places}): give its folder, or {_REBUILD}")
+
+
+def manifest_sha256(data: Mapping[str, Any]) -> str:
+    """SHA-256 (hexadecimal) over the fields of a manifest but ``sha256``, as JSON with sorted keys and no spaces."""
+    fields_but_seal = {name: value for name, value in data.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(fields_but_seal, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def sha256_of(path: Path) -> str:
@@ -281,6 +310,10 @@ def _engine_folders() -> list[Path]:
     prefixes += [*here.parents[3:6], Path(sys.prefix)]
     folders = [here.parents[1] / "engines"] + [p / "share" / "osprey_ros" / "engines" for p in prefixes]
     return list(dict.fromkeys(folders))
+
+
+def _unreadable(name: str | Path, error: OSError) -> str:
+    return f"{name} cannot be read ({error.strerror or error}); copy the bundle again, or {_REBUILD}"
 
 
 def _check_file(root: Path, name: str, entry: FileEntry, verify: bool) -> None:

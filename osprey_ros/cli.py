@@ -53,7 +53,7 @@ def _add_describe(commands: Any) -> None:
         required=True,
         type=Path,
         metavar="PATH",
-        help="a grey PNG (8 or 16 bits) whose values are region ids with 0 as background, or a folder of binary PNGs",
+        help="a grey PNG (up to 16 bits) whose values are region ids with 0 as background, or a folder of binary PNGs",
     )
     command.add_argument(
         "--bundle", default="nano", metavar="DIR", help="folder or name of the engine bundle (default: %(default)s)"
@@ -132,7 +132,6 @@ def _print_table(regions: Regions, result: Result) -> None:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)

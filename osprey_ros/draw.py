@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,7 +13,7 @@ from osprey_ros.image import check_rgb
 from osprey_ros.regions import RegionError, Regions
 
 TINT = 0.18  # how much of the region's colour covers the picture: little, since words often name the object's own
-LINE_LENGTH = 28  # characters before a label goes on in a second line
+LINE_LENGTH = 28  # characters, then a label goes on in another line; a longer word is broken
 MAX_LINES = 3
 
 
@@ -69,15 +70,7 @@ def _paint(canvas: np.ndarray, mask: np.ndarray, box: np.ndarray, colour: tuple[
 
 
 def _wrapped(label: str) -> str:
-    lines = [""]
-    for word in label.split():
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > LINE_LENGTH:
-            lines.append(word)
-        else:
-            lines[-1] = f"{lines[-1]} {word}".strip()
-    if len(lines) > MAX_LINES:
-        lines = [*lines[: MAX_LINES - 1], lines[MAX_LINES - 1] + " ..."]
-    return "\n".join(lines)
+    return "\n".join(textwrap.wrap(label, LINE_LENGTH, max_lines=MAX_LINES, placeholder=" ..."))
 
 
 def _place(
@@ -89,7 +82,7 @@ def _place(
     taken: Sequence[tuple[int, int, int, int]],
 ) -> tuple[int, int, int, int]:
     """Left, top, right, bottom for a label: near its region, inside the picture, with least overlap of other labels."""
-    left, top, right, bottom = draw.multiline_textbbox((0, 0), text, font=font)
+    left, top, right, bottom = _text_box(draw, font, text)
     width, height = int(right - left) + 6, int(bottom - top) + 6
     x, y, region_width, region_height = (int(v) for v in box)
     middle = x + (region_width - width) // 2
@@ -120,9 +113,19 @@ def _write(
     box: tuple[int, int, int, int],
     colour: tuple[int, int, int],
 ) -> None:
-    left, top, _, _ = draw.multiline_textbbox((0, 0), text, font=font)
+    left, top, _, _ = _text_box(draw, font, text)
     draw.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), fill=(20, 20, 20), outline=colour)
     draw.multiline_text((box[0] + 3 - left, box[1] + 3 - top), text, font=font, fill=(255, 255, 255))
+
+
+def _text_box(
+    draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, text: str
+) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of a text written at (0, 0)."""
+    try:
+        return draw.multiline_textbbox((0, 0), text, font=font)
+    except ValueError:  # Pillow 9 measures its bitmap font only in the way that Pillow 10 no longer has
+        return (0, 0, *draw.multiline_textsize(text, font=font))  # type: ignore[attr-defined]
 
 
 def _common_area(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from osprey_ros.describer import Describer, Timing
 from osprey_ros.errors import OspreyError
 from osprey_ros.prompt import QUESTIONS
-from osprey_ros.regions import Regions, regions_from_id_image
+from osprey_ros.regions import NoRegionError, Regions, regions_from_id_image
 
 
 class FrameError(OspreyError):
@@ -59,18 +59,19 @@ class DescribedObject:
 
 @dataclass(frozen=True)
 class StepResult:
-    """The objects of a frame by rising instance id, and their regions (None where the frame has none)."""
+    """The objects of a frame by rising instance id, and their regions; ``nothing`` says why there are none."""
 
     objects: tuple[DescribedObject, ...]
     regions: Regions | None
     timing: Timing | None
+    nothing: str = ""
 
 
 def describe_frame(describer: Describer, frame: Frame, settings: StepSettings) -> StepResult:
     """Describes the regions of a frame: all regions and both questions (category and style) in one decode.
 
-    A segmentation without any region, or with none of ``min_area``, gives an empty result. Raises FrameError for a
-    segmentation of another size than the picture, RegionError for one that cannot be used.
+    A segmentation without any region, or with none of ``min_area``, gives an empty result that says so. Raises
+    FrameError for a segmentation of another size than the picture, RegionError for one that cannot be used.
     """
     height, width = frame.rgb.shape[:2]
     if frame.ids.shape != (height, width):
@@ -78,9 +79,10 @@ def describe_frame(describer: Describer, frame: Frame, settings: StepSettings) -
             f"the segmentation is {frame.ids.shape[1]}x{frame.ids.shape[0]} pixels and the image {width}x{height}: "
             "publish both in the same size (scale the segmentation with nearest neighbour)"
         )
-    regions = _regions(frame.ids, settings)
-    if regions is None:
-        return StepResult(objects=(), regions=None, timing=None)
+    try:
+        regions = _regions(frame.ids, settings)
+    except NoRegionError as error:
+        return StepResult(objects=(), regions=None, timing=None, nothing=str(error))
 
     styles = [settings.style]
     if settings.categories and settings.style != "category":
@@ -108,15 +110,10 @@ def describe_frame(describer: Describer, frame: Frame, settings: StepSettings) -
     return StepResult(objects=objects, regions=regions, timing=results[0].timing)
 
 
-def _regions(ids: np.ndarray, settings: StepSettings) -> Regions | None:
-    """The regions to describe, by rising id: those of ``min_area``, the largest first where there are too many."""
-    if not (ids > 0).any():
-        return None
-    regions = regions_from_id_image(ids)
-    keep = np.flatnonzero(regions.areas >= settings.min_area)
-    if len(keep) == 0:
-        return None
-    if len(keep) > settings.max_regions:
-        largest = np.argsort(-regions.areas[keep], kind="stable")[: settings.max_regions]
-        keep = np.sort(keep[largest])
-    return regions.select(regions.ids[keep])
+def _regions(ids: np.ndarray, settings: StepSettings) -> Regions:
+    """The regions to describe, by rising id: those of ``min_area``, the largest where there are too many."""
+    regions = regions_from_id_image(ids, min_area=settings.min_area)
+    if len(regions) <= settings.max_regions:
+        return regions
+    largest = np.argsort(-regions.areas, kind="stable")[: settings.max_regions]
+    return regions.select(regions.ids[np.sort(largest)])

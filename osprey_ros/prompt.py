@@ -40,7 +40,11 @@ class PromptError(OspreyError):
 
 @dataclass(frozen=True)
 class Template:
-    """The fixed words of a conversation: ``{system} {user}: {overview}{question} {assistant}:``."""
+    """The fixed words of a conversation: ``{system} {user}: {overview}{question} {assistant}:``.
+
+    The overview is the opening of the published evaluation, with one newline behind the picture, for all styles (the
+    published demo puts two there): with the same words up to the question, one prefix serves every style.
+    """
 
     name: str
     system: str

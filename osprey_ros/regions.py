@@ -8,6 +8,7 @@ into full-size masks: each output pixel looks at the ids of its four source pixe
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -16,9 +17,15 @@ import numpy as np
 from osprey_ros import bilinear
 from osprey_ros.errors import OspreyError
 
+MAX_ID = 2**31 - 1  # ids are kept, and published, as int32
+
 
 class RegionError(OspreyError):
     """Regions that cannot be used; the message says what is wrong with them."""
+
+
+class NoRegionError(RegionError):
+    """A segmentation in which there is nothing to describe."""
 
 
 class Regions(ABC):
@@ -51,7 +58,7 @@ class Regions(ABC):
         return self._resized((size, size), binary=False)
 
     def select(self, ids: Iterable[int]) -> Regions:
-        """The regions with these ids, in this order. Raises RegionError for an id that is not there."""
+        """The regions with these ids, in this order. Raises RegionError for an id that is not there or comes twice."""
         rows = {int(region): row for row, region in enumerate(self.ids)}
         wanted = [int(region) for region in ids]
         absent = [region for region in wanted if region not in rows]
@@ -59,6 +66,9 @@ class Regions(ABC):
             raise RegionError(f"no region with id {_listed(absent)}: there are {_listed(self.ids)}")
         if not wanted:
             raise RegionError("no region is selected: give at least one id")
+        repeated = [region for region, count in Counter(wanted).items() if count > 1]
+        if repeated:
+            raise RegionError(f"id {_listed(repeated)} is asked for more than once: give every id once")
         return self._take(np.array([rows[region] for region in wanted], dtype=np.intp))
 
     @abstractmethod
@@ -84,14 +94,15 @@ def regions_from_id_image(ids: np.ndarray, only: Iterable[int] | None = None, mi
         raise RegionError(f"the id image has no pixels: its size is {ids.shape[1]}x{ids.shape[0]}")
     runs = _Runs(ids)
     if not len(runs.ids):
-        raise RegionError("the id image has no region: every pixel is background (0 or below)")
-    if runs.ids[-1] > np.iinfo(np.int32).max:
-        raise RegionError(f"the id {runs.ids[-1]} of the id image does not fit 32 bits")
+        raise NoRegionError("the id image has no region: every pixel is background (0 or below)")
+    if runs.ids[-1] > MAX_ID:
+        raise RegionError(f"the id {runs.ids[-1]} of the id image does not fit 32 bits: number regions up to {MAX_ID}")
     keep = runs.areas >= min_area
     if only is not None:
-        keep &= np.isin(runs.ids, np.fromiter(only, dtype=np.int64))
+        wanted = {int(region) for region in only}
+        keep &= np.array([int(region) in wanted for region in runs.ids])
     if not keep.any():
-        raise RegionError(
+        raise NoRegionError(
             f"no region is left of ids {_listed(runs.ids)}: all are smaller than {min_area} pixels or not asked for"
         )
     return _IdRegions(
@@ -103,7 +114,7 @@ def regions_from_masks(masks: np.ndarray, ids: Iterable[int] | None = None) -> R
     """Regions of binary masks, bool or uint8 [N, H, W] (non-zero is inside); they may overlap. ``ids`` default to 1..N.
 
     A mask without a pixel is kept, so that N masks give N regions. Raises RegionError for another type or shape of
-    array, for ids that are not N different numbers, and if all masks are empty.
+    array, for ids that are not N different numbers from 1 to MAX_ID, and if all masks are empty.
     """
     if not isinstance(masks, np.ndarray) or masks.ndim != 3 or masks.dtype not in (np.bool_, np.uint8):
         raise RegionError(f"masks must be a bool or uint8 array [regions, height, width], not {_described(masks)}")
@@ -111,10 +122,13 @@ def regions_from_masks(masks: np.ndarray, ids: Iterable[int] | None = None) -> R
         raise RegionError(f"the masks have no pixels: their size is {masks.shape[2]}x{masks.shape[1]}")
     if not masks.any():
         raise RegionError(f"there is no region: {len(masks)} masks, none with a pixel set")
-    numbers = np.arange(1, len(masks) + 1, dtype=np.int32) if ids is None else np.array(list(ids), dtype=np.int32)
-    if len(numbers) != len(masks) or len(np.unique(numbers)) != len(masks):
+    numbers = list(range(1, len(masks) + 1)) if ids is None else [int(region) for region in ids]
+    if len(numbers) != len(masks) or len(set(numbers)) != len(masks):
         raise RegionError(f"{len(masks)} masks need as many different ids, not {_listed(numbers)}")
-    return _MaskRegions(masks != 0, numbers)
+    outside = [region for region in numbers if not 1 <= region <= MAX_ID]
+    if outside:
+        raise RegionError(f"region ids must be 1 to {MAX_ID} (0 is background), not {_listed(outside)}")
+    return _MaskRegions(masks != 0, np.array(numbers, dtype=np.int32))
 
 
 def as_regions(regions: Regions | np.ndarray) -> Regions:
@@ -149,7 +163,7 @@ class _Runs:
         label = label_of_value[value_of_run.reshape(-1)]
         count = int(positive.sum())
 
-        self.ids = values[positive].astype(np.int64)
+        self.ids = values[positive]  # ascending, of the image's own type
         smallest = np.uint8 if count < 256 else np.uint16 if count < 65536 else np.int32
         # labels: 0 background, k the k-th id
         self.labels = np.repeat(label.astype(smallest), lengths).reshape(height, width)

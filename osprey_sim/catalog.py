@@ -66,9 +66,9 @@ COLOURS: dict[str, RGB] = {
     "blue": (0.07, 0.18, 0.78),
     "purple": (0.42, 0.11, 0.60),
     "pink": (0.98, 0.52, 0.70),
-    "brown": (0.38, 0.20, 0.09),
+    "brown": (0.34, 0.18, 0.08),
     "white": (0.94, 0.94, 0.94),
-    "black": (0.05, 0.05, 0.055),
+    "black": (0.06, 0.06, 0.065),
     "grey": (0.47, 0.47, 0.48),
     "cyan": (0.08, 0.76, 0.82),
 }
@@ -92,7 +92,7 @@ GLOSSY = frozenset({"metal", "steel", "glass"})
 
 # Muted tints, so that no table top or wall looks like one of the object colours.
 TABLES: dict[str, tuple[RGB, ...]] = {
-    "wooden": ((0.88, 0.72, 0.53), (0.82, 0.64, 0.46), (0.92, 0.82, 0.66)),
+    "wooden": ((0.80, 0.64, 0.46), (0.70, 0.53, 0.37), (0.86, 0.74, 0.58)),
     "marble": ((0.86, 0.86, 0.84), (0.76, 0.80, 0.78)),
     "checkered": ((0.80, 0.74, 0.66), (0.70, 0.76, 0.80), (0.80, 0.70, 0.70)),
     "striped": ((0.78, 0.80, 0.70), (0.74, 0.74, 0.82), (0.84, 0.78, 0.70)),
@@ -129,10 +129,10 @@ def paint_rgb(paint: str, body: RGB) -> RGB:
     if paint == "body":
         return body
     if paint == "dark":
-        factor = 0.75 if brightness > 0.1 else 1.8
+        factor = 0.68 if brightness > 0.1 else 1.8
         return (body[0] * factor, body[1] * factor, body[2] * factor)
     if paint == "hollow":
-        factor = 0.58 if brightness > 0.1 else 2.6
+        factor = 0.42 if brightness > 0.1 else 2.6
         return (body[0] * factor, body[1] * factor, body[2] * factor)
     if paint == "contrast":
         return (0.10, 0.10, 0.10) if brightness > 0.55 else (0.92, 0.92, 0.92)

@@ -188,26 +188,24 @@ def _place_objects(rng: np.random.Generator, scene: Scene, count: int) -> list[S
             break
         candidate = _sample_object(rng, scene, len(placed) + 1, next_part)
         low, high = _bounds(candidate.solids, candidate.rotation)
-        yaws = np.array([_sample_yaw(rng, scene.camera, candidate) for _ in range(_TRIES)])
-        places = _sample_places(rng, scene.camera)
-        footprints = _corners(low, high, yaws, places)
-        inside = _in_picture(scene.camera, footprints, high[2] - low[2])
-        for i in np.flatnonzero(inside):
-            if not any(_overlap(footprints[i], other) for other in taken):
-                candidate.rotation = rotation_z(yaws[i]) @ candidate.rotation
-                candidate.position = np.array([places[i, 0], places[i, 1], -low[2]])
-                placed.append(candidate)
-                taken.append(footprints[i])
-                next_part += len(candidate.parts)
-                break
+        for _ in range(_TRIES):
+            yaw = _sample_yaw(rng, scene.camera, candidate)
+            right, away = rng.uniform(-0.50, 0.50), rng.uniform(-0.42, 0.42)
+            view = np.radians(scene.camera.azimuth)
+            x = right * sin(view) + away * cos(view) + scene.camera.lookat[0]
+            y = -right * cos(view) + away * sin(view) + scene.camera.lookat[1]
+            footprint = _corners(low, high, yaw, (x, y))
+            if not _in_picture(scene.camera, footprint, high[2] - low[2]):
+                continue
+            if any(_overlap(footprint, other) for other in taken):
+                continue
+            candidate.rotation = rotation_z(yaw) @ candidate.rotation
+            candidate.position = np.array([x, y, -low[2]])
+            placed.append(candidate)
+            taken.append(footprint)
+            next_part += len(candidate.parts)
+            break
     return placed
-
-
-def _sample_places(rng: np.random.Generator, camera: Camera) -> np.ndarray:
-    """Points [_TRIES, 2] on the table, in a rectangle around the camera's lookat point that is square to the view."""
-    view = np.radians(camera.azimuth)
-    axes = np.array([[sin(view), -cos(view)], [cos(view), sin(view)]])  # right and away from the camera
-    return rng.uniform((-0.50, -0.42), (0.50, 0.42), (_TRIES, 2)) @ axes + np.asarray(camera.lookat[:2])
 
 
 def _sample_object(rng: np.random.Generator, scene: Scene, instance_id: int, first_part: int) -> SceneObject:
@@ -267,7 +265,7 @@ def _sample_light(rng: np.random.Generator, camera: Camera) -> Light:
     azimuth = np.radians(camera.azimuth) + rng.uniform(-2.0, 2.0)
     elevation = np.radians(rng.uniform(42, 75))
     direction = (cos(azimuth) * cos(elevation), sin(azimuth) * cos(elevation), -sin(elevation))
-    diffuse, ambient = rng.uniform(0.55, 0.80), rng.uniform(0.32, 0.44)
+    diffuse, ambient = rng.uniform(0.50, 0.75), rng.uniform(0.30, 0.42)
     warmth = rng.uniform(-0.04, 0.04)
     tint = np.array([1 + warmth, 1.0, 1 - warmth])
     return Light(tuple(map(float, direction)), _rgb(diffuse * tint), _rgb(ambient * np.ones(3)))
@@ -307,19 +305,15 @@ def _bounds(solids: list[Solid], rotation: np.ndarray) -> tuple[np.ndarray, np.n
     return (centers - reach).min(axis=0), (centers + reach).max(axis=0)
 
 
-def _corners(low: np.ndarray, high: np.ndarray, yaws: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Corners [N, 4, 2] on the table of a bounding box, widened by half the gap, turned by yaws and moved to places."""
+def _corners(low: np.ndarray, high: np.ndarray, yaw: float, at: tuple[float, float]) -> np.ndarray:
+    """Corners [4, 2] on the table of a bounding box, widened by half the gap, turned by yaw and moved to `at`."""
     x0, y0, x1, y1 = low[0] - _GAP / 2, low[1] - _GAP / 2, high[0] + _GAP / 2, high[1] + _GAP / 2
-    x, y = np.array([x0, x1, x1, x0]), np.array([y0, y0, y1, y1])
-    c, s = np.cos(yaws)[:, None], np.sin(yaws)[:, None]
-    return np.stack([c * x - s * y, s * x + c * y], axis=2) + places[:, None]
+    corners = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
+    return corners @ rotation_z(yaw)[:2, :2].T + np.asarray(at)
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether two rectangles [4, 2] overlap: no side of either separates them."""
-    apart = (a[0] + a[2] - b[0] - b[2]) / 2
-    if float(np.hypot(*apart)) > float(np.hypot(*(a[2] - a[0])) + np.hypot(*(b[2] - b[0]))) / 2:
-        return False  # not even their circumscribed circles touch
     for corners in (a, b):
         for edge in (corners[1] - corners[0], corners[2] - corners[1]):
             pa, pb = a @ edge, b @ edge
@@ -328,10 +322,11 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
     return True
 
 
-def _in_picture(camera: Camera, footprints: np.ndarray, height: float) -> np.ndarray:
-    """Which bounding boxes (footprints [N, 4, 2]) are in the picture, up to a margin that lets its edges cut a few."""
-    bottom = np.concatenate([footprints, np.zeros((*footprints.shape[:2], 1))], axis=2)
-    corners = np.concatenate([bottom, bottom + np.array([0.0, 0.0, height])], axis=1)
-    # In units of the picture's height, from its middle.
-    u, v = project(camera, corners.reshape(-1, 3), 1, 1).reshape(*corners.shape)[:, :, :2].transpose(2, 0, 1) - 0.5
-    return (np.abs(u).max(axis=1) < 1.05 * _ASPECT / 2) & (np.abs(v).max(axis=1) < 0.53)
+def _in_picture(camera: Camera, footprint: np.ndarray, height: float) -> bool:
+    """Whether the bounding box is inside the picture, but for a small margin that lets edges cut a few objects."""
+    bottom = np.concatenate([footprint, np.zeros((4, 1))], axis=1)
+    top = np.concatenate([footprint, np.full((4, 1), height)], axis=1)
+    uvz = project(camera, np.concatenate([bottom, top]), 1, 1)
+    # With a unit square picture, u spans the height too; the picture's true left and right are aspect / 2 away.
+    u, v = uvz[:, 0] - 0.5, uvz[:, 1] - 0.5
+    return bool(np.abs(u).max() < 1.05 * _ASPECT / 2 and np.abs(v).max() < 0.53)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import copysign, cos, hypot, pi, sin, sqrt
+from math import cos, pi, sin
 
 import numpy as np
 
@@ -34,12 +34,12 @@ class Geom:
 
 def axis_rotation(direction: Vector) -> np.ndarray:
     """Rotation [3, 3] whose third column points along `direction`."""
-    x, y, z = (float(value) for value in direction)
-    length, level = sqrt(x * x + y * y + z * z), hypot(x, y)
-    if level < 1e-9 * length:
-        return np.diag([1.0, copysign(1.0, z), copysign(1.0, z)])
-    a, b, c, s = x / level, y / level, z / length, level / length
-    return np.array([[a * c, -b, a * s], [b * c, a, b * s], [-s, 0.0, c]])
+    z = np.asarray(direction, dtype=np.float64)
+    z = z / np.linalg.norm(z)
+    helper = np.array([1.0, 0.0, 0.0]) if abs(z[0]) < 0.9 else np.array([0.0, 1.0, 0.0])
+    y = np.cross(z, helper)
+    y /= np.linalg.norm(y)
+    return np.stack([np.cross(y, z), y, z], axis=1)
 
 
 def rotation_z(angle: float) -> np.ndarray:
@@ -97,10 +97,6 @@ def ring(center: Vector, radius: float, thickness: float, paint: str, part: str,
     return chain(points, thickness, paint, part)
 
 
-# The classes. Each draws a few proportions from the generator, so that no two objects of a class are quite equal; x is
-# the front. Parts that are not painted "body" have a colour of their own, too small to make the name untrue.
-
-
 def mug(vary: np.random.Generator) -> list[Geom]:
     r, h = vary.uniform(0.044, 0.050), vary.uniform(0.095, 0.115)
     x = r + vary.uniform(0.030, 0.036)
@@ -152,8 +148,8 @@ def box_with_lid(vary: np.random.Generator) -> list[Geom]:
     a, b, h = vary.uniform(0.052, 0.064), vary.uniform(0.066, 0.080), vary.uniform(0.075, 0.095)
     return [
         box((0, 0, h / 2), (a, b, h / 2)),
-        box((0, 0, h), (a + 0.007, b + 0.007, 0.013), "body", "lid"),
-        ball_at((0, 0, h + 0.019), 0.011, "contrast", "lid"),
+        box((0, 0, h), (a + 0.006, b + 0.006, 0.013), "dark", "lid"),
+        ball_at((0, 0, h + 0.019), 0.011, "dark", "lid"),
     ]
 
 
@@ -352,11 +348,11 @@ def spoon(vary: np.random.Generator) -> list[Geom]:
 def clock(vary: np.random.Generator) -> list[Geom]:
     r, depth, z = vary.uniform(0.055, 0.062), 0.022, 0.074
     hour = vary.uniform(0, 2 * pi)
-    front = np.array([depth + 0.0025, 0, z])
+    front = np.array([depth + 0.0015, 0, z])
     hands = []
     for angle, length in ((hour, 0.50 * r), (hour * 12 % (2 * pi), 0.72 * r)):
-        tip = front + np.array([0.0, length * sin(angle), length * cos(angle)])
-        hands.append(between("capsule", front, tip, 0.003, "rubber", "face"))
+        tip = front + np.array([0.001, length * sin(angle), length * cos(angle)])
+        hands.append(between("capsule", front + np.array([0.001, 0, 0]), tip, 0.003, "rubber", "face"))
     feet = [between("capsule", (0, sy * 0.028, 0.030), (0, sy * 0.043, 0.007), 0.007, "steel") for sy in (-1, 1)]
     bells = [
         ellipsoid(

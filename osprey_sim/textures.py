@@ -12,7 +12,7 @@ def table_textures() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(7)
     y, x = np.mgrid[0:_SIZE, 0:_SIZE] / _SIZE
     grain = _smooth_noise(rng, 3, 40)
-    wooden = 0.90 + 0.05 * np.sin(2 * np.pi * (6 * x + 1.2 * _smooth_noise(rng, 4, 2))) + 0.08 * grain
+    wooden = 0.86 + 0.10 * np.sin(2 * np.pi * (6 * x + 1.2 * _smooth_noise(rng, 4, 2))) * 0.6 + 0.10 * grain
     wooden = np.where((x * 4) % 1 < 0.03, 0.62, wooden)  # gaps between the boards
     veins = np.abs(_smooth_noise(rng, 5, 5) + 0.4 * _smooth_noise(rng, 12, 12))
     marble = 0.98 - 0.30 * np.exp(-9 * veins)

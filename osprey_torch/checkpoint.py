@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
@@ -44,14 +46,20 @@ def load_checkpoint(folder: Path) -> tuple[Osprey, Tokenizer]:
             raise CheckpointError(f"{folder}: no {name} in this checkpoint folder")
     try:
         config = OspreyConfig.from_json(json.loads((folder / "config.json").read_text()))
-    except (ValueError, KeyError) as error:
+    except KeyError as error:
+        raise CheckpointError(f"{folder / 'config.json'}: the key {error} is missing") from error
+    except (ValueError, TypeError) as error:
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # the library raises nothing narrower
+        raise CheckpointError(f"{folder / 'tokenizer.json'} is not a tokenizer: {error}") from error
     state = _read_weights(folder)
     state = {name: tensor.float() for name, tensor in state.items() if not any(part in name for part in _UNUSED)}
     model = Osprey(config)
     _check_names(folder, model.state_dict(), state)
     model.load_state_dict(state)
-    return model.eval(), Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return model.eval(), tokenizer
 
 
 def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -61,7 +69,7 @@ def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
         ("pytorch_model.bin.index.json", "pytorch_model.bin"),
     ):
         if (folder / index_name).is_file():
-            shards = sorted(set(json.loads((folder / index_name).read_text())["weight_map"].values()))
+            shards = _shards(folder / index_name)
         elif (folder / single).is_file():
             shards = [single]
         else:
@@ -71,13 +79,25 @@ def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
             raise CheckpointError(f"{folder}: the index names shards that are not there: {', '.join(missing)}")
         state: dict[str, torch.Tensor] = {}
         for name in shards:
-            path = folder / name
-            if path.suffix == ".safetensors":
-                state |= load_file(path)
-            else:
-                state |= torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            state |= _read_file(folder / name)
         return state
     raise CheckpointError(f"{folder}: no model.safetensors and no pytorch_model.bin (nor an index of shards)")
+
+
+def _shards(index: Path) -> list[str]:
+    try:
+        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index} is not an index of shards: it needs a weight_map of names to files") from error
+
+
+def _read_file(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read, download it again: {error}") from error
 
 
 def _check_names(folder: Path, expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> None:

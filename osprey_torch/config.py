@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from osprey_ros.bundle import ModelSpec
@@ -65,6 +65,10 @@ class OspreyConfig:
     def feature_sizes(self) -> tuple[tuple[int, int], ...]:
         """(height, width) of the four feature maps."""
         return tuple((self.image_size // s, self.image_size // s) for s in STRIDES)
+
+    def with_vocabulary(self, size: int) -> OspreyConfig:
+        """The same model for a tokenizer of `size` tokens, whose next two ids are `<mask>` and `<pos>`."""
+        return replace(self, vocab_size=size, mask_id=size, pos_id=size + 1)
 
     def model_spec(self) -> ModelSpec:
         """What the runtime needs to know of this model; part of a bundle's manifest."""
@@ -157,21 +161,20 @@ class OspreyConfig:
 OSPREY_7B = OspreyConfig()
 
 
-def nano_config(vocab_size: int, mask_id: int, pos_id: int) -> OspreyConfig:
-    """The small model that ships: same parts, a thousandth of the size, a vocabulary of its own."""
-    return OspreyConfig(
-        image_size=192,
-        vision_depths=(2, 2, 6, 2),
-        vision_channels=(32, 64, 128, 256),
-        vision_layer_scale=0.1,
-        mask_channels=256,
-        position_size=28,
-        hidden_size=192,
-        intermediate_size=512,
-        num_layers=4,
-        num_heads=6,
-        vocab_size=vocab_size,
-        max_positions=2048,
-        mask_id=mask_id,
-        pos_id=pos_id,
-    )
+# The small model that ships: the same parts, a thousandth of the size, a vocabulary of its own.
+OSPREY_NANO = OspreyConfig(
+    image_size=192,
+    vision_depths=(2, 2, 6, 2),
+    vision_channels=(32, 64, 128, 256),
+    vision_layer_scale=0.1,
+    mask_channels=256,
+    position_size=28,
+    hidden_size=192,
+    intermediate_size=512,
+    num_layers=4,
+    num_heads=6,
+    vocab_size=768,
+    max_positions=2048,
+    mask_id=768,
+    pos_id=769,
+)

@@ -79,7 +79,7 @@ def pack(samples: Sequence[Sample], image_tokens: int) -> PackedSequence:
 
 
 def collate(sequences: Sequence[PackedSequence]) -> PackedBatch:
-    """Pad to the longest sequence. Padding rows see the prefix only and carry no target."""
+    """Pad to the longest sequence. No row sees padding but padding itself, which carries no target."""
     length = max(len(s.tokens) for s in sequences)
     fill = {"tokens": 0, "branches": PADDING, "positions": 0, "region": 0, "targets": NO_TARGET}
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from osprey_ros.bundle import (
     Manifest,
     ModelSpec,
     find_bundle,
+    manifest_sha256,
     write_manifest,
 )
 
@@ -44,8 +47,10 @@ def folder(tmp_path: Path, spec: ModelSpec) -> Path:
 
 
 def _edit_manifest(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Changes the manifest and seals it again, as if it had been written so."""
     data = json.loads((root / MANIFEST).read_text())
     change(data)
+    data["sha256"] = manifest_sha256(data)
     (root / MANIFEST).write_text(json.dumps(data))
 
 
@@ -65,16 +70,52 @@ def test_embeddings_are_mapped_from_disk(folder: Path) -> None:
     np.testing.assert_array_equal(table[3], np.arange(12, 16, dtype=np.float16))
 
 
-def test_card_may_be_edited_but_no_engine(folder: Path) -> None:
+def test_card_may_be_edited(folder: Path) -> None:
     (folder / "README.md").write_text("another card")
     Bundle.open(folder)
-    engine = folder / "decoder.onnx"
-    data = bytearray(engine.read_bytes())
+
+
+@pytest.mark.parametrize("name", REQUIRED_FILES)
+def test_changed_byte_of_a_file_is_noticed(folder: Path, name: str) -> None:
+    data = bytearray((folder / name).read_bytes())
     data[17] ^= 1
-    engine.write_bytes(bytes(data))
-    with pytest.raises(BundleError, match=r"decoder\.onnx was changed.*build_engines"):
+    (folder / name).write_bytes(bytes(data))
+    with pytest.raises(BundleError, match=rf"{re.escape(name)} was changed.*build_engines"):
         Bundle.open(folder)
     Bundle.open(folder, verify=False)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m["model"].update(image_mean=[0.5, 0.4, 0.4]),
+        lambda m: m["model"].update(eos_id=3),
+        lambda m: m["verification"].update(category=0.8),
+        lambda m: m.update(added=1),
+    ],
+)
+def test_changed_manifest_is_noticed(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    data = json.loads((folder / MANIFEST).read_text())
+    change(data)
+    (folder / MANIFEST).write_text(json.dumps(data))
+    for verify in (True, False):
+        with pytest.raises(BundleError, match=r"manifest\.json was changed after it was written.*build_engines"):
+            Bundle.open(folder, verify=verify)
+
+
+def test_every_changed_digit_of_a_manifest_is_noticed(folder: Path) -> None:
+    text = (folder / MANIFEST).read_text()
+    digits = [at for at, letter in enumerate(text) if letter.isdigit()]
+    assert len(digits) > 200
+    for at in digits:
+        with pytest.raises(BundleError):
+            Manifest.from_json(text[:at] + str((int(text[at]) + 1) % 10) + text[at + 1 :])
+
+
+def test_layout_of_a_manifest_does_not_matter(folder: Path) -> None:
+    data = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(dict(reversed(data.items()))))
+    Bundle.open(folder)
 
 
 def test_missing_and_cut_files_are_named(folder: Path) -> None:
@@ -115,6 +156,14 @@ def test_manifests_that_cannot_be_used(folder: Path, change: Callable[[dict[str,
         Bundle.open(folder)
 
 
+def test_manifest_without_a_seal_is_refused(folder: Path) -> None:
+    data = json.loads((folder / MANIFEST).read_text())
+    del data["sha256"]
+    (folder / MANIFEST).write_text(json.dumps(data))
+    with pytest.raises(BundleError, match=r"lacks sha256; rebuild it"):
+        Bundle.open(folder)
+
+
 def test_manifest_that_is_no_json(folder: Path) -> None:
     (folder / MANIFEST).write_text("{")
     with pytest.raises(BundleError, match="not valid JSON"):
@@ -125,6 +174,42 @@ def test_embeddings_of_another_shape(folder: Path) -> None:
     _edit_manifest(folder, lambda m: m["model"].update(vocab_size=11))
     with pytest.raises(BundleError, match=r"shape \(10, 4\), the manifest says \(11, 4\)"):
         Bundle.open(folder).embeddings()
+
+
+def test_embeddings_of_another_type(folder: Path, spec: ModelSpec) -> None:
+    np.save(folder / "embeddings.npy", np.zeros((10, 4), np.float32))
+    write_manifest(folder, name="x", model=spec, template="osprey_v1", precisions={}, verification={})
+    with pytest.raises(BundleError, match="holds float32, it must be float16"):
+        Bundle.open(folder).embeddings()
+
+
+def test_tables_that_cannot_be_read_are_named(folder: Path, spec: ModelSpec) -> None:
+    (folder / "embeddings.npy").write_bytes(b"")
+    write_manifest(folder, name="x", model=spec, template="osprey_v1", precisions={}, verification={})
+    opened = Bundle.open(folder)
+    with pytest.raises(BundleError, match=r"embeddings\.npy is not a plain numpy array"):
+        opened.embeddings()
+    with pytest.raises(BundleError, match=r"tokenizer\.json is not a tokenizer"):
+        opened.tokenizer()
+    (folder / "embeddings.npy").unlink()
+    with pytest.raises(BundleError, match=r"embeddings\.npy cannot be read \(.*No such file"):
+        opened.embeddings()
+
+
+def test_files_that_the_system_does_not_read_are_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BundleError, match="no engine bundle"):
+        Bundle.open("x" * 5000)
+
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(bundles, "sha256_of", refuse)
+    with pytest.raises(BundleError, match=r"decoder\.onnx cannot be read \(.*Permission denied"):
+        Bundle.open(folder)
+    (folder / MANIFEST).unlink()
+    (folder / MANIFEST).mkdir()
+    with pytest.raises(BundleError, match=r"manifest\.json cannot be read \(.*Is a directory"):
+        Bundle.open(folder)
 
 
 def test_manifest_is_not_written_for_half_a_bundle(folder: Path, spec: ModelSpec) -> None:
@@ -140,3 +225,11 @@ def test_name_is_found_in_an_install_space(folder: Path, tmp_path: Path, monkeyp
     monkeypatch.setenv("AMENT_PREFIX_PATH", f"/nowhere:{tmp_path / 'install'}")
     assert find_bundle("small") == engines / "small"
     assert bundles.Bundle.open("small").manifest.name == "small"
+
+    # A folder that happens to have the name does not hide it; a bundle of that name, or a written path, does.
+    (tmp_path / "here" / "small").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    assert find_bundle("small") == engines / "small"
+    assert find_bundle("./small") == Path("small")
+    shutil.copy(engines / "small" / MANIFEST, "small")
+    assert find_bundle("small") == Path("small")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +16,10 @@ import pytest
 from conftest import Picture, TinyModel
 from PIL import Image
 
+from osprey_ros.bundle import REQUIRED_FILES, Bundle, write_manifest
 from osprey_ros.cli import main
 from osprey_ros.mask_files import load_regions
-from osprey_ros.regions import RegionError
+from osprey_ros.regions import RegionError, regions_from_id_image
 
 
 @pytest.fixture
@@ -100,6 +104,7 @@ def test_input_that_is_no_good_is_named(
         ("colours.png", "colours.png have mode RGB"),
         ("text.png", "text.png cannot be read"),
         ("absent.png", "absent.png do not exist"),
+        ("x" * 300, "cannot be read: File name too long"),
     ):
         assert message in _failure(capsys, _arguments(files, tiny_model, masks=masks))
     arguments = _arguments(files, tiny_model)
@@ -118,14 +123,45 @@ def test_bundles_that_are_no_good_are_named(
     broken = files / "broken"
     shutil.copytree(tiny_model.bundle, broken)
     arguments = _arguments(files, TinyModel(tiny_model.checkpoint, broken))
-    data = bytearray((broken / "embeddings.npy").read_bytes())
-    data[-1] ^= 1
-    (broken / "embeddings.npy").write_bytes(bytes(data))
-    assert "embeddings.npy was changed" in _failure(capsys, arguments)
     (broken / "embeddings.npy").unlink()
     assert "embeddings.npy is missing" in _failure(capsys, arguments)
     shutil.rmtree(broken)
     assert "no engine bundle" in _failure(capsys, arguments)
+
+
+@pytest.mark.parametrize("name", [*REQUIRED_FILES, "config.json", "manifest.json"])
+def test_changed_byte_of_any_file_of_a_bundle_is_named(
+    files: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    broken = files / "broken"
+    shutil.copytree(tiny_model.bundle, broken)
+    assert name in [path.name for path in broken.iterdir()]
+    data = bytearray((broken / name).read_bytes())
+    # In the manifest a number that would still make sense: the end-of-sequence id 2 becomes 3.
+    at = data.index(b'"eos_id": 2') + 10 if name == "manifest.json" else len(data) // 2
+    data[at] ^= 1
+    (broken / name).write_bytes(bytes(data))
+    error = _failure(capsys, _arguments(files, TinyModel(tiny_model.checkpoint, broken)))
+    assert f"{name} was changed" in error
+    assert "build_engines.py" in error
+
+
+def test_engine_that_fails_is_named(files: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = files / "odd"
+    shutil.copytree(tiny_model.bundle, odd)
+    known = Bundle.open(odd).manifest
+    model = replace(known.model, position_size=known.model.position_size + 1)
+    write_manifest(odd, name="odd", model=model, template=known.template, precisions={}, verification={})
+    error = _failure(capsys, _arguments(files, TinyModel(tiny_model.checkpoint, odd)))
+    assert "mask_extractor.onnx failed" in error
+
+
+@pytest.mark.parametrize("number", ["two", "0", "-3", "1.5"])
+def test_numbers_that_are_no_good_are_explained(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["describe", "--image", "x", "--masks", "y", f"--threads={number}"])
+    assert exit_.value.code == 2
+    assert f"argument --threads: {number!r} is not a whole number of at least 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -157,6 +193,31 @@ def test_eight_bits_palettes_and_single_bits_are_taken(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load_regions(tmp_path / "one_bit.png").areas, [14])
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_ids_of_few_bits_are_as_stored(tmp_path: Path, bits: int) -> None:
+    ids = np.random.default_rng(bits).integers(0, 2**bits, (6, 16), dtype=np.uint8)
+    ids[0, 0] = 2**bits - 1
+    _write_grey_png(tmp_path / "few.png", ids, bits)
+    expected = regions_from_id_image(ids)
+    regions = load_regions(tmp_path / "few.png")
+    np.testing.assert_array_equal(regions.ids, expected.ids)
+    np.testing.assert_array_equal(regions.areas, expected.areas)
+    np.testing.assert_array_equal(regions.boxes, expected.boxes)
+
+
+def _write_grey_png(path: Path, values: np.ndarray, bits: int) -> None:
+    """Writes uint8 [H, W] as a grey PNG of 1, 2 or 4 bits, which Pillow reads but does not write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width = values.shape
+    rows = np.packbits(np.unpackbits(values[:, :, None], axis=2)[:, :, -bits:].reshape(height, -1), axis=1)
+    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    pixels = zlib.compress(np.pad(rows, ((0, 0), (1, 0))).tobytes())  # each row begins with its filter: none
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))
+
+
 def test_mask_folders_that_are_no_good_are_named(files: Path) -> None:
     masks = files / "masks"
     Image.fromarray(np.zeros((60, 80), np.uint8)).save(masks / "7.png")
@@ -166,7 +227,12 @@ def test_mask_folders_that_are_no_good_are_named(files: Path) -> None:
     with pytest.raises(RegionError, match=r"7\.png is 80x30, 3\.png is 80x60"):
         load_regions(masks)
     Image.fromarray(np.ones((60, 80, 3), np.uint8)).save(masks / "7.png")
-    with pytest.raises(RegionError, match=r"7\.png have mode RGB"):
+    with pytest.raises(RegionError, match=r"7\.png have mode RGB.*non-zero inside the region") as refused:
+        load_regions(masks)
+    assert "ids" not in str(refused.value)
+    Image.fromarray(np.ones((60, 80), np.uint8)).save(masks / "7.png")
+    (masks / "9.png").rename(masks / "1718000000123456789.png")
+    with pytest.raises(RegionError, match=r"masks .*masks: .*must be 1 to 2147483647.*not 1718000000123456789"):
         load_regions(masks)
     (files / "none").mkdir()
     with pytest.raises(RegionError, match=r"none has no \.png file"):

@@ -39,8 +39,13 @@ def engine(bundle: Bundle) -> Engine:
 
 
 @pytest.fixture
-def decoder(bundle: Bundle, engine: Engine) -> Decoder:
-    return Decoder(CountingEngine(engine), bundle.manifest.model)
+def counting(engine: Engine) -> CountingEngine:
+    return CountingEngine(engine)
+
+
+@pytest.fixture
+def decoder(bundle: Bundle, counting: CountingEngine) -> Decoder:
+    return Decoder(counting, bundle.manifest.model)
 
 
 @pytest.fixture(scope="module")
@@ -111,20 +116,20 @@ def test_order_and_waves_change_nothing(
 
 
 def test_long_questions_are_decoded_in_smaller_waves(
-    decoder: Decoder, rows: np.ndarray, embeddings: np.ndarray
+    decoder: Decoder, counting: CountingEngine, rows: np.ndarray, embeddings: np.ndarray
 ) -> None:
     prefix = decoder.prefill(rows[:30])
     branches = [np.repeat(rows[i : i + 1], 150, axis=0) for i in range(20)]  # 3000 rows in all
-    engine = decoder._engine
-    assert isinstance(engine, CountingEngine)
-    engine.rows.clear()
+    counting.rows.clear()
     answers = _generate(decoder, prefix, branches, embeddings, new=2)
-    assert engine.rows == [13 * 150, 13, 7 * 150, 7]
+    assert counting.rows == [13 * 150, 13, 7 * 150, 7]
     assert decoder.steps(branches, answers) == 4
     _assert_same(answers[12:14], [_generate(decoder, prefix, [b], embeddings, new=2)[0] for b in branches[12:14]])
 
 
-def test_finished_branches_send_no_more_rows(decoder: Decoder, rows: np.ndarray, embeddings: np.ndarray) -> None:
+def test_finished_branches_send_no_more_rows(
+    decoder: Decoder, counting: CountingEngine, rows: np.ndarray, embeddings: np.ndarray
+) -> None:
     prefix, branches = decoder.prefill(rows[:30]), _branches(rows)
     free = _generate(decoder, prefix, branches, embeddings)
     # Take as end of sequence a token that some branches reach early and others late or never.
@@ -134,28 +139,30 @@ def test_finished_branches_send_no_more_rows(decoder: Decoder, rows: np.ndarray,
     expected_lengths = [int(e[0]) + 1 if len(e) else 20 for e in ends[eos]]
     assert len(set(expected_lengths)) > 2
 
-    engine = decoder._engine
-    assert isinstance(engine, CountingEngine)
-    engine.rows.clear()
+    counting.rows.clear()
     answers = _generate(decoder, prefix, branches, embeddings, eos=eos)
     assert [len(g.tokens) for g in answers] == expected_lengths
     _assert_same(
         answers, [Generation(g.tokens[:n], g.logprobs[:n]) for g, n in zip(free, expected_lengths, strict=True)]
     )
     steps = range(1, max(expected_lengths))
-    assert engine.rows == [sum(len(b) for b in branches)] + [sum(n > step for n in expected_lengths) for step in steps]
+    assert counting.rows == [sum(len(b) for b in branches)] + [
+        sum(n > step for n in expected_lengths) for step in steps
+    ]
 
 
-def test_logprobs_are_those_of_a_softmax(decoder: Decoder, rows: np.ndarray, embeddings: np.ndarray) -> None:
+def test_logprobs_are_those_of_a_softmax(
+    decoder: Decoder, engine: Engine, bundle: Bundle, rows: np.ndarray, embeddings: np.ndarray
+) -> None:
     # The log-probability of the second token, computed from the logits of a prefix that holds the first.
     prefix, branch = decoder.prefill(rows[:30]), rows[40:45]
     answer = _generate(decoder, prefix, [branch], embeddings, new=2)[0]
     sequence = np.concatenate([rows[:30], branch, embeddings[answer.tokens[:1]]])
-    spec = decoder._spec
+    spec = bundle.manifest.model
     empty = np.zeros((spec.num_heads, 0, spec.head_dim), np.float32)
     past = {f"{kind}.{i}": empty for i in range(spec.num_layers) for kind in _PAST}
     causal = np.triu(np.full((36, 36), -1e9, np.float32), 1)
-    logits = decoder._engine.run(
+    logits = engine.run(
         {
             "inputs_embeds": sequence,
             "position_ids": np.arange(36),

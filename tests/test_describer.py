@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +13,14 @@ import pytest
 import torch
 from conftest import Picture, TinyModel
 
-from osprey_ros import Describer, OspreyError, Regions, regions_from_id_image
-from osprey_ros.bundle import BundleError, write_manifest
+from osprey_ros import Describer, OspreyError, regions_from_id_image
+from osprey_ros import describer as describers
+from osprey_ros.bundle import Bundle, BundleError, write_manifest
 from osprey_ros.decoder import DecoderError
 from osprey_ros.describer import DescriberError, Result
+from osprey_ros.engines import Engine, EngineError, load_engine
 from osprey_ros.image import ImageError, preprocess
-from osprey_ros.prompt import QUESTIONS, PromptBuilder, PromptError
+from osprey_ros.prompt import IMAGE, MASK, QUESTIONS, PromptBuilder, PromptError, common_prefix
 from osprey_ros.regions import RegionError
 from osprey_torch.checkpoint import load_checkpoint
 from osprey_torch.reference import generate_region
@@ -82,30 +87,45 @@ def test_id_image_and_masks_give_the_same(ready: Describer, picture: Picture) ->
         np.testing.assert_array_equal(a.tokens, b.tokens)
 
 
-def test_prefix_of_earlier_questions_is_used_again(tiny_model: TinyModel, picture: Picture) -> None:
+class Watched:
+    """A loaded engine; ``rows`` gets how many rows each run of a decoder is given."""
+
+    def __init__(self, engine: Engine, rows: list[int]) -> None:
+        self.engine, self.rows = engine, rows
+        self.input_names, self.output_names = engine.input_names, engine.output_names
+
+    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        if "inputs_embeds" in inputs:
+            self.rows.append(len(inputs["inputs_embeds"]))
+        return self.engine.run(inputs, outputs)
+
+
+def test_prefix_of_earlier_questions_is_used_again(
+    tiny_model: TinyModel, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+    monkeypatch.setattr(describers, "load_engine", lambda *arguments: Watched(load_engine(*arguments), rows))
     describer = Describer(tiny_model.bundle, threads=1)
+    builder = PromptBuilder(describer.bundle.tokenizer(), describer.spec)
+    prompts = {style: builder.prompt(question) for style, question in QUESTIONS.items()}
     fresh: dict[str, Result] = {}
     for style in QUESTIONS:
         describer.set_image(picture.rgb)
         fresh[style] = describer.describe(picture.ids, style, max_new_tokens=6)
-    rows: list[int] = []
-    engine_run = describer._decoder._engine.run
 
-    class Watching:
-        input_names, output_names = describer._decoder._engine.input_names, describer._decoder._engine.output_names
-
-        def run(self, inputs: dict[str, np.ndarray], outputs: None = None) -> dict[str, np.ndarray]:
-            rows.append(len(inputs["inputs_embeds"]))
-            return engine_run(inputs, outputs)
-
-    describer._decoder._engine = Watching()
     describer.set_image(picture.rgb)
+    rows.clear()
     _assert_same(describer.describe(picture.ids, "short", max_new_tokens=6), fresh["short"])
-    assert rows[0] == fresh["short"].timing.prefix_tokens
-    for style in ("detailed", "category", "short", "short"):
+    assert rows[:2] == [fresh["short"].timing.prefix_tokens, fresh["short"].timing.branch_tokens]
+    for before, style in pairwise(("short", "detailed", "category", "short")):
         rows.clear()
         _assert_same(describer.describe(picture.ids, style, max_new_tokens=6), fresh[style])
-        assert rows[0] <= len(picture.rgb)  # only words, never the picture's rows again
+        # Only the words in which this question differs, never the picture's rows again.
+        shared = common_prefix([prompts[before], prompts[style]])
+        assert IMAGE in prompts[style][:shared]
+        assert rows[:2] == [prompts[style].index(MASK) - shared, fresh[style].timing.branch_tokens]
+    rows.clear()
+    _assert_same(describer.describe(picture.ids, "short", max_new_tokens=6), fresh["short"])
     assert rows[0] == fresh["short"].timing.branch_tokens  # the very same question: no prefix run at all
 
     # Another picture must not see the rows of this one.
@@ -182,13 +202,24 @@ def test_engine_under_a_wrong_name_is_refused(tiny_model: TinyModel, tmp_path: P
     folder = tmp_path / "mixed"
     shutil.copytree(tiny_model.bundle, folder)
     shutil.copy(folder / "vision.onnx", folder / "decoder.onnx")
-    opened = Describer(tiny_model.bundle, threads=1).bundle.manifest
+    opened = Bundle.open(tiny_model.bundle).manifest
     write_manifest(folder, name="mixed", model=opened.model, template=opened.template, precisions={}, verification={})
     with pytest.raises(BundleError, match=r"decoder\.onnx has no branch_value\.1"):
         Describer(folder)
 
 
+def test_engine_that_fails_is_named(tiny_model: TinyModel, picture: Picture, tmp_path: Path) -> None:
+    folder = tmp_path / "other_size"
+    shutil.copytree(tiny_model.bundle, folder)
+    known = Bundle.open(folder).manifest
+    model = replace(known.model, image_size=32, image_tokens=4)
+    write_manifest(folder, name="x", model=model, template=known.template, precisions={}, verification={})
+    describer = Describer(folder, threads=1)
+    with pytest.raises(EngineError, match=r"^\S*vision\.onnx failed: .*pixels.*$") as failed:
+        describer.set_image(picture.rgb)
+    assert "\n" not in str(failed.value)
+
+
 def test_errors_share_one_base_class() -> None:
-    for error in (BundleError, DecoderError, DescriberError, ImageError, PromptError, RegionError):
+    for error in (BundleError, DecoderError, DescriberError, EngineError, ImageError, PromptError, RegionError):
         assert issubclass(error, OspreyError)
-    assert Regions is not None

@@ -55,6 +55,16 @@ def test_long_labels_are_cut_and_labels_do_not_hide_each_other() -> None:
     assert boxes[0] < 240 * 320 / 4
 
 
+def test_a_word_longer_than_a_line_is_broken() -> None:
+    ids = np.zeros((240, 640), np.uint8)
+    ids[100:110, 300:310] = 1
+    picture = np.full((240, 640, 3), 100, np.uint8)
+    drawn = overlay(picture, regions_from_id_image(ids), ["x" * 300])
+    label = (drawn == 20).all(axis=2)
+    assert 60 < label.any(axis=0).sum() < 320
+    assert label.any(axis=1).sum() > 25
+
+
 def test_overlapping_masks_and_scale() -> None:
     masks = np.zeros((2, 120, 160), bool)
     masks[0, 20:90, 20:90] = True

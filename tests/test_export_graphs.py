@@ -10,10 +10,16 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from conftest import TinyModel
+from torch.nn import functional
 
 from export.graph_mask_extractor import build_mask_extractor
 from export.graph_vision import build_vision
 from export.onnx_graph import GraphBuilder
+from osprey_ros.bundle import MASK_EXTRACTOR, Bundle
+from osprey_ros.engines import load_engine
+from osprey_ros.regions import regions_from_masks
+from osprey_torch.checkpoint import load_checkpoint
 from osprey_torch.config import OspreyConfig
 from osprey_torch.model import Osprey
 
@@ -116,6 +122,56 @@ def test_mask_extractor_equals_torch_for_odd_masks(model: Osprey, read: Callable
     for output, reference in zip(outputs, references, strict=True):
         assert output.shape == (regions, CONFIG.hidden_size)
         np.testing.assert_allclose(output, reference.numpy(), atol=2e-5, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_mask_extractors_are_the_published_formula(tiny_model: TinyModel) -> None:
+    """Written out from full-size binary masks: one pixel, one row, the whole image, an odd blob, and an empty mask."""
+    height, width = 60, 80
+    masks = np.zeros((5, height, width), bool)
+    masks[0, 31, 37] = True  # res2 and the position grid skip neither this pixel nor the row
+    masks[1, 23] = True
+    masks[2] = True
+    y, x = np.mgrid[:height, :width]
+    masks[3] = ((x - 50) ** 2 + 3 * (y - 20) ** 2 < 500) ^ ((x + y) % 17 < 4)
+    model, _ = load_checkpoint(tiny_model.checkpoint)
+    bundle = Bundle.open(tiny_model.bundle)
+    spec = bundle.manifest.model
+    rng = np.random.default_rng(4)
+    shapes = zip(spec.feature_channels, spec.feature_sizes, strict=True)
+    features = [rng.standard_normal((1, c, h, w)).astype(np.float32) for c, (h, w) in shapes]
+
+    weights = {name.removeprefix("mask_extractor."): value for name, value in model.state_dict().items()}
+
+    def linear(name: str, rows: torch.Tensor) -> torch.Tensor:
+        return rows @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    whole = torch.from_numpy(masks.astype(np.float32))[:, None]
+    summed = torch.zeros(())
+    for level, feature in zip(LEVELS, map(torch.from_numpy, features), strict=True):
+        inside = (functional.interpolate(whole, feature.shape[2:], mode="bilinear", align_corners=False) > 0).float()
+        pooled = (feature * inside).sum((2, 3)) / (inside.sum((2, 3)) + 1e-8)
+        summed = summed + linear(level, pooled)
+    grid = (spec.position_size, spec.position_size)
+    position = functional.interpolate(whole, grid, mode="bilinear", align_corners=False).flatten(1)
+    for layer in (0, 1):
+        position = torch.relu(linear(f"mask_linear.layers.{layer}", position))
+    published = (linear("feat_linear", summed), linear("mask_linear.layers.2", position))
+    for expected in published:  # the masks differ enough for a mix-up to show
+        assert torch.pdist(expected / expected.abs().max()).min() > 1e-3
+
+    regions = regions_from_masks(masks)
+    pooling, positions = regions.pooling_masks(spec.feature_sizes), regions.position_grids(spec.position_size)
+    inputs = dict(zip(LEVELS, features, strict=True)) | {"position": positions}
+    inputs |= {f"mask_{level}": mask for level, mask in zip(LEVELS, pooling, strict=True)}
+    engine = load_engine(bundle.path(MASK_EXTRACTOR), threads=1).run(inputs, ["mask_tokens", "position_tokens"])
+    torch_model = model.encode_regions(
+        [torch.from_numpy(f) for f in features], [torch.from_numpy(m) for m in pooling], torch.from_numpy(positions)
+    )
+    for expected, ours, exported in zip(published, torch_model, engine.values(), strict=True):
+        tolerance = 1e-5 * float(expected.abs().max())
+        np.testing.assert_allclose(ours.numpy(), expected.numpy(), rtol=0, atol=tolerance)
+        np.testing.assert_allclose(exported, expected.numpy(), rtol=0, atol=tolerance)
 
 
 def test_graphs_keep_to_standard_operators(read: Callable, tmp_path: Path) -> None:

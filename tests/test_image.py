@@ -84,6 +84,14 @@ def test_sixteen_bits_are_scaled_to_eight(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load_image(tmp_path / "grey16.png")[0, :, 0], [0, 1, 128, 255])
 
 
+def test_pixels_are_taken_as_stored_whatever_exif_says(tmp_path: Path) -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: to be turned by 90 degrees for viewing
+    Image.fromarray(rgb).save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(load_image(tmp_path / "turned.png"), rgb)
+
+
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"absent\.png does not exist"):
         load_image(tmp_path / "absent.png")

@@ -149,13 +149,17 @@ def test_select_keeps_the_order_asked_for() -> None:
             regions.select([5])
         with pytest.raises(RegionError, match="at least one id"):
             regions.select([])
+        with pytest.raises(RegionError, match=f"id {wanted[0]} is asked for more than once"):
+            regions.select([wanted[0], wanted[1], wanted[0]])
+        with pytest.raises(RegionError, match=f"no region with id {2**70}"):
+            regions.select([2**70])
 
 
 def test_only_and_min_area_filter() -> None:
     ids = np.zeros((10, 10), np.uint8)
     ids[0, :3], ids[2, :5], ids[4, :7] = 1, 2, 3
     np.testing.assert_array_equal(regions_from_id_image(ids, min_area=5).ids, [2, 3])
-    np.testing.assert_array_equal(regions_from_id_image(ids, only=[3, 1, 99]).ids, [1, 3])
+    np.testing.assert_array_equal(regions_from_id_image(ids, only=[3, 1, 99, 2**70]).ids, [1, 3])
     with pytest.raises(RegionError, match="no region is left of ids 1, 2, 3"):
         regions_from_id_image(ids, min_area=8)
 
@@ -179,7 +183,9 @@ def test_as_regions_takes_every_form() -> None:
         (np.zeros((3, 4, 5), bool), "3 masks, none with a pixel set"),
         (np.zeros((0, 4, 5), bool), "0 masks"),
         (np.ones((3, 4, 5), np.float32), r"not float32 \[3, 4, 5\]"),
-        (np.full((2, 2), 2**40), "does not fit 32 bits"),
+        (np.full((2, 2), 2**40), "id 1099511627776 of the id image does not fit 32 bits"),
+        (np.full((2, 2), 2**63 + 5, np.uint64), "id 9223372036854775813 of the id image does not fit 32 bits"),
+        (np.array([[1, 2**64 - 1]], np.uint64), "id 18446744073709551615 of the id image does not fit 32 bits"),
         ([[0, 1]], "not list"),
     ],
 )
@@ -193,3 +199,10 @@ def test_ids_of_a_stack_must_be_as_many_and_different() -> None:
     for ids in ([1], [4, 4], [1, 2, 3]):
         with pytest.raises(RegionError, match="2 masks need as many different ids"):
             regions_from_masks(masks, ids=ids)
+
+
+@pytest.mark.parametrize("wrong", [0, -3, 2**31, 1_718_000_000_000_000_000, 2**70, np.uint64(2**63 + 1)])
+def test_ids_of_a_stack_must_be_positive_and_fit_32_bits(wrong: int) -> None:
+    with pytest.raises(RegionError, match=f"must be 1 to 2147483647.*not {wrong}$"):
+        regions_from_masks(np.ones((2, 3, 4), bool), ids=[4, wrong])
+    np.testing.assert_array_equal(regions_from_masks(np.ones((1, 3, 4), bool), ids=[2**31 - 1]).ids, [2**31 - 1])

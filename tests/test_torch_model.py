@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models
 
 from osprey_ros.prompt import IMAGE, MASK, POSITION
 from osprey_torch.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from osprey_torch.config import OSPREY_7B, OspreyConfig, nano_config
+from osprey_torch.config import OSPREY_7B, OSPREY_NANO, OspreyConfig
 from osprey_torch.model import Osprey
 from osprey_torch.packing import NO_TARGET, Sample, collate, pack
 from osprey_torch.reference import generate_region
@@ -103,7 +103,7 @@ def test_parameter_names_and_shapes_are_the_published_ones() -> None:
 
 
 def test_nano_is_the_same_model_and_small() -> None:
-    nano = Osprey(nano_config(700, 700, 701))
+    nano = Osprey(OSPREY_NANO)
     assert sum(p.numel() for p in nano.parameters()) <= 12e6
     assert [name for name in nano.state_dict() if not name.startswith(PREFIXES)] == []
 

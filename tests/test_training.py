@@ -20,7 +20,7 @@ from training.int4_aware import int4_weights, settle_on_int4
 from training.stages import GROUPS, Stage, freeze_all_but, group_parameters
 from training.store import SceneStore, render_scenes
 from training.tokenizer import train_tokenizer
-from training.train import Recipe, Trainer
+from training.train import Recipe, Trainer, claim
 from training.words import all_texts, dialogues
 
 SCENES = 6
@@ -109,7 +109,7 @@ def test_groups_hold_every_parameter_once_and_freezing_goes_by_group(config: Osp
 
 def test_mirrored_pictures_are_refused_where_words_know_left_from_right(store, config, tokenizer, tmp_path) -> None:
     stage = Stage("bad", ("projector",), Selection(2, questions=1, flip=True), 1, 1, 1e-3)
-    trainer = Trainer(Recipe("bad", (stage,), SCENES), config, store, tokenizer, tmp_path)
+    trainer = Trainer(Recipe("bad", config, (stage,), SCENES), config, store, tokenizer, tmp_path)
     with pytest.raises(ValueError, match="mirrored"):
         trainer.run(save_every=1e9)
 
@@ -128,14 +128,22 @@ def test_settled_weights_lose_nothing_in_int4(config: OspreyConfig) -> None:
     np.testing.assert_allclose(quantized.dequantize(), weight.detach().numpy(), atol=1e-7)
 
 
+def test_a_folder_of_another_recipe_is_refused(config: OspreyConfig, tmp_path: Path) -> None:
+    recipe = Recipe("tiny", config, (), SCENES)
+    claim(tmp_path, recipe)
+    claim(tmp_path, recipe)
+    with pytest.raises(ValueError, match="another recipe"):
+        claim(tmp_path, replace(recipe, scenes=SCENES + 1))
+
+
 class _Stopping(Trainer):
-    """Stops before its third step, as a kill would."""
+    """Stops in the middle of its second stage, as a kill would."""
 
     calls = 0
 
     def _loss(self, stage, batch):
         self.calls += 1
-        if self.calls == 3:
+        if self.calls == 4:
             raise KeyboardInterrupt
         return super()._loss(stage, batch)
 
@@ -145,16 +153,18 @@ def test_a_stopped_run_ends_with_the_weights_of_an_uninterrupted_one(
 ) -> None:
     stages = (
         Stage("0", ("vision", "mask_extractor"), Selection(4, flip=True), 2, 2, 1e-3),
-        Stage("3", ("projector", "language_model"), Selection(3, questions=2), 2, 2, 1e-3, int4_aware=True),
+        Stage("3", ("projector", "language_model"), Selection(3, questions=2), 3, 2, 1e-3, int4_aware=True),
     )
-    recipe = Recipe("tiny", stages, SCENES)
+    recipe = Recipe("tiny", config, stages, SCENES)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     for folder in (whole, stopped):
         folder.mkdir()
     Trainer(recipe, config, store, tokenizer, whole).run(save_every=1e9)
     with pytest.raises(KeyboardInterrupt):
         _Stopping(recipe, config, store, tokenizer, stopped).run(save_every=0)
-    Trainer(replace(recipe), config, store, tokenizer, stopped).run(save_every=0)
+    progress = torch.load(stopped / "progress.pt", weights_only=True)
+    assert (progress["stage"], progress["step"]) == (1, 1), "stopped inside a stage"
+    Trainer(recipe, config, store, tokenizer, stopped).run(save_every=0)
     expected, _ = load_checkpoint(whole / "checkpoint")
     found, _ = load_checkpoint(stopped / "checkpoint")
     for name, tensor in expected.state_dict().items():

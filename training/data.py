@@ -78,6 +78,10 @@ class SceneDataset(Dataset[_Item]):
         passes, offset = divmod(number, len(self.store))
         index = int(np.random.default_rng([self.seed, passes]).permutation(len(self.store))[offset])
         facts = [f for f in self.store.facts(index) if f.area >= self.selection.min_area]
+        if not facts:
+            raise ValueError(
+                f"scene {index} of {self.store.folder} shows no region of {self.selection.min_area} pixels"
+            )
         keep = sorted(rng.permutation(len(facts))[: self.selection.max_regions])
         # Objects first, then parts: the order in which the two id images are read below.
         return self._item(index, sorted((facts[i] for i in keep), key=lambda f: f.kind), rng)

@@ -8,13 +8,12 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from export.quantize import BLOCK
 from osprey_torch.model import Osprey
-
-BLOCK = 32
 
 
 def round_to_int4(weight: torch.Tensor) -> torch.Tensor:
-    """Symmetric int4 in blocks of 32 along the input, dequantized: the decoder engine's weight format."""
+    """Symmetric int4 in blocks along the input, dequantized: the decoder engine's weight format."""
     blocks = weight.unflatten(1, (-1, BLOCK))
     scale = blocks.abs().amax(-1, keepdim=True).clamp(min=1e-8) / 7
     return ((blocks / scale).round().clamp(-8, 7) * scale).flatten(1)

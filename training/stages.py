@@ -56,18 +56,20 @@ def freeze_all_but(model: Osprey, trains: tuple[str, ...]) -> Iterator[nn.Parame
             yield from parameters
 
 
-# The language model starts from random weights here, so it learns in every stage that has words.
+# The language model starts from random weights here, so it learns in every stage that has words. The tower returns to
+# its labels once there is a language model: a step of stage 0 sees four times the pictures of a step with words.
 NANO = (
     Stage("0-regions", ("vision", "mask_extractor"), Selection(16, flip=True), 3000, 16, 2e-3),
     Stage("1-alignment", ("projector", "language_model"), Selection(5, questions=3), 900, 8, 1.5e-3),
-    Stage("2-masks", ("mask_extractor", "language_model"), Selection(10, questions=2), 400, 8, 6e-4),
+    Stage("2-masks", ("mask_extractor", "language_model"), Selection(8, questions=2), 150, 8, 6e-4),
+    Stage("0-regions again", ("vision", "mask_extractor"), Selection(16, min_area=60, flip=True), 1700, 16, 1.5e-3),
     Stage(
         "3-instructions",
         ("projector", "mask_extractor", "language_model"),
-        Selection(8, questions=3),
-        2000,
+        Selection(8, questions=2),
+        900,
         8,
-        1e-3,
+        1.2e-3,
         int4_aware=True,
     ),
 )

@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ from torch import nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from osprey_ros.prompt import PromptBuilder
+from osprey_ros.prompt import MASK_TEXT, PromptBuilder
 from osprey_torch.checkpoint import save_checkpoint
-from osprey_torch.config import OspreyConfig, nano_config
+from osprey_torch.config import IMAGE_TOKEN_LEVEL, OSPREY_NANO, OspreyConfig
 from osprey_torch.model import Osprey
 from training.data import LABELS, NO_LABEL, Batch, SceneDataset, batches
 from training.int4_aware import int4_weights, settle_on_int4
@@ -42,9 +42,9 @@ class Recipe:
     """Everything a run depends on but the machine."""
 
     name: str
+    model: OspreyConfig  # its vocabulary size is an upper bound for the tokenizer's
     stages: tuple[Stage, ...]
     scenes: int
-    vocab_size: int = 768
     seed: int = 1
     max_grad_norm: float = 1.0
 
@@ -54,7 +54,7 @@ class Recipe:
         return replace(self, stages=stages, scenes=max(8, round(self.scenes * factor)))
 
 
-PRESETS = {"nano": Recipe("nano", NANO, scenes=10000)}
+PRESETS = {"nano": Recipe("nano", OSPREY_NANO, NANO, scenes=10000)}
 
 
 class LabelHeads(nn.Module):
@@ -84,7 +84,7 @@ def words_loss(model: Osprey, batch: Batch, features: Any) -> tuple[torch.Tensor
     """Cross-entropy of answer tokens, and the share of them that is the model's first choice."""
     assert batch.packed is not None
     tokens = model.mask_extractor(features, batch.masks, batch.positions)
-    logits = model(model.project(features[2]), *tokens, batch.packed).float()
+    logits = model(model.project(features[IMAGE_TOKEN_LEVEL]), *tokens, batch.packed).float()
     targets = batch.packed.targets[batch.packed.targets >= 0]
     return functional.cross_entropy(logits, targets), (logits.argmax(-1) == targets).float().mean()
 
@@ -197,18 +197,29 @@ def schedule(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
+def claim(folder: Path, recipe: Recipe) -> None:
+    """Note in the run's folder which recipe it is for.
+
+    Raises:
+        ValueError: an earlier run with another recipe has left its files there.
+    """
+    note = folder / "recipe.json"
+    wanted = json.dumps(asdict(recipe), indent=1) + "\n"
+    if note.is_file() and note.read_text() != wanted:
+        raise ValueError(f"{folder} holds a run of another recipe ({note}): give another --output or remove it")
+    note.write_text(wanted)
+
+
 def prepare(recipe: Recipe, folder: Path, workers: int) -> tuple[SceneStore, Tokenizer, OspreyConfig]:
     """Render the scenes and train the tokenizer, or take what is there from an earlier run."""
-    image_size = nano_config(1, 1, 2).image_size
     with tqdm(total=recipe.scenes, desc="scenes", unit="scene", file=sys.stderr) as bar:
-        store = render_scenes(folder / "scenes", "train", recipe.scenes, image_size, workers, bar.update)
+        store = render_scenes(folder / "scenes", "train", recipe.scenes, recipe.model.image_size, workers, bar.update)
     path = folder / "tokenizer.json"
     if not path.is_file():
         texts = (text for i in range(min(len(store), 3000)) for facts in store.facts(i) for text in all_texts(facts))
-        train_tokenizer(texts, recipe.vocab_size).save(str(path))
+        train_tokenizer(texts, recipe.model.vocab_size).save(str(path))
     tokenizer = Tokenizer.from_file(str(path))
-    mask_id, pos_id = tokenizer.token_to_id("<mask>"), tokenizer.token_to_id("<pos>")
-    return store, tokenizer, nano_config(mask_id, mask_id, pos_id)
+    return store, tokenizer, recipe.model.with_vocabulary(tokenizer.token_to_id(MASK_TEXT))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -223,6 +234,11 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     recipe = PRESETS[arguments.preset].scaled(arguments.scale) if arguments.scale != 1 else PRESETS[arguments.preset]
     arguments.output.mkdir(parents=True, exist_ok=True)
+    try:
+        claim(arguments.output, recipe)
+    except ValueError as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 2
     started = time.monotonic()
     store, tokenizer, config = prepare(recipe, arguments.output, arguments.workers)
     trainer = Trainer(recipe, config, store, tokenizer, arguments.output)

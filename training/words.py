@@ -87,11 +87,6 @@ def all_texts(facts: RegionFacts) -> Iterator[str]:
         yield answer
 
 
-def with_article(noun: str) -> str:
-    """ "a mug", "an apple"."""
-    return ("an " if noun[0] in "aeiou" else "a ") + noun
-
-
 def _is_it(facts: RegionFacts, rng: np.random.Generator) -> tuple[str, str]:
     asked = facts.category if rng.random() < 0.5 else str(rng.choice(words.CLASSES))
     question = CLASS_QUESTION.format(region=REGION_TEXT, thing=words.with_article(asked))

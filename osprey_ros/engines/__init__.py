@@ -12,7 +12,7 @@ from osprey_ros.errors import OspreyError
 
 
 class EngineError(OspreyError):
-    """An engine that cannot be loaded; the message names the file or the missing runtime."""
+    """An engine that cannot be loaded or run; the message names the file or the missing runtime."""
 
 
 class Engine(Protocol):
@@ -27,7 +27,7 @@ class Engine(Protocol):
         """Names of the outputs."""
 
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """Runs once. ``outputs`` names those wanted, all by default."""
+        """Runs once. ``outputs`` names those wanted, all by default. Raises EngineError for inputs it refuses."""
 
 
 def load_engine(path: str | os.PathLike[str], runtime: str = "onnxruntime", threads: int | None = None) -> Engine:

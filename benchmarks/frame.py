@@ -37,7 +37,6 @@ from osprey_sim.scene import MAX_OBJECTS, sample_scene
 from osprey_torch.model import Osprey
 from osprey_torch.reference import generate_region
 
-
 STYLE = "detailed"  # answers longer than the limit on tokens: both sides then generate equally many for every region
 
 

@@ -146,6 +146,8 @@ class _Decoder:
         weights = f"model.layers.{layer}"
         normed = self._rms_norm(hidden, f"{weights}.input_layernorm.weight", f"{name}.input_norm")
         attended = self._attention(layer, normed)
+        if self._is_last(layer):
+            hidden = graph.node("Gather", [hidden, "logit_rows"], "logit_hidden", axis=0)
         hidden = graph.node("Add", [hidden, attended], f"{name}.after_attention")
         normed = self._rms_norm(hidden, f"{weights}.post_attention_layernorm.weight", f"{name}.mlp_norm")
         # Gate and up read the same rows: one product serves both.
@@ -171,11 +173,16 @@ class _Decoder:
         rotated = self._rotate(unrotated, f"{name}.rotate")
         query, new_key = graph.split_node("Split", [rotated], [f"{name}.query", f"new_key.{layer}"], axis=0)
         query = graph.node("Mul", [query, graph.constant(1.0 / np.sqrt(dim))], f"{name}.scaled_query")
+        mask = "mask"
+        if self._is_last(layer):
+            # Behind the last keys and values only the rows whose logits are wanted go on.
+            query = graph.node("Gather", [query, "logit_rows"], "logit_query", axis=1)
+            mask = graph.node("Gather", [mask, "logit_rows"], "logit_mask", axis=0)
 
         keys = (f"prefix_key.{layer}", f"branch_key.{layer}", new_key)
         scores = [self._scores(query, key, f"{name}.scores_{i}") for i, key in enumerate(keys)]
         masked = graph.node("Concat", scores[1:], f"{name}.scores_own", axis=-1)
-        masked = graph.node("Add", [masked, "mask"], f"{name}.scores_masked")
+        masked = graph.node("Add", [masked, mask], f"{name}.scores_masked")
         scores_all = graph.node("Concat", [scores[0], masked], f"{name}.scores", axis=-1)
         weights = graph.node("Softmax", [scores_all], f"{name}.attention", axis=-1)
         parts = graph.split_node("Split", [weights, "lengths"], [f"{name}.attention_{i}" for i in range(3)], axis=-1)
@@ -189,6 +196,9 @@ class _Decoder:
         context = graph.node("Transpose", [context], f"{name}.context_by_row", perm=[1, 0, 2])
         context = graph.node("Reshape", [context, graph.constant([-1, heads * dim])], f"{name}.context_rows")
         return self._linear(context, [f"model.layers.{layer}.self_attn.o_proj"], f"{name}.attention_output")
+
+    def _is_last(self, layer: int) -> bool:
+        return layer == self.shape.num_layers - 1
 
     def _scores(self, query: str, key: str, name: str) -> str:
         transposed = self.graph.node("Transpose", [key], f"{name}.key", perm=[0, 2, 1])
@@ -214,8 +224,7 @@ class _Decoder:
         return graph.node("Mul", [unit, graph.weight(weight, self.read(weight))], f"{name}.output")
 
     def _logits(self, hidden: str) -> None:
-        rows = self.graph.node("Gather", [hidden, "logit_rows"], "logit_hidden", axis=0)
-        normed = self._rms_norm(rows, "model.norm.weight", "norm")
+        normed = self._rms_norm(hidden, "model.norm.weight", "norm")
         self._linear(normed, ["lm_head"], "logits", self.precision.lm_head)
 
     def _linear(self, states: str, layers: list[str], name: str, precision: str | None = None) -> str:

@@ -109,8 +109,8 @@ class _Picture:
     features: dict[str, np.ndarray]  # res2..res5, float32 [1, C, h, w]
     image_tokens: np.ndarray  # float32 [image_tokens, hidden]
     unbilled: tuple[float, float]
-    prefix_ids: tuple[int, ...] = ()
-    prefix: Prefix | None = None
+    prefix_ids: tuple[int, ...]  # of the last call: at first the words before the picture
+    prefix: Prefix
 
 
 class Describer:
@@ -136,6 +136,10 @@ class Describer:
         last = self.spec.num_layers - 1
         decoder = self._load(bundles.DECODER, threads, f"branch_value.{last}", f"new_value.{last}")
         self._decoder = Decoder(decoder, self.spec, max_parallel)
+        # The words before the picture are the same for every picture and question: computed once for good.
+        prompt = self._builder.prompt(QUESTIONS["short"])
+        self._opening_ids = prompt[: prompt.index(IMAGE)]
+        self._opening = self._decoder.prefill(self._rows(np.array(self._opening_ids, dtype=np.intp)))
         self._picture: _Picture | None = None
 
     def set_image(self, rgb: np.ndarray) -> None:
@@ -150,7 +154,8 @@ class Describer:
         ready = perf_counter()
         features = self._vision.run({"pixels": pixels})
         tokens = features.pop("image_tokens")
-        self._picture = _Picture(rgb.shape[:2], features, tokens, (ready - start, perf_counter() - ready))
+        unbilled = (ready - start, perf_counter() - ready)
+        self._picture = _Picture(rgb.shape[:2], features, tokens, unbilled, self._opening_ids, self._opening)
 
     def describe(
         self, regions: Regions | np.ndarray, style: str = "short", max_new_tokens: int | None = None
@@ -255,8 +260,7 @@ class Describer:
                 break
             shared += 1
         rows = shared + ids[:shared].count(IMAGE) * (len(picture.image_tokens) - 1)
-        behind = picture.prefix.head(rows) if picture.prefix is not None and shared else None
-        prefix = self._decoder.prefill(self._prefix_rows(ids[shared:], picture), behind)
+        prefix = self._decoder.prefill(self._prefix_rows(ids[shared:], picture), picture.prefix.head(rows))
         picture.prefix_ids, picture.prefix = ids, prefix
         return prefix
 

@@ -148,7 +148,8 @@ class Renderer:
             geom, self._types[shape], np.array(size, np.float64), position, rotation.reshape(9), rgba
         )
         geom.segid, geom.category = number, self._mujoco.mjtCatBit.mjCAT_STATIC
-        geom.castshadow = shape != "plane"  # or table and wall would be speckled by their own shadows
+        if hasattr(geom, "castshadow"):  # not in the MuJoCo 3 that Python 3.10 gets
+            geom.castshadow = shape != "plane"  # or table and wall would be speckled by their own shadows
         geom.specular, geom.shininess, geom.reflectance, geom.emission = 0.15, 0.3, 0.0, 0.0
         self._stage.ngeom = number + 1
         return number

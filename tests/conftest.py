@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,32 +54,16 @@ def spec() -> ModelSpec:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
     # Imported here: tests that need no model do not wait for torch.
     import torch
+    from tiny import TINY
 
     from export.build import Precisions, build_bundle
     from osprey_ros.prompt import QUESTIONS
     from osprey_torch.checkpoint import save_checkpoint
-    from osprey_torch.config import OspreyConfig
     from osprey_torch.model import Osprey
     from training.tokenizer import train_tokenizer
 
     tokenizer = train_tokenizer(list(QUESTIONS.values()) * 5, vocab_size=300)
-    vocabulary = tokenizer.token_to_id("<mask>")
-    config = OspreyConfig(
-        image_size=64,
-        vision_depths=(1, 1, 2, 1),
-        vision_channels=(8, 12, 16, 24),
-        vision_layer_scale=0.5,
-        mask_channels=16,
-        position_size=14,
-        hidden_size=64,
-        intermediate_size=96,
-        num_layers=2,
-        num_heads=4,
-        vocab_size=vocabulary,
-        max_positions=256,
-        mask_id=vocabulary,
-        pos_id=vocabulary + 1,
-    )
+    config = replace(TINY.with_vocabulary(tokenizer.token_to_id("<mask>")), max_positions=256)
     torch.manual_seed(3)
     model = Osprey(config).eval()
     # Sure of its words, so that no near tie flips between two ways of computing the same, and each region and each

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import TINY
 
 from export.build import CONFIG, BuildError, Precisions, build_bundle
 from export.build_engines import main
@@ -21,7 +22,6 @@ from osprey_ros.bundle import DECODER, MASK_EXTRACTOR, REQUIRED_FILES, VISION, B
 from osprey_ros.engines import Engine, load_engine
 from osprey_ros.prompt import QUESTIONS, PromptBuilder
 from osprey_torch.checkpoint import load_checkpoint, save_checkpoint
-from osprey_torch.config import OspreyConfig
 from osprey_torch.model import Osprey
 from training.tokenizer import train_tokenizer
 
@@ -30,23 +30,7 @@ from training.tokenizer import train_tokenizer
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model that is sure of its words, so that greedy tokens can be compared."""
     tokenizer = train_tokenizer(list(QUESTIONS.values()) * 5, vocab_size=300)
-    words = tokenizer.token_to_id("<mask>")
-    config = OspreyConfig(
-        image_size=64,
-        vision_depths=(1, 1, 2, 1),
-        vision_channels=(8, 12, 16, 24),
-        vision_layer_scale=0.5,
-        mask_channels=16,
-        position_size=14,
-        hidden_size=64,
-        intermediate_size=96,
-        num_layers=2,
-        num_heads=4,
-        vocab_size=words,
-        max_positions=512,
-        mask_id=words,
-        pos_id=words + 1,
-    )
+    config = TINY.with_vocabulary(tokenizer.token_to_id("<mask>"))
     torch.manual_seed(0)
     model = Osprey(config).eval()
     model.lm_head.weight.data *= 60

@@ -8,31 +8,17 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny import TINY
 from tokenizers import Tokenizer, models
 
 from osprey_ros.prompt import IMAGE, MASK, POSITION
 from osprey_torch.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from osprey_torch.config import OSPREY_7B, OSPREY_NANO, OspreyConfig
+from osprey_torch.config import OSPREY_7B, OSPREY_NANO
 from osprey_torch.model import Osprey
 from osprey_torch.packing import NO_TARGET, Sample, collate, pack
 from osprey_torch.reference import generate_region
 
-TINY = OspreyConfig(
-    image_size=64,
-    vision_depths=(1, 1, 2, 1),
-    vision_channels=(8, 12, 16, 24),
-    vision_layer_scale=0.5,
-    mask_channels=16,
-    position_size=14,
-    hidden_size=32,
-    intermediate_size=64,
-    num_layers=2,
-    num_heads=4,
-    vocab_size=50,
-    max_positions=128,
-    mask_id=50,
-    pos_id=51,
-)
+SMALL = TINY.with_vocabulary(50)
 # The published checkpoint's parameter names (README of the reference code and its index file): ConvNeXt-L inside.
 PUBLISHED = {
     "model.embed_tokens.weight": (32000, 4096),
@@ -85,7 +71,7 @@ PREFIXES = (
 @pytest.fixture(scope="module")
 def model() -> Osprey:
     torch.manual_seed(0)
-    return Osprey(TINY).eval()
+    return Osprey(SMALL).eval()
 
 
 @pytest.fixture
@@ -118,14 +104,14 @@ def test_feature_maps_have_their_strides_and_image_tokens_go_row_by_row(model: O
 def test_packed_training_forward_equals_region_by_region_generation(model: Osprey) -> None:
     generator = torch.Generator().manual_seed(1)
     features, image_tokens = model.encode_image(torch.randn(1, 3, 64, 64, generator=generator))
-    masks = [(torch.rand(3, h, w, generator=generator) > 0.5).float() for h, w in TINY.feature_sizes]
+    masks = [(torch.rand(3, h, w, generator=generator) > 0.5).float() for h, w in SMALL.feature_sizes]
     tokens = model.encode_regions(features, masks, torch.rand(3, 14, 14, generator=generator))
     shared = (1, 5, IMAGE, 7, 8)
     prompts = [(*shared, MASK, POSITION, 10), (*shared, 12, MASK, POSITION, 13, 14), (*shared, 12, 9, MASK, POSITION)]
     answers = [generate_region(model, p, image_tokens[0], tokens[0][i], tokens[1][i], 5) for i, p in enumerate(prompts)]
-    packed = pack([Sample(i, p, tuple(map(int, answers[i][0]))) for i, p in enumerate(prompts)], TINY.image_tokens)
+    packed = pack([Sample(i, p, tuple(map(int, answers[i][0]))) for i, p in enumerate(prompts)], SMALL.image_tokens)
     # A second, shorter sequence makes padding part of what is tested.
-    short = pack([Sample(0, prompts[0], (3, 2))], TINY.image_tokens)
+    short = pack([Sample(0, prompts[0], (3, 2))], SMALL.image_tokens)
     batch = collate([packed, short])
     both = [t.expand(2, -1, -1) for t in (image_tokens, tokens[0][None], tokens[1][None])]
     logprobs = torch.log_softmax(model(*both, batch), -1)
@@ -138,7 +124,7 @@ def test_packed_training_forward_equals_region_by_region_generation(model: Ospre
 
 def test_pooling_of_an_empty_mask_is_zero(model: Osprey) -> None:
     features, _ = model.encode_image(torch.randn(1, 3, 64, 64))
-    masks = [torch.zeros(1, 1, h, w) for h, w in TINY.feature_sizes]
+    masks = [torch.zeros(1, 1, h, w) for h, w in SMALL.feature_sizes]
     for pooled in model.mask_extractor.pool(features, masks):
         assert pooled.abs().max() == 0
 
@@ -146,7 +132,7 @@ def test_pooling_of_an_empty_mask_is_zero(model: Osprey) -> None:
 def test_checkpoint_round_trip(model: Osprey, tokenizer: Tokenizer, tmp_path) -> None:
     save_checkpoint(model, tokenizer, tmp_path)
     loaded, read = load_checkpoint(tmp_path)
-    assert loaded.config == TINY
+    assert loaded.config == SMALL
     assert read.get_vocab() == tokenizer.get_vocab()
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(loaded.state_dict()[name], tensor, rtol=0, atol=0)
@@ -186,9 +172,9 @@ def test_a_folder_without_weights_or_of_another_model_says_so(tokenizer: Tokeniz
     with pytest.raises(CheckpointError, match=r"no config\.json"):
         load_checkpoint(tmp_path)
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    (tmp_path / "config.json").write_text(json.dumps(TINY.to_json() | {"model_type": "llava"}))
+    (tmp_path / "config.json").write_text(json.dumps(SMALL.to_json() | {"model_type": "llava"}))
     with pytest.raises(CheckpointError, match="model_type 'llava'"):
         load_checkpoint(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps(TINY.to_json()))
+    (tmp_path / "config.json").write_text(json.dumps(SMALL.to_json()))
     with pytest.raises(CheckpointError, match=r"no model\.safetensors"):
         load_checkpoint(tmp_path)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import TINY
 from tokenizers import Tokenizer
 
 from export.quantize import quantize_linear
@@ -39,23 +40,7 @@ def tokenizer(store: SceneStore) -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def config(tokenizer: Tokenizer) -> OspreyConfig:
-    mask_id = tokenizer.token_to_id("<mask>")
-    return OspreyConfig(
-        image_size=64,
-        vision_depths=(1, 1, 1, 1),
-        vision_channels=(8, 8, 16, 16),
-        vision_layer_scale=0.5,
-        mask_channels=16,
-        position_size=14,
-        hidden_size=32,
-        intermediate_size=64,
-        num_layers=2,
-        num_heads=4,
-        vocab_size=mask_id,
-        max_positions=512,
-        mask_id=mask_id,
-        pos_id=mask_id + 1,
-    )
+    return TINY.with_vocabulary(tokenizer.token_to_id("<mask>"))
 
 
 def test_rendered_scenes_are_kept_and_not_rendered_again(store: SceneStore) -> None:

@@ -20,7 +20,7 @@ from export.graph_decoder import DecoderPrecision
 from export.graph_mask_extractor import LEVELS
 from export.quantize import quantize_linear
 from export.samples import VerificationSample
-from osprey_ros.bundle import DECODER, MASK_EXTRACTOR, VISION, ModelSpec
+from osprey_ros.bundle import DECODER, MASK_EXTRACTOR, VISION
 from osprey_ros.decoder import HIDDEN, Decoder, Prefix
 from osprey_ros.engines import Engine
 from osprey_ros.image import preprocess
@@ -270,7 +270,7 @@ class _Comparison:
         self, engine_tokens: tuple[np.ndarray, ...], torch_tokens: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     ) -> None:
         count = len(engine_tokens[1])
-        decoder = self.engines[DECODER]
+        decoder = Decoder(self.engines[DECODER], self.spec)
         answers = [
             generate_region(
                 self.model, self.prompt, torch_tokens[0], torch_tokens[1][n], torch_tokens[2][n], self.max_new_tokens
@@ -282,14 +282,14 @@ class _Comparison:
         prefix_rows = self._rows(self.prompt[: self.shared], engine_tokens, 0)
         length = len(prefix_rows)
         wanted = np.arange(max(0, length - _PREFIX_ROWS), length)
-        prefix_logits, prefix = run_causal(decoder, self.spec, prefix_rows, np.zeros(length, np.int64), wanted)
+        prefix_logits, prefix = run_causal(decoder, prefix_rows, np.zeros(length, np.int64), wanted)
         tail = self.prompt[self.shared :]
         branches = [self._rows((*tail, *answers[n][:-1]), engine_tokens, n) for n in range(count)]
         owners = np.repeat(np.arange(count), [len(branch) for branch in branches])
         answer_rows = [np.flatnonzero(owners == n)[-len(answer) :] for n, answer in enumerate(answers)]
         rows = np.concatenate(branches)
-        answer_logits, _ = run_causal(decoder, self.spec, rows, owners, np.concatenate(answer_rows), prefix)
-        generations = Decoder(decoder, self.spec).generate(
+        answer_logits, _ = run_causal(decoder, rows, owners, np.concatenate(answer_rows), prefix)
+        generations = decoder.generate(
             prefix,
             [self._rows(tail, engine_tokens, n) for n in range(count)],
             lambda ids: self.embeddings[np.asarray(ids)].astype(np.float32),
@@ -325,8 +325,7 @@ class _Comparison:
 
 
 def run_causal(
-    engine: Engine,
-    spec: ModelSpec,
+    decoder: Decoder,
     rows: np.ndarray,
     owners: np.ndarray,
     logit_rows: np.ndarray,
@@ -339,25 +338,13 @@ def run_causal(
     prefix: what all sequences continue, nothing by default.
     Returns logits [R, V] of logit_rows and the keys and values of the rows.
     """
-    layers = range(spec.num_layers)
-    empty = np.zeros((spec.num_heads, 0, spec.head_dim), np.float32)
-    prefix = prefix or Prefix([empty for _ in layers], [empty for _ in layers])
     # Rows of one sequence are neighbours: a row's place in it is its index minus that of the sequence's first row.
     first = np.searchsorted(owners, owners)
     places = np.arange(len(rows)) - first
     visible = (owners[:, None] == owners[None, :]) & (places[:, None] >= places[None, :])
-    inputs = {
-        "inputs_embeds": rows.astype(np.float32),
-        "position_ids": (prefix.length + places).astype(np.int64),
-        "mask": np.where(visible, 0.0, HIDDEN).astype(np.float32),
-        "logit_rows": np.asarray(logit_rows, np.int64),
-    }
-    for i in layers:
-        inputs |= {f"prefix_key.{i}": prefix.keys[i], f"prefix_value.{i}": prefix.values[i]}
-        inputs |= {f"branch_key.{i}": empty, f"branch_value.{i}": empty}
-    outputs = engine.run(inputs)
-    new = Prefix([outputs[f"new_key.{i}"] for i in layers], [outputs[f"new_value.{i}"] for i in layers])
-    return outputs["logits"], new
+    mask = np.where(visible, np.float32(0), HIDDEN)
+    start = prefix.length if prefix is not None else 0
+    return decoder.run(rows, start + places, mask, logit_rows, prefix)
 
 
 def quantized_copy(model: Osprey, precision: DecoderPrecision) -> Osprey:

@@ -88,7 +88,7 @@ class Decoder:
         self._check_positions(past.length + rows, f"a prefix of {past.length + rows} tokens")
         causal = np.triu(np.full((rows, rows), HIDDEN, dtype=np.float32), k=1)
         positions = np.arange(past.length, past.length + rows)
-        _, new = self._run(past, self._empty, embeds, positions, causal, np.array([rows - 1]))
+        _, new = self.run(embeds, positions, causal, np.array([rows - 1]), past)
         if past.length == 0:
             return new
         return Prefix(
@@ -156,9 +156,9 @@ class Decoder:
         rows = np.concatenate(branches)
         positions = prefix.length + offsets
         logit_rows = np.cumsum(lengths) - 1
-        past = self._empty
+        past = None
         for step in range(max_new_tokens):
-            logits, new = self._run(prefix, past, rows, positions, mask, logit_rows)
+            logits, new = self.run(rows, positions, mask, logit_rows, prefix, past)
             chosen, chosen_logprobs = _greedy(logits)
             tokens[active, step] = chosen
             logprobs[active, step] = chosen_logprobs
@@ -178,22 +178,32 @@ class Decoder:
             past = cache.rows
         return [Generation(tokens[b, :n].copy(), logprobs[b, :n].copy()) for b, n in enumerate(produced)]
 
-    def _run(
+    def run(
         self,
-        prefix: Prefix,
-        past: Prefix,
         embeds: np.ndarray,
         positions: np.ndarray,
         mask: np.ndarray,
         logit_rows: np.ndarray,
+        prefix: Prefix | None = None,
+        past: Prefix | None = None,
     ) -> tuple[np.ndarray, Prefix]:
+        """One run of the engine over S new rows; the names and shapes are those of ``export/graph_decoder.py``.
+
+        Args:
+            embeds: [S, hidden]; positions: integers [S]; logit_rows: integers [R], the rows whose logits are wanted.
+            mask: float32 [S, B + S], 0 where a row sees one of the B rows of ``past`` or of the new ones, else HIDDEN.
+            prefix: rows that every new one sees; past: earlier rows of branches. Both are empty by default.
+
+        Returns:
+            logits float32 [R, vocab] and the keys and values of the new rows.
+        """
         feeds: dict[str, np.ndarray] = {
             "inputs_embeds": np.ascontiguousarray(embeds, dtype=np.float32),
             "position_ids": positions.astype(np.int64),
             "mask": mask,
             "logit_rows": logit_rows.astype(np.int64),
         }
-        for names, rows in ((self._prefix_names, prefix), (self._branch_names, past)):
+        for names, rows in ((self._prefix_names, prefix or self._empty), (self._branch_names, past or self._empty)):
             for (key_name, value_name), key, value in zip(names, rows.keys, rows.values, strict=True):
                 feeds[key_name] = key
                 feeds[value_name] = value

@@ -12,6 +12,21 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 STRIDES = (4, 8, 16, 32)
 IMAGE_TOKEN_LEVEL = 2  # res4, stride 16
 
+# What `config.json` calls the fields that every LLaMA has; the key-value heads are the heads.
+_LLAMA_KEYS = {
+    "hidden_size": "hidden_size",
+    "intermediate_size": "intermediate_size",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+    "num_key_value_heads": "num_heads",
+    "vocab_size": "vocab_size",
+    "max_position_embeddings": "max_positions",
+    "rms_norm_eps": "rms_norm_eps",
+    "rope_theta": "rope_theta",
+    "bos_token_id": "bos_id",
+    "eos_token_id": "eos_id",
+}
+
 
 @dataclass(frozen=True)
 class OspreyConfig:
@@ -94,28 +109,13 @@ class OspreyConfig:
 
     def to_json(self) -> dict[str, Any]:
         """`config.json` of the published layout; what LLaMA has no name for lies under "osprey"."""
-        llama = {
-            "hidden_size": self.hidden_size,
-            "intermediate_size": self.intermediate_size,
-            "num_hidden_layers": self.num_layers,
-            "num_attention_heads": self.num_heads,
-            "num_key_value_heads": self.num_heads,
-            "vocab_size": self.vocab_size,
-            "max_position_embeddings": self.max_positions,
-            "rms_norm_eps": self.rms_norm_eps,
-            "rope_theta": self.rope_theta,
-            "bos_token_id": self.bos_id,
-            "eos_token_id": self.eos_id,
-        }
-        named = {"hidden_size", "intermediate_size", "num_layers", "num_heads", "vocab_size", "max_positions"}
-        named |= {"rms_norm_eps", "rope_theta", "bos_id", "eos_id"}
         return {
             "architectures": ["OspreyLlamaForCausalLM"],
             "model_type": "osprey",
             "mm_projector_type": "mlp2x_gelu",
             "mm_hidden_size": self.vision_channels[IMAGE_TOKEN_LEVEL],
-            **llama,
-            "osprey": {key: value for key, value in asdict(self).items() if key not in named},
+            **{key: getattr(self, name) for key, name in _LLAMA_KEYS.items()},
+            "osprey": {key: value for key, value in asdict(self).items() if key not in _LLAMA_KEYS.values()},
         }
 
     @classmethod

@@ -13,7 +13,7 @@ import torch
 from conftest import TinyModel
 from torch.nn import functional
 
-from export.graph_mask_extractor import build_mask_extractor
+from export.graph_mask_extractor import LEVELS, build_mask_extractor
 from export.graph_vision import build_vision
 from export.onnx_graph import GraphBuilder
 from osprey_ros.bundle import MASK_EXTRACTOR, Bundle
@@ -39,7 +39,6 @@ CONFIG = OspreyConfig(
     mask_id=40,
     pos_id=41,
 )
-LEVELS = ("res2", "res3", "res4", "res5")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,280 @@
+"""Readers of published data sets, on small folders in the layouts in which users download them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_masks
+
+from training.readers import coco, llava, osprey724k, vcr
+from training.readers.mixture import Mixture, Source
+from training.readers.records import Record, RecordError, Skipped, Turn
+from training.readers.segmentation import Segmentation
+from training.readers.shards import Shards, write_shards
+
+HEIGHT, WIDTH = 20, 30
+SQUARE = [[2, 3, 12, 3, 12, 13, 2, 13]]  # 10 x 10 pixels
+
+
+def _write(path: Path, data: Any) -> Path:
+    path.write_text(json.dumps(data))
+    return path
+
+
+def _coco(path: Path, annotations: list[dict], **image: Any) -> Path:
+    entry = {"id": 9, "file_name": "000000000009.jpg", "height": HEIGHT, "width": WIDTH, **image}
+    categories = [{"id": 1, "name": "dining_table"}, {"id": 2, "name": "Quadruped Head"}, {"id": 3, "name": "cow:ear"}]
+    return _write(path, {"images": [entry], "annotations": annotations, "categories": categories})
+
+
+def _annotation(**values: Any) -> dict:
+    return {"id": 1, "image_id": 9, "category_id": 1, "segmentation": SQUARE, **values}
+
+
+def _entry(**values: Any) -> dict:
+    """A record of Osprey-724K."""
+    return {
+        "file_name": "COCO_train2014_000000000009.jpg",
+        "height": HEIGHT,
+        "width": WIDTH,
+        "annotation": [{"segmentation": SQUARE}, {"segmentation": SQUARE}],
+        **values,
+    }
+
+
+def _talk(*texts: str) -> list[dict]:
+    return [{"from": "human" if n % 2 == 0 else "gpt", "value": text} for n, text in enumerate(texts)]
+
+
+def _only(records: Any, skipped: Skipped) -> Record:
+    (record,) = list(records)
+    assert skipped.count == 0, skipped.summary()
+    return record
+
+
+def test_coco_gives_a_dialogue_for_each_object(tmp_path: Path) -> None:
+    crowd = {"counts": [0, HEIGHT * WIDTH], "size": [HEIGHT, WIDTH]}
+    file = _coco(tmp_path / "a.json", [_annotation(), _annotation(iscrowd=1, segmentation=crowd), _annotation()])
+    skipped = Skipped()
+    record = _only(coco.coco_instances(file, tmp_path / "imgs", skipped), skipped)
+    assert record.image == tmp_path / "imgs" / "000000000009.jpg"
+    assert [turns[0].answer for turns in record.dialogues] == ["dining table"] * 2
+    assert [turns[0].regions for turns in record.dialogues] == [(0,), (1,)]
+    mask = record.masks[0].decode()
+    assert mask.shape == (HEIGHT, WIDTH)
+    assert mask[3:13, 2:12].all()
+    assert mask.sum() == 100
+
+
+@pytest.mark.parametrize(
+    ("reader", "category", "answer"),
+    [(coco.part_imagenet, 2, "head of a quadruped"), (coco.pascal_part, 3, "ear of a cow")],
+)
+def test_parts_name_their_object(tmp_path: Path, reader: Any, category: int, answer: str) -> None:
+    skipped = Skipped()
+    file = _coco(tmp_path / "a.json", [_annotation(category_id=category)])
+    assert _only(reader(file, tmp_path, skipped), skipped).dialogues[0][0].answer == answer
+
+
+@pytest.mark.parametrize("reader", [coco.refcoco, coco.refcoco_plus])
+def test_referring_sentences_are_those_of_the_picture_entry(tmp_path: Path, reader: Any) -> None:
+    file = _coco(
+        tmp_path / "a.json", [_annotation()], file_name="COCO_train2014_000000000009.jpg", caption="left table "
+    )
+    skipped = Skipped()
+    record = _only(reader(file, tmp_path, skipped), skipped)
+    assert record.image.name == "000000000009.jpg"
+    assert record.dialogues[0][0].answer == "left table"
+
+
+def test_visual_genome_captions_are_those_of_the_annotation(tmp_path: Path) -> None:
+    file = _coco(tmp_path / "a.json", [_annotation(caption="a red door"), _annotation(caption="a step")])
+    skipped = Skipped()
+    record = _only(coco.visual_genome(file, tmp_path, skipped), skipped)
+    assert [turns[0].answer for turns in record.dialogues] == ["a red door", "a step"]
+
+
+def test_conversations_list_their_regions_once(tmp_path: Path) -> None:
+    talk = _talk("What is <region1>?", "A cup.", "And is <region2> behind <region1>?", "No, <region2> is in front.")
+    file = _write(tmp_path / "c.json", [_entry(conversations=talk)])
+    skipped = Skipped()
+    record = _only(osprey724k.conversations(file, tmp_path, skipped), skipped)
+    ((first, second),) = record.dialogues
+    assert first.question == (
+        "There are 2 regions in the picture: region1<mask><pos>, region2<mask><pos>. What is region1?"
+    )
+    assert first.regions == (0, 1)
+    assert second == Turn("And is region2 behind region1?", "No, region2 is in front.")
+    assert record.image.name == "000000000009.jpg"
+
+
+@pytest.mark.parametrize("reader", [osprey724k.short_form, osprey724k.part_level])
+def test_short_answers_are_asked_for(tmp_path: Path, reader: Any) -> None:
+    file = _write(tmp_path / "s.json", [_entry(conversations=_talk("What is <region1>?", "Cup"))])
+    skipped = Skipped()
+    question = _only(reader(file, tmp_path, skipped), skipped).dialogues[0][0].question
+    assert question.endswith("What is region1? Answer the question using a single word or phrase.")
+
+
+def test_detailed_descriptions_belong_to_one_region_each(tmp_path: Path) -> None:
+    file = _write(tmp_path / "d.json", [_entry(description=["<region1>: A cup.\nIt is red.", "<region2>: A bowl."])])
+    skipped = Skipped()
+    record = _only(osprey724k.detailed_descriptions(file, tmp_path, skipped), skipped)
+    assert [(turns[0].answer, turns[0].regions) for turns in record.dialogues] == [
+        ("A cup.\nIt is red.", (0,)),
+        ("A bowl.", (1,)),
+    ]
+
+
+def test_positive_and_negative_questions_name_their_region(tmp_path: Path) -> None:
+    talk = _talk("Is the object <region2> a cup?", "No.", "Is the object <region1> a cup?", "Yes.")
+    file = _write(tmp_path / "l.json", [_entry(conversations=talk, file_name="train2017/000000000009.jpg")])
+    skipped = Skipped()
+    record = _only(osprey724k.lvis_positive_negative(file, tmp_path, skipped), skipped)
+    assert [turns[0].regions for turns in record.dialogues] == [(1,), (0,)]
+    assert record.dialogues[0][0].question == "Is the object <mask><pos> a cup?"
+    assert record.image == tmp_path / "train2017" / "000000000009.jpg"
+
+
+def test_vcr_names_people_by_class_and_region(tmp_path: Path) -> None:
+    points = [[2, 3], [12, 3], [12, 13], [2, 13]]
+    meta = {"height": HEIGHT, "width": WIDTH, "boxes": [[2, 3, 12, 13, 0.9]] * 2, "segms": [[points], [points]]}
+    _write(tmp_path / "still.json", meta)
+    entry = {
+        "img_fn": "still.jpg",
+        "metadata_fn": "still.json",
+        "objects": ["person", "dog"],
+        "question": ["what", "does", [0], "hold", "?"],
+        "answer_choices": [["x"], [[0], "holds", [1], "and", "2", "balls", "."]],
+        "answer_label": 1,
+        "rationale_choices": [[[0, 1], "are", "close", "."], ["y"]],
+        "rationale_label": 0,
+    }
+    file = tmp_path / "train.jsonl"
+    file.write_text(json.dumps(entry) + "\n")
+    skipped = Skipped()
+    record = _only(vcr.vcr(file, tmp_path, skipped), skipped)
+    ((first, second),) = record.dialogues
+    assert first.question == ("Given region1<mask><pos>, region2<mask><pos>. What does the person at region1 hold?")
+    assert first.answer == "The person at region1 holds the dog at region2 and 2 balls."
+    assert second.answer == "The person at region1 and the dog at region2 are close."
+    assert record.masks[1].decode().sum() == 100
+
+
+def test_image_text_pairs_have_no_regions(tmp_path: Path) -> None:
+    entry = {"image": "GCC/1.jpg", "conversations": _talk("<image>\nDescribe it.", "A street.")}
+    skipped = Skipped()
+    file = _write(tmp_path / "chat.json", [entry])
+    record = _only(llava.image_text_pairs(file, tmp_path, skipped), skipped)
+    assert record == Record(
+        tmp_path / "GCC" / "1.jpg", (), ((Turn("Describe it.", "A street."),),), f"{file}, record 0"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"height": None}, "int"),
+        ({"annotation": [{"segmentation": [[1, 2]]}]}, "polygons of three points"),
+        ({"annotation": [{"segmentation": {"counts": [600], "size": [30, 20]}}]}, r"\[30, 20\].*\[20, 30\]"),
+        ({"annotation": [{}]}, "the key 'segmentation' is missing"),
+        ({"conversations": _talk("Is <region3> red?", "No.")}, r"regions \(2,\), there are 2 masks"),
+        ({"conversations": _talk("Is <region1> red?")}, "1 turns do not come in pairs"),
+    ],
+)
+def test_broken_records_are_named_and_counted(tmp_path: Path, change: dict, reason: str) -> None:
+    good = _entry(conversations=_talk("Is <region1> red?", "No."))
+    file = _write(tmp_path / "l.json", [good, {**good, **change}, good])
+    skipped = Skipped()
+    assert len(list(osprey724k.lvis_positive_negative(file, tmp_path, skipped))) == 2
+    assert skipped.count == 1
+    assert "record 1" in skipped.summary()
+    with pytest.raises(RecordError, match=f"l.json, record 1: .*{reason}"):
+        list(osprey724k.lvis_positive_negative(file, tmp_path, Skipped(strict=True)))
+
+
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=r"missing\.json cannot be read"):
+        next(coco.coco_instances(tmp_path / "missing.json", tmp_path, Skipped()))
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"a": 1}\n{"a"\n')
+    with pytest.raises(RecordError, match=r"broken.jsonl, line 2 is not JSON"):
+        next(vcr.vcr(broken, tmp_path, Skipped()))
+
+
+def test_all_spellings_of_a_mask_are_the_same_mask() -> None:
+    expected = Segmentation(SQUARE, HEIGHT, WIDTH).decode()
+    compressed = coco_masks.encode(np.asfortranarray(expected.astype(np.uint8)))
+    compressed["counts"] = compressed["counts"].decode()
+    # Run lengths go down the columns, background first.
+    flat = expected.T.reshape(-1)
+    edges = np.flatnonzero(np.diff(flat, prepend=False, append=False))
+    plain = {"counts": np.diff([0, *edges, flat.size]).tolist(), "size": [HEIGHT, WIDTH]}
+    for data in (compressed, plain):
+        np.testing.assert_array_equal(Segmentation(data, HEIGHT, WIDTH).decode(), expected)
+
+
+def _records(name: str, count: int) -> list[Record]:
+    masks = (Segmentation(SQUARE, HEIGHT, WIDTH),)
+    return [
+        Record(Path(f"{name}.jpg"), masks, ((Turn("What is <mask><pos>?", f"{name}{n}", (0,)),),), f"{name} {n}")
+        for n in range(count)
+    ]
+
+
+def test_shards_give_back_what_was_written(tmp_path: Path) -> None:
+    records = _records("ä", 7)
+    skipped = Skipped(count=2)
+    shards = write_shards(records, tmp_path, skipped, per_shard=3)
+    assert len(list(tmp_path.glob("*.jsonl"))) == 3
+    again = Shards(tmp_path)
+    assert [again[n] for n in range(len(shards))] == records
+    assert again.skipped == 2
+    with pytest.raises(IndexError, match="record 7 of 7"):
+        again[7]
+
+
+def test_unfinished_shards_are_refused(tmp_path: Path) -> None:
+    def fails() -> Any:
+        yield from _records("a", 2)
+        raise KeyboardInterrupt
+
+    write_shards(_records("a", 4), tmp_path, Skipped(), per_shard=1)
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(fails(), tmp_path, Skipped(), per_shard=1)
+    with pytest.raises(FileNotFoundError, match=r"no index\.json"):
+        Shards(tmp_path)
+
+
+def test_mixture_keeps_weights_and_uses_every_record_once_a_pass() -> None:
+    few, many = _records("few", 10), _records("many", 2000)
+    mixture = Mixture([Source("few", few, 1), Source("many", many, 3)], seed=5)
+    seen = [mixture[n].origin for n in range(1000)]
+    counts = Counter(origin.split()[0] for origin in seen)
+    assert counts == {"few": 250, "many": 750}
+    # 250 draws of 10 records: each exactly 25 times; of the many none comes twice.
+    of_each = Counter(seen)
+    assert {of_each[record.origin] for record in few} == {25}
+    assert max(of_each[record.origin] for record in many) == 1
+    # A number always means the same record, in another order for another seed.
+    assert [mixture[n].origin for n in (999, 3, 500)] == [seen[n] for n in (999, 3, 500)]
+    other = Mixture(mixture.sources, seed=6)
+    assert [other[n].origin for n in range(20)] != seen[:20]
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        ([Source("a", [], 1.0)], "source a has no records"),
+        ([Source("a", _records("a", 1), 0.0)], "weight 0.0"),
+        ([], "1 to 1000 sources"),
+    ],
+)
+def test_mixtures_that_cannot_be_made(sources: list[Source], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Mixture(sources, seed=0)

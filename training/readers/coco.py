@@ -1,0 +1,120 @@
+"""Data sets in COCO's layout: one JSON file with `images`, `annotations` and `categories`.
+
+COCO instances, Pascal-Part and PartImageNet say what a region is by its category; RefCOCO, RefCOCO+ and RefCOCOg with
+masks by the sentence of their image entry (each entry is one expression, so a picture occurs many times); Visual Genome
+with masks by the caption of the annotation.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from osprey_ros.prompt import QUESTIONS, REGION_TEXT
+from training.readers.files import read_json
+from training.readers.records import Record, RecordError, Skipped, Turn, each_record
+from training.readers.segmentation import Segmentation
+
+PART_QUESTION = f"What is {REGION_TEXT}, and of which object is it a part? Using a short phrase."
+REFERRING_QUESTION = (
+    f"Please tell {REGION_TEXT} apart from everything else in the picture by its looks and its place. "
+    "Using a short phrase."
+)
+REFERRING_QUESTION_WITHOUT_PLACE = (
+    f"Please tell {REGION_TEXT} apart from everything else in the picture by its looks, without saying where it is. "
+    "Using a short phrase."
+)
+
+Label = Callable[[dict, dict, dict[int, str]], str]
+
+
+def coco_instances(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
+    """`instances_train2017.json`: the category of each object."""
+    return _read(file, images, skipped, QUESTIONS["category"], _category)
+
+
+def pascal_part(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
+    """Pascal-Part as VLPart distributes it; categories are "object:part"."""
+    return _read(file, images, skipped, PART_QUESTION, _part)
+
+
+def part_imagenet(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
+    """`train_format.json` of PartImageNet; categories are "Object Part"."""
+    return _read(file, images, skipped, PART_QUESTION, _part)
+
+
+def refcoco(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
+    """`finetune_refcoco_train_with_mask.json`, and RefCOCOg's file: the sentence that refers to the region."""
+    return _read(file, images, skipped, REFERRING_QUESTION, _sentence, strip_split=True)
+
+
+def refcoco_plus(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
+    """`finetune_refcoco+_train_with_mask.json`: sentences that do not say where the region is."""
+    return _read(file, images, skipped, REFERRING_QUESTION_WITHOUT_PLACE, _sentence, strip_split=True)
+
+
+def visual_genome(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
+    """`vg_train_with_mask.json`: a short description of each region."""
+    return _read(file, images, skipped, QUESTIONS["short"], _caption)
+
+
+def _read(
+    file: Path, images: Path, skipped: Skipped, question: str, label: Label, strip_split: bool = False
+) -> Iterator[Record]:
+    data = read_json(file)
+    if not isinstance(data, dict) or "images" not in data or "annotations" not in data:
+        raise RecordError(f"{file} must hold 'images' and 'annotations' as COCO's files do")
+    categories = {entry["id"]: entry["name"] for entry in data.get("categories", [])}
+    of_image: dict[int, list[dict]] = defaultdict(list)
+    for annotation in data["annotations"]:
+        of_image[annotation.get("image_id")].append(annotation)
+
+    def read(entry: dict, origin: str) -> Record | None:
+        height, width = int(entry["height"]), int(entry["width"])
+        masks, dialogues = [], []
+        for annotation in of_image.get(entry["id"], []):
+            if annotation.get("ignore") or annotation.get("iscrowd"):
+                continue
+            answer = label(entry, annotation, categories)
+            masks.append(Segmentation(annotation["segmentation"], height, width))
+            dialogues.append((Turn(question, answer, (len(masks) - 1,)),))
+        name = str(entry["file_name"])
+        # The referring sets name pictures by split ("COCO_train2014_000000000009.jpg"), users have them by number.
+        image = images / (name.split("_")[-1] if strip_split else name)
+        return Record(image, tuple(masks), tuple(dialogues), origin) if dialogues else None
+
+    return each_record(data["images"], file, skipped, read)
+
+
+def _category(entry: dict, annotation: dict, categories: dict[int, str]) -> str:
+    number = annotation["category_id"]
+    if number not in categories:
+        raise ValueError(f"category_id {number} is not among the file's categories")
+    return categories[number].replace("_", " ")
+
+
+def _part(entry: dict, annotation: dict, categories: dict[int, str]) -> str:
+    name = _category(entry, annotation, categories)
+    whole, separator, part = name.partition(":") if ":" in name else name.rpartition(" ")
+    if not separator:
+        raise ValueError(f"category {name!r} does not name an object and its part")
+    return f"{part.strip().lower()} of {_article(whole.strip().lower())}"
+
+
+def _sentence(entry: dict, annotation: dict, categories: dict[int, str]) -> str:
+    return _text(entry["caption"])
+
+
+def _caption(entry: dict, annotation: dict, categories: dict[int, str]) -> str:
+    return _text(annotation["caption"])
+
+
+def _text(caption: object) -> str:
+    if not isinstance(caption, str) or not caption.strip():
+        raise ValueError(f"the caption is {caption!r}")
+    return caption.strip()
+
+
+def _article(noun: str) -> str:
+    return f"{'an' if noun[:1] in 'aeiou' else 'a'} {noun}"

@@ -1,0 +1,68 @@
+"""Several data sets as one endless sequence, mixed by weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from training.readers.records import Record
+
+# Weights hold exactly within every so many records.
+BLOCK = 1000
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data set of a mixture; `weight` is its share relative to the others, whatever its size."""
+
+    name: str
+    records: Sequence[Record]
+    weight: float
+
+
+class Mixture:
+    """Item number n is a function of the seed and n alone: a run that is resumed sees what it would have seen.
+
+    Every source is passed through in a new order each time it has been used up.
+    """
+
+    def __init__(self, sources: Sequence[Source], seed: int):
+        for source in sources:
+            if not len(source.records):
+                raise ValueError(f"source {source.name} has no records")
+            if not source.weight > 0:
+                raise ValueError(f"source {source.name} has the weight {source.weight}: it must be above 0")
+        if not 0 < len(sources) <= BLOCK:
+            raise ValueError(f"a mixture needs 1 to {BLOCK} sources, not {len(sources)}")
+        self.sources, self.seed = list(sources), seed
+        self._quotas = _quotas([source.weight for source in sources])
+
+    def __getitem__(self, number: int) -> Record:
+        source, draw = self.draw(number)
+        records = self.sources[source].records
+        passes, offset = divmod(draw, len(records))
+        order = np.random.default_rng([self.seed, source, passes]).permutation(len(records))
+        return records[int(order[offset])]
+
+    def draw(self, number: int) -> tuple[int, int]:
+        """Which source item `number` comes from, and how many items of that source came before it."""
+        block, place = divmod(number, BLOCK)
+        turns = np.repeat(np.arange(len(self._quotas)), self._quotas)
+        turns = turns[np.random.default_rng([self.seed, block]).permutation(BLOCK)]
+        source = int(turns[place])
+        return source, block * int(self._quotas[source]) + int((turns[:place] == source).sum())
+
+
+def _quotas(weights: Sequence[float]) -> np.ndarray:
+    """How many of BLOCK items each source gives: rounded to a sum of BLOCK, at least one each."""
+    exact = np.asarray(weights) / np.sum(weights) * BLOCK
+    quotas = np.maximum(np.floor(exact).astype(int), 1)
+    while quotas.sum() != BLOCK:
+        missing = exact - quotas
+        if quotas.sum() < BLOCK:
+            quotas[int(missing.argmax())] += 1
+        else:
+            quotas[int(np.where(quotas > 1, missing, np.inf).argmin())] -= 1
+    return quotas

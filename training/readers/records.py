@@ -1,0 +1,94 @@
+"""What every reader yields: a picture, its regions, and what is said about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from osprey_ros.prompt import REGION_TEXT
+from training.readers.segmentation import Segmentation
+
+
+class RecordError(ValueError):
+    """One record of a data file cannot be used; the message says which file, which record and why."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One question and its answer. The question names regions as `<mask><pos>`, once for each of `regions`."""
+
+    question: str
+    answer: str
+    regions: tuple[int, ...] = ()  # indices into the record's masks, in the order of mention
+
+    def __post_init__(self) -> None:
+        mentions = self.question.count(REGION_TEXT)
+        if mentions != len(self.regions):
+            raise ValueError(f"the question names {mentions} regions and lists {len(self.regions)}: {self.question!r}")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One picture with dialogues about it.
+
+    A dialogue's turns follow each other and each may refer to what was said before; dialogues do not know each other,
+    so they can be packed side by side behind one picture.
+    """
+
+    image: Path
+    masks: tuple[Segmentation, ...]
+    dialogues: tuple[tuple[Turn, ...], ...]
+    origin: str  # "file, record 12", for messages
+
+    def __post_init__(self) -> None:
+        for turns in self.dialogues:
+            for turn in turns:
+                if any(not 0 <= region < len(self.masks) for region in turn.regions):
+                    raise ValueError(f"a question is about regions {turn.regions}, there are {len(self.masks)} masks")
+
+
+@dataclass
+class Skipped:
+    """Counts the records that were left out and remembers why.
+
+    With `strict` the first broken record raises RecordError instead.
+    """
+
+    strict: bool = False
+    count: int = 0
+    messages: list[str] = field(default_factory=list)  # the first of them, up to `keep`
+    keep: int = 20
+
+    def add(self, origin: str, reason: str) -> None:
+        if self.strict:
+            raise RecordError(f"{origin}: {reason}")
+        self.count += 1
+        if len(self.messages) < self.keep:
+            self.messages.append(f"{origin}: {reason}")
+
+    def summary(self) -> str:
+        """One line for a log, and the first reasons below it."""
+        if not self.count:
+            return "no record was skipped"
+        return "\n  ".join([f"{self.count} records were skipped", *self.messages])
+
+
+def each_record(
+    entries: list[dict], file: Path, skipped: Skipped, read: Callable[[dict, str], Record | None]
+) -> Iterator[Record]:
+    """Yields read(entry, origin) of every entry; what is missing or malformed in one is counted in `skipped`.
+
+    `read` returns None for an entry that is whole but says nothing, which is no fault.
+    """
+    for index, entry in enumerate(entries):
+        origin = f"{file}, record {index}"
+        try:
+            record = read(entry, origin)
+        except KeyError as error:
+            skipped.add(origin, f"the key {error} is missing")
+        except (TypeError, ValueError, IndexError, AttributeError) as error:
+            skipped.add(origin, str(error))
+        else:
+            if record is not None:
+                yield record

@@ -1,0 +1,52 @@
+"""Masks as data sets store them: COCO polygons, plain and compressed run lengths, and polygons inside a box."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_masks
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """One region's mask as it stands in the file, decoded when it is needed. height, width: of the picture."""
+
+    data: Any  # polygons [[x, y, x, y, ...], ...], or {"counts": ..., "size": [height, width]}
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise ValueError(f"the picture's size is {self.width}x{self.height}")
+        if isinstance(self.data, dict):
+            if "counts" not in self.data or "size" not in self.data:
+                raise ValueError("run lengths need 'counts' and 'size'")
+            if list(self.data["size"]) != [self.height, self.width]:
+                raise ValueError(
+                    f"the mask's size (height, width) is {list(self.data['size'])}, the picture's is "
+                    f"{[self.height, self.width]}"
+                )
+        elif not _polygons(self.data):
+            raise ValueError("a mask must be polygons of three points or more, or run lengths")
+
+    def decode(self) -> np.ndarray:
+        """The mask, bool [height, width]."""
+        if isinstance(self.data, list):
+            parts = coco_masks.frPyObjects([list(map(float, p)) for p in self.data], self.height, self.width)
+            encoded = coco_masks.merge(parts)
+        elif isinstance(self.data["counts"], list):
+            encoded = coco_masks.frPyObjects(self.data, self.height, self.width)
+        else:
+            counts = self.data["counts"]
+            encoded = {**self.data, "counts": counts.encode() if isinstance(counts, str) else counts}
+        return coco_masks.decode(encoded).astype(bool)
+
+
+def _polygons(data: Any) -> bool:
+    return (
+        isinstance(data, list)
+        and len(data) > 0
+        and all(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 for p in data)
+    )

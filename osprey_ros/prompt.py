@@ -91,17 +91,32 @@ class PromptBuilder:
         "Regarding <mask><pos>: " in front. Several pairs are kept in order of mention.
         Raises PromptError for an empty question, for ``<image>``, and for a ``<mask>`` without its ``<pos>``.
         """
-        question = question.strip()
-        if not question:
-            raise PromptError("the question is empty: ask something, such as 'What colour is <mask><pos>?'")
-        if IMAGE_TEXT in question:
-            raise PromptError(f"the question {question!r} contains {IMAGE_TEXT}: the picture is put in by the template")
-        pairs = question.count(REGION_TEXT)
-        if question.count(MASK_TEXT) != pairs or question.count(POSITION_TEXT) != pairs:
-            raise PromptError(f"the question {question!r} must name a region as {REGION_TEXT}, the two together")
-        if pairs == 0:
+        question = _checked(question)
+        if REGION_TEXT not in question:
             question = f"Regarding {REGION_TEXT}: {question}"
+        return self._opening(question)
 
+    def dialogue(self, turns: Sequence[tuple[str, str]]) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+        """Token ids of questions and their answers, as (question, answer) pairs, and which of them are answers.
+
+        Questions are taken as they are: they may name no region, one or several. Raises PromptError as `prompt` does.
+        """
+        if not turns:
+            raise PromptError("a dialogue needs at least one question and its answer")
+        ids: list[int] = []
+        is_answer: list[bool] = []
+        for question, answer in turns:
+            asked = _checked(question)
+            # An answer ends with its end-of-sequence token, and the next question follows at once.
+            follow_up = f"{self.template.user}: {asked} {self.template.assistant}:"
+            words = self._encode(follow_up) if ids else self._opening(asked)
+            reply = self.answer(answer)
+            ids += [*words, *reply]
+            is_answer += [False] * len(words) + [True] * len(reply)
+        return tuple(ids), tuple(is_answer)
+
+    def _opening(self, question: str) -> tuple[int, ...]:
+        """Token ids from the system's words to where the first answer begins."""
         template = self.template
         text = f"{template.system} {template.user}: {template.overview}{question} {template.assistant}:"
         before, after = text.split(IMAGE_TEXT)
@@ -127,6 +142,18 @@ class PromptBuilder:
         placeholders = {self.spec.mask_id: MASK, self.spec.pos_id: POSITION}
         ids = self.tokenizer.encode(text, add_special_tokens=False).ids
         return tuple(placeholders.get(i, i) for i in ids)
+
+
+def _checked(question: str) -> str:
+    question = question.strip()
+    if not question:
+        raise PromptError("the question is empty: ask something, such as 'What colour is <mask><pos>?'")
+    if IMAGE_TEXT in question:
+        raise PromptError(f"the question {question!r} contains {IMAGE_TEXT}: the picture is put in by the template")
+    pairs = question.count(REGION_TEXT)
+    if question.count(MASK_TEXT) != pairs or question.count(POSITION_TEXT) != pairs:
+        raise PromptError(f"the question {question!r} must name a region as {REGION_TEXT}, the two together")
+    return question
 
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> int:

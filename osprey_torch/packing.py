@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from osprey_ros.prompt import IMAGE, common_prefix
+from osprey_ros.prompt import IMAGE, MASK, POSITION, common_prefix
 
 PREFIX = 0  # branch number of the shared prefix
 PADDING = -1
@@ -20,11 +20,24 @@ NO_TARGET = -100
 
 @dataclass(frozen=True)
 class Sample:
-    """One question about one region, with its answer."""
+    """One dialogue about an image and some of its regions, of one turn or more."""
 
-    region: int  # index of the region in its image
-    prompt: tuple[int, ...]  # with placeholders, see osprey_ros.prompt
-    answer: tuple[int, ...]  # ends with the end-of-sequence token
+    tokens: tuple[int, ...]  # with placeholders, see osprey_ros.prompt
+    answers: tuple[bool, ...]  # which of the tokens belong to answers, and are learned
+    regions: tuple[int, ...]  # index in the image of each region that is named, in the order of mention
+
+    def __post_init__(self) -> None:
+        named = self.tokens.count(MASK)
+        if named != len(self.regions) or len(self.answers) != len(self.tokens):
+            raise ValueError(
+                f"{len(self.tokens)} tokens that name {named} regions came with {len(self.regions)} regions and "
+                f"{len(self.answers)} marks of what is an answer"
+            )
+
+    @classmethod
+    def of(cls, prompt: tuple[int, ...], answer: tuple[int, ...], region: int) -> Sample:
+        """One question about one region, and its answer, which ends with the end-of-sequence token."""
+        return cls(prompt + answer, (False,) * len(prompt) + (True,) * len(answer), (region,))
 
 
 @dataclass(frozen=True)
@@ -34,7 +47,7 @@ class PackedSequence:
     tokens: np.ndarray  # token ids and placeholders; IMAGE repeated for every image token
     branches: np.ndarray  # 0 for the prefix, 1.. for the samples
     positions: np.ndarray  # position ids: a branch goes on where the prefix ends
-    region: np.ndarray  # region index of the row's branch, 0 in the prefix
+    region: np.ndarray  # index of the region that a MASK or POSITION row stands for, else 0
     targets: np.ndarray  # next token where it belongs to an answer, else NO_TARGET
 
 
@@ -63,17 +76,19 @@ def pack(samples: Sequence[Sample], image_tokens: int) -> PackedSequence:
     """Lay the samples of one image behind their longest common prefix."""
     if not samples:
         raise ValueError("no samples to pack: an image needs at least one")
-    shared = common_prefix([s.prompt for s in samples])
-    parts = [_Part(_expand(samples[0].prompt[:shared], image_tokens), branch=PREFIX, start=0, region=0, answer=0)]
-    length = len(parts[0].tokens)
-    for number, sample in enumerate(samples, 1):
-        tokens = _expand(sample.prompt[shared:], image_tokens) + list(sample.answer)
-        parts.append(_Part(tokens, number, length, sample.region, len(sample.answer)))
+    shared = common_prefix([s.tokens for s in samples])
+    # The row in front of an answer predicts its first token: it belongs to the branch.
+    first_answers = [s.answers.index(True) for s in samples if any(s.answers)]
+    shared = min([shared, *(first - 1 for first in first_answers)])
+    prefix = _Rows.of(samples[0], slice(0, shared), image_tokens)
+    branches = [_Rows.of(sample, slice(shared, None), image_tokens) for sample in samples]
+    parts = [prefix, *branches]
+    starts = [0] + [len(prefix.tokens)] * len(branches)
     return PackedSequence(
-        tokens=np.concatenate([np.asarray(p.tokens) for p in parts]),
-        branches=np.concatenate([np.full(len(p.tokens), p.branch) for p in parts]),
-        positions=np.concatenate([p.start + np.arange(len(p.tokens)) for p in parts]),
-        region=np.concatenate([np.full(len(p.tokens), p.region) for p in parts]),
+        tokens=np.concatenate([p.tokens for p in parts]),
+        branches=np.concatenate([np.full(len(p.tokens), number) for number, p in enumerate(parts)]),
+        positions=np.concatenate([start + np.arange(len(p.tokens)) for start, p in zip(starts, parts, strict=True)]),
+        region=np.concatenate([p.region for p in parts]),
         targets=np.concatenate([p.targets() for p in parts]),
     )
 
@@ -94,19 +109,25 @@ def collate(sequences: Sequence[PackedSequence]) -> PackedBatch:
 
 
 @dataclass(frozen=True)
-class _Part:
-    tokens: list[int]
-    branch: int
-    start: int
-    region: int
-    answer: int  # number of answer tokens at the end
+class _Rows:
+    """A piece of a sample with every image token in its place; arrays of one length."""
+
+    tokens: np.ndarray
+    answers: np.ndarray
+    region: np.ndarray
+
+    @classmethod
+    def of(cls, sample: Sample, piece: slice, image_tokens: int) -> _Rows:
+        tokens = np.asarray(sample.tokens)
+        # `<mask>` and `<pos>` of one region stand side by side: the n-th of each belongs to the n-th region named.
+        region = np.zeros(len(tokens), np.int64)
+        region[tokens == MASK] = region[tokens == POSITION] = sample.regions
+        tokens, region = tokens[piece], region[piece]
+        repeats = np.where(tokens == IMAGE, image_tokens, 1)
+        answers = np.asarray(sample.answers, bool)[piece]
+        return cls(*(np.repeat(values, repeats) for values in (tokens, answers, region)))
 
     def targets(self) -> np.ndarray:
-        targets = np.full(len(self.tokens), NO_TARGET, np.int64)
-        if self.answer:
-            targets[-self.answer - 1 : -1] = self.tokens[-self.answer :]
-        return targets
-
-
-def _expand(tokens: Sequence[int], image_tokens: int) -> list[int]:
-    return [t for token in tokens for t in ([IMAGE] * image_tokens if token == IMAGE else [token])]
+        """The next token of each row where that is to be learned."""
+        following = np.append(self.tokens[1:], NO_TARGET)
+        return np.where(np.append(self.answers[1:], False), following, NO_TARGET)

@@ -126,3 +126,34 @@ def test_common_prefix_ends_before_the_region(builder: PromptBuilder) -> None:
     assert common_prefix([(1, 2, MASK, 5), (1, 2, MASK, 6)]) == 2
     assert common_prefix([(1, 2), (1, 2, 3)]) == 2
     assert common_prefix([]) == 0
+
+
+def test_dialogue_of_one_turn_is_the_prompt_and_its_answer(builder: PromptBuilder) -> None:
+    question = QUESTIONS["short"]
+    ids, is_answer = builder.dialogue([(question, "a red mug")])
+    prompt, answer = builder.prompt(question), builder.answer("a red mug")
+    assert ids == prompt + answer
+    assert is_answer == (False,) * len(prompt) + (True,) * len(answer)
+
+
+def test_dialogue_of_several_turns_marks_every_answer(builder: PromptBuilder) -> None:
+    turns = [("What is <mask><pos> beside <mask><pos>?", "a red mug"), ("The red mug?", "a bowl")]
+    ids, is_answer = builder.dialogue(turns)
+    assert [i for i in ids if i < 0] == [IMAGE, MASK, POSITION, MASK, POSITION]
+    assert ids.count(builder.spec.bos_id) == ids.count(IMAGE) == 1
+    ends = [place for place, token in enumerate(ids) if token == builder.spec.eos_id]
+    assert len(ends) == 2
+    assert all(is_answer[end] for end in ends)
+    # The words between the first answer's end and the second answer are the second question.
+    second = [i for i, learned in zip(ids[ends[0] + 1 :], is_answer[ends[0] + 1 :], strict=True) if not learned]
+    assert _words(builder, tuple(second)) == "USER: The red mug? ASSISTANT:"
+    learned = [i for i, answer in zip(ids, is_answer, strict=True) if answer and i != builder.spec.eos_id]
+    assert _words(builder, tuple(learned)).replace(" ", "") == "aredmugabowl"
+
+
+@pytest.mark.parametrize(
+    ("turns", "message"), [([], "at least one question"), ([("a red mug", "a bowl"), (" ", "a bowl")], "empty")]
+)
+def test_dialogues_that_cannot_be(builder: PromptBuilder, turns: list[tuple[str, str]], message: str) -> None:
+    with pytest.raises(PromptError, match=message):
+        builder.dialogue(turns)

@@ -109,9 +109,9 @@ def test_packed_training_forward_equals_region_by_region_generation(model: Ospre
     shared = (1, 5, IMAGE, 7, 8)
     prompts = [(*shared, MASK, POSITION, 10), (*shared, 12, MASK, POSITION, 13, 14), (*shared, 12, 9, MASK, POSITION)]
     answers = [generate_region(model, p, image_tokens[0], tokens[0][i], tokens[1][i], 5) for i, p in enumerate(prompts)]
-    packed = pack([Sample(i, p, tuple(map(int, answers[i][0]))) for i, p in enumerate(prompts)], SMALL.image_tokens)
+    packed = pack([Sample.of(p, tuple(map(int, answers[i][0])), i) for i, p in enumerate(prompts)], SMALL.image_tokens)
     # A second, shorter sequence makes padding part of what is tested.
-    short = pack([Sample(0, prompts[0], (3, 2))], SMALL.image_tokens)
+    short = pack([Sample.of(prompts[0], (3, 2), 0)], SMALL.image_tokens)
     batch = collate([packed, short])
     both = [t.expand(2, -1, -1) for t in (image_tokens, tokens[0][None], tokens[1][None])]
     logprobs = torch.log_softmax(model(*both, batch), -1)
@@ -120,6 +120,33 @@ def test_packed_training_forward_equals_region_by_region_generation(model: Ospre
     expected = np.concatenate([logprob for _, logprob in answers])
     assert len(found) == len(expected)
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_packed_dialogues_of_several_turns_and_regions_equal_the_plain_model(model: Osprey) -> None:
+    generator = torch.Generator().manual_seed(2)
+    image_tokens = torch.randn(1, SMALL.image_tokens, SMALL.hidden_size, generator=generator)
+    mask_tokens, position_tokens = torch.randn(2, 1, 3, SMALL.hidden_size, generator=generator)
+    question = (1, IMAGE, 7, MASK, POSITION, 9, MASK, POSITION, 4)
+    tokens = (*question, 5, 2, 6, 11, 8, 2)
+    answers = (False,) * len(question) + (True, True, False, False, True, True)
+    # The other branch turns away from it in the middle of the words before the first region.
+    other = Sample.of((1, IMAGE, 7, 3, MASK, POSITION), (6, 2), 1)
+    batch = collate([pack([other, Sample(tokens, answers, regions=(2, 0))], SMALL.image_tokens)])
+    found = model(image_tokens, mask_tokens, position_tokens, batch)[2:]
+
+    words = model.model.embed_tokens.weight
+    regions = [torch.stack([mask_tokens[0, n], position_tokens[0, n]]) for n in (2, 0)]
+    rows = [words[[1]], image_tokens[0], words[[7]], regions[0], words[[9]], regions[1], words[list(tokens[8:])]]
+    hidden = model.model(inputs_embeds=torch.cat(rows)[None], use_cache=False).last_hidden_state[0]
+    # The last seven rows are 4, 5, 2, 6, 11, 8, 2: those in front of an answer's tokens predict them.
+    expected = model.lm_head(hidden[-7:][[0, 1, 4, 5]])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert batch.targets[batch.targets != NO_TARGET].tolist() == [6, 2, 5, 2, 8, 2]
+
+
+def test_samples_must_say_which_region_each_mention_is(model: Osprey) -> None:
+    with pytest.raises(ValueError, match="name 1 regions came with 2 regions"):
+        Sample((1, MASK, POSITION), (False,) * 3, regions=(0, 1))
 
 
 def test_pooling_of_an_empty_mask_is_zero(model: Osprey) -> None:

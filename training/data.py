@@ -112,7 +112,7 @@ class SceneDataset(Dataset[_Item]):
         samples = []
         for number, region in enumerate(facts):
             for question, answer in dialogues(region, rng)[: self.selection.questions]:
-                samples.append(Sample(number, self.prompts.prompt(question), self.prompts.answer(answer)))
+                samples.append(Sample.of(self.prompts.prompt(question), self.prompts.answer(answer), number))
         return pack(samples, self.spec.image_tokens)
 
 

@@ -65,9 +65,11 @@ $(STAMPS)/robot: setup.py $(STAMPS)/interfaces $(STAMPS)/gl
 	PYTHONWARNINGS=ignore $(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(STAMPS)/test: requirements/test.txt requirements/runtime.txt $(STAMPS)/packages
-	@echo "installing PyTorch and what the tests need into $(VENV)"
-	$(PIP) -r requirements/runtime.txt -r requirements/test.txt
+TEST_LISTS := $(foreach list,runtime test train,requirements/$(list).txt)
+$(STAMPS)/test: $(TEST_LISTS) requirements/open_clip.txt $(STAMPS)/packages
+	@echo "installing PyTorch and what training and the tests need into $(VENV)"
+	$(PIP) $(TEST_LISTS:%=-r %)
+	$(PIP) --no-deps --upgrade --target $(VENV)/open_clip -r requirements/open_clip.txt
 	@touch $@
 
 $(STAMPS)/lint: requirements/lint.txt requirements/runtime.txt | $(STAMPS)/python

@@ -1,112 +1,134 @@
-"""Read and write checkpoints in the published Hugging Face folder layout. Pickled code is never executed."""
+"""Reads checkpoints in the published Hugging Face folder layout tensor by tensor, and writes them."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from osprey_torch.config import OspreyConfig
+from osprey_torch.errors import CheckpointError
+from osprey_torch.hub import fetch_checkpoint, is_hub_id
 from osprey_torch.model import Osprey
+from osprey_torch.tensor_files import StoredTensor, read_stored
+from osprey_torch.tokenizer_files import read_tokenizer
+from osprey_torch.weight_layout import CONFIG, TOWER, check_shapes, list_vision_weights, list_weights, read_json
 
-# In published shards, used by nothing here: buffers of old transformers and the CLIP head behind the trunk.
-_UNUSED = ("rotary_emb.inv_freq", ".visual.head.", ".visual.trunk.head.")
+__all__ = ["Checkpoint", "CheckpointError", "load_checkpoint", "save_checkpoint"]
+
+_IDENTITY_BYTES = 1 << 20
 
 
-class CheckpointError(Exception):
-    """A checkpoint folder cannot be read; the message names what is wrong and where."""
+@dataclass(frozen=True)
+class Checkpoint:
+    """An Osprey checkpoint whose names and shapes have been checked and whose weights are read one by one.
+
+    folder: where the files lie. tensors: where each parameter of the model lies in them. files: all weight files.
+    """
+
+    folder: Path
+    config: OspreyConfig
+    tokenizer: Tokenizer
+    tensors: Mapping[str, StoredTensor]
+    files: tuple[Path, ...]
+
+    @classmethod
+    def open(cls, source: Path | str, vision_weights: Path | None = None) -> Checkpoint:
+        """Open a folder in the published layout, or a model on the hub ("org/name"); reads headers only.
+
+        vision_weights: an open_clip state dictionary (.bin or .safetensors, or the folder it lies in). Its trunk is
+        used instead of one inside the checkpoint. Without it and without vision weights in the checkpoint, the path
+        `mm_vision_tower` of config.json is tried, absolute or from the folder.
+
+        Raises:
+            CheckpointError: a file is missing or damaged, or parameters are missing, unexpected or of the wrong shape:
+                all of them are named.
+        """
+        folder = Path(source)
+        if not folder.is_dir():
+            if not is_hub_id(str(source)):
+                raise CheckpointError(f"{source}: no such folder, and not the id of a model on the hub (org/name)")
+            folder = fetch_checkpoint(str(source))
+        data = read_json(folder / CONFIG)
+        try:
+            config = OspreyConfig.from_json(data)
+        except KeyError as error:
+            raise CheckpointError(f"{folder / CONFIG}: the key {error} is missing") from error
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(f"{folder / CONFIG}: {error}") from error
+        tokenizer = read_tokenizer(folder, config)
+        tensors = list_weights(folder)
+        if vision_weights is not None or not any(name.startswith(TOWER) for name in tensors):
+            others = {name: tensor for name, tensor in tensors.items() if not name.startswith(TOWER)}
+            tensors = others | list_vision_weights(folder, data.get("mm_vision_tower"), vision_weights)
+        check_shapes(folder, config, tensors)
+        files = tuple(sorted({tensor.path for tensor in tensors.values()}))
+        return cls(folder, config, tokenizer, tensors, files)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of all parameters of the model, as published."""
+        return frozenset(self.tensors)
+
+    def read_tensor(self, name: str) -> torch.Tensor:
+        """One parameter in its stored type; the file is read anew at each call and nothing is kept."""
+        return read_stored(name, self.tensors[name])
+
+    def read(self, name: str) -> np.ndarray:
+        """One parameter as float32; memory for the result and a few megabytes."""
+        return read_stored(name, self.tensors[name], torch.float32).numpy()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over configuration, tokenizer and, of each weight file, size and first and last megabyte.
+
+        Cheap, and different for any two checkpoints that training has made; not a proof that each byte is the same.
+        """
+        digest = hashlib.sha256(json.dumps(self.config.to_json(), sort_keys=True).encode())
+        digest.update(self.tokenizer.to_str().encode())
+        for path in self.files:
+            size = path.stat().st_size
+            digest.update(f"{path.name} {size}\n".encode())
+            with path.open("rb") as file:
+                digest.update(file.read(_IDENTITY_BYTES))
+                file.seek(max(0, size - _IDENTITY_BYTES))
+                digest.update(file.read(_IDENTITY_BYTES))
+        return digest.hexdigest()
 
 
-def save_checkpoint(model: Osprey, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write config.json, model.safetensors (fp32), tokenizer.json and generation_config.json."""
+def save_checkpoint(
+    model: Osprey,
+    tokenizer: Tokenizer,
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    state: Mapping[str, torch.Tensor] | None = None,
+) -> None:
+    """Write config.json, model.safetensors, tokenizer.json and generation_config.json.
+
+    state: the weights under their published names, where they are not `model.state_dict()`: gathered from devices.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     config = model.config
     generation = {"bos_token_id": config.bos_id, "eos_token_id": config.eos_id, "do_sample": False}
-    (folder / "config.json").write_text(json.dumps(config.to_json(), indent=1) + "\n")
+    (folder / CONFIG).write_text(json.dumps(config.to_json(), indent=1) + "\n")
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=1) + "\n")
     tokenizer.save(str(folder / "tokenizer.json"))
-    state = {name: tensor.detach().float().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    weights = model.state_dict() if state is None else state
+    stored = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in weights.items()}
+    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def load_checkpoint(folder: Path) -> tuple[Osprey, Tokenizer]:
-    """Load a folder in the published layout as an fp32 model in evaluation mode.
-
-    Raises:
-        CheckpointError: a file is missing, or parameters are missing, unexpected or of the wrong shape: all are named.
-    """
-    folder = Path(folder)
-    for name in ("config.json", "tokenizer.json"):
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{folder}: no {name} in this checkpoint folder")
-    try:
-        config = OspreyConfig.from_json(json.loads((folder / "config.json").read_text()))
-    except KeyError as error:
-        raise CheckpointError(f"{folder / 'config.json'}: the key {error} is missing") from error
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
-    try:
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:  # the library raises nothing narrower
-        raise CheckpointError(f"{folder / 'tokenizer.json'} is not a tokenizer: {error}") from error
-    state = _read_weights(folder)
-    state = {name: tensor.float() for name, tensor in state.items() if not any(part in name for part in _UNUSED)}
-    model = Osprey(config)
-    _check_names(folder, model.state_dict(), state)
-    model.load_state_dict(state)
-    return model.eval(), tokenizer
-
-
-def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of the folder: one safetensors file, or the shards that an index names (safetensors or .bin)."""
-    for index_name, single in (
-        ("model.safetensors.index.json", "model.safetensors"),
-        ("pytorch_model.bin.index.json", "pytorch_model.bin"),
-    ):
-        if (folder / index_name).is_file():
-            shards = _shards(folder / index_name)
-        elif (folder / single).is_file():
-            shards = [single]
-        else:
-            continue
-        missing = [name for name in shards if not (folder / name).is_file()]
-        if missing:
-            raise CheckpointError(f"{folder}: the index names shards that are not there: {', '.join(missing)}")
-        state: dict[str, torch.Tensor] = {}
-        for name in shards:
-            state |= _read_file(folder / name)
-        return state
-    raise CheckpointError(f"{folder}: no model.safetensors and no pytorch_model.bin (nor an index of shards)")
-
-
-def _shards(index: Path) -> list[str]:
-    try:
-        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is not an index of shards: it needs a weight_map of names to files") from error
-
-
-def _read_file(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read, download it again: {error}") from error
-
-
-def _check_names(folder: Path, expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> None:
-    lines = [f"missing: {name} {tuple(expected[name].shape)}" for name in expected if name not in found]
-    lines += [f"unexpected: {name}" for name in found if name not in expected]
-    lines += [
-        f"wrong shape: {name} is {tuple(found[name].shape)}, config.json says {tuple(expected[name].shape)}"
-        for name in expected
-        if name in found and found[name].shape != expected[name].shape
-    ]
-    if lines:
-        raise CheckpointError(f"{folder}: weights do not fit config.json\n  " + "\n  ".join(lines))
+def load_checkpoint(source: Path | str, vision_weights: Path | None = None) -> tuple[Osprey, Tokenizer]:
+    """Load a whole checkpoint as an fp32 model in evaluation mode; arguments and errors as `Checkpoint.open`."""
+    checkpoint = Checkpoint.open(source, vision_weights)
+    model = Osprey(checkpoint.config)
+    for name, parameter in model.state_dict().items():  # each shares its memory with the model's own
+        parameter.copy_(read_stored(name, checkpoint.tensors[name], torch.float32))
+    return model.eval(), checkpoint.tokenizer

@@ -1,0 +1,53 @@
+"""Fetches a checkpoint from the Hugging Face hub: only the files that are read, resumed where a download broke off."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from osprey_torch.errors import CheckpointError
+from osprey_torch.weight_layout import CONFIG, WEIGHT_FILES, weight_file_names
+
+_SMALL_FILES = (CONFIG, "tokenizer.json", "tokenizer.model", "added_tokens.json", *(index for index, _ in WEIGHT_FILES))
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether the text has the form "org/name" of a model on the hub."""
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source) is not None
+
+
+def fetch_checkpoint(repository: str) -> Path:
+    """Bring the checkpoint of a hub model into the hub's cache and return its folder there.
+
+    What the cache has is not fetched again. HF_HOME and HF_HUB_OFFLINE mean what they mean to every user of the hub.
+
+    Raises:
+        CheckpointError: no such model, no network and not in the cache, or no weights in it.
+    """
+    # Imported here: a checkpoint that lies in a folder needs no hub.
+    import huggingface_hub
+
+    def fetch(names: tuple[str, ...] | list[str], revision: str | None = None) -> Path:
+        try:
+            return Path(huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=list(names)))
+        except Exception as error:  # the hub's errors and those of its HTTP client have no base in common
+            raise CheckpointError(
+                f"{repository} is neither a folder here nor to be had from the hub: {error}\n"
+                "check the name and the network (HF_HUB_OFFLINE must not be set), or give a folder; "
+                "a download that broke off goes on where it was"
+            ) from error
+
+    folder = fetch(_SMALL_FILES)
+    commit = folder.name  # the large files come from the same commit, even if the model is updated meanwhile
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(
+            f"{repository} on the hub has no {CONFIG}: it is not a checkpoint in the published layout"
+        )
+    if any((folder / index).is_file() for index, _ in WEIGHT_FILES):
+        fetch(weight_file_names(folder), commit)
+        return folder
+    for _, single in WEIGHT_FILES:
+        fetch([single], commit)
+        if (folder / single).is_file():
+            return folder
+    raise CheckpointError(f"{repository} on the hub has no weights that are read here (safetensors or .bin)")

@@ -1,0 +1,80 @@
+"""The tokenizer of a checkpoint folder, with `<mask>` and `<pos>` at the two ids behind the vocabulary.
+
+Osprey was trained and is shown with the *fast* LLaMA tokenizer of transformers 4.31 (its code asks for `use_fast=True`
+throughout): byte-pair encoding, "▁" put before each piece of text between two added tokens, and no space stripped
+around an added token. So "of <mask><pos>. Using" ends in "▁of", "▁" before the mask and goes on with "▁.", "▁Using"
+behind the position. The slow tokenizer of 4.31 and the tokenizers of newer versions differ there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
+
+from osprey_ros.prompt import MASK_TEXT, POSITION_TEXT
+from osprey_torch.config import OspreyConfig
+from osprey_torch.errors import CheckpointError
+from osprey_torch.sentencepiece_file import merges_of, read_pieces
+
+SPACE = "▁"  # stands for a space in the vocabulary
+SPECIAL = ("<unk>", "<s>", "</s>")
+
+
+def read_tokenizer(folder: Path, config: OspreyConfig) -> Tokenizer:
+    """Read `tokenizer.json`, else `tokenizer.model` (SentencePiece), and `added_tokens.json` where there is one.
+
+    Raises:
+        CheckpointError: no such file, one that is damaged, or ids of `<mask>` and `<pos>` that are not the model's.
+    """
+    path, model = folder / "tokenizer.json", folder / "tokenizer.model"
+    if path.is_file():
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises nothing narrower
+            raise CheckpointError(f"{path} is not a tokenizer: {error}; download it again") from error
+    elif model.is_file():
+        path = model
+        pieces = read_pieces(model)
+        tokenizer = llama_tokenizer([piece.text for piece in pieces], merges_of(pieces))
+    else:
+        raise CheckpointError(f"{folder}: no tokenizer.json and no tokenizer.model in this checkpoint folder")
+    _add_tokens(tokenizer, folder / "added_tokens.json")
+    tokenizer.add_special_tokens([MASK_TEXT, POSITION_TEXT])  # those already there are left as they are
+    for text, expected in ((MASK_TEXT, config.mask_id), (POSITION_TEXT, config.pos_id)):
+        found = tokenizer.token_to_id(text)
+        if found != expected:
+            raise CheckpointError(
+                f"{path} gives {text} the id {found}, config.json (vocab_size {config.vocab_size}) expects {expected}: "
+                "tokenizer and weights are of different models"
+            )
+    return tokenizer
+
+
+def llama_tokenizer(pieces: Sequence[str], merges: Sequence[tuple[str, str]]) -> Tokenizer:
+    """LLaMA's tokenizer from its vocabulary in order of id (`<unk>`, `<s>`, `</s>`, 256 bytes, words) and merges."""
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, list(merges), unk_token=SPECIAL[0], fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in SPECIAL])
+    return tokenizer
+
+
+def _add_tokens(tokenizer: Tokenizer, path: Path) -> None:
+    """Add the tokens of `added_tokens.json` (text to id), each at its id."""
+    if not path.is_file():
+        return
+    try:
+        added = sorted(json.loads(path.read_text()).items(), key=lambda item: item[1])
+    except (ValueError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{path} is not a table of texts and ids: {error}") from error
+    for text, expected in added:
+        tokenizer.add_special_tokens([text])
+        found = tokenizer.token_to_id(text)
+        if found != expected:
+            raise CheckpointError(f"{path} gives {text!r} the id {expected}, but the tokenizer beside it gives {found}")

@@ -1,0 +1,147 @@
+"""Which tensors a checkpoint folder and an open_clip file hold, and whether they fit the model; reads headers only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from osprey_torch.config import OspreyConfig
+from osprey_torch.errors import CheckpointError
+from osprey_torch.model import Osprey
+from osprey_torch.tensor_files import StoredTensor, list_safetensors
+from osprey_torch.torch_zip import list_torch_zip
+
+CONFIG = "config.json"
+# (index of shards, file without shards), in the order in which they are looked for.
+WEIGHT_FILES = (
+    ("model.safetensors.index.json", "model.safetensors"),
+    ("pytorch_model.bin.index.json", "pytorch_model.bin"),
+)
+TOWER = "model.vision_tower.vision_tower."  # what comes before open_clip's own names
+
+# What the weights are called in open_clip's own repositories; looked for where a folder is given.
+_OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_TRUNK = "visual.trunk."
+_TRUNK_HEAD = "visual.trunk.head."
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object of a file of the folder. Raises CheckpointError if it is missing or no object."""
+    if not path.is_file():
+        raise CheckpointError(f"{path.parent}: no {path.name} in this checkpoint folder")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} holds a {type(data).__name__}, not an object")
+    return data
+
+
+def weight_file_names(folder: Path) -> list[str]:
+    """The weight files that the folder should have: the shards of its index, else the one file that is there.
+
+    Safetensors come before .bin. Empty if there is neither an index nor a file.
+    """
+    for index, single in WEIGHT_FILES:
+        if (folder / index).is_file():
+            table = read_json(folder / index).get("weight_map")
+            names = set(table.values()) if isinstance(table, dict) else set()
+            # An index names files of its own folder and nothing else.
+            if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+                raise CheckpointError(f"{folder / index} is no index of shards: it needs a weight_map, names to files")
+            return sorted(names)
+        if (folder / single).is_file():
+            return [single]
+    return []
+
+
+def list_file(path: Path) -> dict[str, StoredTensor]:
+    """Names and places of all tensors of a .safetensors file or of a .bin; raises CheckpointError."""
+    try:
+        return list_safetensors(path) if path.suffix == ".safetensors" else list_torch_zip(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def list_weights(folder: Path) -> dict[str, StoredTensor]:
+    """The tensors of a checkpoint folder, without those that the model has no use for; raises CheckpointError."""
+    names = weight_file_names(folder)
+    if not names:
+        raise CheckpointError(f"{folder}: no model.safetensors and no pytorch_model.bin (nor an index of shards)")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(f"{folder}: the index names shards that are not there: {', '.join(missing)}; fetch them")
+    found: dict[str, StoredTensor] = {}
+    for name in names:
+        found |= list_file(folder / name)
+    return {name: tensor for name, tensor in found.items() if not _is_unused(name)}
+
+
+def list_vision_weights(folder: Path, configured: object, given: Path | None) -> dict[str, StoredTensor]:
+    """The trunk of an open_clip state dictionary, under the names that it has in a published checkpoint.
+
+    given: the file, or the folder it lies in; else `configured`, which is `mm_vision_tower` of config.json.
+    Raises CheckpointError if there is no such file or it has no trunk.
+    """
+    path = _open_clip_file(folder, configured, given)
+    found = {TOWER + name: tensor for name, tensor in list_file(path).items()}
+    trunk = {name: tensor for name, tensor in found.items() if not _is_unused(name)}
+    if not trunk:
+        raise CheckpointError(f"{path} has no {_TRUNK}*: it is not an open_clip model with a ConvNeXt trunk")
+    return trunk
+
+
+def parameter_shapes(config: OspreyConfig) -> dict[str, tuple[int, ...]]:
+    """Published name and shape of every parameter of the model; no weights are made."""
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in Osprey(config).state_dict().items()}
+
+
+def check_shapes(folder: Path, config: OspreyConfig, found: Mapping[str, StoredTensor]) -> None:
+    """Raises CheckpointError with all names that are missing, unexpected or of the wrong shape."""
+    expected = parameter_shapes(config)
+    lines = [f"missing: {name} {shape}" for name, shape in expected.items() if name not in found]
+    lines += [f"unexpected: {name} in {tensor.path.name}" for name, tensor in found.items() if name not in expected]
+    lines += [
+        f"wrong shape: {name} is {found[name].shape}, {CONFIG} says {shape}"
+        for name, shape in expected.items()
+        if name in found and found[name].shape != shape
+    ]
+    lines += [
+        f"wrong type: {name} is {found[name].dtype}, not floating point"
+        for name in expected
+        if name in found and not found[name].dtype.is_floating_point
+    ]
+    if lines:
+        raise CheckpointError(f"{folder}: weights do not fit {CONFIG}\n  " + "\n  ".join(lines))
+
+
+def _is_unused(name: str) -> bool:
+    """Whether it is a buffer of old transformers, or any part of CLIP but the trunk of its picture half."""
+    inside = name.removeprefix(TOWER)
+    if inside == name:
+        return name.endswith(".rotary_emb.inv_freq")
+    return not inside.startswith(_TRUNK) or inside.startswith(_TRUNK_HEAD)
+
+
+def _open_clip_file(folder: Path, configured: object, given: Path | None) -> Path:
+    chosen = given or (configured if isinstance(configured, str) and configured else None)
+    if chosen is not None:
+        # What the user gives counts from where the user is; an absolute path stays what it is either way.
+        path = Path(chosen) if given else folder / chosen
+        candidates = [path / name for name in _OPEN_CLIP_FILES] if path.is_dir() else [path]
+        for candidate in candidates:
+            if candidate.is_file():
+                return candidate
+        if given:
+            wanted = " or ".join(str(candidate) for candidate in candidates)
+            raise CheckpointError(f"the file with the vision weights is not there: {wanted}")
+    raise CheckpointError(
+        f"{folder}: the vision tower's weights are not in this checkpoint, and mm_vision_tower of {CONFIG} "
+        f"({configured!r}) is no file here: give open_clip's convnext_large_d_320 file with --vision-weights"
+    )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +17,15 @@ from osprey_ros.prompt import PromptBuilder
 from osprey_torch.checkpoint import load_checkpoint
 from osprey_torch.config import OspreyConfig
 from osprey_torch.model import Osprey
-from training.data import Selection
+from training.data import SceneDataset, Selection, batches
 from training.int4_aware import int4_weights, settle_on_int4
+from training.prepare import Prepared
+from training.recipe import DataSources, ModelStart, Recipe, RecipeError, load_recipe
 from training.stages import GROUPS, Stage, freeze_all_but, group_parameters
 from training.store import SceneStore, render_scenes
 from training.tokenizer import train_tokenizer
-from training.train import Recipe, Trainer, claim
+from training.train import claim
+from training.trainer import Trainer
 from training.words import all_texts, dialogues
 
 SCENES = 6
@@ -89,14 +93,13 @@ def test_groups_hold_every_parameter_once_and_freezing_goes_by_group(config: Osp
         assert {id(p) for p in freeze_all_but(model, (name,))} == {id(p) for p in groups[name]}
         assert {id(p) for p in model.parameters() if p.requires_grad} == {id(p) for p in groups[name]}
     with pytest.raises(ValueError, match="towers"):
-        Stage("x", ("towers",), Selection(1), 1, 1, 1e-3)
+        Stage("x", ("towers",), Selection(1), 1, 1e-3, steps=1)
 
 
 def test_mirrored_pictures_are_refused_where_words_know_left_from_right(store, config, tokenizer, tmp_path) -> None:
-    stage = Stage("bad", ("projector",), Selection(2, questions=1, flip=True), 1, 1, 1e-3)
-    trainer = Trainer(Recipe("bad", config, (stage,), SCENES), config, store, tokenizer, tmp_path)
+    prepared = _prepared(store, config, tokenizer)
     with pytest.raises(ValueError, match="mirrored"):
-        trainer.run(save_every=1e9)
+        prepared.items(Selection(2, questions=1, flip=True), 0)
 
 
 def test_settled_weights_lose_nothing_in_int4(config: OspreyConfig) -> None:
@@ -113,12 +116,28 @@ def test_settled_weights_lose_nothing_in_int4(config: OspreyConfig) -> None:
     np.testing.assert_allclose(quantized.dequantize(), weight.detach().numpy(), atol=1e-7)
 
 
-def test_a_folder_of_another_recipe_is_refused(config: OspreyConfig, tmp_path: Path) -> None:
-    recipe = Recipe("tiny", config, (), SCENES)
-    claim(tmp_path, recipe)
-    claim(tmp_path, recipe)
-    with pytest.raises(ValueError, match="another recipe"):
-        claim(tmp_path, replace(recipe, scenes=SCENES + 1))
+def _recipe(*stages: Stage, **values: Any) -> Recipe:
+    return Recipe("tiny", ModelStart(preset="nano"), DataSources(scenes=SCENES), stages, **values)
+
+
+def _prepared(store: SceneStore, config: OspreyConfig, tokenizer: Tokenizer) -> Prepared:
+    torch.manual_seed(0)
+    spec = config.model_spec()
+    prompts = PromptBuilder(tokenizer, spec)
+    return Prepared(
+        Osprey(config),
+        tokenizer,
+        len(store),
+        lambda selection, seed: SceneDataset(store, spec, prompts, selection, seed),
+    )
+
+
+def test_a_folder_of_another_recipe_is_refused(tmp_path: Path) -> None:
+    stage = Stage("x", ("projector",), Selection(1, questions=1), 1, 1e-3, steps=1)
+    claim(tmp_path, _recipe(stage))
+    claim(tmp_path, _recipe(stage))
+    with pytest.raises(RecipeError, match="another recipe"):
+        claim(tmp_path, _recipe(stage, seed=2))
 
 
 class _Stopping(Trainer):
@@ -126,31 +145,92 @@ class _Stopping(Trainer):
 
     calls = 0
 
-    def _loss(self, stage, batch):
+    def _loss(self, model, batch):
         self.calls += 1
         if self.calls == 4:
             raise KeyboardInterrupt
-        return super()._loss(stage, batch)
+        return super()._loss(model, batch)
 
 
+@pytest.mark.parametrize("stop", ["inside a stage", "between stages"])
 def test_a_stopped_run_ends_with_the_weights_of_an_uninterrupted_one(
-    store: SceneStore, config: OspreyConfig, tokenizer: Tokenizer, tmp_path: Path
+    store: SceneStore, config: OspreyConfig, tokenizer: Tokenizer, tmp_path: Path, stop: str
 ) -> None:
-    stages = (
-        Stage("0", ("vision", "mask_extractor"), Selection(4, flip=True), 2, 2, 1e-3),
-        Stage("3", ("projector", "language_model"), Selection(3, questions=2), 3, 2, 1e-3, int4_aware=True),
+    recipe = _recipe(
+        Stage("0", ("vision", "mask_extractor"), Selection(4, flip=True), 2, 1e-3, steps=2),
+        Stage("3", ("projector", "language_model"), Selection(3, questions=2), 2, 1e-3, steps=3, int4_aware=True),
     )
-    recipe = Recipe("tiny", config, stages, SCENES)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     for folder in (whole, stopped):
         folder.mkdir()
-    Trainer(recipe, config, store, tokenizer, whole).run(save_every=1e9)
+    Trainer(recipe, _prepared(store, config, tokenizer), whole).run(save_every=1e9)
+    # With nothing saved inside a stage, the run goes on from the end of the stage before.
+    seconds = 0 if stop == "inside a stage" else 1e9
     with pytest.raises(KeyboardInterrupt):
-        _Stopping(recipe, config, store, tokenizer, stopped).run(save_every=0)
-    progress = torch.load(stopped / "progress.pt", weights_only=True)
-    assert (progress["stage"], progress["step"]) == (1, 1), "stopped inside a stage"
-    Trainer(recipe, config, store, tokenizer, stopped).run(save_every=0)
+        _Stopping(recipe, _prepared(store, config, tokenizer), stopped).run(save_every=seconds)
+    progress = json.loads((stopped / "progress.json").read_text())
+    assert (progress["stage"], progress["step"]) == (1, 1 if stop == "inside a stage" else 0)
+    Trainer(recipe, _prepared(store, config, tokenizer), stopped).run(save_every=0)
     expected, _ = load_checkpoint(whole / "checkpoint")
     found, _ = load_checkpoint(stopped / "checkpoint")
     for name, tensor in expected.state_dict().items():
         torch.testing.assert_close(found.state_dict()[name], tensor, rtol=0, atol=0, msg=name)
+    assert list(whole.glob("**/events.out.tfevents*")), "losses for TensorBoard"
+
+
+def test_accumulated_batches_are_parts_of_the_same_step(store: SceneStore, config: OspreyConfig, tokenizer) -> None:
+    dataset = _prepared(store, config, tokenizer).items(Selection(2), 3)
+    whole = next(iter(batches(dataset, 1, 2, 4, workers=0)))
+    shared = {"first": 1, "steps": 2, "batch_size": 4, "workers": 0, "processes": 2, "accumulated": 2}
+    parts = [list(batches(dataset, **shared, process=process)) for process in (0, 1)]
+    # Two processes take turns in each of the two small batches.
+    found = torch.cat([parts[process][small].pixels for small in (0, 1) for process in (0, 1)])
+    torch.testing.assert_close(found, whole.pixels, rtol=0, atol=0)
+
+
+CONFIGS = Path(__file__).parents[1] / "training" / "configs"
+
+
+def test_the_papers_stages_train_what_the_paper_trains() -> None:
+    trained = [load_recipe(CONFIGS / f"osprey_7b_stage{n}.yaml").stages[0].trains for n in (1, 2, 3)]
+    assert trained == [("projector",), ("mask_extractor",), ("projector", "mask_extractor", "language_model")]
+    assert len(load_recipe(CONFIGS / "nano.yaml").stages) == 5
+
+
+GOOD = """
+name: tiny
+model:
+  preset: nano
+data:
+  scenes: 8
+stages:
+  - name: a
+    trains: [projector]
+    selection: {max_regions: 2, questions: 1}
+    steps: 3
+    batch_size: 2
+    learning_rate: 1.0e-3
+"""
+
+
+@pytest.mark.parametrize(
+    ("part", "replacement", "message"),
+    [
+        ("steps: 3", "steps: 3\n    stepz: 3", r"stages\[0\]: unknown keys stepz; known are name"),
+        ("scenes: 8", "scenes: 0", "either scenes, a number above 0, or a list"),
+        ("preset: nano", "preset: nano\n  checkpoint: x", "one of preset, checkpoint and llm, not"),
+        ("preset: nano", "llm: x", "llm and vision_weights belong together"),
+        ("[projector]", "[projektor]", "projektor.*expected names out of"),
+        ("steps: 3", "steps: 3\n    epochs: 1", "either steps or epochs"),
+        ("name: tiny", "name: tiny\nprecision: fp8", "precision is 'fp8'"),
+        ("name: tiny", "", "name missing"),
+        ("stages:", "stages: [", "is not YAML"),
+    ],
+)
+def test_recipes_that_cannot_be_used_say_why(tmp_path: Path, part: str, replacement: str, message: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(GOOD)
+    assert load_recipe(path).stages[0].learning_rate == 1e-3
+    path.write_text(GOOD.replace(part, replacement))
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(path)

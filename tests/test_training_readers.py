@@ -99,6 +99,17 @@ def test_visual_genome_captions_are_those_of_the_annotation(tmp_path: Path) -> N
     assert [turns[0].answer for turns in record.dialogues] == ["a red door", "a step"]
 
 
+def test_own_masks_ask_for_category_and_caption(tmp_path: Path) -> None:
+    file = _coco(tmp_path / "a.json", [_annotation(caption="a round table"), _annotation()])
+    skipped = Skipped()
+    record = _only(coco.own_masks(file, tmp_path, skipped), skipped)
+    assert [(turns[0].answer, turns[0].regions) for turns in record.dialogues] == [
+        ("dining table", (0,)),
+        ("a round table", (0,)),
+        ("dining table", (1,)),
+    ]
+
+
 def test_conversations_list_their_regions_once(tmp_path: Path) -> None:
     talk = _talk("What is <region1>?", "A cup.", "And is <region2> behind <region1>?", "No, <region2> is in front.")
     file = _write(tmp_path / "c.json", [_entry(conversations=talk)])

@@ -33,7 +33,7 @@ class Batch:
     pixels: torch.Tensor  # float32 [B, 3, S, S]
     masks: list[torch.Tensor]  # four of float32 [B, N, h, w]; zeros beyond a picture's regions
     positions: torch.Tensor  # float32 [B, N, P, P]
-    labels: dict[str, torch.Tensor]  # int64 [B, N] by name in LABELS, NO_LABEL where there is none
+    labels: dict[str, torch.Tensor]  # int64 [B, N] by name in LABELS, NO_LABEL where there is none; empty for records
     packed: PackedBatch | None  # dialogues of the regions
 
     def to(self, device: torch.device) -> Batch:
@@ -47,7 +47,9 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class _Item:
+class Item:
+    """One picture of a batch."""
+
     pixels: np.ndarray
     masks: list[np.ndarray]
     positions: np.ndarray
@@ -65,7 +67,7 @@ class Selection:
     flip: bool = False  # mirror half of the pictures: for labels only, words know left from right
 
 
-class SceneDataset(Dataset[_Item]):
+class SceneDataset(Dataset[Item]):
     """Endless passes over a store; item number n lies in pass n // len(store)."""
 
     def __init__(self, store: SceneStore, spec: ModelSpec, prompts: PromptBuilder, selection: Selection, seed: int):
@@ -73,7 +75,7 @@ class SceneDataset(Dataset[_Item]):
             raise ValueError("flip=True with dialogues: mirrored pictures would make 'left' and 'right' untrue")
         self.store, self.spec, self.prompts, self.selection, self.seed = store, spec, prompts, selection, seed
 
-    def __getitem__(self, number: int) -> _Item:
+    def __getitem__(self, number: int) -> Item:
         rng = np.random.default_rng([self.seed, number])
         passes, offset = divmod(number, len(self.store))
         index = int(np.random.default_rng([self.seed, passes]).permutation(len(self.store))[offset])
@@ -86,7 +88,7 @@ class SceneDataset(Dataset[_Item]):
         # Objects first, then parts: the order in which the two id images are read below.
         return self._item(index, sorted((facts[i] for i in keep), key=lambda f: f.kind), rng)
 
-    def _item(self, index: int, facts: list[RegionFacts], rng: np.random.Generator) -> _Item:
+    def _item(self, index: int, facts: list[RegionFacts], rng: np.random.Generator) -> Item:
         picture, instances, parts = self.store.images(index)
         if self.selection.flip and rng.random() < 0.5:
             picture, instances, parts = (np.ascontiguousarray(a[:, ::-1]) for a in (picture, instances, parts))
@@ -100,7 +102,7 @@ class SceneDataset(Dataset[_Item]):
             for level, mask in zip(masks, regions.pooling_masks(self.spec.feature_sizes), strict=True):
                 level.append(mask)
             positions.append(regions.position_grids(self.spec.position_size))
-        return _Item(
+        return Item(
             pixels=normalise_and_square(picture, self.spec),
             masks=[np.concatenate(level) for level in masks],
             positions=np.concatenate(positions),
@@ -116,12 +118,30 @@ class SceneDataset(Dataset[_Item]):
         return pack(samples, self.spec.image_tokens)
 
 
-def batches(dataset: SceneDataset, first: int, steps: int, batch_size: int, workers: int) -> DataLoader:
-    """Loader of batches number first .. steps-1, in order."""
+def batches(
+    dataset: Dataset[Item],
+    first: int,
+    steps: int,
+    batch_size: int,
+    workers: int,
+    process: int = 0,
+    processes: int = 1,
+    accumulated: int = 1,
+) -> DataLoader:
+    """Loader of the pictures of steps first .. steps-1 that belong to one process, in order.
+
+    A step's `batch_size` pictures are divided over `accumulated` small batches, and each of these over the processes.
+    """
+    share = batch_size // (processes * accumulated)
+    starts = [
+        step * batch_size + (small * processes + process) * share
+        for step in range(first, steps)
+        for small in range(accumulated)
+    ]
     return DataLoader(
         dataset,
-        sampler=range(first * batch_size, steps * batch_size),
-        batch_size=batch_size,
+        sampler=[start + place for start in starts for place in range(share)],
+        batch_size=share,
         num_workers=workers,
         collate_fn=_collate,
         prefetch_factor=4 if workers else None,
@@ -133,8 +153,9 @@ def _label(name: str, facts: RegionFacts) -> int:
     return LABELS[name].index(value) if value else NO_LABEL
 
 
-def _collate(items: Sequence[_Item]) -> Batch:
-    regions = max(len(item.positions) for item in items)
+def _collate(items: Sequence[Item]) -> Batch:
+    # At least one row, all zeros where no picture has a region: rows that name none look there and are not used.
+    regions = max(1, *(len(item.positions) for item in items))
 
     def pad(arrays: Sequence[np.ndarray], fill: float) -> torch.Tensor:
         out = np.full((len(arrays), regions, *arrays[0].shape[1:]), fill, arrays[0].dtype)
@@ -147,6 +168,8 @@ def _collate(items: Sequence[_Item]) -> Batch:
         pixels=torch.from_numpy(np.stack([item.pixels for item in items])),
         masks=[pad([item.masks[level] for item in items], 0) for level in range(len(items[0].masks))],
         positions=pad([item.positions for item in items], 0),
-        labels={name: pad([np.asarray(item.labels[name], np.int64) for item in items], NO_LABEL) for name in LABELS},
+        labels={
+            name: pad([np.asarray(item.labels[name], np.int64) for item in items], NO_LABEL) for name in items[0].labels
+        },
         packed=collate(sequences) if sequences else None,
     )

@@ -15,7 +15,8 @@ from osprey_torch.model import Osprey
 def round_to_int4(weight: torch.Tensor) -> torch.Tensor:
     """Symmetric int4 in blocks along the input, dequantized: the decoder engine's weight format."""
     blocks = weight.unflatten(1, (-1, BLOCK))
-    scale = blocks.abs().amax(-1, keepdim=True).clamp(min=1e-8) / 7
+    # Engines keep scales in float16; below its normal range a block's weights are as good as zero.
+    scale = (blocks.abs().amax(-1, keepdim=True) / 7).clamp(min=2.0**-14).half().float()
     return ((blocks / scale).round().clamp(-8, 7) * scale).flatten(1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,21 +21,32 @@ class Stage:
     name: str
     trains: tuple[str, ...]  # names in GROUPS; everything else is frozen
     selection: Selection
-    steps: int
-    batch_size: int
+    batch_size: int  # pictures a step, over all processes and accumulated steps
     learning_rate: float
+    steps: int | None = None  # either these
+    epochs: float | None = None  # or passes over the data
     warmup: float = 0.03  # share of the steps
+    weight_decay: float = 0.0
     int4_aware: bool = False  # the language model's weights pass through int4 rounding, as its engine's will
 
     def __post_init__(self) -> None:
         unknown = set(self.trains) - set(GROUPS)
         if unknown or not self.trains:
             raise ValueError(f"stage {self.name}: trains {self.trains}: expected names out of {GROUPS}")
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(f"stage {self.name}: give either steps or epochs")
 
     @property
     def learns_words(self) -> bool:
         """Whether the stage learns answers (else labels of regions)."""
         return self.selection.questions > 0
+
+    def total_steps(self, pictures: int) -> int:
+        """How many steps the stage has on data of so many pictures."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return max(1, math.ceil(self.epochs * pictures / self.batch_size))
 
 
 def group_parameters(model: Osprey) -> dict[str, list[nn.Parameter]]:
@@ -54,22 +66,3 @@ def freeze_all_but(model: Osprey, trains: tuple[str, ...]) -> Iterator[nn.Parame
             parameter.requires_grad_(group in trains)
         if group in trains:
             yield from parameters
-
-
-# The language model starts from random weights here, so it learns in every stage that has words. The tower returns to
-# its labels once there is a language model: a step of stage 0 sees four times the pictures of a step with words.
-NANO = (
-    Stage("0-regions", ("vision", "mask_extractor"), Selection(16, flip=True), 3000, 16, 2e-3),
-    Stage("1-alignment", ("projector", "language_model"), Selection(5, questions=3), 900, 8, 1.5e-3),
-    Stage("2-masks", ("mask_extractor", "language_model"), Selection(8, questions=2), 150, 8, 6e-4),
-    Stage("0-regions again", ("vision", "mask_extractor"), Selection(16, min_area=60, flip=True), 1700, 16, 1.5e-3),
-    Stage(
-        "3-instructions",
-        ("projector", "mask_extractor", "language_model"),
-        Selection(8, questions=2),
-        900,
-        8,
-        1.2e-3,
-        int4_aware=True,
-    ),
-)

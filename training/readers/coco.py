@@ -8,7 +8,7 @@ with masks by the caption of the annotation.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from osprey_ros.prompt import QUESTIONS, REGION_TEXT
@@ -31,36 +31,41 @@ Label = Callable[[dict, dict, dict[int, str]], str]
 
 def coco_instances(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
     """`instances_train2017.json`: the category of each object."""
-    return _read(file, images, skipped, QUESTIONS["category"], _category)
+    return _read(file, images, skipped, {QUESTIONS["category"]: _category})
 
 
 def pascal_part(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
     """Pascal-Part as VLPart distributes it; categories are "object:part"."""
-    return _read(file, images, skipped, PART_QUESTION, _part)
+    return _read(file, images, skipped, {PART_QUESTION: _part})
 
 
 def part_imagenet(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
     """`train_format.json` of PartImageNet; categories are "Object Part"."""
-    return _read(file, images, skipped, PART_QUESTION, _part)
+    return _read(file, images, skipped, {PART_QUESTION: _part})
 
 
 def refcoco(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
     """`finetune_refcoco_train_with_mask.json`, and RefCOCOg's file: the sentence that refers to the region."""
-    return _read(file, images, skipped, REFERRING_QUESTION, _sentence, strip_split=True)
+    return _read(file, images, skipped, {REFERRING_QUESTION: _sentence}, strip_split=True)
 
 
 def refcoco_plus(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
     """`finetune_refcoco+_train_with_mask.json`: sentences that do not say where the region is."""
-    return _read(file, images, skipped, REFERRING_QUESTION_WITHOUT_PLACE, _sentence, strip_split=True)
+    return _read(file, images, skipped, {REFERRING_QUESTION_WITHOUT_PLACE: _sentence}, strip_split=True)
 
 
 def visual_genome(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
     """`vg_train_with_mask.json`: a short description of each region."""
-    return _read(file, images, skipped, QUESTIONS["short"], _caption)
+    return _read(file, images, skipped, {QUESTIONS["short"]: _caption})
+
+
+def own_masks(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
+    """A COCO file of your own: the category of each annotation and, where it has a `caption`, that as well."""
+    return _read(file, images, skipped, {QUESTIONS["category"]: _category, QUESTIONS["short"]: _caption_if_any})
 
 
 def _read(
-    file: Path, images: Path, skipped: Skipped, question: str, label: Label, strip_split: bool = False
+    file: Path, images: Path, skipped: Skipped, labels: Mapping[str, Label], strip_split: bool = False
 ) -> Iterator[Record]:
     data = read_json(file)
     if not isinstance(data, dict) or "images" not in data or "annotations" not in data:
@@ -76,9 +81,11 @@ def _read(
         for annotation in of_image.get(entry["id"], []):
             if annotation.get("ignore") or annotation.get("iscrowd"):
                 continue
-            answer = label(entry, annotation, categories)
             masks.append(Segmentation(annotation["segmentation"], height, width))
-            dialogues.append((Turn(question, answer, (len(masks) - 1,)),))
+            answers = {question: label(entry, annotation, categories) for question, label in labels.items()}
+            dialogues += [
+                (Turn(question, answer, (len(masks) - 1,)),) for question, answer in answers.items() if answer
+            ]
         name = str(entry["file_name"])
         # The referring sets name pictures by split ("COCO_train2014_000000000009.jpg"), users have them by number.
         image = images / (name.split("_")[-1] if strip_split else name)
@@ -108,6 +115,10 @@ def _sentence(entry: dict, annotation: dict, categories: dict[int, str]) -> str:
 
 def _caption(entry: dict, annotation: dict, categories: dict[int, str]) -> str:
     return _text(annotation["caption"])
+
+
+def _caption_if_any(entry: dict, annotation: dict, categories: dict[int, str]) -> str:
+    return _text(annotation["caption"]) if "caption" in annotation else ""
 
 
 def _text(caption: object) -> str:

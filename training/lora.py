@@ -1,0 +1,58 @@
+"""Low-rank adapters on the language model (Hu et al., arXiv 2106.09685), by `peft`: finetuning with little memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from osprey_torch.model import Osprey
+
+_ADAPTER = "default"
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Rank and scale of the adapters, and the linears of each layer that get one."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"lora.rank is {self.rank}: it must be at least 1")
+        unknown = set(self.targets) - set(LoraSettings.__dataclass_fields__["targets"].default)
+        if unknown or not self.targets:
+            raise ValueError(f"lora.targets are {self.targets}: expected names of linears such as q_proj, down_proj")
+
+
+def add_lora(model: Osprey, settings: LoraSettings) -> None:
+    """Puts an adapter beside every targeted linear of the language model; at first they change nothing."""
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=list(settings.targets),
+    )
+    inject_adapter_in_model(config, model.model.layers, _ADAPTER)
+
+
+def lora_parameters(model: Osprey) -> Iterator[nn.Parameter]:
+    """The adapters' own weights."""
+    return (parameter for name, parameter in model.model.layers.named_parameters() if ".lora_" in name)
+
+
+def merged_state(model: Osprey) -> dict[str, torch.Tensor]:
+    """`state_dict` of the model with the adapters added into the weights beside which they lie."""
+    state = {name: tensor for name, tensor in model.state_dict().items() if ".lora_" not in name}
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            weight = state.pop(f"{name}.base_layer.weight")
+            state[f"{name}.weight"] = weight + module.get_delta_weight(_ADAPTER).to(weight.dtype)
+    return state

@@ -1,0 +1,59 @@
+"""What is minimised: the model under training with the loss of its answers, or of labels of its regions."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from osprey_torch.config import IMAGE_TOKEN_LEVEL
+from osprey_torch.model import Osprey
+from training.data import LABELS, NO_LABEL, Batch
+
+
+class LabelHeads(nn.Module):
+    """Linear classifiers on the mask token, used by stage 0 alone and thrown away after it."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden_size)
+        self.heads = nn.ModuleDict({name: nn.Linear(hidden_size, len(values)) for name, values in LABELS.items()})
+
+    def forward(self, mask_tokens: torch.Tensor, labels: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """mask_tokens [B, N, H] -> (summed cross-entropy of all labels, share of categories that are right)."""
+        x = self.norm(mask_tokens)
+        logits = {name: head(x) for name, head in self.heads.items()}
+        loss = torch.stack(
+            [
+                functional.cross_entropy(logits[name].flatten(0, 1), labels[name].flatten(), ignore_index=NO_LABEL)
+                for name in LABELS
+            ]
+        ).sum()
+        known = labels["category"] != NO_LABEL
+        right = (logits["category"].argmax(-1) == labels["category"])[known].float().mean()
+        return loss, right
+
+
+class Objective(nn.Module):
+    """The model and what its loss needs, as one module, so that it can be spread over devices."""
+
+    def __init__(self, osprey: Osprey):
+        super().__init__()
+        self.osprey = osprey
+        self.heads = LabelHeads(osprey.config.hidden_size)
+
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss of a batch, and the share of its answer tokens (or categories) that are the first choice."""
+        model = self.osprey
+        learning = any(p.requires_grad for p in model.model.vision_tower.parameters())
+        with nullcontext() if learning else torch.no_grad():
+            features = model.model.vision_tower(batch.pixels)
+        mask_tokens, position_tokens = model.mask_extractor(features, batch.masks, batch.positions)
+        if batch.packed is None:
+            return self.heads(mask_tokens, batch.labels)
+        image_tokens = model.project(features[IMAGE_TOKEN_LEVEL])
+        logits = model(image_tokens, mask_tokens, position_tokens, batch.packed).float()
+        targets = batch.packed.targets[batch.packed.targets >= 0]
+        return functional.cross_entropy(logits, targets), (logits.argmax(-1) == targets).float().mean()

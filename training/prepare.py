@@ -1,0 +1,142 @@
+"""Everything a run needs before its first step: data on disk, a tokenizer, a model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from tokenizers import Tokenizer
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from osprey_ros.prompt import MASK_TEXT, PromptBuilder
+from osprey_torch.config import OSPREY_NANO
+from osprey_torch.model import Osprey
+from training.data import Item, SceneDataset, Selection
+from training.readers import coco, llava, osprey724k, vcr
+from training.readers.mixture import Mixture, Source
+from training.readers.records import Record, Skipped
+from training.readers.shards import Shards, write_shards
+from training.recipe import Recipe, RecipeError, RecordSource
+from training.record_data import RecordDataset
+from training.start import starting_model
+from training.store import SceneStore, render_scenes
+from training.tokenizer import train_tokenizer
+from training.words import all_texts
+
+PRESETS = {"nano": OSPREY_NANO}
+
+Reader = Callable[[Path, Path, Skipped], Iterator[Record]]
+READERS: dict[str, Reader] = {
+    "image_text_pairs": llava.image_text_pairs,
+    "own_masks": coco.own_masks,
+    "coco_instances": coco.coco_instances,
+    "refcoco": coco.refcoco,
+    "refcoco_plus": coco.refcoco_plus,
+    "pascal_part": coco.pascal_part,
+    "part_imagenet": coco.part_imagenet,
+    "visual_genome": coco.visual_genome,
+    "vcr": vcr.vcr,
+    "conversations": osprey724k.conversations,
+    "detailed_descriptions": osprey724k.detailed_descriptions,
+    "short_form": osprey724k.short_form,
+    "part_level": osprey724k.part_level,
+    "lvis_positive_negative": osprey724k.lvis_positive_negative,
+}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model on the CPU, its tokenizer, how many pictures there are, and the items of a stage given its seed."""
+
+    model: Osprey
+    tokenizer: Tokenizer
+    pictures: int
+    items: Callable[[Selection, int], Dataset[Item]]
+
+
+def prepare(recipe: Recipe, folder: Path, workers: int) -> Prepared:
+    """Renders or reads the data, trains a tokenizer where there is none, and makes the model; what is there is kept.
+
+    Raises RecipeError, RecordError or CheckpointError for what cannot be used.
+    """
+    torch.manual_seed(recipe.seed)
+    if recipe.data.scenes:
+        return _prepare_scenes(recipe, folder, workers)
+    for source in recipe.data.sources:
+        if source.reader not in READERS:
+            raise RecipeError(f"data: unknown reader {source.reader!r}; known are {', '.join(READERS)}")
+    model, tokenizer = starting_model(recipe.model)
+    shards = [_shards(source, folder / "records" / f"{n}-{source.reader}", recipe.data.strict)
+              for n, source in enumerate(recipe.data.sources)]  # fmt: skip
+    sources = [Source(s.reader, records, s.weight) for s, records in zip(recipe.data.sources, shards, strict=True)]
+    spec = model.config.model_spec()
+    prompts = PromptBuilder(tokenizer, spec)
+
+    def items(selection: Selection, seed: int) -> Dataset[Item]:
+        return RecordDataset(Mixture(sources, seed), spec, prompts, selection, recipe.max_length)
+
+    return Prepared(model, tokenizer, sum(len(records) for records in shards), items)
+
+
+def _prepare_scenes(recipe: Recipe, folder: Path, workers: int) -> Prepared:
+    if recipe.model.preset is None:
+        model, tokenizer = starting_model(recipe.model)
+        store = _scenes(recipe, folder, model.config.image_size, workers)
+    elif recipe.model.preset not in PRESETS:
+        raise RecipeError(f"model: unknown preset {recipe.model.preset!r}; known are {', '.join(PRESETS)}")
+    else:
+        config = PRESETS[recipe.model.preset]
+        store = _scenes(recipe, folder, config.image_size, workers)
+        tokenizer = _tokenizer(store, folder / "tokenizer.json", config.vocab_size)
+        model = Osprey(config.with_vocabulary(tokenizer.token_to_id(MASK_TEXT)))
+    spec = model.config.model_spec()
+    prompts = PromptBuilder(tokenizer, spec)
+
+    def items(selection: Selection, seed: int) -> Dataset[Item]:
+        return SceneDataset(store, spec, prompts, selection, seed)
+
+    return Prepared(model, tokenizer, len(store), items)
+
+
+def _scenes(recipe: Recipe, folder: Path, image_size: int, workers: int) -> SceneStore:
+    with tqdm(total=recipe.data.scenes, desc="scenes", unit="scene", file=sys.stderr) as bar:
+        return render_scenes(folder / "scenes", "train", recipe.data.scenes, image_size, workers, bar.update)
+
+
+def _tokenizer(store: SceneStore, path: Path, vocab_size: int) -> Tokenizer:
+    if not path.is_file():
+        texts = (text for i in range(min(len(store), 3000)) for facts in store.facts(i) for text in all_texts(facts))
+        train_tokenizer(texts, vocab_size).save(str(path))
+    return Tokenizer.from_file(str(path))
+
+
+def _shards(source: RecordSource, folder: Path, strict: bool) -> Shards:
+    if (folder / "index.json").is_file():
+        return Shards(folder)
+    skipped = Skipped(strict=strict)
+    records = READERS[source.reader](Path(source.file), Path(source.images), skipped)
+    shown = tqdm(_with_pictures(records, skipped), desc=source.reader, unit="record", file=sys.stderr)
+    shards = write_shards(shown, folder, skipped)
+    print(f"{source.file}: {len(shards)} records; {skipped.summary()}", file=sys.stderr)
+    return shards
+
+
+def _with_pictures(records: Iterator[Record], skipped: Skipped) -> Iterator[Record]:
+    """Those records whose picture is there and has the size that their masks are for."""
+    for record in records:
+        try:
+            with Image.open(record.image) as image:
+                width, height = image.size
+        except OSError as error:
+            skipped.add(record.origin, f"picture {record.image} cannot be read: {error}")
+            continue
+        sizes = {(mask.width, mask.height) for mask in record.masks}
+        if sizes - {(width, height)}:
+            skipped.add(record.origin, f"{record.image} is {width}x{height} pixels, its masks are for {sorted(sizes)}")
+        else:
+            yield record

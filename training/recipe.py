@@ -1,0 +1,174 @@
+"""What a training run is: a YAML file read into dataclasses, every key checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from training.data import Selection
+from training.lora import LoraSettings
+from training.stages import Stage
+
+PRECISIONS = ("fp32", "bf16")
+SAVE_DTYPES = ("fp32", "fp16", "bf16")
+
+T = TypeVar("T")
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be used; the message names the key, its value and what is expected."""
+
+
+@dataclass(frozen=True)
+class ModelStart:
+    """What the weights are at first: one of three.
+
+    preset: a model of this name in osprey_torch.config, with random weights and a tokenizer trained on the data.
+    checkpoint: a folder in the published layout, such as that of an earlier stage.
+    llm: a LLaMA folder, with vision_weights, an open_clip file; projector and mask extractor are random.
+    """
+
+    preset: str | None = None
+    checkpoint: str | None = None
+    llm: str | None = None
+    vision_weights: str | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("preset", "checkpoint", "llm") if getattr(self, name)]
+        if len(given) != 1:
+            raise RecipeError(f"model: give one of preset, checkpoint and llm, not {given or 'none'}")
+        if (self.llm is not None) != (self.vision_weights is not None):
+            raise RecipeError("model: llm and vision_weights belong together")
+
+
+@dataclass(frozen=True)
+class RecordSource:
+    """One data set: a reader's name (a key of training.prepare.READERS), its annotations, its pictures, its share."""
+
+    reader: str
+    file: str
+    images: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class DataSources:
+    """Simulated scenes (how many), or data sets on disk. strict: whether a broken record ends the run."""
+
+    scenes: int = 0
+    sources: tuple[RecordSource, ...] = ()
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.scenes > 0) == bool(self.sources):
+            raise RecipeError("data: give either scenes, a number above 0, or a list of sources")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a run depends on but the machine.
+
+    precision: of the arithmetic; weights and optimizer stay float32. max_length: tokens of one dialogue, picture
+    included, beyond which it is cut off. save_dtype: of the checkpoint that is written, fp32, fp16 or bf16. lora: where
+    given, the language model itself is frozen and adapters learn in its place.
+    """
+
+    name: str
+    model: ModelStart
+    data: DataSources
+    stages: tuple[Stage, ...]
+    seed: int = 1
+    precision: str = "bf16"
+    max_grad_norm: float = 1.0
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    gradient_accumulation: int = 1
+    gradient_checkpointing: bool = False
+    max_length: int = 2048
+    save_dtype: str = "fp32"
+    log_every: int = 20  # steps
+    lora: LoraSettings | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise RecipeError(f"precision is {self.precision!r}: it must be one of {', '.join(PRECISIONS)}")
+        if self.save_dtype not in SAVE_DTYPES:
+            raise RecipeError(f"save_dtype is {self.save_dtype!r}: it must be one of {', '.join(SAVE_DTYPES)}")
+        if self.lora is not None and any(stage.int4_aware for stage in self.stages):
+            raise RecipeError("lora: the weights below adapters do not move, so no stage can be int4_aware")
+        if not self.stages:
+            raise RecipeError("stages: there are none")
+        if self.data.sources:
+            labelled = [stage.name for stage in self.stages if not stage.learns_words]
+            if labelled:
+                raise RecipeError(
+                    f"stage {labelled[0]}: data sets have words and no labels, set selection.questions to 1 or more"
+                )
+
+    def scaled(self, factor: float) -> Recipe:
+        """The same recipe with `factor` times the scenes and steps, for trials."""
+        stages = tuple(replace(s, steps=max(2, round(s.steps * factor)) if s.steps else None) for s in self.stages)
+        scenes = max(8, round(self.data.scenes * factor)) if self.data.scenes else 0
+        return replace(self, stages=stages, data=replace(self.data, scenes=scenes))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for a note beside the run."""
+        return asdict(self)
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Reads a recipe. Raises RecipeError for a file that is missing or has keys or values that are not possible."""
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is not YAML: {error}") from error
+    try:
+        return recipe_from_mapping(data)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"{path}: {error}") from error
+
+
+def recipe_from_mapping(data: Any) -> Recipe:
+    """A recipe from plain data, as YAML gives it. Raises RecipeError, or ValueError of a part."""
+    values = dict(_mapping(data, "the recipe"))
+    values["model"] = _make(ModelStart, values.get("model"), "model")
+    sources = dict(_mapping(values.get("data"), "data"))
+    sources["sources"] = tuple(
+        _make(RecordSource, entry, f"data.sources[{n}]") for n, entry in enumerate(sources.get("sources", ()))
+    )
+    values["data"] = _make(DataSources, sources, "data")
+    stages = []
+    for number, entry in enumerate(values.get("stages") or ()):
+        where = f"stages[{number}]"
+        stage = dict(_mapping(entry, where))
+        stage["selection"] = _make(Selection, stage.get("selection"), f"{where}.selection")
+        stages.append(_make(Stage, stage, where))
+    values["stages"] = tuple(stages)
+    if values.get("lora") is not None:
+        values["lora"] = _make(LoraSettings, values["lora"], "lora")
+    return _make(Recipe, values, "the recipe")
+
+
+def _make(kind: type[T], data: Any, where: str) -> T:
+    """A dataclass from a mapping whose keys are all known and whose required ones are all there."""
+    values = _mapping(data, where)
+    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise RecipeError(f"{where}: unknown keys {', '.join(unknown)}; known are {', '.join(known)}")
+    required = [name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
+    missing = [name for name in required if name not in values]
+    if missing:
+        raise RecipeError(f"{where}: {', '.join(missing)} missing")
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def _mapping(data: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(data, Mapping):
+        raise RecipeError(f"{where} must be a mapping of keys to values, not {data!r}")
+    return data

@@ -1,0 +1,89 @@
+"""Records of data sets as training items: the picture, its masks, and dialogues packed behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from osprey_ros.bundle import ModelSpec
+from osprey_ros.image import ImageError, load_image, normalise_and_square, resize_shortest_edge
+from osprey_ros.prompt import IMAGE, MASK, PromptBuilder
+from osprey_ros.regions import regions_from_masks
+from osprey_torch.packing import PackedSequence, Sample, pack
+from training.data import Item, Selection
+from training.readers.mixture import Mixture
+from training.readers.records import Record, RecordError, Turn
+
+
+class RecordDataset(Dataset[Item]):
+    """Endless passes over a mixture of data sets; item n is a function of the mixture's seed and n alone.
+
+    `selection.max_regions` bounds the dialogues that are drawn from one picture, `max_length` the tokens of each of
+    them, picture included: what is beyond is cut off, as the published training does.
+    """
+
+    def __init__(
+        self, mixture: Mixture, spec: ModelSpec, prompts: PromptBuilder, selection: Selection, max_length: int
+    ):
+        if selection.flip:
+            raise ValueError("flip=True on data sets: their texts know left from right")
+        shortest = spec.image_tokens + 64  # the system's words and a question
+        if max_length < shortest:
+            raise ValueError(f"max_length is {max_length}: this model needs {shortest} or more to hold its picture")
+        self.mixture, self.spec, self.prompts, self.selection = mixture, spec, prompts, selection
+        self.max_length = max_length
+
+    def __getitem__(self, number: int) -> Item:
+        record = self.mixture[number]
+        rng = np.random.default_rng([self.mixture.seed, number])
+        chosen = [record.dialogues[i] for i in sorted(rng.permutation(len(record.dialogues))[: self._most])]
+        try:
+            rgb = load_image(record.image)
+        except ImageError as error:
+            raise RecordError(f"{record.origin}: {error}") from error
+        named = sorted({region for turns in chosen for turn in turns for region in turn.regions})
+        masks, positions = self._regions(record, named, rgb.shape[:2])
+        return Item(
+            pixels=normalise_and_square(resize_shortest_edge(rgb, self.spec.image_size), self.spec),
+            masks=masks,
+            positions=positions,
+            labels={},
+            sequence=self._packed(chosen, {region: row for row, region in enumerate(named)}),
+        )
+
+    @property
+    def _most(self) -> int:
+        return self.selection.max_regions
+
+    def _regions(
+        self, record: Record, named: Sequence[int], shape: tuple[int, int]
+    ) -> tuple[list[np.ndarray], np.ndarray]:
+        side = self.spec.position_size
+        if not named:
+            return [np.zeros((0, h, w), np.float32) for h, w in self.spec.feature_sizes], np.zeros(
+                (0, side, side), np.float32
+            )
+        decoded = np.stack([record.masks[region].decode() for region in named])
+        if decoded.shape[1:] != shape:
+            raise RecordError(
+                f"{record.origin}: its masks are {decoded.shape[2]}x{decoded.shape[1]} pixels, {record.image} is "
+                f"{shape[1]}x{shape[0]}"
+            )
+        regions = regions_from_masks(decoded)
+        return regions.pooling_masks(self.spec.feature_sizes), regions.position_grids(side)
+
+    def _packed(self, chosen: Sequence[Sequence[Turn]], rows: dict[int, int]) -> PackedSequence:
+        samples = []
+        for turns in chosen:
+            tokens, answers = self.prompts.dialogue([(turn.question, turn.answer) for turn in turns])
+            end = self.max_length - tokens.count(IMAGE) * (self.spec.image_tokens - 1)
+            regions = [rows[region] for turn in turns for region in turn.regions]
+            samples.append(_cut(tokens[:end], answers[:end], regions))
+        return pack(samples, self.spec.image_tokens)
+
+
+def _cut(tokens: tuple[int, ...], answers: tuple[bool, ...], regions: Sequence[int]) -> Sample:
+    """A sample of the tokens that are left, with the regions that they still name."""
+    return Sample(tokens, answers, tuple(regions[: tokens.count(MASK)]))

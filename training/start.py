@@ -1,0 +1,50 @@
+"""The model that training starts from: random weights, an earlier checkpoint, or a LLaMA with a CLIP tower."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from osprey_torch.checkpoint import CheckpointError, load_checkpoint
+from osprey_torch.config import OspreyConfig
+from osprey_torch.model import Osprey
+from osprey_torch.tensor_files import read_stored
+from osprey_torch.tokenizer_files import read_tokenizer
+from osprey_torch.weight_layout import CONFIG, list_vision_weights, list_weights, parameter_shapes, read_json
+from training.recipe import ModelStart, RecipeError
+
+# Parts that neither a LLaMA nor a CLIP tower has: they begin with random weights.
+_NEW = ("model.mm_projector.", "mask_extractor.")
+
+
+def starting_model(start: ModelStart) -> tuple[Osprey, Tokenizer]:
+    """The model and tokenizer of a checkpoint or of an LLM folder. Raises CheckpointError or RecipeError."""
+    if start.checkpoint is not None:
+        return load_checkpoint(Path(start.checkpoint))
+    if start.llm is None or start.vision_weights is None:
+        raise RecipeError("model: a preset has no weights to start from")
+    return model_from_llm(Path(start.llm), Path(start.vision_weights))
+
+
+def model_from_llm(folder: Path, vision_weights: Path) -> tuple[Osprey, Tokenizer]:
+    """An Osprey from a LLaMA folder (such as Vicuna-7B v1.5) and an open_clip file; the parts between are random.
+
+    The tower is open_clip's convnext_large_d_320, unless the folder's config.json has an "osprey" part that says
+    otherwise. Raises CheckpointError for files that are missing or do not fit.
+    """
+    data = read_json(folder / CONFIG)
+    if data.get("model_type") != "llama":
+        raise CheckpointError(f"{folder / CONFIG}: model_type is {data.get('model_type')!r}, it must be 'llama'")
+    config = OspreyConfig.from_json({**data, "model_type": "osprey"})
+    stored = list_weights(folder) | list_vision_weights(folder, None, vision_weights)
+    shapes = parameter_shapes(config)
+    wrong = [name for name in shapes if name in stored and tuple(stored[name].shape) != tuple(shapes[name])]
+    missing = [name for name in shapes if name not in stored and not name.startswith(_NEW)]
+    if wrong or missing:
+        lines = [f"wrong shape: {name}" for name in wrong] + [f"missing: {name}" for name in missing]
+        raise CheckpointError(f"{folder}: weights do not fit config.json\n  " + "\n  ".join(lines))
+    model = Osprey(config)
+    state = {name: read_stored(name, stored[name]).float() for name in shapes if name in stored}
+    model.load_state_dict(state, strict=False)
+    return model, read_tokenizer(folder, config)

@@ -1,0 +1,189 @@
+"""Runs the stages of a recipe on whatever `accelerate` finds, and keeps what is needed to go on after a stop."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import nn
+from tqdm import tqdm
+
+from osprey_torch.checkpoint import save_checkpoint
+from training.data import batches
+from training.int4_aware import int4_weights, settle_on_int4
+from training.lora import add_lora, lora_parameters, merged_state
+from training.objective import Objective
+from training.prepare import Prepared
+from training.recipe import Recipe, RecipeError
+from training.stages import Stage, freeze_all_but, group_parameters
+
+PROGRESS = "progress.json"
+_START = {"stage": 0, "step": 0, "state": None}
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Trainer:
+    """Trains in a folder: `progress.json` there says where to go on, `checkpoint/` is the result."""
+
+    def __init__(self, recipe: Recipe, prepared: Prepared, folder: Path):
+        self.recipe, self.prepared, self.folder = recipe, prepared, folder
+        self.accelerator = Accelerator(
+            mixed_precision="bf16" if recipe.precision == "bf16" else "no",
+            gradient_accumulation_steps=recipe.gradient_accumulation,
+            log_with="tensorboard",
+            project_dir=str(folder),
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        )
+        torch.manual_seed(recipe.seed)
+        if recipe.lora is not None:
+            add_lora(prepared.model, recipe.lora)
+        self.objective = Objective(prepared.model)
+        if recipe.gradient_checkpointing:
+            prepared.model.model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.workers = max(1, min(8, (os.cpu_count() or 2) - 1))
+
+    def run(self, save_every: float) -> None:
+        """All stages, from where an earlier run has stopped. `save_every` is in seconds."""
+        self.accelerator.init_trackers("tensorboard")
+        progress = self._progress()
+        for number, stage in enumerate(self.recipe.stages):
+            if number >= progress["stage"]:
+                self._run_stage(number, stage, progress if number == progress["stage"] else _START, save_every)
+        self.accelerator.end_training()
+
+    def _run_stage(self, number: int, stage: Stage, resume: dict[str, Any], save_every: float) -> None:
+        accelerator, accumulated = self.accelerator, self.recipe.gradient_accumulation
+        pictures = accelerator.num_processes * accumulated  # a step's smallest batch
+        if stage.batch_size % pictures:
+            raise RecipeError(
+                f"stage {stage.name}: batch_size {stage.batch_size} must be a multiple of {pictures}, the processes "
+                "times gradient_accumulation"
+            )
+        if resume["state"] and resume["step"] == 0:
+            # Between two stages only the weights count: the optimizer in that state belongs to the stage before.
+            accelerator.prepare(self.objective)
+            accelerator.load_state(str(self.folder / resume["state"]))
+            accelerator.free_memory()
+        model, optimizer = accelerator.prepare(self.objective, self._optimizer(stage))
+        if resume["state"] and resume["step"] > 0:
+            accelerator.load_state(str(self.folder / resume["state"]))
+        first, steps = resume["step"], stage.total_steps(self.prepared.pictures)
+        loader = batches(
+            self.prepared.items(stage.selection, self.recipe.seed + number),
+            first,
+            steps,
+            stage.batch_size,
+            self.workers,
+            accelerator.process_index,
+            accelerator.num_processes,
+            accumulated,
+        )
+        shown = accelerator.is_main_process
+        bar = tqdm(desc=stage.name, initial=first, total=steps, mininterval=5, file=sys.stderr, disable=not shown)
+        saved = time.monotonic()
+        model.train()
+        for index, batch in enumerate(loader):
+            step, micro = first + index // accumulated, index % accumulated
+            for group in optimizer.param_groups:
+                group["lr"] = stage.learning_rate * schedule(step, steps, stage.warmup)
+            with accelerator.accumulate(model):
+                with int4_weights(self.prepared.model, stage.int4_aware):
+                    loss, right = self._loss(model, batch.to(accelerator.device))
+                    accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(model.parameters(), self.recipe.max_grad_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+            if micro + 1 < accumulated:
+                continue
+            bar.update()
+            if step % self.recipe.log_every == 0:
+                bar.set_postfix(loss=f"{loss.item():.3f}", right=f"{right.item():.3f}", refresh=False)
+                self._log(stage=stage.name, step=step, loss=loss.item(), right=right.item())
+            if time.monotonic() - saved > save_every:
+                self._save(number, step + 1)
+                saved = time.monotonic()
+        bar.close()
+        if stage.int4_aware:
+            settle_on_int4(self.prepared.model)
+        if number + 1 == len(self.recipe.stages):
+            self._save_checkpoint(model)
+        self._save(number + 1, 0)
+        accelerator.free_memory()
+
+    def _optimizer(self, stage: Stage) -> torch.optim.Optimizer:
+        parameters = list(freeze_all_but(self.prepared.model, stage.trains))
+        if self.recipe.lora is not None:
+            adapters = {id(p) for p in lora_parameters(self.prepared.model)}
+            language = group_parameters(self.prepared.model)["language_model"]
+            frozen = {id(p) for p in language if id(p) not in adapters}
+            for parameter in language:
+                parameter.requires_grad_(parameter.requires_grad and id(parameter) in adapters)
+            parameters = [p for p in parameters if id(p) not in frozen]
+        self.objective.heads.requires_grad_(not stage.learns_words)
+        parameters += [p for p in self.objective.heads.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": stage.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=stage.learning_rate, betas=self.recipe.adam_betas)
+
+    def _loss(self, model: nn.Module, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return model(batch)
+
+    def _progress(self) -> dict[str, Any]:
+        """Where to begin: {"stage", "step", "state"}; `state` names the folder of weights and optimizer, if any."""
+        path = self.folder / PROGRESS
+        return json.loads(path.read_text()) if path.is_file() else _START
+
+    def _save_checkpoint(self, model: nn.Module) -> None:
+        """Writes the trained model in the published layout, its weights gathered from wherever they are."""
+        gathered = self.accelerator.get_state_dict(model)
+        if self.accelerator.is_main_process:
+            state = (
+                merged_state(self.prepared.model)
+                if self.recipe.lora is not None
+                else {
+                    name.removeprefix("osprey."): tensor
+                    for name, tensor in gathered.items()
+                    if name.startswith("osprey.")
+                }
+            )
+            dtype = _DTYPES[self.recipe.save_dtype]
+            save_checkpoint(self.prepared.model, self.prepared.tokenizer, self.folder / "checkpoint", dtype, state)
+
+    def _save(self, stage: int, step: int) -> None:
+        """Writes the state beside the last one and then says in `progress.json`, in one move, that it counts."""
+        before = self._progress()["state"]
+        state = "state-b" if before == "state-a" else "state-a"
+        if self.accelerator.is_main_process:
+            shutil.rmtree(self.folder / state, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(self.folder / state))
+        if self.accelerator.is_main_process:
+            unfinished = self.folder / f"{PROGRESS}.part"
+            unfinished.write_text(json.dumps({"stage": stage, "step": step, "state": state}) + "\n")
+            unfinished.rename(self.folder / PROGRESS)
+        self.accelerator.wait_for_everyone()
+
+    def _log(self, stage: str, step: int, loss: float, right: float) -> None:
+        self.accelerator.log({f"{stage}/loss": loss, f"{stage}/right": right}, step=step)
+        if self.accelerator.is_main_process:
+            with (self.folder / "log.jsonl").open("a") as log:
+                log.write(json.dumps({"stage": stage, "step": step, "loss": loss, "right": right}) + "\n")
+
+
+def schedule(step: int, steps: int, warmup: float) -> float:
+    """Share of the peak learning rate: linear warm-up, then half a cosine down to zero."""
+    rise = max(1, round(steps * warmup))
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))

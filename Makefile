@@ -8,7 +8,7 @@ VENV := .venv
 ROS := $(or $(if $(AMENT_PREFIX_PATH),$(ROS_DISTRO)),wheels)
 
 BIN := $(VENV)/bin
-LISTS := runtime sim build $(if $(filter wheels,$(ROS)),ros)
+LISTS := runtime bag sim build $(if $(filter wheels,$(ROS)),ros)
 STAMPS := $(VENV)/stamps/$(ROS)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
@@ -66,12 +66,13 @@ $(STAMPS)/robot: setup.py $(STAMPS)/interfaces $(STAMPS)/gl
 	@touch $@
 
 TEST_LISTS := $(foreach list,runtime test train,requirements/$(list).txt)
-$(STAMPS)/test: $(TEST_LISTS) requirements/open_clip.txt $(STAMPS)/packages
+$(STAMPS)/test: $(TEST_LISTS) requirements/open_clip.txt tools/install_tensorrt_bindings.py $(STAMPS)/packages
 	@echo "installing PyTorch and what training and the tests need into $(VENV)"
 	$(PIP) $(TEST_LISTS:%=-r %)
 	$(PIP) --no-deps --upgrade --target $(VENV)/open_clip -r requirements/open_clip.txt
+	$(BIN)/python tools/install_tensorrt_bindings.py
 	@touch $@
 
-$(STAMPS)/lint: requirements/lint.txt requirements/runtime.txt | $(STAMPS)/python
-	$(PIP) -r requirements/runtime.txt -r requirements/lint.txt
+$(STAMPS)/lint: requirements/lint.txt requirements/runtime.txt requirements/bag.txt | $(STAMPS)/python
+	$(PIP) -r requirements/runtime.txt -r requirements/bag.txt -r requirements/lint.txt
 	@touch $@

@@ -1,10 +1,9 @@
-"""One frame through a bundle's engines against the plain PyTorch loop over its regions, same weights, same run.
+"""One frame through a bundle's engines, pixels to words, against what people would use instead: same weights, same run.
 
-`python benchmarks/frame.py --bundle engines/nano --regions 1,4,16 --json build/frame.json`
+`python benchmarks/frame.py --bundle engines/nano --regions 1,4,16,32,64 --json build/frame.json --plot build/frame.png`
 
-The loop does what the original demo does: for each region it encodes the picture, runs the prompt and generates token
-by token with a KV cache, in fp32 PyTorch. Its weights are read back from the bundle (int4 weights dequantized), so that
-both sides compute the same function. Runs of the two sides alternate; medians are reported.
+The engines are compared with the PyTorch loop over the regions and with a batch of whole prompts through the same int4
+decoder; then peak memory is taken and `benchmarks/decode.py` run. `benchmarks/README.md` says how each figure is made.
 """
 
 from __future__ import annotations
@@ -13,177 +12,255 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
 import sys
-import time
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
 
-from export.readback import model_from_bundle
+from benchmarks.baselines.batched import BatchedSide
+from benchmarks.baselines.torch_loop import LoopAnswers, TorchLoop
+from benchmarks.baselines.weights import BaselineError, read_llama
+from benchmarks.bundles import open_bundle
+from benchmarks.decode import numbers
+from benchmarks.memory import PeakMemory, measure_memory
+from benchmarks.pictures import MAX_REGIONS, Frame, crowded_frame
+from benchmarks.rounds import Spread, in_turns
 from osprey_ros.bundle import Bundle
-from osprey_ros.describer import Describer, Timing
+from osprey_ros.describer import Describer, Result
+from osprey_ros.engines import DEVICES
 from osprey_ros.errors import OspreyError
-from osprey_ros.image import preprocess
-from osprey_ros.prompt import QUESTIONS, PromptBuilder
-from osprey_ros.regions import Regions, regions_from_id_image
-from osprey_sim.render import Renderer
-from osprey_sim.scene import MAX_OBJECTS, sample_scene
-from osprey_torch.model import Osprey
-from osprey_torch.reference import generate_region
+from osprey_ros.prompt import QUESTIONS
 
-STYLE = "detailed"  # answers longer than the limit on tokens: both sides then generate equally many for every region
+STYLE = "detailed"  # answers longer than the limit on tokens: all sides then generate equally many for every region
+STAGES = ("preprocess", "vision", "regions", "prefix", "branches")
+PARTS = ("loop", "batched", "memory", "decode")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Medians over the runs of one number of regions, in seconds."""
+    """One number of regions. Times in seconds, of the whole frame; None where a side was left out."""
 
     regions: int
-    seconds: float  # pixels to words through the engines
-    loop_seconds: float  # the PyTorch loop, which encodes the picture for every region
-    loop_shared_vision_seconds: float  # the same loop if it encoded the picture once
-    speedup: float  # loop_seconds / seconds
+    engines: Spread
+    stages: dict[str, float]  # medians
+    in_engines: float  # median share of the frame spent inside engines
     new_tokens: int
-    same_words: float  # share of the regions that both sides describe in the same words
-    stages: dict[str, float]
+    loop: Spread | None
+    loop_regions: int  # how many the loop was run on; its time is scaled up to all
+    loop_one_encoding: float | None  # median, had the loop encoded the picture once
+    loop_same_tokens: float | None  # share of the regions whose tokens are all equal to the engines'
+    batched: Spread | None
+    batched_same_tokens: float | None
 
 
-def scene_with(regions: int, width: int = 640, height: int = 480) -> tuple[np.ndarray, Regions]:
-    """A simulated picture, uint8 [H, W, 3], and exactly `regions` regions of it.
+class Sides:
+    """The engines and those baselines that can be run, with the reasons of those that cannot."""
 
-    Raises:
-        ValueError: no scene shows that many objects.
-    """
-    if not 1 <= regions <= MAX_OBJECTS:
-        raise ValueError(f"{regions} regions: a simulated scene shows 1 to {MAX_OBJECTS} objects")
-    with Renderer(width, height) as renderer:
-        for seed in range(200):
-            scene = sample_scene(seed, "test", objects=(regions, MAX_OBJECTS))
-            frame = renderer.render(scene, depth=False)
-            ids = [i for i in np.unique(frame.instance_ids) if i]
-            if len(ids) >= regions:
-                return frame.rgb, regions_from_id_image(frame.instance_ids, only=ids[:regions])
-    raise ValueError(f"none of 200 simulated scenes shows {regions} objects at once")
+    def __init__(self, bundle: Bundle, arguments: argparse.Namespace, folder: Path) -> None:
+        self.describer = Describer(bundle, threads=arguments.threads)
+        self.skipped: dict[str, str] = {}
+        self.loop: TorchLoop | None = None
+        self.batched: BatchedSide | None = None
+        if {"loop", "batched"} <= set(arguments.without):
+            return
+        device = bundle.engine("decoder").device
+        self.loop = TorchLoop(bundle, device)
+        if "batched" not in arguments.without:
+            try:
+                weights = read_llama(bundle)
+                self.batched = BatchedSide(weights, self.loop, folder, arguments.threads, device)
+            except BaselineError as error:
+                self.skipped["batched"] = str(error)
+
+    def measure(self, frame: Frame, count: int, arguments: argparse.Namespace) -> Measured:
+        """Runs all sides in turns; the first round of each warms up and gives the tokens that are compared."""
+        regions = frame.regions(count)
+        limit = arguments.new_tokens
+        results: list[Result] = []
+        loops: list[LoopAnswers] = []
+
+        def engines() -> None:
+            self.describer.set_image(frame.rgb)
+            results.append(self.describer.describe(regions, style=STYLE, max_new_tokens=limit))
+
+        calls: dict[str, Callable[[], object]] = {"engines": engines}
+        engines()
+        expected = [d.tokens.tolist() for d in results[0]]
+
+        part = regions.select([int(i) for i in regions.ids[: arguments.loop_regions or count]])
+        loop, batched = self.loop, self.batched
+        if loop is not None and "loop" not in arguments.without:
+            calls["loop"] = lambda: loops.append(loop(frame.rgb, part, QUESTIONS[STYLE], limit))
+            calls["loop"]()
+        batched_tokens: list[list[int]] = []
+        if batched is not None:
+            try:
+                prompts = batched.prompts(frame.rgb, regions, QUESTIONS[STYLE], limit)
+                calls["batched"] = lambda: batched.generate(prompts, limit)
+                batched_tokens = batched.generate(prompts, limit)
+            except BaselineError as error:
+                self.skipped[f"batched, {count} regions"] = str(error)
+
+        seconds = in_turns(calls, arguments.runs)
+        timings = [asdict(result.timing) for result in results[1:]]
+        stages = {name: statistics.median(t[name] for t in timings) for name in STAGES}
+        # The batched decoder stands behind the same pixels, vision and regions: what these took in the same run.
+        encoding = stages["preprocess"] + stages["vision"] + stages["regions"]
+        scale = count / len(part)
+        return Measured(
+            regions=count,
+            engines=Spread.of(seconds["engines"]),
+            stages=stages,
+            in_engines=statistics.median(t["engine"] / t["total"] for t in timings),
+            new_tokens=timings[-1]["new_tokens"],
+            loop=Spread.of([scale * s for s in seconds["loop"]]) if loops else None,
+            loop_regions=len(part),
+            loop_one_encoding=_one_encoding(loops[1:], count) if loops else None,
+            loop_same_tokens=_share_equal(expected, loops[0].tokens) if loops else None,
+            batched=Spread.of([encoding + s for s in seconds["batched"]]) if batched_tokens else None,
+            batched_same_tokens=_share_equal(expected, batched_tokens) if batched_tokens else None,
+        )
 
 
-def engine_frame(describer: Describer, rgb: np.ndarray, regions: Regions, new_tokens: int) -> tuple[list[str], Timing]:
-    describer.set_image(rgb)
-    result = describer.describe(regions, style=STYLE, max_new_tokens=new_tokens)
-    return [d.text for d in result], result.timing
+def _one_encoding(runs: Sequence[LoopAnswers], count: int) -> float:
+    """Median seconds of the loop over `count` regions, less all encodings of the picture but one."""
+    each = [((run.seconds - run.encoding_seconds) * count + run.encoding_seconds) / len(run.tokens) for run in runs]
+    return statistics.median(each)
 
 
-class TorchLoop:
-    """The PyTorch side: one region after another."""
-
-    def __init__(self, bundle: Bundle):
-        self.model: Osprey = model_from_bundle(bundle)
-        self.spec = bundle.manifest.model
-        self.prompts = PromptBuilder(bundle.tokenizer(), self.spec)
-        self.prompt = self.prompts.prompt(QUESTIONS[STYLE])
-
-    @torch.inference_mode()
-    def __call__(self, rgb: np.ndarray, regions: Regions, new_tokens: int, shared_vision: bool) -> list[str]:
-        texts = []
-        encoded = None
-        for region_id in regions.ids:
-            if encoded is None or not shared_vision:
-                encoded = self.model.encode_image(torch.from_numpy(preprocess(rgb, self.spec)))
-            features, image_tokens = encoded
-            one = regions.select([int(region_id)])
-            masks = [torch.from_numpy(m) for m in one.pooling_masks(self.spec.feature_sizes)]
-            positions = torch.from_numpy(one.position_grids(self.spec.position_size))
-            mask_tokens, position_tokens = self.model.encode_regions(features, masks, positions)
-            tokens, _ = generate_region(
-                self.model, self.prompt, image_tokens[0], mask_tokens[0], position_tokens[0], new_tokens
-            )
-            texts.append(self.prompts.decode(tokens))
-        return texts
+def _share_equal(expected: Sequence[list[int]], found: Sequence[list[int]]) -> float:
+    """Of the regions that were found; there may be fewer of them than expected."""
+    return sum(a == b for a, b in zip(expected, found, strict=False)) / len(found)
 
 
-def measure(describer: Describer, loop: TorchLoop, regions: int, runs: int, new_tokens: int) -> Measured:
-    rgb, chosen = scene_with(regions)
-    engine_texts, _ = engine_frame(describer, rgb, chosen, new_tokens)
-    loop_texts = loop(rgb, chosen, new_tokens, False)
-    seconds: list[float] = []
-    loop_seconds: list[float] = []
-    shared_seconds: list[float] = []
-    timings: list[Timing] = []
-    for _ in range(runs):
-        seconds.append(_timed(lambda: timings.append(engine_frame(describer, rgb, chosen, new_tokens)[1])))
-        loop_seconds.append(_timed(lambda: loop(rgb, chosen, new_tokens, False)))
-        shared_seconds.append(_timed(lambda: loop(rgb, chosen, new_tokens, True)))
-    median = statistics.median
-    stages = {
-        name: median(float(asdict(t)[name]) for t in timings)
-        for name in ("preprocess", "vision", "regions", "prefix", "branches")
-    }
-    return Measured(
-        regions=regions,
-        seconds=median(seconds),
-        loop_seconds=median(loop_seconds),
-        loop_shared_vision_seconds=median(shared_seconds),
-        speedup=median(loop_seconds) / median(seconds),
-        new_tokens=timings[-1].new_tokens,
-        same_words=sum(a == b for a, b in zip(engine_texts, loop_texts, strict=True)) / regions,
-        stages=stages,
+def describe_measured(one: Measured) -> str:
+    """Lines for people."""
+    total = one.engines.median
+    stages = " ".join(f"{name} {1e3 * value:.1f}" for name, value in one.stages.items())
+    lines = [
+        f"{one.regions} regions, {one.new_tokens} new tokens",
+        f"  engines  {1e3 * total:10.1f} ms ({1e3 * one.engines.low:.1f} to {1e3 * one.engines.high:.1f}), "
+        f"{one.regions / total:.1f} regions/s: {stages}; {one.in_engines:.0%} inside engines",
+    ]
+    if one.loop is not None and one.loop_one_encoding is not None:
+        scaled = f", scaled from {one.loop_regions} regions" if one.loop_regions != one.regions else ""
+        lines.append(
+            f"  loop     {1e3 * one.loop.median:10.1f} ms ({1e3 * one.loop.low:.1f} to {1e3 * one.loop.high:.1f}), "
+            f"{one.loop.median / total:.1f} times; picture encoded once {1e3 * one.loop_one_encoding:.1f}, "
+            f"{one.loop_one_encoding / total:.1f} times; same tokens for {one.loop_same_tokens:.0%}{scaled}"
+        )
+    if one.batched is not None:
+        lines.append(
+            f"  batched  {1e3 * one.batched.median:10.1f} ms "
+            f"({1e3 * one.batched.low:.1f} to {1e3 * one.batched.high:.1f}), "
+            f"{one.batched.median / total:.1f} times; same tokens for {one.batched_same_tokens:.0%}"
+        )
+    return "\n".join(lines)
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measures everything, printing as it goes; returns what `--json` writes."""
+    bundle = open_bundle(arguments.bundle, arguments.device)
+    frame = crowded_frame()
+    print(
+        f"{bundle.manifest.name}, {arguments.threads} threads, load {os.getloadavg()[0]:.1f}, "
+        f"medians of {arguments.runs} runs (quartiles)"
     )
+    result: dict[str, Any] = {"bundle": bundle.manifest.name, "threads": arguments.threads, "runs": arguments.runs}
+    with tempfile.TemporaryDirectory() as folder:
+        sides = Sides(bundle, arguments, Path(folder))
+        measured = []
+        for count in arguments.regions:
+            measured.append(sides.measure(frame, count, arguments))
+            print(describe_measured(measured[-1]), flush=True)
+        for name, reason in sides.skipped.items():
+            print(f"{name} is left out: {reason}")
+        result |= {"frames": [asdict(one) for one in measured], "skipped": sides.skipped}
+        del sides
+    peaks: list[PeakMemory] = []
+    if "memory" not in arguments.without:
+        peaks = measure_memory(
+            str(bundle.root), arguments.device, frame, arguments.regions, STYLE, arguments.new_tokens, arguments.threads
+        )
+        for one in peaks:
+            print(
+                f"peak memory with {one.regions} regions {one.peak / 1e6:.0f} MB, {one.peak / peaks[0].peak:.2f} times "
+                f"that with {peaks[0].regions}; bundle opened {one.opened / 1e6:.0f} MB"
+            )
+        result["memory"] = [asdict(one) for one in peaks]
+    if "decode" not in arguments.without:
+        result["decode"] = _decode(arguments, str(bundle.root))
+    if arguments.plot:
+        _plot(arguments.plot, result["bundle"], measured, peaks)
+    return result
 
 
-def _numbers(text: str) -> list[int]:
-    """ "1,4,16" -> [1, 4, 16]."""
-    return [int(number) for number in text.split(",")]
+def _decode(arguments: argparse.Namespace, bundle: str) -> dict[str, Any] | None:
+    """Runs `decode.py` in a process of its own: libraries that bring their own runtimes do not disturb this one."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "decode.json"
+        command = [sys.executable, Path(__file__).with_name("decode.py"), "--bundle", bundle, "--json", output]
+        command += ["--threads", str(arguments.threads), "--runs", str(arguments.runs)]
+        command += ["--device", arguments.device] if arguments.device else []
+        sys.stdout.flush()
+        done = subprocess.run(command, check=False)
+        if done.returncode != 0:
+            print(f"decode speed is left out: benchmarks/decode.py ended with {done.returncode}")
+            return None
+        return json.loads(output.read_text())
 
 
-def _timed(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+def _plot(path: Path, name: str, measured: Sequence[Measured], peaks: Sequence[PeakMemory]) -> None:
+    try:
+        from benchmarks.plot import draw
+    except ImportError as error:
+        print(f"no plot: {error} (requirements/bench.txt says what it needs)")
+        return
+    seconds = {
+        "PyTorch loop": [one.loop.median if one.loop else None for one in measured],
+        "PyTorch loop, picture encoded once": [one.loop_one_encoding for one in measured],
+        "same int4 decoder, batched": [one.batched.median if one.batched else None for one in measured],
+        "osprey_ros": [one.engines.median for one in measured],
+    }
+    stages = {stage: [one.stages[stage] for one in measured] for stage in STAGES}
+    counts = [one.regions for one in measured]
+    draw(path, f"{name}: cost of a frame", counts, seconds, stages, {one.regions: one.peak for one in peaks})
+    print(f"plot: {path}")
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", default="nano")
-    parser.add_argument("--regions", type=_numbers, default="1,4,16", help=f"how many, each at most {MAX_OBJECTS}")
+    parser.add_argument("--regions", type=numbers, default="1,4,16,32,64", help=f"how many, each at most {MAX_REGIONS}")
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--new-tokens", type=int, default=12, help="tokens generated for each region")
+    parser.add_argument("--loop-regions", type=int, default=0, metavar="N", help="run the loop on N regions and scale")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--device", choices=DEVICES, help="default: the bundle's")
+    parser.add_argument("--without", type=lambda text: text.split(","), default=[], help=f"any of {','.join(PARTS)}")
     parser.add_argument("--json", type=Path, metavar="OUT")
+    parser.add_argument("--plot", type=Path, metavar="OUT.png")
     arguments = parser.parse_args(argv)
+    unknown = set(arguments.without) - set(PARTS)
+    if unknown:
+        parser.error(f"--without {','.join(sorted(unknown))}: choose among {','.join(PARTS)}")
     torch.set_num_threads(arguments.threads)
     try:
-        results = run(arguments)
-    except (OspreyError, ValueError) as error:
+        result = run(arguments)
+    except (OspreyError, ValueError, RuntimeError) as error:
         print(f"frame: {error}", file=sys.stderr)
         return 2
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps({"results": results}, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
     return 0
-
-
-def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measure every number of regions, printing a line for each."""
-    bundle = Bundle.open(arguments.bundle)
-    describer, loop = Describer(bundle, threads=arguments.threads), TorchLoop(bundle)
-    results = []
-    print(f"{bundle.manifest.name}, {arguments.threads} threads, medians of {arguments.runs} runs, milliseconds")
-    for count in arguments.regions:
-        one = measure(describer, loop, count, arguments.runs, arguments.new_tokens)
-        results.append(asdict(one))
-        stages = " ".join(f"{name} {1e3 * value:.1f}" for name, value in one.stages.items())
-        print(
-            f"{count:3d} regions: {1e3 * one.seconds:8.1f} ({stages}) | loop {1e3 * one.loop_seconds:8.1f}, "
-            f"picture encoded once {1e3 * one.loop_shared_vision_seconds:8.1f} | {one.speedup:5.1f} times faster, "
-            f"{one.new_tokens} new tokens, same words for {one.same_words:.0%}",
-            flush=True,
-        )
-    return results
 
 
 if __name__ == "__main__":

@@ -1,255 +1,185 @@
-"""Builds a bundle: reads a checkpoint, writes engines and tables, checks them, seals them with a manifest."""
+"""Builds a bundle from a checkpoint: checks what is asked for, makes its units, seals them with a manifest."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import shutil
-import sys
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from tokenizers import Tokenizer
-
-from export.graph_decoder import LINEAR_PRECISIONS, DecoderPrecision, DecoderShape, accuracy_level, build_decoder
-from export.graph_mask_extractor import build_mask_extractor
-from export.graph_vision import build_vision
-from export.quantize import BLOCK
-from export.samples import VerificationSample, simulated_samples
-from export.verify import Limits, verify_engines
-from osprey_ros.bundle import (
-    DECODER,
-    EMBEDDINGS,
-    MANIFEST,
-    MASK_EXTRACTOR,
-    TOKENIZER,
-    VISION,
-    Manifest,
-    write_manifest,
-)
-from osprey_ros.engines import load_engine
-from osprey_ros.prompt import OSPREY_V1, PromptBuilder
-from osprey_torch.checkpoint import load_checkpoint
+from export import resources
+from export.journal import Workspace
+from export.linears import DecoderPrecision, accuracy_level
+from export.options import OptionError, Precisions, Targets, check_machine, decoder_precision, resolved
+from export.progress import Progress, quantity
+from export.report import write_report
+from export.samples import VerificationSample, folder_samples, simulated_samples
+from export.units import BundleUnits, Check, decoder_shape
+from export.verify import Limits
+from osprey_ros.bundle import MANIFEST, Manifest, write_manifest
+from osprey_ros.prompt import OSPREY_V1
+from osprey_torch.checkpoint import Checkpoint
 from osprey_torch.config import OspreyConfig
-from osprey_torch.model import Osprey
 
-FLOAT_PRECISIONS = ("fp32", "fp16")
+__all__ = ["BuildError", "Precisions", "Targets", "build_bundle", "decoder_shape"]
 
-# The checkpoint's configuration goes with the bundle: the runtime does not need it, tools that rebuild the model do.
-CONFIG = "config.json"
-
-# An .onnx file cannot pass 2 GB; from half of that on weights go to a file beside it.
-_EXTERNAL_FROM_BYTES = 1 << 30
-# Up to this many weights the output layer stays in float16: a few megabytes buy exact word choices.
-_SMALL_LM_HEAD = 1 << 24
-_BYTES_PER_WEIGHT = {"fp32": 4.0, "fp16": 2.0, "int8": 1.125, "int4": 0.625}
+# Scenes of the simulator: the first are for verification, the calibration takes others.
+_VERIFICATION_SCENES = 4
+_CALIBRATION_SCENES = 16
+_CALIBRATION_SCENES_LARGE = 4  # from this width on, where a picture has a thousand rows and a layer takes seconds
+_LARGE_WIDTH = 2048
+_FIRST_CALIBRATION_SCENE = 1000
 
 
 class BuildError(Exception):
-    """A bundle cannot be built; the message says why and what to do."""
-
-
-@dataclass(frozen=True)
-class Precisions:
-    """How the weights of each part are stored; arithmetic is float32, int4 and int8 products apart.
-
-    llm: the linears of the decoder's layers. lm_head: its output layer, or "auto": fp16 for small models, else int8.
-    """
-
-    vision: str = "fp32"
-    mask_extractor: str = "fp32"
-    llm: str = "int4"
-    lm_head: str = "auto"
-
-    def __post_init__(self) -> None:
-        allowed = {
-            "vision": FLOAT_PRECISIONS,
-            "mask_extractor": FLOAT_PRECISIONS,
-            "llm": LINEAR_PRECISIONS,
-            "lm_head": ("auto", *LINEAR_PRECISIONS),
-        }
-        for part, choices in allowed.items():
-            kind = getattr(self, part)
-            if kind not in choices:
-                raise ValueError(f"precision of {part} must be one of {', '.join(choices)}, not {kind!r}")
-
-    def decoder(self, config: OspreyConfig) -> DecoderPrecision:
-        """What the decoder graph of this model is built with."""
-        lm_head = self.lm_head
-        if lm_head == "auto":
-            lm_head = "fp16" if config.vocab_size * config.hidden_size <= _SMALL_LM_HEAD else "int8"
-        return DecoderPrecision(llm=self.llm, lm_head=lm_head)
-
-
-def print_progress(line: str) -> None:
-    """Writes a line on the error stream, so that standard output stays free for results."""
-    print(line, file=sys.stderr, flush=True)
+    """A bundle cannot be built there; the message says why and what to do."""
 
 
 def build_bundle(
-    checkpoint: Path,
+    checkpoint: Path | str,
     output: Path,
     name: str | None = None,
     verify: bool = True,
     precisions: Precisions | None = None,
+    targets: Targets | None = None,
+    *,
+    vision_weights: Path | None = None,
+    calibration: Path | None = None,
     samples: Sequence[VerificationSample] | None = None,
     limits: Limits | None = None,
-    report: Callable[[str], None] = print_progress,
+    verify_layers: int | None = None,
+    force: bool = False,
+    report: Callable[[str], None] | None = None,
 ) -> Manifest:
-    """Builds the bundle of a checkpoint folder in `output` and returns its manifest.
+    """Builds the bundle of a checkpoint in `output` and returns its manifest.
 
     Everything is written into `.NAME.partial` beside `output` and moved into place when it is whole and checked; an
-    older bundle at `output` is replaced then, its Markdown files are kept.
+    older bundle at `output` is replaced then, its Markdown files are kept. A build that ends early leaves that folder:
+    the next one with the same checkpoint and options goes on from what is whole in it.
 
-    name: the bundle's name, by default that of the folder. samples: pictures for the verification, by default
-    simulated tabletop scenes. report takes lines of progress.
-    Raises BuildError (`output` is in the way), CheckpointError, SampleError (no pictures), VerificationError (the
-    engines are wrong). Then `output` is left as it was.
+    Args:
+        checkpoint: a folder in the published layout or a hub id, as `Checkpoint.open` takes it with vision_weights.
+        name: the bundle's name, by default that of the folder.
+        verify: whether to compare the engines with PyTorch; the manifest says so.
+        precisions, targets: how weights are stored; where and for what sizes the bundle will run.
+        calibration: folder of pictures and masks for the method "awq", by default simulated tabletop scenes.
+        samples: pictures for the verification, by default simulated tabletop scenes.
+        limits: what the verification demands. verify_layers: compare only so many of the decoder's first layers; by
+            default all, or a few of a decoder that is large.
+        force: go on where memory or disk seem not to suffice.
+        report: takes lines of progress; by default they go to the error stream, as bars on a terminal.
+
+    Raises:
+        BuildError (`output` is in the way), OptionError, ResourceError, JournalError, CheckpointError, SampleError (no
+        pictures), VerificationError (the engines are wrong). `output` is then left as it was.
     """
-    output = Path(output).absolute()
-    if output.exists() and not (output.is_dir() and ((output / MANIFEST).is_file() or not any(output.iterdir()))):
-        raise BuildError(f"{output} exists and is not an engine bundle: give another folder or remove it")
-    precisions = precisions or Precisions()
-    report(f"checkpoint: reading {checkpoint}")
-    model, tokenizer = load_checkpoint(Path(checkpoint))
+    output, targets, progress = Path(output).absolute(), targets or Targets(), Progress(report)
+    _check_output(output)
+    check_machine(targets, verify)
+    progress.say(f"checkpoint: {checkpoint}")
+    source = Checkpoint.open(checkpoint, vision_weights)
+    config = targets.model(source.config)
+    precisions = resolved(precisions or Precisions(), targets, config)
+    precision = decoder_precision(precisions, targets)
+    sizes = resources.Sizes.of(source, precisions)
+    layers = resources.layers_to_verify(config, sizes) if verify_layers is None else verify_layers
+    if not 1 <= layers <= config.num_layers:
+        raise OptionError(f"{layers} layers to verify: the decoder has {config.num_layers}")
+    needs = resources.needs(config, sizes, precisions, targets, layers if verify else 0)
     # Rendered before the long steps, so that a machine that cannot render says so at once.
     if verify and samples is None:
-        report("verify: rendering scenes")
-        samples = simulated_samples(count=4)
+        samples = simulated_samples(_VERIFICATION_SCENES)
+    check = Check(samples or (), limits or Limits(), layers) if verify else None
+    pictures = _calibration_pictures(precisions, calibration, config)
 
-    partial = output.with_name(f".{output.name}.partial")
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    try:
-        _write_engines(model, tokenizer, partial, precisions, report)
-        if verify:
-            figures = _verify(model, tokenizer, partial, precisions, samples or (), limits, report)
-        else:
-            figures = {"verified": False}
+    with Workspace(output, _key(source, config, precisions, targets, pictures), progress) as workspace:
+        if workspace.finished():
+            workspace.remove()
+            return Manifest.from_json((output / MANIFEST).read_text(encoding="utf-8"))
+        if workspace.resumed:
+            progress.say(f"going on with {quantity(workspace.bytes_kept(), 'B')} of an unfinished build")
+        resources.check(needs, workspace.folder, workspace.bytes_kept(), force, progress.say)
+        build = BundleUnits(source, config, precisions, precision, targets, sizes, workspace, progress)
+        workspace.make(build.units(pictures, check))
+        figures = build.verification() if verify else {"verified": False}
+        name, stored = name or output.name, _describe(precisions, precision, config)
+        write_report(workspace.bundle, name, stored, figures)
+        progress.say("manifest: reading every file once more")
         manifest = write_manifest(
-            partial,
-            name=name or output.name,
-            model=model.config.model_spec(),
+            workspace.bundle,
+            name=name,
+            model=config.model_spec(),
             template=OSPREY_V1.name,
-            precisions=_describe(precisions, model.config),
+            precisions=stored,
             verification=figures,
+            engines=build.engines(),
         )
-        _move_into_place(partial, output)
-    finally:
-        if partial.exists():
-            shutil.rmtree(partial)
-    size = sum(entry.bytes for entry in manifest.files.values())
-    report(f"bundle: {output}, {size / 1e6:.1f} MB{'' if verify else ', not verified'}")
+        workspace.seal(manifest)
+    total = sum(entry.bytes for entry in manifest.files.values())
+    progress.say(f"bundle: {output}, {quantity(total, 'B')}{'' if verify else ', not verified'}")
+    progress.say(f"memory: describing {targets.max_regions} regions at once takes about {quantity(needs.run, 'B')}")
     return manifest
 
 
-def decoder_shape(config: OspreyConfig) -> DecoderShape:
-    """The decoder's part of a model configuration."""
-    return DecoderShape(
-        hidden_size=config.hidden_size,
-        num_layers=config.num_layers,
-        num_heads=config.num_heads,
-        head_dim=config.head_dim,
-        vocab_size=config.vocab_size,
-        max_positions=config.max_positions,
-        rms_norm_eps=config.rms_norm_eps,
-        rope_theta=config.rope_theta,
-    )
+def partial_folder(output: Path) -> Path:
+    """Where a build for `output` that is not finished lies."""
+    return Workspace.folder_for(Path(output).absolute())
 
 
-def _write_engines(
-    model: Osprey, tokenizer: Tokenizer, folder: Path, precisions: Precisions, report: Callable[[str], None]
-) -> None:
-    config = model.config
-    state = model.state_dict()
-
-    def read(name: str) -> np.ndarray:
-        return state[name].detach().float().numpy()
-
-    report("vision: writing the graph")
-    build_vision(
-        config,
-        read,
-        folder / VISION,
-        half=precisions.vision == "fp16",
-        progress=lambda stage: report(f"vision: {stage} of {len(config.vision_depths)}"),
-    )
-    report("mask extractor: writing the graph")
-    build_mask_extractor(config, read, folder / MASK_EXTRACTOR, half=precisions.mask_extractor == "fp16")
-    decoder_precision = precisions.decoder(config)
-    large = _decoder_bytes(config, decoder_precision) >= _EXTERNAL_FROM_BYTES
-    build_decoder(
-        decoder_shape(config),
-        read,
-        folder / DECODER,
-        decoder_precision,
-        external=folder / f"{DECODER}.data" if large else None,
-        progress=lambda layer: report(f"decoder: {layer} of {config.num_layers}, {decoder_precision.llm}"),
-    )
-    report("embeddings and tokenizer")
-    np.save(folder / EMBEDDINGS, read("model.embed_tokens.weight").astype(np.float16))
-    tokenizer.save(str(folder / TOKENIZER))
-    (folder / CONFIG).write_text(json.dumps(config.to_json(), indent=1) + "\n", encoding="utf-8")
+def _check_output(output: Path) -> None:
+    """Raises BuildError if no bundle can be put at `output`."""
+    if output.exists() and not (output.is_dir() and ((output / MANIFEST).is_file() or not any(output.iterdir()))):
+        raise BuildError(f"{output} exists and is not an engine bundle: give another folder or remove it")
+    parent = next(folder for folder in output.parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise BuildError(f"{output} cannot be written: {parent} is not a folder in which you may create files")
 
 
-def _verify(
-    model: Osprey,
-    tokenizer: Tokenizer,
-    folder: Path,
+def _calibration_pictures(
+    precisions: Precisions, folder: Path | None, config: OspreyConfig
+) -> list[VerificationSample]:
+    if precisions.method != "awq":
+        if folder is not None:
+            raise OptionError(f"calibration pictures serve the method awq only, not {precisions.method}")
+        return []
+    if folder is not None:
+        return folder_samples(folder)
+    count = _CALIBRATION_SCENES if config.hidden_size < _LARGE_WIDTH else _CALIBRATION_SCENES_LARGE
+    return simulated_samples(count, _FIRST_CALIBRATION_SCENE)
+
+
+def _key(
+    checkpoint: Checkpoint,
+    config: OspreyConfig,
     precisions: Precisions,
-    samples: Sequence[VerificationSample],
-    limits: Limits | None,
-    report: Callable[[str], None],
-) -> dict[str, Any]:
-    return verify_engines(
-        {file: load_engine(folder / file) for file in (VISION, MASK_EXTRACTOR, DECODER)},
-        np.load(folder / EMBEDDINGS),
-        model,
-        PromptBuilder(tokenizer, model.config.model_spec()),
-        precisions.decoder(model.config),
-        samples,
-        limits,
-        report=report,
-    )
+    targets: Targets,
+    pictures: Sequence[VerificationSample],
+) -> dict[str, str]:
+    """All that decides what the units of a build write."""
+    key = {name: str(value) for name, value in {**asdict(precisions), **asdict(targets)}.items()}
+    digest = hashlib.sha256()
+    for picture in pictures:
+        digest.update(picture.rgb.tobytes() + picture.ids.tobytes())
+        digest.update(json.dumps(sorted(picture.words.items())).encode())
+    model = hashlib.sha256(json.dumps(config.to_json(), sort_keys=True).encode()).hexdigest()
+    return {"checkpoint": checkpoint.digest, "model": model, "calibration": digest.hexdigest(), **key}
 
 
-def _decoder_bytes(config: OspreyConfig, precision: DecoderPrecision) -> float:
-    """About how many bytes the weights of the decoder take on disk."""
-    layer = 4 * config.hidden_size**2 + 3 * config.hidden_size * config.intermediate_size
-    layers = config.num_layers * layer * _BYTES_PER_WEIGHT[precision.llm]
-    return layers + config.vocab_size * config.hidden_size * _BYTES_PER_WEIGHT[precision.lm_head]
-
-
-def _describe(precisions: Precisions, config: OspreyConfig) -> dict[str, str]:
+def _describe(precisions: Precisions, precision: DecoderPrecision, config: OspreyConfig) -> dict[str, str]:
     """The `precisions` of the manifest."""
-    decoder = precisions.decoder(config)
-    layers = decoder.llm
+    layers = precision.llm
     if layers in ("int4", "int8"):
-        bits = int(layers.removeprefix("int"))
-        levels = sorted({accuracy_level(bits, width) for width in (config.hidden_size, config.intermediate_size)})
-        layers += f" symmetric, block {BLOCK}, clip search, accuracy level {' and '.join(map(str, levels))}"
+        layers += f" symmetric, block {precision.block}, {precision.method}"
+        if precision.dialect == "onnxruntime" and not precision.half:
+            widths = (config.hidden_size, config.intermediate_size)
+            levels = sorted({accuracy_level(int(precision.llm[3:]), width) for width in widths})
+            layers += f", accuracy level {' and '.join(map(str, levels))}"
     return {
         "vision": precisions.vision,
         "mask_extractor": precisions.mask_extractor,
         "decoder": layers,
-        "lm_head": decoder.lm_head,
+        "lm_head": precision.lm_head,
         "embeddings": "fp16",
     }
-
-
-def _move_into_place(partial: Path, output: Path) -> None:
-    """Replaces `output` by `partial`; at no moment is there a folder at `output` that is not whole."""
-    if not output.exists():
-        partial.rename(output)
-        return
-    for card in output.glob("*.md"):
-        shutil.copy2(card, partial / card.name)
-    old = output.with_name(f".{output.name}.old")
-    if old.exists():
-        shutil.rmtree(old)
-    output.rename(old)
-    partial.rename(output)
-    shutil.rmtree(old)

@@ -9,44 +9,140 @@ from pathlib import Path
 # Run as a script, Python looks for modules beside this file: the packages lie one folder up.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from export.build import FLOAT_PRECISIONS, BuildError, Precisions, build_bundle
-from export.graph_decoder import LINEAR_PRECISIONS
+from export.build import BuildError, build_bundle, partial_folder
+from export.journal import JournalError
+from export.linears import LINEAR_PRECISIONS
+from export.options import DEVICES, FLOAT_PRECISIONS, RUNTIMES, OptionError, Precisions, Targets
+from export.quantize import METHODS
+from export.resources import ResourceError, return_freed_memory
 from export.samples import SampleError
 from export.verify import VerificationError
 from osprey_ros.errors import OspreyError
 from osprey_torch.checkpoint import CheckpointError
 
+_EXPECTED = (
+    BuildError, OptionError, ResourceError, JournalError, CheckpointError, SampleError, OspreyError, ValueError, OSError
+)  # fmt: skip
+
+_GUIDE = """\
+Builds a bundle of engines from an Osprey checkpoint. An int4 bundle for the CPU, compared with PyTorch at the end:
+
+    python export/build_engines.py --checkpoint sunshine-lwt/Osprey-7b --output engines/osprey-7b
+
+For an NVIDIA GPU, vision as TensorRT plans and the decoder with onnxruntime:
+
+    python export/build_engines.py --checkpoint DIR --output engines/osprey-7b --runtime tensorrt --device cuda
+
+--checkpoint is a folder in the published layout or the name of a repository on the Hugging Face hub. A build that is
+broken off goes on where it stood when the same command is given again. --help lists all options."""
+
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns 0 when the bundle is built, 1 when its engines differ from PyTorch, 2 for input that cannot be used."""
-    parser = argparse.ArgumentParser(
-        prog="build_engines.py", description="Build a bundle of engines from an Osprey checkpoint folder."
-    )
-    parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="folder in the published layout")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the bundle")
-    parser.add_argument("--name", help="name of the bundle (default: that of the output folder)")
-    parser.add_argument(
-        "--no-verify", action="store_true", help="do not compare with PyTorch; the manifest says that it was not done"
-    )
-    defaults = Precisions()
-    parser.add_argument("--llm", choices=LINEAR_PRECISIONS, default=defaults.llm, help="weights of the decoder layers")
-    parser.add_argument("--lm-head", choices=("auto", *LINEAR_PRECISIONS), default=defaults.lm_head)
-    parser.add_argument(
-        "--vision", choices=FLOAT_PRECISIONS, default=defaults.vision, help="weights of the vision part"
-    )
-    parser.add_argument("--mask-extractor", choices=FLOAT_PRECISIONS, default=defaults.mask_extractor)
-    options = parser.parse_args(arguments)
-    precisions = Precisions(options.vision, options.mask_extractor, options.llm, options.lm_head)
+    """Returns 0 when the bundle is built, 1 when its engines differ from PyTorch, 2 for input that cannot be used.
+
+    130 when the user breaks it off.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments:
+        print(_GUIDE)
+        return 2
+    options = _parser().parse_args(arguments)
+    return_freed_memory()
     try:
-        build_bundle(options.checkpoint, options.output, options.name, not options.no_verify, precisions)
+        targets = Targets(
+            runtime=options.runtime,
+            decoder=options.decoder,
+            device=options.device or ("cuda" if "tensorrt" in (options.runtime, options.decoder) else "cpu"),
+            max_regions=options.max_regions,
+            max_tokens=options.max_tokens,
+            image_size=options.image_size,
+        )
+        precisions = Precisions(
+            options.vision, options.mask_extractor, options.llm, options.lm_head, options.method or Precisions.method
+        )
+        if options.method and not any(kind.startswith("int") for kind in (options.llm, options.lm_head)):
+            raise OptionError(f"--method {options.method} is how int4 and int8 weights are found, not {options.llm}")
+        build_bundle(
+            options.checkpoint,
+            options.output,
+            options.name,
+            not options.no_verify,
+            precisions,
+            targets,
+            vision_weights=options.vision_weights,
+            calibration=options.calibration,
+            verify_layers=options.verify_layers,
+            force=options.force,
+        )
     except VerificationError as error:
         print(f"build_engines: {error}", file=sys.stderr)
-        print("build_engines: no bundle was written; --no-verify writes it unchecked", file=sys.stderr)
+        print(
+            f"build_engines: no bundle was written. The engines are kept in {partial_folder(options.output)}: the same "
+            "command with --no-verify makes an unverified bundle of them",
+            file=sys.stderr,
+        )
         return 1
-    except (BuildError, CheckpointError, SampleError, OspreyError, ValueError, OSError) as error:
+    except _EXPECTED as error:
         print(f"build_engines: {error}", file=sys.stderr)
+        _say_how_to_go_on(options.output)
         return 2
+    except KeyboardInterrupt:
+        print("build_engines: broken off", file=sys.stderr)
+        _say_how_to_go_on(options.output)
+        return 130
     return 0
+
+
+def _say_how_to_go_on(output: Path) -> None:
+    partial = partial_folder(output)
+    if partial.is_dir():
+        print(
+            f"build_engines: what is whole is kept in {partial}: the same command goes on from there", file=sys.stderr
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="build_engines.py", description="Build a bundle of engines from an Osprey checkpoint."
+    )
+    add = parser.add_argument
+    add("--checkpoint", required=True, metavar="DIR|ORG/NAME", help="folder in the published layout, or a hub id")
+    add("--vision-weights", type=Path, metavar="FILE", help="open_clip weights, where the checkpoint has none inside")
+    add("--output", type=Path, required=True, metavar="DIR", help="folder of the bundle")
+    add("--name", help="name of the bundle (default: that of the output folder)")
+
+    group = parser.add_argument_group("where it will run")
+    add = group.add_argument
+    add("--runtime", choices=RUNTIMES, default="onnxruntime", help="what runs vision and mask extractor")
+    add("--decoder", choices=RUNTIMES, default="onnxruntime", help="what runs the language model")
+    add("--device", choices=DEVICES, help="default: cuda where TensorRT is asked for, else cpu")
+    add(
+        "--max-regions",
+        type=int,
+        default=Targets.max_regions,
+        metavar="N",
+        help="regions described at once (%(default)s)",
+    )
+    add("--max-tokens", type=int, metavar="N", help="rows of picture, question and answer (default: all of the model)")
+    add(
+        "--image-size", type=int, metavar="PIXELS", help="side of the square that pictures are resized to (the model's)"
+    )
+
+    group = parser.add_argument_group("weights")
+    add = group.add_argument
+    add("--llm", choices=LINEAR_PRECISIONS, default=Precisions.llm, help="the decoder's layers (%(default)s)")
+    add("--lm-head", choices=("auto", *LINEAR_PRECISIONS), default="auto", help="the decoder's output layer")
+    add("--method", choices=METHODS, help=f"how int4 and int8 are found ({Precisions.method})")
+    add("--calibration", type=Path, metavar="FOLDER", help="pictures and masks for --method awq (default: simulated)")
+    add("--vision", choices=FLOAT_PRECISIONS, default="auto", help="vision (auto: fp32 on the CPU, fp16 on the GPU)")
+    add("--mask-extractor", choices=FLOAT_PRECISIONS, default="auto", help="mask extractor, as --vision")
+
+    group = parser.add_argument_group("checks")
+    add = group.add_argument
+    add("--no-verify", action="store_true", help="do not compare with PyTorch; the manifest says that it was not done")
+    add("--verify-layers", type=int, metavar="N", help="compare only the first N layers of the decoder")
+    add("--force", action="store_true", help="begin even where memory or disk do not seem to suffice")
+    return parser
 
 
 if __name__ == "__main__":

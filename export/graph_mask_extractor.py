@@ -2,6 +2,9 @@
 
 res2..res5 [1, C, h, w], mask_res2..mask_res5 [N, h, w] of 0 and 1, position [N, p, p]
  -> mask_tokens [N, H], position_tokens [N, H]. Osprey, arXiv 2312.10032, section 3.2; N is free at run time.
+
+All inputs and outputs are float32. Computed in float16, only the linears are: the mean over a mask adds up as many as
+(image_size / 4)^2 values and stays float32.
 """
 
 from __future__ import annotations
@@ -21,13 +24,20 @@ _COUNT_EPS = 1e-8
 
 
 def build_mask_extractor(
-    config: OspreyConfig, read: Callable[[str], np.ndarray], path: Path, half: bool = False
+    config: OspreyConfig,
+    read: Callable[[str], np.ndarray],
+    path: Path,
+    half: bool = False,
+    external: Path | None = None,
+    half_compute: bool = False,
 ) -> None:
     """Writes the mask-extractor graph to `path`.
 
-    read(name) returns one tensor of the checkpoint as float32. With `half` weights are stored as float16.
+    read(name) returns one tensor of the checkpoint as float32. With `half` the weights of linears are stored as float16
+    and computed with in float32; with `half_compute` they are computed with in float16, too. external: side file for
+    the weights. Raises ValueError for weights beyond float16 where that is asked for.
     """
-    graph = GraphBuilder("mask_extractor")
+    graph = GraphBuilder("mask_extractor", external, half_compute)
     for level, channels, (height, width) in zip(LEVELS, config.vision_channels, config.feature_sizes, strict=True):
         graph.input(level, [1, channels, height, width])
     for level, (height, width) in zip(LEVELS, config.feature_sizes, strict=True):
@@ -38,19 +48,25 @@ def build_mask_extractor(
         name = f"mask_extractor.{name}"
         return linear(graph, states, name, read(f"{name}.weight"), read(f"{name}.bias"), half)
 
+    def narrow(states: str) -> str:
+        return states if not half_compute else graph.cast(states, f"{states}.narrow", np.float16)
+
+    def widen(states: str) -> str:
+        return states if not half_compute else graph.cast(states, f"{states}.wide", np.float32)
+
     levels = [
-        layer(_masked_mean(graph, level, channels, height * width), level)
+        layer(narrow(_masked_mean(graph, level, channels, height * width)), level)
         for level, channels, (height, width) in zip(LEVELS, config.vision_channels, config.feature_sizes, strict=True)
     ]
     total = levels[0]
     for index, level in enumerate(levels[1:], 1):
         total = graph.node("Add", [total, level], f"summed_{index}")
-    graph.node("Identity", [layer(total, "feat_linear")], "mask_tokens")
+    graph.node("Identity", [widen(layer(total, "feat_linear"))], "mask_tokens")
 
     states = graph.node("Reshape", ["position", graph.constant([-1, config.position_size**2])], "position_rows")
-    states = graph.node("Relu", [layer(states, "mask_linear.layers.0")], "position_hidden_0")
+    states = graph.node("Relu", [layer(narrow(states), "mask_linear.layers.0")], "position_hidden_0")
     states = graph.node("Relu", [layer(states, "mask_linear.layers.1")], "position_hidden_1")
-    graph.node("Identity", [layer(states, "mask_linear.layers.2")], "position_tokens")
+    graph.node("Identity", [widen(layer(states, "mask_linear.layers.2"))], "position_tokens")
 
     graph.output("mask_tokens", ["N", config.hidden_size])
     graph.output("position_tokens", ["N", config.hidden_size])
@@ -64,5 +80,5 @@ def _masked_mean(graph: GraphBuilder, level: str, channels: int, pixels: int) ->
     masks = graph.node("Reshape", [f"mask_{level}", graph.constant([-1, pixels])], f"{level}.masks")
     total = graph.node("MatMul", [masks, features], f"{level}.total")
     count = graph.node("ReduceSum", [masks, graph.constant([1])], f"{level}.count", keepdims=1)
-    count = graph.node("Add", [count, graph.constant(_COUNT_EPS)], f"{level}.guarded_count")
+    count = graph.node("Add", [count, graph.constant(_COUNT_EPS, np.float32)], f"{level}.guarded_count")
     return graph.node("Div", [total, count], f"{level}.mean")

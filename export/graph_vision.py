@@ -2,6 +2,11 @@
 
 pixels [1, 3, S, S] -> res2..res5 [1, C, S/stride, S/stride] at strides 4, 8, 16, 32, and image_tokens [T, H]: res4 row
 by row through the two-layer projector. ConvNeXt: Liu et al., arXiv 2201.03545, in timm's arithmetic.
+
+Computed in float16, convolutions, linears and GELU are float16; layer norms and the sums of the residual stream, which
+has the large values, stay float32. All casts are nodes of the graph, for runtimes that follow the types written there.
+Inputs and outputs are float32 either way: they are small beside what lies between, and the four maps come straight from
+the float32 stream.
 """
 
 from __future__ import annotations
@@ -27,13 +32,16 @@ def build_vision(
     half: bool = False,
     external: Path | None = None,
     progress: Callable[[str], None] | None = None,
+    half_compute: bool = False,
 ) -> None:
     """Writes the vision graph to `path`.
 
     read(name) returns one tensor of the checkpoint as float32. With `half` the weights of convolutions and linears are
-    stored as float16. external: side file for the weights. progress is called with each stage's name.
+    stored as float16 and computed with in float32; with `half_compute` they are computed with in float16, too.
+    external: side file for the weights. progress is called with each stage's name.
+    Raises ValueError for weights beyond float16 where that is asked for.
     """
-    _Vision(config, read, half, GraphBuilder("vision", external), progress).build(path)
+    _Vision(config, read, half, GraphBuilder("vision", external, half_compute), progress).build(path)
 
 
 class _Vision:
@@ -55,7 +63,7 @@ class _Vision:
         graph, config = self.graph, self.config
         size = config.image_size
         states = graph.input("pixels", [1, 3, size, size])
-        states = self._convolution(states, f"{TRUNK}.stem.0", stride=STRIDES[0])
+        states = self._widen(self._convolution(states, f"{TRUNK}.stem.0", stride=STRIDES[0]))
         states = self._channel_norm(states, f"{TRUNK}.stem.1")
         for stage, depth in enumerate(config.vision_depths):
             if self.progress is not None:
@@ -63,7 +71,7 @@ class _Vision:
             name = f"{TRUNK}.stages.{stage}"
             if stage > 0:
                 states = self._channel_norm(states, f"{name}.downsample.0")
-                states = self._convolution(states, f"{name}.downsample.1", stride=2)
+                states = self._widen(self._convolution(states, f"{name}.downsample.1", stride=2))
             for block in range(depth):
                 states = self._block(states, f"{name}.blocks.{block}")
             side = size // STRIDES[stage]
@@ -77,12 +85,18 @@ class _Vision:
         channels = self.read(f"{name}.norm.weight").shape[0]
         mixed = self._convolution(states, f"{name}.conv_dw", stride=1, padding=3, groups=channels)
         mixed = self.graph.node("Transpose", [mixed], f"{name}.channels_last", perm=[0, 2, 3, 1])
-        mixed = self._norm(mixed, f"{name}.norm")
-        mixed = self._linear(mixed, f"{name}.mlp.fc1")
+        mixed = self._norm(self._widen(mixed), f"{name}.norm")
+        mixed = self._linear(self._narrow(mixed), f"{name}.mlp.fc1")
         mixed = gelu(self.graph, mixed, f"{name}.mlp.act")
-        # The layer scale is a factor of each output channel of fc2, so fc2 carries it.
-        mixed = self._linear(mixed, f"{name}.mlp.fc2", scale=self.read(f"{name}.gamma").reshape(-1))
+        # The layer scale is a factor of each output channel of fc2. In float32 fc2 carries it; a small one would push
+        # float16 weights below what they resolve, so there it is a product of its own, in float32.
+        gamma = self.read(f"{name}.gamma").reshape(-1)
+        folded = self.graph.dtype == np.float32
+        mixed = self._linear(mixed, f"{name}.mlp.fc2", scale=gamma if folded else None)
         mixed = self.graph.node("Transpose", [mixed], f"{name}.channels_first", perm=[0, 3, 1, 2])
+        if not folded:
+            scale = self.graph.weight(f"{name}.gamma", gamma.reshape(-1, 1, 1), dtype=np.float32)
+            mixed = self.graph.node("Mul", [self._widen(mixed), scale], f"{name}.scaled")
         return self.graph.node("Add", [states, mixed], f"{name}.output")
 
     def _project(self, features: str) -> None:
@@ -90,9 +104,9 @@ class _Vision:
         channels = config.vision_channels[IMAGE_TOKEN_LEVEL]
         rows = graph.node("Reshape", [features, graph.constant([channels, config.image_tokens])], "projector.columns")
         rows = graph.node("Transpose", [rows], "projector.rows", perm=[1, 0])
-        rows = self._linear(rows, f"{PROJECTOR}.0")
+        rows = self._linear(self._narrow(rows), f"{PROJECTOR}.0")
         rows = gelu(graph, rows, f"{PROJECTOR}.1")
-        graph.node("Identity", [self._linear(rows, f"{PROJECTOR}.2")], "image_tokens")
+        graph.node("Identity", [self._widen(self._linear(rows, f"{PROJECTOR}.2"))], "image_tokens")
 
     def _convolution(self, states: str, name: str, stride: int, padding: int = 0, groups: int = 1) -> str:
         kernel = self.read(f"{name}.weight")
@@ -100,7 +114,7 @@ class _Vision:
         bias = self.graph.weight(f"{name}.bias", self.read(f"{name}.bias"))
         return self.graph.node(
             "Conv",
-            [states, weight, bias],
+            [self._narrow(states), weight, bias],
             name,
             kernel_shape=list(kernel.shape[2:]),
             strides=[stride, stride],
@@ -115,8 +129,8 @@ class _Vision:
         return linear(self.graph, states, name, weight, bias, self.half)
 
     def _norm(self, states: str, name: str) -> str:
-        weight = self.graph.weight(f"{name}.weight", self.read(f"{name}.weight"))
-        bias = self.graph.weight(f"{name}.bias", self.read(f"{name}.bias"))
+        weight = self.graph.weight(f"{name}.weight", self.read(f"{name}.weight"), dtype=np.float32)
+        bias = self.graph.weight(f"{name}.bias", self.read(f"{name}.bias"), dtype=np.float32)
         return self.graph.node("LayerNormalization", [states, weight, bias], name, axis=-1, epsilon=_NORM_EPS)
 
     def _channel_norm(self, states: str, name: str) -> str:
@@ -124,3 +138,13 @@ class _Vision:
         states = self.graph.node("Transpose", [states], f"{name}.channels_last", perm=[0, 2, 3, 1])
         states = self._norm(states, name)
         return self.graph.node("Transpose", [states], f"{name}.channels_first", perm=[0, 3, 1, 2])
+
+    def _narrow(self, states: str) -> str:
+        """Float32 states as what the graph computes in."""
+        return (
+            states if self.graph.dtype == np.float32 else self.graph.cast(states, f"{states}.narrow", self.graph.dtype)
+        )
+
+    def _widen(self, states: str) -> str:
+        """States in what the graph computes in as float32."""
+        return states if self.graph.dtype == np.float32 else self.graph.cast(states, f"{states}.wide", np.float32)

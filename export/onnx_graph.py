@@ -10,34 +10,45 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-# Opset 17 is the newest that every runtime we aim at reads (TensorRT 10.3, onnxruntime from 1.17); IR 8 goes with it.
+from export.weight_files import StoredWeight, Tensor, WeightFile
+
+# Opset 17 is the newest that every runtime we aim at reads (TensorRT 10.3, onnxruntime from 1.17).
 OPSET = 17
-IR_VERSION = 8
+# The IR version that goes with an opset.
+_IR_VERSIONS = {17: 8, 21: 10}
 MICROSOFT = "com.microsoft"
 
 # Weights from this size on are stored beside the graph where a side file is asked for.
 _EXTERNAL_FROM_BYTES = 1024
-_EXTERNAL_ALIGNMENT = 4096
+# Since opset 18 these take their axes as an input; ReduceSum has done so since 13.
+_REDUCTIONS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceL2")
 
 
 class GraphBuilder:
     """Collects the parts of one graph in the order in which they run.
 
-    With `external` every weight is appended to that file as soon as it is added and does not stay in memory, so a
-    model of any size is written with the memory of its largest tensor. Without it weights lie inside the `.onnx`.
+    With `external` every weight goes to that file as soon as it is added and does not stay in memory, so a model of
+    any size is written with the memory of its largest tensor. Without it weights lie inside the `.onnx`.
+    With `half` the graph computes in float16: constants and weights are float16 where nothing else is asked for.
+    Nodes are given in the spelling of opset 17.
     """
 
-    def __init__(self, name: str, external: Path | None = None) -> None:
+    def __init__(self, name: str, external: Path | None = None, half: bool = False) -> None:
+        self.dtype = np.dtype(np.float16 if half else np.float32)
         self._name = name
-        self._external = external
+        self._external = None if external is None else WeightFile(external)
+        self._opset = OPSET
         self._nodes: list[onnx.NodeProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
         self._initializers: list[onnx.TensorProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._domains = {""}
-        if external is not None:
-            external.write_bytes(b"")
+
+    @property
+    def onnx_type(self) -> int:
+        """ONNX's name of the type in which the graph computes."""
+        return helper.np_dtype_to_tensor_dtype(self.dtype)
 
     def input(self, name: str, shape: Sequence[int | str], dtype: int = TensorProto.FLOAT) -> str:
         """Declares a graph input; a string in `shape` names a dynamic dimension. Returns the name."""
@@ -62,10 +73,19 @@ class GraphBuilder:
         )
         return list(outputs)
 
-    def constant(self, values: np.ndarray | Sequence[int] | Sequence[float] | int | float) -> str:
-        """Returns the name of a small constant: int64 for integers, float32 for reals; equal ones are shared."""
+    def cast(self, states: str, name: str, dtype: np.dtype | type) -> str:
+        """Adds a Cast of `states` to a numpy type."""
+        return self.node("Cast", [states], name, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+
+    def constant(
+        self, values: np.ndarray | Sequence[int] | Sequence[float] | int | float, dtype: np.dtype | type | None = None
+    ) -> str:
+        """Returns the name of a small constant; equal ones are shared.
+
+        dtype: by default int64 for integers and the type in which the graph computes for reals.
+        """
         array = np.asarray(values)
-        array = array.astype(np.int64 if array.dtype.kind in "iu" else np.float32)
+        array = array.astype(dtype or (np.int64 if array.dtype.kind in "iu" else self.dtype))
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
             name = f"constant.{len(self._constants)}"
@@ -73,46 +93,85 @@ class GraphBuilder:
             self._constants[key] = name
         return self._constants[key]
 
-    def weight(self, name: str, array: np.ndarray, half: bool = False) -> str:
+    def weight(self, name: str, array: np.ndarray, half: bool = False, dtype: np.dtype | type | None = None) -> str:
         """Stores a weight and returns the name under which nodes read it.
 
-        With `half` a float32 array is stored as float16 and widened by a Cast, which runtimes fold away when they
-        load the graph: half the bytes on disk, arithmetic in float32.
+        dtype: the type in which nodes read real numbers, by default the one in which the graph computes. With `half`
+        a weight that is read as float32 is stored as float16 and widened by a Cast, which runtimes fold away when
+        they load the graph: half the bytes on disk, arithmetic in float32.
+        Raises ValueError for values that float16 cannot hold.
         """
-        if not half:
-            self._store(name, np.ascontiguousarray(array))
-            return name
-        limit = float(np.finfo(np.float16).max)
-        if float(np.abs(array).max(initial=0.0)) > limit:
-            raise ValueError(f"weight {name} has values beyond float16 (|x| > {limit:.0f}): store it as fp32")
-        self._store(f"{name}.half", np.ascontiguousarray(array.astype(np.float16)))
-        return self.node("Cast", [f"{name}.half"], name, to=TensorProto.FLOAT)
+        if array.dtype.kind != "f":
+            return self.tensor(name, Tensor.of(array))
+        wanted = np.dtype(dtype or self.dtype)
+        if half and wanted == np.float32:
+            return self.cast(self.tensor(f"{name}.half", Tensor.of(to_half(name, array))), name, np.float32)
+        array = to_half(name, array) if wanted == np.float16 else array.astype(wanted, copy=False)
+        return self.tensor(name, Tensor.of(array))
+
+    def tensor(self, name: str, tensor: Tensor) -> str:
+        """Stores a tensor of any ONNX type under a name, which is returned."""
+        if self._external is not None and tensor.data.nbytes >= _EXTERNAL_FROM_BYTES:
+            self._initializers.append(self._external.add(name, tensor).proto(name))
+        else:
+            data = np.ascontiguousarray(tensor.data).tobytes()
+            self._initializers.append(
+                TensorProto(name=name, data_type=tensor.data_type, dims=tensor.dims, raw_data=data)
+            )
+        return name
+
+    def stored(self, name: str, weight: StoredWeight) -> str:
+        """Adds a tensor that lies in a file beside the graph already; it is not read. Returns the name."""
+        self._initializers.append(weight.proto(name))
+        return name
+
+    def require_opset(self, opset: int) -> None:
+        """Raises the opset of the graph, for an operator that needs it: 17 or 21."""
+        if opset not in _IR_VERSIONS:
+            raise ValueError(f"opset must be one of {', '.join(map(str, _IR_VERSIONS))}, not {opset}")
+        self._opset = max(self._opset, opset)
 
     def save(self, path: Path) -> None:
-        """Writes the model to `path` after onnx's checker has accepted it."""
+        """Writes the model to `path` after onnx's checker has accepted it. A second call is not possible."""
+        if self._external is not None:
+            self._external.close()
+        if self._opset >= 18:
+            for node in self._nodes:
+                self._respell(node)
         graph = helper.make_graph(self._nodes, self._name, self._inputs, self._outputs, self._initializers)
-        opsets = [helper.make_opsetid(domain, OPSET if domain == "" else 1) for domain in sorted(self._domains)]
-        model = helper.make_model(graph, producer_name="osprey_ros", ir_version=IR_VERSION, opset_imports=opsets)
+        opsets = [helper.make_opsetid(domain, self._opset if domain == "" else 1) for domain in sorted(self._domains)]
+        model = helper.make_model(
+            graph, producer_name="osprey_ros", ir_version=_IR_VERSIONS[self._opset], opset_imports=opsets
+        )
         onnx.save_model(model, os.fspath(path))
         onnx.checker.check_model(os.fspath(path))
 
-    def _store(self, name: str, array: np.ndarray) -> None:
-        if self._external is None or array.nbytes < _EXTERNAL_FROM_BYTES:
-            self._initializers.append(numpy_helper.from_array(array, name))
-            return
-        with self._external.open("ab") as file:
-            file.write(b"\0" * (-file.tell() % _EXTERNAL_ALIGNMENT))
-            offset = file.tell()
-            array.tofile(file)
-        tensor = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(array.dtype), dims=array.shape)
-        tensor.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", self._external.name), ("offset", offset), ("length", array.nbytes)):
-            tensor.external_data.add(key=key, value=str(value))
-        self._initializers.append(tensor)
+    def _respell(self, node: onnx.NodeProto) -> None:
+        """Writes what opset 18 has changed in the new way: axes of reductions, Split into equal parts."""
+        if node.op_type in _REDUCTIONS:
+            for index, attribute in enumerate(node.attribute):
+                if attribute.name == "axes":
+                    node.input.append(self.constant(list(attribute.ints)))
+                    del node.attribute[index]
+                    break
+        elif node.op_type == "Split" and len(node.input) == 1:
+            node.attribute.append(helper.make_attribute("num_outputs", len(node.output)))
+
+
+def to_half(name: str, array: np.ndarray) -> np.ndarray:
+    """The array as float16. Raises ValueError, naming the weight, for values that it cannot hold."""
+    limit = float(np.finfo(np.float16).max)
+    # Not np.abs: that would copy the array.
+    if max(float(array.max(initial=0.0)), -float(array.min(initial=0.0))) > limit:
+        raise ValueError(f"weight {name} has values beyond float16 (|x| > {limit:.0f}): store it as fp32")
+    return array.astype(np.float16)
 
 
 def linear(graph: GraphBuilder, states: str, name: str, weight: np.ndarray, bias: np.ndarray, half: bool) -> str:
-    """Adds states @ weight.T + bias for weight [out, in] and bias [out] as torch stores them; biases stay float32."""
+    """Adds states @ weight.T + bias for weight [out, in] and bias [out] as torch stores them.
+
+    half: store the weight as float16 (see `GraphBuilder.weight`); the bias has the type in which the graph computes.
+    """
     matrix = graph.weight(f"{name}.weight", weight.T, half)
     product = graph.node("MatMul", [states, matrix], f"{name}.product")
     return graph.node("Add", [product, graph.weight(f"{name}.bias", bias)], name)

@@ -1,29 +1,50 @@
 """Symmetric block-wise quantization of linear weights, and its packing for onnxruntime's MatMulNBits.
 
-Per output row, 32 neighbouring input weights share one scale and have no zero point: weight = scale * level. Scales are
-strictly positive, so that the same numbers also serve runtimes that demand it (TensorRT).
+Per output row, 32 neighbouring input weights (64 for TensorRT, which takes no fewer) share one scale and have no zero
+point: weight = scale * level. Scales are strictly positive and numbers that float16 holds, so that the same levels and
+scales serve every runtime: those that read scales as float32, those that read them as float16, and those that demand
+positive ones (TensorRT).
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 BLOCK = 32
+# TensorRT takes int4 weights in blocks of 64 or 128 only (its documentation, "Quantization Schemes").
+TENSORRT_BLOCK = 64
 
-# Fractions of a block's largest magnitude that the clip search tries as the largest representable magnitude.
-_CLIP_RATIOS = np.linspace(1.0, 0.55, 16, dtype=np.float32)
-# Blocks handled at a time: a few MB of temporaries, however large the matrix.
-_BLOCKS_AT_A_TIME = 1 << 14
+# rtn: round to nearest, the largest magnitude of a block at the largest level. clip: of many scales the one with the
+# least squared error. awq: channels are scaled first by how large their activations are (export/awq.py), then as clip.
+METHODS = ("rtn", "clip", "awq")
+
+# The levels at which the clip search tries to place a block's largest magnitude. Past the largest level it is clipped.
+# Both largest levels themselves, top and top + 1 (on the negative side), are among them: a weight that is already
+# quantized is found again exactly.
+_PLACES = {
+    4: (7.0, 6.75, 7.25, 7.5, 7.75, 8.0, 8.3, 8.6, 9.0, 9.4, 9.8, 10.3, 10.8, 11.4, 12.0, 12.7),
+    8: (127.0, 128.0, 131.0, 134.0, 138.0),
+}
+# float16's smallest positive number, for blocks of zeros and of weights that float16 could not tell from zero.
+_SMALLEST_SCALE = np.float32(2.0**-24)
+_LARGEST_SCALE = float(np.finfo(np.float16).max)
+# Blocks handled at a time: temporaries that stay in a core's cache, however large the matrix.
+_BLOCKS_AT_A_TIME = 1 << 11
+# With moments fewer: up to this size OpenBLAS multiplies on the thread that asks, and leaves the others to our own.
+_BLOCKS_WITH_MOMENTS = 1 << 8
 
 
 @dataclass(frozen=True)
 class QuantizedLinear:
     """A quantized weight of a linear layer that maps `in_features` to `out_features`.
 
-    levels: int8 [out_features, blocks, 32], in [-2**(bits-1), 2**(bits-1) - 1]; columns past in_features are 0.
-    scales: float32 [out_features, blocks], all > 0.
+    levels: int8 [out_features, blocks, block], in [-2**(bits-1), 2**(bits-1) - 1]; columns past in_features are 0.
+    scales: float32 [out_features, blocks], all > 0 and exact in float16.
     """
 
     levels: np.ndarray
@@ -37,77 +58,158 @@ class QuantizedLinear:
 
     def dequantize(self) -> np.ndarray:
         """Returns the weight that the levels and scales stand for, float32 [out_features, in_features]."""
-        weight = self.levels.astype(np.float32) * self.scales[:, :, None]
+        weight = np.multiply(self.levels, self.scales[:, :, None], dtype=np.float32)
         return weight.reshape(self.out_features, -1)[:, : self.in_features]
 
     def packed(self) -> np.ndarray:
-        """Returns MatMulNBits' B: uint8 [out_features, blocks, 16 for 4 bits or 32 for 8 bits].
+        """Returns MatMulNBits' B: uint8 [out_features, blocks, block / 2 for 4 bits or block for 8 bits].
 
         Levels are stored with the operator's default zero point added (8 or 128); of two int4 neighbours the first is
         in the low half of the byte.
         """
-        unsigned = (self.levels.astype(np.int16) + (1 << (self.bits - 1))).astype(np.uint8)
         if self.bits == 8:
-            return unsigned
+            return self.levels.view(np.uint8) ^ np.uint8(128)  # in two's complement that adds 128
+        unsigned = (self.levels + np.int8(8)).view(np.uint8)
         return unsigned[:, :, 0::2] | (unsigned[:, :, 1::2] << 4)
 
     @classmethod
     def from_packed(cls, packed: np.ndarray, scales: np.ndarray, in_features: int, bits: int) -> QuantizedLinear:
         """Reads what `packed` has written, with scales [out_features, blocks]."""
-        unsigned = packed if bits == 8 else np.stack([packed & 15, packed >> 4], axis=-1).reshape(*scales.shape, BLOCK)
-        levels = (unsigned.astype(np.int16) - (1 << (bits - 1))).astype(np.int8)
-        return cls(levels, scales, in_features, bits)
+        if bits == 8:
+            return cls((packed ^ np.uint8(128)).view(np.int8), scales, in_features, bits)
+        unsigned = np.stack([packed & 15, packed >> 4], axis=-1).reshape(*scales.shape, -1)
+        return cls(unsigned.view(np.int8) - np.int8(8), scales, in_features, bits)
 
 
-def quantize_linear(weight: np.ndarray, bits: int = 4) -> QuantizedLinear:
+def quantize_linear(
+    weight: np.ndarray,
+    bits: int = 4,
+    method: str = "clip",
+    name: str = "weight",
+    threads: int | None = None,
+    moments: np.ndarray | None = None,
+    block: int = BLOCK,
+) -> QuantizedLinear:
     """Quantizes a linear layer's weight, float [out_features, in_features], to 4 or 8 bits.
 
-    For each block every clip ratio is tried; the scale that minimises the squared error for the resulting levels is
-    known in closed form, and the best pair of levels and scale is kept.
-    Raises ValueError for other bit widths, other ranks and values that are not finite.
+    Args:
+        weight: the weight.
+        method: one of METHODS. "awq" expects what `export.awq.settled` gives, and finds it again as "clip" does.
+        name: what error messages call the weight.
+        threads: how many work on it, by default as many as there are cores; the result does not depend on it.
+        moments: float32 [blocks, block, block], for each block of inputs the mean of x x^T over activations x. With
+            them the clip search minimises the squared error of the block's contribution to the output, else that of
+            the weights.
+        block: how many neighbouring inputs share a scale.
+
+    Raises:
+        ValueError: other bit widths, methods and ranks; values that are not finite or so large that float16 cannot hold
+            their scale.
     """
-    if bits not in (4, 8):
+    if bits not in _PLACES:
         raise ValueError(f"bits must be 4 or 8, not {bits}")
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
     if weight.ndim != 2:
-        raise ValueError(f"a linear weight has two dimensions, not {weight.ndim}")
-    if not np.isfinite(weight).all():
-        raise ValueError("the weight has values that are not finite: the checkpoint is damaged or has overflowed")
+        raise ValueError(f"{name}: a linear weight has two dimensions, not {weight.ndim}")
     rows, columns = weight.shape
-    blocks = -(-columns // BLOCK)
-    padded = np.zeros((rows, blocks * BLOCK), dtype=np.float32)
-    padded[:, :columns] = weight
-    flat = padded.reshape(-1, BLOCK)
-    levels = np.empty(flat.shape, dtype=np.int8)
-    scales = np.empty(flat.shape[0], dtype=np.float32)
-    for start in range(0, flat.shape[0], _BLOCKS_AT_A_TIME):
-        part = slice(start, start + _BLOCKS_AT_A_TIME)
-        levels[part], scales[part] = _quantize_blocks(flat[part], bits)
-    return QuantizedLinear(levels.reshape(rows, blocks, BLOCK), scales.reshape(rows, blocks), columns, bits)
+    blocks = -(-columns // block)
+    places = _PLACES[bits][:1] if method == "rtn" else _PLACES[bits]
+    levels = np.empty((rows, blocks, block), dtype=np.int8)
+    scales = np.empty((rows, blocks), dtype=np.float32)
+    row_step = max(1, _BLOCKS_AT_A_TIME // blocks)
+
+    def quantize_rows(start: int) -> None:
+        part = slice(start, start + row_step)
+        found = _quantize_blocks(_as_columns(weight[part], block), places, bits, name)
+        levels[part] = found[0].T.reshape(levels[part].shape)
+        scales[part] = found[1].reshape(scales[part].shape)
+
+    def quantize_block(number: int, of_block: np.ndarray) -> None:
+        for start in range(0, rows, _BLOCKS_WITH_MOMENTS):
+            part = slice(start, start + _BLOCKS_WITH_MOMENTS)
+            values = _as_columns(weight[part, number * block : (number + 1) * block], block)
+            found = _quantize_blocks(values, places, bits, name, of_block)
+            levels[part, number] = found[0].T
+            scales[part, number] = found[1]
+
+    if moments is None:
+        _for_each(quantize_rows, range(0, rows, row_step), threads or os.cpu_count() or 1)
+    else:
+        _for_each(lambda n: quantize_block(n, moments[n]), range(blocks), threads or os.cpu_count() or 1)
+    return QuantizedLinear(levels, scales, columns, bits)
 
 
-def _quantize_blocks(values: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Quantizes blocks, float32 [n, 32], to (levels int8 [n, 32], scales float32 [n])."""
-    top = float(2 ** (bits - 1) - 1)
-    largest = np.abs(values).max(axis=1)
-    # A block of zeros, or of numbers too small to divide by, becomes zero levels with a harmless scale.
-    empty = largest < np.finfo(np.float32).tiny * 2.0**20
-    unit = np.where(empty, 1.0, largest).astype(np.float32)
-    # Working on blocks scaled to magnitude 1 keeps squares within float32 whatever the weight's size.
-    values = np.where(empty[:, None], 0.0, values / unit[:, None]).astype(np.float32)
-    best_levels = np.zeros(values.shape, dtype=np.float32)
-    best_scales = np.ones(len(values), dtype=np.float32)
-    best_gain = np.zeros(len(values), dtype=np.float32)
-    for ratio in _CLIP_RATIOS:
-        levels = np.clip(np.rint(values * (top / ratio)), -top - 1.0, top)
-        product = np.einsum("nk,nk->n", values, levels)
-        energy = np.einsum("nk,nk->n", levels, levels)
-        # min over scale of |v - scale*l|^2 = |v|^2 - (v.l)^2 / (l.l), reached at scale = (v.l) / (l.l), which is
-        # positive because rounding keeps signs and the largest value never rounds to 0.
-        safe = np.maximum(energy, 1.0)
-        gain = product * product / safe
-        better = gain > best_gain
-        best_gain[better] = gain[better]
-        best_levels[better] = levels[better]
-        best_scales[better] = (product / safe)[better]
-    scales = np.where(empty, 1.0, best_scales * unit).astype(np.float32)
-    return best_levels.astype(np.int8), scales
+def _for_each(work: Callable[[int], None], items: range, threads: int) -> None:
+    """Calls `work` for every item, on several threads where there are several items."""
+    if min(threads, len(items)) < 2:
+        for item in items:
+            work(item)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(work, items):  # taking the results raises what was raised in a thread
+            pass
+
+
+def _as_columns(weight: np.ndarray, block: int) -> np.ndarray:
+    """Rows [n, in_features] as float32 [block, n * blocks]: one block is one column, and numpy works on long rows."""
+    missing = -weight.shape[1] % block
+    if missing:
+        weight = np.pad(weight, ((0, 0), (0, missing)))
+    return np.ascontiguousarray(weight.reshape(-1, block).T, dtype=np.float32)
+
+
+def _quantize_blocks(
+    values: np.ndarray, places: tuple[float, ...], bits: int, name: str, moments: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Levels, whole float32 numbers [block, n], and scales [n] of blocks [block, n], which share their moments."""
+    largest = np.maximum(values.max(axis=0), -values.min(axis=0))
+    if not np.isfinite(largest).all():
+        raise ValueError(f"{name} has values that are not finite: the checkpoint is damaged or has overflowed")
+    if largest.max() > _LARGEST_SCALE * places[0]:
+        raise ValueError(
+            f"{name} has a value of magnitude {largest.max():.3g}, its scale does not fit float16: "
+            "leave this model in floating point"
+        )
+    work = np.empty_like(values)
+    best = _rounded(largest / np.float32(places[0]))
+    if len(places) == 1:
+        _levels(values, best, bits, work)
+        return work, best
+    least = np.full(len(best), np.inf, dtype=np.float32)
+    for place in places:
+        scale = _rounded(largest / np.float32(place))
+        _levels(values, scale, bits, work)
+        np.multiply(work, scale, out=work)
+        np.subtract(work, values, out=work)
+        error = _dot(work, work, moments)
+        better = error < least
+        np.copyto(best, scale, where=better)
+        np.copyto(least, error, where=better)
+    _levels(values, best, bits, work)
+    # For given levels the best scale is known in closed form: (v.l) / (l.l). It may be no better once rounded.
+    energy = _dot(work, work, moments)
+    scale = _dot(work, values, moments) / np.where(energy > 0, energy, np.float32(1))
+    scale = _rounded(np.maximum(scale, 0))
+    rest = work * scale - values
+    np.copyto(best, scale, where=_dot(rest, rest, moments) < least)
+    return work, best
+
+
+def _rounded(scales: np.ndarray) -> np.ndarray:
+    """Scales rounded to positive numbers that float16 holds, as float32."""
+    return np.maximum(scales.astype(np.float16).astype(np.float32), _SMALLEST_SCALE)
+
+
+def _levels(values: np.ndarray, scales: np.ndarray, bits: int, out: np.ndarray) -> None:
+    """The nearest levels of values [block, n] at scales [n], as whole float32 numbers."""
+    top = np.float32(2 ** (bits - 1) - 1)
+    np.multiply(values, np.float32(1) / scales, out=out)
+    np.rint(out, out=out)
+    np.minimum(out, top, out=out)
+    np.maximum(out, -top - np.float32(1), out=out)
+
+
+def _dot(first: np.ndarray, second: np.ndarray, moments: np.ndarray | None) -> np.ndarray:
+    """Inner product of the columns [block, n] of two arrays, in the metric of `moments` where there are any."""
+    return np.einsum("kn,kn->n", first if moments is None else moments @ first, second)

@@ -1,79 +1,96 @@
-"""The way back: the PyTorch model that a bundle computes, its int4 weights dequantized.
+"""The way back: the weights that a bundle's engines compute with, its int4 dequantized, by their checkpoint names.
 
-For comparisons in which both sides must have the same weights, when the checkpoint is not at hand.
+For comparisons in which both sides must have the same weights, tensor by tensor or as a whole PyTorch model.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
-from export.build import CONFIG
-from export.quantize import BLOCK, QuantizedLinear
+from export.linears import quantized_linear, stored_members
+from export.streamed import Read
+from export.weight_files import Tensor, index_of_graph
 from osprey_ros.bundle import DECODER, EMBEDDINGS, MASK_EXTRACTOR, VISION, Bundle
 from osprey_torch.config import OspreyConfig
 from osprey_torch.model import Osprey
 
+# The checkpoint's configuration goes with the bundle: the runtime does not need it, tools that rebuild the model do.
+CONFIG = "config.json"
+
 
 def model_from_bundle(bundle: Bundle) -> Osprey:
-    """An fp32 model in evaluation mode with the weights of the bundle's engines."""
-    config = OspreyConfig.from_json(json.loads(bundle.path(CONFIG).read_text()))
+    """An fp32 model in evaluation mode with the weights of the bundle's engines, which must be ONNX graphs."""
+    config = OspreyConfig.from_json(json.loads(bundle.path(CONFIG).read_text(encoding="utf-8")))
     model = Osprey(config)
-    state = {name: torch.tensor(array) for name, array in _state(bundle, config, model.state_dict()).items()}
-    model.load_state_dict(state)
+    encoders = _encoder_weights(bundle.path(VISION)) | _encoder_weights(bundle.path(MASK_EXTRACTOR))
+    decoder = decoder_weights(bundle.path(DECODER))
+    embeddings = "model.embed_tokens.weight"
+    for name, parameter in model.state_dict().items():  # each shares its memory with the model's own
+        if name == embeddings:
+            array = np.load(bundle.path(EMBEDDINGS)).astype(np.float32)
+        elif name.endswith(".gamma"):
+            array = np.ones(parameter.shape, np.float32)  # the graph carries it inside fc2
+        elif name in encoders:
+            # Graphs hold the matrices of linear layers transposed; convolutions have four dimensions.
+            array = encoders[name].T if encoders[name].ndim == 2 else encoders[name]
+        else:
+            array = decoder(name)
+        parameter.copy_(torch.tensor(np.ascontiguousarray(array)))
     return model.eval()
 
 
-def _state(bundle: Bundle, config: OspreyConfig, expected: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    encoders = _initializers(bundle, VISION) | _initializers(bundle, MASK_EXTRACTOR)
-    decoder = _initializers(bundle, DECODER)
-    state = {"model.embed_tokens.weight": np.load(bundle.path(EMBEDDINGS)).astype(np.float32)}
-    state["lm_head.weight"] = _linear(decoder, "logits")
-    for layer in range(config.num_layers):
-        source, target = f"layers.{layer}", f"model.layers.{layer}"
-        query, key, value = np.split(_linear(decoder, f"{source}.qkv"), 3)
-        gate, up = np.split(_linear(decoder, f"{source}.gate_up"), 2)
-        for part, weight in (
-            ("self_attn.q_proj", query),
-            ("self_attn.k_proj", key),
-            ("self_attn.v_proj", value),
-            ("self_attn.o_proj", _linear(decoder, f"{source}.attention_output")),
-            ("mlp.gate_proj", gate),
-            ("mlp.up_proj", up),
-            ("mlp.down_proj", _linear(decoder, f"{source}.down")),
-        ):
-            state[f"{target}.{part}.weight"] = weight
-    for name, tensor in expected.items():
-        if name in state:
-            continue
-        if name.endswith(".gamma"):
-            state[name] = np.ones(tensor.shape, np.float32)  # the graph carries it inside fc2
-            continue
-        array = decoder[name] if name in decoder else encoders[name]
-        # Graphs hold the matrices of linear layers transposed; convolutions have four dimensions.
-        state[name] = np.ascontiguousarray(array.T if array.ndim == 2 else array)
-    return state
+def decoder_weights(graph: Path) -> Read:
+    """Reads the tensors of a decoder graph by their names in the checkpoint, float32, one at a time.
+
+    The graph must be ONNX, as export/linears.py spells it; its weights may lie in files beside it. The returned
+    function raises KeyError for a name that the decoder does not have.
+    """
+    stored = index_of_graph(graph)
+    inside = {
+        tensor.name: Tensor.from_bytes(tensor.raw_data, tensor.data_type, tuple(tensor.dims))
+        for tensor in onnx.load(graph, load_external_data=False).graph.initializer
+        if tensor.data_location != TensorProto.EXTERNAL
+    }
+    # Where each linear lies: under which name, as which of those side by side.
+    linears: dict[str, tuple[str, int, int]] = {}
+    for name in (*stored, *inside):
+        stem, _, part = name.rpartition(".")
+        if part in ("levels", "weight"):
+            members = stored_members(stem)
+            for number, member in enumerate(members):
+                linears[f"{member}.weight"] = (stem, number, len(members))
+
+    def load(name: str) -> Tensor:
+        return inside[name] if name in inside else stored[name].load(graph.parent)
+
+    def read(name: str) -> np.ndarray:
+        stem, number, count = linears[name]
+        if f"{stem}.levels" in stored or f"{stem}.levels" in inside:
+            joined = quantized_linear({part: load(f"{stem}.{part}") for part in ("levels", "scales")})
+            rows = joined.out_features // count
+            part = slice(number * rows, (number + 1) * rows)
+            return replace(joined, levels=joined.levels[part], scales=joined.scales[part]).dequantize()
+        data = load(f"{stem}.weight").data
+        if data.ndim == 1:
+            return data.astype(np.float32)  # a norm's
+        columns = data.shape[1] // count
+        return np.ascontiguousarray(data[:, number * columns : (number + 1) * columns].T, dtype=np.float32)
+
+    return read
 
 
-def _initializers(bundle: Bundle, file: str) -> dict[str, np.ndarray]:
+def _encoder_weights(graph: Path) -> dict[str, np.ndarray]:
     """Weights of a graph by name, float16 ones widened."""
     weights = {}
-    for tensor in onnx.load(bundle.path(file)).graph.initializer:
+    for tensor in onnx.load(graph).graph.initializer:
         array = numpy_helper.to_array(tensor)
         half = array.dtype == np.float16
         weights[tensor.name.removesuffix(".half")] = array.astype(np.float32) if half else array
     return weights
-
-
-def _linear(weights: dict[str, np.ndarray], name: str) -> np.ndarray:
-    """Weight of a bias-free linear layer, float32 [out, in], whatever it is stored as."""
-    if f"{name}.weight" in weights:
-        return np.ascontiguousarray(weights[f"{name}.weight"].T)
-    packed, scales = weights[f"{name}.weight_packed"], weights[f"{name}.weight_scales"]
-    rows, blocks, width = packed.shape
-    bits = 8 * width // BLOCK
-    return QuantizedLinear.from_packed(packed, scales.reshape(rows, blocks), blocks * BLOCK, bits).dequantize()

@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from osprey_ros.bundle import Bundle, BundleError
-    from osprey_ros.describer import Describer, Description, Result, Timing
+    from osprey_ros.describer import Describer
     from osprey_ros.errors import OspreyError
     from osprey_ros.image import ImageError, load_image
     from osprey_ros.regions import RegionError, Regions, as_regions, regions_from_id_image, regions_from_masks
+    from osprey_ros.results import Description, Result, Scores, Update
+    from osprey_ros.sampling import Sampling
+    from osprey_ros.timing import Timing
 
 __version__ = "0.1.0"
 
@@ -29,13 +32,16 @@ _MODULES = {
     "Bundle": "bundle",
     "BundleError": "bundle",
     "Describer": "describer",
-    "Description": "describer",
+    "Description": "results",
     "ImageError": "image",
     "OspreyError": "errors",
     "RegionError": "regions",
     "Regions": "regions",
-    "Result": "describer",
-    "Timing": "describer",
+    "Result": "results",
+    "Sampling": "sampling",
+    "Scores": "results",
+    "Timing": "timing",
+    "Update": "results",
     "as_regions": "regions",
     "load_image": "image",
     "regions_from_id_image": "regions",
@@ -52,7 +58,10 @@ __all__ = [
     "RegionError",
     "Regions",
     "Result",
+    "Sampling",
+    "Scores",
     "Timing",
+    "Update",
     "as_regions",
     "load_image",
     "regions_from_id_image",

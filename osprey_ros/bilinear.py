@@ -37,7 +37,10 @@ def axis(source: int, target: int) -> Axis:
 
 
 def blend(low: np.ndarray, low_weight: np.ndarray, high: np.ndarray, high_weight: np.ndarray) -> np.ndarray:
-    """``low * low_weight + high * high_weight`` in float32, the first product fused into the sum as in torch."""
+    """``low * low_weight + high * high_weight`` in float32, the first product fused into the sum as in torch.
+
+    There is no one last bit: torch fuses the other product, or none, in some sizes and numbers of threads.
+    """
     total = low.astype(np.float64) * low_weight
     total += high * high_weight
     return total.astype(np.float32)

@@ -22,14 +22,17 @@ from osprey_ros.errors import OspreyError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 VISION = "vision.onnx"
 MASK_EXTRACTOR = "mask_extractor.onnx"
 DECODER = "decoder.onnx"
 EMBEDDINGS = "embeddings.npy"
 TOKENIZER = "tokenizer.json"
-REQUIRED_FILES = (VISION, MASK_EXTRACTOR, DECODER, EMBEDDINGS, TOKENIZER)
+# What the engines of a bundle do, and the file of each where it is an ONNX graph.
+ONNX_FILES = {"vision": VISION, "mask_extractor": MASK_EXTRACTOR, "decoder": DECODER}
+# Besides its engines every bundle has these.
+TABLES = (EMBEDDINGS, TOKENIZER)
 
 _REBUILD = "rebuild it with `python export/build_engines.py --checkpoint DIR --output BUNDLE`"
 
@@ -89,9 +92,28 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
+class EngineEntry:
+    """One engine of a bundle: its file, what runs it ("onnxruntime" or "tensorrt") and where ("cpu" or "cuda").
+
+    ``fingerprint`` says on what a TensorRT plan was built, field by field; ONNX graphs are portable and have none.
+    """
+
+    file: str
+    runtime: str = "onnxruntime"
+    device: str = "cpu"
+    fingerprint: dict[str, str] = field(default_factory=dict)
+
+
+def onnx_engines(device: str = "cpu") -> dict[str, EngineEntry]:
+    """The ``engines`` of a bundle whose three engines are ONNX graphs."""
+    return {role: EngineEntry(file, "onnxruntime", device) for role, file in ONNX_FILES.items()}
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The contents of ``manifest.json``.
 
+    ``engines`` has the roles of ONNX_FILES.
     ``precisions`` says for each engine what its weights are ("fp32", "int4 ..."), ``verification`` how the engines were
     checked: ``{"verified": bool, ...figures}``.
     """
@@ -102,7 +124,7 @@ class Manifest:
     precisions: dict[str, str]
     files: dict[str, FileEntry]
     verification: dict[str, Any] = field(default_factory=lambda: {"verified": False})
-    runtime: str = "onnxruntime"
+    engines: dict[str, EngineEntry] = field(default_factory=onnx_engines)
     format_version: int = FORMAT_VERSION
 
     @property
@@ -131,7 +153,7 @@ class Manifest:
                 f"{MANIFEST} has format_version {version!r}, this osprey_ros reads {FORMAT_VERSION}: "
                 f"update osprey_ros, or {_REBUILD}"
             )
-        required = {"name", "runtime", "model", "template", "precisions", "files", "verification", "sha256"}
+        required = {"name", "engines", "model", "template", "precisions", "files", "verification", "sha256"}
         missing = sorted(required - set(data))
         if missing:
             raise BundleError(f"{MANIFEST} lacks {', '.join(missing)}; {_REBUILD}")
@@ -144,7 +166,7 @@ class Manifest:
             return cls(
                 format_version=version,
                 name=str(data["name"]),
-                runtime=str(data["runtime"]),
+                engines=_engines_from_json(data["engines"]),
                 model=ModelSpec.from_json(data["model"]),
                 template=str(data["template"]),
                 precisions=dict(data["precisions"]),
@@ -181,7 +203,7 @@ class Bundle:
             raise BundleError(f"{manifest_path} is not UTF-8 text; {_REBUILD}") from error
         except BundleError as error:
             raise BundleError(f"bundle {root}: {error}") from error
-        unlisted = [name for name in REQUIRED_FILES if name not in manifest.files]
+        unlisted = [name for name in _needed_files(manifest.engines) if name not in manifest.files]
         if unlisted:
             raise BundleError(f"bundle {root}: {MANIFEST} does not list {', '.join(unlisted)}; {_REBUILD}")
         for name, entry in manifest.files.items():
@@ -198,6 +220,10 @@ class Bundle:
                 f"bundle {self.root} has no file {name!r}; it has {', '.join(sorted(self.manifest.files))}"
             )
         return self.root / name
+
+    def engine(self, role: str) -> EngineEntry:
+        """The engine of a role: "vision", "mask_extractor" or "decoder"."""
+        return self.manifest.engines[role]
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of the bundle. Raises BundleError for a file that is none."""
@@ -237,18 +263,19 @@ def write_manifest(
     template: str,
     precisions: Mapping[str, str],
     verification: Mapping[str, Any],
-    runtime: str = "onnxruntime",
+    engines: Mapping[str, EngineEntry] | None = None,
 ) -> Manifest:
     """Hashes the files of a finished bundle folder and writes its ``manifest.json``.
 
-    Every file except the manifest itself, hidden files and Markdown (cards may be edited) is listed. Raises BundleError
-    if an engine is missing.
+    Every file except the manifest itself, hidden files and Markdown (cards may be edited) is listed. ``engines`` are by
+    default three ONNX graphs for the CPU. Raises BundleError if an engine is missing.
     """
     root = Path(directory)
+    entries = onnx_engines() if engines is None else dict(engines)
     listed = sorted(
         p for p in root.iterdir() if p.is_file() and p.name != MANIFEST and p.suffix != ".md" and p.name[0] != "."
     )
-    missing = sorted(set(REQUIRED_FILES) - {p.name for p in listed})
+    missing = sorted(set(_needed_files(entries)) - {p.name for p in listed})
     if missing:
         raise BundleError(f"{root} is not a whole bundle: {', '.join(missing)} missing")
     manifest = Manifest(
@@ -258,7 +285,7 @@ def write_manifest(
         precisions=dict(precisions),
         files={p.name: FileEntry(p.stat().st_size, sha256_of(p)) for p in listed},
         verification=dict(verification),
-        runtime=runtime,
+        engines=entries,
     )
     # Written beside and renamed, so that an interrupted build leaves no half manifest behind.
     partial = root / (MANIFEST + ".partial")
@@ -301,6 +328,25 @@ def sha256_of(path: Path) -> str:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def _engines_from_json(data: Mapping[str, Any]) -> dict[str, EngineEntry]:
+    missing = sorted(set(ONNX_FILES) - set(data))
+    if missing:
+        raise BundleError(f"{MANIFEST} lists no engine for {', '.join(missing)}; {_REBUILD}")
+    return {
+        role: EngineEntry(
+            file=str(data[role]["file"]),
+            runtime=str(data[role]["runtime"]),
+            device=str(data[role]["device"]),
+            fingerprint={name: str(value) for name, value in data[role]["fingerprint"].items()},
+        )
+        for role in ONNX_FILES
+    }
+
+
+def _needed_files(engines: Mapping[str, EngineEntry]) -> tuple[str, ...]:
+    return (*(entry.file for entry in engines.values()), *TABLES)
 
 
 def _engine_folders() -> list[Path]:

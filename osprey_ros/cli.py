@@ -1,15 +1,17 @@
-"""The command line ``osprey``: the robot's descriptions without a robot, on pictures and masks from files."""
+"""The command line ``osprey``: the robot's descriptions without a robot, of pictures and of recordings."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from osprey_ros.bag_cli import add_arguments as add_bag_arguments
 from osprey_ros.errors import OspreyError
 from osprey_ros.prompt import QUESTIONS
 
@@ -19,17 +21,30 @@ if TYPE_CHECKING:
     from osprey_ros.regions import Regions
 
 USAGE_ERROR = 2
+# What a shell reports for a program that a signal ended: SIGINT, SIGPIPE.
+INTERRUPTED = 130
+OUTPUT_CLOSED = 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command. Returns the exit status: 0, or 2 with one line on standard error for input that is no good."""
+    """Runs one command. Returns the exit status: that of the command, 0 unless its help says more.
+
+    It is 2, with one line on standard error, for input that is no good.
+    """
     arguments = _parser().parse_args(argv)
     try:
-        arguments.run(arguments)
+        status = arguments.run(arguments)
+        sys.stdout.flush()
     except OspreyError as error:
         print(f"osprey: error: {error}", file=sys.stderr)
         return USAGE_ERROR
-    return 0
+    except BrokenPipeError:
+        # Whoever read the output has had enough, as `| head` does. Python flushes once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OUTPUT_CLOSED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -38,6 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_describe(commands)
+    _add_bundle(commands)
+    _add_bag(commands)
     return parser
 
 
@@ -74,8 +91,62 @@ def _add_describe(commands: Any) -> None:
     command.set_defaults(run=_describe)
 
 
-def _describe(arguments: argparse.Namespace) -> None:
-    # Imported here: `osprey --help` needs neither numpy nor onnxruntime.
+def _add_bundle(commands: Any) -> None:
+    parser = commands.add_parser(
+        "bundle", help="what an engine bundle is, and whether it is whole", description="Looks into engine bundles."
+    )
+    bundle_commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    show = bundle_commands.add_parser(
+        "show",
+        help="engines, files, precisions and verification figures",
+        description="Prints what a bundle says of itself. Only the sizes of its files are checked.",
+    )
+    verify = bundle_commands.add_parser(
+        "verify",
+        help="read every file again and compare it with the manifest",
+        description="Reads every file of a bundle, compares it with the manifest, and prints every fault. "
+        "Exit status: 0 if the bundle is whole, 1 if it has faults, 2 if there is no bundle to check.",
+    )
+    for command, run in ((show, _show_bundle), (verify, _verify_bundle)):
+        command.add_argument("bundle", metavar="DIR", help="folder or name of the engine bundle")
+        command.add_argument("--json", action="store_true", help="print one JSON object")
+        command.set_defaults(run=run)
+
+
+def _add_bag(commands: Any) -> None:
+    command = commands.add_parser(
+        "bag",
+        help="words about the objects of a recording (rosbag2), written beside what it holds",
+        description="Writes a recording again, as mcap, with a topic of described objects. ROS is not needed. "
+        "Exit status: 0, or 1 if some frames could not be described. Ctrl-C ends the output early, readable.",
+    )
+    add_bag_arguments(command)
+    command.set_defaults(run=_annotate_bag)
+
+
+# What the commands need is imported in them: `osprey --help` needs neither numpy nor onnxruntime.
+
+
+def _show_bundle(arguments: argparse.Namespace) -> int:
+    from osprey_ros.bundle_cli import show
+
+    return show(arguments)
+
+
+def _verify_bundle(arguments: argparse.Namespace) -> int:
+    from osprey_ros.bundle_cli import verify
+
+    return verify(arguments)
+
+
+def _annotate_bag(arguments: argparse.Namespace) -> int:
+    from osprey_ros.bag_cli import annotate
+
+    return annotate(arguments)
+
+
+def _describe(arguments: argparse.Namespace) -> int:
+    from osprey_ros.bundle_cli import unverified_warning
     from osprey_ros.describer import Describer
     from osprey_ros.draw import overlay
     from osprey_ros.image import load_image, save_image
@@ -92,13 +163,14 @@ def _describe(arguments: argparse.Namespace) -> None:
     if arguments.overlay is not None:
         scale = max(1, 960 // max(rgb.shape[:2]))
         save_image(arguments.overlay, overlay(rgb, regions, [d.text for d in result], scale))
-    if arguments.json:
-        print(json.dumps(_report(arguments, describer.bundle.manifest, regions, result), indent=2))
-    else:
-        _print_table(regions, result)
     manifest = describer.bundle.manifest
     if not manifest.verified:
-        print(f"osprey: warning: bundle {manifest.name} was never compared with its PyTorch model", file=sys.stderr)
+        print(unverified_warning(manifest), file=sys.stderr)
+    if arguments.json:
+        print(json.dumps(_report(arguments, manifest, regions, result), indent=2))
+    else:
+        _print_table(regions, result)
+    return 0
 
 
 def _report(arguments: argparse.Namespace, manifest: Manifest, regions: Regions, result: Result) -> dict[str, Any]:

@@ -1,23 +1,23 @@
-"""Regions of a picture in the forms a segmentation gives them, and the masks that the mask extractor takes.
+"""Regions of a picture in the forms a segmentation gives them: an id image, or binary masks that may overlap.
 
-The published extractor resizes each binary mask bilinearly to every feature map and keeps what is above 0, and resizes
-it to a small grid whose values are kept. Both are computed here for all regions at once. An id image is never blown up
-into full-size masks: each output pixel looks at the ids of its four source pixels, whatever the number of regions.
+Regions keep label images of their own, one where nothing overlaps, so that the arrays they came from may be used for
+the next picture. Masks that overlap lie in different label images: few are needed, however many masks there are.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
+import cv2
 import numpy as np
 
-from osprey_ros import bilinear
 from osprey_ros.errors import OspreyError
+from osprey_ros.region_grids import RegionGrids
 
 MAX_ID = 2**31 - 1  # ids are kept, and published, as int32
+_LAYERS_TRIED = 4  # label images in which room is looked for before there is a new one: bounds the search
+_PIXELS_AT_ONCE = 1 << 17  # of an id image: what is worked on stays in the processor's cache
 
 
 class RegionError(OspreyError):
@@ -28,8 +28,8 @@ class NoRegionError(RegionError):
     """A segmentation in which there is nothing to describe."""
 
 
-class Regions(ABC):
-    """N regions of one picture.
+class Regions:
+    """N regions of one picture, made by `regions_from_id_image`, `regions_from_masks` or `as_regions`.
 
     Attributes:
         shape: (height, width) of the picture in pixels.
@@ -38,10 +38,19 @@ class Regions(ABC):
         boxes: int32 [N, 4], the bounding box of each region as x, y, width, height; zeros for an empty mask.
     """
 
-    shape: tuple[int, int]
-    ids: np.ndarray
-    areas: np.ndarray
-    boxes: np.ndarray
+    def __init__(
+        self,
+        images: Sequence[np.ndarray],
+        image_of: np.ndarray,
+        labels: np.ndarray,
+        ids: np.ndarray,
+        areas: np.ndarray,
+        boxes: np.ndarray,
+    ) -> None:
+        """Region number n is where ``images[image_of[n]]``, unsigned integers [H, W], has the value ``labels[n]``."""
+        self._images, self._image_of, self._labels = images, image_of, labels
+        self.shape = (images[0].shape[0], images[0].shape[1])
+        self.ids, self.areas, self.boxes = ids, areas, boxes
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -49,13 +58,14 @@ class Regions(ABC):
     def pooling_masks(self, sizes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
         """For each (h, w): float32 [N, h, w] of 0 and 1, the masks resized bilinearly and then thresholded above 0.
 
-        A thin region can vanish at a coarse size: its mask is then all 0, as in the published code.
+        A thin region can vanish at a coarse size: its mask is then all 0, as in the published code. Where pictures
+        follow one another, one `RegionGrids` for all of them is faster.
         """
-        return [self._resized(size, binary=True) for size in sizes]
+        return RegionGrids(sizes).of(self)
 
     def position_grids(self, size: int) -> np.ndarray:
         """float32 [N, size, size] in 0..1: the masks resized bilinearly, values kept."""
-        return self._resized((size, size), binary=False)
+        return RegionGrids((), size).of(self)[0]
 
     def select(self, ids: Iterable[int]) -> Regions:
         """The regions with these ids, in this order. Raises RegionError for an id that is not there or comes twice."""
@@ -69,17 +79,23 @@ class Regions(ABC):
         repeated = [region for region, count in Counter(wanted).items() if count > 1]
         if repeated:
             raise RegionError(f"id {_listed(repeated)} is asked for more than once: give every id once")
-        return self._take(np.array([rows[region] for region in wanted], dtype=np.intp))
+        picked = np.array([rows[region] for region in wanted], dtype=np.intp)
+        return self._take(picked)
 
-    @abstractmethod
     def crop(self, row: int) -> np.ndarray:
         """bool [box height, box width]: the mask of region number ``row`` (not its id) inside its bounding box."""
+        x, y, width, height = self.boxes[row]
+        return self._images[self._image_of[row]][y : y + height, x : x + width] == self._labels[row]
 
-    @abstractmethod
-    def _take(self, rows: np.ndarray) -> Regions: ...
+    def layers(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Label images, as `RegionGrids` takes them: each with the labels in it, and the numbers, of its regions."""
+        for number in np.unique(self._image_of):
+            rows = np.flatnonzero(self._image_of == number)
+            yield self._images[number], self._labels[rows], rows
 
-    @abstractmethod
-    def _resized(self, size: tuple[int, int], binary: bool) -> np.ndarray: ...
+    def _take(self, rows: np.ndarray) -> Regions:
+        kept = (part[rows] for part in (self._image_of, self._labels, self.ids, self.areas, self.boxes))
+        return Regions(self._images, *kept)
 
 
 def regions_from_id_image(ids: np.ndarray, only: Iterable[int] | None = None, min_area: int = 1) -> Regions:
@@ -92,22 +108,28 @@ def regions_from_id_image(ids: np.ndarray, only: Iterable[int] | None = None, mi
         raise RegionError(f"an id image must be an integer array [height, width], not {_described(ids)}")
     if ids.size == 0:
         raise RegionError(f"the id image has no pixels: its size is {ids.shape[1]}x{ids.shape[0]}")
-    runs = _Runs(ids)
-    if not len(runs.ids):
+    found = _Found(ids)
+    if not len(found.ids):
         raise NoRegionError("the id image has no region: every pixel is background (0 or below)")
-    if runs.ids[-1] > MAX_ID:
-        raise RegionError(f"the id {runs.ids[-1]} of the id image does not fit 32 bits: number regions up to {MAX_ID}")
-    keep = runs.areas >= min_area
+    if found.ids[-1] > MAX_ID:
+        raise RegionError(f"the id {found.ids[-1]} of the id image does not fit 32 bits: number regions up to {MAX_ID}")
+    keep = found.areas >= min_area
     if only is not None:
         wanted = {int(region) for region in only}
-        keep &= np.array([int(region) in wanted for region in runs.ids])
+        keep &= np.array([int(region) in wanted for region in found.ids])
     if not keep.any():
         raise NoRegionError(
-            f"no region is left of ids {_listed(runs.ids)}: all are smaller than {min_area} pixels or not asked for"
+            f"no region is left of ids {_listed(found.ids)}: all are smaller than {min_area} pixels or not asked for"
         )
-    return _IdRegions(
-        runs.labels, runs.ids.astype(np.int32), runs.areas, runs.boxes, labels_of_rows=np.flatnonzero(keep) + 1
+    regions = Regions(
+        [found.image],
+        image_of=np.zeros(len(found.ids), np.intp),
+        labels=found.labels,
+        ids=found.ids.astype(np.int32),
+        areas=found.areas,
+        boxes=found.boxes,
     )
+    return regions._take(np.flatnonzero(keep))
 
 
 def regions_from_masks(masks: np.ndarray, ids: Iterable[int] | None = None) -> Regions:
@@ -120,15 +142,23 @@ def regions_from_masks(masks: np.ndarray, ids: Iterable[int] | None = None) -> R
         raise RegionError(f"masks must be a bool or uint8 array [regions, height, width], not {_described(masks)}")
     if masks.shape[1] == 0 or masks.shape[2] == 0:
         raise RegionError(f"the masks have no pixels: their size is {masks.shape[2]}x{masks.shape[1]}")
-    if not masks.any():
-        raise RegionError(f"there is no region: {len(masks)} masks, none with a pixel set")
     numbers = list(range(1, len(masks) + 1)) if ids is None else [int(region) for region in ids]
     if len(numbers) != len(masks) or len(set(numbers)) != len(masks):
         raise RegionError(f"{len(masks)} masks need as many different ids, not {_listed(numbers)}")
     outside = [region for region in numbers if not 1 <= region <= MAX_ID]
     if outside:
         raise RegionError(f"region ids must be 1 to {MAX_ID} (0 is background), not {_listed(outside)}")
-    return _MaskRegions(masks != 0, np.array(numbers, dtype=np.int32))
+    layers = _Layers(masks)
+    if not layers.areas.any():
+        raise RegionError(f"there is no region: {len(masks)} masks, none with a pixel set")
+    return Regions(
+        layers.images,
+        image_of=layers.image_of,
+        labels=np.arange(1, len(masks) + 1),
+        ids=np.array(numbers, dtype=np.int32),
+        areas=layers.areas,
+        boxes=layers.boxes,
+    )
 
 
 def as_regions(regions: Regions | np.ndarray) -> Regions:
@@ -142,137 +172,102 @@ def as_regions(regions: Regions | np.ndarray) -> Regions:
     return regions_from_id_image(regions)
 
 
-class _Runs:
-    """Areas, boxes and compact labels of an id image, from its horizontal runs of equal ids.
+class _Found:
+    """The regions of an id image: their areas, boxes and a small copy of the image, from its runs of equal ids in rows.
 
     There are far fewer runs than pixels, so whatever needs sorting or grouping is done on them.
+
+    Attributes:
+        image: unsigned integers [H, W], the ids themselves where they fit 16 bits, else labels 1, 2, 3 ...
+        labels: intp [N], the value of each region in ``image``.
+        ids: [N], ascending, of the id image's own type. areas, boxes: as in `Regions`.
     """
 
-    def __init__(self, image: np.ndarray) -> None:
-        height, width = image.shape
-        flat = np.ascontiguousarray(image).reshape(-1)
-        begins = np.empty(flat.size, dtype=bool)
-        np.not_equal(flat[1:], flat[:-1], out=begins[1:])
-        begins[::width] = True
-        starts = np.flatnonzero(begins)
+    def __init__(self, ids: np.ndarray) -> None:
+        height, width = ids.shape
+        flat = np.ascontiguousarray(ids).reshape(-1)
+        starts = _run_starts(flat, width)
         lengths = np.diff(starts, append=flat.size)
+        values = flat[starts]
 
-        values, value_of_run = np.unique(flat[starts], return_inverse=True)
-        positive = values > 0
-        label_of_value = np.where(positive, np.cumsum(positive), 0)
-        label = label_of_value[value_of_run.reshape(-1)]
-        count = int(positive.sum())
+        if values.max() < 65536:
+            small = np.uint8 if values.max() < 256 else np.uint16
+            if values.min() < 0:
+                flat, values = np.maximum(flat, 0), np.maximum(values, 0)
+            self.image: np.ndarray = flat.reshape(height, width).astype(small)
+            label = values.astype(small)
+            value_of_label = np.arange(int(values.max()) + 1).astype(ids.dtype)
+        else:
+            values, value_of_run = np.unique(values, return_inverse=True)
+            positive = values > 0
+            label_of_value = np.where(positive, np.cumsum(positive), 0)
+            label = label_of_value.astype(np.min_scalar_type(len(values)))[value_of_run.reshape(-1)]
+            self.image = np.repeat(label, lengths).reshape(height, width)
+            value_of_label = np.concatenate([values[:1], values[positive]])
 
-        self.ids = values[positive]  # ascending, of the image's own type
-        smallest = np.uint8 if count < 256 else np.uint16 if count < 65536 else np.int32
-        # labels: 0 background, k the k-th id
-        self.labels = np.repeat(label.astype(smallest), lengths).reshape(height, width)
-
-        inside = label > 0
-        order = np.argsort(label[inside], kind="stable")
-        label, starts, lengths = label[inside][order], starts[inside][order], lengths[inside][order]
-        self.areas = np.zeros(count, dtype=np.int64)
-        self.boxes = np.zeros((count, 4), dtype=np.int32)
-        if count:
-            first = np.flatnonzero(np.diff(label, prepend=0))
-            left, top = starts % width, starts // width
-            x, y = np.minimum.reduceat(left, first), np.minimum.reduceat(top, first)
-            right, bottom = np.maximum.reduceat(left + lengths, first), np.maximum.reduceat(top, first) + 1
-            self.areas = np.add.reduceat(lengths, first).astype(np.int64)
-            self.boxes = np.stack([x, y, right - x, bottom - y], axis=1).astype(np.int32)
-
-
-class _IdRegions(Regions):
-    """Regions that do not overlap, kept as one image of labels (0 background, k the k-th id of the picture)."""
-
-    def __init__(
-        self, labels: np.ndarray, ids: np.ndarray, areas: np.ndarray, boxes: np.ndarray, labels_of_rows: np.ndarray
-    ) -> None:
-        self._labels = labels
-        self._all = (ids, areas, boxes)
-        self._labels_of_rows = labels_of_rows
-        rows = labels_of_rows - 1
-        self.shape = (labels.shape[0], labels.shape[1])
-        self.ids, self.areas, self.boxes = ids[rows], areas[rows], boxes[rows]
-
-    def crop(self, row: int) -> np.ndarray:
-        x, y, width, height = self.boxes[row]
-        return self._labels[y : y + height, x : x + width] == self._labels_of_rows[row]
-
-    def _take(self, rows: np.ndarray) -> Regions:
-        return _IdRegions(self._labels, *self._all, labels_of_rows=self._labels_of_rows[rows])
-
-    def _resized(self, size: tuple[int, int], binary: bool) -> np.ndarray:
-        count, (height, width) = len(self), size
-        neighbours, y, x = _neighbours(self._labels[None], size)
-        # Row of each label in the output; labels that are not wanted share one extra row that is cut off at the end.
-        row_of_label = np.full(len(self._all[0]) + 1, count, dtype=np.intp)
-        row_of_label[self._labels_of_rows] = np.arange(count)
-        output = np.zeros((count + 1, height * width), dtype=np.float32)
-        pixels = np.arange(height * width)
-        for label in neighbours:
-            rows = row_of_label[label.reshape(-1)]
-            if binary:
-                output[rows, pixels] = 1
-            else:
-                # What the region of this neighbour gets at each pixel; neighbours of one region all write the same.
-                value = _interpolate([other == label for other in neighbours], y, x)
-                output[rows, pixels] = value.reshape(-1)
-        return output[:count].reshape(count, height, width)
+        inside = np.flatnonzero(label != 0)
+        inside = inside[np.argsort(label[inside], kind="stable")]  # by region, each from top to bottom
+        label, starts, lengths = label[inside], starts[inside], lengths[inside]
+        first = np.flatnonzero(np.append(True, label[1:] != label[:-1])[: len(label)])
+        last = np.append(first[1:], len(label))[: len(first)] - 1
+        self.labels = label[first].astype(np.intp)
+        self.ids = value_of_label[self.labels]
+        self.areas = np.zeros(len(first), np.int64)
+        self.boxes = np.zeros((len(first), 4), np.int32)
+        if len(first):
+            left = starts % width
+            x, y = np.minimum.reduceat(left, first), starts[first] // width
+            right, bottom = np.maximum.reduceat(left + lengths, first), starts[last] // width + 1
+            self.areas[:] = np.add.reduceat(lengths, first)
+            self.boxes[:] = np.stack([x, y, right - x, bottom - y], axis=1)
 
 
-class _MaskRegions(Regions):
-    """Regions that may overlap, kept as a stack of binary masks, bool [N, H, W]."""
-
-    def __init__(self, masks: np.ndarray, ids: np.ndarray) -> None:
-        self._masks = masks
-        self.shape = (masks.shape[1], masks.shape[2])
-        self.ids = ids
-        self.areas = np.count_nonzero(masks, axis=(1, 2)).astype(np.int64)
-        x, width = _extent(np.any(masks, axis=1))
-        y, height = _extent(np.any(masks, axis=2))
-        self.boxes = np.stack([x, y, width, height], axis=1).astype(np.int32)
-
-    def crop(self, row: int) -> np.ndarray:
-        x, y, width, height = self.boxes[row]
-        return self._masks[row, y : y + height, x : x + width]
-
-    def _take(self, rows: np.ndarray) -> Regions:
-        return _MaskRegions(self._masks[rows], self.ids[rows])
-
-    def _resized(self, size: tuple[int, int], binary: bool) -> np.ndarray:
-        neighbours, y, x = _neighbours(self._masks, size)
-        if binary:
-            return np.logical_or.reduce(neighbours).astype(np.float32)
-        return _interpolate(neighbours, y, x)
+def _run_starts(flat: np.ndarray, width: int) -> np.ndarray:
+    """intp: where runs of equal values begin in an image [H * width]; no run goes on in the next row."""
+    # A few rows at a time, in memory that is used again; flags are read eight at a time, as most are not set.
+    step = max(1, _PIXELS_AT_ONCE // width) * width
+    begins = np.zeros(-(-step // 8) * 8, dtype=bool)
+    parts = []
+    for start in range(0, flat.size, step):
+        part = flat[start : start + step]
+        np.not_equal(part[1:], part[:-1], out=begins[1 : len(part)])
+        begins[: len(part) : width] = True
+        begins[len(part) :] = False
+        words = begins.view(np.uint64)
+        some = np.flatnonzero(words != 0)
+        byte = np.flatnonzero(words[some].view(bool))
+        parts.append(some[byte >> 3] * 8 + (byte & 7) + start)
+    return np.concatenate(parts)
 
 
-def _neighbours(source: np.ndarray, size: tuple[int, int]) -> tuple[list[np.ndarray], bilinear.Axis, bilinear.Axis]:
-    """The source pixels around each output pixel, [N, h, w] each: above left, above right, below left, below right.
+class _Layers:
+    """Binary masks laid into as few label images as will do without one hiding a part of another.
 
-    A neighbour of weight 0 is replaced by its counterpart, which changes no interpolated value: a region that touches
-    an output pixel with weight 0 only is then not counted as touching it.
+    Attributes:
+        images: unsigned integers [H, W] each; mask number n has the label n + 1 in its image, 0 is background.
+        image_of: intp [N], the image that each mask lies in. areas, boxes: as in `Regions`.
     """
-    y, x = bilinear.axis(source.shape[1], size[0]), bilinear.axis(source.shape[2], size[1])
-    rows = (np.where(y.low_weight > 0, y.low, y.high), np.where(y.high_weight > 0, y.high, y.low))
-    columns = (np.where(x.low_weight > 0, x.low, x.high), np.where(x.high_weight > 0, x.high, x.low))
-    return [source[:, row[:, None], column] for row in rows for column in columns], y, x
 
+    def __init__(self, masks: np.ndarray) -> None:
+        count, height, width = masks.shape
+        self.boxes = np.zeros((count, 4), np.int32)
+        self.areas = np.zeros(count, np.int64)
+        self.image_of = np.zeros(count, np.intp)
+        self.images = [np.zeros((height, width), np.min_scalar_type(count))]
+        for number, mask in enumerate(masks):
+            self.boxes[number] = x, y, w, h = cv2.boundingRect(np.ascontiguousarray(mask).view(np.uint8))
+            part = (slice(y, y + h), slice(x, x + w))
+            crop = mask[part] != 0
+            self.areas[number] = np.count_nonzero(crop)
+            self.image_of[number] = self._with_room(part, crop)
+            np.copyto(self.images[self.image_of[number]][part], number + 1, where=crop)
 
-def _interpolate(corners: Sequence[np.ndarray], y: bilinear.Axis, x: bilinear.Axis) -> np.ndarray:
-    """Bilinear interpolation of boolean corners [N, h, w] as given by `_neighbours`, float32 [N, h, w]."""
-    above_left, above_right, below_left, below_right = (corner.astype(np.float32) for corner in corners)
-    above = bilinear.blend(above_left, x.low_weight, above_right, x.high_weight)
-    below = bilinear.blend(below_left, x.low_weight, below_right, x.high_weight)
-    return bilinear.blend(above, y.low_weight[:, None], below, y.high_weight[:, None])
-
-
-def _extent(present: Any) -> tuple[np.ndarray, np.ndarray]:
-    # First set position and the length up to the last one, for each row of a bool [N, length].
-    first = present.argmax(axis=1)
-    last = present.shape[1] - present[:, ::-1].argmax(axis=1)
-    empty = ~present.any(axis=1)
-    return np.where(empty, 0, first), np.where(empty, 0, last - first)
+    def _with_room(self, part: tuple[slice, slice], crop: np.ndarray) -> int:
+        for number in range(max(0, len(self.images) - _LAYERS_TRIED), len(self.images)):
+            if not np.logical_and(self.images[number][part], crop).any():
+                return number
+        self.images.append(np.zeros_like(self.images[0]))
+        return len(self.images) - 1
 
 
 def _listed(ids: Iterable[int]) -> str:

@@ -15,13 +15,16 @@ import pytest
 from osprey_ros import bundle as bundles
 from osprey_ros.bundle import (
     MANIFEST,
-    REQUIRED_FILES,
+    ONNX_FILES,
+    TABLES,
     Bundle,
     BundleError,
+    EngineEntry,
     Manifest,
     ModelSpec,
     find_bundle,
     manifest_sha256,
+    onnx_engines,
     write_manifest,
 )
 
@@ -31,7 +34,7 @@ def folder(tmp_path: Path, spec: ModelSpec) -> Path:
     """A sealed bundle folder. The files of engines are only bytes here: opening a bundle does not load them."""
     root = tmp_path / "small"
     root.mkdir()
-    for name in REQUIRED_FILES:
+    for name in (*ONNX_FILES.values(), *TABLES):
         (root / name).write_bytes(name.encode() * 100)
     np.save(root / "embeddings.npy", np.arange(40, dtype=np.float16).reshape(10, 4))
     (root / "README.md").write_text("a card")
@@ -64,6 +67,31 @@ def test_manifest_is_read_back_as_it_was_written(folder: Path, spec: ModelSpec) 
     assert spec.feature_sizes == ((16, 16), (8, 8), (4, 4), (2, 2))
 
 
+def test_engines_are_onnx_graphs_on_the_cpu_by_default(folder: Path) -> None:
+    opened = Bundle.open(folder)
+    assert opened.engine("decoder") == EngineEntry("decoder.onnx", "onnxruntime", "cpu", {})
+    assert opened.path(opened.engine("vision").file) == folder / "vision.onnx"
+
+
+def test_plans_take_the_place_of_graphs(folder: Path, spec: ModelSpec) -> None:
+    entry = EngineEntry("vision.0a1b2c3d.plan", "tensorrt", "cuda", {"gpu": "Orin", "tensorrt": "10.3.0"})
+    engines = onnx_engines("cuda") | {"vision": entry}
+    arguments = {"name": "x", "model": spec, "template": "osprey_v1", "precisions": {}, "verification": {}}
+    (folder / "vision.onnx").unlink()
+    with pytest.raises(BundleError, match=r"vision\.0a1b2c3d\.plan missing"):
+        write_manifest(folder, **arguments, engines=engines)
+    (folder / entry.file).write_bytes(b"plan")
+    (folder / f"{entry.file}.json").write_text("{}")
+    write_manifest(folder, **arguments, engines=engines)
+    opened = Bundle.open(folder)
+    assert opened.engine("vision") == entry
+    assert opened.engine("decoder").device == "cuda"
+    assert opened.path(f"{entry.file}.json").exists()
+    (folder / entry.file).unlink()
+    with pytest.raises(BundleError, match=r"vision\.0a1b2c3d\.plan is missing"):
+        Bundle.open(folder)
+
+
 def test_embeddings_are_mapped_from_disk(folder: Path) -> None:
     table = Bundle.open(folder).embeddings()
     assert isinstance(table, np.memmap)
@@ -75,7 +103,7 @@ def test_card_may_be_edited(folder: Path) -> None:
     Bundle.open(folder)
 
 
-@pytest.mark.parametrize("name", REQUIRED_FILES)
+@pytest.mark.parametrize("name", [*ONNX_FILES.values(), *TABLES])
 def test_changed_byte_of_a_file_is_noticed(folder: Path, name: str) -> None:
     data = bytearray((folder / name).read_bytes())
     data[17] ^= 1
@@ -142,10 +170,13 @@ def test_folder_without_manifest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(format_version=2), "format_version 2, this osprey_ros reads 1"),
+        (lambda m: m.update(format_version=1), "format_version 1, this osprey_ros reads 2"),
         (lambda m: m.pop("template"), "lacks template"),
         (lambda m: m["model"].pop("num_heads"), "model lacks num_heads"),
         (lambda m: m["files"].pop("tokenizer.json"), "does not list tokenizer.json"),
+        (lambda m: m["files"].pop("mask_extractor.onnx"), r"does not list mask_extractor\.onnx"),
+        (lambda m: m["engines"].pop("vision"), "lists no engine for vision"),
+        (lambda m: m["engines"]["vision"].pop("runtime"), "cannot be read"),
         (lambda m: m["files"].update({"../x": {"bytes": 1, "sha256": "0"}}), "not a plain file name"),
         (lambda m: m.update(files={"vision.onnx": 3}), "cannot be read"),
     ],

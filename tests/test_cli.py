@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 from conftest import Picture, TinyModel
 from PIL import Image
 
-from osprey_ros.bundle import REQUIRED_FILES, Bundle, write_manifest
+from osprey_ros.bundle import ONNX_FILES, TABLES, Bundle, write_manifest
 from osprey_ros.cli import main
 from osprey_ros.mask_files import load_regions
 from osprey_ros.regions import RegionError, regions_from_id_image
@@ -91,6 +92,46 @@ def test_module_is_a_command_without_torch_and_ros(files: Path, tiny_model: Tiny
     assert len(done.stdout.splitlines()) == 6
 
 
+def test_help_needs_neither_numpy_nor_onnxruntime() -> None:
+    blocked = "import sys\nfor name in ('numpy', 'onnxruntime', 'tokenizers', 'cv2', 'PIL'): sys.modules[name] = None\n"
+    run = "from osprey_ros.cli import main\nmain(['bundle', 'verify', '--help'])"
+    done = subprocess.run([sys.executable, "-c", blocked + run], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "every" in done.stdout
+
+
+@pytest.mark.parametrize("command", [["describe"], ["describe", "--json"], ["bundle", "show", "--json"]])
+def test_output_that_nobody_reads_to_its_end_is_no_error(
+    files: Path, tiny_model: TinyModel, command: list[str]
+) -> None:
+    if command[0] == "describe":
+        command = [*_arguments(files, tiny_model), *command[1:]]
+    else:
+        command = [*command, str(tiny_model.bundle)]
+    # The reader is gone before the first word is written, as `| head` is before the last.
+    with subprocess.Popen(
+        [sys.executable, "-m", "osprey_ros", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert process.returncode == 128 + signal.SIGPIPE
+    assert "Traceback" not in errors
+    assert "Error" not in errors
+
+
+def test_bundle_that_was_never_compared_is_warned_of(
+    files: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(_arguments(files, tiny_model)) == 0
+    assert "warning: bundle tiny was never compared with its PyTorch model" in capsys.readouterr().err
+    assert main(_arguments(files, tiny_model, "--json")) == 0
+    captured = capsys.readouterr()
+    assert "warning: bundle tiny was never compared with its PyTorch model" in captured.err
+    assert json.loads(captured.out)["verified"] is False
+
+
 def test_input_that_is_no_good_is_named(
     files: Path, tiny_model: TinyModel, picture: Picture, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -129,7 +170,7 @@ def test_bundles_that_are_no_good_are_named(
     assert "no engine bundle" in _failure(capsys, arguments)
 
 
-@pytest.mark.parametrize("name", [*REQUIRED_FILES, "config.json", "manifest.json"])
+@pytest.mark.parametrize("name", [*ONNX_FILES.values(), *TABLES, "config.json", "manifest.json"])
 def test_changed_byte_of_any_file_of_a_bundle_is_named(
     files: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:

@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import TinyModel
 
+from osprey_ros import decoder_engine
 from osprey_ros.bundle import DECODER, Bundle
-from osprey_ros.decoder import Decoder, DecoderError, Generation, Prefix
-from osprey_ros.engines import Engine, EngineError, load_engine
+from osprey_ros.decoder import HIDDEN, Branches, Decoder, DecoderError, Generation, Meter, Prefix, Token
+from osprey_ros.engines import Buffer, Engine, load_engine
+from osprey_ros.sampling import Chooser, Sampling, SamplingError
 
 NEVER = -1  # an end-of-sequence id that is never chosen
 
 
 class CountingEngine:
-    """Passes everything on to an engine and keeps the number of rows of each run."""
+    """Passes everything on to an engine, keeps the number of rows of each run and counts buffers."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.input_names, self.output_names = engine.input_names, engine.output_names
         self.rows: list[int] = []
+        self.buffers = 0
 
-    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+    def buffer(self, *arguments: Any) -> Buffer:
+        self.buffers += 1
+        return self.engine.buffer(*arguments)
+
+    def run(self, inputs: Mapping[str, Any], *arguments: Any) -> dict[str, np.ndarray]:
         self.rows.append(len(inputs["inputs_embeds"]))
-        return self.engine.run(inputs, outputs)
+        return self.engine.run(inputs, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -102,29 +112,266 @@ def test_prefix_may_be_split_anywhere(decoder: Decoder, rows: np.ndarray, embedd
     _assert_same(_generate(decoder, shorter, longer_branches, embeddings), expected)
 
 
-def test_order_and_waves_change_nothing(
+def test_long_prefix_is_computed_in_pieces(
+    decoder: Decoder,
+    counting: CountingEngine,
+    rows: np.ndarray,
+    embeddings: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = _generate(decoder, decoder.prefill(rows[:100]), _branches(rows), embeddings)
+    monkeypatch.setattr(decoder_engine, "PREFILL_ROWS", 30)
+    counting.rows.clear()
+    prefix = decoder.prefill(rows[10:100], behind=decoder.prefill(rows[:10]))
+    assert counting.rows == [10, 30, 30, 30]
+    _assert_same(_generate(decoder, prefix, _branches(rows), embeddings), expected)
+
+
+def test_order_and_bounds_change_nothing(
     bundle: Bundle, engine: Engine, decoder: Decoder, rows: np.ndarray, embeddings: np.ndarray
 ) -> None:
     prefix, branches = decoder.prefill(rows[:30]), _branches(rows)
     expected = _generate(decoder, prefix, branches, embeddings)
     _assert_same(_generate(decoder, prefix, branches[::-1], embeddings), expected[::-1])
-    waves = Decoder(engine, bundle.manifest.model, max_parallel=4)
-    answers = _generate(waves, prefix, branches, embeddings)
-    _assert_same(answers, expected)
-    assert waves.steps(branches, answers) == 40
-    assert decoder.steps(branches, expected) == 20
+    for max_parallel in (1, 2, 4):
+        bounded = Decoder(engine, bundle.manifest.model, max_parallel=max_parallel)
+        _assert_same(_generate(bounded, bounded.prefill(rows[:30]), branches, embeddings), expected)
 
 
-def test_long_questions_are_decoded_in_smaller_waves(
+def test_waiting_branches_take_the_place_of_ended_ones(
+    bundle: Bundle, counting: CountingEngine, rows: np.ndarray, embeddings: np.ndarray
+) -> None:
+    decoder = Decoder(counting, bundle.manifest.model, max_parallel=2)
+    prefix, branches = decoder.prefill(rows[:30]), _branches(rows)  # of 5, 1, 9, 2, 7 and 12 rows
+    limits = np.array([3, 1, 2, 2, 1, 1])
+    counting.rows.clear()
+    answers = decoder.generate(prefix, branches, lambda ids: embeddings[ids], limits, NEVER)
+    assert [len(answer.tokens) for answer in answers] == limits.tolist()
+    # In pairs: 0 and 1; 0 and 2; 0 and 2; then 3 and 4, the latter for one step; 3 and 5.
+    assert counting.rows == [5 + 1, 1 + 9, 1 + 1, 2 + 7, 1 + 12]
+    alone = [_generate(decoder, prefix, [b], embeddings, new=int(n))[0] for b, n in zip(branches, limits, strict=True)]
+    _assert_same(answers, alone)
+
+
+def test_rows_of_ended_branches_make_room(
+    bundle: Bundle, engine: Engine, decoder: Decoder, rows: np.ndarray, embeddings: np.ndarray
+) -> None:
+    """Many more branches than fit at once, of unequal length and end: those that live are moved together, unharmed."""
+    rng = np.random.default_rng(7)
+    branches = [
+        rows[at : at + length] for at, length in zip(rng.integers(0, 90, 60), rng.integers(1, 30, 60), strict=True)
+    ]
+    limits = rng.integers(1, 25, 60)
+    bounded = Decoder(engine, bundle.manifest.model, max_parallel=5)
+    answers = bounded.generate(bounded.prefill(rows[:30]), branches, lambda ids: embeddings[ids], limits, NEVER)
+    prefix = decoder.prefill(rows[:30])
+    alone = [_generate(decoder, prefix, [b], embeddings, new=int(n))[0] for b, n in zip(branches, limits, strict=True)]
+    _assert_same(answers, alone)
+
+
+def test_buffers_are_allocated_once(
+    bundle: Bundle, counting: CountingEngine, rows: np.ndarray, embeddings: np.ndarray
+) -> None:
+    decoder = Decoder(counting, bundle.manifest.model)
+    first = _generate(decoder, decoder.prefill(rows[:30]), _branches(rows), embeddings)
+    allocated = counting.buffers
+    again = _generate(decoder, decoder.prefill(rows[:30]), _branches(rows), embeddings)
+    fewer = _generate(decoder, decoder.prefill(rows[:25]), _branches(rows)[:3], embeddings, new=5)
+    assert counting.buffers == allocated > 0
+    _assert_same(again, first)
+    assert len(fewer) == 3
+
+
+def test_long_questions_join_as_rows_allow(
     decoder: Decoder, counting: CountingEngine, rows: np.ndarray, embeddings: np.ndarray
 ) -> None:
     prefix = decoder.prefill(rows[:30])
     branches = [np.repeat(rows[i : i + 1], 150, axis=0) for i in range(20)]  # 3000 rows in all
     counting.rows.clear()
     answers = _generate(decoder, prefix, branches, embeddings, new=2)
-    assert counting.rows == [13 * 150, 13, 7 * 150, 7]
-    assert decoder.steps(branches, answers) == 4
+    assert counting.rows == [13 * 150, 13 + 7 * 150, 7]
     _assert_same(answers[12:14], [_generate(decoder, prefix, [b], embeddings, new=2)[0] for b in branches[12:14]])
+
+
+def test_stems_are_computed_once_for_their_branches(
+    decoder: Decoder, counting: CountingEngine, rows: np.ndarray, embeddings: np.ndarray
+) -> None:
+    prefix, branches = decoder.prefill(rows[:30]), _branches(rows)
+    stems, stem_of = [rows[60:66], rows[70:71]], [0, 1, -1, 0, 0, 1]
+    whole = [
+        np.concatenate([stems[stem], own]) if stem >= 0 else own for own, stem in zip(branches, stem_of, strict=True)
+    ]
+    expected = _generate(decoder, prefix, whole, embeddings)
+    counting.rows.clear()
+    shared = Branches(branches, stems, stem_of)
+    answers = decoder.generate(prefix, shared, lambda ids: embeddings[ids], 20, NEVER)
+    assert counting.rows[0] == shared.rows == sum(len(b) for b in branches) + 7
+    _assert_same(answers, expected)
+    scores = decoder.score(prefix, shared, [[5, 6, 7], [8]], lambda ids: embeddings[ids])
+    for ours, other in zip(
+        scores, decoder.score(prefix, whole, [[5, 6, 7], [8]], lambda ids: embeddings[ids]), strict=True
+    ):
+        np.testing.assert_allclose(np.concatenate(ours), np.concatenate(other), atol=1e-4)
+
+
+def test_more_stems_than_branches(decoder: Decoder, rows: np.ndarray, embeddings: np.ndarray) -> None:
+    prefix, stems = decoder.prefill(rows[:30]), [rows[60:63], rows[70:74], rows[80:82]]
+    shared = Branches([rows[40:45], rows[50:51]], stems, [2, 1])
+    whole = [np.concatenate([stems[2], rows[40:45]]), np.concatenate([stems[1], rows[50:51]])]
+    answers = decoder.generate(prefix, shared, lambda ids: embeddings[ids], 8, NEVER)
+    _assert_same(answers, _generate(decoder, prefix, whole, embeddings, new=8))
+
+
+def test_prefix_that_was_written_over_is_refused(decoder: Decoder, rows: np.ndarray, embeddings: np.ndarray) -> None:
+    opening = decoder.prefill(rows[:10])
+    first = decoder.prefill(rows[10:30], behind=opening)
+    second = decoder.prefill(rows[40:60], behind=opening)
+    with pytest.raises(DecoderError, match="prefix of 30 tokens was written over"):
+        _generate(decoder, first, _branches(rows), embeddings)
+    with pytest.raises(DecoderError, match="prefix of 15 tokens was written over"):
+        decoder.prefill(rows[:3], behind=first.head(15))
+    assert len(_generate(decoder, second, _branches(rows), embeddings, new=2)) == 6
+    assert len(_generate(decoder, first.head(10), _branches(rows), embeddings, new=2)) == 6  # the opening, still good
+
+
+def test_sampling_depends_on_seed_and_key_alone(decoder: Decoder, rows: np.ndarray, embeddings: np.ndarray) -> None:
+    prefix, branches = decoder.prefill(rows[:30]), _branches(rows)
+    keys = [(index,) for index in range(6)]
+
+    def sample(which: list[int], sampling: Sampling) -> list[Generation]:
+        own = [branches[index] for index in which]
+        return decoder.generate(
+            prefix, own, lambda ids: embeddings[ids], 12, NEVER, sampling, [keys[index] for index in which]
+        )
+
+    hot = Sampling(temperature=20.0, seed=3)
+    together = sample([0, 1, 2, 3, 4, 5], hot)
+    _assert_same(sample([4, 1], hot), [together[4], together[1]])
+    other = sample([0, 1, 2, 3, 4, 5], Sampling(temperature=20.0, seed=4))
+    assert any(not np.array_equal(a.tokens, b.tokens) for a, b in zip(together, other, strict=True))
+    greedy = _generate(decoder, prefix, branches, embeddings, new=12)
+    assert any(not np.array_equal(a.tokens, b.tokens) for a, b in zip(together, greedy, strict=True))
+    # So little that only the most likely token is left.
+    _assert_same(sample([0, 1, 2, 3, 4, 5], Sampling(temperature=20.0, top_p=1e-6)), greedy)
+    _assert_same(sample([0, 1, 2, 3, 4, 5], Sampling(temperature=1e-3)), greedy)
+
+
+def test_drawn_tokens_follow_the_distribution() -> None:
+    logits = np.log(np.array([[0.5, 0.3, 0.15, 0.05]], dtype=np.float32))
+    plain = Chooser(Sampling(seed=1), [(0,)])
+    cut = Chooser(Sampling(top_p=0.75, seed=1), [(0,)])
+    cold = Chooser(Sampling(temperature=0.5, seed=1), [(0,)])
+    counts = {name: np.zeros(4) for name in ("plain", "cut", "cold")}
+    for _ in range(4000):
+        for name, choose in (("plain", plain), ("cut", cut), ("cold", cold)):
+            (token,), (logprob,) = choose(logits, np.array([0]))
+            assert logprob == pytest.approx(logits[0, token], abs=1e-6)
+            counts[name][token] += 1 / 4000
+    np.testing.assert_allclose(counts["plain"], [0.5, 0.3, 0.15, 0.05], atol=0.03)
+    np.testing.assert_allclose(counts["cut"], [0.625, 0.375, 0, 0], atol=0.03)
+    squared = np.array([0.25, 0.09, 0.0225, 0.0025])
+    np.testing.assert_allclose(counts["cold"], squared / squared.sum(), atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"temperature": 0.0}, "temperature is 0.0"), ({"top_p": 1.5}, "top_p is 1.5"), ({"seed": -1}, "seed is -1")],
+)
+def test_sampling_that_cannot_be_done_is_named(settings: dict[str, float], message: str) -> None:
+    with pytest.raises(SamplingError, match=message):
+        Sampling(**settings)  # type: ignore[arg-type]
+
+
+def test_stream_gives_the_tokens_as_they_come(
+    decoder: Decoder, counting: CountingEngine, rows: np.ndarray, embeddings: np.ndarray
+) -> None:
+    prefix, branches = decoder.prefill(rows[:30]), _branches(rows)
+    expected = _generate(decoder, prefix, branches, embeddings, new=6)
+    counting.rows.clear()
+    stream = decoder.stream(prefix, branches, lambda ids: embeddings[ids], 6, NEVER)
+    got: dict[int, list[Token]] = {b: [] for b in range(6)}
+    for _ in range(6):
+        token = next(stream)
+        got[token.branch].append(token)
+    assert len(counting.rows) == 1  # the first token of every branch came with the first run
+    for token in stream:
+        got[token.branch].append(token)
+    for branch, tokens in got.items():
+        assert [t.id for t in tokens] == expected[branch].tokens.tolist()
+        assert [t.last for t in tokens] == [False] * 5 + [True]
+    # Closing stops it: nothing runs any more. Another call voids it.
+    stopped = decoder.stream(prefix, branches, lambda ids: embeddings[ids], 6, NEVER)
+    next(stopped)
+    stopped.close()
+    assert len(counting.rows) == 7
+    voided = decoder.stream(prefix, branches, lambda ids: embeddings[ids], 6, NEVER)
+    for _ in range(6):
+        next(voided)
+    _generate(decoder, prefix, branches[:1], embeddings, new=1)
+    with pytest.raises(DecoderError, match="called for something else"):
+        next(voided)
+
+
+def test_should_stop_is_asked_before_each_run(
+    decoder: Decoder, counting: CountingEngine, rows: np.ndarray, embeddings: np.ndarray
+) -> None:
+    prefix, branches = decoder.prefill(rows[:30]), _branches(rows)
+    expected = _generate(decoder, prefix, branches, embeddings, new=6)
+    counting.rows.clear()
+    answers = decoder.generate(
+        prefix, branches, lambda ids: embeddings[ids], 6, NEVER, should_stop=lambda: len(counting.rows) == 4
+    )
+    assert len(counting.rows) == 4
+    _assert_same(answers, [Generation(g.tokens[:4], g.logprobs[:4]) for g in expected])
+    assert not any(answer.ended for answer in answers)
+    assert all(answer.ended for answer in expected)
+    none = decoder.generate(prefix, branches, lambda ids: embeddings[ids], 6, NEVER, should_stop=lambda: True)
+    assert [len(answer.tokens) for answer in none] == [0] * 6
+
+
+@pytest.mark.parametrize("max_parallel", [2, 64])
+def test_scores_are_those_of_teacher_forcing(
+    bundle: Bundle, counting: CountingEngine, rows: np.ndarray, embeddings: np.ndarray, max_parallel: int
+) -> None:
+    decoder = Decoder(counting, bundle.manifest.model, max_parallel)
+    prefix, branches = decoder.prefill(rows[:30]), _branches(rows)
+    phrases = [[17], [9, 21, 4, 2], [9, 21], [33, 2]]
+    counting.rows.clear()
+    scores = decoder.score(prefix, branches, phrases, lambda ids: embeddings[ids])
+    if max_parallel == 64:  # the rows of each question once, then five for each: what the phrases feed back
+        assert counting.rows == [36, 6 * 5]
+    for branch, row in zip(branches, scores, strict=True):
+        for phrase, found in zip(phrases, row, strict=True):
+            whole = np.concatenate([branch, embeddings[phrase[:-1]]])
+            count = len(whole)
+            causal = np.triu(np.full((count, count), HIDDEN), k=1)
+            wanted = np.arange(len(branch) - 1, count)
+            logits, _ = decoder.run(whole, prefix.length + np.arange(count), causal, wanted, prefix)
+            logits = logits.astype(np.float64)
+            expected = logits[np.arange(len(phrase)), phrase] - np.log(np.exp(logits).sum(axis=1))
+            assert found.dtype == np.float32
+            np.testing.assert_allclose(found, expected, atol=1e-4)
+    with pytest.raises(DecoderError, match="a phrase is empty"):
+        decoder.score(prefix, branches, [[1], []], lambda ids: embeddings[ids])
+
+
+def test_score_of_a_greedy_answer_is_its_log_probability(
+    decoder: Decoder, rows: np.ndarray, embeddings: np.ndarray
+) -> None:
+    prefix, branches = decoder.prefill(rows[:30]), _branches(rows)
+    for branch, answer in enumerate(_generate(decoder, prefix, branches, embeddings, new=8)):
+        (found,) = decoder.score(prefix, branches, [answer.tokens], lambda ids: embeddings[ids])[branch]
+        np.testing.assert_allclose(found, answer.logprobs, atol=1e-4)
+
+
+def test_meter_counts_every_step(decoder: Decoder, rows: np.ndarray, embeddings: np.ndarray) -> None:
+    meter = Meter()
+    prefix = decoder.prefill(rows[:30], meter=meter)
+    assert meter.engine_seconds > 0
+    assert meter.step_seconds == []
+    decoder.generate(prefix, _branches(rows), lambda ids: embeddings[ids], 7, NEVER, meter=meter)
+    assert len(meter.step_seconds) == 7
+    assert min(meter.step_seconds) > 0
 
 
 def test_finished_branches_send_no_more_rows(
@@ -151,32 +398,16 @@ def test_finished_branches_send_no_more_rows(
     ]
 
 
-def test_logprobs_are_those_of_a_softmax(
-    decoder: Decoder, engine: Engine, bundle: Bundle, rows: np.ndarray, embeddings: np.ndarray
-) -> None:
+def test_logprobs_are_those_of_a_softmax(decoder: Decoder, rows: np.ndarray, embeddings: np.ndarray) -> None:
     # The log-probability of the second token, computed from the logits of a prefix that holds the first.
     prefix, branch = decoder.prefill(rows[:30]), rows[40:45]
     answer = _generate(decoder, prefix, [branch], embeddings, new=2)[0]
     sequence = np.concatenate([rows[:30], branch, embeddings[answer.tokens[:1]]])
-    spec = bundle.manifest.model
-    empty = np.zeros((spec.num_heads, 0, spec.head_dim), np.float32)
-    past = {f"{kind}.{i}": empty for i in range(spec.num_layers) for kind in _PAST}
-    causal = np.triu(np.full((36, 36), -1e9, np.float32), 1)
-    logits = engine.run(
-        {
-            "inputs_embeds": sequence,
-            "position_ids": np.arange(36),
-            "mask": causal,
-            "logit_rows": np.array([35]),
-            **past,
-        }
-    )["logits"][0].astype(np.float64)
+    causal = np.triu(np.full((36, 36), HIDDEN), k=1)
+    logits = decoder.run(sequence, np.arange(36), causal, np.array([35]))[0][0].astype(np.float64)
     expected = logits[answer.tokens[1]] - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
     assert answer.tokens[1] == logits.argmax()
     assert answer.logprobs[1] == pytest.approx(expected, abs=1e-4)
-
-
-_PAST = ("prefix_key", "prefix_value", "branch_key", "branch_value")
 
 
 def test_too_many_positions_are_refused(decoder: Decoder, rows: np.ndarray, embeddings: np.ndarray) -> None:
@@ -193,14 +424,3 @@ def test_too_many_positions_are_refused(decoder: Decoder, rows: np.ndarray, embe
 
 def test_no_branch_gives_no_answer(decoder: Decoder, rows: np.ndarray, embeddings: np.ndarray) -> None:
     assert _generate(decoder, decoder.prefill(rows[:3]), [], embeddings) == []
-
-
-def test_engines_that_cannot_be_loaded_are_named(tmp_path_factory: pytest.TempPathFactory) -> None:
-    broken = tmp_path_factory.mktemp("engines") / "broken.onnx"
-    broken.write_bytes(b"no graph")
-    with pytest.raises(EngineError, match=r"broken\.onnx"):
-        load_engine(broken)
-    with pytest.raises(EngineError, match="unknown engine runtime 'abacus'"):
-        load_engine(broken, runtime="abacus")
-    with pytest.raises(EngineError, match="threads is 0"):
-        load_engine(broken, threads=0)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from osprey_ros.engines import Engine, EngineError, load_engine
 from osprey_ros.image import ImageError, preprocess
 from osprey_ros.prompt import IMAGE, MASK, QUESTIONS, PromptBuilder, PromptError, common_prefix
 from osprey_ros.regions import RegionError
+from osprey_ros.sampling import Sampling
 from osprey_torch.checkpoint import load_checkpoint
 from osprey_torch.reference import generate_region
 
@@ -92,12 +95,14 @@ class Watched:
 
     def __init__(self, engine: Engine, rows: list[int]) -> None:
         self.engine, self.rows = engine, rows
-        self.input_names, self.output_names = engine.input_names, engine.output_names
 
-    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+    def run(self, inputs: Mapping[str, Any], *arguments: Any) -> dict[str, np.ndarray]:
         if "inputs_embeds" in inputs:
             self.rows.append(len(inputs["inputs_embeds"]))
-        return self.engine.run(inputs, outputs)
+        return self.engine.run(inputs, *arguments)
 
 
 def test_prefix_of_earlier_questions_is_used_again(
@@ -144,6 +149,24 @@ def test_several_questions_in_one_decode(ready: Describer, picture: Picture) -> 
     _assert_same(results[1], ready.ask(picture.ids, "Is <mask><pos> red?", max_new_tokens=6))
 
 
+def test_words_before_the_region_are_read_once_for_all_regions(
+    tiny_model: TinyModel, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+    monkeypatch.setattr(describers, "load_engine", lambda *arguments: Watched(load_engine(*arguments), rows))
+    describer = Describer(tiny_model.bundle, threads=1)
+    builder = PromptBuilder(describer.bundle.tokenizer(), describer.spec)
+    prompts = [builder.prompt(QUESTIONS[style]) for style in ("short", "category")]
+    shared = common_prefix(prompts)
+    describer.set_image(picture.rgb)
+    rows.clear()
+    result = describer.answer(picture.ids, [QUESTIONS[style] for style in ("short", "category")], max_new_tokens=3)
+    before = sum(prompt.index(MASK) - shared for prompt in prompts)
+    behind = sum(len(prompt) - prompt.index(MASK) for prompt in prompts)
+    assert before > 0
+    assert rows[1] == result[0].timing.branch_tokens == before + 5 * behind
+
+
 def test_timing_accounts_for_the_whole_call(describer: Describer, picture: Picture) -> None:
     describer.set_image(picture.rgb)
     first = describer.describe(picture.ids, max_new_tokens=5)
@@ -151,12 +174,83 @@ def test_timing_accounts_for_the_whole_call(describer: Describer, picture: Pictu
     stages = timing.preprocess + timing.vision + timing.regions + timing.prefix + timing.branches
     assert min(timing.preprocess, timing.vision, timing.regions, timing.prefix, timing.branches) > 0
     assert timing.total == pytest.approx(stages, rel=1e-6)
+    assert timing.vision + sum(timing.step_seconds) / 2 < timing.engine < timing.total
+    assert 0.5 * timing.branches < sum(timing.step_seconds) <= timing.branches
     assert timing.new_tokens == sum(len(d.tokens) for d in first)
-    assert timing.steps == max(len(d.tokens) for d in first)
+    assert timing.steps == len(timing.step_seconds) == max(len(d.tokens) for d in first)
     assert timing.prefix_tokens > describer.spec.image_tokens
     assert timing.branch_tokens % len(first) == 0
+    assert json.loads(json.dumps(asdict(timing)))["steps"] == timing.steps
     again = describer.describe(picture.ids, max_new_tokens=5).timing
     assert (again.preprocess, again.vision) == (0, 0)
+
+
+def test_stream_gives_the_answers_of_ask(ready: Describer, picture: Picture) -> None:
+    expected = {d.region_id: d for d in ready.ask(picture.ids, "What colour is it?", max_new_tokens=6)}
+    tokens: dict[int, list[int]] = {region: [] for region in expected}
+    ended = {}
+    for update in ready.stream(picture.ids, "What colour is it?", max_new_tokens=6):
+        tokens[update.region_id].append(update.token)
+        if update.ended:
+            ended[update.region_id] = update.text
+    assert ended == {region: description.text for region, description in expected.items()}
+    for region, description in expected.items():
+        assert tokens[region] == description.tokens.tolist()
+
+
+def test_scores_are_the_log_likelihoods_of_answers(ready: Describer, picture: Picture) -> None:
+    described = ready.describe(picture.ids, "category")
+    phrases = ["a red mug", "mug", "the large green bowl on the left"]
+    scores = ready.score(picture.ids, phrases)
+    assert scores.question == QUESTIONS["category"]
+    assert scores.phrases == tuple(phrases)
+    np.testing.assert_array_equal(scores.region_ids, [d.region_id for d in described])
+    assert (scores.log_likelihoods.shape, scores.log_likelihoods.dtype) == ((5, 3), np.float32)
+    for row, parts in zip(scores.log_likelihoods, scores.token_logprobs, strict=True):
+        np.testing.assert_allclose(row, [part.sum() for part in parts], rtol=1e-5)
+    assert scores.timing.new_tokens == sum(len(part) for row in scores.token_logprobs for part in row)
+    # Alone and in another order the same.
+    regions = regions_from_id_image(picture.ids)
+    alone = ready.score(regions.select([9]), phrases[::-1])
+    np.testing.assert_allclose(alone.log_likelihoods[0, ::-1], scores.log_likelihoods[2], atol=1e-3)
+    with pytest.raises(PromptError, match="no phrase"):
+        ready.score(picture.ids, [])
+    with pytest.raises(PromptError, match="the phrase ' ' is empty"):
+        ready.score(picture.ids, ["mug", " "])
+
+
+def test_sampling_gives_a_region_its_own_answer(ready: Describer, picture: Picture) -> None:
+    hot = Sampling(temperature=30.0, seed=5)
+    together = ready.describe(picture.ids, max_new_tokens=6, sampling=hot)
+    assert any(
+        not np.array_equal(a.tokens, b.tokens)
+        for a, b in zip(together, ready.describe(picture.ids, max_new_tokens=6), strict=True)
+    )
+    two = regions_from_id_image(picture.ids).select([300, 7])
+    _, short = ready.answer(two, ["What is it?", QUESTIONS["short"]], max_new_tokens=6, sampling=hot)
+    for description in short:
+        expected = next(d for d in together if d.region_id == description.region_id)
+        np.testing.assert_array_equal(description.tokens, expected.tokens)
+
+
+def test_stopping_returns_what_is_there(ready: Describer, picture: Picture) -> None:
+    asked = []
+    full = ready.describe(picture.ids, max_new_tokens=6)
+    part = ready.describe(picture.ids, max_new_tokens=6, should_stop=lambda: len(asked) == 2 or asked.append(0))
+    for a, b in zip(part, full, strict=True):
+        np.testing.assert_array_equal(a.tokens, b.tokens[:2])
+        assert a.ended == (len(b.tokens) <= 2)
+    nothing = ready.describe(picture.ids, should_stop=lambda: True)
+    assert [(d.text, d.confidence, d.ended) for d in nothing] == [("", 0.0, False)] * 5
+
+
+def test_fast_preprocessing_says_nearly_the_same(tiny_model: TinyModel, ready: Describer, picture: Picture) -> None:
+    fast = Describer(tiny_model.bundle, threads=1, preprocessing="fast")
+    fast.set_image(picture.rgb)
+    ours, exact = (one.describe(picture.ids, max_new_tokens=1) for one in (fast, ready))
+    assert not np.array_equal(ours[0].logprobs, exact[0].logprobs)
+    with pytest.raises(ImageError, match="'rough'"):
+        Describer(tiny_model.bundle, threads=1, preprocessing="rough")
 
 
 def test_result_is_a_sequence_with_confidences(ready: Describer, picture: Picture) -> None:

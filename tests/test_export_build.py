@@ -1,36 +1,47 @@
-"""From a checkpoint folder to a bundle: whole, checked, replaced in one go, and refused when engines are wrong."""
+"""From a checkpoint folder to a bundle: whole, checked, replaced in one go, and refused where it cannot be built."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 from tiny import TINY
 
-from export.build import CONFIG, BuildError, Precisions, build_bundle
+from export import resources
+from export.build import BuildError, Precisions, Targets, build_bundle
 from export.build_engines import main
-from export.readback import model_from_bundle
+from export.figures import STAGES, Limit, Limits, VerificationError
+from export.linears import decode, encode
+from export.options import OptionError, decoder_precision, resolved
+from export.readback import CONFIG, decoder_weights, model_from_bundle
 from export.samples import VerificationSample
-from export.verify import STAGES, Limit, Limits, TokenFigures, VerificationError, quantized_copy, verify_engines
-from osprey_ros.bundle import DECODER, MASK_EXTRACTOR, REQUIRED_FILES, VISION, Bundle
-from osprey_ros.engines import Engine, load_engine
-from osprey_ros.prompt import QUESTIONS, PromptBuilder
-from osprey_torch.checkpoint import load_checkpoint, save_checkpoint
+from osprey_ros.bundle import DECODER, MASK_EXTRACTOR, ONNX_FILES, TABLES, VISION, Bundle, EngineEntry
+from osprey_ros.describer import Describer
+from osprey_ros.engines import EngineError
+from osprey_ros.fingerprint import write_fingerprint
+from osprey_ros.prompt import QUESTIONS
+from osprey_torch.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from osprey_torch.model import Osprey
 from training.tokenizer import train_tokenizer
+
+QUIET = {"report": lambda line: None}
+# The weights are random: what int4 costs in words says nothing here, the graph must still be right.
+LOOSE = Limits(prefix_logits=Limit(0.8, 1.0), answer_logits=Limit(0.8, 1.0), agreement=0.0)
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model that is sure of its words, so that greedy tokens can be compared."""
     tokenizer = train_tokenizer(list(QUESTIONS.values()) * 5, vocab_size=300)
-    config = TINY.with_vocabulary(tokenizer.token_to_id("<mask>"))
+    # Widths that divide into the blocks of both runtimes.
+    config = replace(TINY.with_vocabulary(tokenizer.token_to_id("<mask>")), intermediate_size=128)
     torch.manual_seed(0)
     model = Osprey(config).eval()
     model.lm_head.weight.data *= 60
@@ -50,20 +61,21 @@ def samples() -> list[VerificationSample]:
 
 
 @pytest.fixture(scope="module")
-def bundle(checkpoint: Path, samples: list[VerificationSample], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exact(checkpoint: Path, samples: list[VerificationSample], tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("bundles") / "exact"
-    build_bundle(checkpoint, output, precisions=Precisions(llm="fp32", lm_head="fp32"), samples=samples)
+    build_bundle(checkpoint, output, precisions=Precisions(llm="fp32", lm_head="fp32"), samples=samples, **QUIET)
     return output
 
 
-def test_bundle_is_whole_and_holds_its_figures(checkpoint: Path, bundle: Path) -> None:
-    opened = Bundle.open(bundle)
+def test_bundle_is_whole_and_holds_its_figures(checkpoint: Path, exact: Path) -> None:
+    opened = Bundle.open(exact)
     manifest = opened.manifest
-    assert set(manifest.files) == {*REQUIRED_FILES, CONFIG}
-    assert [path.name for path in bundle.parent.iterdir()] == ["exact"]
+    assert set(manifest.files) == {*ONNX_FILES.values(), *TABLES, CONFIG}
+    assert [path.name for path in exact.parent.iterdir()] == ["exact"]
     assert manifest.name == "exact"
     assert manifest.verified
     assert manifest.precisions["decoder"] == "fp32"
+    assert "Verified" in (exact / "report.md").read_text()
     model, _ = load_checkpoint(checkpoint)
     np.testing.assert_allclose(opened.embeddings(), model.model.embed_tokens.weight.detach(), rtol=1e-3, atol=1e-7)
 
@@ -71,141 +83,253 @@ def test_bundle_is_whole_and_holds_its_figures(checkpoint: Path, bundle: Path) -
     assert set(figures["stages"]) == set(STAGES)
     # Nothing is quantized here but the embedding table, to float16: engines and PyTorch agree throughout.
     assert all(stage["relative"] < 2e-3 and stage["cosine"] > 0.99999 for stage in figures["stages"].values())
-    tokens = figures["greedy_tokens"]
-    assert tokens["regions"] == 3
-    assert tokens["identical_answers"] == 3
-    assert tokens["decided_steps"] == tokens["decided_steps_equal"] > 10
 
 
-def test_int4_bundle_passes_and_is_smaller(
-    checkpoint: Path, samples: list[VerificationSample], bundle: Path, tmp_path: Path
+CPU_OPTIONS = {
+    "int4 clip": (Precisions(), "int4 symmetric, block 32, clip, accuracy level 0"),
+    "int4 rtn": (Precisions(method="rtn"), "int4 symmetric, block 32, rtn, accuracy level 0"),
+    "int4 awq": (Precisions(method="awq", lm_head="int8"), "int4 symmetric, block 32, awq, accuracy level 0"),
+    "int8": (Precisions(llm="int8", lm_head="int8"), "int8 symmetric, block 32, clip, accuracy level 4"),
+    "fp16": (Precisions("fp16", "fp16", llm="fp16"), "fp16"),
+}
+
+
+@pytest.mark.parametrize("option", CPU_OPTIONS)
+def test_every_option_for_the_cpu_gives_a_bundle_that_passes_and_speaks(
+    checkpoint: Path, samples: list[VerificationSample], exact: Path, tmp_path: Path, option: str, monkeypatch
 ) -> None:
-    # The weights are random: what int4 costs in words says nothing here, the graph must still be right.
-    limits = Limits(prefix_logits=Limit(0.8, 1.0), answer_logits=Limit(0.8, 1.0), agreement=0.0)
-    manifest = build_bundle(checkpoint, tmp_path / "int4", name="small", samples=samples, limits=limits)
-    assert manifest.name == "small"
-    assert manifest.precisions["decoder"].startswith("int4")
-    assert manifest.verification["stages"]["decoder_graph"]["relative"] < 5e-3
-    assert manifest.verification["stages"]["prefix_logits"]["relative"] > 1e-2
-    assert manifest.files[DECODER].bytes < Bundle.open(bundle).manifest.files[DECODER].bytes * 0.75
+    precisions, described = CPU_OPTIONS[option]
+    monkeypatch.setattr("export.build.simulated_samples", lambda count, first=0: samples)
+    manifest = build_bundle(checkpoint, tmp_path / "bundle", precisions=precisions, limits=LOOSE, **QUIET)
+    assert manifest.verified
+    assert manifest.precisions["decoder"] == described
+    assert manifest.verification["stages"]["decoder_graph"]["relative"] < 1e-2
+    assert manifest.files[DECODER].bytes < Bundle.open(exact).manifest.files[DECODER].bytes * 0.75
+    describer = Describer(Bundle.open(tmp_path / "bundle"))
+    describer.set_image(samples[0].rgb)
+    assert len(describer.describe(samples[0].ids, max_new_tokens=3)) == 3
 
 
-def test_the_model_read_back_from_a_bundle_is_the_quantized_one(checkpoint: Path, tmp_path: Path) -> None:
+def test_weights_read_back_from_a_bundle_are_the_quantized_ones(checkpoint: Path, tmp_path: Path) -> None:
     precisions = Precisions(lm_head="int8")
-    build_bundle(checkpoint, tmp_path / "bundle", verify=False, precisions=precisions)
-    model, _ = load_checkpoint(checkpoint)
-    expected = quantized_copy(model, precisions.decoder(model.config))
-    found = model_from_bundle(Bundle.open(tmp_path / "bundle"))
-    ids = torch.arange(20)[None]
+    build_bundle(checkpoint, tmp_path / "bundle", verify=False, precisions=precisions, **QUIET)
+    source = Checkpoint.open(checkpoint)
+    precision = decoder_precision(resolved(precisions, Targets(), source.config), Targets())
+    model = model_from_bundle(Bundle.open(tmp_path / "bundle"))
+    state = model.state_dict()
+    read = decoder_weights(tmp_path / "bundle" / DECODER)
+    for layer, output in (("model.layers.1.mlp.up_proj", False), ("lm_head", True)):
+        expected = decode(encode(source.read, [layer], precision, output))
+        np.testing.assert_array_equal(read(f"{layer}.weight"), expected)
+        np.testing.assert_array_equal(state[f"{layer}.weight"].numpy(), expected)
+    norm = "model.layers.0.input_layernorm.weight"
+    np.testing.assert_array_equal(state[norm].numpy(), source.read(norm))
+    original, _ = load_checkpoint(checkpoint)
     pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        logits = [m.lm_head(m.model(input_ids=ids).last_hidden_state) for m in (found, expected)]
-        tokens = [m.encode_image(pixels)[1] for m in (found, expected)]
-    # The embedding table is float16 in a bundle.
-    torch.testing.assert_close(logits[0], logits[1], rtol=2e-3, atol=2e-3 * float(logits[1].abs().max()))
+        tokens = [m.encode_image(pixels)[1] for m in (model, original)]
     torch.testing.assert_close(tokens[0], tokens[1], rtol=1e-4, atol=1e-5)
-    linear = "model.layers.1.mlp.down_proj.weight"
-    torch.testing.assert_close(found.state_dict()[linear], expected.state_dict()[linear], rtol=0, atol=0)
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every model is taken for one whose weights do not fit into its graphs."""
+    monkeypatch.setattr(resources, "LARGE_BYTES", 1000)
+
+
+def test_a_large_model_has_its_weights_beside_small_graphs(
+    checkpoint: Path, samples: list[VerificationSample], exact: Path, tmp_path: Path, large: None
+) -> None:
+    precisions = Precisions(llm="fp32", lm_head="fp32")
+    build_bundle(checkpoint, tmp_path / "large", precisions=precisions, samples=samples, **QUIET)
+    found = Bundle.open(tmp_path / "large")
+    data = {"vision.onnx.data", "decoder.layer00.data", "decoder.layer01.data", "decoder.lm_head.data"}
+    assert set(found.manifest.files) == {*Bundle.open(exact).manifest.files, *data}
+    assert found.manifest.verified
+    whole, parts = (model_from_bundle(Bundle.open(path)).state_dict() for path in (exact, tmp_path / "large"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    answers = []
+    for path in (exact, tmp_path / "large"):
+        describer = Describer(Bundle.open(path))
+        describer.set_image(samples[0].rgb)
+        answers.append([d.text for d in describer.describe(samples[0].ids, max_new_tokens=4)])
+    assert answers[0] == answers[1]
+
+
+def test_a_large_decoder_is_verified_on_its_first_layers_over_the_same_files(
+    checkpoint: Path, samples: list[VerificationSample], tmp_path: Path, large: None
+) -> None:
+    manifest = build_bundle(checkpoint, tmp_path / "large", samples=samples, limits=LOOSE, verify_layers=1, **QUIET)
+    assert manifest.verified
+    assert manifest.verification["decoder_layers"] == {"compared": 1, "all": 2}
+    assert "first 1 of 2 layers" in (tmp_path / "large" / "report.md").read_text()
+    assert not [name for name in manifest.files if name.startswith("first")]
+
+
+def test_image_size_and_tokens_make_another_model_of_the_same_weights(
+    checkpoint: Path, samples: list[VerificationSample], tmp_path: Path
+) -> None:
+    targets = Targets(image_size=96, max_tokens=128)
+    precisions = Precisions(llm="fp32", lm_head="fp32")
+    manifest = build_bundle(
+        checkpoint, tmp_path / "b", precisions=precisions, targets=targets, samples=samples, **QUIET
+    )
+    assert manifest.verified
+    model = manifest.model
+    assert (model.image_size, model.image_tokens, model.max_positions, model.position_size) == (96, 36, 128, 14)
+    graph = onnx.load(tmp_path / "b" / DECODER).graph
+    assert {tensor.dims[0] for tensor in graph.initializer if tensor.name.startswith("rope")} == {128}
+    describer = Describer(Bundle.open(tmp_path / "b"))
+    describer.set_image(samples[0].rgb)
+    assert len(describer.describe(samples[0].ids, max_new_tokens=2)) == 3
+
+
+def test_a_bundle_for_the_gpu_computes_in_half_precision(checkpoint: Path, tmp_path: Path) -> None:
+    manifest = build_bundle(checkpoint, tmp_path / "b", verify=False, targets=Targets(device="cuda"), **QUIET)
+    assert {entry.device for entry in manifest.engines.values()} == {"cuda"}
+    assert manifest.precisions["vision"] == manifest.precisions["mask_extractor"] == "fp16"
+    decoder = onnxruntime.InferenceSession(tmp_path / "b" / DECODER, providers=["CPUExecutionProvider"])
+    types = {i.name: i.type for i in decoder.get_inputs()}
+    assert types["prefix_key.0"] == "tensor(float16)"
+    for file in (VISION, MASK_EXTRACTOR):
+        products = [node for node in onnx.load(tmp_path / "b" / file).graph.node if node.op_type == "MatMul"]
+        assert products
+        assert onnx.TensorProto.FLOAT16 in {t.data_type for t in onnx.load(tmp_path / "b" / file).graph.initializer}
+
+
+def test_plans_take_the_place_of_graphs(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT itself is played: what it is given and what becomes of its plans is real."""
+    made = {}
+
+    def make_plan(role, graph, folder, config, max_regions, progress) -> EngineEntry:
+        model = onnx.load(graph)
+        made[role] = ({node.op_type for node in model.graph.node}, {node.domain for node in model.graph.node})
+        plan = folder / f"{role}.0123.plan"
+        plan.write_bytes(b"plan")
+        write_fingerprint(plan, {"gpu": "played"})
+        return EngineEntry(plan.name, "tensorrt", "cuda", {"gpu": "played"})
+
+    monkeypatch.setattr("export.units.make_plan", make_plan)
+    monkeypatch.setattr("osprey_ros.fingerprint.current", lambda: {})
+    targets = Targets(runtime="tensorrt", decoder="tensorrt", device="cuda")
+    manifest = build_bundle(checkpoint, tmp_path / "b", verify=False, targets=targets, **QUIET)
+    assert set(made) == {"vision", "mask_extractor", "decoder"}
+    assert {domain for _, domains in made.values() for domain in domains} == {""}
+    assert "DequantizeLinear" in made["decoder"][0]
+    assert manifest.precisions["decoder"] == "int4 symmetric, block 64, clip"
+    for role, entry in manifest.engines.items():
+        assert entry == EngineEntry(f"{role}.0123.plan", "tensorrt", "cuda", {"gpu": "played"})
+    plans = {f"{role}.0123.plan{end}" for role in made for end in ("", ".json")}
+    assert set(manifest.files) == {*plans, *TABLES, CONFIG}
+    assert Bundle.open(tmp_path / "b").engine("decoder").runtime == "tensorrt"
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_limit_that_is_passed_stops_the_build_by_the_stage_s_name(
+def test_a_limit_that_is_passed_stops_the_build_by_the_stage_s_name_and_keeps_the_engines(
     checkpoint: Path, samples: list[VerificationSample], tmp_path: Path, stage: str
 ) -> None:
-    limits = replace(Limits(), **{stage: Limit(cosine=1.01, relative=1.0)})
+    limits = replace(LOOSE, **{stage: Limit(cosine=1.01, relative=1.0)})
     with pytest.raises(VerificationError, match=stage):
-        build_bundle(checkpoint, tmp_path / "bundle", samples=samples, limits=limits)
-    assert list(tmp_path.iterdir()) == []
-
-
-class _Distorted:
-    """An engine one of whose outputs is wrong."""
-
-    def __init__(self, engine: Engine, output: str, value: float) -> None:
-        self._engine = engine
-        self._output = output
-        self._value = value
-        self.input_names, self.output_names = engine.input_names, engine.output_names
-
-    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        results = self._engine.run(inputs, outputs)
-        wrong = results[self._output].copy()
-        wrong.reshape(-1)[::3] += self._value
-        return {**results, self._output: wrong}
-
-
-@pytest.mark.parametrize(
-    ("file", "output", "value", "stage"),
-    [
-        (VISION, "res3", 1.0, "vision_features"),
-        (VISION, "image_tokens", 1.0, "image_tokens"),
-        (MASK_EXTRACTOR, "mask_tokens", 1.0, "mask_tokens"),
-        (MASK_EXTRACTOR, "position_tokens", float("nan"), "position_tokens"),
-        (DECODER, "logits", 20.0, "decoder_graph"),
-        (DECODER, "new_value.1", 1.0, "answer_logits"),
-    ],
-)
-def test_a_wrong_engine_is_found_at_its_stage(
-    checkpoint: Path, bundle: Path, samples: list[VerificationSample], file: str, output: str, value: float, stage: str
-) -> None:
-    model, tokenizer = load_checkpoint(checkpoint)
-    precision = Precisions(llm="fp32", lm_head="fp32").decoder(model.config)
-    engines = {name: load_engine(bundle / name) for name in (VISION, MASK_EXTRACTOR, DECODER)}
-    engines[file] = _Distorted(engines[file], output, value)
-    prompts = PromptBuilder(tokenizer, model.config.model_spec())
-    with pytest.raises(VerificationError, match=stage):
-        verify_engines(engines, Bundle.open(bundle).embeddings(), model, prompts, precision, samples)
-
-
-def test_answers_are_compared_up_to_their_first_difference() -> None:
-    figures = TokenFigures()
-    reference = np.array([5, 6, 7, 2])
-    margins = np.array([0.9, 0.02, 0.9, 0.9])
-    figures.add_answer(reference, reference, margins, 0.1)
-    figures.add_answer(np.array([5, 8, 1, 1]), reference, margins, 0.1)  # a near tie fell the other way
-    figures.add_answer(np.array([5, 6, 1, 2]), reference, margins, 0.1)  # a clear choice was missed
-    figures.add_answer(np.array([5, 6]), reference, margins, 0.1)  # the engine stopped early
-    assert (figures.regions, figures.identical_answers) == (4, 1)
-    assert (figures.steps, figures.steps_equal) == (4 + 2 + 3 + 3, 4 + 1 + 2 + 2)
-    assert (figures.decided_steps, figures.decided_steps_equal) == (3 + 1 + 2 + 2, 3 + 1 + 1 + 1)
+        build_bundle(checkpoint, tmp_path / "bundle", samples=samples, limits=limits, **QUIET)
+    assert [path.name for path in tmp_path.iterdir()] == [".bundle.partial"]
+    lines: list[str] = []
+    manifest = build_bundle(checkpoint, tmp_path / "bundle", verify=False, report=lines.append)
+    assert not manifest.verified
+    assert "decoder: kept from before" in lines
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
 def test_a_rebuild_replaces_the_bundle_and_keeps_its_card(checkpoint: Path, tmp_path: Path) -> None:
     output = tmp_path / "bundle"
-    first = build_bundle(checkpoint, output, verify=False)
+    first = build_bundle(checkpoint, output, verify=False, **QUIET)
     (output / "README.md").write_text("written by hand\n")
+    (output / "report.md").write_text("of the old bundle\n")
     (output / DECODER).write_bytes(b"spoilt")
-    second = build_bundle(checkpoint, output, verify=False)
+    second = build_bundle(checkpoint, output, verify=False, **QUIET)
     assert second.files == first.files
     assert (output / "README.md").read_text() == "written by hand\n"
+    assert "Not verified" in (output / "report.md").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
     assert not Bundle.open(output).manifest.verified
 
 
-def test_a_folder_that_is_no_bundle_is_not_replaced(checkpoint: Path, tmp_path: Path) -> None:
+def test_what_is_in_the_way_is_named_and_left_alone(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("two years of work")
     with pytest.raises(BuildError, match="not an engine bundle"):
-        build_bundle(checkpoint, tmp_path, verify=False)
+        build_bundle(checkpoint, tmp_path, verify=False, **QUIET)
+    with pytest.raises(BuildError, match=r"thesis\.txt/bundle cannot be written: .*thesis\.txt is not a folder"):
+        build_bundle(checkpoint, tmp_path / "thesis.txt" / "bundle", verify=False, **QUIET)
     assert (tmp_path / "thesis.txt").read_text() == "two years of work"
 
 
-def test_a_build_that_was_killed_leaves_nothing_in_the_way(checkpoint: Path, tmp_path: Path) -> None:
-    leftover = tmp_path / ".bundle.partial"
-    leftover.mkdir()
-    (leftover / "vision.onnx").write_bytes(b"half")
-    build_bundle(checkpoint, tmp_path / "bundle", verify=False)
-    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"targets": Targets(runtime="tensorrt")}, "TensorRT runs on NVIDIA GPUs only"),
+        ({"targets": Targets(image_size=100)}, "image size 100: it must be a multiple of 32"),
+        ({"targets": Targets(max_tokens=1000)}, "1000 tokens: the model knows 512 positions"),
+        ({"targets": Targets(max_tokens=70)}, "70 tokens: a picture of 64 pixels takes 16 of them"),
+        ({"targets": Targets(device="cuda"), "precisions": Precisions(llm="fp32")}, "llm fp32: this decoder computes"),
+        ({"targets": Targets(device="cuda"), "verify": True}, "this onnxruntime has no CUDA"),
+        ({"verify": True, "verify_layers": 3}, "3 layers to verify: the decoder has 2"),
+        ({"calibration": Path("pictures")}, "calibration pictures serve the method awq only, not clip"),
+    ],
+)
+def test_the_impossible_is_refused_before_anything_is_written(
+    checkpoint: Path, tmp_path: Path, options: dict, message: str
+) -> None:
+    with pytest.raises(OptionError, match=message):
+        build_bundle(checkpoint, tmp_path / "b", **{"verify": False, "samples": [], **QUIET, **options})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_tensorrt_or_its_gpu_plans_are_refused_at_once(checkpoint: Path, tmp_path: Path) -> None:
+    for targets in (Targets(runtime="tensorrt", device="cuda"), Targets(decoder="tensorrt", device="cuda")):
+        with pytest.raises(EngineError):
+            build_bundle(checkpoint, tmp_path / "b", verify=False, targets=targets, **QUIET)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (Precisions, {"vision": "int4"}, "precision of vision must be one of auto, fp32, fp16"),
+        (Precisions, {"method": "gptq"}, "method must be one of rtn, clip, awq"),
+        (Targets, {"device": "tpu"}, "device must be one of cpu, cuda"),
+        (Targets, {"max_regions": 0}, "max_regions is 0"),
+    ],
+)
+def test_unknown_values_are_refused(kind: type, values: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        kind(**values)
 
 
 def test_command_line_builds_without_verification_and_says_so(checkpoint: Path, tmp_path: Path, capsys) -> None:
     options = ["--checkpoint", str(checkpoint), "--output", str(tmp_path / "quick"), "--name", "q", "--no-verify"]
-    assert main([*options, "--vision", "fp16", "--llm", "int8"]) == 0
+    assert main([*options, "--vision", "fp16", "--llm", "int8", "--method", "rtn", "--max-tokens", "256"]) == 0
     manifest = Bundle.open(tmp_path / "quick").manifest
     assert manifest.name == "q"
     assert manifest.verification == {"verified": False}
     assert manifest.precisions["vision"] == "fp16"
-    assert manifest.precisions["decoder"].startswith("int8")
-    assert "not verified" in capsys.readouterr().err
+    assert manifest.precisions["decoder"].startswith("int8 symmetric, block 32, rtn")
+    assert manifest.model.max_positions == 256
+    error = capsys.readouterr().err
+    assert "not verified" in error
+    assert "memory: describing 64 regions at once takes about" in error
+
+
+def test_command_line_without_arguments_shows_how_it_is_used(capsys) -> None:
+    assert main([]) == 2
+    assert "--checkpoint" in capsys.readouterr().out
+
+
+def test_command_line_says_what_is_wrong_in_a_line(checkpoint: Path, tmp_path: Path, capsys) -> None:
+    options = ["--checkpoint", str(checkpoint), "--output", str(tmp_path / "b"), "--no-verify"]
+    assert main([*options, "--llm", "fp16", "--method", "rtn"]) == 2
+    assert "--method rtn is how int4 and int8 weights are found" in capsys.readouterr().err
+    assert main([*options, "--runtime", "tensorrt", "--device", "cpu"]) == 2
+    assert "NVIDIA GPUs only" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_script_runs_from_anywhere_and_names_a_missing_checkpoint(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaModel
 
-from export.graph_decoder import DecoderPrecision, DecoderShape, build_decoder
+from export.graph_decoder import DecoderShape, build_decoder
+from export.linears import DecoderPrecision, Linears
 from export.quantize import quantize_linear
 
 SHAPE = DecoderShape(
@@ -77,7 +78,7 @@ class Engine:
     def build(
         cls, read: Callable[[str], np.ndarray], path: Path, precision: DecoderPrecision, **options: Path
     ) -> Engine:
-        build_decoder(SHAPE, read, path, precision, **options)
+        build_decoder(SHAPE, Linears(read, precision), path, **options)
         return cls(onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]))
 
     def run(self, rows, positions, mask, wanted, prefix, branches):
@@ -98,7 +99,7 @@ class Engine:
 
 
 def _cache(rows: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    shape = (SHAPE.num_heads, rows, SHAPE.head_dim)
+    shape = (rows, SHAPE.num_heads, SHAPE.head_dim)
     return [(np.zeros(shape, np.float32), np.zeros(shape, np.float32)) for _ in range(SHAPE.num_layers)]
 
 
@@ -139,8 +140,8 @@ def test_branches_of_unequal_length_over_several_steps_equal_llama(llama: Llama,
         last = [np.flatnonzero(owner == b)[-1] for b in range(3) if new_lengths[b]]
         logits, caches = engine.run(np.concatenate(new), len(shared) + place, mask, last, prefix, buffer)
         for (keys, values), (new_keys, new_values) in zip(buffer, caches, strict=True):
-            keys[:, len(owners) : len(owners) + len(owner)] = new_keys
-            values[:, len(owners) : len(owners) + len(owner)] = new_values
+            keys[len(owners) : len(owners) + len(owner)] = new_keys
+            values[len(owners) : len(owners) + len(owner)] = new_values
         owners += owner.tolist()
         alive = [b for b in range(3) if new_lengths[b]]
         for b in alive:
@@ -185,8 +186,45 @@ def test_weights_in_a_side_file_give_the_same_engine(llama: Llama, tmp_path: Pat
     assert (tmp_path / "decoder.onnx").stat().st_size < (tmp_path / "inside.onnx").stat().st_size / 2
 
 
+def test_graph_in_half_precision_is_near_llama(llama: Llama, tmp_path: Path) -> None:
+    """Prefix, then two branches behind it, all in float16 but logits and mask."""
+    precision = DecoderPrecision("fp16", "fp16", half=True)
+    build_decoder(SHAPE, Linears(llama.read(), precision), tmp_path / "decoder.onnx")
+    engine = Engine(onnxruntime.InferenceSession(tmp_path / "decoder.onnx", providers=["CPUExecutionProvider"]))
+    types = {i.name: i.type for i in (*engine.session.get_inputs(), *engine.session.get_outputs())}
+    assert {name for name, kind in types.items() if kind == "tensor(float)"} == {"mask", "logits"}
+    rng = np.random.default_rng(5)
+    shared, own = _random_rows(rng, 13), _random_rows(rng, 8)
+    empty = [tuple(part.astype(np.float16) for part in layer) for layer in _cache(0)]
+    logits, prefix = engine.run(shared.astype(np.float16), range(13), _causal(13), range(13), empty, empty)
+    expected = llama.logits(shared)
+    np.testing.assert_allclose(logits, expected, atol=0.02 * np.abs(expected).max())
+    owner = np.repeat([0, 1], 4)
+    mask = np.where(np.tril(owner[:, None] == owner), 0.0, HIDDEN).astype(np.float32)
+    logits, _ = engine.run(own.astype(np.float16), 13 + np.arange(8) % 4, mask, [3, 7], prefix, empty)
+    expected = np.stack(
+        [llama.logits(np.concatenate([shared, own[:4]]))[-1], llama.logits(np.concatenate([shared, own[4:]]))[-1]]
+    )
+    np.testing.assert_allclose(logits, expected, atol=0.02 * np.abs(expected).max())
+
+
+@torch.inference_mode()
+def test_graph_of_the_first_layers(llama: Llama, tmp_path: Path) -> None:
+    shape = replace(SHAPE, num_layers=1)
+    build_decoder(shape, Linears(llama.read(), DecoderPrecision("fp32", "fp32")), tmp_path / "decoder.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "decoder.onnx", providers=["CPUExecutionProvider"])
+    rows = _random_rows(np.random.default_rng(6), 7)
+    empty = np.zeros((0, SHAPE.num_heads, SHAPE.head_dim), np.float32)
+    past = {f"{part}_{kind}.0": empty for part in ("prefix", "branch") for kind in ("key", "value")}
+    inputs = {"inputs_embeds": rows, "position_ids": np.arange(7), "mask": _causal(7), "logit_rows": np.arange(7)}
+    logits = session.run(["logits"], {**inputs, **past})[0]
+    shallow = copy.deepcopy(llama)
+    shallow.model.layers = shallow.model.layers[:1]
+    np.testing.assert_allclose(logits, shallow.logits(rows), atol=2e-4, rtol=1e-4)
+
+
 def test_graph_keeps_to_plain_operators(llama: Llama, tmp_path: Path) -> None:
-    build_decoder(SHAPE, llama.read(), tmp_path / "decoder.onnx", DecoderPrecision("int4", "int4"))
+    build_decoder(SHAPE, Linears(llama.read(), DecoderPrecision("int4", "int4")), tmp_path / "decoder.onnx")
     model = onnx.load(tmp_path / "decoder.onnx")
     assert {node.op_type for node in model.graph.node if node.domain} == {"MatMulNBits"}
     assert {opset.domain: opset.version for opset in model.opset_import}[""] == 17
@@ -195,3 +233,13 @@ def test_graph_keeps_to_plain_operators(llama: Llama, tmp_path: Path) -> None:
 def test_unknown_precision_is_named() -> None:
     with pytest.raises(ValueError, match="int3"):
         DecoderPrecision("int3", "fp16")
+
+
+def test_lengths_known_at_run_time_only_split_nothing(llama: Llama, tmp_path: Path) -> None:
+    """TensorRT's Split takes sizes that are constants."""
+    build_decoder(SHAPE, Linears(llama.read(), DecoderPrecision("int4", "int4")), tmp_path / "decoder.onnx")
+    graph = onnx.load(tmp_path / "decoder.onnx").graph
+    constants = {initializer.name for initializer in graph.initializer}
+    splits = [node for node in graph.node if node.op_type == "Split"]
+    assert splits
+    assert all(node.input[1] in constants for node in splits if len(node.input) > 1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import onnxruntime
 import pytest
 import torch
 from conftest import TinyModel
+from onnx.reference import ReferenceEvaluator
 from torch.nn import functional
 
 from export.graph_mask_extractor import LEVELS, build_mask_extractor
@@ -62,6 +65,16 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
+def _exact(path: Path, inputs: dict[str, np.ndarray], outputs: list[str] | None = None) -> list[np.ndarray]:
+    """Runs a graph in the very types that it is written in. onnxruntime's CPU kernels leave float16 roundings out."""
+    return ReferenceEvaluator(os.fspath(path)).run(outputs, inputs)
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = a.ravel().astype(np.float64), b.ravel().astype(np.float64)
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+
 def _pixels() -> np.ndarray:
     return np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32)
 
@@ -83,6 +96,79 @@ def test_vision_equals_torch(model: Osprey, read: Callable, tmp_path: Path, half
     for name, output, reference in zip((*LEVELS, "tokens"), outputs, (*features, image_tokens[0]), strict=True):
         scale = float(reference.abs().max())
         np.testing.assert_allclose(output, reference.numpy(), atol=tolerance * scale, err_msg=name)
+
+
+def test_vision_in_float16_is_near_torch(model: Osprey, read: Callable, tmp_path: Path) -> None:
+    build_vision(CONFIG, read, tmp_path / "vision.onnx", half_compute=True)
+    inputs = {"pixels": _pixels()}
+    with torch.inference_mode():
+        features, image_tokens = model.encode_image(torch.from_numpy(_pixels()))
+    references = [r.numpy() for r in (*features, image_tokens[0])]
+    session = _session(tmp_path / "vision.onnx")
+    for outputs in (_exact(tmp_path / "vision.onnx", inputs), session.run(None, inputs)):
+        for name, output, reference in zip((*LEVELS, "tokens"), outputs, references, strict=True):
+            assert output.dtype == np.float32, name
+            assert _cosine(output, reference) > 0.99999, name
+            np.testing.assert_allclose(output, reference, atol=3e-3 * np.abs(reference).max(), err_msg=name)
+
+
+def test_small_layer_scales_survive_float16(read: Callable, tmp_path: Path) -> None:
+    """A layer scale of 1e-6, as a fresh ConvNeXt has, must not vanish with the float16 weights of its block."""
+
+    def scaled(name: str) -> np.ndarray:
+        # The stem gives little, so that what the blocks add is seen at all.
+        factor = 1e-6 if name.endswith(".gamma") else 1e-7 if ".stem.1." in name else 1.0
+        return read(name) * np.float32(factor)
+
+    for compute in (False, True):
+        build_vision(CONFIG, scaled, tmp_path / f"{compute}.onnx", half_compute=compute)
+    full, half = (_exact(tmp_path / f"{c}.onnx", {"pixels": _pixels()}, ["res2"])[0] for c in (False, True))
+    assert _cosine(full, half) > 0.9999
+
+
+@pytest.mark.parametrize("fill", [1.0, 60.0])
+def test_mask_extractor_in_float16_sums_large_masks(model: Osprey, read: Callable, tmp_path: Path, fill: float) -> None:
+    """At 60 the sum over a whole map is beyond float16 (65504): the mean must not be."""
+    rng = np.random.default_rng(3)
+    config = replace(CONFIG, image_size=512)
+    shapes = zip(config.vision_channels, config.feature_sizes, strict=True)
+    features = [
+        (fill * (1 + rng.standard_normal((1, c, h, w)) / 10)).astype(np.float32)
+        for c, h, w in ((c, *size) for c, size in shapes)
+    ]
+    masks = [np.ones((2, *size), np.float32) for size in config.feature_sizes]
+    for mask in masks:
+        mask[1, : mask.shape[1] // 2] = 0
+    inputs = dict(zip(LEVELS, features, strict=True)) | {"position": rng.random((2, 6, 6)).astype(np.float32)}
+    inputs |= {f"mask_{level}": mask for level, mask in zip(LEVELS, masks, strict=True)}
+    build_mask_extractor(config, read, tmp_path / "half.onnx", half_compute=True)
+    with torch.inference_mode():
+        references = model.encode_regions(
+            [torch.from_numpy(f) for f in features],
+            [torch.from_numpy(m) for m in masks],
+            torch.from_numpy(inputs["position"]),
+        )
+    session = _session(tmp_path / "half.onnx")
+    for outputs in (_exact(tmp_path / "half.onnx", inputs), session.run(None, inputs)):
+        for output, reference in zip(outputs, references, strict=True):
+            assert output.dtype == np.float32
+            assert _cosine(output, reference.numpy()) > 0.99999
+
+
+@pytest.mark.parametrize("half_compute", [False, True])
+def test_weights_beside_the_graph_are_the_same_weights(read: Callable, tmp_path: Path, half_compute: bool) -> None:
+    (tmp_path / "beside").mkdir()
+    for name, build in (("vision", build_vision), ("mask_extractor", build_mask_extractor)):
+        inside, beside = tmp_path / f"{name}.onnx", tmp_path / "beside" / f"{name}.onnx"
+        build(CONFIG, read, inside, half_compute=half_compute)
+        build(CONFIG, read, beside, half_compute=half_compute, external=tmp_path / "beside" / f"{name}.onnx.data")
+        assert beside.stat().st_size < inside.stat().st_size
+        loaded = [
+            {w.name: onnx.numpy_helper.to_array(w) for w in onnx.load(p).graph.initializer} for p in (inside, beside)
+        ]
+        assert loaded[0].keys() == loaded[1].keys()
+        for key, value in loaded[0].items():
+            np.testing.assert_array_equal(value, loaded[1][key])
 
 
 def test_half_storage_halves_the_file(read: Callable, tmp_path: Path) -> None:

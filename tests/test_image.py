@@ -13,7 +13,7 @@ from transformers import CLIPImageProcessor
 from transformers.models import clip
 
 from osprey_ros.bundle import ModelSpec
-from osprey_ros.image import ImageError, load_image, preprocess, save_image
+from osprey_ros.image import ImageError, Preprocessor, load_image, normalise_and_square, preprocess, save_image
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -40,6 +40,68 @@ def test_preprocessing_is_the_published_one(shape: tuple[int, int], size: int, s
     np.testing.assert_allclose(ours, _published(rgb, size), rtol=0, atol=5e-7)
 
 
+@pytest.mark.parametrize("threads", [2, 3, 8])
+def test_threads_change_no_number(threads: int, spec: ModelSpec) -> None:
+    rng = np.random.default_rng(threads)
+    spec = replace(spec, image_size=192)
+    one, many = Preprocessor(spec), Preprocessor(spec, threads=threads)
+    # The scale of the last four is no fraction of a power of two, or Pillow may turn its passes around.
+    for shape in [(480, 640), (720, 1280), (1280, 720), (768, 768), (500, 640), (100, 130), (130, 100), (200, 1300)]:
+        rgb = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
+        np.testing.assert_array_equal(many(rgb), one(rgb), err_msg=str(shape))
+
+
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+def test_a_preprocessor_takes_pictures_of_any_size_in_turn(mode: str, spec: ModelSpec) -> None:
+    rng = np.random.default_rng(0)
+    preprocessor = Preprocessor(spec, mode)
+    for shape in ((48, 64), (300, 100), (48, 64), (1, 1), (64, 64), (1, 100), (100, 1), (1001, 77), (48, 64)):
+        rgb = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
+        pixels = preprocessor(rgb)
+        assert (pixels.shape, pixels.dtype, pixels.flags.c_contiguous) == ((1, 3, 64, 64), np.float32, True)
+        np.testing.assert_array_equal(pixels, preprocess(rgb, spec, mode))
+        np.testing.assert_array_equal(preprocessor(rgb[:, ::-1]), preprocess(rgb[:, ::-1].copy(), spec, mode))
+
+
+@pytest.mark.parametrize("size", [64, 192, 512])
+@pytest.mark.parametrize("shape", [(480, 640), (720, 1280), (1280, 720), (512, 512), (75, 100)])
+def test_fast_preprocessing_comes_near_the_exact_one(shape: tuple[int, int], size: int, spec: ModelSpec) -> None:
+    spec = replace(spec, image_size=size)
+    rgb = _edges(*shape)
+    # In levels of 8 bits: flat areas agree, edges nearly.
+    difference = (
+        np.abs(preprocess(rgb, spec, "fast") - preprocess(rgb, spec)) * np.reshape(spec.image_std, (3, 1, 1)) * 255
+    )
+    assert difference.mean() < 1.5
+    assert difference.max() < 40
+
+
+def test_fast_preprocessing_keeps_flat_colour(spec: ModelSpec) -> None:
+    rgb = np.empty((90, 160, 3), np.uint8)
+    rgb[:] = 200, 100, 50
+    np.testing.assert_array_equal(preprocess(rgb, spec, "fast"), preprocess(rgb, spec))
+
+
+def _edges(height: int, width: int) -> np.ndarray:
+    """Smooth colours with a disc and a bar of sharp outline, uint8 [height, width, 3]."""
+    y, x = np.mgrid[:height, :width] / min(height, width)
+    rgb = np.stack([127 + 80 * np.sin(3 * x), 127 + 80 * np.cos(2 * y), 90 + 60 * x * y], axis=2)
+    rgb[np.hypot(y - 0.5, x - 0.4) < 0.25] = 230, 60, 40
+    rgb[np.abs(x - y) < 0.04] = 20, 30, 200
+    return rgb.clip(0, 255).astype(np.uint8)
+
+
+def test_an_unknown_mode_is_refused(spec: ModelSpec) -> None:
+    with pytest.raises(ImageError, match="unknown mode of preprocessing 'quick': choose one of exact, fast"):
+        Preprocessor(spec, "quick")
+
+
+def test_only_a_resized_picture_is_squared(spec: ModelSpec) -> None:
+    with pytest.raises(ValueError, match="65x70 pixels has no edge in common with 64x64"):
+        normalise_and_square(np.zeros((70, 65, 3), np.uint8), spec)
+
+
+@pytest.mark.parametrize("mode", ["exact", "fast"])
 @pytest.mark.parametrize(
     ("array", "message"),
     [
@@ -51,9 +113,9 @@ def test_preprocessing_is_the_published_one(shape: tuple[int, int], size: int, s
         ("cat.png", "not str"),
     ],
 )
-def test_arrays_that_are_no_picture(array: np.ndarray, message: str, spec: ModelSpec) -> None:
+def test_arrays_that_are_no_picture(array: np.ndarray, message: str, mode: str, spec: ModelSpec) -> None:
     with pytest.raises(ImageError, match=message):
-        preprocess(array, spec)
+        preprocess(array, spec, mode)
 
 
 def test_colour_comes_back_as_it_was_saved(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from osprey_ros.region_grids import RegionGrids
 from osprey_ros.regions import RegionError, Regions, as_regions, regions_from_id_image, regions_from_masks
 
 SIZES = [(48, 48), (24, 24), (12, 12), (6, 6)]
@@ -76,6 +77,74 @@ def test_odd_masks(shape: tuple[int, int]) -> None:
     for name, mask in odd.items():
         if name != "empty":
             _check_formula(regions_from_id_image(mask.astype(np.uint8)), mask[None], SIZES, 28)
+
+
+def _overlapping(height: int, width: int, count: int, seed: int) -> np.ndarray:
+    """Discs with holes anywhere, most of them over others, and one empty mask: bool [count, height, width]."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    away = [np.hypot(y - rng.uniform(0, height), x - rng.uniform(0, width)) for _ in range(count)]
+    masks = np.stack([(r < rng.uniform(2, height)) & (rng.random(r.shape) < 0.9) for r in away])
+    masks[count // 2] = False
+    return masks
+
+
+@pytest.mark.parametrize("count", [3, 300])  # 300 labels do not fit 8 bits
+def test_masks_that_overlap_equal_the_formula_mask_by_mask(count: int) -> None:
+    masks = _overlapping(60, 80, count, seed=count)
+    regions = regions_from_masks(masks)
+    _check_formula(regions, masks, [(12, 12), (6, 6)], 14)
+    for row, mask in enumerate(masks):
+        x, y, width, height = regions.boxes[row]
+        np.testing.assert_array_equal(regions.crop(row), mask[y : y + height, x : x + width])
+        assert regions.areas[row] == mask.sum()
+    chosen = regions.select([count, 1])
+    _check_formula(chosen, masks[[count - 1, 0]], [(12, 12)], 14)
+
+
+def test_both_forms_are_equal_to_the_last_bit() -> None:
+    ids = _blobs(239, 317, seed=5)
+    one, other = regions_from_id_image(ids), regions_from_masks(_stack(ids))
+    np.testing.assert_array_equal(one.position_grids(112), other.position_grids(112))
+    for first, second in zip(one.pooling_masks(SIZES), other.pooling_masks(SIZES), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_grids_used_again_hold_nothing_of_earlier_pictures() -> None:
+    grids = RegionGrids(SIZES, 28)
+    overlapping = _overlapping(120, 90, 6, seed=1)
+    many, few = _blobs(97, 131, 0), np.zeros((97, 131), np.int32)
+    few[20:60, 30:100] = 4
+    wide = np.arange(1, 7 * 11 + 1).reshape(7, 11)  # more regions than there was memory for, and another size
+    pictures = (
+        (regions_from_id_image(many), _stack(many)),
+        (regions_from_id_image(few), _stack(few)),
+        (regions_from_masks(overlapping), overlapping),
+        (regions_from_id_image(wide), _stack(wide)),
+        (regions_from_id_image(few), _stack(few)),
+        (regions_from_id_image(many), _stack(many)),
+    )
+    for regions, masks in pictures:
+        *pooling, positions = grids.of(regions)
+        for size, ours in zip(SIZES, pooling, strict=True):
+            assert ours.flags.c_contiguous
+            np.testing.assert_array_equal(ours, _published(masks, size) > 0)
+        np.testing.assert_allclose(positions, _published(masks, (28, 28)), rtol=0, atol=2e-7)
+
+
+def test_grids_for_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least one size"):
+        RegionGrids([])
+
+
+def test_regions_outlive_the_array_they_came_from() -> None:
+    ids = _blobs(50, 70, 6)
+    masks = _stack(ids)
+    expected = masks.copy()
+    regions = (regions_from_id_image(ids), regions_from_masks(masks))
+    ids[:], masks[:] = 0, False
+    for one in regions:
+        _check_formula(one, expected, [(12, 12)], 9)
 
 
 def test_thin_masks_vanish_at_coarse_levels_and_are_kept() -> None:

@@ -1,49 +1,189 @@
-"""Engines as ONNX graphs run by onnxruntime on the CPU."""
+"""Engines as ONNX graphs run by onnxruntime, on the CPU or on a CUDA device."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from osprey_ros.engines import EngineError
+from osprey_ros.engines import Buffer, EngineError
+
+if TYPE_CHECKING:
+    from osprey_ros.engines.cuda import Cuda
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(uint8)": np.uint8,
+    "tensor(bool)": np.bool_,
+}
+
+
+class HostBuffer:
+    """A buffer in host memory: rows of a contiguous numpy array."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self._set(array, int(array.ctypes.data), 0, len(array))
+
+    def _set(self, array: np.ndarray, address: int, start: int, stop: int) -> None:
+        self._array, self._address = array, address
+        self._start, self._stop = start, stop
+        self.shape: tuple[int, ...] = (stop - start, *array.shape[1:])
+        self.dtype = array.dtype
+        self.pointer = address + start * array.strides[0]
+
+    def write(self, array: np.ndarray, row: int = 0) -> None:
+        """See `osprey_ros.engines.Buffer`."""
+        self.read()[row : row + len(array)] = array
+
+    def read(self) -> np.ndarray:
+        """See `osprey_ros.engines.Buffer`."""
+        return self._array[self._start : self._stop]
+
+    def rows(self, start: int, stop: int) -> HostBuffer:
+        """See `osprey_ros.engines.Buffer`."""
+        view = HostBuffer.__new__(HostBuffer)
+        # A decode step makes a view for every layer: the address is computed, because asking numpy for it takes longer.
+        view._set(self._array, self._address, self._start + start, self._start + stop)
+        return view
 
 
 class OnnxEngine:
     """One onnxruntime session. Inputs are used where they lie in memory, without a copy, if they are contiguous."""
 
-    def __init__(self, path: str | os.PathLike[str], threads: int | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str], device: str = "cpu", threads: int | None = None) -> None:
         try:
             import onnxruntime
         except ImportError as error:
             raise EngineError(f"onnxruntime cannot be imported ({error}): `pip install onnxruntime`") from error
+        provider = _PROVIDERS[device]
+        if provider not in onnxruntime.get_available_providers():
+            raise EngineError(
+                f"this onnxruntime has no {provider}: `pip install onnxruntime-gpu` instead of onnxruntime, "
+                "or use a bundle built for the device 'cpu'"
+            )
         self._path = os.fspath(path)
+        self.device = device
+        self._cuda: Cuda | None = None
+        if device == "cuda":
+            from osprey_ros.engines.cuda import Cuda
+
+            self._cuda = Cuda()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors only
         # A describer holds several engines that run in turn: idle threads of one must not spin while another works.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
-            if threads < 1:
-                raise EngineError(f"threads is {threads}: it must be at least 1")
             options.intra_op_num_threads = threads
+        providers = [provider] if device == "cpu" else [provider, _PROVIDERS["cpu"]]
         try:
             self._session = onnxruntime.InferenceSession(
-                self._path, sess_options=options, providers=["CPUExecutionProvider"]
+                self._path,
+                sess_options=options,
+                providers=providers,
+                disabled_optimizers=_harmful_optimizers(onnxruntime.__version__),
             )
         except Exception as error:  # onnxruntime's exceptions share no base class below Exception
             raise EngineError(f"onnxruntime refuses {self._path}: {_one_line(error)}") from error
-        self.input_names = tuple(i.name for i in self._session.get_inputs())
-        self.output_names = tuple(o.name for o in self._session.get_outputs())
+        if provider not in self._session.get_providers():
+            raise EngineError(f"onnxruntime cannot start {provider}: check the versions of CUDA and cuDNN it needs")
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        self.input_names = tuple(i.name for i in inputs)
+        self.output_names = tuple(o.name for o in outputs)
+        self.input_shapes: dict[str, tuple[int | str, ...]] = {i.name: tuple(i.shape) for i in inputs}
+        self.input_dtypes = {i.name: np.dtype(_DTYPES[i.type]) for i in inputs}
+        self.output_dtypes = {o.name: np.dtype(_DTYPES[o.type]) for o in outputs}
+        self._bindings: dict[tuple[tuple[str, ...], tuple[str, ...]], _Binding] = {}  # by what is bound to outputs
 
-    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    def buffer(self, shape: Sequence[int], dtype: np.dtype | type) -> Buffer:
+        """New memory filled with zeros; see `osprey_ros.engines.Engine`."""
+        if self._cuda is not None:
+            return self._cuda.buffer(shape, dtype)
+        return HostBuffer(np.zeros(tuple(shape), dtype))
+
+    def run(
+        self,
+        inputs: Mapping[str, np.ndarray | Buffer],
+        outputs: Sequence[str] | None = None,
+        into: Mapping[str, Buffer] | None = None,
+    ) -> dict[str, np.ndarray]:
         """Runs the graph once; see `osprey_ros.engines.Engine`."""
-        names = self.output_names if outputs is None else outputs
+        targets = into or {}
+        names = [n for n in self.output_names if n not in targets] if outputs is None else list(outputs)
+        if len(inputs) != len(self.input_names) or not all(name in inputs for name in self.input_names):
+            raise EngineError(f"{self._path} failed: {self._wrong_inputs(inputs)}")
         try:
-            arrays = self._session.run(names, dict(inputs))
+            binding = self._binding(tuple(targets), tuple(names))
+            for name, value in inputs.items():
+                binding.input(name, value)
+            for name, buffer in targets.items():
+                binding.output(name, buffer)
+            return binding.run(names)
         except Exception as error:  # as above
             raise EngineError(f"{self._path} failed: {_one_line(error)}") from error
-        return dict(zip(names, arrays, strict=True))
+
+    def _binding(self, targets: tuple[str, ...], names: tuple[str, ...]) -> _Binding:
+        key = (targets, names)
+        if key not in self._bindings:
+            self._bindings[key] = _Binding(self._session, self.device)
+        return self._bindings[key]
+
+    def _wrong_inputs(self, inputs: Mapping[str, Any]) -> str:
+        missing = [name for name in self.input_names if name not in inputs]
+        unknown = [name for name in inputs if name not in self.input_names]
+        return f"it was not given its input {', '.join(missing)}" if missing else f"it has no {', '.join(unknown)}"
+
+
+class _Binding:
+    """What is bound to the inputs and outputs of a session, which stays from run to run where it is the same."""
+
+    def __init__(self, session: Any, device: str) -> None:
+        self._session = session
+        self._device = device
+        self._binding = session.io_binding()
+        self._bound: dict[str, tuple[int, tuple[int, ...]] | None] = {}
+
+    def input(self, name: str, value: np.ndarray | Buffer) -> None:
+        if isinstance(value, np.ndarray):
+            # The binding keeps the array alive, and copies it to the device if need be.
+            self._binding.bind_cpu_input(name, np.ascontiguousarray(value))
+            self._bound[name] = None
+            return
+        place = (value.pointer, value.shape)
+        if self._bound.get(name) != place:
+            self._binding.bind_input(name, self._device, 0, value.dtype, value.shape, value.pointer)
+            self._bound[name] = place
+
+    def output(self, name: str, buffer: Buffer) -> None:
+        place = (buffer.pointer, buffer.shape)
+        if self._bound.get(name) != place:
+            self._binding.bind_output(name, self._device, 0, buffer.dtype, buffer.shape, buffer.pointer)
+            self._bound[name] = place
+
+    def run(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Runs and returns copies of these outputs."""
+        for name in names:
+            self._binding.bind_output(name, "cpu")  # forgets the memory of the last run, which had another shape
+        self._session.run_with_iobinding(self._binding)
+        values = self._binding.get_outputs()
+        # Outputs come in the order in which they were first bound: buffers, then these.
+        return {name: value.numpy() for name, value in zip(names, values[len(values) - len(names) :], strict=True)}
+
+
+def _harmful_optimizers(version: str) -> list[str]:
+    """Optimizers of a release of onnxruntime that break our graphs.
+
+    Before 1.32 a product with a transposed matrix of no rows, such as the keys of an empty prefix, divides by zero and
+    ends the process (seen with 1.23, 1.25, 1.27, 1.29, 1.30 and 1.31). Transposing apart costs a step about a tenth.
+    """
+    major, minor = (int(part) for part in version.split(".")[:2])
+    return ["MatmulTransposeFusion"] if (major, minor) < (1, 32) else []
 
 
 def _one_line(error: Exception) -> str:

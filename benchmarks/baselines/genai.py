@@ -1,0 +1,158 @@
+"""Baseline "genai": onnxruntime-genai on a model made by its own builder from the bundle's language model."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+from safetensors.numpy import save_file
+
+from benchmarks.baselines.weights import BaselineError, LlamaWeights, as_float
+from export.quantize import BLOCK, QuantizedLinear
+from osprey_ros.bundle import Bundle
+
+try:
+    import onnxruntime_genai as genai
+except ImportError as error:
+    raise BaselineError(f"{error} (requirements/bench.txt says how to install it)") from error
+
+
+def write_llama_folder(weights: LlamaWeights, bundle: Bundle, folder: Path) -> None:
+    """Writes the language model as the Hugging Face folder of a LLaMA, weights dequantized to float16."""
+    config = weights.config
+    folder.mkdir(parents=True)
+    tensors = {
+        "model.embed_tokens.weight": np.asarray(weights.embeddings),
+        "lm_head.weight": as_float(weights.linears["logits"]).astype(np.float16),
+    }
+    tensors |= {name: norm.astype(np.float16) for name, norm in weights.norms.items()}
+    for layer in range(config.num_layers):
+        for name, weight in weights.split(layer).items():
+            tensors[f"model.layers.{layer}.{name}.weight"] = as_float(weight).astype(np.float16)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    settings = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_heads,
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.max_positions,
+        "rms_norm_eps": config.rms_norm_eps,
+        "rope_theta": config.rope_theta,
+        "bos_token_id": config.bos_id,
+        "eos_token_id": config.eos_id,
+        "tie_word_embeddings": False,
+        "torch_dtype": "float16",
+    }
+    (folder / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
+    bundle.tokenizer().save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}\n')
+
+
+def build_model(weights: LlamaWeights, bundle: Bundle, folder: Path, threads: int, device: str) -> Path:
+    """Runs the model builder (int4, blocks of 32) and puts the bundle's levels in the place of the builder's."""
+    write_llama_folder(weights, bundle, folder / "llama")
+    options = [f"block_size={BLOCK}", "prune_lm_head=true"]
+    output_layer = weights.linears["logits"]
+    if not isinstance(output_layer, QuantizedLinear):
+        options.append("nodes_to_exclude=/lm_head/MatMul")
+    elif output_layer.bits == 8:
+        options += ["algo_config=rtn", "matmul_mixed_precision=last_matmul:int8"]
+    output = folder / "genai"
+    command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", folder / "llama", "-o", output]
+    command += ["-p", "int4", "-e", device, "-c", folder / "cache", "--extra_options", *options]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise BaselineError(f"onnxruntime-genai's model builder failed: {last}")
+    _take_levels(weights, output / "model.onnx")
+    path = output / "genai_config.json"
+    settings = json.loads(path.read_text())
+    settings["model"]["eos_token_id"] = settings["model"]["bos_token_id"]  # answers go on to the limit
+    settings["model"]["decoder"]["session_options"]["intra_op_num_threads"] = threads
+    path.write_text(json.dumps(settings, indent=1))
+    return output
+
+
+def _take_levels(weights: LlamaWeights, path: Path) -> None:
+    """Replaces the quantized weights of a built model by the bundle's: the same graph and the same bytes to read."""
+    model = onnx.load(path)
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    layers = [weights.split(layer) for layer in range(weights.config.num_layers)]
+    for node in model.graph.node:
+        if node.op_type != "MatMulNBits":
+            continue
+        place = re.search(r"layers\.(\d+)/(attn|mlp)/(\w+)/MatMul", node.name)
+        if place is None:
+            linear = weights.linears["logits"]
+        elif place[3] == "qkv_proj":
+            linear = weights.linears[f"layers.{place[1]}.qkv"]
+        else:
+            linear = layers[int(place[1])][f"{'self_attn' if place[2] == 'attn' else 'mlp'}.{place[3]}"]
+        packed, scales = stored[node.input[1]], stored[node.input[2]]
+        if not isinstance(linear, QuantizedLinear) or math.prod(packed.dims) != linear.packed().size:
+            raise BaselineError(f"the model builder stores {node.name} otherwise than the bundle")
+        packed.raw_data = linear.packed().tobytes()
+        scales.raw_data = linear.scales.tobytes()
+    data = path.with_name(f"{path.name}.data")
+    data.unlink(missing_ok=True)
+    onnx.save(model, path, save_as_external_data=True, location=data.name, size_threshold=1024)
+
+
+class Genai:
+    """Greedy decoding of a batch, each sequence with keys and values of its own: prefixes cannot be shared."""
+
+    name = "onnxruntime-genai"
+
+    def __init__(
+        self,
+        weights: LlamaWeights,
+        bundle: Bundle,
+        folder: Path,
+        threads: int,
+        prefix: np.ndarray,
+        steps: int,
+        device: str = "cpu",
+    ) -> None:
+        self._model = genai.Model(str(build_model(weights, bundle, folder, threads, device)))
+        self._prefix = prefix
+        self._steps = steps
+        self._generator: genai.Generator | None = None
+
+    def prepare(self, first: np.ndarray) -> None:
+        """Runs the prefix and the first token of every sequence, and takes the token that follows."""
+        rows = np.concatenate([np.repeat(self._prefix[None], len(first), axis=0), first[:, None]], axis=1)
+        parameters = genai.GeneratorParams(self._model)
+        longest = rows.shape[1] + self._steps + 1
+        # With as many tokens demanded as allowed, nothing stops it before.
+        parameters.set_search_options(max_length=longest, min_length=longest, batch_size=len(first), do_sample=False)
+        self._generator = None  # before the next takes as much memory again
+        self._generator = genai.Generator(self._model, parameters)
+        self._generator.append_tokens(rows.astype(np.int32))
+        self._generator.generate_next_token()
+
+    def run(self) -> None:
+        """`steps` steps, each of them one run of the model."""
+        for _ in range(self._steps):
+            self._generator.generate_next_token()
+
+    def tokens(self, branches: int) -> np.ndarray:
+        """What the last run gave, [steps, branches]."""
+        start = len(self._prefix) + 1
+        rows = [self._generator.get_sequence(n)[start : start + self._steps] for n in range(branches)]
+        return np.array(rows).T
+
+    def close(self) -> None:
+        self._generator = None

@@ -1,0 +1,107 @@
+"""The language model of a bundle as plain arrays: the same quantized weights for every decoder that is compared."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from export.quantize import BLOCK, QuantizedLinear
+from osprey_ros.bundle import DECODER, Bundle
+from osprey_torch.config import OspreyConfig
+
+# Checkpoint names of what the decoder graph keeps side by side in one product.
+_JOINED = {
+    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "attention_output": ("self_attn.o_proj",),
+    "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+    "down": ("mlp.down_proj",),
+}
+
+
+class BaselineError(Exception):
+    """A baseline that cannot be run here; the message says why. The benchmark prints it and goes on."""
+
+
+@dataclass(frozen=True)
+class LlamaWeights:
+    """LLaMA as the bundle stores it.
+
+    Attributes:
+        config: sizes and constants.
+        embeddings: float16 [vocab, hidden].
+        linears: products of the decoder by their names in its graph, "layers.0.qkv", "layers.0.attention_output",
+            "layers.0.gate_up", "layers.0.down" and "logits": quantized, or float [out, in].
+        norms: float32 [hidden] by their names in the checkpoint.
+        levels: MatMulNBits' accuracy level of each quantized product.
+    """
+
+    config: OspreyConfig
+    embeddings: np.ndarray
+    linears: dict[str, QuantizedLinear | np.ndarray]
+    norms: dict[str, np.ndarray]
+    levels: dict[str, int]
+
+    def split(self, layer: int) -> dict[str, QuantizedLinear | np.ndarray]:
+        """The linears of one layer apart, by their names in the checkpoint ("self_attn.q_proj", ...)."""
+        parts = {}
+        for joined, names in _JOINED.items():
+            weight = self.linears[f"layers.{layer}.{joined}"]
+            rows = (weight.out_features if isinstance(weight, QuantizedLinear) else len(weight)) // len(names)
+            for n, name in enumerate(names):
+                parts[name] = rows_of(weight, np.arange(n * rows, (n + 1) * rows))
+        return parts
+
+
+def rows_of(weight: QuantizedLinear | np.ndarray, rows: np.ndarray) -> QuantizedLinear | np.ndarray:
+    """A linear layer with these outputs only, in this order."""
+    if isinstance(weight, QuantizedLinear):
+        return QuantizedLinear(weight.levels[rows], weight.scales[rows], weight.in_features, weight.bits)
+    return weight[rows]
+
+
+def as_float(weight: QuantizedLinear | np.ndarray) -> np.ndarray:
+    """The weight as float32 [out, in]."""
+    if isinstance(weight, QuantizedLinear):
+        return weight.dequantize()
+    return np.asarray(weight, dtype=np.float32)
+
+
+def read_llama(bundle: Bundle) -> LlamaWeights:
+    """Reads the language model of a bundle. Raises BaselineError where its linears are not plain or MatMulNBits."""
+    config = OspreyConfig.from_json(json.loads(bundle.path("config.json").read_text()))
+    graph = onnx.load(bundle.path(DECODER)).graph
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    nodes = {node.output[0]: node for node in graph.node}
+
+    def array(name: str) -> np.ndarray:
+        while name not in stored:  # numbers in half precision lie behind the Cast that widens them
+            if name not in nodes or nodes[name].op_type != "Cast":
+                raise BaselineError(f"{DECODER} has no weight {name} that is stored as it is")
+            name = nodes[name].input[0]
+        return numpy_helper.to_array(stored[name])
+
+    names = [f"layers.{layer}.{joined}" for layer in range(config.num_layers) for joined in _JOINED]
+    linears: dict[str, QuantizedLinear | np.ndarray] = {}
+    levels = {}
+    for name in [*names, "logits"]:
+        node = nodes.get(name)
+        if node is not None and node.op_type == "MatMul":
+            linears[name] = np.ascontiguousarray(array(node.input[1]).T)
+        elif node is not None and node.op_type == "MatMulNBits":
+            attributes = {a.name: a.i for a in node.attribute}
+            packed = array(node.input[1])
+            scales = array(node.input[2]).astype(np.float32).reshape(len(packed), -1)
+            if attributes["block_size"] != BLOCK:
+                raise BaselineError(f"{name} of {DECODER} has blocks of {attributes['block_size']}, not {BLOCK}")
+            linears[name] = QuantizedLinear.from_packed(packed, scales, attributes["K"], attributes["bits"])
+            levels[name] = attributes.get("accuracy_level", 0)
+        else:
+            raise BaselineError(f"{DECODER} has no product {name} spelled as MatMul or MatMulNBits")
+    norms = ["model.norm.weight"]
+    for layer in range(config.num_layers):
+        norms += [f"model.layers.{layer}.{part}_layernorm.weight" for part in ("input", "post_attention")]
+    return LlamaWeights(config, bundle.embeddings(), linears, {name: array(name) for name in norms}, levels)

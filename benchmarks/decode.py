@@ -1,0 +1,219 @@
+"""Decode speed of the language model alone: the bundle's decoder, onnxruntime-genai and llama.cpp in turns.
+
+`python benchmarks/decode.py --bundle engines/nano --json build/decode.json`
+
+Each continues one sequence, and 16 sequences behind the same prefix, by greedy tokens. The prefix, as long as that of a
+described region, is computed beforehand. What is not installed is left out and its reason printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
+
+from benchmarks.baselines.weights import BaselineError, LlamaWeights, read_llama
+from benchmarks.bundles import open_bundle
+from benchmarks.cost import decode_step
+from benchmarks.machine import MachineLimits, measure_limits
+from benchmarks.own_decoder import OwnDecoder
+from benchmarks.rounds import Spread, seconds_of
+from osprey_ros.bundle import Bundle
+from osprey_ros.engines import DEVICES
+from osprey_ros.errors import OspreyError
+from osprey_ros.prompt import MASK, QUESTIONS, PromptBuilder
+
+BRANCHES = (1, 16)
+
+
+class Contender(Protocol):
+    """A language model that decodes several sequences behind a prefix of token ids."""
+
+    name: str
+
+    def prepare(self, first: np.ndarray) -> None:
+        """Gets ready to continue the prefix and one token of each sequence, int64 [N]. Not timed."""
+
+    def run(self) -> None:
+        """Decodes the agreed number of steps."""
+
+    def tokens(self, branches: int) -> np.ndarray:
+        """What the last run gave, [steps, branches]."""
+
+    def close(self) -> None:
+        """Gives memory back."""
+
+
+def prefix_length(bundle: Bundle) -> int:
+    """Rows that all regions of a picture share: the words before the region and the picture."""
+    spec = bundle.manifest.model
+    prompt = PromptBuilder(bundle.tokenizer(), spec).prompt(QUESTIONS["detailed"])
+    return prompt.index(MASK) - 1 + spec.image_tokens
+
+
+def contenders(
+    bundle: Bundle, weights: LlamaWeights, folder: Path, prefix: np.ndarray, arguments: argparse.Namespace
+) -> tuple[list[Contender], dict[str, str]]:
+    """Those that can be run here, and the reasons of those that cannot."""
+    device = bundle.engine("decoder").device
+
+    def own() -> Contender:
+        return OwnDecoder(bundle, arguments.threads, prefix, arguments.steps)
+
+    def genai() -> Contender:
+        from benchmarks.baselines.genai import Genai
+
+        return Genai(weights, bundle, folder, arguments.threads, prefix, arguments.steps, device)
+
+    def llama_cpp() -> Contender:
+        from benchmarks.baselines.llama_cpp import LlamaCpp
+
+        return LlamaCpp(weights, folder, arguments.threads, prefix, arguments.steps)
+
+    makers: dict[str, Callable[[], Contender]] = {"osprey_ros": own, "onnxruntime-genai": genai, "llama.cpp": llama_cpp}
+    ready: list[Contender] = []
+    skipped = {}
+    for name, make in makers.items():
+        if name in arguments.without:
+            continue
+        try:
+            ready.append(make())
+        except BaselineError as error:
+            skipped[name] = str(error)
+            print(f"{name} is left out: {error}", flush=True)
+    return ready, skipped
+
+
+def measure(ready: list[Contender], branches: int, arguments: argparse.Namespace, vocab: int) -> dict[str, Any]:
+    """Milliseconds of a step, tokens a second and agreement with the first contender, by name."""
+    first = np.random.default_rng(1).integers(3, vocab, branches)
+    seconds: dict[str, list[float]] = {c.name: [] for c in ready}
+    outside: list[float] = []
+    for run in range(arguments.runs + 1):
+        for n in range(len(ready)):
+            contender = ready[(n + run) % len(ready)]
+            contender.prepare(first)
+            elapsed = seconds_of(contender.run) / arguments.steps
+            if run:  # the first round warms up
+                seconds[contender.name].append(elapsed)
+                if isinstance(contender, OwnDecoder):
+                    outside.append(contender.outside)
+    expected = ready[0].tokens(branches)
+    results = {}
+    for contender in ready:
+        step = Spread.of(seconds[contender.name])
+        results[contender.name] = {
+            "step": asdict(step),
+            "tokens_per_second": branches / step.median,
+            "same_tokens": _agreement(expected, contender.tokens(branches)),
+        }
+        if isinstance(contender, OwnDecoder):
+            results[contender.name]["outside_engine"] = statistics.median(outside)
+    return results
+
+
+def _agreement(expected: np.ndarray, found: np.ndarray) -> float:
+    """Share of the tokens that are equal up to the first difference of each sequence."""
+    equal = np.logical_and.accumulate(expected == found, axis=0)
+    return float(equal.mean())
+
+
+def limits_of_a_step(
+    limits: MachineLimits, weights: LlamaWeights, branches: int, prefix: int, steps: int
+) -> dict[str, float]:
+    """Bytes and operations of the middle one of the steps, and the seconds they take at the machine's rates."""
+    cost = decode_step(weights, branches, prefix, steps // 2, cache_item=4)
+    moved = cost.weight_bytes + cost.cache_bytes
+    return {
+        "weight_bytes": cost.weight_bytes,
+        "cache_bytes": cost.cache_bytes,
+        "operations": cost.operations,
+        "read_seconds": moved / limits.read,
+        "fp32_seconds": cost.operations / max(limits.fp32_gemm, limits.fp32_gemm_onnxruntime),
+        "int8_seconds": cost.operations / limits.int8_gemm_onnxruntime,
+    }
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measures everything, printing as it goes; returns what `--json` writes."""
+    bundle = open_bundle(arguments.bundle, arguments.device)
+    weights = read_llama(bundle)
+    vocab = weights.config.vocab_size
+    prefix = np.random.default_rng(0).integers(3, vocab, prefix_length(bundle))
+    limits = measure_limits(arguments.threads)
+    print(
+        f"limits of {arguments.threads} threads: fp32 products {limits.fp32_gemm / 1e9:.0f} Gop/s in torch and "
+        f"{limits.fp32_gemm_onnxruntime / 1e9:.0f} in onnxruntime, int8 {limits.int8_gemm_onnxruntime / 1e9:.0f}; "
+        f"memory read {limits.read / 1e9:.1f} GB/s, copy {limits.copy / 1e9:.1f}, triad {limits.triad / 1e9:.1f}"
+    )
+    result: dict[str, Any] = {"bundle": bundle.manifest.name, "limits": asdict(limits), "branches": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        ready, result["skipped"] = contenders(bundle, weights, Path(folder), prefix, arguments)
+        print(f"prefix of {len(prefix)} rows, {arguments.steps} steps, medians of {arguments.runs} runs")
+        for branches in arguments.branches:
+            measured = measure(ready, branches, arguments, vocab)
+            floor = limits_of_a_step(limits, weights, branches, len(prefix), arguments.steps)
+            result["branches"][branches] = {"contenders": measured, "step": floor}
+            _print(branches, measured, floor)
+        for contender in ready:
+            contender.close()
+    return result
+
+
+def _print(branches: int, measured: dict[str, Any], floor: dict[str, float]) -> None:
+    print(
+        f"{branches} branches: a step reads {(floor['weight_bytes'] + floor['cache_bytes']) / 1e6:.1f} MB "
+        f"({1e3 * floor['read_seconds']:.2f} ms at the read rate) and computes {floor['operations'] / 1e9:.3f} Gop "
+        f"({1e3 * floor['fp32_seconds']:.2f} ms in fp32, {1e3 * floor['int8_seconds']:.2f} ms in int8)"
+    )
+    for name, one in measured.items():
+        step = one["step"]
+        line = (
+            f"  {name:18s} {1e3 * step['median']:8.2f} ms a step ({1e3 * step['low']:.2f} to "
+            f"{1e3 * step['high']:.2f}), {one['tokens_per_second']:8.1f} tokens/s, same tokens {one['same_tokens']:.0%}"
+        )
+        if "outside_engine" in one:
+            line += f", outside the engine {one['outside_engine']:.1%}"
+        print(line, flush=True)
+
+
+def numbers(text: str) -> list[int]:
+    """ "1,4,16" -> [1, 4, 16]."""
+    return [int(number) for number in text.split(",")]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", default="nano")
+    parser.add_argument("--branches", type=numbers, default=BRANCHES)
+    parser.add_argument("--steps", type=int, default=16, help="tokens decoded in a run")
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--device", choices=DEVICES, help="default: the bundle's")
+    parser.add_argument("--without", type=lambda text: text.split(","), default=[], help="contenders to leave out")
+    parser.add_argument("--json", type=Path, metavar="OUT")
+    arguments = parser.parse_args(argv)
+    try:
+        result = run(arguments)
+    except (OspreyError, BaselineError) as error:
+        print(f"decode: {error}", file=sys.stderr)
+        return 2
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

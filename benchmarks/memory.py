@@ -1,0 +1,87 @@
+"""Peak memory of a fresh process that opens a bundle and describes N regions of one picture; one process for each N.
+
+Run as a script it is that process: it imports nothing but the runtime.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
+
+if TYPE_CHECKING:
+    from benchmarks.pictures import Frame
+
+
+@dataclass(frozen=True)
+class PeakMemory:
+    """Largest resident set of the process, in bytes, pages of mapped files included."""
+
+    regions: int
+    opened: int  # once the bundle is loaded, before the first picture
+    peak: int
+
+
+def measure_memory(
+    bundle: str, device: str | None, frame: Frame, counts: Sequence[int], style: str, new_tokens: int, threads: int
+) -> list[PeakMemory]:
+    """Runs one process for each count. Raises RuntimeError with the last line of one that fails."""
+    measured = []
+    with tempfile.TemporaryDirectory() as folder:
+        picture = Path(folder) / "frame.npz"
+        np.savez(picture, rgb=frame.rgb, ids=frame.ids)
+        for count in counts:
+            command = [sys.executable, __file__, bundle, device or "", picture]
+            command += [str(count), style, str(new_tokens), str(threads)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+                raise RuntimeError(f"the process with {count} regions ended with {done.returncode}: {last}")
+            measured.append(PeakMemory(count, **json.loads(done.stdout)))
+    return measured
+
+
+def _peak() -> int:
+    """The high-water mark since this program began; getrusage's also knows the process that started it."""
+    with open("/proc/self/status", encoding="ascii") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def _describe(arguments: argparse.Namespace) -> dict[str, int]:
+    from benchmarks.bundles import open_bundle
+    from osprey_ros.describer import Describer
+    from osprey_ros.regions import regions_from_id_image
+
+    frame = np.load(arguments.picture)
+    regions = regions_from_id_image(frame["ids"], only=range(1, arguments.regions + 1))
+    describer = Describer(open_bundle(arguments.bundle, arguments.device or None), threads=arguments.threads)
+    opened = _peak()
+    describer.set_image(frame["rgb"])
+    describer.describe(regions, style=arguments.style, max_new_tokens=arguments.new_tokens)
+    return {"opened": opened, "peak": _peak()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle")
+    parser.add_argument("device", help="empty: as the bundle says")
+    parser.add_argument("picture", help="an .npz with rgb and ids")
+    parser.add_argument("regions", type=int)
+    parser.add_argument("style")
+    parser.add_argument("new_tokens", type=int)
+    parser.add_argument("threads", type=int)
+    print(json.dumps(_describe(parser.parse_args())))
+
+
+if __name__ == "__main__":
+    main()

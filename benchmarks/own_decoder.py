@@ -1,0 +1,73 @@
+"""The bundle's decoder on its own, through its public doors, with the time inside and outside the engine apart."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from osprey_ros.bundle import Bundle
+from osprey_ros.decoder import Decoder
+from osprey_ros.engines import Engine, load_engine
+
+NO_TOKEN = -1  # as end-of-sequence id: answers go on to the limit
+
+
+class TimedEngine:
+    """An engine that adds up the seconds of its runs; everything else is passed on."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.seconds = 0.0
+        self.runs = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def run(self, *arguments: Any, **options: Any) -> dict[str, np.ndarray]:
+        start = time.perf_counter()
+        try:
+            return self._engine.run(*arguments, **options)
+        finally:
+            self.seconds += time.perf_counter() - start
+            self.runs += 1
+
+
+class OwnDecoder:
+    """Greedy decoding of branches behind one prefix of token ids, as `Describer` does it."""
+
+    name = "osprey_ros"
+
+    def __init__(self, bundle: Bundle, threads: int, prefix: np.ndarray, steps: int) -> None:
+        entry = bundle.engine("decoder")
+        self.engine = TimedEngine(load_engine(bundle.path(entry.file), entry.runtime, entry.device, threads))
+        self._embeddings = bundle.embeddings()
+        self._decoder = Decoder(self.engine, bundle.manifest.model)
+        self._prefix = self._decoder.prefill(self._rows(prefix))
+        self._steps = steps
+        self._first = np.zeros(0, np.int64)
+        self._tokens = np.zeros((0, 0), np.int64)
+        self.outside = 0.0  # share of the last run spent outside the engine
+
+    def prepare(self, first: np.ndarray) -> None:
+        """Takes the first token of every branch; the prefix was computed once for good."""
+        self._first = first
+
+    def run(self) -> None:
+        """`steps` steps, each of them one run of the engine."""
+        inside, start = self.engine.seconds, time.perf_counter()
+        branches = list(self._rows(self._first)[:, None])
+        answers = self._decoder.generate(self._prefix, branches, self._rows, self._steps, NO_TOKEN)
+        self._tokens = np.array([answer.tokens for answer in answers]).T
+        self.outside = 1.0 - (self.engine.seconds - inside) / (time.perf_counter() - start)
+
+    def tokens(self, branches: int) -> np.ndarray:
+        """What the last run gave, [steps, branches]."""
+        return self._tokens[:, :branches]
+
+    def close(self) -> None:
+        """Nothing to give back by hand."""
+
+    def _rows(self, ids: np.ndarray) -> np.ndarray:
+        return self._embeddings[ids].astype(np.float32)

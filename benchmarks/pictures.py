@@ -1,0 +1,54 @@
+"""The frame that is described: a simulated picture and as many regions of it as are asked for, all made alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from osprey_ros.regions import Regions, regions_from_id_image
+from osprey_sim.render import Renderer
+from osprey_sim.scene import MAX_OBJECTS, sample_scene
+
+PIECES = 4  # of every object: a scene shows at most MAX_OBJECTS
+MAX_REGIONS = PIECES * MAX_OBJECTS
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A picture, uint8 [H, W, 3], and its id image, int32 [H, W] with ids 1..MAX_REGIONS."""
+
+    rgb: np.ndarray
+    ids: np.ndarray
+
+    def regions(self, count: int) -> Regions:
+        """The first `count` regions. Raises ValueError for more than there are."""
+        if not 1 <= count <= MAX_REGIONS:
+            raise ValueError(f"{count} regions: the benchmark's picture has 1 to {MAX_REGIONS}")
+        return regions_from_id_image(self.ids, only=range(1, count + 1))
+
+
+def crowded_frame(width: int = 640, height: int = 480) -> Frame:
+    """The first test scene that shows MAX_OBJECTS objects, every one of them cut into PIECES regions.
+
+    An object is cut at its middle column and each half at its middle row, so that no piece is empty. The pieces are
+    numbered in such an order that the first MAX_OBJECTS regions belong to different objects.
+    """
+    with Renderer(width, height) as renderer:
+        for seed in range(200):
+            scene = sample_scene(seed, "test", objects=(MAX_OBJECTS, MAX_OBJECTS))
+            frame = renderer.render(scene, depth=False)
+            found, areas = np.unique(frame.instance_ids[frame.instance_ids > 0], return_counts=True)
+            if len(found) == MAX_OBJECTS and areas.min() >= 100:
+                return Frame(frame.rgb, _cut(frame.instance_ids, found))
+    raise ValueError(f"none of 200 simulated scenes shows {MAX_OBJECTS} objects at once")
+
+
+def _cut(objects: np.ndarray, found: np.ndarray) -> np.ndarray:
+    ids = np.zeros(objects.shape, np.int32)
+    for n, number in enumerate(found):
+        y, x = np.nonzero(objects == number)
+        right = x > np.median(x)
+        low = np.where(right, y > np.median(y[right]), y > np.median(y[~right]))
+        ids[y, x] = 1 + n + len(found) * (2 * right + low)
+    return ids

@@ -1,0 +1,260 @@
+"""What stands before the engines: regions to masks and pictures to pixels; and what fast preprocessing changes.
+
+`python benchmarks/pixels.py --json build/pixels.json`, with `--scenes 0` for the times alone.
+
+Times are taken in turns, Pillow's own resize of the same picture among them: wall time, and in brackets the processor
+time, which other work on the machine disturbs less. OpenCV gets one thread; the others are those of
+`osprey_ros.image.Preprocessor`. The difference of fast to exact pixels, in levels of 8 bits, and of
+the words that follow are taken over rendered scenes of the test split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
+
+from benchmarks.rounds import Spread, in_turns
+from osprey_ros.bundle import Bundle, ModelSpec
+from osprey_ros.describer import Describer
+from osprey_ros.errors import OspreyError
+from osprey_ros.image import Preprocessor
+from osprey_ros.pixels import short_edge_size
+from osprey_ros.region_grids import RegionGrids
+from osprey_ros.regions import regions_from_id_image, regions_from_masks
+from osprey_sim.render import Renderer
+from osprey_sim.scene import sample_scene
+
+COUNTS = (1, 4, 16, 64)
+PUBLISHED = (512, 112)  # sides of the picture and of the position grid in the published model
+CASES = ((720, 1280, 512), (1280, 720, 512), (720, 1280, 192), (480, 640, 192))  # height, width, side of the square
+HEIGHT, WIDTH = 720, 1280
+MIN_AREA = 2400  # pixels of an object that is described, of 1280x720
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one call: wall time, and processor time of all threads."""
+
+    wall: Spread
+    cpu: Spread
+
+    def __str__(self) -> str:
+        return f"{1e3 * self.wall.median:.2f} ({1e3 * self.cpu.median:.2f})"
+
+    def over(self, other: Times) -> str:
+        """How many times the other's."""
+        return f"{self.wall.median / other.wall.median:.2f} ({self.cpu.median / other.cpu.median:.2f})"
+
+
+@dataclass(frozen=True)
+class RegionTimes:
+    """Seconds for one number of regions: all of it, its two halves, and the same regions as a stack of masks."""
+
+    regions: int
+    total: Times
+    found: Times  # areas, boxes and labels from the id image
+    grids: Times  # masks at four scales and position grids
+    stack: Times
+
+
+@dataclass(frozen=True)
+class PictureTimes:
+    """Seconds for one size of picture."""
+
+    height: int
+    width: int
+    side: int
+    pillow: Times  # the resize alone, of a picture that Pillow already holds
+    exact: Times
+    threaded: Times  # exact, shared by the threads asked for
+    fast: Times
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Fast against exact pixels over scenes, in levels of 8 bits, and the words: regions, and how many are described
+    alike. No words where the model takes pictures of another side."""
+
+    side: int
+    scenes: int
+    mean: float
+    rms: float
+    largest: float
+    regions: int
+    same_words: int
+
+
+def drawn_ids(count: int) -> np.ndarray:
+    """An id image uint16 [HEIGHT, WIDTH] of uneven round objects, `count` of them side by side, as large as fits."""
+    rng = np.random.default_rng(count)
+    ids = np.zeros((HEIGHT, WIDTH), np.uint16)
+    columns = int(np.ceil(np.sqrt(count * WIDTH / HEIGHT)))
+    cell = min(WIDTH / columns, HEIGHT / -(-count // columns))
+    angles = np.linspace(0, 2 * np.pi, 32, endpoint=False)
+    for number in range(count):
+        row, column = divmod(number, columns)
+        radius = 0.47 * cell * rng.uniform(0.7, 1, len(angles))
+        outline = np.stack(
+            [(column + 0.5) * cell + radius * np.cos(angles), (row + 0.5) * cell + radius * np.sin(angles)]
+        )
+        cv2.fillPoly(ids, [outline.T.astype(np.int32)], number + 1)
+    return ids
+
+
+def times_in_turns(calls: Mapping[str, Callable[[], object]], runs: int) -> dict[str, Times]:
+    """Times of each call over `runs` rounds, after one in which plans are made."""
+    cpu: dict[str, list[float]] = {name: [] for name in calls}
+
+    def clocked(name: str) -> Callable[[], object]:
+        def call() -> None:
+            start = time.process_time()
+            calls[name]()
+            cpu[name].append(time.process_time() - start)
+
+        return call
+
+    wall = in_turns({name: clocked(name) for name in calls}, runs + 1)
+    return {name: Times(Spread.of(wall[name][1:]), Spread.of(cpu[name][1:])) for name in calls}
+
+
+def measure_regions(side: int, position_size: int, runs: int) -> list[RegionTimes]:
+    """All counts in the same rounds, each with memory of its own, as a camera's frames have it; then the stacks."""
+    sizes = [(side // stride, side // stride) for stride in (4, 8, 16, 32)]
+    calls: dict[str, Callable[[], object]] = {}
+    stacks: dict[str, Callable[[], object]] = {}
+    for count in COUNTS:
+        ids, grids = drawn_ids(count), RegionGrids(sizes, position_size)
+        regions, masks = regions_from_id_image(ids), np.stack([ids == number for number in range(1, count + 1)])
+        calls |= {
+            f"total {count}": lambda ids=ids, grids=grids: grids.of(regions_from_id_image(ids)),
+            f"found {count}": lambda ids=ids: regions_from_id_image(ids),
+            f"grids {count}": lambda regions=regions, grids=grids: grids.of(regions),
+        }
+        stacks[f"stack {count}"] = lambda masks=masks, grids=grids: grids.of(regions_from_masks(masks))
+    times = times_in_turns(calls, runs) | times_in_turns(stacks, runs)
+    return [
+        RegionTimes(count, *(times[f"{part} {count}"] for part in ("total", "found", "grids", "stack")))
+        for count in COUNTS
+    ]
+
+
+def measure_picture(rgb: np.ndarray, spec: ModelSpec, threads: int, runs: int) -> PictureTimes:
+    """One picture uint8 [H, W, 3], again and again."""
+    image = Image.fromarray(rgb)
+    small = short_edge_size(rgb.shape, spec.image_size)[::-1]
+    exact, threaded, fast = Preprocessor(spec), Preprocessor(spec, threads=threads), Preprocessor(spec, "fast")
+    calls: dict[str, Callable[[], object]] = {
+        "pillow": lambda: image.resize(small, Image.BICUBIC),
+        "exact": lambda: exact(rgb),
+        "threaded": lambda: threaded(rgb),
+        "fast": lambda: fast(rgb),
+    }
+    return PictureTimes(*rgb.shape[:2], spec.image_size, **times_in_turns(calls, runs))
+
+
+def compare_modes(bundle: Bundle, spec: ModelSpec, scenes: int) -> Difference:
+    """Fast against exact over test scenes of 1280x720; words too if `spec` is the bundle's own."""
+    exact, fast = Preprocessor(spec), Preprocessor(spec, "fast")
+    levels = 255 * np.reshape(spec.image_std, (3, 1, 1))
+    describers = [Describer(bundle, preprocessing=mode) for mode in ("exact", "fast")]
+    words: list[list[str]] = [[], []]
+    means, squares, largest = [], [], 0.0
+    with Renderer(WIDTH, HEIGHT) as renderer:
+        for seed in range(scenes):
+            frame = renderer.render(sample_scene(seed, "test"), depth=False)
+            difference = np.abs(fast(frame.rgb) - exact(frame.rgb)) * levels
+            means.append(difference.mean())
+            squares.append(np.square(difference).mean())
+            largest = max(largest, float(difference.max()))
+            ids, areas = np.unique(frame.instance_ids, return_counts=True)
+            large = ids[(ids > 0) & (areas > MIN_AREA)]
+            if spec == bundle.manifest.model and len(large):
+                regions = regions_from_id_image(frame.instance_ids, only=large)
+                for describer, said in zip(describers, words, strict=True):
+                    describer.set_image(frame.rgb)
+                    said.extend(one.text for one in describer.describe(regions))
+    same = sum(one == other for one, other in zip(*words, strict=True))
+    rms = float(np.sqrt(np.mean(squares)))
+    return Difference(spec.image_size, scenes, float(np.mean(means)), rms, largest, len(words[0]), same)
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measures everything, printing as it goes; returns what `--json` writes."""
+    bundle = Bundle.open(arguments.bundle)
+    spec = bundle.manifest.model
+    load = os.getloadavg()[0]
+    print(f"milliseconds, medians of {arguments.runs} runs: wall (processor); load before {load:.1f}")
+    cv2.setNumThreads(1)
+    regions = {}
+    for side, position_size in (PUBLISHED, (spec.image_size, spec.position_size)):
+        times = measure_regions(side, position_size, arguments.runs)
+        regions[side] = times
+        print(f"regions of a {WIDTH}x{HEIGHT} id image, model of {side} pixels")
+        for one in times:
+            print(
+                f"  {one.regions:3d}: {one.total}, times that of {times[1].regions}: {one.total.over(times[1].total)}; "
+                f"found {one.found}, grids {one.grids}; as a stack {one.stack}"
+            )
+    rng = np.random.default_rng(0)
+    pictures = []
+    for height, width, side in CASES:
+        rgb = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        picture = measure_picture(rgb, replace(spec, image_size=side), arguments.threads, arguments.runs)
+        pictures.append(picture)
+        print(f"{width}x{height} to {side}: Pillow's resize {picture.pillow}")
+        ways = {"exact": picture.exact, f"exact, {arguments.threads} threads": picture.threaded, "fast": picture.fast}
+        for name, times in ways.items():
+            print(f"  {name} {times}, times Pillow's: {times.over(picture.pillow)}")
+    differences = []
+    for side in (PUBLISHED[0], spec.image_size) if arguments.scenes else ():
+        one = compare_modes(bundle, replace(spec, image_size=side), arguments.scenes)
+        differences.append(one)
+        words = f"; same short description for {one.same_words} of {one.regions} regions" if one.regions else ""
+        print(
+            f"fast against exact, {one.scenes} scenes of {WIDTH}x{HEIGHT} to {side}: mean {one.mean:.3f}, "
+            f"rms {one.rms:.3f}, largest {one.largest:.0f} levels of 8 bits{words}"
+        )
+    return {
+        "runs": arguments.runs,
+        "threads": arguments.threads,
+        "load": load,
+        "regions": {side: [asdict(one) for one in times] for side, times in regions.items()},
+        "pictures": [asdict(one) for one in pictures],
+        "differences": [asdict(one) for one in differences],
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", default="nano", help="its model's sizes are measured beside the published ones")
+    parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=2, help="of exact preprocessing, in the column that says so")
+    parser.add_argument("--scenes", type=int, default=100, help="scenes over which the modes are compared; 0: none")
+    parser.add_argument("--json", type=Path, metavar="OUT")
+    arguments = parser.parse_args(argv)
+    try:
+        result = run(arguments)
+    except OspreyError as error:
+        print(f"pixels: {error}", file=sys.stderr)
+        return 2
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,183 @@
+"""Whether a bundle says what the plain PyTorch loop over regions says: `python -m evaluation.parity --bundle DIR`.
+
+Both sides have the same weights, those of the bundle's engines. The loop answers region by region with a KV cache; the
+engines answer in several ways that must make no difference: all regions of a picture at once, in another order, few at
+a time so that waiting regions take the place of those that have ended, and alone. Use a bundle in fp32
+(`build_engines.py --llm fp32 --lm-head fp32`): int4 engines on the CPU may multiply in int8.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from export.readback import model_from_bundle
+from osprey_ros.bundle import Bundle
+from osprey_ros.describer import Describer, Result
+from osprey_ros.errors import OspreyError
+from osprey_ros.image import preprocess
+from osprey_ros.prompt import QUESTIONS, PromptBuilder
+from osprey_ros.regions import Regions, regions_from_id_image
+from osprey_sim.render import Renderer
+from osprey_sim.scene import sample_scene
+from osprey_torch.model import Osprey
+from osprey_torch.reference import generate_region
+from training.store import HEIGHT, WIDTH
+
+MIN_AREA = 200
+FEW = 3  # regions at a time, where few are decoded together
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A region about which the two sides say different things, and how near the tie was at the first difference."""
+
+    seed: int
+    region: int
+    way: str
+    engine: str
+    loop: str
+    step: int
+    logprob_gap: float  # of the token that the loop chose, between the loop and the engines' own choice
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How many regions were compared in how many ways, and where they differ."""
+
+    regions: int
+    tokens: int
+    ways: tuple[str, ...]
+    largest_logprob_difference: float  # over all tokens that are the same
+    differences: tuple[Difference, ...]
+
+
+class Loop:
+    """The PyTorch side."""
+
+    def __init__(self, bundle: Bundle, question: str) -> None:
+        self.model: Osprey = model_from_bundle(bundle)
+        self.spec = bundle.manifest.model
+        self.builder = PromptBuilder(bundle.tokenizer(), self.spec)
+        self.prompt = self.builder.prompt(question)
+
+    @torch.inference_mode()
+    def __call__(self, rgb: np.ndarray, regions: Regions, new_tokens: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Tokens and log-probabilities for each region."""
+        features, image_tokens = self.model.encode_image(torch.from_numpy(preprocess(rgb, self.spec)))
+        answers = []
+        for region in regions.ids:
+            one = regions.select([int(region)])
+            masks = [torch.from_numpy(mask) for mask in one.pooling_masks(self.spec.feature_sizes)]
+            positions = torch.from_numpy(one.position_grids(self.spec.position_size))
+            mask_tokens, position_tokens = self.model.encode_regions(features, masks, positions)
+            answers.append(
+                generate_region(
+                    self.model, self.prompt, image_tokens[0], mask_tokens[0], position_tokens[0], new_tokens
+                )
+            )
+        return answers
+
+
+def scenes(count: int, min_area: int) -> Iterator[tuple[int, np.ndarray, Regions]]:
+    """Seed, picture and regions of test scenes until there are `count` regions."""
+    with Renderer(WIDTH, HEIGHT) as renderer:
+        seed = 0
+        while count > 0:
+            frame = renderer.render(sample_scene(seed, "test"), depth=False)
+            ids, areas = np.unique(frame.instance_ids, return_counts=True)
+            large = [int(i) for i, area in zip(ids, areas, strict=True) if i and area > min_area][:count]
+            if large:
+                yield seed, frame.rgb, regions_from_id_image(frame.instance_ids, only=large)
+                count -= len(large)
+            seed += 1
+
+
+def compare(bundle: Bundle, regions: int, style: str, new_tokens: int, threads: int | None = None) -> Parity:
+    """Answers both ways about this many regions of test scenes."""
+    question = QUESTIONS[style]
+    loop = Loop(bundle, question)
+    together, few = Describer(bundle, threads), Describer(bundle, threads, max_parallel=FEW)
+    rng = np.random.default_rng(0)
+
+    def shuffled(chosen: Regions) -> list[Result]:
+        return [together.ask(chosen.select(rng.permutation(chosen.ids)), question, new_tokens)]
+
+    def alone(chosen: Regions) -> list[Result]:
+        return [together.ask(chosen.select([int(region)]), question, new_tokens) for region in chosen.ids]
+
+    ways: dict[str, Callable[[Regions], list[Result]]] = {
+        "all at once": lambda chosen: [together.ask(chosen, question, new_tokens)],
+        "in another order": shuffled,
+        f"{FEW} at a time": lambda chosen: [few.ask(chosen, question, new_tokens)],
+        "alone": alone,
+        # The words of both questions are decoded in one pass, behind a shorter prefix and with stems.
+        "with a second question": lambda chosen: [together.answer(chosen, [question, "Is it red?"], new_tokens)[0]],
+    }
+    compared = tokens = 0
+    largest = 0.0
+    differences: list[Difference] = []
+    progress = tqdm(total=regions, unit="region", file=sys.stderr)
+    for seed, rgb, chosen in scenes(regions, MIN_AREA):
+        expected = dict(zip(chosen.ids.tolist(), loop(rgb, chosen, new_tokens), strict=True))
+        together.set_image(rgb)
+        few.set_image(rgb)
+        for way, answer in ways.items():
+            for description in (d for result in answer(chosen) for d in result):
+                own, (other, other_logprobs) = description.tokens, expected[description.region_id]
+                shared = min(len(own), len(other))
+                unequal = np.flatnonzero(own[:shared] != other[:shared])
+                step = int(unequal[0]) if len(unequal) else shared
+                if step:
+                    largest = max(largest, float(np.abs(description.logprobs[:step] - other_logprobs[:step]).max()))
+                if len(unequal) or len(own) != len(other):
+                    gap = float(other_logprobs[step] - description.logprobs[step]) if len(unequal) else float("nan")
+                    words = (loop.builder.decode(own), loop.builder.decode(other))
+                    differences.append(Difference(seed, description.region_id, way, *words, step, gap))
+        compared += len(chosen)
+        tokens += sum(len(answer) for answer, _ in expected.values())
+        progress.update(len(chosen))
+    progress.close()
+    return Parity(compared, tokens, tuple(ways), largest, tuple(differences))
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", default="nano")
+    parser.add_argument("--regions", type=int, default=500)
+    parser.add_argument("--style", choices=tuple(QUESTIONS), default="short")
+    parser.add_argument("--new-tokens", type=int, default=24)
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--json", type=Path, metavar="OUT")
+    arguments = parser.parse_args(argv)
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    try:
+        bundle = Bundle.open(arguments.bundle)
+        parity = compare(bundle, arguments.regions, arguments.style, arguments.new_tokens, arguments.threads)
+    except OspreyError as error:
+        print(f"parity: {error}", file=sys.stderr)
+        return 2
+    print(
+        f"{bundle.manifest.name}: {parity.regions} regions of test scenes, {parity.tokens} tokens, "
+        f"{len(parity.ways)} ways ({', '.join(parity.ways)}): {len(parity.differences)} differences, "
+        f"largest difference of a log-probability {parity.largest_logprob_difference:.1e}"
+    )
+    for one in parity.differences:
+        print(f"  scene {one.seed} region {one.region} {one.way}: {one.engine!r}, loop {one.loop!r} at {one.step}")
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(asdict(parity), indent=1) + "\n", encoding="utf-8")
+    return 1 if parity.differences else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,232 @@
+"""What quantization costs in words: `python -m evaluation.quantization --bundle engines/nano`.
+
+Builds the decoder once for every method and asks each for a short description of the same regions of simulated test
+scenes, through the engines as the robot runs them. The reference is the decoder with fp32 weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from evaluation.accuracy import MIN_AREA
+from export.build import BuildError, Precisions, build_bundle
+from export.figures import TokenFigures
+from export.quantize import quantize_linear
+from export.readback import model_from_bundle
+from export.samples import SampleError, VerificationSample
+from export.streamed import LINEAR_GROUPS
+from export.verify import QUESTION
+from export.verify_decoder import Answers, Conversation, ask_engine, follow_with_engine
+from export.verify_encoders import EncoderInputs, Tokens, encode_with_engines
+from osprey_ros.bundle import DECODER, Bundle
+from osprey_ros.decoder import Decoder
+from osprey_ros.describer import MAX_NEW_TOKENS
+from osprey_ros.engines import load_engine
+from osprey_ros.errors import OspreyError
+from osprey_ros.prompt import PromptBuilder
+from osprey_sim.render import Renderer
+from osprey_sim.scene import sample_scene
+from osprey_torch.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+
+_MARGIN = 0.1
+
+REFERENCE = "fp32"
+VARIANTS = {
+    REFERENCE: Precisions(llm="fp32", lm_head="fp32"),
+    "int8 clip": Precisions(llm="int8", method="clip"),
+    "int4 rtn": Precisions(llm="int4", method="rtn"),
+    "int4 clip": Precisions(llm="int4", method="clip"),
+    "int4 awq": Precisions(llm="int4", method="awq"),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to store the decoder's weights, and what its answers are against those of fp32 weights.
+
+    kl_divergence: mean over the tokens of the fp32 answers, natural logarithm. token_agreement: share of these tokens
+    that it would say, too; decided_agreement: of those that lead fp32's second choice by _MARGIN in probability.
+    identical: share of regions whose short description is the same to the letter.
+    """
+
+    name: str
+    decoder_bytes: int
+    kl_divergence: float
+    token_agreement: float
+    decided_agreement: float
+    identical: float
+
+
+def scenes_of_test_split(regions: int, min_area: int = MIN_AREA) -> list[VerificationSample]:
+    """Simulated scenes of the test split, from its first seed on, until they show so many regions."""
+    samples: list[VerificationSample] = []
+    seed = count = 0
+    with Renderer() as renderer:
+        while count < regions:
+            frame = renderer.render(sample_scene(seed, "test"), depth=False)
+            areas = np.bincount(frame.instance_ids.ravel())
+            large = [i for i in range(1, len(areas)) if areas[i] > min_area][: regions - count]
+            if large:
+                ids = np.where(np.isin(frame.instance_ids, large), frame.instance_ids, 0)
+                samples.append(VerificationSample(f"test scene {seed}", frame.rgb, ids.astype(np.uint16)))
+                count += len(large)
+            seed += 1
+    return samples
+
+
+def compare(
+    folders: dict[str, Path],
+    checkpoint: Checkpoint,
+    samples: Sequence[VerificationSample],
+    progress: Callable[[str], None] = lambda line: None,
+) -> list[Row]:
+    """One row for each bundle but that of REFERENCE. All must be of this checkpoint, with equal encoders."""
+    spec = checkpoint.config.model_spec()
+    prompt = PromptBuilder(checkpoint.tokenizer, spec).prompt(QUESTION)
+    conversation = Conversation(prompt, MAX_NEW_TOKENS["short"], spec.eos_id)
+    reference = Bundle.open(folders[REFERENCE])
+    table = reference.embeddings()
+    encoded = encode_with_engines(
+        [EncoderInputs.of(sample, checkpoint.config) for sample in samples],
+        lambda role: load_engine(reference.path(reference.engine(role).file)),
+        progress,
+    )
+    pictures = [one.tokens for one in encoded]
+
+    progress(f"answers: {REFERENCE}")
+    decoder = Decoder(load_engine(folders[REFERENCE] / DECODER), spec)
+    exact = [ask_engine(decoder, tokens, table, conversation) for tokens in pictures]
+    rows = []
+    for name, folder in folders.items():
+        if name == REFERENCE:
+            continue
+        progress(f"answers: {name}")
+        decoder = Decoder(load_engine(folder / DECODER), spec)
+        size = (folder / DECODER).stat().st_size
+        rows.append(_row(name, size, decoder, pictures, exact, table, conversation))
+    return rows
+
+
+def _row(
+    name: str,
+    size: int,
+    decoder: Decoder,
+    pictures: Sequence[Tokens],
+    exact: Sequence[Answers],
+    table: np.ndarray,
+    conversation: Conversation,
+) -> Row:
+    figures = TokenFigures()
+    identical = regions = 0
+    for tokens, reference in zip(pictures, exact, strict=True):
+        along = follow_with_engine(decoder, tokens, table, conversation, reference.tokens)
+        own = ask_engine(decoder, tokens, table, conversation)
+        for n, said in enumerate(reference.tokens):
+            figures.add(along.tokens[n], along.logits[n], reference.logits[n], _MARGIN)
+            identical += int(np.array_equal(said, own.tokens[n]))
+            regions += 1
+    return Row(
+        name,
+        size,
+        kl_divergence=figures.kl_sum / figures.steps,
+        token_agreement=figures.steps_equal / figures.steps,
+        decided_agreement=figures.agreement,
+        identical=identical / regions,
+    )
+
+
+def distance_from_grid(checkpoint: Checkpoint) -> float:
+    """Squared error of the decoder's weights in int4, relative to their squares; 0 if they lie on its grid."""
+    error = total = 0.0
+    for layer in range(checkpoint.config.num_layers):
+        for part in (part for parts in LINEAR_GROUPS.values() for part in parts):
+            weight = checkpoint.read(f"model.layers.{layer}.{part}.weight")
+            error += float(np.square(quantize_linear(weight, 4).dequantize() - weight).sum(dtype=np.float64))
+            total += float(np.square(weight).sum(dtype=np.float64))
+    return error / total
+
+
+def table_of(rows: Sequence[Row]) -> str:
+    """The rows as a Markdown table."""
+    lines = [
+        f"| weights | decoder, MB | KL divergence | same token | where fp32 leads by {_MARGIN} | same description |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row.name} | {row.decoder_bytes / 1e6:.2f} | {row.kl_divergence:.2e} | {row.token_agreement:.2%} "
+        f"| {row.decided_agreement:.2%} | {row.identical:.1%} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--bundle", default="nano", help="take the weights that this bundle computes with")
+    source.add_argument("--checkpoint", type=Path, metavar="DIR", help="take the weights of a checkpoint folder")
+    parser.add_argument(
+        "--progress",
+        type=Path,
+        metavar="FILE",
+        help="take weights that training saved on its way (progress.pt), before it settled them on the int4 grid",
+    )
+    parser.add_argument("--regions", type=int, default=500)
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    arguments = parser.parse_args(argv)
+    say = lambda line: tqdm.write(f"quantization: {line}", file=sys.stderr)  # noqa: E731
+    try:
+        with tempfile.TemporaryDirectory() as temporary:
+            work = Path(temporary)
+            checkpoint = Checkpoint.open(_checkpoint_folder(arguments, work / "checkpoint"))
+            say(f"rendering scenes with {arguments.regions} regions")
+            samples = scenes_of_test_split(arguments.regions)
+            folders = {name: work / name.replace(" ", "_") for name in VARIANTS}
+            for name, precisions in VARIANTS.items():
+                say(f"building {name}")
+                build_bundle(
+                    checkpoint.folder, folders[name], verify=False, precisions=precisions, report=lambda line: None
+                )
+            rows = compare(folders, checkpoint, samples, say)
+            distance = distance_from_grid(checkpoint)
+    except (OspreyError, BuildError, CheckpointError, SampleError, OSError) as error:
+        print(f"quantization: {error}", file=sys.stderr)
+        return 2
+    print(f"{arguments.regions} regions of {len(samples)} test scenes, reference {REFERENCE}")
+    print(f"int4 changes the weights by {distance:.1e} of their square", end="")
+    print(": training has settled them on the grid" if distance < 1e-6 else "")
+    print(table_of(rows))
+    if arguments.json:
+        figures = {"regions": arguments.regions, "distance_from_grid": distance, "rows": [asdict(row) for row in rows]}
+        arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _checkpoint_folder(arguments: argparse.Namespace, temporary: Path) -> Path:
+    """The folder of the checkpoint that was asked for; one made of other sources is written to `temporary`."""
+    if arguments.checkpoint and not arguments.progress:
+        return arguments.checkpoint
+    if arguments.checkpoint:
+        model, tokenizer = load_checkpoint(arguments.checkpoint)
+    else:
+        bundle = Bundle.open(arguments.bundle)
+        model, tokenizer = model_from_bundle(bundle), bundle.tokenizer()
+    if arguments.progress:
+        state = torch.load(arguments.progress, map_location="cpu", weights_only=True)
+        model.load_state_dict(state["model"])
+    save_checkpoint(model, tokenizer, temporary)
+    return temporary
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,259 @@
+"""How the decoder's linear layers are stored and spelled in its graph; the graph builder knows nothing of it.
+
+One quantization (export/quantize.py), two spellings: MatMulNBits for onnxruntime, block-wise DequantizeLinear of an
+INT4 weight with a MatMul for TensorRT, in the larger blocks that it demands. Scales are stored as float16, which holds
+them exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from onnx import TensorProto
+
+from export.onnx_graph import MICROSOFT, GraphBuilder, to_half
+from export.quantize import BLOCK, METHODS, TENSORRT_BLOCK, QuantizedLinear, quantize_linear
+from export.weight_files import StoredWeight, Tensor
+
+# What a linear layer's weight may be stored as.
+LINEAR_PRECISIONS = ("int4", "int8", "fp16", "fp32")
+DIALECTS = ("onnxruntime", "tensorrt")
+
+# DequantizeLinear knows INT4 and blocks from here on.
+_BLOCK_OPSET = 21
+
+
+@dataclass(frozen=True)
+class DecoderPrecision:
+    """How the decoder's weights are stored and multiplied.
+
+    llm, lm_head: one of LINEAR_PRECISIONS, for the layers and for the output layer. method: how int4 and int8 weights
+    are quantized, see `export.quantize.METHODS`. dialect: the runtime for which the graph is spelled. half: the graph
+    computes in float16.
+    """
+
+    llm: str = "int4"
+    lm_head: str = "fp16"
+    method: str = "clip"
+    dialect: str = "onnxruntime"
+    half: bool = False
+
+    def __post_init__(self) -> None:
+        for part, value, choices in (
+            ("llm precision", self.llm, LINEAR_PRECISIONS),
+            ("lm_head precision", self.lm_head, LINEAR_PRECISIONS),
+            ("method", self.method, METHODS),
+            ("dialect", self.dialect, DIALECTS),
+        ):
+            if value not in choices:
+                raise ValueError(f"{part} must be one of {', '.join(choices)}, not {value!r}")
+        for part, value in (("llm", self.llm), ("lm_head", self.lm_head)):
+            if self.dialect == "tensorrt" and value == "int8":
+                raise ValueError(f"{part} int8: TensorRT multiplies block-wise quantized weights as int4 only")
+            if self.half and value == "fp32":
+                raise ValueError(f"{part} fp32: this decoder computes in fp16, choose fp16 or int4")
+        if self.method == "awq" and self.llm not in ("int4", "int8"):
+            raise ValueError(f"llm {self.llm}: the method awq is for layers in int4 or int8")
+
+    @property
+    def block(self) -> int:
+        """How many neighbouring inputs share a scale where weights are quantized."""
+        return TENSORRT_BLOCK if self.dialect == "tensorrt" else BLOCK
+
+    def kind(self, output: bool) -> str:
+        """The precision of the output layer or of all others."""
+        return self.lm_head if output else self.llm
+
+
+def accuracy_level(bits: int, in_features: int) -> int:
+    """MatMulNBits' attribute: 4 multiplies in int8, 0 unpacks the weights and multiplies in float32.
+
+    Measured on one AVX-512 core with onnxruntime 1.32: with 2048 inputs level 4 is 2.3 times as fast for one row and
+    1.6 times for 16; with 192 to 512 inputs it is on a par for 16 rows and takes 2 to 3 times as long for 128 or more.
+    For 8-bit weights level 0 has no fast kernel for few rows.
+    """
+    return 0 if bits == 4 and in_features < 1024 else 4
+
+
+def stored_name(layers: Iterable[str]) -> str:
+    """Name under which linears are stored side by side: model.layers.0.mlp.gate_proj+up_proj."""
+    first, *others = layers
+    return "+".join([first, *(other.rsplit(".", 1)[1] for other in others)])
+
+
+def stored_members(name: str) -> list[str]:
+    """The linears that `stored_name` has joined."""
+    first, *others = name.split("+")
+    return [first, *(f"{first.rsplit('.', 1)[0]}.{other}" for other in others)]
+
+
+def encode(
+    read: Callable[[str], np.ndarray], layers: Iterable[str], precision: DecoderPrecision, output: bool = False
+) -> dict[str, Tensor]:
+    """Reads the weights of linears and returns the tensors that hold them side by side, by the parts' names.
+
+    read(name) returns a tensor of the checkpoint as float32; `layers` are names without ".weight". The parts are
+    `weight` [in, out] or, for int4 and int8, `levels` and `scales`.
+    Raises ValueError for weights that cannot be stored so.
+    """
+    kind = precision.kind(output)
+    if kind in ("fp16", "fp32"):
+        matrices = []
+        for layer in layers:
+            weight = read(f"{layer}.weight").T
+            matrices.append(to_half(layer, weight) if kind == "fp16" else weight)
+        matrix = matrices[0] if len(matrices) == 1 else np.concatenate(matrices, axis=1)
+        return {"weight": Tensor.of(matrix)}
+    quantized = []
+    for layer in layers:
+        weight = read(f"{layer}.weight")
+        if weight.shape[1] % precision.block:
+            raise ValueError(
+                f"{layer} has {weight.shape[1]} inputs, not a multiple of the block size {precision.block}: "
+                "store it as fp16"
+            )
+        bits = int(kind.removeprefix("int"))
+        quantized.append(quantize_linear(weight, bits, precision.method, layer, block=precision.block))
+    levels = np.concatenate([q.levels for q in quantized])
+    scales = np.concatenate([q.scales for q in quantized])
+    joined = QuantizedLinear(levels, scales, quantized[0].in_features, quantized[0].bits)
+    if precision.dialect == "tensorrt":
+        return _transposed_int4(joined)
+    return {"levels": Tensor.of(joined.packed()), "scales": Tensor.of(scales.reshape(-1).astype(np.float16))}
+
+
+def decode(parts: Mapping[str, Tensor]) -> np.ndarray:
+    """The weight that `encode` has stored, float32 [out, in]."""
+    if "weight" in parts:
+        return np.ascontiguousarray(parts["weight"].data.astype(np.float32).T)
+    return quantized_linear(parts).dequantize()
+
+
+def quantized_linear(parts: Mapping[str, Tensor]) -> QuantizedLinear:
+    """The levels and scales that `encode` has stored, in either spelling."""
+    levels, scales = parts["levels"], parts["scales"].data.astype(np.float32)
+    if levels.data_type == TensorProto.INT4:
+        columns, rows = levels.dims
+        packed = levels.data.reshape(columns, rows // 2)
+        signed = np.stack([packed << 4, packed], axis=-1).view(np.int8) >> 4
+        by_row = signed.reshape(columns, rows).T.reshape(rows, len(scales), -1)
+        return QuantizedLinear(np.ascontiguousarray(by_row), np.ascontiguousarray(scales.T), columns, 4)
+    rows, blocks, width = levels.dims
+    return QuantizedLinear.from_packed(levels.data, scales.reshape(rows, blocks), blocks * BLOCK, 8 * width // BLOCK)
+
+
+@dataclass(frozen=True)
+class Linears:
+    """Adds weights to a graph straight from a checkpoint.
+
+    read(name) returns one tensor of it as float32; tensors are read when they are added and not kept.
+    """
+
+    read: Callable[[str], np.ndarray]
+    precision: DecoderPrecision
+
+    def add(self, graph: GraphBuilder, states: str, layers: list[str], name: str, output: bool = False) -> str:
+        """Adds the product of `states` with the weights of bias-free linears, their outputs side by side.
+
+        states: in the type in which the graph computes; so is the product. layers: names in the checkpoint without
+        ".weight". output: whether they are the output layer. Returns `name`.
+        """
+        stored = stored_name(layers)
+        parts = encode(self.read, layers, self.precision, output)
+        for part, tensor in parts.items():
+            graph.tensor(f"{stored}.{part}", tensor)
+        dims = {part: tensor.dims for part, tensor in parts.items()}
+        return _product(graph, states, stored, dims, name, self.precision, output)
+
+    def vector(self, graph: GraphBuilder, name: str) -> str:
+        """Adds a vector of the checkpoint, such as the weight of a norm, as float32 and returns its name."""
+        return graph.weight(name, self.read(name), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class StoredLinears:
+    """Adds weights to a graph that lie in files beside it: no weight is read, any number of graphs can share them.
+
+    index: what lies where. inline: folder of the files, to copy the weights into a graph that stands alone.
+    """
+
+    index: Mapping[str, StoredWeight]
+    precision: DecoderPrecision
+    inline: Path | None = None
+
+    def add(self, graph: GraphBuilder, states: str, layers: list[str], name: str, output: bool = False) -> str:
+        """As `Linears.add`. Raises ValueError for linears that are not stored, or not side by side."""
+        stored = stored_name(layers)
+        dims = {}
+        for part in ("weight",) if self.precision.kind(output) in ("fp16", "fp32") else ("levels", "scales"):
+            dims[part] = self._add(graph, f"{stored}.{part}").dims
+        return _product(graph, states, stored, dims, name, self.precision, output)
+
+    def vector(self, graph: GraphBuilder, name: str) -> str:
+        """As `Linears.vector`."""
+        self._add(graph, name)
+        return name
+
+    def _add(self, graph: GraphBuilder, name: str) -> StoredWeight:
+        if name not in self.index:
+            raise ValueError(f"the weight files of the decoder hold no {name}")
+        weight = self.index[name]
+        if self.inline is None:
+            graph.stored(name, weight)
+        else:
+            graph.tensor(name, weight.load(self.inline))
+        return weight
+
+
+def _product(
+    graph: GraphBuilder,
+    states: str,
+    stored: str,
+    dims: Mapping[str, tuple[int, ...]],
+    name: str,
+    precision: DecoderPrecision,
+    output: bool,
+) -> str:
+    """Adds the product of `states` with the weight whose parts the graph has as `stored`.part, of shapes `dims`."""
+    kind = precision.kind(output)
+    if kind in ("fp16", "fp32"):
+        matrix = f"{stored}.weight"
+        if kind == "fp16" and not precision.half:
+            matrix = graph.cast(matrix, f"{stored}.widened", np.float32)
+        return graph.node("MatMul", [states, matrix], name)
+    scales = f"{stored}.scales"
+    if not precision.half:
+        scales = graph.cast(scales, f"{stored}.widened_scales", np.float32)
+    levels = f"{stored}.levels"
+    if precision.dialect == "tensorrt":
+        graph.require_opset(_BLOCK_OPSET)
+        block = dims["levels"][0] // dims["scales"][0]
+        matrix = graph.node("DequantizeLinear", [levels, scales], f"{stored}.weight", axis=0, block_size=block)
+        return graph.node("MatMul", [states, matrix], name)
+    rows, blocks, width = dims["levels"]
+    bits = 8 * width // BLOCK
+    return graph.node(
+        "MatMulNBits",
+        [states, levels, scales],
+        name,
+        domain=MICROSOFT,
+        K=blocks * BLOCK,
+        N=rows,
+        bits=bits,
+        block_size=BLOCK,
+        accuracy_level=accuracy_level(bits, blocks * BLOCK),
+    )
+
+
+def _transposed_int4(quantized: QuantizedLinear) -> dict[str, Tensor]:
+    """Levels as INT4 [in, out], scales [in / block, out]: the form in which MatMul reads its second factor."""
+    rows, columns = quantized.out_features, quantized.in_features
+    if rows % 2:
+        raise ValueError(f"a linear with {rows} outputs: an INT4 weight for TensorRT needs an even number of them")
+    levels = np.ascontiguousarray(quantized.levels.reshape(rows, columns).T).view(np.uint8)
+    packed = (levels[:, 0::2] & 15) | (levels[:, 1::2] << 4)
+    scales = np.ascontiguousarray(quantized.scales.T.astype(np.float16))
+    return {"levels": Tensor(packed, TensorProto.INT4, (columns, rows)), "scales": Tensor.of(scales)}

@@ -1,0 +1,150 @@
+"""What a build can be asked for, and what of it is impossible: said at once, with the reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from export.linears import LINEAR_PRECISIONS, DecoderPrecision
+from export.quantize import METHODS
+from osprey_ros import fingerprint
+from osprey_torch.config import STRIDES, OspreyConfig
+
+FLOAT_PRECISIONS = ("auto", "fp32", "fp16")
+RUNTIMES = ("onnxruntime", "tensorrt")
+DEVICES = ("cpu", "cuda")
+
+# Up to this many weights the output layer stays in float16: a few megabytes buy exact word choices.
+_SMALL_LM_HEAD = 1 << 24
+# Rows that must fit behind the image tokens: a question and an answer.
+_LEAST_WORDS = 64
+
+
+class OptionError(Exception):
+    """Options that exclude each other, or that this machine cannot carry out; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class Precisions:
+    """How the weights of each part are stored.
+
+    vision, mask_extractor: "fp32", "fp16" or "auto": fp32 for the CPU, fp16 for the GPU. On the CPU the arithmetic
+    stays float32 (quantized products apart), on the GPU it has the precision of the weights.
+    llm: the linears of the decoder's layers, one of LINEAR_PRECISIONS. lm_head: its output layer, or "auto": fp16 for
+    small models and for TensorRT, else int8. method: how int4 and int8 weights are found (`export.quantize.METHODS`).
+    """
+
+    vision: str = "auto"
+    mask_extractor: str = "auto"
+    llm: str = "int4"
+    lm_head: str = "auto"
+    method: str = "clip"
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "vision": FLOAT_PRECISIONS,
+            "mask_extractor": FLOAT_PRECISIONS,
+            "llm": LINEAR_PRECISIONS,
+            "lm_head": ("auto", *LINEAR_PRECISIONS),
+        }
+        for part, choices in allowed.items():
+            kind = getattr(self, part)
+            if kind not in choices:
+                raise ValueError(f"precision of {part} must be one of {', '.join(choices)}, not {kind!r}")
+        if self.method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, not {self.method!r}")
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Where a bundle will run, and for what sizes.
+
+    runtime: what runs vision and mask extractor; decoder: what runs the decoder; device: "cpu" or "cuda".
+    max_regions: regions that the mask extractor's TensorRT plan takes at once, and for which memory is reckoned; ONNX
+    graphs take any number. max_tokens: positions that the decoder has, at most those of the model: rows of image,
+    question and answer together; by default all. image_size: side of the square that pictures are resized to, by
+    default the model's.
+    """
+
+    runtime: str = "onnxruntime"
+    decoder: str = "onnxruntime"
+    device: str = "cpu"
+    max_regions: int = 64
+    max_tokens: int | None = None
+    image_size: int | None = None
+
+    def __post_init__(self) -> None:
+        for part, choices in (("runtime", RUNTIMES), ("decoder", RUNTIMES), ("device", DEVICES)):
+            if getattr(self, part) not in choices:
+                raise ValueError(f"{part} must be one of {', '.join(choices)}, not {getattr(self, part)!r}")
+        if self.max_regions < 1:
+            raise ValueError(f"max_regions is {self.max_regions}: it must be at least 1")
+
+    @property
+    def tensorrt(self) -> bool:
+        """Whether any engine is a TensorRT plan."""
+        return "tensorrt" in (self.runtime, self.decoder)
+
+    @property
+    def half(self) -> bool:
+        """Whether the decoder computes in float16."""
+        return self.device == "cuda"
+
+    def model(self, config: OspreyConfig) -> OspreyConfig:
+        """The model's configuration for these sizes. Raises OptionError for sizes that it cannot have."""
+        size, most = self.image_size or config.image_size, config.max_positions
+        if size < 1 or size % STRIDES[-1]:
+            raise OptionError(f"image size {size}: it must be a multiple of {STRIDES[-1]}, the coarsest stride")
+        positions = self.max_tokens or most
+        if positions > most:
+            raise OptionError(f"{positions} tokens: the model knows {most} positions, ask for no more")
+        config = replace(config, image_size=size, max_positions=positions)
+        if positions < config.image_tokens + _LEAST_WORDS:
+            raise OptionError(
+                f"{positions} tokens: a picture of {size} pixels takes {config.image_tokens} of them and a question "
+                f"with its answer {_LEAST_WORDS}; raise --max-tokens or lower --image-size"
+            )
+        return config
+
+
+def resolved(precisions: Precisions, targets: Targets, config: OspreyConfig) -> Precisions:
+    """The precisions with every "auto" decided for a model and its targets."""
+    real = "fp16" if targets.device == "cuda" else "fp32"
+    lm_head = precisions.lm_head
+    if lm_head == "auto":
+        small = config.vocab_size * config.hidden_size <= _SMALL_LM_HEAD
+        lm_head = "fp16" if small or targets.decoder == "tensorrt" else "int8"
+    return replace(
+        precisions,
+        vision=real if precisions.vision == "auto" else precisions.vision,
+        mask_extractor=real if precisions.mask_extractor == "auto" else precisions.mask_extractor,
+        lm_head=lm_head,
+    )
+
+
+def decoder_precision(precisions: Precisions, targets: Targets) -> DecoderPrecision:
+    """What the decoder is built with, from resolved precisions. Raises OptionError for what it cannot be."""
+    try:
+        return DecoderPrecision(
+            precisions.llm, precisions.lm_head, precisions.method, dialect=targets.decoder, half=targets.half
+        )
+    except ValueError as error:
+        raise OptionError(str(error)) from error
+
+
+def check_machine(targets: Targets, verify: bool) -> None:
+    """Refuses at once what this machine lacks: TensorRT and its GPU for plans, a GPU to verify on.
+
+    Raises OptionError, or EngineError where there is no TensorRT or no GPU.
+    """
+    if targets.tensorrt and targets.device != "cuda":
+        raise OptionError("TensorRT runs on NVIDIA GPUs only: give --device cuda, or choose onnxruntime")
+    if targets.tensorrt:
+        fingerprint.current()
+    if targets.device == "cuda" and verify and "onnxruntime" in (targets.runtime, targets.decoder):
+        import onnxruntime
+
+        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            raise OptionError(
+                "the engines cannot be verified here: this onnxruntime has no CUDA (`pip install onnxruntime-gpu`); "
+                "--no-verify builds them unverified"
+            )

@@ -1,0 +1,113 @@
+"""The verification of a bundle as a page for people: `report.md` beside its manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+REPORT = "report.md"
+
+_STAGES = {
+    "vision_features": "four feature maps of the picture",
+    "image_tokens": "picture as the language model reads it",
+    "mask_tokens": "what a region looks like",
+    "position_tokens": "where a region is",
+    "decoder_graph": "language model, PyTorch on the engine's own inputs and weights",
+    "prefix_logits": "language model, end of the shared prefix",
+    "answer_logits": "language model, answers",
+}
+
+
+def write_report(folder: Path, name: str, precisions: Mapping[str, str], verification: Mapping[str, Any]) -> Path:
+    """Writes `report.md` into a bundle's folder and returns its path.
+
+    name, precisions, verification: as in the manifest; a verification that was not done or has failed is said so.
+    The page depends on these and on the sizes of the files in the folder, on nothing else.
+    """
+    sections = [f"# {name}: what its engines say, against PyTorch", _verdict(verification)]
+    if "stages" in verification:
+        sections += [_stages(verification), _words(verification["greedy_tokens"])]
+    sections += [
+        "## Weights\n\n" + _table(("part", "stored as"), sorted(precisions.items())),
+        "## Files\n\n" + _table(("file", "MB"), _sizes(folder)),
+    ]
+    if "versions" in verification:
+        sections.append("## Versions\n\n" + _table(("package", "version"), sorted(verification["versions"].items())))
+    path = folder / REPORT
+    path.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    return path
+
+
+def _verdict(verification: Mapping[str, Any]) -> str:
+    if verification.get("verified"):
+        lines = ["**Verified**: every figure is within its limit."]
+    elif verification.get("failures"):
+        lines = ["**Failed**:", *(f"- {line}" for line in verification["failures"])]
+    else:
+        return "**Not verified**: the engines were not compared with PyTorch. What they say may be wrong."
+    pictures = verification["pictures"]
+    lines += ["", f"Reference: {verification['reference']}, on {len(pictures)} pictures: {', '.join(pictures)}."]
+    lines += [f'Question: "{verification["question"]}"']
+    layers = verification["decoder_layers"]
+    if layers["compared"] < layers["all"]:
+        lines += [
+            "",
+            f"Only the first {layers['compared']} of {layers['all']} layers of the language model were compared, on "
+            "both sides: as many as were asked for, or as fit the memory of the machine that built this bundle.",
+        ]
+    return "\n".join(lines)
+
+
+def _stages(verification: Mapping[str, Any]) -> str:
+    rows = []
+    for stage, figures in verification["stages"].items():
+        limits = figures["limits"]
+        rows.append(
+            (
+                stage,
+                _STAGES.get(stage, ""),
+                f"{figures['cosine']:.6f} (>= {limits['cosine']})",
+                f"{figures['relative']:.2e} (<= {limits['relative']})",
+                f"{figures['max_difference']:.2e}",
+            )
+        )
+    header = ("stage", "what it is", "least cosine", "difference / largest value", "largest difference")
+    note = (
+        "Each stage of the engines reads what the one before it wrote; PyTorch computes everything in fp32 from the "
+        "pixels. In brackets the limits."
+    )
+    return f"## Stages\n\n{note}\n\n{_table(header, rows)}"
+
+
+def _words(tokens: Mapping[str, Any]) -> str:
+    margin = tokens["margin_of_decided_steps"]
+    rows = [
+        ("answers with the same words", _share(tokens["identical_answers"], tokens["regions"])),
+        ("same token, all steps", _share(tokens["steps_equal"], tokens["steps"])),
+        (
+            f"same token where PyTorch leads by {margin} in probability (>= {tokens['limits']['agreement']:.0%})",
+            _share(tokens["decided_steps_equal"], tokens["decided_steps"]),
+        ),
+        ("KL divergence of a step, mean", f"{tokens['mean_kl_divergence']:.2e}"),
+        ("KL divergence of a step, largest", f"{tokens['max_kl_divergence']:.2e}"),
+    ]
+    note = (
+        "Greedy answers of the engine, and what PyTorch would say next at each of their steps. The divergence (natural "
+        "logarithm) is what the engine's precision costs."
+    )
+    return f"## Words\n\n{note}\n\n{_table(('figure', 'value'), rows)}"
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part} of {whole}" + (f" ({part / whole:.1%})" if whole else "")
+
+
+def _sizes(folder: Path) -> list[tuple[str, str]]:
+    files = [p for p in folder.iterdir() if p.is_file() and p.name[0] != "." and p.suffix != ".md"]
+    return [(p.name, f"{p.stat().st_size / 1e6:.2f}") for p in sorted(files) if p.name != "manifest.json"]
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,180 @@
+"""Verification of the decoder engine: the prefix's logits and greedy answers against PyTorch, one layer at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from export.figures import StageFigures, TokenFigures
+from export.streamed import PackedRows, StreamedDecoder
+from export.verify_encoders import Tokens
+from osprey_ros.decoder import HIDDEN, Decoder, Prefix
+from osprey_ros.prompt import common_prefix
+
+# Prefix logits are compared for at most this many rows at its end: enough words, and no gigabyte at 32000 tokens.
+_PREFIX_ROWS = 32
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """The prompt about each region and how many tokens of an answer are compared."""
+
+    prompt: tuple[int, ...]
+    max_new_tokens: int
+    eos_id: int
+
+    @property
+    def prefix(self) -> tuple[int, ...]:
+        """What all regions share."""
+        return self.prompt[: common_prefix([self.prompt])]
+
+    @property
+    def question(self) -> tuple[int, ...]:
+        """What is left, from the region on."""
+        return self.prompt[common_prefix([self.prompt]) :]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a decoder said about the regions of one picture.
+
+    tokens: one array for each region. prefix_logits: [R, V] of the prefix's last rows. logits: for each answer of n
+    tokens those [n, V] from which they were chosen.
+    """
+
+    tokens: list[np.ndarray]
+    prefix_logits: np.ndarray
+    logits: list[np.ndarray]
+
+
+def ask_engine(decoder: Decoder, tokens: Tokens, table: np.ndarray, conversation: Conversation) -> Answers:
+    """Greedy answers of the engine about every region of a picture, then their logits in one run over all of them."""
+    prefix, prefix_logits = _prefill(decoder, tokens.rows(conversation.prefix, table))
+    generations = decoder.generate(
+        prefix,
+        [tokens.rows(conversation.question, table, n) for n in range(len(tokens.mask))],
+        lambda ids: table[np.asarray(ids)].astype(np.float32),
+        conversation.max_new_tokens,
+        conversation.eos_id,
+    )
+    answers = [np.asarray(generation.tokens) for generation in generations]
+    return Answers(answers, prefix_logits, _logits_along(decoder, prefix, tokens, table, conversation, answers))
+
+
+def follow_with_engine(
+    decoder: Decoder, tokens: Tokens, table: np.ndarray, conversation: Conversation, answers: Sequence[np.ndarray]
+) -> Answers:
+    """The engine along given answers about the regions of a picture; returned are the tokens that it would say next."""
+    prefix, prefix_logits = _prefill(decoder, tokens.rows(conversation.prefix, table))
+    logits = _logits_along(decoder, prefix, tokens, table, conversation, answers)
+    return Answers([one.argmax(axis=-1) for one in logits], prefix_logits, logits)
+
+
+def _prefill(decoder: Decoder, rows: np.ndarray) -> tuple[Prefix, np.ndarray]:
+    """The prefix of rows [P, H], and the logits of its last rows."""
+    split = max(0, len(rows) - _PREFIX_ROWS)
+    end = np.arange(len(rows) - split)
+    head = decoder.prefill(rows[:split])
+    logits, _ = decoder.run(rows[split:], split + end, causal_mask(np.zeros_like(end)), end, head)
+    return decoder.prefill(rows[split:], behind=head), logits
+
+
+def _logits_along(
+    decoder: Decoder,
+    prefix: Prefix,
+    tokens: Tokens,
+    table: np.ndarray,
+    conversation: Conversation,
+    answers: Sequence[np.ndarray],
+) -> list[np.ndarray]:
+    """Logits [n, V] for every answer of n tokens, all in one run behind the prefix."""
+    branches = [_answered(tokens, table, conversation, answer, n) for n, answer in enumerate(answers)]
+    owners = np.repeat(np.arange(len(branches)), [len(branch) for branch in branches])
+    places = np.concatenate([np.arange(len(branch)) for branch in branches])
+    wanted = np.concatenate(_answer_rows(branches, answers))
+    logits, _ = decoder.run(np.concatenate(branches), prefix.length + places, causal_mask(owners), wanted, prefix)
+    return np.split(logits, np.cumsum([len(answer) for answer in answers])[:-1])
+
+
+@dataclass(frozen=True)
+class Script:
+    """What PyTorch reads to follow the engine about one picture.
+
+    rows: the prefix and a branch for every answer. wanted: which rows' logits are compared, of the prefix, then of each
+    answer.
+    """
+
+    rows: PackedRows
+    wanted: list[np.ndarray]
+
+    @classmethod
+    def of(cls, tokens: Tokens, answers: Answers, table: np.ndarray, conversation: Conversation) -> Script:
+        """From the picture's tokens and the embedding table [V, H] of either side, and the answers of the engine."""
+        prefix = tokens.rows(conversation.prefix, table)
+        branches = [_answered(tokens, table, conversation, answer, n) for n, answer in enumerate(answers.tokens)]
+        end = np.arange(max(0, len(prefix) - _PREFIX_ROWS), len(prefix))
+        return cls(
+            PackedRows.pack(torch.from_numpy(prefix), [torch.from_numpy(branch) for branch in branches]),
+            [end, *(len(prefix) + rows for rows in _answer_rows(branches, answers.tokens))],
+        )
+
+
+def follow(streamed: StreamedDecoder, scripts: Sequence[Script], report: Callable[[str], None]) -> list[Answers]:
+    """PyTorch along the answers of the engine, all pictures in one pass over the layers.
+
+    Returned are the tokens that PyTorch would say next at every step, and its logits.
+    """
+    states = streamed.run(
+        [script.rows for script in scripts], lambda layer: report(f"verify: layer {layer} of {streamed.layers}")
+    )
+    wanted = [torch.from_numpy(np.concatenate(script.wanted)) for script in scripts]
+    result = []
+    for script, logits in zip(
+        scripts, streamed.logits([state[rows] for state, rows in zip(states, wanted, strict=True)]), strict=True
+    ):
+        lengths = [len(rows) for rows in script.wanted]
+        prefix_logits, *answer_logits = np.split(logits.numpy(), np.cumsum(lengths)[:-1])
+        result.append(Answers([one.argmax(axis=-1) for one in answer_logits], prefix_logits, answer_logits))
+    return result
+
+
+def compare_graph(engine: Answers, reference: Answers, stages: Mapping[str, StageFigures]) -> None:
+    """Takes in the engine and PyTorch on the engine's own inputs and weights."""
+    for own, other in zip(
+        [engine.prefix_logits, *engine.logits], [reference.prefix_logits, *reference.logits], strict=True
+    ):
+        stages["decoder_graph"].add(own, other)
+
+
+def compare_words(
+    engine: Answers, reference: Answers, stages: Mapping[str, StageFigures], tokens: TokenFigures, margin: float
+) -> None:
+    """Takes in the engine and PyTorch with everything in fp32."""
+    stages["prefix_logits"].add(engine.prefix_logits, reference.prefix_logits)
+    for answer, own, other in zip(engine.tokens, engine.logits, reference.logits, strict=True):
+        stages["answer_logits"].add(own, other)
+        tokens.add(answer, own, other, margin)
+
+
+def causal_mask(owners: np.ndarray) -> np.ndarray:
+    """The decoder's mask, float32 [S, S], for rows of sequences packed one behind the other with no earlier rows.
+
+    owners: [S], which sequence a row is of, ascending. A row sees its own sequence up to itself.
+    """
+    return np.where(np.tril(owners[:, None] == owners[None, :]), np.float32(0), HIDDEN)
+
+
+def _answered(
+    tokens: Tokens, table: np.ndarray, conversation: Conversation, answer: np.ndarray, region: int
+) -> np.ndarray:
+    """Rows of the question and the answer; the last token of an answer is not read by anybody."""
+    return tokens.rows((*conversation.question, *answer[:-1].tolist()), table, region)
+
+
+def _answer_rows(branches: Sequence[np.ndarray], answers: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """For each branch, the rows from which its answer's tokens are chosen, counted over all branches."""
+    ends = np.cumsum([len(branch) for branch in branches])
+    return [np.arange(end - len(answer), end) for end, answer in zip(ends, answers, strict=True)]

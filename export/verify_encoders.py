@@ -1,0 +1,152 @@
+"""Verification of the vision and the mask-extractor engine: from pixels and masks to image and region tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import nn
+
+from export.figures import StageFigures
+from export.graph_mask_extractor import LEVELS
+from export.memory import release
+from export.samples import VerificationSample
+from export.streamed import Read
+from osprey_ros.engines import Engine
+from osprey_ros.image import preprocess
+from osprey_ros.prompt import IMAGE, MASK, POSITION
+from osprey_ros.regions import regions_from_id_image
+from osprey_torch.config import OspreyConfig
+from osprey_torch.model import Osprey
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What the encoders make of one picture: image tokens [T, H], mask and position tokens [N, H], float32."""
+
+    image: np.ndarray
+    mask: np.ndarray
+    position: np.ndarray
+
+    def rows(self, ids: Sequence[int], table: np.ndarray, region: int = 0) -> np.ndarray:
+        """Input rows float32 [S, H] of token ids and placeholders; `table` is the embedding table [V, H]."""
+        own = slice(region, region + 1)
+        special = {IMAGE: self.image, MASK: self.mask[own], POSITION: self.position[own]}
+        rows = [special[i] if i in special else table[i : i + 1].astype(np.float32) for i in map(int, ids)]
+        return np.concatenate(rows)
+
+
+@dataclass
+class EncoderInputs:
+    """What the encoders read: pixels float32 [1, 3, S, S], N masks [N, h, w] at four scales, grids [N, P, P]."""
+
+    pixels: np.ndarray
+    masks: tuple[np.ndarray, ...]
+    positions: np.ndarray
+    ids: tuple[int, ...]  # of the regions
+
+    @classmethod
+    def of(cls, sample: VerificationSample, config: OspreyConfig, most: int | None = None) -> EncoderInputs:
+        """Of the picture's regions, or of the `most` largest of them."""
+        spec = config.model_spec()
+        regions = regions_from_id_image(sample.ids)
+        if most is not None:
+            regions = regions.select(sorted(regions.ids[np.argsort(-regions.areas, kind="stable")[:most]]))
+        masks = tuple(regions.pooling_masks(spec.feature_sizes))
+        grids = regions.position_grids(spec.position_size)
+        return cls(preprocess(sample.rgb, spec), masks, grids, tuple(map(int, regions.ids)))
+
+
+@dataclass
+class Encoded:
+    """One side's outputs for one picture: four feature maps [1, C, h, w] and the tokens as they come."""
+
+    features: list[np.ndarray]
+    image: np.ndarray
+    regions: tuple[np.ndarray, np.ndarray] = field(default_factory=lambda: (np.empty(0), np.empty(0)))
+
+    @property
+    def tokens(self) -> Tokens:
+        return Tokens(self.image, *self.regions)
+
+
+def encode_with_engines(
+    inputs: Sequence[EncoderInputs], load: Callable[[str], Engine], report: Callable[[str], None]
+) -> list[Encoded]:
+    """Runs the two engines, of which `load` gives one by its role, over all pictures; one is in memory at a time."""
+    report("verify: vision engine")
+    engine = load("vision")
+    encoded = []
+    for one in inputs:
+        outputs = _run(engine, {"pixels": one.pixels})
+        encoded.append(Encoded([outputs[level] for level in LEVELS], outputs["image_tokens"]))
+    del engine
+    release()
+    report("verify: mask-extractor engine")
+    engine = load("mask_extractor")
+    for one, out in zip(inputs, encoded, strict=True):
+        feeds = dict(zip(LEVELS, out.features, strict=True))
+        feeds |= {f"mask_{level}": mask for level, mask in zip(LEVELS, one.masks, strict=True)}
+        outputs = _run(engine, {**feeds, "position": one.positions})
+        out.regions = (outputs["mask_tokens"], outputs["position_tokens"])
+    del engine
+    release()
+    return encoded
+
+
+@torch.inference_mode()
+def encode_with_torch(
+    inputs: Sequence[EncoderInputs], config: OspreyConfig, read: Read, report: Callable[[str], None]
+) -> list[Encoded]:
+    """The same in fp32 PyTorch with the weights that `read` gives: first the tower, then the mask extractor."""
+    report("verify: vision in PyTorch")
+    model = _without_weights(config)
+    _give_weights(model.model.vision_tower, "model.vision_tower.", read)
+    _give_weights(model.model.mm_projector, "model.mm_projector.", read)
+    encoded = []
+    for one in inputs:
+        features, tokens = model.encode_image(torch.from_numpy(one.pixels))
+        encoded.append(Encoded([feature.numpy() for feature in features], tokens[0].numpy()))
+    del model
+    release()
+    report("verify: mask extractor in PyTorch")
+    model = _without_weights(config)
+    _give_weights(model.mask_extractor, "mask_extractor.", read)
+    for one, out in zip(inputs, encoded, strict=True):
+        features = [torch.from_numpy(feature) for feature in out.features]
+        masks = [torch.from_numpy(mask) for mask in one.masks]
+        mask_tokens, position_tokens = model.encode_regions(features, masks, torch.from_numpy(one.positions))
+        out.regions = (mask_tokens.numpy(), position_tokens.numpy())
+    del model
+    release()
+    return encoded
+
+
+def compare_encoders(engine: Encoded, reference: Encoded, stages: Mapping[str, StageFigures]) -> None:
+    """Takes one picture's outputs of both sides into the figures."""
+    for own, other in zip(engine.features, reference.features, strict=True):
+        # A map is one direction: single pixels of it may be near zero.
+        stages["vision_features"].add(own.reshape(1, -1), other.reshape(1, -1))
+    stages["image_tokens"].add(engine.image, reference.image)
+    stages["mask_tokens"].add(engine.regions[0], reference.regions[0])
+    stages["position_tokens"].add(engine.regions[1], reference.regions[1])
+
+
+def _run(engine: Engine, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Runs an engine of any precision on float32 arrays; float32 comes back."""
+    outputs = engine.run({name: array.astype(engine.input_dtypes[name]) for name, array in inputs.items()})
+    return {name: array.astype(np.float32) for name, array in outputs.items()}
+
+
+def _without_weights(config: OspreyConfig) -> Osprey:
+    with torch.device("meta"):
+        return Osprey(config).eval()
+
+
+def _give_weights(module: nn.Module, prefix: str, read: Read) -> None:
+    """Fills a module that was made without memory for its weights."""
+    names = list(module.state_dict(prefix=prefix))
+    state = {name.removeprefix(prefix): torch.from_numpy(read(name)) for name in names}
+    module.load_state_dict(state, assign=True)

@@ -1,0 +1,194 @@
+"""Branches behind a shared prefix: what each begins with, which rows are whose, and who sees whom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from osprey_ros.engines import Buffer
+from osprey_ros.key_values import KeyValueRows
+
+HIDDEN = np.float32(-1e9)  # finite: a row that sees nothing must not become NaN
+MAX_ROWS = 2048  # of one run over branches: scores and mask grow with its square
+
+_NOBODY = -1
+_FIRST_STEM = -2  # stems own rows, too: the first under this number, the next under the one below
+_FEW_ROWS = 64  # so few rows of ended branches are not worth moving others
+
+
+@dataclass(frozen=True)
+class Branches:
+    """What each branch begins with: rows of its own, and before them those of a stem that it may share with others.
+
+    ``questions``: float32 [T_i, hidden] for each branch, T_i at least 1. ``stems``: float32 [U_j, hidden];
+    ``stem_of``: for each branch the index of its stem, or -1; empty where no branch has one.
+    """
+
+    questions: Sequence[np.ndarray]
+    stems: Sequence[np.ndarray] = ()
+    stem_of: Sequence[int] = ()
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    @property
+    def rows(self) -> int:
+        """Rows of all questions and stems."""
+        return sum(len(rows) for rows in (*self.questions, *self.stems))
+
+    @property
+    def longest(self) -> int:
+        """Most rows of a branch, those of its stem included."""
+        return max(len(rows) + int(stem) for rows, stem in zip(self.questions, self.stem_lengths(), strict=True))
+
+    def part(self, which: slice) -> Branches:
+        """Some of the branches, with the stems that they have."""
+        stem_of = self.stem_of[which]
+        used = sorted(set(stem_of) - {-1})
+        places = {stem: place for place, stem in enumerate(used)} | {-1: -1}
+        return Branches(self.questions[which], [self.stems[s] for s in used], [places[stem] for stem in stem_of])
+
+    def stem_lengths(self) -> np.ndarray:
+        """Integers [N]: how many rows come before each branch's own."""
+        lengths = np.array([len(stem) for stem in self.stems] + [0], dtype=np.intp)  # -1 is the last one
+        return lengths[np.asarray(self.stem_of, dtype=np.intp)] if len(self.stem_of) else np.zeros(len(self), np.intp)
+
+    def stem_owners(self) -> np.ndarray:
+        """Integers [N]: the number under which the rows of each branch's stem are owned, its own where it has none."""
+        own = np.arange(len(self), dtype=np.intp)
+        stems = np.asarray(self.stem_of, dtype=np.intp)
+        return np.where(stems >= 0, _FIRST_STEM - stems, own) if len(stems) else own
+
+
+class RowsOfBranches:
+    """Collects rows for one run of the engine: the rows [S, hidden], their positions [S] and their owners [S]."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._pieces: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+    def add(self, rows: np.ndarray, owners: np.ndarray, positions: np.ndarray) -> None:
+        """Rows [n, hidden] with the branch and the position of each."""
+        self._pieces.append((rows, positions, owners))
+        self.count += len(rows)
+
+    def add_stems(self, branches: Branches, position: int) -> None:
+        """All stems, which begin at a position."""
+        for index, rows in enumerate(branches.stems):
+            self.add(rows, np.full(len(rows), _FIRST_STEM - index), position + np.arange(len(rows)))
+
+    def add_question(self, branches: Branches, branch: int, position: int) -> None:
+        """The question of a branch, which begins at a position."""
+        rows = branches.questions[branch]
+        self.add(rows, np.full(len(rows), branch), position + np.arange(len(rows)))
+
+    def take(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows, positions and owners in the order in which they were added; none are left."""
+        pieces, self._pieces, self.count = self._pieces, [], 0
+        if len(pieces) == 1:
+            return pieces[0]
+        rows, positions, owners = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
+        return rows, positions, owners
+
+
+def parts(rows: Sequence[int], count: int, besides: int = 0) -> Iterator[slice]:
+    """Cuts a sequence of things with so many rows each into parts of at most ``count`` things and MAX_ROWS rows.
+
+    Each part has ``besides`` rows more. There is at least one thing in each.
+    """
+    start, total = 0, besides
+    for index, own in enumerate(rows):
+        if index > start and (index - start == count or total + own > MAX_ROWS):
+            yield slice(start, index)
+            start, total = index, besides
+        total += own
+    if start < len(rows):
+        yield slice(start, len(rows))
+
+
+def sees(owners: np.ndarray) -> np.ndarray:
+    """Bool [S, S] for rows packed one branch behind the other: whether a row sees another.
+
+    ``owners``: integers [S], the branch of each row. A row sees itself and the earlier ones of its branch.
+    """
+    return np.tril(owners[:, None] == owners)
+
+
+class BranchRows:
+    """Keys and values of the branches' rows in the order in which they were computed.
+
+    Rows of branches that have ended stay until they are as many as the others; then the others move together. So the
+    buffers hold at most twice what the living branches need, and every row is moved about once.
+    """
+
+    def __init__(self, rows: KeyValueRows) -> None:
+        self._rows = rows
+        self._owners = np.full(rows.capacity, _NOBODY, dtype=np.intp)  # of all rows up to the capacity
+        self._stem_owners = np.zeros(0, dtype=np.intp)
+        self._stems = False
+        self._ended = 0
+
+    def begin(self, branches: Branches) -> None:
+        """Forgets all rows, whose memory stays, for branches with these stems."""
+        self._rows.length = 0
+        self._ended = 0
+        self._stem_owners = branches.stem_owners()
+        self._stems = len(branches.stems) > 0
+
+    def reserve(self, count: int) -> None:
+        """Makes room for ``count`` more rows."""
+        length = self._rows.length
+        if self._ended >= max(_FEW_ROWS, length - self._ended):
+            living = np.flatnonzero(self._owners[:length] != _NOBODY)
+            self._rows.keep(living)
+            self._owners[: len(living)] = self._owners[living]
+            self._ended = 0
+        needed = self._rows.length + count
+        if needed > self._rows.capacity:
+            self._rows.reserve(max(needed, self._rows.capacity * 3 // 2))
+            owners = np.full(self._rows.capacity, _NOBODY, dtype=np.intp)
+            owners[: self._rows.length] = self._owners[: self._rows.length]
+            self._owners = owners
+
+    def append(self, owners: np.ndarray) -> None:
+        """Counts in the rows that the engine has written to `tail`: ``owners`` [S] says the branch of each."""
+        end = self._rows.length + len(owners)
+        self._owners[self._rows.length : end] = owners
+        self._rows.length = end
+
+    def drop(self, branches: np.ndarray) -> None:
+        """The rows of these branches are not needed any more."""
+        owned = self._owners[: self._rows.length]
+        gone = np.isin(owned, branches)
+        owned[gone] = _NOBODY
+        self._ended += int(np.count_nonzero(gone))
+
+    def past(self, names: Sequence[str]) -> dict[str, Buffer]:
+        """The rows there are, by the names of the engine's inputs."""
+        return self._rows.views(names, 0, self._rows.length)
+
+    def none(self, names: Sequence[str]) -> dict[str, Buffer]:
+        """No rows, by the names of the engine's inputs."""
+        return self._rows.views(names, 0, 0)
+
+    def tail(self, names: Sequence[str], count: int) -> dict[str, Buffer]:
+        """Where the next ``count`` rows go, by the names of the engine's outputs. Call `reserve` before."""
+        return self._rows.views(names, self._rows.length, self._rows.length + count)
+
+    def mask(self, owners: np.ndarray, own: np.ndarray | None = None) -> np.ndarray:
+        """Float32 [S, B + S]: which of the rows there are and of the new ones each new row sees.
+
+        ``owners``: integers [S], the branch (or stem) of each new row, whose earlier rows and stem it sees. Rows of one
+        branch come in their order, stems before the branches. ``own``: bool [S, S], who sees whom among the new ones
+        where that is not simply so.
+        """
+        length = self._rows.length
+        everyone = np.concatenate([self._owners[:length], owners])
+        seen = owners[:, None] == everyone
+        if self._stems:
+            stems = np.where(owners >= 0, self._stem_owners[np.maximum(owners, 0)], owners)
+            seen |= stems[:, None] == everyone
+        seen[:, length:] &= np.tri(len(owners), dtype=bool) if own is None else own
+        return np.where(seen, np.float32(0), HIDDEN)

@@ -1,0 +1,179 @@
+"""The memory of an NVIDIA GPU: allocate, copy, wait. Through ctypes, so that nothing is compiled or installed for it.
+
+It uses the driver's library (libcuda) and not the runtime's (libcudart): that has one name, lies wherever a driver is,
+and its functions are the same for all versions of CUDA. Memory lies in the device's primary context, which is the one
+that TensorRT and onnxruntime use.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Sequence
+
+import numpy as np
+
+from osprey_ros.engines import EngineError
+
+LIBRARY = "libcuda.so.1"
+# Addresses that TensorRT takes are multiples of this; so are those that the driver gives out.
+ALIGNMENT = 256
+
+# From cuda.h.
+_OUT_OF_MEMORY = 2
+_NO_DEVICE = 100
+_NON_BLOCKING_STREAM = 1
+_MULTIPROCESSORS = 16
+_CAPABILITY_MAJOR = 75
+_CAPABILITY_MINOR = 76
+
+
+class CudaError(EngineError):
+    """The GPU or its driver cannot do what was asked of it."""
+
+
+class Cuda:
+    """The first GPU, and one stream of its own in which work is queued.
+
+    ``name``, ``compute_capability`` ("8.7"), ``multiprocessors`` and ``driver`` (the newest CUDA version that the
+    driver serves, "12.6") describe it. Raises CudaError where there is no driver or no GPU.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self._library = ctypes.CDLL(LIBRARY)
+        except OSError as error:
+            raise CudaError(
+                f"this machine has no NVIDIA driver ({error}): use a bundle that was built for the device 'cpu'"
+            ) from error
+        self._call("cuInit", ctypes.c_uint(0))
+        number, device = ctypes.c_int(), ctypes.c_int()
+        self._call("cuDriverGetVersion", ctypes.byref(number))
+        self.driver = f"{number.value // 1000}.{number.value % 1000 // 10}"
+        self._call("cuDeviceGet", ctypes.byref(device), ctypes.c_int(0))
+        name = ctypes.create_string_buffer(256)
+        self._call("cuDeviceGetName", name, ctypes.c_int(len(name)), device)
+        self.name = name.value.decode(errors="replace")
+        major, minor = (self._attribute(a, device) for a in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR))
+        self.compute_capability = f"{major}.{minor}"
+        self.multiprocessors = self._attribute(_MULTIPROCESSORS, device)
+        self._context = ctypes.c_void_p()
+        # Not released again: with the last release the context ends for everyone in this process.
+        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), device)
+        self.enter()
+        stream = ctypes.c_void_p()
+        self._call("cuStreamCreate", ctypes.byref(stream), ctypes.c_uint(_NON_BLOCKING_STREAM))
+        weakref.finalize(self, self._library.cuStreamDestroy_v2, stream)
+        self.stream = int(stream.value or 0)
+
+    def enter(self) -> None:
+        """Makes the GPU the one that calls of this thread mean."""
+        self._call("cuCtxSetCurrent", self._context)
+
+    def buffer(self, shape: Sequence[int], dtype: np.dtype | type) -> DeviceBuffer:
+        """New memory filled with zeros. Raises CudaError if there is not enough."""
+        self.enter()
+        memory = _Memory(self, int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize)
+        return DeviceBuffer(self, memory, memory.pointer, tuple(shape), np.dtype(dtype))
+
+    def upload(self, pointer: int, array: np.ndarray) -> None:
+        """Queues a copy of a contiguous array to the GPU. The array must live until `synchronize`."""
+        if array.nbytes:
+            address = ctypes.c_void_p(array.ctypes.data)
+            self._call("cuMemcpyHtoDAsync_v2", ctypes.c_uint64(pointer), address, *self._size_and_stream(array.nbytes))
+
+    def download(self, array: np.ndarray, pointer: int) -> None:
+        """Queues a copy from the GPU into a contiguous array, which holds it after `synchronize`."""
+        if array.nbytes:
+            address = ctypes.c_void_p(array.ctypes.data)
+            self._call("cuMemcpyDtoHAsync_v2", address, ctypes.c_uint64(pointer), *self._size_and_stream(array.nbytes))
+
+    def copy(self, target: int, source: int, nbytes: int) -> None:
+        """Queues a copy within the GPU's memory."""
+        if nbytes:
+            pointers = (ctypes.c_uint64(target), ctypes.c_uint64(source))
+            self._call("cuMemcpyDtoDAsync_v2", *pointers, *self._size_and_stream(nbytes))
+
+    def synchronize(self) -> None:
+        """Waits until all that is queued is done. Raises CudaError for what went wrong in it."""
+        self._call("cuStreamSynchronize", ctypes.c_void_p(self.stream))
+
+    def _size_and_stream(self, nbytes: int) -> tuple[ctypes.c_size_t, ctypes.c_void_p]:
+        return ctypes.c_size_t(nbytes), ctypes.c_void_p(self.stream)
+
+    def _attribute(self, attribute: int, device: ctypes.c_int) -> int:
+        value = ctypes.c_int()
+        self._call("cuDeviceGetAttribute", ctypes.byref(value), ctypes.c_int(attribute), device)
+        return value.value
+
+    def _call(self, function: str, *arguments: object) -> None:
+        status = getattr(self._library, function)(*arguments)
+        if status != 0:
+            raise CudaError(self._words(function, status))
+
+    def _words(self, function: str, status: int) -> str:
+        if status == _NO_DEVICE:
+            return "this machine has an NVIDIA driver but no GPU: use a bundle that was built for the device 'cpu'"
+        if status == _OUT_OF_MEMORY:
+            return "the GPU is out of memory: close other programs that use it, or use a smaller bundle"
+        words = ctypes.c_char_p()
+        self._library.cuGetErrorString(ctypes.c_int(status), ctypes.byref(words))
+        text = words.value.decode(errors="replace") if words.value else "unknown error"
+        return f"the GPU's driver failed in {function}: {text} ({status}); see `nvidia-smi` and the system log"
+
+
+class DeviceBuffer:
+    """Memory on the GPU; see `osprey_ros.engines.Buffer`. Made by `Cuda.buffer`."""
+
+    def __init__(self, cuda: Cuda, memory: _Memory, pointer: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        self._cuda = cuda
+        self._memory = memory  # lives as long as any view of it
+        self.pointer = pointer
+        self.shape = shape
+        self.dtype = dtype
+        self.nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+
+    def write(self, array: np.ndarray, row: int = 0) -> None:
+        """See `osprey_ros.engines.Buffer`. Raises EngineError for rows that do not fit."""
+        if array.dtype != self.dtype or array.shape[1:] != self.shape[1:] or not 0 <= row <= self.shape[0] - len(array):
+            raise EngineError(
+                f"{array.dtype} {array.shape} cannot be written to row {row} of a {self.dtype} {self.shape} buffer"
+            )
+        array = np.ascontiguousarray(array)
+        self._cuda.enter()
+        self._cuda.upload(self.rows(row, row + len(array)).pointer, array)
+        self._cuda.synchronize()
+
+    def read(self) -> np.ndarray:
+        """See `osprey_ros.engines.Buffer`; a copy."""
+        array = np.empty(self.shape, self.dtype)
+        self._cuda.enter()
+        self._cuda.download(array, self.pointer)
+        self._cuda.synchronize()
+        return array
+
+    def rows(self, start: int, stop: int) -> DeviceBuffer:
+        """See `osprey_ros.engines.Buffer`. Raises EngineError for rows that it does not have."""
+        if not 0 <= start <= stop <= self.shape[0]:
+            raise EngineError(f"rows {start} to {stop} are not in a buffer of {self.shape[0]} rows")
+        row_bytes = int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
+        shape = (stop - start, *self.shape[1:])
+        return DeviceBuffer(self._cuda, self._memory, self.pointer + start * row_bytes, shape, self.dtype)
+
+
+class _Memory:
+    """One allocation, zeroed, freed with the last reference to it."""
+
+    def __init__(self, cuda: Cuda, nbytes: int) -> None:
+        # Never empty: TensorRT wants an address for tensors without elements, too.
+        size = max(nbytes, ALIGNMENT)
+        pointer = ctypes.c_uint64()
+        cuda._call("cuMemAlloc_v2", ctypes.byref(pointer), ctypes.c_size_t(size))
+        self.pointer = int(pointer.value)
+        weakref.finalize(self, _free, cuda, self.pointer)
+        cuda._call("cuMemsetD8_v2", pointer, ctypes.c_ubyte(0), ctypes.c_size_t(size))
+
+
+def _free(cuda: Cuda, pointer: int) -> None:
+    cuda.enter()
+    cuda._library.cuMemFree_v2(ctypes.c_uint64(pointer))

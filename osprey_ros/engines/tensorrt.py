@@ -1,0 +1,233 @@
+"""Engines as TensorRT plans: one code path for TensorRT 10.3 to 11.
+
+A plan is loaded only where its fingerprint says that it fits (see `osprey_ros.fingerprint`). It takes the shapes of its
+optimization profiles; each run uses the first profile that takes all of its shapes.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from osprey_ros.engines import Buffer, EngineError
+from osprey_ros.engines.cuda import ALIGNMENT, Cuda, DeviceBuffer
+from osprey_ros.fingerprint import check_plan
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+
+def require_tensorrt() -> str:
+    """The version of the module `tensorrt`. Raises EngineError where it cannot be imported."""
+    try:
+        import tensorrt
+    except ImportError as error:
+        raise EngineError(
+            f"TensorRT cannot be imported ({error}): on a Jetson it comes with JetPack, elsewhere with "
+            "`pip install tensorrt`; or use a bundle that was built for the runtime 'onnxruntime'"
+        ) from error
+    return str(tensorrt.__version__)
+
+
+def make_logger(messages: list[str]) -> trt.ILogger:
+    """A logger for TensorRT that keeps its errors in ``messages``; what is less than an error is dropped."""
+    import tensorrt as trt
+
+    class Logger(trt.ILogger):
+        def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                messages.append(" ".join(msg.split()))
+
+    return Logger()
+
+
+class TensorRTEngine:
+    """A plan on the GPU. Arrays are copied to it for each run; what lies in its buffers is used in place."""
+
+    device = "cuda"
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        require_tensorrt()
+        import tensorrt as trt
+
+        self._path = os.fspath(path)
+        check_plan(Path(path))
+        self._cuda = Cuda()
+        self._errors: list[str] = []
+        runtime = trt.Runtime(make_logger(self._errors))
+        try:
+            # Mapped, because the GPU of a Jetson shares the memory that a copy would take. Not through numpy: TensorRT
+            # 10.3 asks for the address while other threads of Python may run.
+            with open(self._path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                engine = runtime.deserialize_cuda_engine(data)
+        except (OSError, ValueError) as error:
+            raise EngineError(f"{self._path} cannot be read ({error}): copy the bundle again") from error
+        if engine is None:
+            raise EngineError(f"TensorRT refuses {self._path}: {self._last_errors()}")
+        self._runtime = runtime  # an engine needs the runtime that made it
+        self._engine: trt.ICudaEngine = engine
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        inputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
+        outputs = [n for n in names if n not in inputs]
+        self.input_names = tuple(inputs)
+        self.output_names = tuple(outputs)
+        self.input_dtypes = {n: np.dtype(trt.nptype(engine.get_tensor_dtype(n))) for n in inputs}
+        self.output_dtypes = {n: np.dtype(trt.nptype(engine.get_tensor_dtype(n))) for n in outputs}
+        # A plan does not keep the names of free axes.
+        self.input_shapes: dict[str, tuple[int | str, ...]] = {
+            n: tuple(
+                length if length >= 0 else f"{n}[{axis}]" for axis, length in enumerate(engine.get_tensor_shape(n))
+            )
+            for n in inputs
+        }
+        self._profiles = [_ShapeRange(engine, index, inputs) for index in range(engine.num_optimization_profiles)]
+        self._contexts: dict[int, trt.IExecutionContext] = {}
+        # Device memory for what comes from and goes to the host, by tensor, as large as it was ever needed.
+        self._staging: dict[str, DeviceBuffer] = {}
+
+    def buffer(self, shape: Sequence[int], dtype: np.dtype | type) -> DeviceBuffer:
+        """New memory on the GPU filled with zeros; see `osprey_ros.engines.Engine`."""
+        return self._cuda.buffer(shape, dtype)
+
+    def run(
+        self,
+        inputs: Mapping[str, np.ndarray | Buffer],
+        outputs: Sequence[str] | None = None,
+        into: Mapping[str, Buffer] | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Runs the plan once; see `osprey_ros.engines.Engine`."""
+        targets = dict(into or {})
+        wanted = [n for n in self.output_names if n not in targets] if outputs is None else list(outputs)
+        self._check(inputs, [*wanted, *targets])
+        self._cuda.enter()
+        context = self._context({name: tuple(inputs[name].shape) for name in self.input_names})
+        alive = [self._bind_input(context, name, inputs[name]) for name in self.input_names]
+        try:
+            unknown = context.infer_shapes()
+        except RuntimeError as error:
+            raise EngineError(f"{self._path} failed: {error}: {self._last_errors()}") from error
+        if unknown:
+            raise EngineError(f"{self._path} failed: TensorRT does not know the shape of {', '.join(unknown)}")
+        # Every output needs memory, wanted or not; `moved` are those that are to be copied to their buffers.
+        moved: list[tuple[Buffer, DeviceBuffer]] = []
+        results: dict[str, tuple[np.ndarray, int]] = {}
+        for name in self.output_names:
+            shape, dtype = tuple(context.get_tensor_shape(name)), self.output_dtypes[name]
+            target = targets.get(name)
+            if target is not None and (target.shape != shape or target.dtype != dtype):
+                raise EngineError(
+                    f"{self._path} failed: its output {name} is {dtype} {shape}, the buffer for it "
+                    f"{target.dtype} {target.shape}"
+                )
+            if target is not None and target.pointer % ALIGNMENT == 0:
+                pointer = target.pointer
+            else:
+                staged = self._stage(name, int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
+                pointer = staged.pointer
+                if target is not None:
+                    moved.append((target, staged))
+            if name in wanted:
+                results[name] = (np.empty(shape, dtype), pointer)
+            self._accepted(context.set_tensor_address(name, pointer), f"the address of {name}")
+        self._accepted(context.execute_async_v3(self._cuda.stream), "the run")
+        for target, staged in moved:
+            nbytes = int(np.prod(target.shape, dtype=np.int64)) * target.dtype.itemsize
+            self._cuda.copy(target.pointer, staged.pointer, nbytes)
+        for array, pointer in results.values():
+            self._cuda.download(array, pointer)
+        self._cuda.synchronize()
+        del alive  # not before the copies to the GPU are done
+        return {name: results[name][0] for name in wanted}
+
+    def _check(self, inputs: Mapping[str, np.ndarray | Buffer], outputs: Sequence[str]) -> None:
+        missing = [name for name in self.input_names if name not in inputs]
+        if missing:
+            raise EngineError(f"{self._path} failed: it was not given its input {', '.join(missing)}")
+        unknown = [n for n in inputs if n not in self.input_names] + [n for n in outputs if n not in self.output_names]
+        if unknown:
+            raise EngineError(f"{self._path} failed: it has no {', '.join(unknown)}")
+        for name, dtype in self.input_dtypes.items():
+            if inputs[name].dtype != dtype:
+                raise EngineError(f"{self._path} failed: its input {name} is {dtype}, not {inputs[name].dtype}")
+
+    def _context(self, shapes: Mapping[str, tuple[int, ...]]) -> trt.IExecutionContext:
+        """The execution context of the first profile that takes these shapes, with them set."""
+        fitting = [index for index, profile in enumerate(self._profiles) if profile.takes(shapes)]
+        if not fitting:
+            raise EngineError(
+                f"{self._path} failed: {self._profiles[-1].misfit(shapes)}; give it less, or build the bundle again "
+                "with larger --max-regions or --max-tokens"
+            )
+        index = fitting[0]
+        if index not in self._contexts:
+            context = self._engine.create_execution_context()
+            if context is None:
+                raise EngineError(f"TensorRT cannot prepare {self._path}: {self._last_errors()}")
+            self._accepted(context.set_optimization_profile_async(index, self._cuda.stream), f"profile {index}")
+            self._contexts[index] = context
+        context = self._contexts[index]
+        for name, shape in shapes.items():
+            self._accepted(context.set_input_shape(name, shape), f"{name} of shape {shape}")
+        return context
+
+    def _bind_input(self, context: trt.IExecutionContext, name: str, value: np.ndarray | Buffer) -> object:
+        """Gives an input its address on the GPU. Returns what must live until the run is done."""
+        alive: object = value
+        if isinstance(value, np.ndarray):
+            alive = array = np.ascontiguousarray(value)
+            pointer = self._stage(name, array.nbytes).pointer
+            self._cuda.upload(pointer, array)
+        elif value.pointer % ALIGNMENT == 0:
+            pointer = value.pointer
+        else:
+            nbytes = int(np.prod(value.shape, dtype=np.int64)) * value.dtype.itemsize
+            pointer = self._stage(name, nbytes).pointer
+            self._cuda.copy(pointer, value.pointer, nbytes)
+        self._accepted(context.set_tensor_address(name, pointer), f"the address of {name}")
+        return alive
+
+    def _stage(self, name: str, nbytes: int) -> DeviceBuffer:
+        staged = self._staging.get(name)
+        if staged is None or staged.nbytes < nbytes:
+            # The smaller one goes first: both may not fit.
+            self._staging.pop(name, None)
+            staged = self._staging[name] = self._cuda.buffer((nbytes,), np.uint8)
+        return staged
+
+    def _accepted(self, accepted: bool, what: str) -> None:
+        if not accepted:
+            raise EngineError(f"{self._path} failed: TensorRT refuses {what}: {self._last_errors()}")
+
+    def _last_errors(self) -> str:
+        """What TensorRT logged since the last time, on one line."""
+        text = "; ".join(self._errors) or "it does not say why"
+        self._errors.clear()
+        return text
+
+
+class _ShapeRange:
+    """The least and the greatest shape that a profile takes for each input."""
+
+    def __init__(self, engine: trt.ICudaEngine, index: int, inputs: Sequence[str]) -> None:
+        self._ranges: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+        for name in inputs:
+            least, _, greatest = engine.get_tensor_profile_shape(name, index)
+            self._ranges[name] = (tuple(least), tuple(greatest))
+
+    def takes(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+        return all(self._fits(name, shape) for name, shape in shapes.items())
+
+    def misfit(self, shapes: Mapping[str, tuple[int, ...]]) -> str:
+        """Which input does not fit, in words."""
+        name, shape = next((name, shape) for name, shape in shapes.items() if not self._fits(name, shape))
+        least, greatest = self._ranges[name]
+        return f"its input {name} has the shape {shape}, the plan takes {least} to {greatest}"
+
+    def _fits(self, name: str, shape: tuple[int, ...]) -> bool:
+        least, greatest = self._ranges[name]
+        return len(shape) == len(least) and all(a <= n <= b for a, n, b in zip(least, shape, greatest, strict=True))

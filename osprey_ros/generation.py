@@ -1,0 +1,129 @@
+"""The decode loop: branches join, get one token with every run of the engine, and leave when they have ended."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+
+from osprey_ros.branches import MAX_ROWS, Branches, RowsOfBranches
+from osprey_ros.decoder_engine import DecoderEngine, Meter
+from osprey_ros.sampling import Chooser
+
+Embed = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One answer: token ids, int32 [n], the end-of-sequence id included if it was reached; log-probability of each.
+
+    ``ended`` is False where decoding was stopped before the answer was at its end or its limit.
+    """
+
+    tokens: np.ndarray
+    logprobs: np.ndarray  # float32 [n], natural logarithm
+    ended: bool = True
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one run over the branches has given: for some of them a token each, and whether it is their last."""
+
+    branches: np.ndarray
+    tokens: np.ndarray
+    logprobs: np.ndarray
+    last: np.ndarray
+
+
+@dataclass(frozen=True)
+class Request:
+    """Branches to continue behind the first ``prefix`` rows of the prefix.
+
+    ``embed`` gives the rows float32 [n, hidden] of token ids [n]. ``limits``: integers [N], the most tokens of each
+    answer; ``max_parallel``: how many branches may be under way at once. ``check`` is called before each run and raises
+    where the request is void.
+    """
+
+    prefix: int
+    branches: Branches
+    embed: Embed
+    limits: np.ndarray
+    eos_id: int
+    choose: Chooser
+    max_parallel: int
+    check: Callable[[], None]
+
+
+def decode(engine: DecoderEngine, request: Request, meter: Meter) -> Iterator[Step]:
+    """Runs the engine until all branches have ended."""
+    branches, limits = request.branches, request.limits
+    engine.branches.begin(branches)
+    prefix = engine.prefix_views(request.prefix)
+    lengths = np.array([len(rows) for rows in branches.questions])
+    starts = request.prefix + branches.stem_lengths()
+    nexts = starts + lengths  # position of the next token of each branch
+    produced = np.zeros(len(branches), dtype=np.intp)
+    waiting = deque(range(len(branches)))
+    active = np.zeros(0, dtype=np.intp)  # branches that have begun and not ended
+    chosen = np.zeros(0, dtype=np.intp)  # the latest token of each
+    new = RowsOfBranches()
+    new.add_stems(branches, request.prefix)
+    while waiting or len(active):
+        request.check()
+        start = perf_counter()
+        if len(active):
+            new.add(request.embed(chosen), active, nexts[active])
+            nexts[active] += 1
+        logit_rows = np.arange(new.count - len(active), new.count)
+        if waiting:
+            joining = _joining(waiting, lengths, len(active), new.count, request.max_parallel)
+            logit_rows = np.concatenate([logit_rows, new.count + np.cumsum(lengths[joining]) - 1])
+            for branch in joining:
+                new.add_question(branches, branch, starts[branch])
+            active = np.concatenate([active, joining])
+        logits = engine.extend(*new.take(), logit_rows, prefix, meter)
+        chosen, logprobs = request.choose(logits, active)
+        produced[active] += 1
+        last = (chosen == request.eos_id) | (produced[active] == limits[active])
+        step = Step(active, chosen, logprobs, last)
+        if last.any():
+            engine.branches.drop(active[last])
+            active, chosen = active[~last], chosen[~last]
+        meter.step_seconds.append(perf_counter() - start)
+        yield step
+
+
+def collect(steps: Iterator[Step], limits: np.ndarray, should_stop: Callable[[], bool] | None) -> list[Generation]:
+    """The answers, [N]: after all steps, or as far as they were when ``should_stop`` said so."""
+    count = len(limits)
+    tokens = np.zeros((count, int(limits.max())), dtype=np.int32)
+    logprobs = np.zeros(tokens.shape, dtype=np.float32)
+    produced = np.zeros(count, dtype=np.intp)
+    ended = np.zeros(count, dtype=bool)
+    while should_stop is None or not should_stop():
+        step = next(steps, None)
+        if step is None:
+            break
+        at = produced[step.branches]
+        tokens[step.branches, at] = step.tokens
+        logprobs[step.branches, at] = step.logprobs
+        produced[step.branches] += 1
+        ended[step.branches] = step.last
+    return [Generation(tokens[b, :n].copy(), logprobs[b, :n].copy(), bool(ended[b])) for b, n in enumerate(produced)]
+
+
+def _joining(waiting: deque[int], lengths: np.ndarray, active: int, rows: int, max_parallel: int) -> np.ndarray:
+    """Takes from ``waiting`` those that may join ``active`` branches in a run that has ``rows`` rows already.
+
+    At least one where there are none.
+    """
+    joining: list[int] = []
+    while waiting and active + len(joining) < max_parallel:
+        rows += int(lengths[waiting[0]])
+        if rows > MAX_ROWS and (active or joining):
+            break
+        joining.append(waiting.popleft())
+    return np.array(joining, dtype=np.intp)

@@ -1,0 +1,50 @@
+"""Keys and values of the decoder's rows, kept in buffers on the engine's device and written there by the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from osprey_ros.engines import Buffer, Engine
+
+# Buffers grow to multiples of this, so that questions of about the same length share one allocation.
+_GRANULE = 64
+
+
+class KeyValueRows:
+    """``count`` buffers [capacity, heads, head_dim], keys and values of each layer in turn, filled to the same row.
+
+    Nothing is ever given back: the buffers stay as large as they once had to be.
+    """
+
+    def __init__(self, engine: Engine, count: int, row_shape: tuple[int, int], dtype: np.dtype) -> None:
+        self._engine = engine
+        self._row_shape = row_shape
+        self._dtype = dtype
+        self._buffers: list[Buffer] = [engine.buffer((0, *row_shape), dtype) for _ in range(count)]
+        self.capacity = 0
+        self.length = 0
+
+    def reserve(self, capacity: int) -> None:
+        """Makes room for at least ``capacity`` rows in all; those that are there stay."""
+        if capacity <= self.capacity:
+            return
+        capacity = -(-capacity // _GRANULE) * _GRANULE
+        # One after another: at no time are there two copies of all.
+        for index, old in enumerate(self._buffers):
+            larger = self._engine.buffer((capacity, *self._row_shape), self._dtype)
+            if self.length:
+                larger.write(old.rows(0, self.length).read())
+            self._buffers[index] = larger
+        self.capacity = capacity
+
+    def views(self, names: Sequence[str], start: int, stop: int) -> dict[str, Buffer]:
+        """The rows ``start`` to ``stop`` (not included) of each buffer, under these names in their order."""
+        return {name: buffer.rows(start, stop) for name, buffer in zip(names, self._buffers, strict=True)}
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Moves these rows, integers in rising order, to the front and forgets all others."""
+        for buffer in self._buffers:
+            buffer.write(buffer.rows(0, self.length).read()[rows])
+        self.length = len(rows)

@@ -1,0 +1,67 @@
+"""How likely given phrases are as answers: one run over the questions, then one over all phrases behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from time import perf_counter
+
+import numpy as np
+
+from osprey_ros.branches import Branches, RowsOfBranches, parts, sees
+from osprey_ros.decoder_engine import DecoderEngine, Meter
+
+
+def score(
+    engine: DecoderEngine,
+    prefix: int,
+    branches: Branches,
+    phrases: Sequence[np.ndarray],
+    embed: Callable[[np.ndarray], np.ndarray],
+    meter: Meter,
+) -> list[list[np.ndarray]]:
+    """Log-probabilities float32 [branch][phrase][token] of token ids [n], n at least 1, as answers.
+
+    ``prefix``: how many of its rows the branches see. ``embed`` gives the rows float32 [n, hidden] of token ids [n].
+    """
+    engine.branches.begin(branches)
+    views = engine.prefix_views(prefix)
+    # The questions: their last rows say how likely each phrase's first token is.
+    start = perf_counter()
+    lengths = np.array([len(rows) for rows in branches.questions])
+    starts = prefix + branches.stem_lengths()
+    new = RowsOfBranches()
+    new.add_stems(branches, prefix)
+    ends = new.count + np.cumsum(lengths) - 1
+    for branch in range(len(branches)):
+        new.add_question(branches, branch, starts[branch])
+    logits = engine.extend(*new.take(), ends, views, meter)
+    first = np.array([phrase[0] for phrase in phrases])
+    scores = [[row[p : p + 1] for p in range(len(phrases))] for row in _log_softmax(logits)[:, first]]
+    meter.step_seconds.append(perf_counter() - start)
+
+    # Behind them the phrases, all tokens but the last, whose row would say nothing about the phrase. They see their
+    # question and not one another, and are not kept.
+    pairs = [(b, p) for b in range(len(branches)) for p, phrase in enumerate(phrases) if len(phrase) > 1]
+    for part in parts([len(phrases[p]) - 1 for _, p in pairs], len(pairs)):
+        start = perf_counter()
+        sizes = np.array([len(phrases[p]) - 1 for _, p in pairs[part]])
+        owners = np.repeat([b for b, _ in pairs[part]], sizes)
+        logits = engine.probe(
+            embed(np.concatenate([phrases[p][:-1] for _, p in pairs[part]])),
+            (starts + lengths)[owners] + np.concatenate([np.arange(size) for size in sizes]),
+            owners,
+            sees(np.repeat(np.arange(len(sizes)), sizes)),
+            views,
+            meter,
+        )
+        spoken = np.concatenate([phrases[p][1:] for _, p in pairs[part]])
+        found = _log_softmax(logits)[np.arange(len(spoken)), spoken]
+        for (b, p), rest in zip(pairs[part], np.split(found, np.cumsum(sizes)[:-1]), strict=True):
+            scores[b][p] = np.concatenate([scores[b][p], rest])
+        meter.step_seconds.append(perf_counter() - start)
+    return scores
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

@@ -1,0 +1,73 @@
+"""Where the time of one call of the describer went, stage by stage, so that nothing hides outside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import perf_counter
+
+from osprey_ros.decoder_engine import Meter
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Where the time of one call went, in seconds of wall time, and how much was computed.
+
+    ``preprocess`` and ``vision`` are spent in `Describer.set_image` and counted in the first call that follows it;
+    later calls on the same picture have 0 there. ``prefix`` is (nearly) 0 where the keys and values of an earlier call
+    could be used again. ``total`` is the whole call: the sum of these five stages.
+    """
+
+    preprocess: float
+    vision: float
+    regions: float  # masks at four scales, position grids and the mask-extractor engine
+    prefix: float
+    branches: float  # the words about each region: all decode steps, and making text of tokens
+    total: float
+    engine: float  # the part of the total that was spent inside engines
+    step_seconds: tuple[float, ...]  # each run of the decoder engine over the branches; the first one reads questions
+    steps: int  # how many these are
+    prefix_tokens: int  # rows of the shared prefix, picture included
+    branch_tokens: int  # prompt rows of all branches
+    new_tokens: int  # tokens decoded, or scored
+
+
+@dataclass(frozen=True)
+class PictureSeconds:
+    """What `Describer.set_image` took."""
+
+    preprocess: float = 0.0
+    vision: float = 0.0
+    engine: float = 0.0
+
+
+class Clock:
+    """Collects a `Timing` while a call goes on, from its construction on."""
+
+    def __init__(self) -> None:
+        self.meter = Meter()
+        self._last = perf_counter()
+        self._stages: list[float] = []
+
+    def stage_done(self) -> None:
+        """Ends a stage; they are regions, prefix and branches."""
+        now = perf_counter()
+        self._stages.append(now - self._last)
+        self._last = now
+
+    def timing(self, picture: PictureSeconds, prefix_tokens: int, branch_tokens: int, new_tokens: int) -> Timing:
+        """All of it, once the three stages are done."""
+        regions, prefix, branches = self._stages
+        return Timing(
+            preprocess=picture.preprocess,
+            vision=picture.vision,
+            regions=regions,
+            prefix=prefix,
+            branches=branches,
+            total=picture.preprocess + picture.vision + regions + prefix + branches,
+            engine=picture.engine + self.meter.engine_seconds,
+            step_seconds=tuple(self.meter.step_seconds),
+            steps=len(self.meter.step_seconds),
+            prefix_tokens=prefix_tokens,
+            branch_tokens=branch_tokens,
+            new_tokens=new_tokens,
+        )

@@ -1,0 +1,319 @@
+"""Stands in for TensorRT and a GPU where there are none: the same calls, carried out by onnxruntime in host memory.
+
+It proves what lies on our side of these calls: names, shapes, addresses, copies, what is kept and what is refused. It
+proves nothing about TensorRT; that its members are TensorRT's is compared in test_tensorrt_contract.py.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import json
+import subprocess
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+
+# The driver's functions over malloc. More than 1 GiB at once is more than it has.
+_DRIVER = """
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+static int live = 0;
+int live_allocations(void) { return live; }
+int cuInit(unsigned f) { return 0; }
+int cuDriverGetVersion(int *v) { *v = 12060; return 0; }
+int cuDeviceGet(int *d, int i) { *d = 0; return 0; }
+int cuDeviceGetName(char *n, int length, int d) { strncpy(n, "Stand-in", length); return 0; }
+int cuDeviceGetAttribute(int *v, int a, int d) { *v = a == 75 ? 8 : a == 76 ? 7 : a == 16 ? 12 : -1; return 0; }
+int cuDevicePrimaryCtxRetain(void **c, int d) { *c = (void *)1; return 0; }
+int cuCtxSetCurrent(void *c) { return c == (void *)1 ? 0 : 201; }
+int cuStreamCreate(void **s, unsigned f) { *s = (void *)7; return 0; }
+int cuStreamDestroy_v2(void *s) { return 0; }
+int cuStreamSynchronize(void *s) { return s == (void *)7 ? 0 : 400; }
+int cuMemAlloc_v2(uint64_t *p, size_t n) {
+    if (n > ((size_t)1 << 30)) return 2;
+    live++;
+    *p = (uint64_t)aligned_alloc(256, (n + 255) / 256 * 256);
+    memset((void *)*p, 0xff, n);
+    return 0;
+}
+int cuMemFree_v2(uint64_t p) { live--; free((void *)p); return 0; }
+int cuMemsetD8_v2(uint64_t p, unsigned char v, size_t n) { memset((void *)p, v, n); return 0; }
+static int copy(void *to, const void *from, size_t n, void *s) {
+    if (s != (void *)7) return 400;
+    memmove(to, from, n);
+    return 0;
+}
+int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t n, void *s) { return copy((void *)to, from, n, s); }
+int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t n, void *s) { return copy(to, (void *)from, n, s); }
+int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t n, void *s) { return copy((void *)to, (void *)from, n, s); }
+int cuGetErrorString(int status, const char **text) {
+    *text = status == 400 ? "invalid resource handle" : "unknown";
+    return 0;
+}
+"""
+
+
+def compile_driver(folder: Path) -> Path:
+    """Compiles the driver; `live_allocations()` in it counts what is not freed."""
+    source, library = folder / "driver.c", folder / "driver.so"
+    source.write_text(_DRIVER)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+    return library
+
+
+class ILogger:
+    Severity = enum.IntEnum("Severity", ["INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"])
+    INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = Severity
+
+    def log(self, severity: Any, msg: str) -> None:
+        raise NotImplementedError
+
+
+class IProgressMonitor:
+    pass
+
+
+NetworkDefinitionCreationFlag = enum.IntEnum("NetworkDefinitionCreationFlag", [("STRONGLY_TYPED", 1)])
+MemoryPoolType = enum.Enum("MemoryPoolType", ["WORKSPACE"])
+BuilderFlag = enum.Enum("BuilderFlag", ["TF32"])
+TensorIOMode = enum.Enum("TensorIOMode", ["INPUT", "OUTPUT"])
+
+
+def nptype(trt_type: str) -> type:
+    return {"float": np.float32, "float16": np.float16, "int64": np.int64}[trt_type]
+
+
+class INetworkDefinition:
+    def __init__(self, flags: int) -> None:
+        assert flags == 2, "strongly typed"
+        self._model: bytes = b""
+
+
+class ParserError:
+    def __init__(self, index: int, node: onnx.NodeProto) -> None:
+        self._index, self._node = index, node
+
+    def node(self) -> int:
+        return self._index
+
+    def node_name(self) -> str:
+        return self._node.name
+
+    def node_operator(self) -> str:
+        return self._node.op_type
+
+    def desc(self) -> str:
+        return f"no importer for the domain {self._node.domain}"
+
+
+class OnnxParser:
+    def __init__(self, network: INetworkDefinition, logger: ILogger) -> None:
+        self._network, self._errors = network, []
+
+    def parse_from_file(self, model: str) -> bool:
+        loaded = onnx.load(model)
+        self._errors = [ParserError(i, node) for i, node in enumerate(loaded.graph.node) if node.domain]
+        self._network._model = loaded.SerializeToString()
+        return not self._errors
+
+    @property
+    def num_errors(self) -> int:
+        return len(self._errors)
+
+    def get_error(self, index: int) -> ParserError:
+        return self._errors[index]
+
+
+class IOptimizationProfile:
+    def __init__(self) -> None:
+        self._shapes: dict[str, list[list[int]]] = {}
+
+    def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:
+        self._shapes[input] = [list(min), list(opt), list(max)]
+
+
+class ITimingCache:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def serialize(self) -> bytes:
+        return self._data
+
+
+class IBuilderConfig:
+    progress_monitor: Any = None
+
+    def __init__(self) -> None:
+        self._profiles: list[dict] = []
+        self._cache: ITimingCache | None = None
+        self._flags = {BuilderFlag.TF32}
+
+    def set_memory_pool_limit(self, pool: Any, pool_size: int) -> None:
+        assert pool_size > 0
+
+    def clear_flag(self, flag: Any) -> None:
+        self._flags.discard(flag)
+
+    def add_optimization_profile(self, profile: IOptimizationProfile) -> int:
+        self._profiles.append(profile._shapes)
+        return len(self._profiles) - 1
+
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache:
+        return ITimingCache(serialized_timing_cache)
+
+    def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
+        fits = cache._data in (b"", b"measured") or ignore_mismatch
+        self._cache = cache if fits else self._cache
+        return fits
+
+    def get_timing_cache(self) -> ITimingCache | None:
+        return self._cache
+
+
+class Builder:
+    builds = 0  # of the whole process; ours to count, not TensorRT's
+
+    def __init__(self, logger: ILogger) -> None:
+        self._logger = logger
+
+    def create_network(self, flags: int = 0) -> INetworkDefinition:
+        return INetworkDefinition(flags)
+
+    def create_builder_config(self) -> IBuilderConfig:
+        return IBuilderConfig()
+
+    def create_optimization_profile(self) -> IOptimizationProfile:
+        return IOptimizationProfile()
+
+    def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> bytes | None:
+        Builder.builds += 1
+        assert not config._flags, "float32 is float32"
+        monitor = config.progress_monitor
+        monitor.phase_start("Building", None, 2)
+        for step in range(2):
+            monitor.phase_start("Timing", "Building", 4)
+            for measured in range(4):
+                if config._cache is not None:
+                    config._cache._data = b"measured"
+                if not monitor.step_complete("Timing", measured):
+                    return None
+            monitor.phase_finish("Timing")
+            if not monitor.step_complete("Building", step):
+                return None
+        monitor.phase_finish("Building")
+        return json.dumps({"profiles": config._profiles}).encode() + b"\n" + network._model
+
+
+class Runtime:
+    def __init__(self, logger: ILogger) -> None:
+        self._logger = logger
+
+    def deserialize_cuda_engine(self, serialized_engine: Any) -> ICudaEngine | None:
+        head, _, model = bytes(serialized_engine).partition(b"\n")
+        try:
+            return ICudaEngine(json.loads(head)["profiles"], model)
+        except ValueError:
+            self._logger.log(ILogger.ERROR, "the magic tag\ndoes not match")
+            return None
+
+
+class ICudaEngine:
+    def __init__(self, profiles: list[dict[str, list[list[int]]]], model: bytes) -> None:
+        self._profiles = profiles
+        self._session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        self._tensors = {t.name: t for t in (*self._session.get_inputs(), *self._session.get_outputs())}
+        self._inputs = [t.name for t in self._session.get_inputs()]
+
+    @property
+    def num_io_tensors(self) -> int:
+        return len(self._tensors)
+
+    @property
+    def num_optimization_profiles(self) -> int:
+        return len(self._profiles)
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(self._tensors)[index]
+
+    def get_tensor_mode(self, name: str) -> Any:
+        return TensorIOMode.INPUT if name in self._inputs else TensorIOMode.OUTPUT
+
+    def get_tensor_dtype(self, name: str) -> str:
+        return self._tensors[name].type.removeprefix("tensor(").removesuffix(")")
+
+    def get_tensor_shape(self, name: str) -> list[int]:
+        return [-1 if isinstance(n, str) else n for n in self._tensors[name].shape]
+
+    def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[list[int]]:
+        return self._profiles[profile_index].get(name, [self.get_tensor_shape(name)] * 3)
+
+    def create_execution_context(self) -> IExecutionContext:
+        return IExecutionContext(self)
+
+
+class IExecutionContext:
+    def __init__(self, engine: ICudaEngine) -> None:
+        self._engine, self._profile = engine, 0
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._addresses: dict[str, int] = {}
+
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        self._profile = profile_index
+        return stream_handle == 7
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        least, _, greatest = self._engine.get_tensor_profile_shape(name, self._profile)
+        self._shapes[name] = shape
+        return all(a <= n <= b for a, n, b in zip(least, shape, greatest, strict=True))
+
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        self._addresses[name] = memory
+        return memory != 0 and memory % 256 == 0
+
+    def infer_shapes(self) -> list[str]:
+        return [name for name in self._engine._inputs if name not in self._shapes]
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        """The axes of a tensor by their names, which the inputs have given lengths."""
+        if name in self._shapes:
+            return self._shapes[name]
+        lengths: dict[str, int] = {}
+        for known, shape in self._shapes.items():
+            lengths |= {a: n for a, n in zip(self._engine._tensors[known].shape, shape, strict=True)}
+        return tuple(lengths[n] if isinstance(n, str) else n for n in self._engine._tensors[name].shape)
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        arrays = {name: self._array(name) for name in self._engine._tensors}
+        outputs = [name for name in arrays if name not in self._engine._inputs]
+        results = self._engine._session.run(outputs, {n: arrays[n].copy() for n in self._engine._inputs})
+        for name, result in zip(outputs, results, strict=True):
+            arrays[name][...] = result
+        return stream_handle == 7
+
+    def _array(self, name: str) -> np.ndarray:
+        shape, dtype = self.get_tensor_shape(name), np.dtype(nptype(self._engine.get_tensor_dtype(name)))
+        size = int(np.prod(shape)) * dtype.itemsize
+        return np.frombuffer((ctypes.c_uint8 * size).from_address(self._addresses[name]), dtype).reshape(shape)
+
+
+CLASSES = (
+    *(ILogger, IProgressMonitor, NetworkDefinitionCreationFlag, MemoryPoolType, BuilderFlag, TensorIOMode),
+    *(INetworkDefinition, ParserError, OnnxParser, IOptimizationProfile, ITimingCache, IBuilderConfig),
+    *(Builder, Runtime, ICudaEngine, IExecutionContext),
+)
+
+
+def make_module(version: str = "10.3.0") -> types.ModuleType:
+    """The module to put in the place of `tensorrt`."""
+    module = types.ModuleType("tensorrt")
+    for part in CLASSES:
+        setattr(module, part.__name__, part)
+    module.nptype = nptype
+    module.__version__ = version
+    return module

@@ -1,0 +1,133 @@
+"""Engines: what goes in and comes out, buffers that are read and written in place, and errors in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from export.onnx_graph import GraphBuilder
+from osprey_ros.engines import Engine, EngineError, load_engine
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """sum = a + b and product = a * b for [N, 3]."""
+    graph = GraphBuilder("arithmetic")
+    graph.input("a", ["N", 3])
+    graph.input("b", ["N", 3])
+    graph.node("Add", ["a", "b"], "sum")
+    graph.node("Mul", ["a", "b"], "product")
+    graph.output("sum", ["N", 3])
+    graph.output("product", ["N", 3])
+    file = tmp_path_factory.mktemp("engine") / "arithmetic.onnx"
+    graph.save(file)
+    return file
+
+
+@pytest.fixture
+def engine(path: Path) -> Engine:
+    return load_engine(path, threads=1)
+
+
+def _rows(seed: int, count: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, 3)).astype(np.float32)
+
+
+def test_engine_says_what_it_takes_and_gives(engine: Engine) -> None:
+    assert engine.device == "cpu"
+    assert engine.input_names == ("a", "b")
+    assert engine.output_names == ("sum", "product")
+    assert engine.input_shapes == {"a": ("N", 3), "b": ("N", 3)}
+    assert engine.input_dtypes == {"a": np.float32, "b": np.float32}
+    assert engine.output_dtypes == {"sum": np.float32, "product": np.float32}
+
+
+def test_arrays_of_changing_length_give_arrays(engine: Engine) -> None:
+    kept = []
+    for count in (4, 1, 0, 7, 7):
+        a, b = _rows(count, count), _rows(count + 1, count)
+        result = engine.run({"a": a, "b": b})
+        assert set(result) == {"sum", "product"}
+        np.testing.assert_array_equal(result["sum"], a + b)
+        np.testing.assert_array_equal(result["product"], a * b)
+        kept.append((result["sum"], a + b))
+    for found, expected in kept:  # results stay what they were when the engine runs again
+        np.testing.assert_array_equal(found, expected)
+    only = engine.run({"a": a, "b": b}, ["product"])
+    assert list(only) == ["product"]
+    strided = _rows(1, 8)[::2]
+    np.testing.assert_array_equal(engine.run({"a": strided, "b": strided})["sum"], 2 * strided)
+
+
+def test_buffers_are_read_and_written_in_place(engine: Engine) -> None:
+    buffer = engine.buffer((6, 3), np.float32)
+    assert (buffer.shape, buffer.dtype) == ((6, 3), np.float32)
+    assert not buffer.read().any()
+    a, b = _rows(1, 2), _rows(2, 2)
+    buffer.write(a, row=1)
+    view = buffer.rows(1, 3)
+    assert view.pointer == buffer.pointer + 12
+    np.testing.assert_array_equal(view.read(), a)
+    # Reads rows 1 and 2, writes the sum behind them, returns the other output.
+    result = engine.run({"a": view, "b": b}, None, {"sum": buffer.rows(3, 5)})
+    assert list(result) == ["product"]
+    np.testing.assert_array_equal(result["product"], a * b)
+    np.testing.assert_array_equal(buffer.read(), np.concatenate([np.zeros((1, 3)), a, a + b, np.zeros((1, 3))]))
+    # A view of a view, other rows of the same memory, and both outputs into buffers.
+    other = engine.buffer((2, 3), np.float32)
+    tail = buffer.rows(1, 5).rows(2, 4)
+    assert engine.run({"a": tail, "b": tail}, None, {"product": other, "sum": buffer.rows(0, 2)}) == {}
+    np.testing.assert_array_equal(other.read(), (a + b) ** 2)
+    np.testing.assert_array_equal(buffer.rows(0, 2).read(), 2 * (a + b))
+    assert engine.run({"a": buffer.rows(2, 2), "b": buffer.rows(5, 5)})["sum"].shape == (0, 3)
+
+
+def test_buffers_outlive_the_view_they_were_made_from(engine: Engine) -> None:
+    a = _rows(3, 4)
+
+    def view():
+        buffer = engine.buffer((4, 3), np.float32)
+        buffer.write(a)
+        return buffer.rows(1, 3)
+
+    kept = view()
+    np.testing.assert_array_equal(engine.run({"a": kept, "b": kept})["sum"], 2 * a[1:3])
+
+
+def test_inputs_that_it_refuses_are_named(engine: Engine) -> None:
+    a = _rows(1, 2)
+    with pytest.raises(EngineError, match=r"arithmetic\.onnx failed: it was not given its input b"):
+        engine.run({"a": a})
+    with pytest.raises(EngineError, match="it has no c"):
+        engine.run({"a": a, "b": a, "c": a})
+    with pytest.raises(EngineError, match=r"arithmetic\.onnx failed"):
+        engine.run({"a": a, "b": a.astype(np.float64)})
+    with pytest.raises(EngineError, match=r"arithmetic\.onnx failed"):
+        engine.run({"a": a, "b": a}, None, {"sum": engine.buffer((3, 3), np.float32)})
+    np.testing.assert_array_equal(engine.run({"a": a, "b": a})["sum"], 2 * a)  # and goes on working
+
+
+def test_engines_that_cannot_be_loaded_are_named(path: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no graph")
+    with pytest.raises(EngineError, match=r"broken\.onnx"):
+        load_engine(broken)
+    with pytest.raises(EngineError, match="unknown engine runtime 'abacus'"):
+        load_engine(path, runtime="abacus")
+    with pytest.raises(EngineError, match="unknown device 'tpu'"):
+        load_engine(path, device="tpu")
+    with pytest.raises(EngineError, match="TensorRT runs on the device 'cuda' only"):
+        load_engine(path, runtime="tensorrt", device="cpu")
+    with pytest.raises(EngineError, match="threads is 0"):
+        load_engine(path, threads=0)
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this onnxruntime knows CUDA"
+)
+def test_missing_cuda_provider_is_explained(path: Path) -> None:
+    with pytest.raises(EngineError, match="no CUDAExecutionProvider: `pip install onnxruntime-gpu`"):
+        load_engine(path, device="cuda")

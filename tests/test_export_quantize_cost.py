@@ -1,0 +1,56 @@
+"""The table of what quantization costs: nothing against itself, something against rounded weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Picture, TinyModel
+
+from evaluation.quantization import REFERENCE, compare, distance_from_grid, scenes_of_test_split, table_of
+from export.build import Precisions, build_bundle
+from export.quantize import quantize_linear
+from export.samples import VerificationSample
+from osprey_torch.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+
+
+def test_rows_say_how_far_words_are_from_those_of_exact_weights(
+    tiny_model: TinyModel, picture: Picture, tmp_path: Path
+) -> None:
+    build_bundle(
+        tiny_model.checkpoint,
+        tmp_path / "int4",
+        verify=False,
+        precisions=Precisions(llm="int4", lm_head="fp32", method="rtn"),
+        report=lambda line: None,
+    )
+    folders = {REFERENCE: tiny_model.bundle, "same": tiny_model.bundle, "int4": tmp_path / "int4"}
+    samples = [VerificationSample("desk", picture.rgb, picture.ids)]
+    same, int4 = compare(folders, Checkpoint.open(tiny_model.checkpoint), samples)
+    assert (same.name, same.kl_divergence, same.token_agreement, same.identical) == ("same", 0.0, 1.0, 1.0)
+    assert int4.kl_divergence > 1e-3
+    assert int4.decoder_bytes < same.decoder_bytes
+    # Random weights have no redundancy: some words change, and then so do the answers that they are in.
+    assert 0.0 <= int4.identical <= int4.token_agreement < 1.0
+    assert table_of([same, int4]).count("\n") == 3
+
+
+def test_weights_on_the_grid_are_told_from_others(tiny_model: TinyModel, tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(tiny_model.checkpoint)
+    assert 1e-3 < distance_from_grid(checkpoint) < 1e-1
+    model, tokenizer = load_checkpoint(tiny_model.checkpoint)
+    for name, parameter in model.model.layers.named_parameters():
+        if parameter.ndim == 2:
+            rounded = quantize_linear(parameter.detach().numpy(), name=name).dequantize()
+            parameter.data.copy_(parameter.new_tensor(rounded))
+    save_checkpoint(model, tokenizer, tmp_path)
+    assert distance_from_grid(Checkpoint.open(tmp_path)) == 0.0
+
+
+def test_scenes_show_as_many_large_regions_as_were_asked_for() -> None:
+    pytest.importorskip("mujoco")
+    samples = scenes_of_test_split(9, min_area=400)
+    areas = [np.bincount(sample.ids.ravel())[1:] for sample in samples]
+    assert sum(int((area > 0).sum()) for area in areas) == 9
+    assert all((area[area > 0] > 400).all() for area in areas)

@@ -1,0 +1,114 @@
+"""The language model layer by layer against the whole one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from tiny import TINY
+
+from export.streamed import LINEAR_GROUPS, PackedRows, StreamedDecoder, run_layer
+from osprey_torch.model import Osprey
+
+CONFIG = TINY.with_vocabulary(50)
+
+
+@pytest.fixture(scope="module")
+def model() -> Osprey:
+    torch.manual_seed(0)
+    model = Osprey(CONFIG).eval()
+    with torch.no_grad():
+        for parameter in [*model.model.layers.parameters(), *model.model.norm.parameters()]:
+            # Weights this large make attention sharp and every norm's scale different: mistakes show.
+            parameter.copy_(torch.randn_like(parameter) * (0.15 if parameter.ndim == 2 else 0.5))
+    return model
+
+
+@pytest.fixture
+def read(model: Osprey) -> Callable[[str], np.ndarray]:
+    state = model.state_dict()
+    return lambda name: state[name].numpy()
+
+
+def _rows(count: int, seed: int) -> torch.Tensor:
+    return torch.randn(count, CONFIG.hidden_size, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.inference_mode()
+def _reference(model: Osprey, rows: torch.Tensor) -> torch.Tensor:
+    """Logits [S, V] of one plain sequence."""
+    return model.lm_head(model.model(inputs_embeds=rows[None], use_cache=False).last_hidden_state[0])
+
+
+def test_sequences_of_unequal_length_equal_the_whole_model(model: Osprey, read: Callable) -> None:
+    sequences = [_rows(21, 1), _rows(4, 2)]
+    decoder = StreamedDecoder(CONFIG, read)
+    found = decoder.logits(decoder.run([PackedRows.pack(rows) for rows in sequences]))
+    for logits, rows in zip(found, sequences, strict=True):
+        torch.testing.assert_close(logits, _reference(model, rows), rtol=1e-4, atol=1e-5)
+
+
+def test_branches_behind_one_prefix_equal_each_alone(model: Osprey, read: Callable) -> None:
+    prefix, branches = _rows(9, 3), [_rows(5, 4), _rows(1, 5), _rows(3, 6)]
+    decoder = StreamedDecoder(CONFIG, read)
+    (states,) = decoder.run([PackedRows.pack(prefix, branches)])
+    (logits,) = decoder.logits([states])
+    start = len(prefix)
+    torch.testing.assert_close(logits[:start], _reference(model, prefix), rtol=1e-4, atol=1e-5)
+    for rows in branches:
+        alone = _reference(model, torch.cat([prefix, rows]))[len(prefix) :]
+        torch.testing.assert_close(logits[start : start + len(rows)], alone, rtol=1e-4, atol=1e-5)
+        start += len(rows)
+
+
+def test_the_first_layers_alone_equal_a_model_that_has_no_more(model: Osprey, read: Callable) -> None:
+    rows = _rows(7, 7)
+    decoder = StreamedDecoder(CONFIG, read, layers=1)
+    (logits,) = decoder.logits(decoder.run([PackedRows.pack(rows)]))
+    whole = model.model.layers
+    try:
+        model.model.layers = whole[:1]
+        expected = _reference(model, rows)
+    finally:
+        model.model.layers = whole
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_one_layer_is_read_at_a_time_and_progress_is_told(read: Callable) -> None:
+    names: list[str] = []
+    done: list[tuple[int, int]] = []
+
+    def noted(name: str) -> np.ndarray:
+        names.append(name)
+        return read(name)
+
+    decoder = StreamedDecoder(CONFIG, noted)
+    decoder.run([PackedRows.pack(_rows(3, 8)), PackedRows.pack(_rows(2, 9))], lambda n: done.append((n, len(names))))
+    assert [layer for layer, _ in done] == [1, 2]
+    assert all(name.startswith("model.layers.0.") for name in names[: done[0][1]])
+    assert len(names) == len(set(names)) == 2 * 9
+
+
+def test_the_rows_that_linears_read_are_those_of_the_whole_model(model: Osprey, read: Callable) -> None:
+    seen: dict[str, torch.Tensor] = {}
+    handles = [
+        model.model.layers[0]
+        .get_submodule(part)
+        .register_forward_pre_hook(lambda module, inputs, part=part: seen.update({part: inputs[0][0]}))
+        for parts in LINEAR_GROUPS.values()
+        for part in parts
+    ]
+    rows = _rows(6, 10)
+    try:
+        _reference(model, rows)
+    finally:
+        for handle in handles:
+            handle.remove()
+    found: dict[str, torch.Tensor] = {}
+    run_layer(CONFIG, StreamedDecoder(CONFIG, read).read_layer(0), rows, PackedRows.pack(rows), found.__setitem__)
+    assert set(found) == set(LINEAR_GROUPS)
+    for group, parts in LINEAR_GROUPS.items():
+        for part in parts:
+            torch.testing.assert_close(found[group], seen[part], rtol=1e-4, atol=1e-5)

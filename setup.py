@@ -25,11 +25,19 @@ setup(
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
         files("launch"),
+        files("osprey_interfaces/msg"),
         files("config"),
+        files("rviz"),
+        files("foxglove"),
         files("engines/nano"),
     ],
     install_requires=["setuptools", "numpy", "onnxruntime", "opencv-python-headless", "pillow", "tokenizers"],
-    extras_require={"sim": ["mujoco", "PyOpenGL"]},
+    # By "test" colcon knows that `colcon test` is pytest: without it, it finds no test.
+    extras_require={
+        "bag": ["mcap", "rosbags", "ruamel.yaml", "zstandard"],
+        "sim": ["mujoco", "PyOpenGL"],
+        "test": ["pytest"],
+    },
     zip_safe=False,
     entry_points={
         "console_scripts": [

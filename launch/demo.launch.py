@@ -1,12 +1,14 @@
 """Starts the osprey node with a simulated camera in front of it: `ros2 launch osprey_ros demo.launch.py`.
 
-The arguments of osprey.launch.py can be given here as well. Needs mujoco and PyOpenGL.
+The arguments of osprey.launch.py can be given here as well. Needs mujoco and PyOpenGL. To see it: `rviz:=true`, or
+Foxglove with foxglove/osprey.json of this package.
 """
 
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
+from launch.conditions import IfCondition
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
@@ -14,7 +16,8 @@ from launch_ros.parameter_descriptions import ParameterValue
 
 from launch import LaunchDescription
 
-OSPREY = Path(get_package_share_directory("osprey_ros")) / "launch" / "osprey.launch.py"
+SHARE = Path(get_package_share_directory("osprey_ros"))
+TOPICS = ("image", "segmentation", "depth", "camera_info")
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -23,6 +26,9 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument("rate", default_value="2.0", description="Frames of the camera per second."),
         DeclareLaunchArgument("seed", default_value="0", description="Seed of the first scene."),
         DeclareLaunchArgument("frames_per_scene", default_value="10", description="Frames before the scene changes."),
+        DeclareLaunchArgument(
+            "rviz", default_value="false", choices=("true", "false"), description="Whether RViz shows the results."
+        ),
     ]
     camera = Node(
         package="osprey_ros",
@@ -38,8 +44,22 @@ def generate_launch_description() -> LaunchDescription:
         ],
         output="screen",
     )
-    osprey = IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(str(OSPREY)),
-        launch_arguments={"image": "/camera/image", "segmentation": "/camera/segmentation"}.items(),
+    # RViz wants its fixed frame to exist: the camera stands still in the world.
+    frame = Node(
+        package="tf2_ros",
+        executable="static_transform_publisher",
+        name="camera_frame",
+        arguments=["--frame-id", "world", "--child-frame-id", "camera_optical_frame", "--roll", "-1.5707963"],
+        condition=IfCondition(LaunchConfiguration("rviz")),
     )
-    return LaunchDescription([*arguments, camera, osprey])
+    rviz = Node(
+        package="rviz2",
+        executable="rviz2",
+        arguments=["-d", str(SHARE / "rviz" / "osprey.rviz")],
+        condition=IfCondition(LaunchConfiguration("rviz")),
+    )
+    osprey = IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(str(SHARE / "launch" / "osprey.launch.py")),
+        launch_arguments={**{topic: f"/camera/{topic}" for topic in TOPICS}, "use_depth": "true"}.items(),
+    )
+    return LaunchDescription([*arguments, camera, frame, rviz, osprey])

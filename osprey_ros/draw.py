@@ -6,6 +6,7 @@ import colorsys
 import textwrap
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -15,6 +16,7 @@ from osprey_ros.regions import RegionError, Regions
 TINT = 0.18  # how much of the region's colour covers the picture: little, since words often name the object's own
 LINE_LENGTH = 28  # characters, then a label goes on in another line; a longer word is broken
 MAX_LINES = 3
+_CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
 def overlay(rgb: np.ndarray, regions: Regions, labels: Sequence[str], scale: int = 1) -> np.ndarray:
@@ -24,31 +26,36 @@ def overlay(rgb: np.ndarray, regions: Regions, labels: Sequence[str], scale: int
     pictures so that labels find room. Raises RegionError if sizes or numbers do not agree.
     """
     check_rgb(rgb)
-    if regions.shape != rgb.shape[:2]:
+    size = (rgb.shape[1] * scale, rgb.shape[0] * scale)
+    canvas = rgb.copy() if scale == 1 else np.array(Image.fromarray(np.ascontiguousarray(rgb)).resize(size))
+    draw_regions(canvas, regions, labels, scale)
+    return canvas
+
+
+def draw_regions(canvas: np.ndarray, regions: Regions, labels: Sequence[str], scale: int = 1) -> None:
+    """Does the same on a picture, uint8 [H * scale, W * scale, 3], in place."""
+    height, width = canvas.shape[:2]
+    if (regions.shape[0] * scale, regions.shape[1] * scale) != (height, width):
         raise RegionError(
             f"the regions are {regions.shape[1]}x{regions.shape[0]} pixels, "
-            f"the picture is {rgb.shape[1]}x{rgb.shape[0]}"
+            f"the picture is {width // scale}x{height // scale}"
         )
     if len(labels) != len(regions):
         raise RegionError(f"{len(regions)} regions need as many labels, not {len(labels)}")
-    image = Image.fromarray(np.ascontiguousarray(rgb)).resize((rgb.shape[1] * scale, rgb.shape[0] * scale))
-    canvas = np.array(image)
-    outline = max(1, min(canvas.shape[:2]) // 240)
+    outline = max(1, min(height, width) // 240)
     for row, region in enumerate(regions.ids):
         mask = regions.crop(row).repeat(scale, axis=0).repeat(scale, axis=1)
         _paint(canvas, mask, regions.boxes[row] * scale, colour_of(int(region)), outline)
 
-    picture = Image.fromarray(canvas)
-    draw = ImageDraw.Draw(picture)
-    font = _font(max(11, min(picture.size) // 45))
+    font = _font(max(11, min(height, width) // 45))
     taken: list[tuple[int, int, int, int]] = []
     # Small regions first: large ones have more places to put their label.
     for row in np.argsort(regions.areas, kind="stable"):
         if labels[row]:
-            box = _place(draw, font, _wrapped(labels[row]), regions.boxes[row] * scale, picture.size, taken)
-            _write(draw, font, _wrapped(labels[row]), box, colour_of(int(regions.ids[row])))
+            label = _label(_wrapped(labels[row]), font, colour_of(int(regions.ids[row])))[:height, :width]
+            box = _place(label.shape[:2], regions.boxes[row] * scale, (width, height), taken)
+            canvas[box[1] : box[3], box[0] : box[2]] = label
             taken.append(box)
-    return np.array(picture)
 
 
 def colour_of(region_id: int) -> tuple[int, int, int]:
@@ -59,14 +66,14 @@ def colour_of(region_id: int) -> tuple[int, int, int]:
 
 
 def _paint(canvas: np.ndarray, mask: np.ndarray, box: np.ndarray, colour: tuple[int, int, int], outline: int) -> None:
-    x, y, width, height = box
-    inner = mask
-    for _ in range(outline):
-        padded = np.pad(inner, 1)
-        inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:] & inner
+    x, y, width, height = (int(v) for v in box)
     part = canvas[y : y + height, x : x + width]
-    part[inner] = (part[inner] * (1 - TINT) + np.array(colour) * TINT).astype(np.uint8)
-    part[mask & ~inner] = colour
+    inside = mask.view(np.uint8)
+    # What is outside of the box is outside of the region: its edge is an outline, too.
+    eroded = cv2.erode(inside, _CROSS, iterations=outline, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    tinted = cv2.addWeighted(part, 1 - TINT, np.full(part.shape, colour, np.uint8), TINT, 0)
+    cv2.copyTo(tinted, eroded, part)
+    part[inside > eroded] = colour
 
 
 def _wrapped(label: str) -> str:
@@ -74,16 +81,12 @@ def _wrapped(label: str) -> str:
 
 
 def _place(
-    draw: ImageDraw.ImageDraw,
-    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
-    text: str,
-    box: np.ndarray,
-    size: tuple[int, int],
-    taken: Sequence[tuple[int, int, int, int]],
+    size: tuple[int, int], box: np.ndarray, picture: tuple[int, int], taken: Sequence[tuple[int, int, int, int]]
 ) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom for a label: near its region, inside the picture, with least overlap of other labels."""
-    left, top, right, bottom = _text_box(draw, font, text)
-    width, height = int(right - left) + 6, int(bottom - top) + 6
+    """Left, top, right, bottom for a label of (height, width) that fits the picture (width, height): near its region,
+    with least overlap of other labels.
+    """
+    height, width = size
     x, y, region_width, region_height = (int(v) for v in box)
     middle = x + (region_width - width) // 2
     choices = [
@@ -97,8 +100,8 @@ def _place(
     ]
     best, best_cost = (0, 0, width, height), float("inf")
     for wanted_left, wanted_top in choices:
-        a = max(0, min(wanted_left, size[0] - width))
-        b = max(0, min(wanted_top, size[1] - height))
+        a = max(0, min(wanted_left, picture[0] - width))
+        b = max(0, min(wanted_top, picture[1] - height))
         place = (a, b, a + width, b + height)
         cost = sum(_common_area(place, other) for other in taken) + abs(a - wanted_left) + abs(b - wanted_top)
         if cost < best_cost:
@@ -106,16 +109,14 @@ def _place(
     return best
 
 
-def _write(
-    draw: ImageDraw.ImageDraw,
-    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
-    text: str,
-    box: tuple[int, int, int, int],
-    colour: tuple[int, int, int],
-) -> None:
-    left, top, _, _ = _text_box(draw, font, text)
-    draw.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), fill=(20, 20, 20), outline=colour)
-    draw.multiline_text((box[0] + 3 - left, box[1] + 3 - top), text, font=font, fill=(255, 255, 255))
+def _label(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, colour: tuple[int, int, int]) -> np.ndarray:
+    """A text on a dark ground, framed: uint8 [height, width, 3]."""
+    left, top, right, bottom = _text_box(ImageDraw.Draw(Image.new("RGB", (1, 1))), font, text)
+    picture = Image.new("RGB", (int(right - left) + 6, int(bottom - top) + 6), (20, 20, 20))
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle((0, 0, picture.width - 1, picture.height - 1), outline=colour)
+    draw.multiline_text((3 - left, 3 - top), text, font=font, fill=(255, 255, 255))
+    return np.asarray(picture)
 
 
 def _text_box(

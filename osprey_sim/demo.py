@@ -122,7 +122,7 @@ def collect(children: Sequence[Child], frames: int, timeout: float) -> Collected
     from sensor_msgs.msg import Image
     from std_msgs.msg import String
 
-    from osprey_ros.ros import messages
+    from osprey_ros.ros import images, messages
 
     collected = Collected()
 
@@ -145,7 +145,7 @@ def collect(children: Sequence[Child], frames: int, timeout: float) -> Collected
         }
 
     def on_overlay(message: Image) -> None:
-        collected.overlays[messages.stamp_of(message)] = messages.rgb_from_message(message)
+        collected.overlays[messages.stamp_of(message)] = images.rgb_from_message(message)
 
     rclpy.init(args=[])
     node = rclpy.create_node("demo")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import SetParameters
@@ -60,7 +61,9 @@ def osprey_node(env: dict[str, str], folder: Path, *parameters: str, bundle: str
 class Client:
     """A node in this process: publishes frames, keeps what the osprey node publishes, calls its services."""
 
-    def __init__(self, env: dict[str, str], reliability: ReliabilityPolicy = ReliabilityPolicy.RELIABLE) -> None:
+    def __init__(
+        self, env: dict[str, str], reliability: ReliabilityPolicy = ReliabilityPolicy.RELIABLE, publish: bool = True
+    ) -> None:
         for name in ("ROS_DOMAIN_ID", "ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_LOG_DIR"):
             os.environ[name] = env[name]
         self.context = Context()
@@ -70,21 +73,49 @@ class Client:
         self.executor.add_node(self.node)
         self.results: dict[int, Any] = {}  # ObjectDescriptionArray by stamp, in order of arrival
         self.overlays: dict[int, Image] = {}
+        self.statuses: dict[str, DiagnosticStatus] = {}  # the latest of each name: "osprey: inputs"
         self.node.create_subscription(
             messages.ObjectDescriptionArray,
             "/osprey/objects",
             lambda message: self.results.update({messages.stamp_of(message): message}),
             10,
         )
-        qos = QoSProfile(depth=5, reliability=reliability)
-        self.image = self.node.create_publisher(Image, "image", qos)
-        self.segmentation = self.node.create_publisher(Image, "segmentation", qos)
+        if publish:
+            qos = QoSProfile(depth=5, reliability=reliability)
+            self.image = self.node.create_publisher(Image, "image", qos)
+            self.segmentation = self.node.create_publisher(Image, "segmentation", qos)
 
     def listen_to_overlay(self) -> None:
         """Subscribes to the overlay, which makes the node draw it."""
         self.node.create_subscription(
             Image, "/osprey/overlay", lambda message: self.overlays.update({messages.stamp_of(message): message}), 5
         )
+
+    def listen_to_diagnostics(self) -> None:
+        """Keeps what the node says about itself."""
+        self.node.create_subscription(
+            DiagnosticArray,
+            "/diagnostics",
+            lambda message: self.statuses.update({status.name: status for status in message.status}),
+            10,
+        )
+
+    def status(self, name: str, level: bytes, text: str, meanwhile: Callable[[], Any] = lambda: None) -> dict[str, str]:
+        """Waits until a status of the node has this level and text; returns its values.
+
+        ``meanwhile`` is called about fifty times a second.
+        """
+
+        def said() -> bool:
+            meanwhile()
+            status = self.statuses.get(f"osprey: {name}")
+            return status is not None and status.level == level and text in status.message
+
+        try:
+            self.wait_for(said, f"the status {name!r}")
+        except AssertionError as error:
+            raise AssertionError(f"{text!r} was not said; last: {self.statuses.get(f'osprey: {name}')}") from error
+        return {value.key: value.value for value in self.statuses[f"osprey: {name}"].values}
 
     def close(self) -> None:
         """Leaves the graph."""

@@ -15,7 +15,7 @@ from ros_harness import BUNDLE, Client, process_group_is_gone, ros_environment
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 
-from osprey_ros.ros import messages
+from osprey_ros.ros import images, messages
 from osprey_sim.child import Child
 from osprey_sim.render import Renderer
 from osprey_sim.scene import sample_scene
@@ -72,8 +72,8 @@ def test_the_camera_publishes_what_the_simulator_draws(env: dict[str, str], tmp_
     scene = sample_scene(3, "test", (4, 9))
     with Renderer(160, 120) as renderer:
         frame = renderer.render(scene)
-    np.testing.assert_array_equal(messages.rgb_from_message(image), frame.rgb)
-    np.testing.assert_array_equal(messages.ids_from_message(segmentation), frame.instance_ids)
+    np.testing.assert_array_equal(images.rgb_from_message(image), frame.rgb)
+    np.testing.assert_array_equal(images.ids_from_message(segmentation), frame.instance_ids)
     assert np.frombuffer(depth.data, np.float32).reshape(120, 160) == pytest.approx(frame.depth)
     # The renderer's principal point counts from the corner of the first pixel, that of ROS from its centre.
     assert camera_info.k[2] == pytest.approx(frame.camera_matrix[0, 2] - 0.5)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import json
 import xml.etree.ElementTree as ElementTree
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -49,11 +51,72 @@ def test_the_messages_depend_on_what_the_package_says() -> None:
     assert used - {"osprey_interfaces"} <= depends
 
 
-@pytest.mark.parametrize("name", ["osprey.launch.py", "demo.launch.py"])
-def test_launch_files_start_the_installed_executables(name: str) -> None:
+def calls(name: str, function: str) -> list[ast.Call]:
+    """All calls of a function in a launch file."""
     tree = ast.parse((ROOT / "launch" / name).read_text())
-    executables = [k.value.value for k in ast.walk(tree) if isinstance(k, ast.keyword) and k.arg == "executable"]
-    assert executables == [{"osprey.launch.py": "osprey_node", "demo.launch.py": "sim_camera"}[name]]
+    return [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == function]
+
+
+def keyword(call: ast.Call, name: str) -> Any:
+    return next(ast.literal_eval(k.value) for k in call.keywords if k.arg == name)
+
+
+def test_launch_files_start_the_installed_executables() -> None:
+    (osprey,) = calls("osprey.launch.py", "LifecycleNode")
+    assert (keyword(osprey, "package"), keyword(osprey, "executable")) == ("osprey_ros", "osprey_node")
+    started = {(keyword(node, "package"), keyword(node, "executable")) for node in calls("demo.launch.py", "Node")}
+    assert ("osprey_ros", "sim_camera") in started
+    assert all(package != "osprey_ros" or executable == "sim_camera" for package, executable in started)
+
+
+@pytest.mark.parametrize("name", ["osprey.launch.py", "demo.launch.py"])
+def test_every_launch_argument_is_described(name: str) -> None:
+    declared = calls(name, "DeclareLaunchArgument")
+    assert declared
+    assert all(any(k.arg == "description" for k in call.keywords) for call in declared)
+
+
+def test_launch_arguments() -> None:
+    source = (ROOT / "launch" / "osprey.launch.py").read_text()
+    wanted = "namespace bundle image segmentation params_file use_sim_time autostart respawn log_level image_transport"
+    assert all(f'"{name}"' in source for name in wanted.split())
+
+
+def test_each_installed_folder_is_there_and_has_what_launch_files_name() -> None:
+    folders = [call.args[0].value for call in ast.walk(setup_arguments()["data_files"]) if isinstance(call, ast.Call)]
+    assert {"launch", "config", "rviz", "foxglove", "engines/nano"} <= set(folders)
+    assert all(any((ROOT / folder).iterdir()) for folder in folders)
+
+
+def test_colcon_runs_the_tests_with_pytest() -> None:
+    assert "pytest" in ast.literal_eval(setup_arguments()["extras_require"])["test"]
+
+
+def test_what_is_imported_is_a_dependency() -> None:
+    rosdep = {"numpy": "python3-numpy", "cv2": "python3-opencv", "PIL": "python3-pil"}
+    rosdep["onnxruntime"] = "python3-onnxruntime-pip"
+    declared = {d.text for d in ElementTree.parse(ROOT / "package.xml").iter("exec_depend")}
+    imported = set()
+    for path in (*(ROOT / "osprey_ros").rglob("*.py"), ROOT / "osprey_sim" / "camera_node.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {name.name.split(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.split(".")[0])
+    messages = {name for name in imported if name.endswith(("_msgs", "_interfaces"))}
+    assert messages | {"rclpy"} <= declared
+    assert {rosdep[name] for name in imported & set(rosdep)} <= declared
+
+
+@pytest.mark.parametrize("topic", ["/osprey/overlay", "/osprey/markers", "/camera/depth"])
+def test_the_viewers_look_at_the_topics_of_the_demo(topic: str) -> None:
+    rviz = (ROOT / "rviz" / "osprey.rviz").read_text()
+    assert yaml.safe_load(rviz)["Visualization Manager"]["Displays"]
+    foxglove = (ROOT / "foxglove" / "osprey.json").read_text()
+    panels = json.loads(foxglove)["configById"]
+    assert all(f'"{panel}"' in foxglove.split('"layout"')[1] for panel in panels)
+    assert topic in rviz
+    assert topic in foxglove
 
 
 def test_colcon_is_told_of_both_packages() -> None:

@@ -1,117 +1,154 @@
-"""The two subscriptions of the node: pairs of image and segmentation out, and in words what keeps pairs away."""
+"""The subscriptions of the node: the messages of one moment out, and in words what keeps frames away."""
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.subscription import Subscription
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from osprey_ros.errors import OspreyError
+from osprey_ros.ros.frames import CAMERA_INFO, DEPTH, DETECTIONS, IMAGE, REGIONS, SEGMENTATION, RawFrame
+from osprey_ros.ros.input_state import InputState
 from osprey_ros.ros.messages import stamp_of
+from osprey_ros.ros.subscription import AdaptiveSubscription
 from osprey_ros.ros.sync import FrameSync
 
-# Deep enough for large images: with a depth of 1, stock Fast DDS loses most of them.
-QOS_DEPTH = 5
+TRANSPORTS = ("raw", "compressed")
+REGION_SOURCES = (SEGMENTATION, REGIONS, DETECTIONS)
+
 _WATCH_PERIOD = 1.0  # seconds between two looks at the publishers
-_SILENCE = 10.0  # seconds without a pair before the log says what is lacking
+_SILENCE = 10.0  # seconds without a frame before the log says what is lacking
+
+
+class InputError(OspreyError):
+    """Inputs that cannot be subscribed to here; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class InputSettings:
+    """What is subscribed to, and how messages are matched."""
+
+    image_transport: str = "raw"  # one of TRANSPORTS; compressed: the topic image/compressed
+    segmentation_transport: str = "raw"  # the same for segmentation
+    regions_from: str = SEGMENTATION  # one of REGION_SOURCES: the topic of that name
+    use_depth: bool = False  # whether depth and camera_info are subscribed to, and a frame waits for its depth
+    slop: float = 0.0  # seconds that the stamps of one frame may differ; 0: they are the same
+    queue_size: int = 15  # messages of each topic that wait for their partners
+    reliability: str = "auto"  # or "reliable", "best_effort"
 
 
 class FrameInputs:
-    """Subscribes to ``image`` and ``segmentation`` and hands over each pair of one stamp; all in the executor's thread.
+    """Subscribes, and hands over the messages of each moment; all in the executor's thread.
 
-    ``reliability`` is one of `parameters.RELIABILITIES`. With "auto" a subscription asks for reliable delivery, and is
-    renewed with best effort when a publisher appears that offers nothing better, and back when that one has gone.
+    Raises InputError if a package is missing that defines a message.
     """
 
-    def __init__(self, node: Node, reliability: str, queue_size: int, on_pair: Callable[[Image, Image], None]) -> None:
+    def __init__(self, node: Node, settings: InputSettings, on_frame: Callable[[RawFrame], None]) -> None:
+        kinds = _kinds(settings)
         self._node = node
-        self._reliability = reliability
-        self._on_pair = on_pair
-        self._sync: FrameSync[Image, Image] = FrameSync(queue_size)
-        self._image = self._subscribe("image", self._on_image)
-        self._segmentation = self._subscribe("segmentation", self._on_segmentation)
-        self._last_pair = time.monotonic()
+        self._settings = settings
+        self._on_frame = on_frame
+        self._camera_info: CameraInfo | None = None
+        matched = [role for role in kinds if role != CAMERA_INFO]
+        self._sync = FrameSync(matched, settings.queue_size, round(settings.slop * 1e9))
+        self._subscriptions: dict[str, AdaptiveSubscription] = {}
+        for role, kind in kinds.items():
+            topic = node.resolve_topic_name(role) + "/compressed" if kind is CompressedImage else role
+            take = self._keep_camera_info if role == CAMERA_INFO else functools.partial(self._take, role)
+            self._subscriptions[role] = AdaptiveSubscription(node, role, kind, topic, settings.reliability, take)
+        self._topics = {role: subscription.name for role, subscription in self._subscriptions.items()}
+        self._last_frame = time.monotonic()
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still
         self._timer = node.create_timer(_WATCH_PERIOD, self._watch, clock=steady)
 
     @property
-    def topics(self) -> tuple[str, str]:
-        """Full names of the image and the segmentation topic."""
-        return self._image.topic_name, self._segmentation.topic_name
+    def topics(self) -> Mapping[str, str]:
+        """Full names of the topics by the inputs' relative names: those of the image and of the regions come first."""
+        return self._topics
+
+    def state(self) -> InputState:
+        """What has come so far, and from whom."""
+        sync = self._sync
+        return InputState(
+            topics=tuple(subscription.state() for subscription in self._subscriptions.values()),
+            matched=sync.counts.matched,
+            unmatched_dropped=sum(sync.counts.unmatched.values()),
+            offset=sync.offset,
+            late=tuple(self._topics[role] for role in sync.topics if role in sync.late),
+            slop=self._settings.slop,
+            queue_size=self._settings.queue_size,
+        )
 
     def close(self) -> None:
-        """Unsubscribes and forgets what waited for its partner."""
+        """Unsubscribes and forgets what waited for its partners."""
         self._node.destroy_timer(self._timer)
-        self._node.destroy_subscription(self._image)
-        self._node.destroy_subscription(self._segmentation)
+        for subscription in self._subscriptions.values():
+            subscription.close()
         self._sync.clear()
+        self._camera_info = None
 
-    def _subscribe(
-        self, topic: str, callback: Callable[[Image], None], reliability: ReliabilityPolicy | None = None
-    ) -> Subscription:
-        wanted = reliability or self._wanted(self._node.resolve_topic_name(topic), ReliabilityPolicy.RELIABLE)
-        return self._node.create_subscription(Image, topic, callback, QoSProfile(depth=QOS_DEPTH, reliability=wanted))
+    def _take(self, role: str, message: Any) -> None:
+        for messages in self._sync.add(role, stamp_of(message), message):
+            self._last_frame = time.monotonic()
+            of_role = dict(zip(self._sync.topics, messages, strict=True))
+            self._on_frame(
+                RawFrame(
+                    image=of_role[IMAGE],
+                    regions=of_role[self._settings.regions_from],
+                    regions_from=self._settings.regions_from,
+                    topics=self._topics,
+                    depth=of_role.get(DEPTH),
+                    camera_info=self._camera_info,
+                )
+            )
 
-    def _wanted(self, topic: str, otherwise: ReliabilityPolicy) -> ReliabilityPolicy:
-        """What to ask of the publishers of a topic; ``otherwise`` where there are none to adapt to."""
-        if self._reliability != "auto":
-            return ReliabilityPolicy[self._reliability.upper()]
-        offered = self._offered(topic)
-        if not offered:
-            return otherwise
-        # Best effort hears both kinds.
-        best_effort = ReliabilityPolicy.BEST_EFFORT in offered
-        return ReliabilityPolicy.BEST_EFFORT if best_effort else ReliabilityPolicy.RELIABLE
-
-    def _offered(self, topic: str) -> set[ReliabilityPolicy]:
-        return {p.qos_profile.reliability for p in self._node.get_publishers_info_by_topic(topic)}
+    def _keep_camera_info(self, message: CameraInfo) -> None:
+        # Not matched: it stays the same, and some drivers send it more rarely than images.
+        self._camera_info = message
 
     def _watch(self) -> None:
-        self._image = self._adapted(self._image, "image", self._on_image)
-        self._segmentation = self._adapted(self._segmentation, "segmentation", self._on_segmentation)
-        silent = time.monotonic() - self._last_pair
+        for subscription in self._subscriptions.values():
+            subscription.adapt()
+        silent = time.monotonic() - self._last_frame
         if silent >= _SILENCE:
-            self._last_pair = time.monotonic()
-            self._node.get_logger().warning(f"no complete frame for {silent:.0f} s: {self._reasons()}")
+            self._last_frame = time.monotonic()
+            complaints = self.state().complaints() or ["messages come, and none has all its partners yet"]
+            self._node.get_logger().warning(f"no complete frame for {silent:.0f} s: {'; '.join(complaints)}")
 
-    def _adapted(self, subscription: Subscription, topic: str, callback: Callable[[Image], None]) -> Subscription:
-        """The subscription, or a new one where the publishers that are there now want another reliability."""
-        asked = subscription.qos_profile.reliability
-        wanted = self._wanted(subscription.topic_name, asked)
-        if wanted == asked:
-            return subscription
-        name = wanted.name.lower().replace("_", " ")
-        self._node.get_logger().info(
-            f"{subscription.topic_name}: its publisher offers {name}, subscribing again with that"
-        )
-        self._node.destroy_subscription(subscription)
-        return self._subscribe(topic, callback, wanted)
 
-    def _reasons(self) -> str:
-        counts = self._sync.counts
-        received = zip(self.topics, (counts.first, counts.second), strict=True)
-        reasons = [
-            f"{topic} has {self._node.count_publishers(topic)} publishers, {number} messages came"
-            for topic, number in received
-        ]
-        if counts.first and counts.second:
-            reasons.append("image and segmentation must carry exactly the same stamp")
-        deaf = [t for t in self.topics if ReliabilityPolicy.BEST_EFFORT in self._offered(t)]
-        if deaf and self._reliability == "reliable":
-            reasons.append(f"{' and '.join(deaf)}: published with best effort; set the parameter reliability to auto")
-        return "; ".join(reasons)
+def _kinds(settings: InputSettings) -> dict[str, type]:
+    """The class of the messages of each input that is subscribed to."""
+    kinds: dict[str, type] = {IMAGE: _image_kind(settings.image_transport)}
+    if settings.regions_from == SEGMENTATION:
+        kinds[SEGMENTATION] = _image_kind(settings.segmentation_transport)
+    elif settings.regions_from == REGIONS:
+        from osprey_interfaces.msg import RegionArray  # type: ignore[attr-defined]
 
-    def _on_image(self, image: Image) -> None:
-        self._hand_over(self._sync.add_first(stamp_of(image), image))
+        kinds[REGIONS] = RegionArray
+    else:
+        kinds[DETECTIONS] = _detections_kind()
+    if settings.use_depth:
+        kinds[DEPTH] = Image
+        kinds[CAMERA_INFO] = CameraInfo
+    return kinds
 
-    def _on_segmentation(self, segmentation: Image) -> None:
-        self._hand_over(self._sync.add_second(stamp_of(segmentation), segmentation))
 
-    def _hand_over(self, pair: tuple[Image, Image] | None) -> None:
-        if pair is not None:
-            self._last_pair = time.monotonic()
-            self._on_pair(*pair)
+def _image_kind(transport: str) -> type:
+    return CompressedImage if transport == "compressed" else Image
+
+
+def _detections_kind() -> type:
+    try:
+        from vision_msgs.msg import Detection2DArray  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise InputError(
+            "regions_from is 'detections' and vision_msgs is not installed: install ros-$ROS_DISTRO-vision-msgs, or "
+            "set regions_from to segmentation or regions"
+        ) from error
+    return Detection2DArray

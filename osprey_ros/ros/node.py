@@ -1,9 +1,8 @@
-"""The lifecycle node `osprey`: an image and its instance ids in, the same objects in words out.
+"""The lifecycle node `osprey`: an image and its regions in, the same objects in words out.
 
-Subscribes to ``image`` and ``segmentation`` (sensor_msgs/Image, matched by stamp) while active; publishes ``~/objects``
-(osprey_interfaces/ObjectDescriptionArray) and, where someone listens, ``~/overlay`` (sensor_msgs/Image), both with the
-header of the image. One worker thread describes the latest complete frame; frames that come meanwhile are dropped and
-counted. A frame that cannot be described is reported in the log, and the node goes on.
+Subscribes (see `inputs`) while active, publishes (see `outputs`) what it found with the header of the image, and says
+once a second on ``/diagnostics`` how it is. One worker thread describes the latest complete frame; frames that come
+meanwhile are dropped and counted. A frame that cannot be described is reported, and the node goes on.
 """
 
 from __future__ import annotations
@@ -14,37 +13,53 @@ import time
 import traceback
 from collections.abc import Callable
 
-import numpy as np
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import Image
 
-from osprey_ros.bundle import Bundle
 from osprey_ros.describer import Describer
-from osprey_ros.draw import overlay
 from osprey_ros.errors import OspreyError
-from osprey_ros.pipeline import StepResult, describe_frame
-from osprey_ros.ros import messages, parameters
-from osprey_ros.ros.inputs import QOS_DEPTH, FrameInputs
+from osprey_ros.pipeline import describe_frame
+from osprey_ros.results import Timing
+from osprey_ros.ros import health, memory, parameters
+from osprey_ros.ros.diagnostics import Diagnostics
+from osprey_ros.ros.frames import RawFrame, frame_from_messages
+from osprey_ros.ros.images import MessageError
+from osprey_ros.ros.inputs import FrameInputs
+from osprey_ros.ros.loading import load_describer
+from osprey_ros.ros.outputs import Outputs
 from osprey_ros.ros.run import run_node
+from osprey_ros.ros.statistics import Statistics, Summary
 from osprey_ros.ros.worker import LatestWorker
 
 _REPEAT = 5.0  # seconds before the same complaint is logged again
+_STAGES = ("preprocess", "vision", "regions", "prefix", "branches")  # of results.Timing
 
 Transition = Callable[["OspreyNode", LifecycleState], TransitionCallbackReturn]
 
 
 def _reported(transition: Transition) -> Transition:
-    """rclpy swallows what a transition raises: put it into the log; on_error then leads back to unconfigured."""
+    """rclpy swallows what a transition raises: say it in the log and in /diagnostics.
+
+    An OspreyError has its remedy in it: the transition fails and the state stays as it was. After anything else
+    on_error leads back to unconfigured.
+    """
 
     @functools.wraps(transition)
     def wrapped(self: OspreyNode, state: LifecycleState) -> TransitionCallbackReturn:
         try:
-            return transition(self, state)
-        except Exception:
+            result = transition(self, state)
+        except OspreyError as error:
+            self._problem = f"{transition.__name__.removeprefix('on_')} failed: {error}"
+            self.get_logger().error(self._problem)
+            return TransitionCallbackReturn.FAILURE
+        except Exception as error:
+            self._problem = f"{transition.__name__.removeprefix('on_')} failed: {type(error).__name__}: {error}"
             self.get_logger().error(f"{transition.__name__} failed:\n{traceback.format_exc()}")
             return TransitionCallbackReturn.ERROR
+        if transition.__name__ != "on_error":  # which comes after a problem, and does not solve it
+            self._problem = ""
+        return result
 
     return wrapped
 
@@ -54,12 +69,19 @@ class OspreyNode(LifecycleNode):
 
     def __init__(self) -> None:
         # Before all else: rclpy also destroys a node whose making failed.
-        self._worker: LatestWorker[tuple[Image, Image]] | None = None  # while configured
+        self._worker: LatestWorker[RawFrame] | None = None  # these three while configured
+        self._outputs: Outputs | None = None
+        self._describer: Describer | None = None
         self._inputs: FrameInputs | None = None  # while active
         super().__init__("osprey")
         self._settings = parameters.declare(self)
-        self.add_on_set_parameters_callback(self._on_set_parameters)
+        self.add_on_set_parameters_callback(self._check_parameters)
+        if hasattr(self, "add_post_set_parameters_callback"):  # not in Humble
+            self.add_post_set_parameters_callback(self._apply_parameters)
+        self._statistics = Statistics()
+        self._problem = ""  # why the last transition failed
         self._last_complaint = ("", 0.0)
+        self._diagnostics = Diagnostics(self, self._look)
 
     def autostart(self) -> None:
         """Configures and activates the node if its parameter ``autostart`` says so."""
@@ -68,40 +90,34 @@ class OspreyNode(LifecycleNode):
 
     @_reported
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Loads the engines and makes the publishers. FAILURE for a bundle that is no good; the log says why."""
-        started = time.monotonic()
-        try:
-            bundle = Bundle.open(self._settings.bundle)
-            describer = Describer(bundle, threads=self._settings.threads or None)
-        except OspreyError as error:
-            self.get_logger().error(f"parameter bundle: {error}; then configure again")
-            return TransitionCallbackReturn.FAILURE
-        self._objects = self.create_lifecycle_publisher(messages.ObjectDescriptionArray, "~/objects", QOS_DEPTH)
-        self._overlay = self.create_lifecycle_publisher(Image, "~/overlay", QOS_DEPTH)
-        self._worker = LatestWorker(functools.partial(self._describe, describer), name="osprey-describe")
-        seconds = time.monotonic() - started
-        checked = "verified" if bundle.manifest.verified else "not verified against its PyTorch model"
-        self.get_logger().info(
-            f"bundle {bundle.manifest.name} ({checked}) loaded from {bundle.root} in {seconds:.1f} s"
-        )
+        """Loads the engines and makes the publishers. Fails for a bundle that is no good, or too large."""
+        settings = self._settings
+        log = self.get_logger()
+        describer = load_describer(settings.bundle, settings.threads, settings.memory_reserve * memory.MIB, log.info)
+        manifest = describer.bundle.manifest
+        if not manifest.verified:
+            log.warning(health.unverified(manifest))
+        self._outputs = Outputs(self)
+        self._describer = describer
+        self._worker = LatestWorker(self._describe, name="osprey-describe", interval=settings.interval)
+        log.info(f"bundle {manifest.name} is ready")
         return super().on_configure(state)
 
     @_reported
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Subscribes."""
+        """Subscribes. Fails where a message package is missing."""
+        self._statistics.start()
         result = super().on_activate(state)
-        self._inputs = FrameInputs(self, self._settings.reliability, self._settings.queue_size, self._on_pair)
-        self.get_logger().info("describing {} with the ids of {}".format(*self._inputs.topics))
+        self._inputs = FrameInputs(self, self._settings.inputs, self._on_frame)
+        self.get_logger().info(f"listening to {', '.join(self._inputs.topics.values())}")
         return result
 
     @_reported
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Unsubscribes. What is still being described is not published."""
+        """Unsubscribes, and stops what is being described within one run of an engine."""
+        summary = self._summary()
         self._unsubscribe()
-        if self._worker is not None:
-            self.get_logger().info(
-                f"{self._worker.done} frames described, {self._worker.dropped} dropped for later ones"
-            )
+        self.get_logger().info(f"{summary.described} frames described, {summary.replaced} dropped for later ones")
         return super().on_deactivate(state)
 
     @_reported
@@ -120,60 +136,89 @@ class OspreyNode(LifecycleNode):
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Returns to unconfigured, from where configure can be tried again."""
         self._release()
-        return super().on_error(state)
+        super().on_error(state)
+        return TransitionCallbackReturn.SUCCESS
 
     def destroy_node(self) -> None:
         """Ends the worker thread and removes the node from the graph."""
         self._release()
         super().destroy_node()
 
-    def _on_set_parameters(self, changes: list[Parameter]) -> SetParametersResult:
+    def _check_parameters(self, changes: list[Parameter]) -> SetParametersResult:
         try:
-            self._settings = self._settings.changed(changes)
+            self._settings.changed(changes)
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
+        if not hasattr(self, "add_post_set_parameters_callback"):
+            self._apply_parameters(changes)
         return SetParametersResult(successful=True)
+
+    def _apply_parameters(self, changes: list[Parameter]) -> None:
+        self._settings = self._settings.changed(changes)
+        if self._worker is not None:
+            self._worker.interval = self._settings.interval
+            for sentence in parameters.waiting(changes):
+                self.get_logger().info(sentence)
 
     def _unsubscribe(self) -> None:
         if self._inputs is not None:
             self._inputs.close()
             self._inputs = None
         if self._worker is not None:
-            self._worker.discard()
+            self._worker.cancel()
 
     def _release(self) -> None:
         self._unsubscribe()
         if self._worker is not None:
             self._worker.close()
-            self._worker = None  # and with it the describer
-            self.destroy_lifecycle_publisher(self._objects)
-            self.destroy_lifecycle_publisher(self._overlay)
+            self._worker = None
+        if self._outputs is not None:
+            self._outputs.close()
+            self._outputs = None
+        if self._describer is not None:
+            self._describer = None
+            memory.give_back()
 
-    def _on_pair(self, image: Image, segmentation: Image) -> None:
+    def _on_frame(self, raw: RawFrame) -> None:
         if self._worker is not None:
-            self._worker.submit((image, segmentation))
+            self._statistics.matched()
+            self._worker.submit(raw)
 
-    def _describe(self, describer: Describer, pair: tuple[Image, Image]) -> None:
+    def _describe(self, raw: RawFrame) -> None:
         """Describes one frame and publishes it. Runs in the worker's thread."""
-        topics = self.resolve_topic_name("image"), self.resolve_topic_name("segmentation")
+        describer, outputs, worker = self._describer, self._outputs, self._worker
+        if describer is None or outputs is None or worker is None:
+            return
         settings = self._settings
         try:
-            frame = messages.frame_from_messages(*pair, topics=topics)
-            result = describe_frame(describer, frame, settings.step)
-            if result.nothing:
-                self._complain(f"{topics[1]}: {result.nothing}; an empty array is published", serious=False)
-            header = messages.header_message(frame.stamp, frame.frame_id)
-            self._objects.publish(messages.objects_message(result.objects, header))
-            if settings.overlay and self._overlay.get_subscription_count():
-                self._overlay.publish(messages.image_message(_drawn(frame.rgb, result), "rgb8", header))
-        except messages.MessageError as error:
-            self._complain(str(error))
+            started = time.perf_counter()
+            frame = frame_from_messages(raw)
+            converted = time.perf_counter()
+            result = describe_frame(describer, frame, settings.step, should_stop=worker.stopping)
+            if worker.stopping():
+                self._statistics.stopped()
+                return
+            described = time.perf_counter()
+            outputs.publish(frame, result, draw=settings.overlay)
+            published = time.perf_counter()
+            age = (self.get_clock().now().nanoseconds - frame.stamp) / 1e9
+            seconds = _stages(result.timing, converted - started, published - described, published - started)
+            nothing = f"{raw.topics[raw.regions_from]}: {result.nothing}" if result.nothing else ""
+            self._statistics.described(age, seconds, result.skipped, nothing)
+            if nothing:
+                self._complain(f"{nothing}; an empty array is published", serious=False)
+        except MessageError as error:
+            self._fail(str(error))
         except OspreyError as error:
-            self._complain(f"{topics[0]}, {topics[1]}: {error}")
-        except Exception:
+            self._fail(f"{', '.join(raw.topics.values())}: {error}")
+        except Exception as error:
             # Whatever went wrong with this frame, the next one deserves its try. Nothing is wrong if the process ends.
             if self.context.ok():
-                self._complain(f"a frame could not be described:\n{traceback.format_exc()}")
+                self._fail(f"a frame could not be described: {type(error).__name__}: {error}", traceback.format_exc())
+
+    def _fail(self, reason: str, details: str = "") -> None:
+        self._statistics.failed(reason)
+        self._complain(f"{reason}\n{details}".rstrip())
 
     def _complain(self, message: str, serious: bool = True) -> None:
         """Logs an error, or a warning, at once if it is a new one, else not more than every few seconds."""
@@ -186,11 +231,41 @@ class OspreyNode(LifecycleNode):
             else:
                 self.get_logger().warning(message)
 
+    def _summary(self) -> Summary:
+        return self._statistics.summary(self._worker.replaced if self._worker is not None else 0)
 
-def _drawn(rgb: np.ndarray, result: StepResult) -> np.ndarray:
-    if result.regions is None:
-        return rgb
-    return overlay(rgb, result.regions, [described.description for described in result.objects])
+    def _look(self) -> list[health.Status]:
+        """All that /diagnostics says. Runs in the executor's thread."""
+        settings = self._settings
+        state = "active" if self._inputs else "inactive" if self._worker else "unconfigured"
+        found = [health.lifecycle_status(state, self._problem)]
+        if self._inputs is not None:
+            summary = self._summary()
+            found += [
+                health.inputs_status(self._inputs.state(), summary.unmatched_for),
+                health.frames_status(summary, settings.max_age, settings.interval),
+                health.stages_status(summary),
+            ]
+        if self._describer is not None:
+            bundle = self._describer.bundle
+            found.append(health.bundle_status(bundle.manifest, str(bundle.root)))
+        reserve = settings.memory_reserve * memory.MIB
+        return [*found, health.memory_status(memory.resident(), memory.available(), reserve)]
+
+
+def _stages(timing: Timing | None, converted: float, published: float, whole: float) -> dict[str, float]:
+    """Seconds by stage; "overhead" is all that is not an engine at work. Empty where nothing was described."""
+    if timing is None:
+        return {}
+    described = {name: getattr(timing, name) for name in _STAGES}
+    return {
+        "conversion": converted,
+        **described,
+        "publishing": published,
+        "engines": timing.engine,
+        "overhead": whole - timing.engine,
+        "frame": whole,
+    }
 
 
 def _create() -> OspreyNode:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -12,48 +13,81 @@ Item = TypeVar("Item")
 class LatestWorker(Generic[Item]):
     """Runs ``work`` in one thread, with a mailbox for one item: what is given later replaces what still waits.
 
-    ``work`` must deal with its own errors. ``done`` counts the items that were worked on, ``dropped`` those that were
-    replaced or discarded before their turn.
+    ``work`` must deal with its own errors and return soon once `stopping` says so. ``interval`` seconds, which may be
+    changed at any time, pass at least from one start of it to the next; the item that is then the latest is taken.
+    ``replaced`` counts those that gave way to later ones since the last `cancel`.
     """
 
-    def __init__(self, work: Callable[[Item], None], name: str) -> None:
-        self.done = 0
-        self.dropped = 0
+    def __init__(self, work: Callable[[Item], None], name: str, interval: float = 0.0) -> None:
+        self.replaced = 0
+        self._interval = interval
         self._work = work
         self._item: Item | None = None
+        self._busy = False
+        self._stopping = False
         self._closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
+    @property
+    def interval(self) -> float:
+        """Least seconds from one start to the next."""
+        return self._interval
+
+    @interval.setter
+    def interval(self, seconds: float) -> None:
+        with self._changed:
+            self._interval = seconds
+            self._changed.notify_all()
+
     def submit(self, item: Item) -> None:
         """Leaves an item for the thread, in place of one that still waits."""
         with self._changed:
-            self.dropped += self._item is not None
+            self.replaced += self._item is not None
             self._item = item
             self._changed.notify_all()
 
-    def discard(self) -> None:
-        """Takes away an item that still waits; the one being worked on goes on."""
+    def stopping(self) -> bool:
+        """Whether the item being worked on is wanted no longer; called by the work itself."""
+        return self._stopping
+
+    def cancel(self) -> None:
+        """Discards the item that waits, and returns when the one being worked on has ended, which it is told to do."""
         with self._changed:
-            self.dropped += self._item is not None
             self._item = None
+            self.replaced = 0
+            self._stopping = True
+            self._changed.wait_for(lambda: not self._busy)
+            self._stopping = False
 
     def close(self) -> None:
-        """Discards what waits and returns when the thread has ended, after the item it is working on."""
+        """Cancels, and ends the thread."""
         with self._changed:
             self._closed = True
+            self._stopping = True
             self._changed.notify_all()
-        self.discard()
         self._thread.join()
 
     def _run(self) -> None:
+        started = float("-inf")
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._item is not None or self._closed)
+                # Meanwhile later items take the place of this one, and the interval may change.
+                while not self._closed and (left := started + self._interval - time.monotonic()) > 0:
+                    self._changed.wait(left)
                 if self._closed:
                     return
+                if self._item is None:
+                    continue
                 item, self._item = self._item, None
-            self._work(item)  # type: ignore[arg-type]
-            self.done += 1
-            item = None  # not kept alive until the next one comes
+                self._busy = True
+            started = time.monotonic()
+            try:
+                self._work(item)
+            finally:
+                item = None  # type: ignore[assignment]  # not kept alive until the next one comes
+                with self._changed:
+                    self._busy = False
+                    self._changed.notify_all()

@@ -1,0 +1,302 @@
+"""The node under a camera at full rate: memory, age of its results, drops, and what it adds to the engines.
+
+    python benchmarks/node.py --bundle engines/nano --seconds 60 --json build/node.json
+
+A process publishes 1280x720 images with id images at 30 Hz, the node is another, and this one listens and looks at the
+node's memory. Ages are from the stamp, taken before publishing, to the arrival of the result here; "before publication"
+is what the node itself says. Ends with status 1 where a promise is not kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from osprey_sim.child import Child
+
+SETTLED = 10.0  # seconds before memory is compared
+GROWTH = 5.0  # MB
+OVERHEAD = 12.0  # ms
+MIB = 1 << 20
+PROFILE = """<?xml version="1.0" encoding="UTF-8"?>
+<profiles xmlns="http://www.eprosima.com">
+  <transport_descriptors>
+    <transport_descriptor>
+      <transport_id>large_memory</transport_id>
+      <type>SHM</type>
+      <segment_size>67108864</segment_size>
+      <maxMessageSize>8388608</maxMessageSize>
+    </transport_descriptor>
+    <transport_descriptor>
+      <transport_id>udp</transport_id>
+      <type>UDPv4</type>
+    </transport_descriptor>
+  </transport_descriptors>
+  <participant profile_name="large_images" is_default_profile="true">
+    <rtps>
+      <userTransports>
+        <transport_id>large_memory</transport_id>
+        <transport_id>udp</transport_id>
+      </userTransports>
+      <useBuiltinTransports>false</useBuiltinTransports>
+    </rtps>
+  </participant>
+</profiles>
+"""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was seen after the node had settled. Seconds and MB; ``stages`` are p50 and p95 in ms, as the node says."""
+
+    seconds: float
+    published: int
+    described: int
+    dropped: int
+    unmatched: int
+    newer: bool  # every stamp was newer than the one before
+    age_p50: float
+    age_p95: float
+    age_max: float
+    frame_p95: float  # of the node's work on one frame
+    memory_settled: float
+    memory_end: float
+    memory_growth: float
+    rate_in: float
+    rate_out: float
+    stages: dict[str, tuple[float, float]]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures, prints a table, and returns 1 where a promise is not kept."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--bundle", default="nano", help="a folder or a name (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long, settling included (%(default)s)")
+    parser.add_argument("--rate", type=float, default=30.0, help="frames a second (%(default)s)")
+    parser.add_argument("--width", type=int, default=1280)
+    parser.add_argument("--height", type=int, default=720)
+    parser.add_argument("--regions", type=int, default=8, help="in each frame (%(default)s)")
+    parser.add_argument("--threads", type=int, default=0, help="of the engines; 0: one for each core")
+    parser.add_argument("--max-new-tokens", type=int, default=12)
+    parser.add_argument("--stock", action="store_true", help="Fast DDS as it comes, without more shared memory")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--publish", action="store_true", help=argparse.SUPPRESS)  # this is the publishing process
+    options = parser.parse_args(argv)
+    if options.seconds <= SETTLED and not options.publish:
+        parser.error(f"--seconds must be more than {SETTLED:g}: memory is compared with what it was by then")
+    if options.publish:
+        publish(options)
+        return 0
+    figures = measure(options)
+    broken = verdict(figures, options.rate)
+    print_table(figures)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(
+            json.dumps({**asdict(figures), "broken": broken, "options": vars(options)}, default=str)
+        )
+    for line in broken:
+        print(f"not kept: {line}")
+    return 1 if broken else 0
+
+
+def publish(options: argparse.Namespace) -> None:
+    """Publishes frames until interrupted. The picture moves a little, so that each is another one."""
+    import rclpy
+    from rclpy.executors import ExternalShutdownException
+    from sensor_msgs.msg import Image
+
+    from osprey_ros.ros import messages
+
+    rgb, ids = picture(options.width, options.height, options.regions)
+    rclpy.init(args=[])
+    node = rclpy.create_node("camera")
+    publishers = [node.create_publisher(Image, topic, 5) for topic in ("image", "segmentation")]
+    number = 0
+
+    def send() -> None:
+        nonlocal number
+        number += 1
+        header = messages.header_message(time.time_ns(), "camera")
+        moved = np.roll(rgb, number % 32, axis=1)
+        publishers[0].publish(messages.image_message(moved, "rgb8", header))
+        publishers[1].publish(messages.image_message(ids, "mono16", header))
+
+    node.create_timer(1.0 / options.rate, send)
+    try:
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        rclpy.try_shutdown()
+
+
+def picture(width: int, height: int, regions: int) -> tuple[np.ndarray, np.ndarray]:
+    """A picture, uint8 [H, W, 3], of noise with coloured boxes in a row, and their ids, uint16 [H, W]."""
+    rng = np.random.default_rng(0)
+    rgb = rng.integers(100, 140, (height, width, 3), np.uint8)
+    ids = np.zeros((height, width), np.uint16)
+    step = width // regions
+    for number in range(regions):
+        part = np.s_[height // 3 : 2 * height // 3, number * step + step // 8 : (number + 1) * step - step // 8]
+        rgb[part] = rng.integers(0, 256, 3)
+        ids[part] = number + 1
+    return rgb, ids
+
+
+def measure(options: argparse.Namespace) -> Figures:
+    """Runs both processes and listens for ``options.seconds``. Raises RuntimeError if one of them ends."""
+    with tempfile.TemporaryDirectory(prefix="osprey-benchmark-") as folder:
+        os.environ["ROS_DOMAIN_ID"] = str(random.randint(1, 101))
+        os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+        os.environ["ROS_LOG_DIR"] = folder
+        if not options.stock:
+            profile = Path(folder) / "fastdds.xml"
+            profile.write_text(PROFILE)
+            os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = str(profile)
+        values = {
+            "bundle": options.bundle,
+            "autostart": "true",
+            "threads": options.threads,
+            "max_new_tokens": options.max_new_tokens,
+        }
+        node = ["--ros-args", *(part for name, value in values.items() for part in ("-p", f"{name}:={value}"))]
+        camera = ["--publish", "--rate", options.rate, "--width", options.width, "--height", options.height]
+        camera += ["--regions", options.regions]
+        with (
+            Child("osprey", "osprey_ros.ros.node", node, Path(folder) / "osprey.log", os.environ) as osprey,
+            Child(
+                "camera", "benchmarks.node", list(map(str, camera)), Path(folder) / "camera.log", os.environ
+            ) as sender,
+        ):
+            return listen(osprey, sender, options.seconds)
+
+
+def listen(osprey: Child, sender: Child, seconds: float) -> Figures:
+    """Collects what the node publishes; its clock starts with the first result."""
+    import rclpy
+    from diagnostic_msgs.msg import DiagnosticArray
+    from rclpy.executors import SingleThreadedExecutor
+
+    from osprey_ros.ros import messages
+
+    results: list[tuple[float, int, float]] = []  # arrival (monotonic), stamp, age in seconds
+    statuses: dict[str, dict[str, str]] = {}
+    memory: list[tuple[float, float]] = []  # time (monotonic), MB
+
+    def on_objects(message: Any) -> None:
+        stamp = messages.stamp_of(message)
+        results.append((time.monotonic(), stamp, (time.time_ns() - stamp) / 1e9))
+
+    def on_diagnostics(message: DiagnosticArray) -> None:
+        for status in message.status:
+            statuses[status.name.split(": ")[1]] = {value.key: value.value for value in status.values}
+
+    rclpy.init(args=[])
+    client = rclpy.create_node("listener")
+    try:
+        client.create_subscription(messages.ObjectDescriptionArray, "/osprey/objects", on_objects, 50)
+        client.create_subscription(DiagnosticArray, "/diagnostics", on_diagnostics, 10)
+        executor = SingleThreadedExecutor()
+        executor.add_node(client)
+        patience = time.monotonic() + 60
+        while not results or time.monotonic() < results[0][0] + seconds:
+            executor.spin_once(timeout_sec=0.05)
+            now = time.monotonic()
+            for child in (osprey, sender):
+                if child.status is not None:
+                    raise RuntimeError(f"{child.name} ended with status {child.status}:\n{child.output()[-3000:]}")
+            if not results and now > patience:
+                raise RuntimeError(f"no result within 60 s:\n{osprey.output()[-3000:]}")
+            if results and (not memory or now - memory[-1][0] >= 0.1):
+                memory.append((now, resident(osprey.pid)))
+    finally:
+        client.destroy_node()
+        rclpy.try_shutdown()
+
+    start = results[0][0]
+    stamps = [stamp for _, stamp, _ in results]
+    ages = [age for arrival, _, age in results if arrival >= start + SETTLED]
+    # Images that wait in the middleware make it rise and fall by some MB: medians, of two stretches of equal length.
+    stretch = min(SETTLED, (seconds - SETTLED) / 2)
+    settled = statistics.median(mb for when, mb in memory if SETTLED <= when - start <= SETTLED + stretch)
+    end = statistics.median(mb for when, mb in memory if when - start >= seconds - stretch)
+    frames, inputs = statuses["frames"], statuses["inputs"]
+    stages = milliseconds(statuses["stages"])
+    return Figures(
+        seconds=seconds,
+        published=int(inputs["/image received"]),
+        described=int(frames["described"]),
+        dropped=int(frames["dropped for later frames"]),
+        unmatched=int(inputs["given up without partner"]),
+        newer=all(later > earlier for earlier, later in pairwise(stamps)),
+        age_p50=float(np.percentile(ages, 50)),
+        age_p95=float(np.percentile(ages, 95)),
+        age_max=max(ages),
+        frame_p95=stages["frame"][1] / 1e3,
+        memory_settled=settled,
+        memory_end=end,
+        memory_growth=end - settled,
+        rate_in=float(frames["rate in"].split()[0]),
+        rate_out=float(frames["rate out"].split()[0]),
+        stages=stages,
+    )
+
+
+def resident(pid: int) -> float:
+    """Main memory that a process holds, in MB."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / MIB
+
+
+def milliseconds(values: dict[str, str]) -> dict[str, tuple[float, float]]:
+    """p50 and p95 of each stage."""
+    names = [key.removesuffix(" p50") for key in values if key.endswith(" p50")]
+    return {name: (float(values[f"{name} p50"].split()[0]), float(values[f"{name} p95"].split()[0])) for name in names}
+
+
+def verdict(figures: Figures, rate: float) -> list[str]:
+    """The promises that were not kept, in words."""
+    broken = []
+    if figures.memory_growth > GROWTH:
+        broken.append(f"memory grew by {figures.memory_growth:.1f} MB, {GROWTH:.0f} MB are allowed")
+    if not figures.newer:
+        broken.append("a published stamp was not newer than the one before")
+    allowed = figures.frame_p95 + 1 / rate
+    if figures.age_p95 > allowed:
+        broken.append(
+            f"p95 of the age is {figures.age_p95 * 1e3:.0f} ms, more than the work on a frame and one period "
+            f"({allowed * 1e3:.0f} ms)"
+        )
+    if figures.stages["overhead"][0] > OVERHEAD:
+        broken.append(f"overhead p50 is {figures.stages['overhead'][0]:.1f} ms, {OVERHEAD:.0f} ms are allowed")
+    return broken
+
+
+def print_table(figures: Figures) -> None:
+    """What a reader wants to know."""
+    print(f"{'stage':<12}{'p50':>9}{'p95':>9}")
+    for stage, (p50, p95) in figures.stages.items():
+        print(f"{stage:<12}{p50:>6.1f} ms{p95:>6.1f} ms")
+    print(f"age of the result: p50 {figures.age_p50 * 1e3:.0f} ms, p95 {figures.age_p95 * 1e3:.0f} ms")
+    print(f"memory: {figures.memory_settled:.1f} MB settled, {figures.memory_growth:+.1f} MB at the end")
+    print(
+        f"{figures.published} images came, {figures.described} described, {figures.dropped} dropped for later ones, "
+        f"{figures.unmatched} messages without partner; {figures.rate_in:.1f} Hz in, {figures.rate_out:.1f} Hz out"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""The messages of one moment as the frame that the pipeline takes. ROS types end here: nothing below knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from osprey_ros.pipeline import Frame, RegionLabel
+from osprey_ros.regions import Regions
+from osprey_ros.ros import images
+from osprey_ros.ros.images import MessageError
+from osprey_ros.ros.messages import stamp_of
+from osprey_ros.ros.region_messages import regions_from_detections, regions_from_message
+
+IMAGE, SEGMENTATION, REGIONS, DETECTIONS = "image", "segmentation", "regions", "detections"
+DEPTH, CAMERA_INFO = "depth", "camera_info"
+
+
+@dataclass(frozen=True)
+class RawFrame:
+    """The messages of one moment, as they came.
+
+    Attributes:
+        image: sensor_msgs/Image or CompressedImage.
+        regions: what ``regions_from`` names.
+        regions_from: "segmentation" (Image or CompressedImage), "regions" (RegionArray) or "detections"
+            (vision_msgs/Detection2DArray).
+        depth: sensor_msgs/Image. camera_info: the latest that came, whatever its stamp.
+        topics: full name of the topic of each input, by its relative name ("image", "segmentation" ...).
+    """
+
+    image: Image | CompressedImage
+    regions: Any
+    regions_from: str
+    topics: Mapping[str, str]
+    depth: Image | None = None
+    camera_info: CameraInfo | None = None
+
+    @property
+    def stamp(self) -> int:
+        """Stamp of the image, in nanoseconds: that of the frame."""
+        return stamp_of(self.image)
+
+
+def frame_from_messages(raw: RawFrame) -> Frame:
+    """The frame of these messages; where pictures are compressed, this takes milliseconds.
+
+    Raises MessageError that begins with the topic of the message that is no good.
+    """
+
+    def read(topic: str, convert: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return convert(*arguments)
+        except MessageError as error:
+            raise MessageError(f"{raw.topics[topic]}: {error}") from error
+
+    rgb = read(IMAGE, _rgb, raw.image)
+    regions, labels = read(raw.regions_from, _regions, raw, rgb.shape[:2])
+    depth = None if raw.depth is None else read(DEPTH, images.depth_from_message, raw.depth)
+    matrix = None if raw.camera_info is None else read(CAMERA_INFO, camera_matrix_of, raw.camera_info, rgb.shape[:2])
+    return Frame(
+        stamp=raw.stamp,
+        frame_id=raw.image.header.frame_id,
+        rgb=rgb,
+        regions=regions,
+        labels=labels,
+        depth=depth,
+        camera_matrix=matrix,
+    )
+
+
+def camera_matrix_of(message: CameraInfo, shape: tuple[int, int]) -> np.ndarray:
+    """The camera's matrix, float64 [3, 3], for an image of this (height, width): binning and roi are taken in.
+
+    Distortion is left out: the image should be a rectified one. Raises MessageError for a camera without calibration
+    and for one whose images have another size.
+    """
+    matrix = np.array(message.k, np.float64).reshape(3, 3)
+    if not (matrix[0, 0] > 0 and matrix[1, 1] > 0):
+        raise MessageError(
+            f"the focal lengths are {matrix[0, 0]:g} and {matrix[1, 1]:g}: calibrate the camera, or set use_depth to "
+            "false"
+        )
+    across, down = max(1, message.binning_x), max(1, message.binning_y)
+    # A roi of 0 by 0 pixels is the whole image.
+    wide, tall = message.roi.width or message.width, message.roi.height or message.height
+    height, width = shape
+    if (wide // across, tall // down) != (width, height):
+        raise MessageError(
+            f"it is about images of {wide // across}x{tall // down} pixels, the image is {width}x{height}: "
+            "scale camera_info together with the image"
+        )
+    matrix[0, 2] -= message.roi.x_offset
+    matrix[1, 2] -= message.roi.y_offset
+    # The centre of the first pixel is at 0: the middle of the first `across` columns moves there.
+    matrix[0, 2] = (matrix[0, 2] + 0.5) / across - 0.5
+    matrix[1, 2] = (matrix[1, 2] + 0.5) / down - 0.5
+    matrix[0, :2] /= across
+    matrix[1, :2] /= down
+    return matrix
+
+
+def _rgb(message: Image | CompressedImage) -> np.ndarray:
+    return (
+        images.rgb_from_compressed(message)
+        if isinstance(message, CompressedImage)
+        else images.rgb_from_message(message)
+    )
+
+
+def _regions(raw: RawFrame, shape: tuple[int, int]) -> tuple[np.ndarray | Regions, dict[int, RegionLabel]]:
+    if raw.regions_from == REGIONS:
+        return regions_from_message(raw.regions)
+    if raw.regions_from == DETECTIONS:
+        return regions_from_detections(raw.regions, *shape)
+    if isinstance(raw.regions, CompressedImage):
+        return images.ids_from_compressed(raw.regions), {}
+    return images.ids_from_message(raw.regions), {}

@@ -1,0 +1,169 @@
+"""The lifecycle of the node as a process, over real DDS: every transition, failures, signals, and what is freed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
+from ros_harness import BUNDLE, Client, osprey_node, process_group_is_gone, ros_environment, tabletop
+
+from osprey_sim.child import Child
+
+IMAGE, IDS = tabletop()
+STAMPS = count(1_000_000_000, 33_333_333)
+MIB = 1 << 20
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> Iterator[dict[str, str]]:
+    with ros_environment(tmp_path) as environment:
+        yield environment
+
+
+@pytest.fixture
+def client(env: dict[str, str]) -> Iterator[Client]:
+    client = Client(env)
+    client.listen_to_diagnostics()
+    yield client
+    client.close()
+
+
+def resident(child: Child) -> int:
+    """Bytes of memory that a process holds."""
+    return int(Path(f"/proc/{child.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def describes(client: Client) -> bool:
+    client.wait_until_heard()
+    stamp = next(STAMPS)
+    client.send(stamp, IMAGE, IDS)
+    return bool(client.described(stamp).objects)
+
+
+def test_lifecycle_from_a_bad_bundle_to_the_end(env: dict[str, str], client: Client, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(BUNDLE, damaged)
+    (damaged / "decoder.onnx").write_bytes(b"nothing")
+    with osprey_node(env, tmp_path, "max_new_tokens:=4", "threads:=1", bundle=str(tmp_path / "nowhere")) as child:
+        assert client.state() == "unconfigured"
+        client.status("lifecycle", DiagnosticStatus.OK, "unconfigured: nothing is loaded")
+        for bundle, reason in (
+            (tmp_path / "nowhere", f"no engine bundle '{tmp_path / 'nowhere'}'"),
+            (damaged, "decoder.onnx has 7 bytes"),
+        ):
+            assert client.set_parameter("bundle", str(bundle)).successful
+            assert not client.change_state("configure")
+            assert client.state() == "unconfigured"
+            assert reason in child.output()
+            client.status("lifecycle", DiagnosticStatus.ERROR, reason)
+
+        assert client.set_parameter("bundle", BUNDLE).successful
+        assert client.set_parameter("memory_reserve", 1_000_000).successful
+        assert not client.change_state("configure")
+        client.status("lifecycle", DiagnosticStatus.ERROR, "MB are available and memory_reserve keeps 1000000 MB free")
+        assert client.set_parameter("memory_reserve", 0).successful
+
+        assert client.change_state("configure")
+        assert client.state() == "inactive"
+        assert "loading the engines" in child.output()
+        assert client.image.get_subscription_count() == 0
+        client.status("lifecycle", DiagnosticStatus.OK, "inactive: activate the node")
+
+        assert client.change_state("activate")
+        assert describes(client)
+        client.status("lifecycle", DiagnosticStatus.OK, "active")
+        assert client.change_state("deactivate")
+        client.wait_for(lambda: client.image.get_subscription_count() == 0, "the node unsubscribes")
+        assert client.change_state("activate")
+        assert describes(client)
+        assert client.change_state("deactivate")
+
+        loaded = resident(child)
+        assert client.change_state("cleanup")
+        client.wait_for(lambda: client.node.count_publishers("/osprey/objects") == 0, "the publishers go")
+        freed = resident(child)
+        assert freed < loaded - 8 * MIB
+        assert client.change_state("configure")
+        assert client.change_state("cleanup")
+        assert resident(child) < freed + 8 * MIB
+
+        assert client.change_state("configure")
+        assert client.change_state("activate")
+        assert describes(client)
+        assert client.change_state("shutdown")
+        assert client.state() == "finalized"
+        assert child.stop() == 0
+    assert process_group_is_gone(child.pid)
+
+
+def test_deactivation_does_not_wait_for_the_frame(env: dict[str, str], client: Client, tmp_path: Path) -> None:
+    # Far too much for one second: 600 regions, each in a sentence.
+    ids = np.kron(np.arange(1, 601, dtype=np.uint16).reshape(20, 30), np.ones((8, 8), np.uint16))
+    image = np.full((*ids.shape, 3), 128, np.uint8)
+    parameters = ("autostart:=true", "max_regions:=4096", "min_area:=1", "style:=detailed", "max_new_tokens:=256")
+    with osprey_node(env, tmp_path, *parameters, "threads:=1") as child:
+        assert describes(client)
+        client.results.clear()
+        client.send(next(STAMPS), image, ids)
+        client.status("frames", DiagnosticStatus.WARN, "s old")
+        before = processor_seconds(child)
+        client.wait_for(lambda: processor_seconds(child) > before + 0.5, "the frame is being described")
+        start = time.monotonic()
+        assert client.change_state("deactivate")
+        assert time.monotonic() - start < 5.0
+        assert client.state() == "inactive"
+        assert not client.results
+        # The next frame is described as ever.
+        assert client.change_state("activate")
+        assert describes(client)
+
+
+def processor_seconds(child: Child) -> float:
+    """Time that a process has computed for."""
+    fields = Path(f"/proc/{child.pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_an_error_leads_to_a_state_from_which_configure_works(
+    env: dict[str, str], client: Client, tmp_path: Path
+) -> None:
+    # The middleware refuses two types under one name: an error that nobody has foreseen.
+    arguments = ["--ros-args", "-p", f"bundle:={BUNDLE}", "-r", "/osprey/markers:=/osprey/objects"]
+    with Child("osprey", "osprey_ros.ros.node", arguments, tmp_path / "osprey.log", env) as child:
+        for _ in range(2):
+            assert not client.change_state("configure")
+            assert client.state() == "unconfigured"
+            client.status("lifecycle", DiagnosticStatus.ERROR, "configure failed: ")
+            assert client.node.count_publishers("/osprey/objects") == 0
+        assert "Traceback" in child.output()
+        assert child.status is None
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_it_describes_ends_it_with_0(
+    env: dict[str, str], client: Client, tmp_path: Path, how: signal.Signals
+) -> None:
+    with osprey_node(env, tmp_path, "autostart:=true", "max_new_tokens:=64", "threads:=1") as child:
+        client.wait_until_heard()
+        for _ in range(3):
+            client.send(next(STAMPS), IMAGE, IDS)
+        client.wait_for(lambda: client.results, "a frame is described")
+        assert child.stop(how) == 0
+    assert "Traceback" not in child.output()
+    assert process_group_is_gone(child.pid)
+
+
+def test_an_impossible_parameter_ends_the_start_with_2(env: dict[str, str], client: Client, tmp_path: Path) -> None:
+    for parameter, reason in (("style:=poem", "style is 'poem'"), ("max_regions:=0", "max_regions")):
+        with osprey_node(env, tmp_path, parameter) as child:
+            client.wait_for(lambda child=child: child.status is not None, "the node ends")
+            assert child.status == 2
+            assert reason in child.output()

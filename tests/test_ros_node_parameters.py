@@ -1,0 +1,183 @@
+"""Parameters that change while the node runs, as a process over real DDS: each takes effect, or is refused with why."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+
+import numpy as np
+import pytest
+from rcl_interfaces.srv import DescribeParameters
+from ros_harness import Client, osprey_node, ros_environment, tabletop
+
+from osprey_ros.ros.parameters import OPTIONS
+from osprey_sim.child import Child
+
+IMAGE, IDS = tabletop()
+# Twelve patches, for what concerns many regions.
+MANY = np.kron(np.arange(1, 13, dtype=np.uint16).reshape(3, 4), np.ones((40, 40), np.uint16))
+STAMPS = count(1_000_000_000, 33_333_333)
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A client of one node that runs for all tests here."""
+    folder = tmp_path_factory.mktemp("parameters")
+    with ros_environment(folder) as env:
+        client = Client(env)
+        with osprey_node(env, folder, "autostart:=true", "max_new_tokens:=8", "threads:=1") as child:
+            client.node_log = child
+            try:
+                client.wait_until_heard()
+                yield client
+            finally:
+                client.close()
+
+
+@contextmanager
+def changed(client: Client, **values: Any) -> Iterator[None]:
+    """The node with other parameters, until the end of the block."""
+    defaults = {
+        "style": "short",
+        "categories": True,
+        "min_area": 50,
+        "max_regions": 32,
+        "max_new_tokens": 8,
+        "min_confidence": 0.0,
+        "rate_limit": 0.0,
+        "time_budget": 0.0,
+        "overlay": True,
+    }
+    try:
+        for name, value in values.items():
+            result = client.set_parameter(name, value)
+            assert result.successful, result.reason
+        yield
+    finally:
+        for name in values:
+            assert client.set_parameter(name, defaults[name]).successful
+
+
+def described(client: Client, ids: np.ndarray = IDS) -> list[Any]:
+    stamp = next(STAMPS)
+    client.send(stamp, IMAGE, ids)
+    return list(client.described(stamp).objects)
+
+
+def test_style_and_categories(client: Client) -> None:
+    usual = described(client)
+    with changed(client, style="category"):
+        assert [o.description for o in described(client)] == [o.category for o in usual]
+    with changed(client, categories=False):
+        plain = described(client)
+        assert [o.category for o in plain] == ["", "", ""]
+        assert [o.description for o in plain] == [o.description for o in usual]
+    with changed(client, style="detailed", max_new_tokens=64):
+        assert all(len(o.description) > len(u.description) for o, u in zip(described(client), usual, strict=True))
+
+
+def test_which_regions(client: Client) -> None:
+    with changed(client, min_area=1400):
+        assert [o.instance_id for o in described(client)] == [1, 2]
+    with changed(client, max_regions=1):
+        objects = described(client)
+        assert [bool(o.description) for o in objects] == [True, False, False]
+        assert objects[1].skipped == "not one of the 1 largest regions (max_regions)"
+
+
+def test_how_many_tokens(client: Client) -> None:
+    usual = described(client)
+    with changed(client, max_new_tokens=1):
+        short = described(client)
+    assert all(len(a.description) < len(b.description) for a, b in zip(short, usual, strict=True))
+
+
+def test_confidence_threshold(client: Client) -> None:
+    with changed(client, min_confidence=1.0):
+        objects = described(client)
+        assert {o.description for o in objects} == {o.category for o in objects} == {"unknown"}
+        assert all(0 < o.confidence < 1 for o in objects)
+
+
+def test_time_budget(client: Client) -> None:
+    assert not any(o.skipped for o in described(client, MANY))
+    with changed(client, time_budget=0.001):
+        skipped = [o.skipped for o in described(client, MANY) if o.skipped]
+        assert skipped
+        assert "time_budget 0.001 s" in skipped[0]
+
+
+def test_rate_limit(client: Client) -> None:
+    with changed(client, rate_limit=4.0):
+        arrived: dict[int, float] = {}
+
+        def three_results() -> bool:
+            client.send(next(STAMPS), IMAGE, IDS)
+            for stamp in client.results:
+                arrived.setdefault(stamp, time.monotonic())
+            return len(arrived) >= 3
+
+        client.results.clear()
+        client.wait_for(three_results, "three frames are described")
+        first, *_, last = arrived.values()
+        # Two intervals of 0.25 s, less what the first and the last took on their way.
+        assert last - first > 0.35
+
+
+def test_overlay(client: Client) -> None:
+    client.listen_to_overlay()
+
+    def drawn() -> bool:
+        described(client)
+        return bool(client.overlays)
+
+    client.wait_for(drawn, "the overlay comes")
+    with changed(client, overlay=False):
+        described(client)
+        client.overlays.clear()
+        for _ in range(5):
+            described(client)
+        assert not client.overlays
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("style", "poem", "style is 'poem': it must be one of short, detailed, category"),
+        ("regions_from", "thin air", "regions_from is 'thin air': it must be one of segmentation, regions, detections"),
+        ("max_regions", 0, "max_regions"),
+        ("max_new_tokens", 5000, "max_new_tokens"),
+        ("min_area", -1, "min_area"),
+        ("min_confidence", 1.5, "min_confidence"),
+        ("rate_limit", -1.0, "rate_limit"),
+        ("time_budget", -0.5, "time_budget"),
+        ("overlay", "yes", "Wrong parameter type"),
+        ("autostart", False, "autostart"),
+    ],
+)
+def test_wrong_values_are_refused_with_the_reason(client: Client, name: str, value: Any, reason: str) -> None:
+    before = described(client)
+    refused = client.set_parameter(name, value)
+    assert not refused.successful
+    assert reason in refused.reason
+    assert [o.description for o in described(client)] == [o.description for o in before]
+
+
+def test_what_is_read_later_is_said_to_be(client: Client) -> None:
+    child: Child = client.node_log
+    assert client.set_parameter("queue_size", 20).successful
+    said = "queue_size: the new value takes effect when the node is activated again"
+    client.wait_for(lambda: said in child.output(), "it is said")
+    assert described(client)
+
+
+def test_each_parameter_is_described(client: Client) -> None:
+    names = [option.name for option in OPTIONS]
+    answer = client.call(DescribeParameters, "/osprey/describe_parameters", DescribeParameters.Request(names=names))
+    for option, found in zip(OPTIONS, answer.descriptors, strict=True):
+        assert option.meaning in found.description
+        assert bool(option.limits) == bool(found.integer_range or found.floating_point_range)
+        assert all(choice in found.additional_constraints for choice in option.choices)

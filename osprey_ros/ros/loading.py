@@ -14,10 +14,13 @@ from osprey_ros.ros import memory
 _REPORT = 5.0  # seconds between two lines about a load that takes long
 
 
-def load_describer(name: str, threads: int, reserve: int, log: Callable[[str], object]) -> Describer:
+def load_describer(
+    name: str, threads: int, preprocessing: str, reserve: int, log: Callable[[str], object]
+) -> Describer:
     """Opens a bundle, checks that there is memory for it, and loads its engines.
 
-    ``threads`` is 0 for one thread a core; ``reserve`` bytes must stay free. Raises OspreyError.
+    ``threads`` is 0 for one thread a core; ``preprocessing`` is as of `Describer`; ``reserve`` bytes must stay free.
+    Raises OspreyError.
     """
     bundle = Bundle.open(name, verify=False)
     size = sum(entry.bytes for entry in bundle.manifest.files.values()) / memory.MIB
@@ -32,7 +35,7 @@ def load_describer(name: str, threads: int, reserve: int, log: Callable[[str], o
     need = memory.needed(bundle) / memory.MIB
     log(f"files checked in {checked - started:.1f} s; loading the engines, which takes at most {need:.0f} MB of memory")
     with _reports("still loading", log):
-        describer = Describer(bundle, threads=threads or None)
+        describer = Describer(bundle, threads=threads or None, preprocessing=preprocessing)
     log(f"engines loaded in {time.monotonic() - checked:.1f} s{_held()}")
     return describer
 

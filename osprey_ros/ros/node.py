@@ -93,7 +93,9 @@ class OspreyNode(LifecycleNode):
         """Loads the engines and makes the publishers. Fails for a bundle that is no good, or too large."""
         settings = self._settings
         log = self.get_logger()
-        describer = load_describer(settings.bundle, settings.threads, settings.memory_reserve * memory.MIB, log.info)
+        describer = load_describer(
+            settings.bundle, settings.threads, settings.preprocessing, settings.memory_reserve * memory.MIB, log.info
+        )
         manifest = describer.bundle.manifest
         if not manifest.verified:
             log.warning(health.unverified(manifest))

@@ -41,7 +41,7 @@ class Unit:
     name: what the journal calls it. title: what its progress is called; neighbours of one title share a bar.
     files: what it writes, "bundle/..." or "work/..." from the folder of the build; "*" stands for what is not known
     before. size: how far `make` advances the step that it gets, in bytes. inputs: what the unit depends on beside the
-    key of the build.
+    key of the build. vouches: the unit is about all others, and made anew when one of them is.
     """
 
     name: str
@@ -50,6 +50,7 @@ class Unit:
     make: Callable[[Step], None]
     size: int = 0
     inputs: str = ""
+    vouches: bool = False
 
 
 class Workspace:
@@ -109,6 +110,10 @@ class Workspace:
 
     def make(self, units: Sequence[Unit]) -> None:
         """Makes those units that are not whole, in their order."""
+        if not all(self.whole(unit) for unit in units if not unit.vouches):
+            for unit in units:
+                if unit.vouches and self._units.pop(unit.name, None) is not None:
+                    self._write()
         for title, group in groupby(units, key=lambda unit: unit.title):
             together = list(group)
             missing = [unit for unit in together if not self.whole(unit)]

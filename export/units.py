@@ -103,7 +103,8 @@ class BundleUnits:
             units.append(Unit(f"{role} plan", f"{role} plan", _in(BUNDLE, f"{role}.*.plan*"), make))
         if check is not None:
             make = partial(self._verification, check)
-            units.append(Unit("verification", "verification", _in(WORK, VERIFICATION), make, inputs=_described(check)))
+            files, inputs = _in(WORK, VERIFICATION), _described(check)
+            units.append(Unit("verification", "verification", files, make, inputs=inputs, vouches=True))
         return units
 
     def engines(self) -> dict[str, EngineEntry]:

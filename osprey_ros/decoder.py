@@ -155,18 +155,28 @@ class Decoder:
         keys: Sequence[Sequence[int]] | None = None,
         meter: Meter | None = None,
     ) -> Iterator[Token]:
-        """As `generate`, token by token as they come. Closing the iterator stops the decoding."""
+        """As `generate`, token by token as they come; errors of the call are raised at once.
+
+        Closing the iterator stops the decoding.
+        """
         branches = _as_branches(branches)
         if not len(branches):
-            return
+            return iter(())
         limits = self._checked_limits(prefix, branches, max_new_tokens)
         choose = Chooser(sampling, keys or [(index,) for index in range(len(branches))])
         request = Request(prefix.length, branches, embed, limits, eos_id, choose, self.max_parallel, self._begin())
-        for step in decode(self._engine, request, meter or Meter()):
+        steps = decode(self._engine, request, meter or Meter())
+        return (
+            Token(branch, token, logprob, last)
+            for step in steps
             for branch, token, logprob, last in zip(
                 step.branches.tolist(), step.tokens.tolist(), step.logprobs.tolist(), step.last.tolist(), strict=True
-            ):
-                yield Token(branch, token, logprob, last)
+            )
+        )
+
+    def abandon(self) -> None:
+        """Ends answers that are still being streamed: going on with them raises DecoderError."""
+        self._call += 1
 
     def score(
         self,

@@ -15,7 +15,7 @@ from time import perf_counter
 import numpy as np
 
 from osprey_ros.bundle import Bundle, BundleError
-from osprey_ros.decoder import Branches, Decoder, Generation, Meter, Prefix
+from osprey_ros.decoder import Branches, Decoder, Generation, Meter, Prefix, Token
 from osprey_ros.engines import Buffer, Engine, load_engine
 from osprey_ros.errors import OspreyError
 from osprey_ros.image import Preprocessor, check_rgb
@@ -30,6 +30,7 @@ from osprey_ros.prompt import (
     common_prefix,
     template_named,
 )
+from osprey_ros.region_grids import RegionGrids
 from osprey_ros.regions import RegionError, Regions, as_regions
 from osprey_ros.results import Description, Result, Scores, Timing, Update
 from osprey_ros.sampling import Sampling
@@ -99,6 +100,7 @@ class Describer:
         last = self.spec.num_layers - 1
         decoder = self._load("decoder", threads, f"branch_value.{last}", f"new_value.{last}")
         self._decoder = Decoder(decoder, self.spec, max_parallel)
+        self._grids = RegionGrids(self.spec.feature_sizes, self.spec.position_size)
         # Feature maps of the picture that is set, on the device of the vision engine.
         self._features: dict[str, Buffer] = {
             name: self._vision.buffer((1, channels, *size), self._vision.output_dtypes[name])
@@ -119,6 +121,7 @@ class Describer:
         """
         check_rgb(rgb)
         self._picture = None
+        self._decoder.abandon()
         start = perf_counter()
         pixels = self._preprocess(rgb)
         ready = perf_counter()
@@ -205,16 +208,23 @@ class Describer:
     ) -> Iterator[Update]:
         """As `ask`, but gives each region's answer token by token as it is decoded.
 
-        Closing the iterator stops the decoding; so does any other call of the describer, and going on with the
-        iterator then raises DecoderError. The call that follows has the seconds of `set_image` in its timing.
+        Errors of the call itself are raised at once. Closing the iterator stops the decoding; so does any other call of
+        the describer, and going on with the iterator then raises DecoderError. The call that follows has the seconds of
+        `set_image` in its timing.
         """
         picture = self._current()
         asked = self._asked(picture, regions, [question], Clock())
         limits = self._limits(asked, max_new_tokens)
+        return self._updates(
+            asked,
+            self._decoder.stream(
+                asked.prefix, asked.branches, self._rows, limits, self.spec.eos_id, sampling, _keys(asked)
+            ),
+        )
+
+    def _updates(self, asked: _Asked, decoded: Iterator[Token]) -> Iterator[Update]:
         tokens: list[list[int]] = [[] for _ in range(len(asked.branches))]
-        for token in self._decoder.stream(
-            asked.prefix, asked.branches, self._rows, limits, self.spec.eos_id, sampling, _keys(asked)
-        ):
+        for token in decoded:
             own = tokens[token.branch]
             own.append(token.id)
             yield Update(
@@ -299,9 +309,9 @@ class Describer:
 
     def _region_tokens(self, regions: Regions, meter: Meter) -> tuple[np.ndarray, np.ndarray]:
         engine = self._extractor
-        masks = regions.pooling_masks(self.spec.feature_sizes)
+        *masks, positions = self._grids.of(regions)
         arrays = {f"mask_res{level}": mask for level, mask in enumerate(masks, start=2)}
-        arrays["position"] = regions.position_grids(self.spec.position_size)
+        arrays["position"] = positions
         inputs: dict[str, np.ndarray | Buffer] = {
             name: array.astype(engine.input_dtypes[name], copy=False) for name, array in arrays.items()
         }

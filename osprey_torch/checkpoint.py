@@ -23,7 +23,7 @@ from osprey_torch.weight_layout import CONFIG, TOWER, check_shapes, list_vision_
 
 __all__ = ["Checkpoint", "CheckpointError", "load_checkpoint", "save_checkpoint"]
 
-_IDENTITY_BYTES = 1 << 20
+_IDENTITY_BYTES = 1 << 13  # of each parameter
 
 
 @dataclass(frozen=True)
@@ -87,19 +87,20 @@ class Checkpoint:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over configuration, tokenizer and, of each weight file, size and first and last megabyte.
+        """SHA-256 over configuration, tokenizer and, of each parameter, type and first kilobytes.
 
-        Cheap, and different for any two checkpoints that training has made; not a proof that each byte is the same.
+        Cheap, and different for any two checkpoints of which training has moved a single parameter; not a proof that
+        each byte is the same.
         """
         digest = hashlib.sha256(json.dumps(self.config.to_json(), sort_keys=True).encode())
         digest.update(self.tokenizer.to_str().encode())
         for path in self.files:
-            size = path.stat().st_size
-            digest.update(f"{path.name} {size}\n".encode())
+            own = sorted((t.start, name, t) for name, t in self.tensors.items() if t.path == path)
             with path.open("rb") as file:
-                digest.update(file.read(_IDENTITY_BYTES))
-                file.seek(max(0, size - _IDENTITY_BYTES))
-                digest.update(file.read(_IDENTITY_BYTES))
+                for start, name, tensor in own:
+                    digest.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())
+                    file.seek(start)
+                    digest.update(file.read(min(_IDENTITY_BYTES, tensor.nbytes)))
         return digest.hexdigest()
 
 

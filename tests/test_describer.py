@@ -198,6 +198,19 @@ def test_stream_gives_the_answers_of_ask(ready: Describer, picture: Picture) -> 
         assert tokens[region] == description.tokens.tolist()
 
 
+def test_a_stream_ends_with_its_picture(ready: Describer, picture: Picture) -> None:
+    begun = ready.stream(picture.ids, "What colour is it?", max_new_tokens=6)
+    next(begun)
+    prepared = ready.stream(picture.ids, "What colour is it?", max_new_tokens=6)
+    ready.set_image(picture.rgb[::-1].copy())
+    for stream in (begun, prepared):
+        with pytest.raises(DecoderError, match="cannot go on"):
+            list(stream)
+    ready.set_image(picture.rgb)
+    with pytest.raises(PromptError):
+        ready.stream(picture.ids, " ")  # at once, before anything is taken from it
+
+
 def test_scores_are_the_log_likelihoods_of_answers(ready: Describer, picture: Picture) -> None:
     described = ready.describe(picture.ids, "category")
     phrases = ["a red mug", "mug", "the large green bowl on the left"]

@@ -345,3 +345,16 @@ def test_reading_tensor_after_tensor_leaves_nothing_behind_in_memory(tmp_path: P
         del tensor
     # One tensor and the chunk it is converted in; all of the file would be 192 MiB.
     assert peak < 64 << 20
+
+
+@pytest.mark.parametrize(
+    "name", ["model.mm_projector.2.bias", "model.layers.1.mlp.down_proj.weight", "mask_extractor.res4.bias"]
+)
+def test_the_digest_sees_every_parameter(tmp_path: Path, name: str) -> None:
+    folders = [tmp_path / "before", tmp_path / "after"]
+    for folder in folders:
+        write(folder, format="safetensors", shards=1)
+    state = load_file(folders[1] / "model.safetensors")
+    state[name] = state[name] * 1.5 + 1
+    save_file(state, folders[1] / "model.safetensors")
+    assert Checkpoint.open(folders[0]).digest != Checkpoint.open(folders[1]).digest

@@ -18,12 +18,17 @@ from tiny import TINY
 
 from export.build import build_bundle
 from osprey_ros.describer import Describer
-from osprey_ros.prompt import QUESTIONS
+from osprey_ros.prompt import MASK, POSITION, QUESTIONS, PromptBuilder
 from osprey_torch.checkpoint import CheckpointError, load_checkpoint
 from osprey_torch.model import Osprey
 from training import train
+from training.data import Selection
 from training.prepare import prepare
+from training.readers.mixture import Mixture, Source
+from training.readers.records import Record, RecordError, Turn
+from training.readers.segmentation import Segmentation
 from training.recipe import load_recipe
+from training.record_data import RecordDataset
 from training.start import model_from_llm
 from training.tokenizer import train_tokenizer
 from training.trainer import Trainer
@@ -167,6 +172,33 @@ def test_adapters_learn_beside_a_frozen_language_model_and_are_merged(folder: Pa
     }
     name = "model.layers.0.mlp.down_proj.weight"
     assert torch.linalg.matrix_rank(after[name] - before[name], rtol=1e-3) == 2
+
+
+def test_records_that_break_while_they_are_used_are_left_out(folder: Path) -> None:
+    _, tokenizer = model_from_llm(folder / "llm", folder / "clip.bin")
+    spec = TINY.with_vocabulary(tokenizer.token_to_id("<mask>")).model_spec()
+    good = Segmentation(SQUARE, SIZE[1], SIZE[0])
+    speck = Segmentation([[10.1, 10.1, 10.3, 10.1, 10.3, 10.3]], SIZE[1], SIZE[0])
+    image = folder / "imgs" / f"{1:012d}.jpg"
+    turns = ((Turn(f"What is <mask><pos>{' beside a red cup' * 9} beside <mask><pos>?", "cup", (0, 1)),),)
+    records = [Record(image, masks, turns, f"record {n}") for n, masks in enumerate([(good, good), (good, speck)])]
+    prompts = PromptBuilder(tokenizer, spec)
+
+    def dataset(records: list[Record], max_length: int = 200) -> RecordDataset:
+        mixture = Mixture([Source("x", records, 1)], 0)
+        return RecordDataset(mixture, spec, prompts, Selection(3, questions=1), max_length)
+
+    mixed = dataset(records)
+    with pytest.warns(UserWarning, match="record 1: mask 1 has no pixel"):
+        assert all(len(mixed[n].positions) == 2 for n in range(6))
+    with pytest.warns(UserWarning, match="left out"), pytest.raises(RecordError, match="100 records in turn"):
+        dataset(records[1:])[0]
+    # A dialogue may be cut off anywhere, between the two tokens of a region, too.
+    ids, _ = prompts.dialogue([(turns[0][0].question, turns[0][0].answer)])
+    last_mask = len(ids) - 1 - ids[::-1].index(MASK)
+    cut = dataset(records[:1], spec.image_tokens + last_mask)[0].sequence
+    assert cut is not None
+    assert (cut.tokens == MASK).sum() == (cut.tokens == POSITION).sum() == 1
 
 
 def test_an_llm_that_does_not_fit_is_named(folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,11 +11,13 @@ from torch.utils.data import Dataset
 from osprey_ros.bundle import ModelSpec
 from osprey_ros.image import ImageError, load_image, normalise_and_square, resize_shortest_edge
 from osprey_ros.prompt import IMAGE, MASK, PromptBuilder
-from osprey_ros.regions import regions_from_masks
+from osprey_ros.regions import RegionError, regions_from_masks
 from osprey_torch.packing import PackedSequence, Sample, pack
 from training.data import Item, Selection
-from training.readers.mixture import Mixture
+from training.readers.mixture import BLOCK, Mixture
 from training.readers.records import Record, RecordError, Turn
+
+_ATTEMPTS = 100  # records in turn that may be broken before training ends
 
 
 class RecordDataset(Dataset[Item]):
@@ -36,17 +39,26 @@ class RecordDataset(Dataset[Item]):
         self.max_length = max_length
 
     def __getitem__(self, number: int) -> Item:
-        record = self.mixture[number]
+        for attempt in range(_ATTEMPTS):
+            try:
+                return self._item(number, self.mixture[number + attempt * BLOCK])
+            except (RecordError, RegionError) as error:
+                # What preparation does not look at, such as the pixels of a picture: another record stands in.
+                warnings.warn(f"left out: {error}", stacklevel=2)
+        raise RecordError(f"{_ATTEMPTS} records in turn cannot be used, the last as was said: check the data sets")
+
+    def _item(self, number: int, record: Record) -> Item:
         rng = np.random.default_rng([self.mixture.seed, number])
         chosen = [record.dialogues[i] for i in sorted(rng.permutation(len(record.dialogues))[: self._most])]
         try:
             rgb = load_image(record.image)
+            picture = resize_shortest_edge(rgb, self.spec.image_size)
         except ImageError as error:
             raise RecordError(f"{record.origin}: {error}") from error
         named = sorted({region for turns in chosen for turn in turns for region in turn.regions})
         masks, positions = self._regions(record, named, rgb.shape[:2])
         return Item(
-            pixels=normalise_and_square(resize_shortest_edge(rgb, self.spec.image_size), self.spec),
+            pixels=normalise_and_square(picture, self.spec),
             masks=masks,
             positions=positions,
             labels={},
@@ -71,6 +83,9 @@ class RecordDataset(Dataset[Item]):
                 f"{record.origin}: its masks are {decoded.shape[2]}x{decoded.shape[1]} pixels, {record.image} is "
                 f"{shape[1]}x{shape[0]}"
             )
+        empty = [region for region, mask in zip(named, decoded, strict=True) if not mask.any()]
+        if empty:
+            raise RecordError(f"{record.origin}: mask {empty[0]} has no pixel")
         regions = regions_from_masks(decoded)
         return regions.pooling_masks(self.spec.feature_sizes), regions.position_grids(side)
 
@@ -86,4 +101,6 @@ class RecordDataset(Dataset[Item]):
 
 def _cut(tokens: tuple[int, ...], answers: tuple[bool, ...], regions: Sequence[int]) -> Sample:
     """A sample of the tokens that are left, with the regions that they still name."""
+    if tokens[-1] == MASK:  # cut off between a region's two tokens
+        tokens, answers = tokens[:-1], answers[:-1]
     return Sample(tokens, answers, tuple(regions[: tokens.count(MASK)]))

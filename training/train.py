@@ -1,6 +1,6 @@
 """Train by a recipe: `python -m training.train --config training/configs/nano.yaml`.
 
-Stopped at any moment and started again, it goes on from the last state. On several GPUs, or with FSDP or DeepSpeed:
+Stopped at any moment and started again, it goes on from the last state. On several GPUs:
 `accelerate launch --config_file FILE -m training.train --config RECIPE`.
 """
 
@@ -12,6 +12,8 @@ import os
 import sys
 import time
 from pathlib import Path
+
+from accelerate import PartialState
 
 from osprey_torch.checkpoint import CheckpointError
 from training.prepare import prepare
@@ -52,8 +54,10 @@ def main(argv: list[str] | None = None) -> int:
             recipe = recipe.scaled(arguments.scale)
         output = arguments.output or Path("build") / recipe.name
         output.mkdir(parents=True, exist_ok=True)
-        claim(output, recipe)
-        prepared = prepare(recipe, output, arguments.workers)
+        # One process prepares the data, those beside it find it there.
+        with PartialState().main_process_first():
+            claim(output, recipe)
+            prepared = prepare(recipe, output, arguments.workers)
         trainer = Trainer(recipe, prepared, output)
         parameters = sum(p.numel() for p in prepared.model.parameters())
         print(

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
+from accelerate.utils import broadcast_object_list
 from torch import nn
 from tqdm import tqdm
 
@@ -42,6 +43,9 @@ class Trainer:
             project_dir=str(folder),
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
+        sharded = self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+        if sharded and (recipe.lora is not None or any(stage.int4_aware for stage in recipe.stages)):
+            raise RecipeError("lora and int4_aware need whole weights on each device: not with FSDP or DeepSpeed")
         torch.manual_seed(recipe.seed)
         if recipe.lora is not None:
             add_lora(prepared.model, recipe.lora)
@@ -108,7 +112,7 @@ class Trainer:
             if step % self.recipe.log_every == 0:
                 bar.set_postfix(loss=f"{loss.item():.3f}", right=f"{right.item():.3f}", refresh=False)
                 self._log(stage=stage.name, step=step, loss=loss.item(), right=right.item())
-            if time.monotonic() - saved > save_every:
+            if self._together(time.monotonic() - saved > save_every):
                 self._save(number, step + 1)
                 saved = time.monotonic()
         bar.close()
@@ -143,6 +147,14 @@ class Trainer:
         """Where to begin: {"stage", "step", "state"}; `state` names the folder of weights and optimizer, if any."""
         path = self.folder / PROGRESS
         return json.loads(path.read_text()) if path.is_file() else _START
+
+    def _together(self, decision: bool) -> bool:
+        """The main process's decision, for all: each has a clock of its own, and saving waits for everyone."""
+        if self.accelerator.num_processes == 1:
+            return decision
+        decisions = [decision]
+        broadcast_object_list(decisions)
+        return decisions[0]
 
     def _save_checkpoint(self, model: nn.Module) -> None:
         """Writes the trained model in the published layout, its weights gathered from wherever they are."""

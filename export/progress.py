@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
 
@@ -45,16 +46,16 @@ class Progress:
         return _Lines(title, total, unit, done, self.say, self._clock)
 
 
-class Step:
+class Step(ABC):
     """A long step that is under way."""
 
+    @abstractmethod
     def advance(self, parts: float = 1) -> None:
         """Says that so many more parts are done."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self, whole: bool) -> None:
         """Ends the step; `whole` is False where it was broken off."""
-        raise NotImplementedError
 
     def __enter__(self) -> Step:
         return self

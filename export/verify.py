@@ -19,7 +19,6 @@ import onnxruntime
 import torch
 
 from export.figures import STAGES, Limit, Limits, StageFigures, TokenFigures, VerificationError
-from export.memory import release
 from export.samples import VerificationSample
 from export.streamed import Read, StreamedDecoder
 from export.verify_decoder import Conversation, Script, ask_engine, compare_graph, compare_words, follow
@@ -27,6 +26,7 @@ from export.verify_encoders import EncoderInputs, Tokens, compare_encoders, enco
 from osprey_ros.bundle import EMBEDDINGS, EngineEntry, onnx_engines
 from osprey_ros.decoder import Decoder
 from osprey_ros.engines import Engine, load_engine
+from osprey_ros.memory import trim
 from osprey_ros.prompt import QUESTIONS, PromptBuilder
 from osprey_torch.checkpoint import Checkpoint
 from osprey_torch.config import OspreyConfig
@@ -100,7 +100,7 @@ def verify_bundle(
     runner = Decoder(open_engine("decoder"), spec)
     answers = [ask_engine(runner, one, table, conversation) for one in own]
     del runner  # the largest engine makes room for PyTorch
-    release()
+    trim()
 
     report("verify: decoder in PyTorch with the weights of the engine")
     scripts = [Script.of(*pair, table, conversation) for pair in zip(own, answers, strict=True)]
@@ -109,7 +109,7 @@ def verify_bundle(
     table = checkpoint.read("model.embed_tokens.weight")
     scripts = [Script.of(*pair, table, conversation) for pair in zip(exact, answers, strict=True)]
     del table
-    release()
+    trim()
     references = follow(StreamedDecoder(config, checkpoint.read, spec.num_layers), scripts, report)
 
     tokens = TokenFigures()

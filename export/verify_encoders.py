@@ -11,11 +11,11 @@ from torch import nn
 
 from export.figures import StageFigures
 from export.graph_mask_extractor import LEVELS
-from export.memory import release
 from export.samples import VerificationSample
 from export.streamed import Read
 from osprey_ros.engines import Engine
 from osprey_ros.image import preprocess
+from osprey_ros.memory import trim
 from osprey_ros.prompt import IMAGE, MASK, POSITION
 from osprey_ros.regions import regions_from_id_image
 from osprey_torch.config import OspreyConfig
@@ -83,7 +83,7 @@ def encode_with_engines(
         outputs = _run(engine, {"pixels": one.pixels})
         encoded.append(Encoded([outputs[level] for level in LEVELS], outputs["image_tokens"]))
     del engine
-    release()
+    trim()
     report("verify: mask-extractor engine")
     engine = load("mask_extractor")
     for one, out in zip(inputs, encoded, strict=True):
@@ -92,7 +92,7 @@ def encode_with_engines(
         outputs = _run(engine, {**feeds, "position": one.positions})
         out.regions = (outputs["mask_tokens"], outputs["position_tokens"])
     del engine
-    release()
+    trim()
     return encoded
 
 
@@ -110,7 +110,7 @@ def encode_with_torch(
         features, tokens = model.encode_image(torch.from_numpy(one.pixels))
         encoded.append(Encoded([feature.numpy() for feature in features], tokens[0].numpy()))
     del model
-    release()
+    trim()
     report("verify: mask extractor in PyTorch")
     model = _without_weights(config)
     _give_weights(model.mask_extractor, "mask_extractor.", read)
@@ -120,7 +120,7 @@ def encode_with_torch(
         mask_tokens, position_tokens = model.encode_regions(features, masks, torch.from_numpy(one.positions))
         out.regions = (mask_tokens.numpy(), position_tokens.numpy())
     del model
-    release()
+    trim()
     return encoded
 
 

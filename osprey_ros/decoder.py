@@ -139,10 +139,8 @@ class Decoder:
         branches = _as_branches(branches)
         if not len(branches):
             return []
-        limits = self._checked_limits(prefix, branches, max_new_tokens)
-        choose = Chooser(sampling, keys or [(index,) for index in range(len(branches))])
-        request = Request(prefix.length, branches, embed, limits, eos_id, choose, self.max_parallel, self._begin())
-        return collect(decode(self._engine, request, meter or Meter()), limits, should_stop)
+        request = self._request(prefix, branches, embed, max_new_tokens, eos_id, sampling, keys)
+        return collect(decode(self._engine, request, meter or Meter()), request.limits, should_stop)
 
     def stream(
         self,
@@ -162,9 +160,7 @@ class Decoder:
         branches = _as_branches(branches)
         if not len(branches):
             return iter(())
-        limits = self._checked_limits(prefix, branches, max_new_tokens)
-        choose = Chooser(sampling, keys or [(index,) for index in range(len(branches))])
-        request = Request(prefix.length, branches, embed, limits, eos_id, choose, self.max_parallel, self._begin())
+        request = self._request(prefix, branches, embed, max_new_tokens, eos_id, sampling, keys)
         steps = decode(self._engine, request, meter or Meter())
         return (
             Token(branch, token, logprob, last)
@@ -233,6 +229,21 @@ class Decoder:
         self._check_prefix(prefix)
         logits, new = self._engine.run(embeds, positions, mask, logit_rows, prefix.length)
         return logits, KeyValues(new[0::2], new[1::2])
+
+    def _request(
+        self,
+        prefix: Prefix,
+        branches: Branches,
+        embed: Embed,
+        max_new_tokens: int | np.ndarray,
+        eos_id: int,
+        sampling: Sampling | None,
+        keys: Sequence[Sequence[int]] | None,
+    ) -> Request:
+        """Begins a call that decodes, its arguments checked; see `generate`."""
+        limits = self._checked_limits(prefix, branches, max_new_tokens)
+        choose = Chooser(sampling, keys or [(index,) for index in range(len(branches))])
+        return Request(prefix.length, branches, embed, limits, eos_id, choose, self.max_parallel, self._begin())
 
     def _begin(self) -> Callable[[], None]:
         """Begins a call; those before it cannot go on. Returns what raises DecoderError once another has begun."""

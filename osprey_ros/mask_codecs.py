@@ -9,11 +9,10 @@ import cv2
 import numpy as np
 
 from osprey_ros.errors import OspreyError
-from osprey_ros.regions import MAX_ID, Regions
+from osprey_ros.regions import MAX_ID, Regions, image_with_room
 
 _SUBPIXEL_BITS = 4  # OpenCV takes corners as integers with so many binary places
 _FAR = 1 << 20  # pixels; corners beyond are as good as there
-_LAYERS_TRIED = 4  # label images in which room is looked for before there is a new one: bounds the search
 
 
 class MaskError(OspreyError):
@@ -129,7 +128,7 @@ def regions_from_parts(parts: Sequence[MaskPart], ids: Sequence[int], height: in
         mask = part.mask[y : y + h, x : x + w]
         left, top = part.left + x, part.top + y
         place = (slice(top, top + h), slice(left, left + w))
-        image = _with_room(images, place, mask)
+        image = image_with_room(images, place, mask)
         np.copyto(images[image][place], number, where=mask)
         rows.append((image, number, region, np.count_nonzero(mask), left, top, w, h))
     table = np.array(rows, np.int64).reshape(-1, 8)
@@ -141,12 +140,3 @@ def regions_from_parts(parts: Sequence[MaskPart], ids: Sequence[int], height: in
         areas=table[:, 3],
         boxes=table[:, 4:].astype(np.int32),
     )
-
-
-def _with_room(images: list[np.ndarray], place: tuple[slice, slice], mask: np.ndarray) -> int:
-    """Number of a label image where nothing lies under the mask; a new one where the latest have no room."""
-    for number in range(max(0, len(images) - _LAYERS_TRIED), len(images)):
-        if not np.logical_and(images[number][place], mask).any():
-            return number
-    images.append(np.zeros_like(images[0]))
-    return len(images) - 1

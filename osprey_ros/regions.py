@@ -259,15 +259,17 @@ class _Layers:
             part = (slice(y, y + h), slice(x, x + w))
             crop = mask[part] != 0
             self.areas[number] = np.count_nonzero(crop)
-            self.image_of[number] = self._with_room(part, crop)
+            self.image_of[number] = image_with_room(self.images, part, crop)
             np.copyto(self.images[self.image_of[number]][part], number + 1, where=crop)
 
-    def _with_room(self, part: tuple[slice, slice], crop: np.ndarray) -> int:
-        for number in range(max(0, len(self.images) - _LAYERS_TRIED), len(self.images)):
-            if not np.logical_and(self.images[number][part], crop).any():
-                return number
-        self.images.append(np.zeros_like(self.images[0]))
-        return len(self.images) - 1
+
+def image_with_room(images: list[np.ndarray], place: tuple[slice, slice], mask: np.ndarray) -> int:
+    """Number of a label image where nothing lies under a mask at `place`; a new one where the latest have no room."""
+    for number in range(max(0, len(images) - _LAYERS_TRIED), len(images)):
+        if not np.logical_and(images[number][place], mask).any():
+            return number
+    images.append(np.zeros_like(images[0]))
+    return len(images) - 1
 
 
 def _listed(ids: Iterable[int]) -> str:

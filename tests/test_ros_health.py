@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
+from osprey_ros import memory
 from osprey_ros.bundle import Bundle
-from osprey_ros.ros import memory
 from osprey_ros.ros.health import (
     Level,
     bundle_status,
@@ -37,7 +37,7 @@ class Clock:
 
 
 def test_no_ros_is_imported() -> None:
-    modules = "osprey_ros.ros.health, osprey_ros.ros.statistics, osprey_ros.ros.memory, osprey_ros.ros.worker"
+    modules = "osprey_ros.ros.health, osprey_ros.ros.statistics, osprey_ros.memory, osprey_ros.ros.worker"
     code = f"import sys, {modules}; sys.exit('rclpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

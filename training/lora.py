@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -43,9 +43,11 @@ def add_lora(model: Osprey, settings: LoraSettings) -> None:
     inject_adapter_in_model(config, model.model.layers, _ADAPTER)
 
 
-def lora_parameters(model: Osprey) -> Iterator[nn.Parameter]:
-    """The adapters' own weights."""
-    return (parameter for name, parameter in model.model.layers.named_parameters() if ".lora_" in name)
+def freeze_below_adapters(language_model: Iterable[nn.Parameter], model: Osprey) -> None:
+    """Freezes the parameters of the language model, all but the adapters' own weights."""
+    adapters = {id(p) for name, p in model.model.layers.named_parameters() if ".lora_" in name}
+    for parameter in language_model:
+        parameter.requires_grad_(parameter.requires_grad and id(parameter) in adapters)
 
 
 def merged_state(model: Osprey) -> dict[str, torch.Tensor]:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from osprey_torch.checkpoint import save_checkpoint
 from training.data import batches
 from training.int4_aware import int4_weights, settle_on_int4
-from training.lora import add_lora, lora_parameters, merged_state
+from training.lora import add_lora, freeze_below_adapters, merged_state
 from training.objective import Objective
 from training.prepare import Prepared
 from training.recipe import Recipe, RecipeError
@@ -124,16 +124,12 @@ class Trainer:
         accelerator.free_memory()
 
     def _optimizer(self, stage: Stage) -> torch.optim.Optimizer:
-        parameters = list(freeze_all_but(self.prepared.model, stage.trains))
+        model = self.prepared.model
+        parameters = list(freeze_all_but(model, stage.trains))
         if self.recipe.lora is not None:
-            adapters = {id(p) for p in lora_parameters(self.prepared.model)}
-            language = group_parameters(self.prepared.model)["language_model"]
-            frozen = {id(p) for p in language if id(p) not in adapters}
-            for parameter in language:
-                parameter.requires_grad_(parameter.requires_grad and id(parameter) in adapters)
-            parameters = [p for p in parameters if id(p) not in frozen]
+            freeze_below_adapters(group_parameters(model)["language_model"], model)
         self.objective.heads.requires_grad_(not stage.learns_words)
-        parameters += [p for p in self.objective.heads.parameters() if p.requires_grad]
+        parameters = [p for p in (*parameters, *self.objective.heads.parameters()) if p.requires_grad]
         groups = [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": stage.weight_decay},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},

@@ -17,11 +17,12 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
+from osprey_ros import memory
 from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError
 from osprey_ros.pipeline import describe_frame
 from osprey_ros.results import Timing
-from osprey_ros.ros import health, memory, parameters
+from osprey_ros.ros import health, parameters
 from osprey_ros.ros.diagnostics import Diagnostics
 from osprey_ros.ros.frames import RawFrame, frame_from_messages
 from osprey_ros.ros.images import MessageError

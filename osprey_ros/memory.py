@@ -6,7 +6,6 @@ Imports no ROS. Reads Linux's /proc; where that is not to be had, nothing is kno
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import gc
 import os
 from pathlib import Path
@@ -76,10 +75,14 @@ def shortage(bundle: Bundle, reserve: int) -> str:
     )
 
 
+def trim() -> None:
+    """Returns to the system what was freed, where the C library keeps it otherwise and can be asked to (glibc)."""
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
 def give_back() -> None:
-    """Returns to the system what was freed: the C library keeps it otherwise."""
+    """Frees what nothing refers to any more, cycles included, and returns it to the system."""
     gc.collect()
-    library = ctypes.util.find_library("c")
-    trim = getattr(ctypes.CDLL(library), "malloc_trim", None) if library else None
-    if trim is not None:  # glibc only
-        trim(0)
+    trim()

@@ -96,12 +96,6 @@ def test_groups_hold_every_parameter_once_and_freezing_goes_by_group(config: Osp
         Stage("x", ("towers",), Selection(1), 1, 1e-3, steps=1)
 
 
-def test_mirrored_pictures_are_refused_where_words_know_left_from_right(store, config, tokenizer, tmp_path) -> None:
-    prepared = _prepared(store, config, tokenizer)
-    with pytest.raises(ValueError, match="mirrored"):
-        prepared.items(Selection(2, questions=1, flip=True), 0)
-
-
 def test_settled_weights_lose_nothing_in_int4(config: OspreyConfig) -> None:
     model = Osprey(config)
     weight = model.model.layers[0].mlp.down_proj.weight

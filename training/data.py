@@ -5,21 +5,21 @@ A batch is a function of the seed and of its number alone, so that a resumed run
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from osprey_ros.bundle import ModelSpec
-from osprey_ros.image import normalise_and_square
+from osprey_ros.image import normalise_and_square, resize_shortest_edge
 from osprey_ros.prompt import PromptBuilder
 from osprey_ros.regions import regions_from_id_image
 from osprey_sim.words import CLASSES, COLOURS, PARTS, SIZES
 from osprey_torch.packing import PackedBatch, PackedSequence, Sample, collate, pack
 from training.store import SceneStore
-from training.words import RegionFacts, dialogues
+from training.words import KINDS, PLACED, SIZED, RegionFacts, dialogues
 
 CATEGORIES = (*CLASSES, *PARTS)
 LABELS = {"category": CATEGORIES, "colour": COLOURS, "size": SIZES}
@@ -57,22 +57,67 @@ class Item:
     sequence: PackedSequence | None
 
 
+# Of a region that the edge of an enlarged picture cuts, at least this share must be left.
+_LEFT_INSIDE = 0.6
+
+
 @dataclass(frozen=True)
 class Selection:
-    """Which regions of a picture a stage learns from, and how."""
+    """Which regions of a picture a stage learns from, and how.
+
+    A mirrored or enlarged picture is spoken of in words that are still true of it: no places in either, no sizes in an
+    enlarged one. Data sets have words of their own and know brightness alone of what follows `questions`.
+    """
 
     max_regions: int
     min_area: int = 40  # visible pixels in the rendered picture
     questions: int = 0  # dialogues a region; 0: labels only
-    flip: bool = False  # mirror half of the pictures: for labels only, words know left from right
+    flip: bool = False  # mirror half of the pictures
+    zoom: float = 1.0  # enlarge a part of half of the pictures, up to so many times
+    brightness: float = 0.0  # each picture is up to this share brighter or darker
+    weights: Mapping[str, float] = field(default_factory=dict)  # of kinds of dialogues, see training.words
+
+    def __post_init__(self) -> None:
+        if not 1.0 <= self.zoom <= 4.0:
+            raise ValueError(f"selection.zoom is {self.zoom}: it must be 1 to 4")
+        if not 0.0 <= self.brightness < 1.0:
+            raise ValueError(f"selection.brightness is {self.brightness}: it must be 0 or more and below 1")
+        unknown = set(self.weights) - set(KINDS)
+        if unknown or any(weight < 0 for weight in self.weights.values()) or self.weights.get("category") == 0:
+            raise ValueError(
+                f"selection.weights are {dict(self.weights)}: expected {', '.join(KINDS)}, none below 0, and some for "
+                "category, which can be asked of every region"
+            )
+
+    def lit(self, picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A picture uint8 [H, W, 3], brighter or darker by chance."""
+        if not self.brightness:
+            return picture
+        factor = rng.uniform(1 - self.brightness, 1 + self.brightness)
+        return np.minimum(picture * np.float32(factor), 255).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class _View:
+    """A picture with its id images, as they are after mirroring and enlarging, and the regions that are in it."""
+
+    picture: np.ndarray
+    instances: np.ndarray
+    parts: np.ndarray
+    facts: list[RegionFacts]
+    mirrored: bool = False
+    enlarged: bool = False
+
+    @property
+    def untrue(self) -> frozenset[str]:
+        """Kinds of dialogues that are not true of it any more."""
+        return (PLACED if self.mirrored else frozenset()) | (PLACED | SIZED if self.enlarged else frozenset())
 
 
 class SceneDataset(Dataset[Item]):
     """Endless passes over a store; item number n lies in pass n // len(store)."""
 
     def __init__(self, store: SceneStore, spec: ModelSpec, prompts: PromptBuilder, selection: Selection, seed: int):
-        if selection.flip and selection.questions:
-            raise ValueError("flip=True with dialogues: mirrored pictures would make 'left' and 'right' untrue")
         self.store, self.spec, self.prompts, self.selection, self.seed = store, spec, prompts, selection, seed
 
     def __getitem__(self, number: int) -> Item:
@@ -84,17 +129,23 @@ class SceneDataset(Dataset[Item]):
             raise ValueError(
                 f"scene {index} of {self.store.folder} shows no region of {self.selection.min_area} pixels"
             )
-        keep = sorted(rng.permutation(len(facts))[: self.selection.max_regions])
+        view = self._view(index, facts, rng)
+        keep = sorted(rng.permutation(len(view.facts))[: self.selection.max_regions])
         # Objects first, then parts: the order in which the two id images are read below.
-        return self._item(index, sorted((facts[i] for i in keep), key=lambda f: f.kind), rng)
+        return self._item(view, sorted((view.facts[i] for i in keep), key=lambda f: f.kind), rng)
 
-    def _item(self, index: int, facts: list[RegionFacts], rng: np.random.Generator) -> Item:
-        picture, instances, parts = self.store.images(index)
+    def _view(self, index: int, facts: list[RegionFacts], rng: np.random.Generator) -> _View:
+        view = _View(*self.store.images(index), facts)
         if self.selection.flip and rng.random() < 0.5:
-            picture, instances, parts = (np.ascontiguousarray(a[:, ::-1]) for a in (picture, instances, parts))
+            view = _mirrored(view)
+        if self.selection.zoom > 1 and rng.random() < 0.5:
+            view = _enlarged(view, rng.uniform(1, self.selection.zoom), self.spec.image_size, rng)
+        return replace(view, picture=self.selection.lit(view.picture, rng))
+
+    def _item(self, view: _View, facts: list[RegionFacts], rng: np.random.Generator) -> Item:
         masks: list[list[np.ndarray]] = [[] for _ in self.spec.feature_sizes]
         positions = []
-        for kind, ids in (("object", instances), ("part", parts)):
+        for kind, ids in (("object", view.instances), ("part", view.parts)):
             wanted = [f.id for f in facts if f.kind == kind]
             if not wanted:
                 continue
@@ -102,18 +153,23 @@ class SceneDataset(Dataset[Item]):
             for level, mask in zip(masks, regions.pooling_masks(self.spec.feature_sizes), strict=True):
                 level.append(mask)
             positions.append(regions.position_grids(self.spec.position_size))
+        labels = {name: [_label(name, f) for f in facts] for name in LABELS}
+        if view.enlarged:
+            labels["size"] = [NO_LABEL] * len(facts)
         return Item(
-            pixels=normalise_and_square(picture, self.spec),
+            pixels=normalise_and_square(view.picture, self.spec),
             masks=[np.concatenate(level) for level in masks],
             positions=np.concatenate(positions),
-            labels={name: [_label(name, f) for f in facts] for name in LABELS},
-            sequence=self._dialogues(facts, rng) if self.selection.questions else None,
+            labels=labels,
+            sequence=self._dialogues(view, facts, rng) if self.selection.questions else None,
         )
 
-    def _dialogues(self, facts: Sequence[RegionFacts], rng: np.random.Generator) -> PackedSequence:
+    def _dialogues(self, view: _View, facts: Sequence[RegionFacts], rng: np.random.Generator) -> PackedSequence:
         samples = []
+        beside = [f.category for f in view.facts if f.kind == "object"]
         for number, region in enumerate(facts):
-            for question, answer in dialogues(region, rng)[: self.selection.questions]:
+            pairs = dialogues(region, rng, self.selection.weights, view.untrue, beside)
+            for question, answer in pairs[: self.selection.questions]:
                 samples.append(Sample.of(self.prompts.prompt(question), self.prompts.answer(answer), number))
         return pack(samples, self.spec.image_tokens)
 
@@ -146,6 +202,36 @@ def batches(
         collate_fn=_collate,
         prefetch_factor=4 if workers else None,
     )
+
+
+def _mirrored(view: _View) -> _View:
+    picture, instances, parts = (np.ascontiguousarray(a[:, ::-1]) for a in (view.picture, view.instances, view.parts))
+    return replace(view, picture=picture, instances=instances, parts=parts, mirrored=True)
+
+
+def _enlarged(view: _View, factor: float, image_size: int, rng: np.random.Generator) -> _View:
+    """A window around a region drawn by chance, `factor` times smaller than the picture, with the regions inside it."""
+    chosen = view.facts[int(rng.integers(len(view.facts)))]
+    ids = view.instances if chosen.kind == "object" else view.parts
+    rows, columns = np.nonzero(ids == chosen.id)
+    middle = np.array([rows.mean() / ids.shape[0], columns.mean() / ids.shape[1]])
+    share = 1 / factor
+    # Anywhere that leaves the region's middle inside and no edge outside the picture.
+    top, left = np.clip(middle - rng.uniform(0.25, 0.75, 2) * share, 0, 1 - share)
+
+    def cut(array: np.ndarray) -> np.ndarray:
+        height, width = array.shape[:2]
+        y, x = round(top * height), round(left * width)
+        window = array[y : y + max(1, round(share * height)), x : x + max(1, round(share * width))]
+        return np.ascontiguousarray(window)
+
+    instances, parts = cut(view.instances), cut(view.parts)
+    areas = {kind: np.bincount(a.ravel(), minlength=256) for kind, a in (("object", instances), ("part", parts))}
+    inside = [f for f in view.facts if areas[f.kind][f.id] >= _LEFT_INSIDE * f.area]
+    if not inside:
+        return view  # one region that fills more than the window
+    picture = resize_shortest_edge(cut(view.picture), image_size)
+    return replace(view, picture=picture, instances=instances, parts=parts, facts=inside, enlarged=True)
 
 
 def _label(name: str, facts: RegionFacts) -> int:

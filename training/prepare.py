@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -14,10 +15,11 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from osprey_ros.prompt import MASK_TEXT, PromptBuilder
-from osprey_torch.config import OSPREY_NANO
+from osprey_torch.config import OSPREY_NANO, OspreyConfig
 from osprey_torch.model import Osprey
+from training.clock import Clock
 from training.data import Item, SceneDataset, Selection
-from training.readers import coco, llava, osprey724k, vcr
+from training.readers.known import READERS
 from training.readers.mixture import Mixture, Source
 from training.readers.records import Record, Skipped
 from training.readers.shards import Shards, write_shards
@@ -30,24 +32,6 @@ from training.words import all_texts
 
 PRESETS = {"nano": OSPREY_NANO}
 
-Reader = Callable[[Path, Path, Skipped], Iterator[Record]]
-READERS: dict[str, Reader] = {
-    "image_text_pairs": llava.image_text_pairs,
-    "own_masks": coco.own_masks,
-    "coco_instances": coco.coco_instances,
-    "refcoco": coco.refcoco,
-    "refcoco_plus": coco.refcoco_plus,
-    "pascal_part": coco.pascal_part,
-    "part_imagenet": coco.part_imagenet,
-    "visual_genome": coco.visual_genome,
-    "vcr": vcr.vcr,
-    "conversations": osprey724k.conversations,
-    "detailed_descriptions": osprey724k.detailed_descriptions,
-    "short_form": osprey724k.short_form,
-    "part_level": osprey724k.part_level,
-    "lvis_positive_negative": osprey724k.lvis_positive_negative,
-}
-
 
 @dataclass(frozen=True)
 class Prepared:
@@ -59,14 +43,14 @@ class Prepared:
     items: Callable[[Selection, int], Dataset[Item]]
 
 
-def prepare(recipe: Recipe, folder: Path, workers: int) -> Prepared:
+def prepare(recipe: Recipe, folder: Path, workers: int, clock: Clock = Clock()) -> Prepared:  # noqa: B008
     """Renders or reads the data, trains a tokenizer where there is none, and makes the model; what is there is kept.
 
-    Raises RecipeError, RecordError or CheckpointError for what cannot be used.
+    Raises RecipeError, RecordError or CheckpointError for what cannot be used, and TimeIsUp.
     """
     torch.manual_seed(recipe.seed)
     if recipe.data.scenes:
-        return _prepare_scenes(recipe, folder, workers)
+        return _prepare_scenes(recipe, folder, workers, clock)
     for source in recipe.data.sources:
         if source.reader not in READERS:
             raise RecipeError(f"data: unknown reader {source.reader!r}; known are {', '.join(READERS)}")
@@ -83,15 +67,15 @@ def prepare(recipe: Recipe, folder: Path, workers: int) -> Prepared:
     return Prepared(model, tokenizer, sum(len(records) for records in shards), items)
 
 
-def _prepare_scenes(recipe: Recipe, folder: Path, workers: int) -> Prepared:
+def _prepare_scenes(recipe: Recipe, folder: Path, workers: int, clock: Clock) -> Prepared:
     if recipe.model.preset is None:
         model, tokenizer = starting_model(recipe.model)
-        store = _scenes(recipe, folder, model.config.image_size, workers)
+        store = _scenes(recipe, folder, model.config.image_size, workers, clock)
     elif recipe.model.preset not in PRESETS:
         raise RecipeError(f"model: unknown preset {recipe.model.preset!r}; known are {', '.join(PRESETS)}")
     else:
-        config = PRESETS[recipe.model.preset]
-        store = _scenes(recipe, folder, config.image_size, workers)
+        config = _shaped(PRESETS[recipe.model.preset], recipe.model.shape)
+        store = _scenes(recipe, folder, config.image_size, workers, clock)
         tokenizer = _tokenizer(store, folder / "tokenizer.json", config.vocab_size)
         model = Osprey(config.with_vocabulary(tokenizer.token_to_id(MASK_TEXT)))
     spec = model.config.model_spec()
@@ -103,9 +87,24 @@ def _prepare_scenes(recipe: Recipe, folder: Path, workers: int) -> Prepared:
     return Prepared(model, tokenizer, len(store), items)
 
 
-def _scenes(recipe: Recipe, folder: Path, image_size: int, workers: int) -> SceneStore:
-    with tqdm(total=recipe.data.scenes, desc="scenes", unit="scene", file=sys.stderr) as bar:
-        return render_scenes(folder / "scenes", "train", recipe.data.scenes, image_size, workers, bar.update)
+def _shaped(config: OspreyConfig, shape: Mapping[str, Any]) -> OspreyConfig:
+    try:
+        return replace(config, **{name: tuple(v) if isinstance(v, list) else v for name, v in shape.items()})
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"model.shape: {error}") from error
+
+
+def _scenes(recipe: Recipe, folder: Path, image_size: int, workers: int, clock: Clock) -> SceneStore:
+    data = recipe.data
+    with tqdm(total=data.scenes, desc="scenes", unit="scene", mininterval=5, file=sys.stderr) as bar:
+
+        def ready(count: int) -> None:
+            bar.update(count)
+            if bar.n < data.scenes:
+                clock.check("while scenes were rendered")
+
+        scenes = folder / "scenes"
+        return render_scenes(scenes, "train", data.scenes, image_size, workers, ready, data.scene_size)
 
 
 def _tokenizer(store: SceneStore, path: Path, vocab_size: int) -> Tokenizer:

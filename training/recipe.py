@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ import yaml
 from training.data import Selection
 from training.lora import LoraSettings
 from training.stages import Stage
+from training.store import HEIGHT, WIDTH
 
 PRECISIONS = ("fp32", "bf16")
 SAVE_DTYPES = ("fp32", "fp16", "bf16")
@@ -27,7 +28,8 @@ class RecipeError(ValueError):
 class ModelStart:
     """What the weights are at first: one of three.
 
-    preset: a model of this name in osprey_torch.config, with random weights and a tokenizer trained on the data.
+    preset: a model of this name in osprey_torch.config, with random weights and a tokenizer trained on the data;
+    shape: the fields of its OspreyConfig that are to be others, such as image_size.
     checkpoint: a folder in the published layout, such as that of an earlier stage.
     llm: a LLaMA folder, with vision_weights, an open_clip file; projector and mask extractor are random.
     """
@@ -36,8 +38,11 @@ class ModelStart:
     checkpoint: str | None = None
     llm: str | None = None
     vision_weights: str | None = None
+    shape: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.shape and self.preset is None:
+            raise RecipeError("model: shape goes with preset; a checkpoint or an LLM brings its own")
         given = [name for name in ("preset", "checkpoint", "llm") if getattr(self, name)]
         if len(given) != 1:
             raise RecipeError(f"model: give one of preset, checkpoint and llm, not {given or 'none'}")
@@ -47,7 +52,7 @@ class ModelStart:
 
 @dataclass(frozen=True)
 class RecordSource:
-    """One data set: a reader's name (a key of training.prepare.READERS), its annotations, its pictures, its share."""
+    """One data set: its reader (a key of training.readers.known.READERS), its annotations, its pictures, its share."""
 
     reader: str
     file: str
@@ -57,9 +62,13 @@ class RecordSource:
 
 @dataclass(frozen=True)
 class DataSources:
-    """Simulated scenes (how many), or data sets on disk. strict: whether a broken record ends the run."""
+    """Simulated scenes (how many), or data sets on disk.
+
+    scene_size: width and height of rendered pictures. strict: whether a broken record ends the run.
+    """
 
     scenes: int = 0
+    scene_size: tuple[int, int] = (WIDTH, HEIGHT)
     sources: tuple[RecordSource, ...] = ()
     strict: bool = False
 
@@ -102,6 +111,9 @@ class Recipe:
         if not self.stages:
             raise RecipeError("stages: there are none")
         if self.data.sources:
+            changed = [s.name for s in self.stages if s.selection.flip or s.selection.zoom > 1 or s.selection.weights]
+            if changed:
+                raise RecipeError(f"stage {changed[0]}: flip, zoom and weights are for simulated scenes, not data sets")
             labelled = [stage.name for stage in self.stages if not stage.learns_words]
             if labelled:
                 raise RecipeError(

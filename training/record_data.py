@@ -30,8 +30,8 @@ class RecordDataset(Dataset[Item]):
     def __init__(
         self, mixture: Mixture, spec: ModelSpec, prompts: PromptBuilder, selection: Selection, max_length: int
     ):
-        if selection.flip:
-            raise ValueError("flip=True on data sets: their texts know left from right")
+        if selection.flip or selection.zoom > 1 or selection.weights:
+            raise ValueError("flip, zoom and weights are for simulated scenes: the texts of data sets know places")
         shortest = spec.image_tokens + 64  # the system's words and a question
         if max_length < shortest:
             raise ValueError(f"max_length is {max_length}: this model needs {shortest} or more to hold its picture")
@@ -52,7 +52,7 @@ class RecordDataset(Dataset[Item]):
         chosen = [record.dialogues[i] for i in sorted(rng.permutation(len(record.dialogues))[: self._most])]
         try:
             rgb = load_image(record.image)
-            picture = resize_shortest_edge(rgb, self.spec.image_size)
+            picture = self.selection.lit(resize_shortest_edge(rgb, self.spec.image_size), rng)
         except ImageError as error:
             raise RecordError(f"{record.origin}: {error}") from error
         named = sorted({region for turns in chosen for turn in turns for region in turn.regions})

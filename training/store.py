@@ -52,13 +52,20 @@ class SceneStore:
 
 
 def render_scenes(
-    folder: Path, split: str, count: int, image_size: int, workers: int, progress: Callable[[int], None]
+    folder: Path,
+    split: str,
+    count: int,
+    image_size: int,
+    workers: int,
+    progress: Callable[[int], None],
+    size: tuple[int, int] = (WIDTH, HEIGHT),
 ) -> SceneStore:
     """Render scenes 0 .. count-1 of a split into `folder`, skipping chunks that are there.
 
     Args:
         image_size: the model's picture side; pictures are stored with their shortest edge resized to it.
-        progress: called with the number of scenes that became ready.
+        progress: called with the number of scenes that became ready; what it raises ends the rendering.
+        size: width and height of what is rendered.
     """
     folder.mkdir(parents=True, exist_ok=True)
     jobs = []
@@ -67,7 +74,7 @@ def render_scenes(
         if (folder / f"{start:06d}-{stop:06d}-facts.jsonl").is_file():
             progress(stop - start)
         else:
-            jobs.append((folder, split, start, stop, image_size))
+            jobs.append((folder, split, start, stop, image_size, size))
     if jobs:
         # "spawn": a GL context must not be carried over a fork.
         with multiprocessing.get_context("spawn").Pool(workers) as pool:
@@ -76,10 +83,10 @@ def render_scenes(
     return SceneStore(folder)
 
 
-def _render_chunk(job: tuple[Path, str, int, int, int]) -> int:
-    folder, split, start, stop, image_size = job
+def _render_chunk(job: tuple[Path, str, int, int, int, tuple[int, int]]) -> int:
+    folder, split, start, stop, image_size, size = job
     pictures, instances, parts, lines = [], [], [], []
-    with Renderer(WIDTH, HEIGHT) as renderer:
+    with Renderer(*size) as renderer:
         for seed in range(start, stop):
             scene = sample_scene(seed, split)
             frame = renderer.render(scene, depth=False)

@@ -1,6 +1,7 @@
 """Train by a recipe: `python -m training.train --config training/configs/nano.yaml`.
 
-Stopped at any moment and started again, it goes on from the last state. On several GPUs:
+Stopped at any moment and started again, it goes on from the last state; with --minutes it stops by itself, with exit
+status 3 for as long as it is not done. On several GPUs:
 `accelerate launch --config_file FILE -m training.train --config RECIPE`.
 """
 
@@ -16,10 +17,13 @@ from pathlib import Path
 from accelerate import PartialState
 
 from osprey_torch.checkpoint import CheckpointError
+from training.clock import Clock, TimeIsUp
 from training.prepare import prepare
 from training.readers.records import RecordError
 from training.recipe import Recipe, RecipeError, load_recipe
 from training.trainer import Trainer
+
+TIME_IS_UP = 3
 
 
 def claim(folder: Path, recipe: Recipe) -> None:
@@ -46,8 +50,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="share of scenes and steps, for a trial run")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that render")
     parser.add_argument("--save-every", type=float, default=60.0, help="seconds between two saved states")
+    parser.add_argument("--minutes", type=float, metavar="M", help="stop after so many, with everything saved")
     arguments = parser.parse_args(argv)
     started = time.monotonic()
+    clock = Clock(60 * arguments.minutes if arguments.minutes else None, started)
     try:
         recipe = load_recipe(arguments.config)
         if arguments.scale != 1:
@@ -57,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         # One process prepares the data, those beside it find it there.
         with PartialState().main_process_first():
             claim(output, recipe)
-            prepared = prepare(recipe, output, arguments.workers)
+            prepared = prepare(recipe, output, arguments.workers, clock)
         trainer = Trainer(recipe, prepared, output)
         parameters = sum(p.numel() for p in prepared.model.parameters())
         print(
@@ -65,10 +71,13 @@ def main(argv: list[str] | None = None) -> int:
             f"on {trainer.accelerator.num_processes} x {trainer.accelerator.device}",
             file=sys.stderr,
         )
-        trainer.run(arguments.save_every)
+        trainer.run(arguments.save_every, clock)
     except (RecipeError, RecordError, CheckpointError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 2
+    except TimeIsUp as stop:
+        print(f"train: {stop}: the same command goes on", file=sys.stderr)
+        return TIME_IS_UP
     minutes = (time.monotonic() - started) / 60
     print(f"checkpoint: {output / 'checkpoint'} ({minutes:.1f} minutes since this start)", file=sys.stderr)
     return 0

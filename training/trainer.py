@@ -18,6 +18,7 @@ from torch import nn
 from tqdm import tqdm
 
 from osprey_torch.checkpoint import save_checkpoint
+from training.clock import Clock, TimeIsUp
 from training.data import batches
 from training.int4_aware import int4_weights, settle_on_int4
 from training.lora import add_lora, freeze_below_adapters, merged_state
@@ -52,18 +53,22 @@ class Trainer:
         self.objective = Objective(prepared.model)
         if recipe.gradient_checkpointing:
             prepared.model.model.gradient_checkpointing_enable({"use_reentrant": False})
-        self.workers = max(1, min(8, (os.cpu_count() or 2) - 1))
+        self.workers = max(1, min(16, (os.cpu_count() or 2) - 1))
 
-    def run(self, save_every: float) -> None:
-        """All stages, from where an earlier run has stopped. `save_every` is in seconds."""
+    def run(self, save_every: float, clock: Clock = Clock()) -> None:  # noqa: B008
+        """All stages, from where an earlier run has stopped. `save_every` is in seconds.
+
+        Raises TimeIsUp, with everything saved, when the clock runs out.
+        """
         self.accelerator.init_trackers("tensorboard")
         progress = self._progress()
         for number, stage in enumerate(self.recipe.stages):
             if number >= progress["stage"]:
-                self._run_stage(number, stage, progress if number == progress["stage"] else _START, save_every)
+                start = progress if number == progress["stage"] else _START
+                self._run_stage(number, stage, start, save_every, clock)
         self.accelerator.end_training()
 
-    def _run_stage(self, number: int, stage: Stage, resume: dict[str, Any], save_every: float) -> None:
+    def _run_stage(self, number: int, stage: Stage, resume: dict[str, Any], save_every: float, clock: Clock) -> None:
         accelerator, accumulated = self.accelerator, self.recipe.gradient_accumulation
         pictures = accelerator.num_processes * accumulated  # a step's smallest batch
         if stage.batch_size % pictures:
@@ -112,9 +117,12 @@ class Trainer:
             if step % self.recipe.log_every == 0:
                 bar.set_postfix(loss=f"{loss.item():.3f}", right=f"{right.item():.3f}", refresh=False)
                 self._log(stage=stage.name, step=step, loss=loss.item(), right=right.item())
-            if self._together(time.monotonic() - saved > save_every):
+            if self._together(clock.is_up or time.monotonic() - saved > save_every):
                 self._save(number, step + 1)
                 saved = time.monotonic()
+                if self._together(clock.is_up):
+                    bar.close()
+                    raise TimeIsUp(f"time is up at step {step + 1} of {steps} in stage {stage.name}")
         bar.close()
         if stage.int4_aware:
             settle_on_int4(self.prepared.model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,8 +13,18 @@ from osprey_sim.render import Frame
 from osprey_sim.scene import Scene
 
 COLOUR_QUESTION = f"What color is {REGION_TEXT}?"
+RELATION_QUESTION = f"Where is {REGION_TEXT}?"
 PART_QUESTION = "Does {region} have {part}?"
 CLASS_QUESTION = "Is {region} {thing}?"
+
+# Kinds of dialogues. What is said in PLACED is true of the whole picture only, in SIZED of unenlarged ones only.
+KINDS = ("category", "short", "detailed", "colour", "class", "part", "relation")
+PLACED = frozenset({"detailed", "relation"})
+SIZED = frozenset({"short", "detailed", "relation"})
+
+# So that as many questions for parts are true as not, although a third of the classes has none.
+_ASK_PARTLESS = 0.5
+_ASK_PRESENT = 0.625
 
 
 @dataclass(frozen=True)
@@ -68,15 +78,34 @@ def region_facts(scene: Scene, frame: Frame) -> list[RegionFacts]:
     return facts
 
 
-def dialogues(facts: RegionFacts, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """(question, answer) pairs that are true of a region, in random order of kind; yes/no questions drawn at random."""
-    pairs = [(QUESTIONS["category"], facts.category), (QUESTIONS["short"], facts.short)]
+def dialogues(
+    facts: RegionFacts,
+    rng: np.random.Generator,
+    weights: Mapping[str, float] | None = None,
+    without: frozenset[str] = frozenset(),
+    beside: Sequence[str] = (),
+) -> list[tuple[str, str]]:
+    """(question, answer) pairs that are true of a region, at most one of a kind; questions with yes or no are drawn.
+
+    They come in random order: early ones are mostly of a kind with a high weight (1 where `weights` has none; none at
+    all at 0). Kinds in `without` are left out. beside: categories of other regions in the picture; half of what is
+    denied is one of these, where there are any.
+    """
+    pairs = {"category": (QUESTIONS["category"], facts.category), "short": (QUESTIONS["short"], facts.short)}
     if facts.kind == "object":
-        pairs.append((QUESTIONS["detailed"], facts.detailed))
-        pairs.append((COLOUR_QUESTION, facts.colour))
-        pairs.append(_is_it(facts, rng))
-        pairs.append(_has_it(facts, rng))
-    return [pairs[i] for i in rng.permutation(len(pairs))]
+        pairs["detailed"] = (QUESTIONS["detailed"], facts.detailed)
+        pairs["colour"] = (COLOUR_QUESTION, facts.colour)
+        pairs["class"] = _is_it(facts, rng, beside)
+        if facts.parts or rng.random() < _ASK_PARTLESS:
+            pairs["part"] = _has_it(facts, rng)
+        _, told, neighbour = facts.detailed.rpartition(", ")
+        if told:
+            pairs["relation"] = (RELATION_QUESTION, neighbour)
+    shares = {kind: (weights or {}).get(kind, 1.0) for kind in pairs if kind not in without}
+    kinds = [kind for kind, share in shares.items() if share > 0]
+    # The order of exponential waiting times is that of draws by weight without replacement.
+    waits = rng.exponential(size=len(kinds)) / [shares[kind] for kind in kinds]
+    return [pairs[kinds[i]] for i in np.argsort(waits)]
 
 
 def all_texts(facts: RegionFacts) -> Iterator[str]:
@@ -87,14 +116,19 @@ def all_texts(facts: RegionFacts) -> Iterator[str]:
         yield answer
 
 
-def _is_it(facts: RegionFacts, rng: np.random.Generator) -> tuple[str, str]:
-    asked = facts.category if rng.random() < 0.5 else str(rng.choice(words.CLASSES))
+def _is_it(facts: RegionFacts, rng: np.random.Generator, beside: Sequence[str]) -> tuple[str, str]:
+    asked = facts.category
+    if rng.random() < 0.5:
+        others = [name for name in words.CLASSES if name != facts.category]
+        near = [name for name in others if name in beside]
+        asked = str(rng.choice(near if near and rng.random() < 0.5 else others))
     question = CLASS_QUESTION.format(region=REGION_TEXT, thing=words.with_article(asked))
     return question, "yes" if asked == facts.category else "no"
 
 
 def _has_it(facts: RegionFacts, rng: np.random.Generator) -> tuple[str, str]:
-    present = bool(facts.parts) and rng.random() < 0.5
-    asked = str(rng.choice(facts.parts if present else words.PARTS))
+    present = bool(facts.parts) and rng.random() < _ASK_PRESENT
+    absent = [name for name in words.PARTS if name not in facts.parts]
+    asked = str(rng.choice(facts.parts if present else absent))
     question = PART_QUESTION.format(region=REGION_TEXT, part=words.with_article(asked))
-    return question, "yes" if asked in facts.parts else "no"
+    return question, "yes" if present else "no"

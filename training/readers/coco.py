@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from osprey_ros.prompt import QUESTIONS, REGION_TEXT
 from training.readers.files import read_json
@@ -31,43 +32,53 @@ Label = Callable[[dict, dict, dict[int, str]], str]
 
 def coco_instances(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
     """`instances_train2017.json`: the category of each object."""
-    return _read(file, images, skipped, {QUESTIONS["category"]: _category})
+    return _read(read_json(file), file, images, skipped, {QUESTIONS["category"]: _category})
 
 
 def pascal_part(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
     """Pascal-Part as VLPart distributes it; categories are "object:part"."""
-    return _read(file, images, skipped, {PART_QUESTION: _part})
+    return _read(read_json(file), file, images, skipped, {PART_QUESTION: _part})
 
 
 def part_imagenet(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
     """`train_format.json` of PartImageNet; categories are "Object Part"."""
-    return _read(file, images, skipped, {PART_QUESTION: _part})
+    return _read(read_json(file), file, images, skipped, {PART_QUESTION: _part})
 
 
 def refcoco(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
     """`finetune_refcoco_train_with_mask.json`, and RefCOCOg's file: the sentence that refers to the region."""
-    return _read(file, images, skipped, {REFERRING_QUESTION: _sentence}, strip_split=True)
+    return _read(read_json(file), file, images, skipped, {REFERRING_QUESTION: _sentence}, strip_split=True)
 
 
 def refcoco_plus(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
     """`finetune_refcoco+_train_with_mask.json`: sentences that do not say where the region is."""
-    return _read(file, images, skipped, {REFERRING_QUESTION_WITHOUT_PLACE: _sentence}, strip_split=True)
+    return _read(
+        read_json(file), file, images, skipped, {REFERRING_QUESTION_WITHOUT_PLACE: _sentence}, strip_split=True
+    )
 
 
 def visual_genome(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
     """`vg_train_with_mask.json`: a short description of each region."""
-    return _read(file, images, skipped, {QUESTIONS["short"]: _caption})
+    return _read(read_json(file), file, images, skipped, {QUESTIONS["short"]: _caption})
 
 
 def own_masks(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
-    """A COCO file of your own: the category of each annotation and, where it has a `caption`, that as well."""
-    return _read(file, images, skipped, {QUESTIONS["category"]: _category, QUESTIONS["short"]: _caption_if_any})
+    """A COCO file of your own: the category of each annotation and, where they are there, more of what is true of it.
+
+    `caption`: a short phrase. `description`: a sentence or more. `attributes`: {"color": "red"}, asked for by name.
+    """
+    questions: dict[str, Label] = {QUESTIONS["category"]: _category}
+    questions |= {QUESTIONS[style]: _if_any(key) for style, key in (("short", "caption"), ("detailed", "description"))}
+    data = read_json(file)
+    annotations = data.get("annotations", ()) if isinstance(data, dict) else ()
+    names = dict.fromkeys(name for annotation in annotations for name in annotation.get("attributes") or ())
+    questions |= {f"What {name} is {REGION_TEXT}?": _attribute(name) for name in names}
+    return _read(data, file, images, skipped, questions)
 
 
 def _read(
-    file: Path, images: Path, skipped: Skipped, labels: Mapping[str, Label], strip_split: bool = False
+    data: Any, file: Path, images: Path, skipped: Skipped, labels: Mapping[str, Label], strip_split: bool = False
 ) -> Iterator[Record]:
-    data = read_json(file)
     if not isinstance(data, dict) or "images" not in data or "annotations" not in data:
         raise RecordError(f"{file} must hold 'images' and 'annotations' as COCO's files do")
     categories = {entry["id"]: entry["name"] for entry in data.get("categories", [])}
@@ -117,14 +128,23 @@ def _caption(entry: dict, annotation: dict, categories: dict[int, str]) -> str:
     return _text(annotation["caption"])
 
 
-def _caption_if_any(entry: dict, annotation: dict, categories: dict[int, str]) -> str:
-    return _text(annotation["caption"]) if "caption" in annotation else ""
+def _if_any(key: str) -> Label:
+    """The text of an annotation under this key; none where it has none."""
+    return lambda entry, annotation, categories: _text(annotation[key], key) if key in annotation else ""
 
 
-def _text(caption: object) -> str:
-    if not isinstance(caption, str) or not caption.strip():
-        raise ValueError(f"the caption is {caption!r}")
-    return caption.strip()
+def _attribute(name: str) -> Label:
+    def read(entry: dict, annotation: dict, categories: dict[int, str]) -> str:
+        attributes = annotation.get("attributes") or {}
+        return _text(attributes[name], f"attribute {name}") if name in attributes else ""
+
+    return read
+
+
+def _text(value: object, name: str = "caption") -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"the {name} is {value!r}")
+    return value.strip()
 
 
 def _article(noun: str) -> str:

@@ -15,6 +15,7 @@ from training.readers.segmentation import Segmentation
 BRIEFLY = " Answer the question using a single word or phrase."
 
 _TAG = re.compile(r"<region(\d+)>")
+_SPLIT = re.compile(r"^COCO_[a-z]+\d{4}_")
 _DESCRIPTION = re.compile(r"<region\d+>\s*:\s*(.+)", re.DOTALL)
 
 
@@ -102,4 +103,4 @@ def _masks(entry: dict) -> tuple[Segmentation, ...]:
 
 def _image(entry: dict, images: Path) -> Path:
     # Names carry the split ("COCO_train2014_000000000009.jpg"), users have the pictures by number.
-    return images / str(entry["file_name"]).split("_")[-1]
+    return images / _SPLIT.sub("", str(entry["file_name"]))

@@ -1,0 +1,212 @@
+"""Regions a second in training: all regions of a picture packed behind one prefix, against one region a sample.
+
+`python -m benchmarks.packing --regions 1,4,16`. One step is forward, backward and the optimizer's update, on nano's
+shape with random weights, or on that of a checkpoint. All sides learn the same words of the same regions; that they
+have the same loss is checked before anything is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch.nn import functional
+
+from benchmarks.rounds import Spread, in_turns
+from osprey_ros.image import preprocess
+from osprey_ros.prompt import PromptBuilder
+from osprey_ros.regions import regions_from_id_image
+from osprey_sim.render import Renderer
+from osprey_sim.scene import MAX_OBJECTS, sample_scene
+from osprey_torch.checkpoint import CheckpointError, load_checkpoint
+from osprey_torch.config import IMAGE_TOKEN_LEVEL, OSPREY_NANO
+from osprey_torch.model import Osprey
+from osprey_torch.packing import PackedSequence, Sample, collate, pack
+from training.data import Batch
+from training.objective import Objective
+from training.stages import freeze_all_but
+from training.tokenizer import train_tokenizer
+from training.words import RegionFacts, all_texts, dialogues, region_facts
+
+PACKED, SHARED_PICTURE, ONE_BY_ONE = "packed", "one region a sample, picture encoded once", "one region a sample"
+_SAME = 2e-3  # relative difference of two losses that are the same sum in another order
+
+
+class DifferentWork(RuntimeError):
+    """The sides do not learn the same, so that their times must not be compared."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one side did with so many regions of one picture."""
+
+    side: str
+    regions: int
+    rows: int  # of the language model: picture, questions and answers of all samples, padding included
+    loss: float
+    seconds: Spread  # of a step
+    regions_a_second: float
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture, pooling masks and position grids of its regions, and a dialogue about each."""
+
+    pixels: torch.Tensor  # [1, 3, S, S]
+    masks: list[torch.Tensor]  # four of [1, N, h, w]
+    positions: torch.Tensor  # [1, N, P, P]
+    samples: list[Sample]
+
+
+def load(checkpoint: Path | None) -> tuple[Osprey, Tokenizer, list[RegionFacts], np.ndarray, np.ndarray]:
+    """Model, tokenizer, and the objects of a picture (uint8 [H, W, 3]) with their id image."""
+    scene = sample_scene(0, "train", (MAX_OBJECTS, MAX_OBJECTS))
+    with Renderer(640, 480) as renderer:
+        frame = renderer.render(scene, depth=False)
+    facts = [f for f in region_facts(scene, frame) if f.kind == "object"]
+    if checkpoint is not None:
+        model, tokenizer = load_checkpoint(checkpoint)
+    else:
+        texts = [text for f in facts for text in all_texts(f)]
+        tokenizer = train_tokenizer(texts * 3, OSPREY_NANO.vocab_size)
+        torch.manual_seed(0)
+        model = Osprey(OSPREY_NANO.with_vocabulary(tokenizer.token_to_id("<mask>")))
+    return model, tokenizer, facts, frame.rgb, frame.instance_ids
+
+
+def scene_of(
+    model: Osprey, tokenizer: Tokenizer, facts: Sequence[RegionFacts], rgb: np.ndarray, ids: np.ndarray
+) -> Scene:
+    """Model inputs of a picture and of those of its objects that are in `facts`."""
+    spec = model.config.model_spec()
+    prompts = PromptBuilder(tokenizer, spec)
+    regions = regions_from_id_image(ids, only=[f.id for f in facts])
+    samples = []
+    for number, f in enumerate(facts):
+        question, answer = dialogues(f, np.random.default_rng(f.id))[0]
+        samples.append(Sample.of(prompts.prompt(question), prompts.answer(answer), number))
+    return Scene(
+        torch.from_numpy(preprocess(rgb, spec)).reshape(1, 3, spec.image_size, spec.image_size),
+        [torch.from_numpy(mask)[None] for mask in regions.pooling_masks(spec.feature_sizes)],
+        torch.from_numpy(regions.position_grids(spec.position_size))[None],
+        samples,
+    )
+
+
+def sequences(scene: Scene, side: str, image_tokens: int) -> list[PackedSequence]:
+    """The scene's samples as one packed row, or as a row each."""
+    if side == PACKED:
+        return [pack(scene.samples, image_tokens)]
+    return [pack([Sample(s.tokens, s.answers, (0,))], image_tokens) for s in scene.samples]
+
+
+class Side:
+    """One way to train on a scene: `step()` is what is timed."""
+
+    def __init__(self, side: str, objective: Objective, scene: Scene, device: torch.device):
+        image_tokens = objective.osprey.config.image_tokens
+        packed = collate(sequences(scene, side, image_tokens))
+        count = 1 if side == PACKED else len(scene.samples)
+        # One region a sample: row n of the batch holds the picture and its n-th region alone.
+        alone = side != PACKED
+        self.batch = Batch(
+            pixels=scene.pixels.repeat(count, 1, 1, 1) if side == ONE_BY_ONE else scene.pixels,
+            masks=[m.transpose(0, 1) if alone else m for m in scene.masks],
+            positions=scene.positions.transpose(0, 1) if alone else scene.positions,
+            labels={},
+            packed=packed,
+        ).to(device)
+        self.rows = int(packed.tokens.numel())
+        self.name, self.objective, self.count = side, objective, count
+        parameters = [p for p in objective.osprey.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(parameters, lr=0.0)
+
+    def loss(self) -> torch.Tensor:
+        if self.name != SHARED_PICTURE:
+            return self.objective(self.batch)[0]
+        # As the objective does it, but that every sample looks at the same maps of the picture, computed once.
+        model, batch = self.objective.osprey, self.batch
+        assert batch.packed is not None
+        with torch.no_grad():
+            features = [f.expand(self.count, -1, -1, -1) for f in model.model.vision_tower(batch.pixels)]
+        mask_tokens, position_tokens = model.mask_extractor(features, batch.masks, batch.positions)
+        image_tokens = model.project(features[IMAGE_TOKEN_LEVEL])
+        logits = model(image_tokens, mask_tokens, position_tokens, batch.packed)
+        return functional.cross_entropy(logits, batch.packed.targets[batch.packed.targets >= 0])
+
+    def step(self) -> None:
+        self.optimizer.zero_grad()
+        self.loss().backward()
+        self.optimizer.step()
+        if self.batch.pixels.is_cuda:
+            torch.cuda.synchronize()
+
+
+def compare(
+    model: Osprey, tokenizer: Tokenizer, facts: Sequence[RegionFacts], rgb: np.ndarray, ids: np.ndarray, runs: int,
+    device: torch.device,
+) -> list[Result]:  # fmt: skip
+    """Times a step of every side on the same regions, in turns. Raises DifferentWork if their losses differ."""
+    list(freeze_all_but(model, ("projector", "mask_extractor", "language_model")))  # as in the paper's last stage
+    objective = Objective(model).to(device)
+    scene = scene_of(model, tokenizer, facts, rgb, ids)
+    sides = [Side(side, objective, scene, device) for side in (PACKED, SHARED_PICTURE, ONE_BY_ONE)]
+    with torch.no_grad():
+        losses = [float(side.loss()) for side in sides]
+    if max(losses) - min(losses) > _SAME * max(losses):
+        raise DifferentWork(f"losses of the sides differ: {losses}")
+    for side in sides:
+        side.step()  # the first step allocates
+    calls: Mapping[str, Callable[[], None]] = {side.name: side.step for side in sides}
+    seconds = in_turns(calls, runs)
+    return [
+        Result(side.name, len(facts), side.rows, loss, Spread.of(times), len(facts) / Spread.of(times).median)
+        for side, loss, times in zip(sides, losses, seconds.values(), strict=True)
+    ]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="DIR", help="a shape and its weights (default: nano's, random)"
+    )
+    parser.add_argument("--regions", default="1,4,16", metavar="N,N", help="regions of the picture (%(default)s)")
+    parser.add_argument("--runs", type=int, default=7, metavar="N", help="steps of each side, in turns (%(default)s)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), metavar="N")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="also write every figure")
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(arguments.threads)
+    try:
+        model, tokenizer, facts, rgb, ids = load(arguments.checkpoint)
+        counts = [int(text) for text in arguments.regions.split(",")]
+        if not counts or min(counts) < 1 or max(counts) > len(facts):
+            raise ValueError(f"--regions {arguments.regions}: the picture has 1 to {len(facts)}")
+        results = []
+        for count in counts:
+            device = torch.device(arguments.device)
+            results += compare(model, tokenizer, facts[:count], rgb, ids, arguments.runs, device)
+    except (CheckpointError, DifferentWork, ValueError) as error:
+        print(f"packing: {error}", file=sys.stderr)
+        return 2
+    print("| regions | side | rows | a step | quartiles | regions a second |")
+    print("|---|---|---|---|---|---|")
+    for r in results:
+        s = r.seconds
+        step = f"{1e3 * s.median:.0f} ms | {1e3 * s.low:.0f} to {1e3 * s.high:.0f}"
+        print(f"| {r.regions} | {r.side} | {r.rows} | {step} | {r.regions_a_second:.1f} |")
+    if arguments.json is not None:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps([asdict(r) for r in results], indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,97 @@
+"""How often a bundle says of your own masks what you wrote: `python -m evaluation.own_masks --bundle DIR --file JSON`.
+
+The file is what the reader own_masks reads: COCO annotations with a category and, where you have them, a caption, a
+description and attributes. An answer is right when it equals yours, upper case and full stops aside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from osprey_ros.describer import Describer
+from osprey_ros.errors import OspreyError
+from osprey_ros.image import load_image
+from osprey_ros.prompt import QUESTIONS
+from osprey_ros.regions import regions_from_masks
+from training.readers.coco import own_masks
+from training.readers.records import Record, RecordError, Skipped
+
+
+@dataclass(frozen=True)
+class Share:
+    """What became of one question about regions whose category is `category`."""
+
+    question: str
+    category: str
+    asked: int
+    right: int
+    instead: dict[str, int]  # the commonest wrong answers
+
+
+def judge(describer: Describer, records: Iterable[Record]) -> list[Share]:
+    """Asks every question of the records, all regions of a picture together; shares by question and true category."""
+    said: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+    for record in records:
+        wanted = {(turn.regions[0], turn.question): turn.answer for (turn,) in record.dialogues}
+        masks = np.stack([mask.decode() for mask in record.masks])
+        rows = np.flatnonzero(masks.any(axis=(1, 2)))
+        if not len(rows):
+            continue
+        describer.set_image(load_image(record.image))
+        questions = list(dict.fromkeys(question for _, question in wanted))
+        answers = describer.answer(regions_from_masks(masks[rows]), questions)
+        for question, results in zip(questions, answers, strict=True):
+            for row, result in zip(rows, results, strict=True):
+                key = (int(row), question)
+                if key in wanted:
+                    category = wanted[int(row), QUESTIONS["category"]]
+                    said[question, category].append((wanted[key], result.text))
+    shares = []
+    for (question, category), pairs in said.items():
+        wrong = Counter(found for true, found in pairs if _plain(found) != _plain(true))
+        right = len(pairs) - wrong.total()
+        shares.append(Share(question, category, len(pairs), right, dict(wrong.most_common(3))))
+    return shares
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", required=True, help="folder or name of the engine bundle")
+    parser.add_argument("--file", type=Path, required=True, metavar="JSON", help="annotations")
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the pictures")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="also write every figure")
+    arguments = parser.parse_args(argv)
+    skipped = Skipped()
+    try:
+        shares = judge(Describer(arguments.bundle), own_masks(arguments.file, arguments.images, skipped))
+    except (OspreyError, RecordError) as error:
+        print(f"own_masks: {error}", file=sys.stderr)
+        return 2
+    if skipped.count:
+        print(skipped.summary(), file=sys.stderr)
+    for question in dict.fromkeys(share.question for share in shares):
+        asked = [share for share in shares if share.question == question]
+        right, count = sum(share.right for share in asked), sum(share.asked for share in asked)
+        print(f"{question} {100 * right / count:.1f} % of {count}")
+        for share in sorted(asked, key=lambda share: share.right / share.asked):
+            instead = ", ".join(f"{text!r} {times}" for text, times in share.instead.items())
+            print(f"  {share.category}: {share.right} of {share.asked}{f'; instead: {instead}' if instead else ''}")
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps([asdict(share) for share in shares], indent=1) + "\n")
+    return 0
+
+
+def _plain(text: str) -> str:
+    return text.lower().strip().rstrip(".")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,158 @@
+"""Instruction data like Osprey-724K from masks and what is known of them, or from simulated scenes.
+
+    python -m training.instructions --source coco_instances instances.json imgs --templates --output build/made
+    python -m training.instructions --scenes 300 --templates --output build/scenes
+    python -m training.instructions --source visual_genome vg.json imgs --output build/made \\
+        --endpoint http://localhost:8000/v1 --model NAME --most-tokens 2000000
+
+Writes osprey_*.json in the layout of Osprey-724K, which the readers of the same names read back, and masks.json, a COCO
+file for the reader own_masks. Stopped and started again, no answer of the endpoint is asked for twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from osprey_sim.scene import SPLITS
+from training.instructions.endpoint import Endpoint, EndpointError
+from training.instructions.facts import KnownPicture, pictures_from_records, pictures_from_scenes, vocabulary
+from training.instructions.files import FILES, KINDS, write_files
+from training.instructions.journal import Journal
+from training.instructions.maker import Made, Writer, make
+from training.instructions.purse import Prices, Purse
+from training.readers.known import READERS
+from training.readers.records import RecordError, Skipped
+
+BOUND_REACHED = 3
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns 0, 2 for input that cannot be used, BOUND_REACHED where the bound on spending ended it early."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.endpoint and not arguments.model:
+        parser.error("--endpoint needs --model")
+    try:
+        pictures = _pictures(arguments)
+        names = vocabulary(pictures)
+        pictures = pictures[: arguments.pictures]
+        made, spent = _make(arguments, pictures, names)
+        write_files(arguments.output, made.contents)
+    except (EndpointError, RecordError, ValueError, OSError) as error:
+        print(f"instructions: {error}", file=sys.stderr)
+        return 2
+    summary = {
+        "pictures": len(pictures),
+        "samples": dict(made.samples),
+        "left_out": dict(made.refused),
+        "not_asked": made.not_asked,
+        **spent,
+    }
+    (arguments.output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    for kind, count in made.samples.items():
+        print(f"{arguments.output / FILES[kind]}: {count} samples")
+    for reason, count in sorted(made.refused.items()):
+        print(f"left out, {reason}: {count}")
+    if spent:
+        print(
+            f"{spent['tokens_sent']} tokens sent, {spent['tokens_received']} received, {spent['dollars']:.2f} dollars"
+        )
+    if made.not_asked:
+        print(f"{made.not_asked} requests were not made: they could have passed the bound on spending")
+        return BOUND_REACHED
+    return 0
+
+
+def _pictures(arguments: argparse.Namespace) -> list[KnownPicture]:
+    if arguments.scenes:
+        scenes = pictures_from_scenes(arguments.scenes, arguments.split, arguments.output / "images", arguments.first)
+        return list(tqdm(scenes, total=arguments.scenes, desc="scenes", mininterval=5, file=sys.stderr))
+    reader, file, images = arguments.source
+    if reader not in READERS:
+        raise ValueError(f"--source: unknown reader {reader!r}; known are {', '.join(READERS)}")
+    skipped = Skipped()
+    pictures = pictures_from_records(READERS[reader](Path(file), Path(images), skipped), Path(images))
+    print(f"{file}: {len(pictures)} pictures; {skipped.summary()}", file=sys.stderr)
+    if not pictures:
+        raise ValueError(f"{file}: no record says what a single region is, so there is nothing to make words from")
+    return pictures
+
+
+def _make(
+    arguments: argparse.Namespace, pictures: list[KnownPicture], names: Sequence[str]
+) -> tuple[Made, dict[str, float]]:
+    options = {"kinds": arguments.kinds, "seed": arguments.seed, "max_regions": arguments.max_regions}
+    if arguments.templates:
+        return make(pictures, names, **options), {}
+    prices = Prices(arguments.price_sent, arguments.price_received)
+    purse = Purse(prices, arguments.most_dollars, arguments.most_tokens)
+    endpoint = Endpoint(
+        arguments.endpoint,
+        os.environ.get(arguments.key_variable),
+        timeout=arguments.timeout,
+        attempts=arguments.attempts,
+        backoff=arguments.backoff,
+    )
+    journal = Journal(arguments.output / "answers.jsonl")
+    try:
+        writer = Writer(endpoint, arguments.model, journal, purse, arguments.parallel)
+        with tqdm(desc="answers", mininterval=5, file=sys.stderr) as bar:
+            made = make(pictures, names, **options, writer=writer, progress=bar.update)
+    finally:
+        journal.close()
+    return made, {"tokens_sent": purse.sent, "tokens_received": purse.received, "dollars": round(purse.dollars, 6)}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.instructions",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--source", nargs=3, metavar=("READER", "FILE", "IMAGES"), help="a data set: its reader, annotations, pictures"
+    )
+    what.add_argument(
+        "--scenes", type=_positive, metavar="N", help="so many simulated scenes, rendered to OUTPUT/images"
+    )
+    parser.add_argument("--split", choices=tuple(SPLITS), default="train", help="of the scenes (%(default)s)")
+    parser.add_argument("--first", type=int, default=0, metavar="SEED", help="of the scenes (%(default)s)")
+    parser.add_argument("--pictures", type=_positive, metavar="N", help="use the first N pictures of the data set")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND", help=" ".join(KINDS))
+    parser.add_argument("--max-regions", type=_positive, default=8, metavar="N", help="of a record (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    words = parser.add_mutually_exclusive_group(required=True)
+    words.add_argument("--templates", action="store_true", help="all words by templates")
+    words.add_argument("--endpoint", metavar="URL", help="descriptions and conversations by a language model")
+    group = parser.add_argument_group("with --endpoint")
+    group.add_argument("--model", metavar="NAME", help="as the endpoint calls it")
+    group.add_argument("--key-variable", default="OPENAI_API_KEY", metavar="NAME", help="holds the key (%(default)s)")
+    group.add_argument("--most-tokens", type=_positive, metavar="N", help="bound on tokens sent and received in all")
+    group.add_argument("--most-dollars", type=float, metavar="USD", help="bound on spending; needs the two prices")
+    group.add_argument("--price-sent", type=float, default=0.0, metavar="USD", help="of a million tokens sent")
+    group.add_argument("--price-received", type=float, default=0.0, metavar="USD", help="of a million tokens received")
+    group.add_argument("--parallel", type=_positive, default=4, metavar="N", help="requests at a time (%(default)s)")
+    group.add_argument("--timeout", type=float, default=120.0, metavar="S", help="of one request (%(default)g)")
+    group.add_argument("--attempts", type=_positive, default=6, metavar="N", help="of one request (%(default)s)")
+    group.add_argument("--backoff", type=float, default=1.0, metavar="S", help="first wait, then doubled (%(default)g)")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

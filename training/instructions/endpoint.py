@@ -1,0 +1,146 @@
+"""A language model behind an OpenAI-compatible endpoint: one question, one answer, with patience and counted."""
+
+from __future__ import annotations
+
+import email.utils
+import http.client
+import json
+import random
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+_AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})  # answers that may differ the next time
+_LONGEST_WAIT = 60.0  # seconds between two attempts
+
+
+class EndpointError(RuntimeError):
+    """The endpoint gives no answer; the message says what it said, or that it said nothing, and the remedy."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked: the model, its instructions, the question, and the most tokens of an answer."""
+
+    model: str
+    system: str
+    user: str
+    max_tokens: int
+
+    @property
+    def most_sent(self) -> int:
+        """More tokens than the words can be: a token is one byte or more, and the roles take a few."""
+        return len(self.system.encode()) + len(self.user.encode()) + 64
+
+    def body(self) -> dict[str, Any]:
+        messages = [{"role": "system", "content": self.system}, {"role": "user", "content": self.user}]
+        return {
+            "model": self.model, "messages": messages, "max_tokens": self.max_tokens, "temperature": 0.7
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The words of an answer, and the tokens that were paid for."""
+
+    content: str
+    sent: int
+    received: int
+
+
+class Endpoint:
+    """Asks at `url` (such as http://localhost:8000/v1), again after answers that may differ the next time.
+
+    timeout: seconds without a byte. attempts: in all; the wait doubles from `backoff` seconds, or is what the endpoint
+    asks for. `lost` is called with a request that was sent and got no answer, since it may have been paid for.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str | None,
+        timeout: float = 120.0,
+        attempts: int = 6,
+        backoff: float = 1.0,
+        lost: Callable[[Request], None] = lambda request: None,
+    ):
+        if not url.startswith(("http://", "https://")):
+            raise EndpointError(f"the endpoint is {url!r}: it must begin with http:// or https://")
+        self.url = url.rstrip("/") + "/chat/completions"
+        self.key, self.timeout, self.attempts, self.backoff, self.lost = key, timeout, attempts, backoff, lost
+
+    def ask(self, request: Request) -> Reply:
+        """The model's answer. Raises EndpointError for a refusal, or when the last attempt has failed, too."""
+        reason = ""
+        for attempt in range(self.attempts):
+            wait = 0.0
+            try:
+                return self._reply(request, self._post(request))
+            except urllib.error.HTTPError as error:
+                said = error.read(500).decode(errors="replace").strip()
+                reason = f"HTTP {error.code}: {said}"
+                if error.code not in _AGAIN:
+                    raise EndpointError(f"{self.url} refuses: {reason}{_remedy(error.code)}") from error
+                wait = _seconds(error.headers.get("Retry-After"))
+            except urllib.error.URLError as error:
+                reason = str(error.reason)
+            except (OSError, http.client.HTTPException) as error:
+                # It was sent: a time-out, or the connection broke.
+                self.lost(request)
+                reason = str(error) or type(error).__name__
+            if attempt + 1 < self.attempts:
+                # A little chance in it, so that requests that failed together do not come back together.
+                time.sleep(max(wait, min(_LONGEST_WAIT, self.backoff * 2**attempt * random.uniform(0.5, 1.0))))
+        raise EndpointError(f"{self.url} gives no answer in {self.attempts} attempts, the last: {reason}")
+
+    def _post(self, request: Request) -> bytes:
+        headers = {"Content-Type": "application/json"}
+        if self.key:
+            headers["Authorization"] = f"Bearer {self.key}"
+        data = json.dumps(request.body()).encode()
+        posted = urllib.request.Request(self.url, data=data, headers=headers, method="POST")
+        with urllib.request.urlopen(posted, timeout=self.timeout) as response:
+            return response.read()
+
+    def _reply(self, request: Request, body: bytes) -> Reply:
+        try:
+            data = json.loads(body)
+            content = data["choices"][0]["message"]["content"] or ""
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise EndpointError(
+                f"{self.url} does not answer as OpenAI's endpoints do: {body[:200].decode(errors='replace')!r}; "
+                "give the URL that ends before /chat/completions"
+            ) from error
+        usage = data.get("usage") or {}
+        # An endpoint that does not count is taken to have used the most that it could.
+        sent, received = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        return Reply(
+            str(content),
+            request.most_sent if sent is None else int(sent),
+            request.max_tokens if received is None else int(received),
+        )
+
+
+def _seconds(retry_after: str | None) -> float:
+    """What a Retry-After header asks for, a number or a date, within bounds."""
+    if not retry_after:
+        return 0.0
+    try:
+        wait = float(retry_after)
+    except ValueError:
+        try:
+            wait = email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time()
+        except ValueError:
+            return 0.0
+    return min(max(wait, 0.0), _LONGEST_WAIT)
+
+
+def _remedy(code: int) -> str:
+    if code in (401, 403):
+        return "; put the key into the environment variable that --key-variable names"
+    if code == 404:
+        return "; check --endpoint, which ends before /chat/completions, and --model"
+    return ""

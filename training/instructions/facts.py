@@ -1,0 +1,173 @@
+"""What is known of regions, from data sets or from the simulator: the ground that instructions stand on.
+
+Only records that speak of one region at a time say something of that region; conversations do not.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_masks
+
+from osprey_ros.prompt import QUESTIONS
+from osprey_sim.render import Renderer
+from osprey_sim.scene import sample_scene
+from osprey_sim.words import visible_objects
+from training.readers.coco import PART_QUESTION, REFERRING_QUESTION, REFERRING_QUESTION_WITHOUT_PLACE
+from training.readers.records import Record
+from training.readers.segmentation import Segmentation
+from training.words import COLOUR_QUESTION, region_facts
+
+WIDTH, HEIGHT = 640, 480  # of simulated pictures
+_LEAST_PART = 60  # visible pixels of a part at that size
+
+_CAPTIONS = (QUESTIONS["short"], REFERRING_QUESTION, REFERRING_QUESTION_WITHOUT_PLACE)
+
+
+@dataclass(frozen=True)
+class KnownRegion:
+    """One region and what is true of it; "" and () where nothing is known.
+
+    parts: names of an object's parts, None where they are not known, so that none can be denied.
+    part_of: what a part belongs to; "" for objects.
+    """
+
+    mask: Segmentation
+    category: str = ""
+    captions: tuple[str, ...] = ()
+    detailed: str = ""
+    colour: str = ""
+    parts: tuple[str, ...] | None = None
+    part_of: str = ""
+
+    @property
+    def described(self) -> bool:
+        """Whether anything is known of it that says what it is."""
+        return bool(self.category or self.captions or self.detailed)
+
+    @cached_property
+    def _encoded(self) -> dict:
+        encoded = coco_masks.encode(np.asfortranarray(self.mask.decode().astype(np.uint8)))
+        return {"size": [self.mask.height, self.mask.width], "counts": encoded["counts"]}
+
+    @property
+    def area(self) -> int:
+        """Pixels."""
+        return int(coco_masks.area(self._encoded))
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """x, y, width, height in pixels."""
+        x, y, width, height = (float(v) for v in coco_masks.toBbox(self._encoded))
+        return x, y, width, height
+
+
+@dataclass(frozen=True)
+class KnownPicture:
+    """One picture, its file below the folder of pictures, and its regions."""
+
+    file_name: str
+    height: int
+    width: int
+    regions: tuple[KnownRegion, ...]
+
+    @property
+    def objects(self) -> tuple[KnownRegion, ...]:
+        return tuple(region for region in self.regions if not region.part_of)
+
+    @property
+    def parts(self) -> tuple[KnownRegion, ...]:
+        return tuple(region for region in self.regions if region.part_of)
+
+
+def pictures_from_records(records: Iterable[Record], images: Path) -> list[KnownPicture]:
+    """Gathers what the records of each picture say: a picture may come many times, and so may one of its masks.
+
+    Pictures whose records say nothing of single regions, and masks without a pixel, are left out.
+    """
+    pictures: dict[str, dict[str, KnownRegion]] = {}
+    for record in records:
+        name = record.image.relative_to(images).as_posix() if record.image.is_relative_to(images) else str(record.image)
+        regions = pictures.setdefault(name, {})
+        for turns in record.dialogues:
+            if len(turns) == 1 and len(turns[0].regions) == 1:
+                mask = record.masks[turns[0].regions[0]]
+                key = json.dumps(mask.data)
+                regions[key] = _learned(regions.get(key) or KnownRegion(mask), turns[0].question, turns[0].answer)
+    known = []
+    for name, gathered in pictures.items():
+        useful = tuple(region for region in gathered.values() if region.described and region.area > 0)
+        if useful:
+            known.append(KnownPicture(name, useful[0].mask.height, useful[0].mask.width, useful))
+    return known
+
+
+def pictures_from_scenes(count: int, split: str, folder: Path, first: int = 0) -> Iterator[KnownPicture]:
+    """Renders scenes `first` .. first+count-1 of a split into `folder` as PNG files, and says what is in them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with Renderer(WIDTH, HEIGHT) as renderer:
+        for seed in range(first, first + count):
+            scene = sample_scene(seed, split)
+            frame = renderer.render(scene, depth=False)
+            name = f"{split}{seed:06d}.png"
+            Image.fromarray(frame.rgb).save(folder / name)
+            seen = {obj.instance_id: obj for obj in visible_objects(scene, frame)}
+            regions = []
+            for facts in region_facts(scene, frame):
+                owner = facts.id if facts.kind == "object" else frame.parts[facts.id][0]
+                if owner not in seen or (facts.kind == "part" and facts.area < _LEAST_PART):
+                    continue
+                ids = frame.instance_ids if facts.kind == "object" else frame.part_ids
+                regions.append(
+                    KnownRegion(
+                        mask=segmentation_of(ids == facts.id),
+                        category=facts.category,
+                        captions=(facts.short,),
+                        detailed=facts.detailed,
+                        colour=facts.colour,
+                        parts=facts.parts if facts.kind == "object" else None,
+                        part_of="" if facts.kind == "object" else seen[owner].category,
+                    )
+                )
+            if regions:
+                yield KnownPicture(name, HEIGHT, WIDTH, tuple(regions))
+
+
+def segmentation_of(mask: np.ndarray) -> Segmentation:
+    """A mask bool [H, W] as compressed run lengths, which JSON can hold."""
+    encoded = coco_masks.encode(np.asfortranarray(mask.astype(np.uint8)))
+    height, width = mask.shape
+    return Segmentation({"size": [height, width], "counts": encoded["counts"].decode()}, height, width)
+
+
+def vocabulary(pictures: Iterable[KnownPicture]) -> tuple[str, ...]:
+    """Every category of an object that occurs, sorted."""
+    return tuple(sorted({region.category for picture in pictures for region in picture.objects if region.category}))
+
+
+def named_in(text: str, names: Iterable[str]) -> set[str]:
+    """Which names stand in a text, in singular or plural."""
+    lowered = text.lower()
+    return {name for name in names if re.search(rf"\b{re.escape(name.lower())}(?:s|es)?\b", lowered)}
+
+
+def _learned(region: KnownRegion, question: str, answer: str) -> KnownRegion:
+    if question == QUESTIONS["category"]:
+        return replace(region, category=answer)
+    if question == PART_QUESTION:
+        part, _, whole = answer.partition(" of ")
+        return replace(region, category=part, part_of=re.sub(r"^an? ", "", whole))
+    if question in _CAPTIONS:
+        return replace(region, captions=tuple(dict.fromkeys((*region.captions, answer))))
+    if question == QUESTIONS["detailed"]:
+        return replace(region, detailed=answer)
+    if question == COLOUR_QUESTION:
+        return replace(region, colour=answer)
+    return region

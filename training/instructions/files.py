@@ -1,0 +1,81 @@
+"""The five files of Osprey-724K, and one COCO file of the same regions, written so that the readers read them back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from training.instructions.facts import KnownPicture, KnownRegion
+from training.instructions.templates import Pair
+
+DESCRIPTION, CONVERSATION, SHORT_FORM, PART_LEVEL, POSITIVE_NEGATIVE, MASKS = KINDS = (
+    "detail_description",
+    "conversations",
+    "short_form",
+    "part_level",
+    "lvis_positive_negative",
+    "masks",
+)
+
+FILES: dict[str, str] = {kind: f"osprey_{kind}.json" for kind in KINDS[:-1]} | {MASKS: "masks.json"}
+
+
+def talk_entry(picture: KnownPicture, regions: Sequence[KnownRegion], pairs: Sequence[Pair]) -> dict[str, Any]:
+    """A record of questions and answers about regions."""
+    turns = []
+    for question, answer in pairs:
+        turns += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    return {**_head(picture, regions), "conversations": turns}
+
+
+def description_entry(picture: KnownPicture, regions: Sequence[KnownRegion], texts: Sequence[str]) -> dict[str, Any]:
+    """A record of one description a region."""
+    described = [f"<region{number}>: {text}" for number, text in enumerate(texts, 1)]
+    return {**_head(picture, regions), "description": described}
+
+
+def masks_file(pictures: Sequence[KnownPicture]) -> dict[str, Any]:
+    """All regions in COCO's layout with what is known of them, for the reader `own_masks`."""
+    names = sorted({region.category for picture in pictures for region in picture.regions if region.category})
+    numbers = {name: number for number, name in enumerate(names, 1)}
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id, picture in enumerate(pictures, 1):
+        size = {"height": picture.height, "width": picture.width}
+        images.append({"id": image_id, "file_name": picture.file_name, **size})
+        for region in picture.regions:
+            if not region.category:
+                continue
+            number = len(annotations) + 1
+            ids = {"id": number, "image_id": image_id, "category_id": numbers[region.category]}
+            annotation: dict[str, Any] = {**ids, **_annotation(region)}
+            if region.captions:
+                annotation["caption"] = region.captions[0]
+            if region.detailed:
+                annotation["description"] = region.detailed
+            if region.colour:
+                annotation["attributes"] = {"color": region.colour}
+            annotations.append(annotation)
+    categories = [{"id": number, "name": name} for name, number in numbers.items()]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def write_files(folder: Path, contents: Mapping[str, Any]) -> None:
+    """Writes the content of each kind under its name in FILES; each file appears whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, content in contents.items():
+        path = folder / FILES[kind]
+        unfinished = path.with_suffix(".part")
+        unfinished.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+        unfinished.replace(path)
+
+
+def _head(picture: KnownPicture, regions: Sequence[KnownRegion]) -> dict[str, Any]:
+    size = {"height": picture.height, "width": picture.width}
+    return {"file_name": picture.file_name, **size, "annotation": [_annotation(region) for region in regions]}
+
+
+def _annotation(region: KnownRegion) -> dict[str, Any]:
+    return {"segmentation": region.mask.data, "bbox": list(region.box), "area": region.area, "iscrowd": 0}

@@ -1,0 +1,163 @@
+"""Instructions by templates: only what the masks and the known words make true is said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from training.instructions.facts import KnownPicture, KnownRegion, named_in
+
+Pair = tuple[str, str]  # question and answer, regions named as <region1>, <region2>, ...
+
+MOST_TURNS = 6
+_APART = 1.5  # one region is called larger than another from this ratio of their areas
+
+
+def descriptions(picture: KnownPicture, regions: Sequence[KnownRegion]) -> list[str]:
+    """One description of each region: the data set's own, or one of its words, its place and its neighbour."""
+    return [region.detailed or _composed(picture, regions, number) for number, region in enumerate(regions)]
+
+
+def conversation(picture: KnownPicture, regions: Sequence[KnownRegion], rng: np.random.Generator) -> list[Pair]:
+    """Up to MOST_TURNS turns about the regions, in whole sentences."""
+    found: list[Pair] = []
+    for number, region in enumerate(regions):
+        tag = _tag(number)
+        found.append((f"What is {tag}?", f"{tag} is {_named(region)}."))
+        found.append((f"Where in the picture is {tag}?", f"It is {place(picture, region)}."))
+        if region.colour:
+            found.append((f"What color is {tag}?", f"It is {region.colour}."))
+        if region.parts:
+            listed = " and ".join(article(part) for part in region.parts)
+            found.append((f"Which parts does {tag} have?", f"It has {listed}."))
+        for other in range(len(regions)):
+            side = _side(region, regions[other])
+            if side is not None:
+                asked = ("left", "right")[int(rng.integers(2))]
+                answer = f"{'Yes' if asked == side else 'No'}, {tag} is to the {side} of {_tag(other)}."
+                found.append((f"Is {tag} to the {asked} of {_tag(other)}?", answer))
+            if region.area > _APART * regions[other].area:
+                pair = (tag, _tag(other)) if rng.random() < 0.5 else (_tag(other), tag)
+                found.append((f"Which takes up more of the picture, {pair[0]} or {pair[1]}?", f"{tag} does."))
+    return _some(found, rng)
+
+
+def short_form(picture: KnownPicture, regions: Sequence[KnownRegion], rng: np.random.Generator) -> list[Pair]:
+    """Up to MOST_TURNS turns with answers of a word or two."""
+    found: list[Pair] = []
+    categories = [region.category for region in regions]
+    for number, region in enumerate(regions):
+        tag = _tag(number)
+        if region.category:
+            found.append((f"What is the object in {tag}?", region.category))
+        if region.colour:
+            found.append((f"What color is {tag}?", region.colour))
+        for other in range(len(regions)):
+            side = _side(region, regions[other])
+            if side is not None:
+                found.append((f"On which side of {_tag(other)} is {tag}?", side))
+    for category in dict.fromkeys(categories):
+        if all(categories):
+            found.append((f"How many of the regions show {article(category)}?", str(categories.count(category))))
+    return _some(found, rng)
+
+
+def part_level(parts: Sequence[KnownRegion]) -> list[Pair]:
+    """What each part is and what it belongs to, in a word or two."""
+    found = []
+    for number, part in enumerate(parts):
+        found.append((f"What is the part in {_tag(number)}?", part.category))
+        found.append((f"What object does {_tag(number)} belong to?", part.part_of))
+    return found
+
+
+def positive_negative(
+    picture: KnownPicture, regions: Sequence[KnownRegion], names: Sequence[str], rng: np.random.Generator
+) -> list[Pair]:
+    """For each region one question whose answer is yes and one whose answer is no.
+
+    Half of what is denied stands elsewhere in the picture, so that the picture alone does not tell.
+    """
+    found: list[Pair] = []
+    for number, region in enumerate(regions):
+        others = [name for name in names if _differ(name, region)]
+        near = [name for name in others if any(name == other.category for other in picture.objects)]
+        pool = near if near and rng.random() < 0.5 else others
+        if not region.category or not pool:
+            continue
+        asked = [(region.category, "Yes."), (str(rng.choice(pool)), "No.")]
+        for name, answer in (asked[i] for i in rng.permutation(2)):
+            found.append((f"Is the object {_tag(number)} {article(name)}?", answer))
+    return found
+
+
+def place(picture: KnownPicture, region: KnownRegion) -> str:
+    """Where a region's box lies, in words: "at the bottom left"; thirds of the picture each way."""
+    x, y, width, height = region.box
+    column = ("left", "", "right")[_third((x + width / 2) / picture.width)]
+    row = ("top", "", "bottom")[_third((y + height / 2) / picture.height)]
+    if not row and not column:
+        return "in the middle"
+    if row and not column:
+        return f"in the middle of the {row}"
+    return f"at the {row} {column}" if row else f"on the {column}"
+
+
+def article(noun: str) -> str:
+    """The noun with its article. Nouns that look like plurals take none."""
+    if noun.endswith("s") and not noun.endswith(("ss", "us")):
+        return noun
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
+
+
+def _composed(picture: KnownPicture, regions: Sequence[KnownRegion], number: int) -> str:
+    region = regions[number]
+    share = 100 * region.area / (picture.width * picture.height)
+    sentences = [
+        f"{_named(region)}, {place(picture, region)} of the picture.",
+        *(f"It can be told by these words: {caption}." for caption in region.captions[1:2]),
+        f"It takes up {'less than 1' if share < 1 else f'about {share:.0f}'} percent of the picture.",
+    ]
+    if region.colour:
+        sentences.append(f"Its color is {region.colour}.")
+    sides = [(_side(region, other), other) for n, other in enumerate(regions) if n != number and other.category]
+    for side, other in sides:
+        if side is not None:
+            sentences.append(f"It is to the {side} of {article(other.category)}.")
+            break
+    text = " ".join(sentences)
+    return text[:1].upper() + text[1:]
+
+
+def _named(region: KnownRegion) -> str:
+    """The region as a noun phrase: its caption, or its category."""
+    return region.captions[0].rstrip(".") if region.captions else article(region.category or region.detailed)
+
+
+def _side(region: KnownRegion, other: KnownRegion) -> str | None:
+    """Which side of another a region is on; None where their boxes share a column of pixels."""
+    if region is other:
+        return None
+    if region.box[0] + region.box[2] <= other.box[0]:
+        return "left"
+    return "right" if other.box[0] + other.box[2] <= region.box[0] else None
+
+
+def _differ(name: str, region: KnownRegion) -> bool:
+    """Whether a region is surely not of this category: neither name is part of the other, or of a caption."""
+    said = " ".join((region.category, region.part_of, *region.captions, region.detailed.split(",")[0]))
+    return not named_in(said, [name]) and not named_in(name, [region.category])
+
+
+def _some(pairs: list[Pair], rng: np.random.Generator) -> list[Pair]:
+    chosen = sorted(rng.permutation(len(pairs))[:MOST_TURNS])
+    return [pairs[i] for i in chosen]
+
+
+def _third(share: float) -> int:
+    return min(2, int(3 * share))
+
+
+def _tag(number: int) -> str:
+    return f"<region{number + 1}>"

@@ -31,7 +31,16 @@ setup(
         files("foxglove"),
         files("engines/nano"),
     ],
-    install_requires=["setuptools", "numpy", "onnxruntime", "opencv-python-headless", "pillow", "tokenizers"],
+    install_requires=[
+        "setuptools",
+        "numpy",
+        "onnxruntime",
+        "opencv-python-headless",
+        "pillow",
+        "regex",
+        "scipy",
+        "tokenizers",
+    ],
     # By "test" colcon knows that `colcon test` is pytest: without it, it finds no test.
     extras_require={
         "bag": ["mcap", "rosbags", "ruamel.yaml", "zstandard"],

@@ -82,7 +82,7 @@ def build_bundle(
     source = Checkpoint.open(checkpoint, vision_weights)
     config = targets.model(source.config)
     precisions = resolved(precisions or Precisions(), targets, config)
-    precision = decoder_precision(precisions, targets)
+    precision = decoder_precision(precisions, targets, config)
     sizes = resources.Sizes.of(source, precisions)
     layers = resources.layers_to_verify(config, sizes) if verify_layers is None else verify_layers
     if not 1 <= layers <= config.num_layers:

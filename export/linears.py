@@ -1,8 +1,9 @@
 """How the decoder's linear layers are stored and spelled in its graph; the graph builder knows nothing of it.
 
-One quantization (export/quantize.py), two spellings: MatMulNBits for onnxruntime, block-wise DequantizeLinear of an
-INT4 weight with a MatMul for TensorRT, in the larger blocks that it demands. Scales are stored as float16, which holds
-them exactly.
+One quantization (export/quantize.py), two spellings: MatMulNBits for onnxruntime; block-wise DequantizeLinear of an
+INT4 weight with a MatMul for TensorRT, in the larger blocks that it demands, and for onnxruntime where the decoder is
+so small that it does better with unpacked weights: a session then unpacks them when it loads the graph, or joins the
+two nodes to a MatMulNBits again. Scales are stored as float16, which holds them exactly.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class DecoderPrecision:
 
     llm, lm_head: one of LINEAR_PRECISIONS, for the layers and for the output layer. method: how int4 and int8 weights
     are quantized, see `export.quantize.METHODS`. dialect: the runtime for which the graph is spelled. half: the graph
-    computes in float16.
+    computes in float16. unpacked: onnxruntime on the CPU unpacks int4 layers when it loads the graph, and multiplies
+    with the stored levels only where there is a single row (for small decoders).
     """
 
     llm: str = "int4"
@@ -40,6 +42,7 @@ class DecoderPrecision:
     method: str = "clip"
     dialect: str = "onnxruntime"
     half: bool = False
+    unpacked: bool = False
 
     def __post_init__(self) -> None:
         for part, value, choices in (
@@ -55,6 +58,8 @@ class DecoderPrecision:
                 raise ValueError(f"{part} int8: TensorRT multiplies block-wise quantized weights as int4 only")
             if self.half and value == "fp32":
                 raise ValueError(f"{part} fp32: this decoder computes in fp16, choose fp16 or int4")
+        if self.unpacked and not (self.in_place and self.llm == "int4"):
+            raise ValueError("layers are unpacked where they are int4 and onnxruntime multiplies them in float32")
         if self.method == "awq" and self.llm not in ("int4", "int8"):
             raise ValueError(f"llm {self.llm}: the method awq is for layers in int4 or int8")
 
@@ -62,6 +67,15 @@ class DecoderPrecision:
     def block(self) -> int:
         """How many neighbouring inputs share a scale where weights are quantized."""
         return TENSORRT_BLOCK if self.dialect == "tensorrt" else BLOCK
+
+    @property
+    def in_place(self) -> bool:
+        """Whether keys and values lie in one piece that the graph writes to (see export/graph_attention.py)."""
+        return self.dialect == "onnxruntime" and not self.half
+
+    def transposed(self, output: bool) -> bool:
+        """Whether quantized layers are spelled as DequantizeLinear of an INT4 weight [in, out]."""
+        return self.dialect == "tensorrt" or (self.unpacked and not output)
 
     def kind(self, output: bool) -> str:
         """The precision of the output layer or of all others."""
@@ -120,7 +134,7 @@ def encode(
     levels = np.concatenate([q.levels for q in quantized])
     scales = np.concatenate([q.scales for q in quantized])
     joined = QuantizedLinear(levels, scales, quantized[0].in_features, quantized[0].bits)
-    if precision.dialect == "tensorrt":
+    if precision.transposed(output):
         return _transposed_int4(joined)
     return {"levels": Tensor.of(joined.packed()), "scales": Tensor.of(scales.reshape(-1).astype(np.float16))}
 
@@ -228,7 +242,7 @@ def _product(
     if not precision.half:
         scales = graph.cast(scales, f"{stored}.widened_scales", np.float32)
     levels = f"{stored}.levels"
-    if precision.dialect == "tensorrt":
+    if precision.transposed(output):
         graph.require_opset(_BLOCK_OPSET)
         block = dims["levels"][0] // dims["scales"][0]
         matrix = graph.node("DequantizeLinear", [levels, scales], f"{stored}.weight", axis=0, block_size=block)
@@ -252,7 +266,7 @@ def _transposed_int4(quantized: QuantizedLinear) -> dict[str, Tensor]:
     """Levels as INT4 [in, out], scales [in / block, out]: the form in which MatMul reads its second factor."""
     rows, columns = quantized.out_features, quantized.in_features
     if rows % 2:
-        raise ValueError(f"a linear with {rows} outputs: an INT4 weight for TensorRT needs an even number of them")
+        raise ValueError(f"a linear with {rows} outputs: a transposed INT4 weight needs an even number of them")
     levels = np.ascontiguousarray(quantized.levels.reshape(rows, columns).T).view(np.uint8)
     packed = (levels[:, 0::2] & 15) | (levels[:, 1::2] << 4)
     scales = np.ascontiguousarray(quantized.scales.T.astype(np.float16))

@@ -44,11 +44,16 @@ class GraphBuilder:
         self._initializers: list[onnx.TensorProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._domains = {""}
+        self._notes: dict[str, str] = {}
 
     @property
     def onnx_type(self) -> int:
         """ONNX's name of the type in which the graph computes."""
         return helper.np_dtype_to_tensor_dtype(self.dtype)
+
+    def note(self, key: str, value: str) -> None:
+        """Adds a line to the metadata of the model, for whoever loads it."""
+        self._notes[key] = value
 
     def input(self, name: str, shape: Sequence[int | str], dtype: int = TensorProto.FLOAT) -> str:
         """Declares a graph input; a string in `shape` names a dynamic dimension. Returns the name."""
@@ -76,6 +81,14 @@ class GraphBuilder:
     def cast(self, states: str, name: str, dtype: np.dtype | type) -> str:
         """Adds a Cast of `states` to a numpy type."""
         return self.node("Cast", [states], name, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+
+    def wide(self, states: str) -> str:
+        """The states as float32."""
+        return self.cast(states, f"{states}.wide", np.float32) if self.dtype == np.float16 else states
+
+    def narrow(self, states: str) -> str:
+        """Float32 states in the type in which the graph computes."""
+        return self.cast(states, f"{states}.narrow", np.float16) if self.dtype == np.float16 else states
 
     def constant(
         self, values: np.ndarray | Sequence[int] | Sequence[float] | int | float, dtype: np.dtype | type | None = None
@@ -143,6 +156,7 @@ class GraphBuilder:
         model = helper.make_model(
             graph, producer_name="osprey_ros", ir_version=_IR_VERSIONS[self._opset], opset_imports=opsets
         )
+        helper.set_model_props(model, self._notes)
         onnx.save_model(model, os.fspath(path))
         onnx.checker.check_model(os.fspath(path))
 

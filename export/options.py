@@ -15,6 +15,8 @@ DEVICES = ("cpu", "cuda")
 
 # Up to this many weights the output layer stays in float16: a few megabytes buy exact word choices.
 _SMALL_LM_HEAD = 1 << 24
+# Layers with no more weights than this are unpacked to float32 where they are int4: 64 MB, which caches still serve.
+_UNPACKED_WEIGHTS = 1 << 24
 # Rows that must fit behind the image tokens: a question and an answer.
 _LEAST_WORDS = 64
 
@@ -121,11 +123,19 @@ def resolved(precisions: Precisions, targets: Targets, config: OspreyConfig) -> 
     )
 
 
-def decoder_precision(precisions: Precisions, targets: Targets) -> DecoderPrecision:
+def decoder_precision(precisions: Precisions, targets: Targets, config: OspreyConfig) -> DecoderPrecision:
     """What the decoder is built with, from resolved precisions. Raises OptionError for what it cannot be."""
+    layer = 4 * config.hidden_size**2 + 3 * config.hidden_size * config.intermediate_size
+    small = config.num_layers * layer <= _UNPACKED_WEIGHTS
+    on_cpu = targets.decoder == "onnxruntime" and not targets.half
     try:
         return DecoderPrecision(
-            precisions.llm, precisions.lm_head, precisions.method, dialect=targets.decoder, half=targets.half
+            precisions.llm,
+            precisions.lm_head,
+            precisions.method,
+            dialect=targets.decoder,
+            half=targets.half,
+            unpacked=small and on_cpu and precisions.llm == "int4",
         )
     except ValueError as error:
         raise OptionError(str(error)) from error

@@ -117,7 +117,7 @@ def sees(owners: np.ndarray) -> np.ndarray:
 
 
 class BranchRows:
-    """Keys and values of the branches' rows in the order in which they were computed.
+    """Keys and values of the branches' rows in the order in which they were computed, behind those of a prefix.
 
     Rows of branches that have ended stay until they are as many as the others; then the others move together. So the
     buffers hold at most twice what the living branches need, and every row is moved about once.
@@ -125,70 +125,102 @@ class BranchRows:
 
     def __init__(self, rows: KeyValueRows) -> None:
         self._rows = rows
-        self._owners = np.full(rows.capacity, _NOBODY, dtype=np.intp)  # of all rows up to the capacity
+        self._first = 0  # where they begin: behind the rows of the prefix
+        self._owners = np.full(0, _NOBODY, dtype=np.intp)  # of all rows there is room for
         self._stem_owners = np.zeros(0, dtype=np.intp)
         self._stems = False
         self._ended = 0
+        self._last: tuple[np.ndarray, np.ndarray] | None = None  # owners and mask of the last run, one row for each
+
+    def follow(self, first: int) -> None:
+        """Forgets all rows; those to come lie behind the first ``first`` ones of the buffers."""
+        self._first = self._rows.length = first
+        self._ended = 0
+        self._last = None
 
     def begin(self, branches: Branches) -> None:
         """Forgets all rows, whose memory stays, for branches with these stems."""
-        self._rows.length = 0
-        self._ended = 0
+        self.follow(self._first)
         self._stem_owners = branches.stem_owners()
         self._stems = len(branches.stems) > 0
 
     def reserve(self, count: int) -> None:
         """Makes room for ``count`` more rows."""
-        length = self._rows.length
+        length = self._length
         if self._ended >= max(_FEW_ROWS, length - self._ended):
             living = np.flatnonzero(self._owners[:length] != _NOBODY)
-            self._rows.keep(living)
+            self._rows.keep(living, self._first)
             self._owners[: len(living)] = self._owners[living]
             self._ended = 0
-        needed = self._rows.length + count
-        if needed > self._rows.capacity:
-            self._rows.reserve(max(needed, self._rows.capacity * 3 // 2))
+            self._last = None
+        if self._rows.length + count > self._rows.capacity:
+            self._rows.reserve(max(self._rows.length + count, self._rows.capacity * 3 // 2))
+        if self._rows.capacity - self._first > len(self._owners):
             owners = np.full(self._rows.capacity, _NOBODY, dtype=np.intp)
-            owners[: self._rows.length] = self._owners[: self._rows.length]
+            owners[: self._length] = self._owners[: self._length]
             self._owners = owners
 
     def append(self, owners: np.ndarray) -> None:
         """Counts in the rows that the engine has written to `tail`: ``owners`` [S] says the branch of each."""
-        end = self._rows.length + len(owners)
-        self._owners[self._rows.length : end] = owners
-        self._rows.length = end
+        length = self._length
+        self._owners[length : length + len(owners)] = owners
+        self._rows.length += len(owners)
 
     def drop(self, branches: np.ndarray) -> None:
         """The rows of these branches are not needed any more."""
-        owned = self._owners[: self._rows.length]
+        owned = self._owners[: self._length]
         gone = np.isin(owned, branches)
         owned[gone] = _NOBODY
         self._ended += int(np.count_nonzero(gone))
 
     def past(self, names: Sequence[str]) -> dict[str, Buffer]:
         """The rows there are, by the names of the engine's inputs."""
-        return self._rows.views(names, 0, self._rows.length)
+        return self._rows.views(names, self._first, self._rows.length)
 
     def none(self, names: Sequence[str]) -> dict[str, Buffer]:
         """No rows, by the names of the engine's inputs."""
         return self._rows.views(names, 0, 0)
 
+    def everything(self, names: Sequence[str], count: int) -> dict[str, Buffer]:
+        """Prefix, rows there are and the next ``count``, by the names of the engine's inputs. Call `reserve` before."""
+        return self._rows.views(names, 0, self._rows.length + count)
+
     def tail(self, names: Sequence[str], count: int) -> dict[str, Buffer]:
         """Where the next ``count`` rows go, by the names of the engine's outputs. Call `reserve` before."""
         return self._rows.views(names, self._rows.length, self._rows.length + count)
 
-    def mask(self, owners: np.ndarray, own: np.ndarray | None = None) -> np.ndarray:
+    def mask(self, owners: np.ndarray, own: np.ndarray | None = None, prefix: int | None = None) -> np.ndarray:
         """Float32 [S, B + S]: which of the rows there are and of the new ones each new row sees.
 
         ``owners``: integers [S], the branch (or stem) of each new row, whose earlier rows and stem it sees. Rows of one
         branch come in their order, stems before the branches. ``own``: bool [S, S], who sees whom among the new ones
-        where that is not simply so.
+        where that is not simply so. ``prefix``: with the rows before those of the branches, of which all see so many.
         """
-        length = self._rows.length
+        count, length = len(owners), self._length
+        before = 0 if prefix is None else self._first
+        past = before + length
+        mask = np.empty((count, past + count), dtype=np.float32)
+        if own is None and self._last is not None:
+            last_owners, last = self._last
+            if last.shape == (count, past) and (last_owners == owners).all():
+                # A step like the one before: each row sees what its predecessor saw, that one and itself.
+                mask[:, :past] = last
+                mask[:, past:] = HIDDEN
+                mask.reshape(-1)[past :: past + count + 1] = 0
+                self._last = owners, mask
+                return mask
         everyone = np.concatenate([self._owners[:length], owners])
         seen = owners[:, None] == everyone
         if self._stems:
             stems = np.where(owners >= 0, self._stem_owners[np.maximum(owners, 0)], owners)
             seen |= stems[:, None] == everyone
-        seen[:, length:] &= np.tri(len(owners), dtype=bool) if own is None else own
-        return np.where(seen, np.float32(0), HIDDEN)
+        seen[:, length:] &= np.tri(count, dtype=bool) if own is None else own
+        mask[:, : prefix or 0] = 0
+        mask[:, prefix or 0 : before] = HIDDEN
+        mask[:, before:] = np.where(seen, np.float32(0), HIDDEN)
+        self._last = (owners, mask) if own is None and len(set(owners.tolist())) == count else None
+        return mask
+
+    @property
+    def _length(self) -> int:
+        return self._rows.length - self._first

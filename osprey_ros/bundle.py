@@ -11,12 +11,13 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from osprey_ros.calibration import Calibration, CalibrationError
 from osprey_ros.errors import OspreyError
 
 if TYPE_CHECKING:
@@ -29,9 +30,10 @@ MASK_EXTRACTOR = "mask_extractor.onnx"
 DECODER = "decoder.onnx"
 EMBEDDINGS = "embeddings.npy"
 TOKENIZER = "tokenizer.json"
+CALIBRATION = "calibration.json"
 # What the engines of a bundle do, and the file of each where it is an ONNX graph.
 ONNX_FILES = {"vision": VISION, "mask_extractor": MASK_EXTRACTOR, "decoder": DECODER}
-# Besides its engines every bundle has these.
+# Besides its engines every bundle has these; a calibration it may have.
 TABLES = (EMBEDDINGS, TOKENIZER)
 
 _REBUILD = "rebuild it with `python export/build_engines.py --checkpoint DIR --output BUNDLE`"
@@ -254,6 +256,40 @@ class Bundle:
             raise BundleError(f"{path} holds {table.dtype}, it must be float16; {_REBUILD}")
         return table
 
+    def calibration(self) -> Calibration:
+        """How sure answers are; of a bundle without a calibration one that leaves confidences as they are.
+
+        Raises BundleError for a file that is none.
+        """
+        if CALIBRATION not in self.manifest.files:
+            return Calibration()
+        path = self.path(CALIBRATION)
+        try:
+            return Calibration.from_json(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise BundleError(_unreadable(path, error)) from error
+        except (CalibrationError, UnicodeDecodeError) as error:
+            raise BundleError(
+                f"{path} cannot be used ({error}); fit it again with `python -m evaluation.calibration`"
+            ) from error
+
+
+def write_calibration(directory: str | os.PathLike[str], calibration: Calibration) -> Manifest:
+    """Puts a calibration into a bundle, whose files are checked before, and seals the manifest anew.
+
+    Raises BundleError for a bundle that is not whole, and where it cannot be written.
+    """
+    bundle = Bundle.open(directory)
+    try:
+        path = bundle.root / CALIBRATION
+        _write_whole(path, calibration.to_json())
+        entry = FileEntry(path.stat().st_size, sha256_of(path))
+        manifest = replace(bundle.manifest, files={**bundle.manifest.files, CALIBRATION: entry})
+        _write_whole(bundle.root / MANIFEST, manifest.to_json())
+    except OSError as error:
+        raise BundleError(f"bundle {bundle.root}: cannot write {CALIBRATION} ({error.strerror or error})") from error
+    return manifest
+
 
 def write_manifest(
     directory: str | os.PathLike[str],
@@ -287,10 +323,7 @@ def write_manifest(
         verification=dict(verification),
         engines=entries,
     )
-    # Written beside and renamed, so that an interrupted build leaves no half manifest behind.
-    partial = root / (MANIFEST + ".partial")
-    partial.write_text(manifest.to_json(), encoding="utf-8")
-    partial.replace(root / MANIFEST)
+    _write_whole(root / MANIFEST, manifest.to_json())
     return manifest
 
 
@@ -347,6 +380,13 @@ def _engines_from_json(data: Mapping[str, Any]) -> dict[str, EngineEntry]:
 
 def _needed_files(engines: Mapping[str, EngineEntry]) -> tuple[str, ...]:
     return (*(entry.file for entry in engines.values()), *TABLES)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Writes beside and renames, so that whoever is interrupted leaves no half file behind."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def _engine_folders() -> list[Path]:

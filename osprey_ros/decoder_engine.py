@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -25,43 +24,55 @@ class Meter:
     step_seconds: list[float] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class PrefixRows:
+    """The first ``length`` rows of the prefix; where the engine reads them apart, their views by its names."""
+
+    length: int
+    views: dict[str, Buffer]
+
+
 class DecoderEngine:
     """Runs the engine over new rows, which see the first rows of the prefix and some of the branches' rows.
 
     The names of inputs and outputs are those of ``export/graph_decoder.py``. All ``embeds`` are [S, hidden], all
     ``positions`` integers [S], all ``logit_rows`` integers [R]: the rows whose logits, float32 [R, vocab], are wanted.
+    Logits that are returned lie in memory that the next run writes to.
+    Rows of prefix and branches lie in the same buffers, those of the branches behind those of the prefix. Some engines
+    read both in one piece, the new rows with them, others apart.
     """
 
     def __init__(self, engine: Engine, spec: ModelSpec) -> None:
         self._engine = engine
-        self._prefix_names, self._branch_names, self._new_names = (
-            tuple(f"{part}_{kind}.{layer}" for layer in range(spec.num_layers) for kind in ("key", "value"))
-            for part in ("prefix", "branch", "new")
+        self._all_names, self._prefix_names, self._branch_names, self._new_names = (
+            tuple(f"{part}{kind}.{layer}" for layer in range(spec.num_layers) for kind in ("key", "value"))
+            for part in ("", "prefix_", "branch_", "new_")
         )
+        self._in_place = self._all_names[0] in engine.input_names
         self._dtype = engine.input_dtypes["inputs_embeds"]
-        row_shape = (spec.num_heads, spec.head_dim)
-        names = self._prefix_names
-        dtype = engine.input_dtypes[names[0]]
-        self.prefix = KeyValueRows(engine, len(names), row_shape, dtype)
-        self.branches = BranchRows(KeyValueRows(engine, len(names), row_shape, dtype))
+        dtype = engine.input_dtypes[self._all_names[0] if self._in_place else self._prefix_names[0]]
+        self._rows = KeyValueRows(engine, len(self._new_names), (spec.num_heads, spec.head_dim), dtype)
+        self.branches = BranchRows(self._rows)
+        self._vocabulary = spec.vocab_size
+        self._logits = engine.buffer((1, spec.vocab_size), engine.output_dtypes["logits"])
 
     def prefill(self, embeds: np.ndarray, start: int, meter: Meter) -> None:
         """Writes prefix rows from row ``start`` on; those that were there from there on are lost."""
-        self.prefix.length = start
-        self.prefix.reserve(start + len(embeds))
+        self.branches.follow(start)
+        self._rows.reserve(start + len(embeds))
         for at in range(0, len(embeds), PREFILL_ROWS):
             piece = embeds[at : at + PREFILL_ROWS]
-            count, length = len(piece), self.prefix.length
-            self._run(
-                piece,
-                np.arange(length, length + count),
-                np.triu(np.full((count, count), HIDDEN), k=1),
-                np.array([count - 1]),
-                {**self.prefix_views(length), **self.branches.none(self._branch_names)},
-                self.prefix.views(self._new_names, length, length + count),
-                meter,
-            )
-            self.prefix.length += count
+            count, length = len(piece), self._rows.length
+            mask = np.triu(np.full((count, count), HIDDEN), k=1)
+            if self._in_place:
+                mask = np.concatenate([np.zeros((count, length), np.float32), mask], axis=1)
+                past = self.branches.everything(self._all_names, count)
+            else:
+                past = {**self.prefix_views(length).views, **self.branches.none(self._branch_names)}
+            into = self.branches.tail(self._new_names, count)
+            positions = np.arange(length, length + count)
+            self._run(piece, positions, mask, np.array([count - 1]), past, into, meter)
+            self.branches.follow(length + count)
 
     def extend(
         self,
@@ -69,18 +80,13 @@ class DecoderEngine:
         positions: np.ndarray,
         owners: np.ndarray,
         logit_rows: np.ndarray,
-        prefix: dict[str, Buffer],
+        prefix: PrefixRows,
         meter: Meter,
     ) -> np.ndarray:
         """Runs rows of branches and keeps them. ``owners``: see `BranchRows.mask`. Returns logits."""
-        stored = self.branches
-        stored.reserve(len(owners))
-        mask = stored.mask(owners)
-        past = {**prefix, **stored.past(self._branch_names)}
-        tail = stored.tail(self._new_names, len(owners))
-        outputs = self._run(embeds, positions, mask, logit_rows, past, tail, meter)
-        stored.append(owners)
-        return outputs["logits"]
+        logits = self._behind(embeds, positions, owners, None, logit_rows, prefix, meter)
+        self.branches.append(owners)
+        return logits
 
     def probe(
         self,
@@ -88,25 +94,53 @@ class DecoderEngine:
         positions: np.ndarray,
         owners: np.ndarray,
         own: np.ndarray,
-        prefix: dict[str, Buffer],
+        prefix: PrefixRows,
         meter: Meter,
     ) -> np.ndarray:
         """Logits of all rows, which are not kept. ``owners`` and ``own``: see `BranchRows.mask`."""
-        mask = self.branches.mask(owners, own)
-        past = {**prefix, **self.branches.past(self._branch_names)}
-        return self._run(embeds, positions, mask, np.arange(len(owners)), past, {}, meter, ["logits"])["logits"]
+        return self._behind(embeds, positions, owners, own, np.arange(len(owners)), prefix, meter)
 
     def run(
         self, embeds: np.ndarray, positions: np.ndarray, mask: np.ndarray, logit_rows: np.ndarray, prefix: int
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         """Logits, and keys and values of the new rows in turn for each layer; nothing is kept."""
-        past = {**self.prefix_views(prefix), **self.branches.none(self._branch_names)}
-        outputs = self._run(embeds, positions, mask, logit_rows, past, {}, Meter())
-        return outputs["logits"], [outputs[name] for name in self._new_names]
+        count = len(embeds)
+        self.branches.reserve(count)
+        if self._in_place:
+            hidden = np.full((count, self._rows.length), HIDDEN)
+            hidden[:, :prefix] = 0
+            mask = np.concatenate([hidden, mask], axis=1)
+            past = self.branches.everything(self._all_names, count)
+        else:
+            past = {**self.prefix_views(prefix).views, **self.branches.none(self._branch_names)}
+        new = self.branches.tail(self._new_names, count)
+        logits = self._run(embeds, positions, mask, logit_rows, past, new, Meter())
+        return logits.copy(), [buffer.read().copy() for buffer in new.values()]
 
-    def prefix_views(self, length: int) -> dict[str, Buffer]:
-        """The first rows of the prefix, by the names of the engine's inputs."""
-        return self.prefix.views(self._prefix_names, 0, length)
+    def prefix_views(self, length: int) -> PrefixRows:
+        """The first rows of the prefix, for `extend` and `probe`."""
+        return PrefixRows(length, {} if self._in_place else self._rows.views(self._prefix_names, 0, length))
+
+    def _behind(
+        self,
+        embeds: np.ndarray,
+        positions: np.ndarray,
+        owners: np.ndarray,
+        own: np.ndarray | None,
+        logit_rows: np.ndarray,
+        prefix: PrefixRows,
+        meter: Meter,
+    ) -> np.ndarray:
+        """Runs rows behind those there are; their keys and values are written there and not counted in."""
+        stored, count = self.branches, len(owners)
+        stored.reserve(count)
+        if self._in_place:
+            mask = stored.mask(owners, own, prefix.length)
+            past = stored.everything(self._all_names, count)
+        else:
+            mask = stored.mask(owners, own)
+            past = {**prefix.views, **stored.past(self._branch_names)}
+        return self._run(embeds, positions, mask, logit_rows, past, stored.tail(self._new_names, count), meter)
 
     def _run(
         self,
@@ -117,8 +151,7 @@ class DecoderEngine:
         past: dict[str, Buffer],
         into: dict[str, Buffer],
         meter: Meter,
-        outputs: Sequence[str] | None = None,
-    ) -> dict[str, np.ndarray]:
+    ) -> np.ndarray:
         inputs: dict[str, np.ndarray | Buffer] = {
             "inputs_embeds": np.ascontiguousarray(embeds, dtype=self._dtype),
             "position_ids": positions.astype(np.int64, copy=False),
@@ -126,7 +159,10 @@ class DecoderEngine:
             "logit_rows": logit_rows.astype(np.int64, copy=False),
             **past,
         }
+        if len(logit_rows) > self._logits.shape[0]:
+            self._logits = self._engine.buffer((len(logit_rows), self._vocabulary), self._logits.dtype)
+        logits = self._logits.rows(0, len(logit_rows))
         start = perf_counter()
-        result = self._engine.run(inputs, outputs, into)
+        self._engine.run(inputs, (), {"logits": logits, **into})
         meter.engine_seconds += perf_counter() - start
-        return result
+        return logits.read()

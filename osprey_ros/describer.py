@@ -7,22 +7,24 @@ words before the region is named.
 from __future__ import annotations
 
 import os
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import TypeAlias
 
 import numpy as np
 
+from osprey_ros.asked import Asked, branch_together, branches_of
 from osprey_ros.bundle import Bundle, BundleError
-from osprey_ros.decoder import Branches, Decoder, Generation, Meter, Prefix, Token
-from osprey_ros.engines import Buffer, Engine, load_engine
+from osprey_ros.constraints import Constraint, Guide, Guides
+from osprey_ros.decoder import Decoder, Generation, Meter, Prefix, Token
+from osprey_ros.encoders import Encoders
+from osprey_ros.engines import Engine, load_engine
 from osprey_ros.errors import OspreyError
 from osprey_ros.image import Preprocessor, check_rgb
 from osprey_ros.prompt import (
     IMAGE,
     MASK,
-    POSITION,
     QUESTIONS,
     REGION_TEXT,
     PromptBuilder,
@@ -30,15 +32,26 @@ from osprey_ros.prompt import (
     common_prefix,
     template_named,
 )
-from osprey_ros.region_grids import RegionGrids
 from osprey_ros.regions import RegionError, Regions, as_regions
-from osprey_ros.results import Description, Result, Scores, Timing, Update
-from osprey_ros.sampling import Sampling
+from osprey_ros.results import Description, EncodedRegions, Result, Scores, Timing, Update
+from osprey_ros.sampling import Guided, Sampling
 from osprey_ros.timing import Clock, PictureSeconds
 
-__all__ = ["STYLES", "Describer", "DescriberError", "Description", "Result", "Scores", "Timing", "Update"]
+__all__ = [
+    "STYLES",
+    "Describer",
+    "DescriberError",
+    "Description",
+    "EncodedRegions",
+    "Result",
+    "Scores",
+    "Timing",
+    "Update",
+]
 
 STYLES = tuple(QUESTIONS)
+
+AnyRegions: TypeAlias = Regions | EncodedRegions | np.ndarray
 
 # Bounds on the answer where the caller gives none; fewer where the model has not so many positions left.
 MAX_NEW_TOKENS = {"short": 32, "detailed": 192, "category": 16}
@@ -58,16 +71,6 @@ class _Picture:
     unreported: PictureSeconds
     prefix_ids: tuple[int, ...]  # of the last call: at first the words before the picture
     prefix: Prefix
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """Questions about regions, ready for the decoder."""
-
-    regions: Regions
-    questions: tuple[str, ...]
-    prefix: Prefix
-    branches: Branches  # all regions for the first question, then all for the second, and so on
 
 
 class Describer:
@@ -92,22 +95,16 @@ class Describer:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self.spec = self.bundle.manifest.model
         cores = threads if threads is not None else len(os.sched_getaffinity(0))
-        self._preprocess = Preprocessor(self.spec, preprocessing, cores)
+        preprocess = Preprocessor(self.spec, preprocessing, cores)
         self._builder = PromptBuilder(self.bundle.tokenizer(), self.spec, template_named(self.bundle.manifest.template))
+        self._guides = Guides(self._builder)
         self._embeddings = np.asarray(self.bundle.embeddings())  # a plain view: numpy is slow to index its memory maps
-        self._vision = self._load("vision", threads, "pixels", "image_tokens")
-        self._extractor = self._load("mask_extractor", threads, "position", "position_tokens")
+        vision = self._load("vision", threads, "pixels", "image_tokens")
+        extractor = self._load("mask_extractor", threads, "position", "position_tokens")
+        self._encoders = Encoders(vision, extractor, preprocess, self.spec)
         last = self.spec.num_layers - 1
-        decoder = self._load("decoder", threads, f"branch_value.{last}", f"new_value.{last}")
+        decoder = self._load("decoder", threads, "inputs_embeds", f"new_value.{last}")
         self._decoder = Decoder(decoder, self.spec, max_parallel)
-        self._grids = RegionGrids(self.spec.feature_sizes, self.spec.position_size)
-        # Feature maps of the picture that is set, on the device of the vision engine.
-        self._features: dict[str, Buffer] = {
-            name: self._vision.buffer((1, channels, *size), self._vision.output_dtypes[name])
-            for name, channels, size in zip(
-                ("res2", "res3", "res4", "res5"), self.spec.feature_channels, self.spec.feature_sizes, strict=True
-            )
-        }
         # The words before the picture are the same for every picture and question: computed once for good.
         prompt = self._builder.prompt(QUESTIONS["short"])
         self._opening_ids = prompt[: prompt.index(IMAGE)]
@@ -122,18 +119,33 @@ class Describer:
         check_rgb(rgb)
         self._picture = None
         self._decoder.abandon()
-        start = perf_counter()
-        pixels = self._preprocess(rgb)
-        ready = perf_counter()
-        inputs = {"pixels": pixels.astype(self._vision.input_dtypes["pixels"], copy=False)}
-        tokens = self._vision.run(inputs, ["image_tokens"], self._features)["image_tokens"].astype(np.float32)
-        vision = perf_counter() - ready
-        unreported = PictureSeconds(preprocess=ready - start, vision=vision, engine=vision)
+        tokens, unreported = self._encoders.picture(rgb)
         self._picture = _Picture(rgb.shape[:2], tokens, unreported, self._opening_ids, self._opening)
+
+    def encode(self, regions: Regions | np.ndarray) -> EncodedRegions:
+        """Computes what the model sees of each region of the picture, to be given to several calls in its stead.
+
+        The seconds of it are in the timing of the call that follows. Raises as `answer` does for regions.
+        """
+        picture, clock = self._current(), Clock()
+        start = perf_counter()
+        checked = self._checked(picture, as_regions(regions))
+        mask_tokens, position_tokens = self._encoders.regions(checked, clock.meter)
+        seconds = perf_counter() - start
+        before = picture.unreported
+        engine = before.engine + clock.meter.engine_seconds
+        picture.unreported = replace(before, regions=before.regions + seconds, engine=engine)
+        return EncodedRegions(checked, mask_tokens, position_tokens, seconds)
+
+    def take_seconds(self) -> Timing:
+        """What `set_image` and `encode` took, if no call has had it in its timing; the next one then has not."""
+        picture = self._current()
+        spent, picture.unreported = picture.unreported, PictureSeconds()
+        return spent.timing()
 
     def describe(
         self,
-        regions: Regions | np.ndarray,
+        regions: AnyRegions,
         style: str = "short",
         max_new_tokens: int | None = None,
         sampling: Sampling | None = None,
@@ -141,13 +153,14 @@ class Describer:
     ) -> Result:
         """Describes every region in one of the published styles: "short", "detailed" or "category".
 
-        ``regions`` may be an id image or a stack of masks (see `osprey_ros.regions.as_regions`), of the picture's size.
+        ``regions`` may be an id image or a stack of masks (see `osprey_ros.regions.as_regions`), of the picture's size,
+        or what `encode` has made of them.
         """
         return self.answer(regions, [_style_question(style)], max_new_tokens, sampling, should_stop)[0]
 
     def ask(
         self,
-        regions: Regions | np.ndarray,
+        regions: AnyRegions,
         question: str,
         max_new_tokens: int | None = None,
         sampling: Sampling | None = None,
@@ -158,11 +171,12 @@ class Describer:
 
     def answer(
         self,
-        regions: Regions | np.ndarray,
+        regions: AnyRegions,
         questions: Sequence[str],
         max_new_tokens: int | None = None,
         sampling: Sampling | None = None,
         should_stop: Callable[[], bool] | None = None,
+        constraints: Sequence[Constraint | None] | None = None,
     ) -> tuple[Result, ...]:
         """Asks several questions about every region, all decoded together; one Result for each, sharing one Timing.
 
@@ -172,67 +186,127 @@ class Describer:
                 from the same seed, whatever else is asked.
             should_stop: asked before each decode step; what was decoded when it says yes is returned, and descriptions
                 say by ``ended`` whether they are whole.
+            constraints: for each question what its answers must be, or None. Such an answer is never drawn, and
+                ``max_new_tokens`` does not cut one from a list.
 
-        Raises DescriberError before `set_image`, RegionError for regions of another size than the picture, PromptError
-        for a question that cannot be asked, DecoderError if question and answer do not fit the model.
+        Raises DescriberError before `set_image` and for constraints that are not one for each question, RegionError for
+        regions of another size than the picture, PromptError for a question that cannot be asked, ConstraintError for
+        an answer that the model cannot give, DecoderError if question and answer do not fit the model.
         """
         picture, clock = self._current(), Clock()
+        guides = self._guides_of(questions, constraints)
         asked = self._asked(picture, regions, questions, clock)
-        answers = self._decoder.generate(
-            asked.prefix,
-            asked.branches,
-            self._rows,
-            self._limits(asked, max_new_tokens),
-            self.spec.eos_id,
-            sampling,
-            _keys(asked),
-            should_stop,
-            clock.meter,
-        )
+        limits, count = self._limits(asked, max_new_tokens), len(asked.regions)
+        if any(guides):
+            each = [guide for guide in guides for _ in range(count)]
+            limits = np.maximum(limits, [guide.longest if guide else 0 for guide in each])
+            sampling = Guided(guides=each, free=sampling)
+        answers = self._decoded(asked, limits, sampling, should_stop, clock)
         texts = [self._builder.decode(answer.tokens) for answer in answers]
         clock.stage_done()
         timing = self._timing(clock, picture, asked, sum(len(answer.tokens) for answer in answers))
-        count = len(asked.regions)
         results = []
-        for n, question in enumerate(asked.questions):
+        for n, (question, guide) in enumerate(zip(asked.questions, guides, strict=True)):
             part = slice(n * count, (n + 1) * count)
-            results.append(Result(question, _descriptions(asked.regions, texts[part], answers[part]), timing))
+            listed = guide is not None and guide.normalised
+            results.append(Result(question, _descriptions(asked.regions, texts[part], answers[part], listed), timing))
         return tuple(results)
 
-    def stream(
+    def ask_together(
         self,
-        regions: Regions | np.ndarray,
+        regions: AnyRegions,
         question: str,
         max_new_tokens: int | None = None,
         sampling: Sampling | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> Description:
+        """Asks one question about several regions at once, such as "What is between <mask><pos> and <mask><pos>?".
+
+        ``<mask><pos>`` in it names each region once, in the order of the regions; a question without it gets all of
+        them in front. Raises as `answer` does.
+        """
+        picture, clock = self._current(), Clock()
+        asked = self._asked(picture, regions, [question], clock, together=True)
+        (answer,) = self._decoded(asked, self._limits(asked, max_new_tokens), sampling, should_stop, clock)
+        text = self._builder.decode(answer.tokens)
+        clock.stage_done()
+        self._timing(clock, picture, asked, len(answer.tokens))
+        return Description(0, text, answer.tokens, answer.logprobs, answer.ended)
+
+    def check(self, constraints: Iterable[Constraint | None]) -> None:
+        """Makes constraints ready for `answer`. Raises ConstraintError for an answer that the model cannot give."""
+        for constraint in constraints:
+            if constraint is not None:
+                self._guides.of(constraint)
+
+    def _guides_of(
+        self, questions: Sequence[str], constraints: Sequence[Constraint | None] | None
+    ) -> list[Guide | None]:
+        if constraints is None:
+            return [None] * len(questions)
+        if len(constraints) != len(questions):
+            raise DescriberError(
+                f"there are {len(constraints)} constraints for {len(questions)} questions: give one or None for each"
+            )
+        return [self._guides.of(constraint) if constraint is not None else None for constraint in constraints]
+
+    def stream(
+        self,
+        regions: AnyRegions,
+        question: str,
+        max_new_tokens: int | None = None,
+        sampling: Sampling | None = None,
+        together: bool = False,
     ) -> Iterator[Update]:
-        """As `ask`, but gives each region's answer token by token as it is decoded.
+        """As `ask`, but gives each region's answer token by token as it is decoded; as `ask_together` if ``together``.
 
         Errors of the call itself are raised at once. Closing the iterator stops the decoding; so does any other call of
         the describer, and going on with the iterator then raises DecoderError. The call that follows has the seconds of
         `set_image` in its timing.
         """
         picture = self._current()
-        asked = self._asked(picture, regions, [question], Clock())
+        asked = self._asked(picture, regions, [question], Clock(), together)
         limits = self._limits(asked, max_new_tokens)
         return self._updates(
             asked,
             self._decoder.stream(
-                asked.prefix, asked.branches, self._rows, limits, self.spec.eos_id, sampling, _keys(asked)
+                asked.prefix, asked.branches, self._rows, limits, self.spec.eos_id, sampling, asked.keys
             ),
         )
 
-    def _updates(self, asked: _Asked, decoded: Iterator[Token]) -> Iterator[Update]:
+    def _decoded(
+        self,
+        asked: Asked,
+        limits: np.ndarray,
+        sampling: Sampling | None,
+        should_stop: Callable[[], bool] | None,
+        clock: Clock,
+    ) -> list[Generation]:
+        return self._decoder.generate(
+            asked.prefix,
+            asked.branches,
+            self._rows,
+            limits,
+            self.spec.eos_id,
+            sampling,
+            asked.keys,
+            should_stop,
+            clock.meter,
+        )
+
+    def _updates(self, asked: Asked, decoded: Iterator[Token]) -> Iterator[Update]:
         tokens: list[list[int]] = [[] for _ in range(len(asked.branches))]
         for token in decoded:
             own = tokens[token.branch]
             own.append(token.id)
-            yield Update(
-                int(asked.regions.ids[token.branch]), self._builder.decode(own), token.id, token.logprob, token.last
-            )
+            text = self._builder.decode(own)
+            yield Update(asked.region_of(token.branch), text, token.id, token.logprob, token.last)
 
     def score(
-        self, regions: Regions | np.ndarray, phrases: Sequence[str], question: str = QUESTIONS["category"]
+        self,
+        regions: AnyRegions,
+        phrases: Sequence[str],
+        question: str = QUESTIONS["category"],
     ) -> Scores:
         """How likely each phrase is as the answer to a question about each region, all in one pass.
 
@@ -261,7 +335,7 @@ class Describer:
             raise BundleError(f"{path} has no {input_name} or no {output_name}: it is not the engine its name says")
         return engine
 
-    def _timing(self, clock: Clock, picture: _Picture, asked: _Asked, new_tokens: int) -> Timing:
+    def _timing(self, clock: Clock, picture: _Picture, asked: Asked, new_tokens: int) -> Timing:
         """Of a call that has ended; the seconds of `set_image` are reported once."""
         before, picture.unreported = picture.unreported, PictureSeconds()
         return clock.timing(before, asked.prefix.length, asked.branches.rows, new_tokens)
@@ -272,56 +346,55 @@ class Describer:
         return self._picture
 
     def _asked(
-        self, picture: _Picture, regions: Regions | np.ndarray, questions: Sequence[str], clock: Clock
-    ) -> _Asked:
+        self,
+        picture: _Picture,
+        regions: AnyRegions,
+        questions: Sequence[str],
+        clock: Clock,
+        together: bool = False,
+    ) -> Asked:
         """Computes what all branches need; two stages of the clock."""
-        regions = as_regions(regions)
+        encoded = regions if isinstance(regions, EncodedRegions) else None
+        known = self._checked(picture, regions.regions if isinstance(regions, EncodedRegions) else as_regions(regions))
+        prompts = [self._prompt(question, len(known) if together else 1) for question in questions]
+        if not prompts:
+            raise PromptError("no question is given")
+        if encoded is None:
+            encoded = EncodedRegions(known, *self._encoders.regions(known, clock.meter))
+        clock.stage_done()
+        split = common_prefix(prompts)
+        prefix = self._prefix(picture, prompts[0][:split], clock.meter)
+        clock.stage_done()
+        tails = [prompt[split:] for prompt in prompts]
+        if together:
+            branches = branch_together(tails[0], encoded, self._rows)
+        else:
+            branches = branches_of(tails, encoded, self._rows)
+        return Asked(known, tuple(questions), prefix, branches, together)
+
+    def _checked(self, picture: _Picture, regions: Regions) -> Regions:
         if regions.shape != picture.shape:
             raise RegionError(
                 f"the regions are {regions.shape[1]}x{regions.shape[0]} pixels, the picture is "
                 f"{picture.shape[1]}x{picture.shape[0]}: segment the picture at its own size"
             )
-        prompts = [self._prompt(question) for question in questions]
-        if not prompts:
-            raise PromptError("no question is given")
-        mask_tokens, position_tokens = self._region_tokens(regions, clock.meter)
-        clock.stage_done()
-        split = common_prefix(prompts)
-        prefix = self._prefix(picture, prompts[0][:split], clock.meter)
-        clock.stage_done()
-        branches = self._branches([prompt[split:] for prompt in prompts], mask_tokens, position_tokens)
-        return _Asked(regions, tuple(questions), prefix, branches)
+        return regions
 
-    def _prompt(self, question: str) -> tuple[int, ...]:
-        prompt = self._builder.prompt(question)
-        if prompt.count(MASK) != 1:
-            raise PromptError(f"the question {question!r} must contain {REGION_TEXT} once: it is asked of each region")
+    def _prompt(self, question: str, regions: int) -> tuple[int, ...]:
+        prompt = self._builder.prompt(question, regions)
+        if prompt.count(MASK) != regions:
+            named = "once: it is asked of each region" if regions == 1 else f"{regions} times, once for each region"
+            raise PromptError(f"the question {question!r} must contain {REGION_TEXT} {named}")
         return prompt
 
-    def _limits(self, asked: _Asked, max_new_tokens: int | None) -> np.ndarray:
+    def _limits(self, asked: Asked, max_new_tokens: int | None) -> np.ndarray:
         """The largest number of tokens of each branch's answer."""
         if max_new_tokens is not None:
             return np.full(len(asked.branches), max_new_tokens)
         usual = {QUESTIONS[style]: tokens for style, tokens in MAX_NEW_TOKENS.items()}
         limits = [usual.get(question, MAX_NEW_TOKENS_FREE) for question in asked.questions]
         room = self._decoder.room(asked.prefix, asked.branches)
-        return np.repeat(np.clip(limits, 1, max(1, room)), len(asked.regions))
-
-    def _region_tokens(self, regions: Regions, meter: Meter) -> tuple[np.ndarray, np.ndarray]:
-        engine = self._extractor
-        *masks, positions = self._grids.of(regions)
-        arrays = {f"mask_res{level}": mask for level, mask in enumerate(masks, start=2)}
-        arrays["position"] = positions
-        inputs: dict[str, np.ndarray | Buffer] = {
-            name: array.astype(engine.input_dtypes[name], copy=False) for name, array in arrays.items()
-        }
-        for name, feature in self._features.items():
-            here = self._vision.device == engine.device and feature.dtype == engine.input_dtypes[name]
-            inputs[name] = feature if here else feature.read().astype(engine.input_dtypes[name])
-        start = perf_counter()
-        outputs = engine.run(inputs, ["mask_tokens", "position_tokens"])
-        meter.engine_seconds += perf_counter() - start
-        return outputs["mask_tokens"].astype(np.float32), outputs["position_tokens"].astype(np.float32)
+        return np.repeat(np.clip(limits, 1, max(1, room)), 1 if asked.together else len(asked.regions))
 
     def _prefix(self, picture: _Picture, ids: tuple[int, ...], meter: Meter) -> Prefix:
         """The shared prefix; what it shares with the one of the last call on this picture is not computed again."""
@@ -344,30 +417,6 @@ class Describer:
         before, after = (self._rows(np.array(part, dtype=np.intp)) for part in (ids[:at], ids[at + 1 :]))
         return np.concatenate([before, picture.image_tokens, after])
 
-    def _branches(
-        self, tails: Sequence[tuple[int, ...]], mask_tokens: np.ndarray, position_tokens: np.ndarray
-    ) -> Branches:
-        """What follows the prefix, for each question and region.
-
-        The words of a question before its region are the same for all regions: shared by their branches, unless the
-        prefix ends where they do.
-        """
-        count = len(mask_tokens)
-        rows: list[np.ndarray] = []
-        stems: list[np.ndarray] = []
-        stem_of: list[int] = []
-        for tail in tails:
-            at = tail.index(MASK)
-            stem_of += [len(stems) if at else -1] * count
-            if at:
-                stems.append(self._rows(np.array(tail[:at], dtype=np.intp)))
-            ids = np.array(tail[at:], dtype=np.intp)
-            own = np.repeat(self._rows(np.maximum(ids, 0))[None], count, axis=0)
-            own[:, ids == MASK] = mask_tokens[:, None]
-            own[:, ids == POSITION] = position_tokens[:, None]
-            rows += list(own)
-        return Branches(rows, stems, stem_of)
-
     def _rows(self, ids: np.ndarray) -> np.ndarray:
         """Embedding rows of token ids [n], float32 [n, hidden]."""
         return self._embeddings[ids].astype(np.float32)
@@ -379,17 +428,10 @@ def _style_question(style: str) -> str:
     return QUESTIONS[style]
 
 
-def _keys(asked: _Asked) -> list[tuple[int, ...]]:
-    """What tells a branch apart from all others, whatever else is asked: its region's id and its question."""
-    return [
-        (zlib.crc32(question.encode()), int(region) & 0xFFFFFFFF)
-        for question in asked.questions
-        for region in asked.regions.ids
-    ]
-
-
-def _descriptions(regions: Regions, texts: Sequence[str], answers: Sequence[Generation]) -> tuple[Description, ...]:
+def _descriptions(
+    regions: Regions, texts: Sequence[str], answers: Sequence[Generation], listed: bool
+) -> tuple[Description, ...]:
     return tuple(
-        Description(int(region), text, answer.tokens, answer.logprobs, answer.ended)
+        Description(int(region), text, answer.tokens, answer.logprobs, answer.ended, listed)
         for region, text, answer in zip(regions.ids, texts, answers, strict=True)
     )

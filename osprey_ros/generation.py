@@ -64,19 +64,17 @@ def decode(engine: DecoderEngine, request: Request, meter: Meter) -> Iterator[St
     prefix = engine.prefix_views(request.prefix)
     lengths = np.array([len(rows) for rows in branches.questions])
     starts = request.prefix + branches.stem_lengths()
-    nexts = starts + lengths  # position of the next token of each branch
-    produced = np.zeros(len(branches), dtype=np.intp)
     waiting = deque(range(len(branches)))
-    active = np.zeros(0, dtype=np.intp)  # branches that have begun and not ended
-    chosen = np.zeros(0, dtype=np.intp)  # the latest token of each
+    # Of the branches that have begun and not ended: which, position of the next token, tokens left, the latest token.
+    active = positions = left = chosen = np.zeros(0, dtype=np.intp)
     new = RowsOfBranches()
     new.add_stems(branches, request.prefix)
     while waiting or len(active):
         request.check()
         start = perf_counter()
         if len(active):
-            new.add(request.embed(chosen), active, nexts[active])
-            nexts[active] += 1
+            new.add(request.embed(chosen), active, positions)
+            positions = positions + 1
         logit_rows = np.arange(new.count - len(active), new.count)
         if waiting:
             joining = _joining(waiting, lengths, len(active), new.count, request.max_parallel)
@@ -84,35 +82,42 @@ def decode(engine: DecoderEngine, request: Request, meter: Meter) -> Iterator[St
             for branch in joining:
                 new.add_question(branches, branch, starts[branch])
             active = np.concatenate([active, joining])
+            positions = np.concatenate([positions, starts[joining] + lengths[joining]])
+            left = np.concatenate([left, limits[joining]])
         logits = engine.extend(*new.take(), logit_rows, prefix, meter)
         chosen, logprobs = request.choose(logits, active)
-        produced[active] += 1
-        last = (chosen == request.eos_id) | (produced[active] == limits[active])
+        left = left - 1
+        last = (chosen == request.eos_id) | (left == 0)
         step = Step(active, chosen, logprobs, last)
         if last.any():
             engine.branches.drop(active[last])
-            active, chosen = active[~last], chosen[~last]
+            active, chosen, positions, left = active[~last], chosen[~last], positions[~last], left[~last]
         meter.step_seconds.append(perf_counter() - start)
         yield step
 
 
 def collect(steps: Iterator[Step], limits: np.ndarray, should_stop: Callable[[], bool] | None) -> list[Generation]:
     """The answers, [N]: after all steps, or as far as they were when ``should_stop`` said so."""
-    count = len(limits)
-    tokens = np.zeros((count, int(limits.max())), dtype=np.int32)
-    logprobs = np.zeros(tokens.shape, dtype=np.float32)
-    produced = np.zeros(count, dtype=np.intp)
-    ended = np.zeros(count, dtype=bool)
+    done: list[Step] = []
     while should_stop is None or not should_stop():
         step = next(steps, None)
         if step is None:
             break
-        at = produced[step.branches]
-        tokens[step.branches, at] = step.tokens
-        logprobs[step.branches, at] = step.logprobs
-        produced[step.branches] += 1
+        done.append(step)
+    tokens: list[list[int]] = [[] for _ in limits]
+    logprobs: list[list[float]] = [[] for _ in limits]
+    ended = np.zeros(len(limits), dtype=bool)
+    for step in done:
+        for branch, token, logprob in zip(
+            step.branches.tolist(), step.tokens.tolist(), step.logprobs.tolist(), strict=True
+        ):
+            tokens[branch].append(token)
+            logprobs[branch].append(logprob)
         ended[step.branches] = step.last
-    return [Generation(tokens[b, :n].copy(), logprobs[b, :n].copy(), bool(ended[b])) for b, n in enumerate(produced)]
+    return [
+        Generation(np.array(own, dtype=np.int32), np.array(likely, dtype=np.float32), end)
+        for own, likely, end in zip(tokens, logprobs, ended.tolist(), strict=True)
+    ]
 
 
 def _joining(waiting: deque[int], lengths: np.ndarray, active: int, rows: int, max_parallel: int) -> np.ndarray:

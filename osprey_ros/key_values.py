@@ -43,8 +43,11 @@ class KeyValueRows:
         """The rows ``start`` to ``stop`` (not included) of each buffer, under these names in their order."""
         return {name: buffer.rows(start, stop) for name, buffer in zip(names, self._buffers, strict=True)}
 
-    def keep(self, rows: np.ndarray) -> None:
-        """Moves these rows, integers in rising order, to the front and forgets all others."""
+    def keep(self, rows: np.ndarray, start: int) -> None:
+        """Moves these of the rows behind the first ``start`` next to those, and forgets the others.
+
+        ``rows``: integers in rising order, counted from ``start``.
+        """
         for buffer in self._buffers:
-            buffer.write(buffer.rows(0, self.length).read()[rows])
-        self.length = len(rows)
+            buffer.write(buffer.rows(start, self.length).read()[rows], start)
+        self.length = start + len(rows)

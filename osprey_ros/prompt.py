@@ -84,16 +84,17 @@ class PromptBuilder:
         self.spec = spec
         self.template = template
 
-    def prompt(self, question: str) -> tuple[int, ...]:
+    def prompt(self, question: str, regions: int = 1) -> tuple[int, ...]:
         """Token ids of the whole conversation up to where the answer begins, with IMAGE, MASK and POSITION in it.
 
         ``<mask><pos>`` in the question marks where the region is named; a question without it gets
-        "Regarding <mask><pos>: " in front. Several pairs are kept in order of mention.
+        "Regarding <mask><pos>: " in front, with as many of them as there are ``regions``. Several pairs are kept in
+        order of mention.
         Raises PromptError for an empty question, for ``<image>``, and for a ``<mask>`` without its ``<pos>``.
         """
         question = _checked(question)
         if REGION_TEXT not in question:
-            question = f"Regarding {REGION_TEXT}: {question}"
+            question = f"Regarding {' and '.join([REGION_TEXT] * regions)}: {question}"
         return self._opening(question)
 
     def dialogue(self, turns: Sequence[tuple[str, str]]) -> tuple[tuple[int, ...], tuple[bool, ...]]:

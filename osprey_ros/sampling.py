@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from osprey_ros.constraints import Guide
 from osprey_ros.errors import OspreyError
 
 
@@ -36,6 +37,17 @@ class Sampling:
             raise SamplingError(f"seed is {self.seed}: it must not be negative")
 
 
+@dataclass(frozen=True)
+class Guided(Sampling):
+    """Draws nothing, or as ``free`` says, but for the branches that a guide of ``guides`` holds to their answer.
+
+    ``guides``: one or None for each branch. Guided answers are never drawn: each token is the likeliest that may come.
+    """
+
+    guides: Sequence[Guide | None] = ()
+    free: Sampling | None = None
+
+
 class Chooser:
     """Chooses tokens for the branches of one call; greedily without ``sampling``.
 
@@ -43,21 +55,39 @@ class Chooser:
     """
 
     def __init__(self, sampling: Sampling | None, keys: Sequence[Sequence[int]]) -> None:
+        guides: Sequence[Guide | None] = ()
+        if isinstance(sampling, Guided):
+            guides, sampling = sampling.guides, sampling.free
         self._sampling = sampling
         self._generators = [] if sampling is None else [np.random.default_rng([sampling.seed, *key]) for key in keys]
+        self._walks = {branch: guide.begin() for branch, guide in enumerate(guides) if guide is not None}
 
     def __call__(self, logits: np.ndarray, branches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Tokens for the rows of logits [R, vocab], which belong to ``branches`` [R].
 
-        Returns integers [R] and their log-probabilities float32 [R] as the model gives them, temperature aside.
+        Returns integers [R] and their log-probabilities float32 [R] as the model gives them, temperature aside; those
+        of a guided branch are as its guide says.
         """
-        rows = np.arange(len(logits))
-        best = logits.argmax(axis=1)
-        shifted = logits - logits[rows, best][:, None]
+        if not self._walks:
+            return self._free(logits, branches)
+        walks = [self._walks.get(branch) for branch in branches.tolist()]
+        free = np.array([walk is None for walk in walks], dtype=bool)
+        chosen = np.zeros(len(logits), dtype=np.intp)
+        logprobs = np.zeros(len(logits), dtype=np.float32)
+        if free.any():
+            chosen[free], logprobs[free] = self._free(logits[free], branches[free])
+        for row, walk in enumerate(walks):
+            if walk is not None:
+                chosen[row], logprobs[row] = walk(logits[row])
+        return chosen, logprobs
+
+    def _free(self, logits: np.ndarray, branches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        shifted = logits - logits.max(axis=1, keepdims=True)
         normaliser = np.log(np.exp(shifted).sum(axis=1))
         if self._sampling is None:
-            return best, -normaliser
-        chosen = np.array([self._draw(shifted[row], branches[row]) for row in rows], dtype=best.dtype)
+            return logits.argmax(axis=1), -normaliser
+        rows = np.arange(len(logits))
+        chosen = np.array([self._draw(shifted[row], branches[row]) for row in rows], dtype=np.intp)
         return chosen, shifted[rows, chosen] - normaliser
 
     def _draw(self, shifted: np.ndarray, branch: int) -> int:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
 
 import numpy as np
 
-from osprey_ros.branches import Branches, RowsOfBranches, parts, sees
+from osprey_ros.branches import MAX_ROWS, Branches, RowsOfBranches, sees
 from osprey_ros.decoder_engine import DecoderEngine, Meter
+
+LOGIT_BYTES = 64 << 20  # of one run over phrases: every row has logits over the whole vocabulary
+_WORK_BYTES = 4 << 20  # of logits that are worked on at once, so that no copy of all of them is made
 
 
 def score(
@@ -36,13 +39,15 @@ def score(
         new.add_question(branches, branch, starts[branch])
     logits = engine.extend(*new.take(), ends, views, meter)
     first = np.array([phrase[0] for phrase in phrases])
-    scores = [[row[p : p + 1] for p in range(len(phrases))] for row in _log_softmax(logits)[:, first]]
+    firsts = logits[:, first] - _normalisers(logits)[:, None]
+    scores = [[row[p : p + 1] for p in range(len(phrases))] for row in firsts]
     meter.step_seconds.append(perf_counter() - start)
 
     # Behind them the phrases, all tokens but the last, whose row would say nothing about the phrase. They see their
     # question and not one another, and are not kept.
     pairs = [(b, p) for b in range(len(branches)) for p, phrase in enumerate(phrases) if len(phrase) > 1]
-    for part in parts([len(phrases[p]) - 1 for _, p in pairs], len(pairs)):
+    most = min(MAX_ROWS, LOGIT_BYTES // logits[0].nbytes)
+    for part in _parts([len(phrases[p]) - 1 for _, p in pairs], most):
         start = perf_counter()
         sizes = np.array([len(phrases[p]) - 1 for _, p in pairs[part]])
         owners = np.repeat([b for b, _ in pairs[part]], sizes)
@@ -55,13 +60,31 @@ def score(
             meter,
         )
         spoken = np.concatenate([phrases[p][1:] for _, p in pairs[part]])
-        found = _log_softmax(logits)[np.arange(len(spoken)), spoken]
+        found = logits[np.arange(len(spoken)), spoken] - _normalisers(logits)
         for (b, p), rest in zip(pairs[part], np.split(found, np.cumsum(sizes)[:-1]), strict=True):
             scores[b][p] = np.concatenate([scores[b][p], rest])
         meter.step_seconds.append(perf_counter() - start)
     return scores
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+def _parts(rows: Sequence[int], most: int) -> Iterator[slice]:
+    """Cuts things with so many rows each into parts of at most ``most`` rows; there is at least one thing in each."""
+    start, total = 0, 0
+    for index, own in enumerate(rows):
+        if index > start and total + own > most:
+            yield slice(start, index)
+            start, total = index, 0
+        total += own
+    if start < len(rows):
+        yield slice(start, len(rows))
+
+
+def _normalisers(logits: np.ndarray) -> np.ndarray:
+    """What is taken from logits [R, vocab] to make log-probabilities of them, float32 [R]."""
+    step = max(1, _WORK_BYTES // max(1, logits.strides[0]))
+    found = np.empty(len(logits), dtype=np.float32)
+    for start in range(0, len(logits), step):
+        part = logits[start : start + step]
+        best = part.max(axis=1)
+        found[start : start + step] = best + np.log(np.exp(part - best[:, None]).sum(axis=1))
+    return found

@@ -13,8 +13,9 @@ class Timing:
     """Where the time of one call went, in seconds of wall time, and how much was computed.
 
     ``preprocess`` and ``vision`` are spent in `Describer.set_image` and counted in the first call that follows it;
-    later calls on the same picture have 0 there. ``prefix`` is (nearly) 0 where the keys and values of an earlier call
-    could be used again. ``total`` is the whole call: the sum of these five stages.
+    later calls on the same picture have 0 there. So it is with the part of ``regions`` that was spent in
+    `Describer.encode`. ``prefix`` is (nearly) 0 where the keys and values of an earlier call could be used again.
+    ``total`` is the whole call: the sum of these five stages.
     """
 
     preprocess: float
@@ -33,11 +34,17 @@ class Timing:
 
 @dataclass(frozen=True)
 class PictureSeconds:
-    """What `Describer.set_image` took."""
+    """What `Describer.set_image` took, and `Describer.encode` after it."""
 
     preprocess: float = 0.0
     vision: float = 0.0
+    regions: float = 0.0
     engine: float = 0.0
+
+    def timing(self) -> Timing:
+        """As the timing of a call that did nothing else."""
+        total = self.preprocess + self.vision + self.regions
+        return Timing(self.preprocess, self.vision, self.regions, 0.0, 0.0, total, self.engine, (), 0, 0, 0, 0)
 
 
 class Clock:
@@ -56,7 +63,8 @@ class Clock:
 
     def timing(self, picture: PictureSeconds, prefix_tokens: int, branch_tokens: int, new_tokens: int) -> Timing:
         """All of it, once the three stages are done."""
-        regions, prefix, branches = self._stages
+        own, prefix, branches = self._stages
+        regions = picture.regions + own
         return Timing(
             preprocess=picture.preprocess,
             vision=picture.vision,

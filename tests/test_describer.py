@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import Picture, TinyModel
 
-from osprey_ros import Describer, OspreyError, regions_from_id_image
+from osprey_ros import Describer, OspreyError, regions_from_id_image, scoring
 from osprey_ros import describer as describers
 from osprey_ros.bundle import Bundle, BundleError, write_manifest
 from osprey_ros.decoder import DecoderError
@@ -174,15 +174,18 @@ def test_timing_accounts_for_the_whole_call(describer: Describer, picture: Pictu
     stages = timing.preprocess + timing.vision + timing.regions + timing.prefix + timing.branches
     assert min(timing.preprocess, timing.vision, timing.regions, timing.prefix, timing.branches) > 0
     assert timing.total == pytest.approx(stages, rel=1e-6)
-    assert timing.vision + sum(timing.step_seconds) / 2 < timing.engine < timing.total
-    assert 0.5 * timing.branches < sum(timing.step_seconds) <= timing.branches
+    assert timing.vision < timing.engine < timing.total
+    assert sum(timing.step_seconds) <= timing.branches
     assert timing.new_tokens == sum(len(d.tokens) for d in first)
     assert timing.steps == len(timing.step_seconds) == max(len(d.tokens) for d in first)
     assert timing.prefix_tokens > describer.spec.image_tokens
     assert timing.branch_tokens % len(first) == 0
     assert json.loads(json.dumps(asdict(timing)))["steps"] == timing.steps
-    again = describer.describe(picture.ids, max_new_tokens=5).timing
-    assert (again.preprocess, again.vision) == (0, 0)
+    again = [describer.describe(picture.ids, max_new_tokens=5).timing for _ in range(9)]
+    assert {(timing.preprocess, timing.vision) for timing in again} == {(0, 0)}
+    # Little is spent outside of steps, and outside of engines; other programs can come between in single calls.
+    assert np.median([sum(timing.step_seconds) / timing.branches for timing in again]) > 0.5
+    assert np.median([timing.engine / sum(timing.step_seconds) for timing in again]) > 0.5
 
 
 def test_stream_gives_the_answers_of_ask(ready: Describer, picture: Picture) -> None:
@@ -312,7 +315,7 @@ def test_engine_under_a_wrong_name_is_refused(tiny_model: TinyModel, tmp_path: P
     shutil.copy(folder / "vision.onnx", folder / "decoder.onnx")
     opened = Bundle.open(tiny_model.bundle).manifest
     write_manifest(folder, name="mixed", model=opened.model, template=opened.template, precisions={}, verification={})
-    with pytest.raises(BundleError, match=r"decoder\.onnx has no branch_value\.1"):
+    with pytest.raises(BundleError, match=r"decoder\.onnx has no inputs_embeds or no new_value\.1"):
         Describer(folder)
 
 
@@ -331,3 +334,66 @@ def test_engine_that_fails_is_named(tiny_model: TinyModel, picture: Picture, tmp
 def test_errors_share_one_base_class() -> None:
     for error in (BundleError, DecoderError, DescriberError, EngineError, ImageError, PromptError, RegionError):
         assert issubclass(error, OspreyError)
+
+
+def test_encoded_regions_answer_as_the_regions_do_without_the_extractor(
+    tiny_model: TinyModel, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    describer = Describer(tiny_model.bundle, threads=1)
+    describer.set_image(picture.rgb)
+    plain = describer.answer(picture.ids, [QUESTIONS["short"], "What is it?"], max_new_tokens=6)
+    scores = describer.score(picture.ids, ["a", "short phrase"])
+    encoded = describer.encode(regions_from_id_image(picture.ids))
+    assert encoded.mask_tokens.shape == encoded.position_tokens.shape == (5, describer.spec.hidden_size)
+    monkeypatch.setattr(describer._encoders, "regions", None)  # would raise
+    first = describer.answer(encoded, [QUESTIONS["short"], "What is it?"], max_new_tokens=6)
+    for a, b in zip(first, plain, strict=True):
+        _assert_same(a, b)
+    again = describer.ask(encoded, "What is it?", max_new_tokens=6)
+    _assert_same(again, plain[1])
+    assert again.timing.regions < encoded.seconds <= first[0].timing.regions
+    np.testing.assert_allclose(describer.score(encoded, ["a", "short phrase"]).log_likelihoods, scores.log_likelihoods)
+    two = describer.ask(encoded.select([12, 3]), "What is it?", max_new_tokens=6)
+    assert [d.region_id for d in two] == [12, 3]
+    np.testing.assert_array_equal(two[0].tokens, plain[1][3].tokens)
+    streamed = {u.region_id: u.text for u in describer.stream(encoded, "What is it?", max_new_tokens=6)}
+    assert streamed == {d.region_id: d.text for d in plain[1]}
+    describer.set_image(picture.rgb[:50])
+    with pytest.raises(RegionError, match="80x60"):
+        describer.ask(encoded, "What is it?")
+
+
+def test_one_question_about_several_regions(ready: Describer, picture: Picture) -> None:
+    regions = regions_from_id_image(picture.ids)
+    two = ready.encode(regions.select([7, 3]))
+    question = "What is between <mask><pos> and <mask><pos>?"
+    answer = ready.ask_together(two, question, max_new_tokens=8)
+    assert answer.region_id == 0
+    assert 0 < len(answer.tokens) <= 8
+    # Each region is where it is named: the other way round is another question.
+    turned = ready.ask_together(two.select([3, 7]), question, max_new_tokens=8)
+    assert not np.array_equal(answer.logprobs, turned.logprobs)
+    # Without names they come in front; of one region it is what `ask` says.
+    named = ready.ask_together(two, "Regarding <mask><pos> and <mask><pos>: What is between?", max_new_tokens=8)
+    plain = ready.ask_together(two, "What is between?", max_new_tokens=8)
+    np.testing.assert_array_equal(named.tokens, plain.tokens)
+    alone = ready.ask_together(regions.select([7]), "What is it?", max_new_tokens=8)
+    np.testing.assert_array_equal(alone.tokens, ready.ask(picture.ids, "What is it?", max_new_tokens=8)[1].tokens)
+    streamed = list(ready.stream(two, question, max_new_tokens=8, together=True))
+    assert [update.token for update in streamed] == answer.tokens.tolist()
+    assert {update.region_id for update in streamed} == {0}
+    with pytest.raises(PromptError, match="2 times, once for each region"):
+        ready.ask_together(two, "What is <mask><pos>?")
+
+
+def test_scores_are_computed_in_parts_where_logits_would_be_large(
+    ready: Describer, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phrases = ["a red mug", "mug", "the large green bowl on the left"]
+    whole = ready.score(picture.ids, phrases)
+    row = ready.spec.vocab_size * 4
+    monkeypatch.setattr(scoring, "LOGIT_BYTES", 16 * row)
+    monkeypatch.setattr(scoring, "_WORK_BYTES", 3 * row)
+    parts = ready.score(picture.ids, phrases)
+    assert parts.timing.steps > whole.timing.steps == 2
+    np.testing.assert_allclose(parts.log_likelihoods, whole.log_likelihoods, rtol=1e-5)

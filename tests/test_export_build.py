@@ -114,7 +114,7 @@ def test_weights_read_back_from_a_bundle_are_the_quantized_ones(checkpoint: Path
     precisions = Precisions(lm_head="int8")
     build_bundle(checkpoint, tmp_path / "bundle", verify=False, precisions=precisions, **QUIET)
     source = Checkpoint.open(checkpoint)
-    precision = decoder_precision(resolved(precisions, Targets(), source.config), Targets())
+    precision = decoder_precision(resolved(precisions, Targets(), source.config), Targets(), source.config)
     model = model_from_bundle(Bundle.open(tmp_path / "bundle"))
     state = model.state_dict()
     read = decoder_weights(tmp_path / "bundle" / DECODER)

@@ -12,7 +12,9 @@ import pytest
 from conftest import TinyModel
 
 from export import resources
-from export.build import Precisions, Targets, build_bundle, partial_folder
+from export.build import Precisions, Targets, build_bundle, decoder_shape, partial_folder
+from export.graph_decoder import build_decoder
+from export.linears import DecoderPrecision, Linears
 from export.options import resolved
 from export.plans import decoder_profiles
 from export.progress import Progress, duration, quantity
@@ -217,10 +219,13 @@ def test_profiles_of_a_decoder_plan_hold_a_picture_and_a_step_of_all_regions() -
         assert profile["B_plus_S"].greatest == profile["B"].greatest + profile["S"].greatest
 
 
-def test_profiles_name_every_free_axis_of_the_graphs(tiny_model: TinyModel) -> None:
-    config = Checkpoint.open(tiny_model.checkpoint).config
+def test_profiles_name_every_free_axis_of_the_graphs(tiny_model: TinyModel, tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(tiny_model.checkpoint)
+    config = checkpoint.config
+    precision = DecoderPrecision("fp16", "fp16", dialect="tensorrt", half=True)
+    build_decoder(decoder_shape(config), Linears(checkpoint.read, precision), tmp_path / DECODER)
     for profile in decoder_profiles(config, max_regions=4):
-        assert "prefix_key.0" in profile_shapes(tiny_model.bundle / DECODER, profile)
+        assert "prefix_key.0" in profile_shapes(tmp_path / DECODER, profile)
     for profile in mask_extractor_profiles(4):
         least, _, greatest = profile_shapes(tiny_model.bundle / MASK_EXTRACTOR, profile)["position"]
         assert (least[0], greatest[0]) == (1, 4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,10 @@ from transformers import LlamaConfig, LlamaModel
 from export.graph_decoder import DecoderShape, build_decoder
 from export.linears import DecoderPrecision, Linears
 from export.quantize import quantize_linear
+from osprey_ros.bundle import ModelSpec
+from osprey_ros.decoder import Decoder
+from osprey_ros.engines import load_engine
+from osprey_ros.engines.onnxruntime import FEW_ROWS
 
 SHAPE = DecoderShape(
     hidden_size=64,
@@ -68,9 +72,17 @@ def llama() -> Llama:
     return model
 
 
+# The same graph for onnxruntime on the CPU, where it writes keys and values in place, and in plain operators.
+PLAIN = DecoderPrecision("fp32", "fp32", dialect="tensorrt")
+FP32 = [DecoderPrecision("fp32", "fp32"), PLAIN]
+
+
 @dataclass
 class Engine:
-    """The decoder engine with plain numpy inputs; caches are lists over layers of (keys, values)."""
+    """The decoder engine with plain numpy inputs; caches are lists over layers of (keys, values).
+
+    Masks are those of the plain spelling: of the rows in `branches` and of the new ones, which see all of the prefix.
+    """
 
     session: onnxruntime.InferenceSession
 
@@ -79,7 +91,9 @@ class Engine:
         cls, read: Callable[[str], np.ndarray], path: Path, precision: DecoderPrecision, **options: Path
     ) -> Engine:
         build_decoder(SHAPE, Linears(read, precision), path, **options)
-        return cls(onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]))
+        settings = onnxruntime.SessionOptions()
+        settings.add_session_config_entry("session.disable_quant_qdq", "1")  # products in float32, not in int8
+        return cls(onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"]))
 
     def run(self, rows, positions, mask, wanted, prefix, branches):
         feed = {
@@ -88,11 +102,32 @@ class Engine:
             "mask": mask,
             "logit_rows": np.asarray(wanted, np.int64),
         }
+        if "key.0" in {i.name for i in self.session.get_inputs()}:
+            return self._run_in_place(feed, prefix, branches)
         for i in range(SHAPE.num_layers):
             feed[f"prefix_key.{i}"], feed[f"prefix_value.{i}"] = prefix[i]
             feed[f"branch_key.{i}"], feed[f"branch_value.{i}"] = branches[i]
         logits, *caches = self.session.run(None, feed)
         return logits, list(zip(caches[0::2], caches[1::2], strict=True))
+
+    def _run_in_place(self, feed, prefix, branches):
+        count, stored = len(feed["inputs_embeds"]), len(prefix[0][0])
+        feed["mask"] = np.concatenate([np.zeros((count, stored), np.float32), feed["mask"]], axis=1)
+        binding, caches = self.session.io_binding(), []
+        for i in range(SHAPE.num_layers):
+            caches.append([])
+            for kind, before, own in zip(("key", "value"), prefix[i], branches[i], strict=True):
+                # What is not written before it is read shows.
+                rows = np.concatenate([before, own, np.full((count, *own.shape[1:]), np.nan, np.float32)])
+                binding.bind_cpu_input(f"{kind}.{i}", rows)
+                caches[i].append(rows[-count:])
+                new = onnxruntime.OrtValue.ortvalue_from_numpy(rows[-count:])
+                binding.bind_ortvalue_output(f"new_{kind}.{i}", new)
+        for name, value in feed.items():
+            binding.bind_cpu_input(name, value)
+        binding.bind_output("logits", "cpu")
+        self.session.run_with_iobinding(binding)
+        return binding.get_outputs()[-1].numpy(), caches
 
     def prefill(self, rows):
         return self.run(rows, range(len(rows)), _causal(len(rows)), range(len(rows)), _cache(0), _cache(0))
@@ -111,16 +146,20 @@ def _random_rows(rng: np.random.Generator, count: int) -> np.ndarray:
     return rng.standard_normal((count, SHAPE.hidden_size)).astype(np.float32)
 
 
-def test_prefix_equals_llama(llama: Llama, tmp_path: Path) -> None:
-    engine = Engine.build(llama.read(), tmp_path / "decoder.onnx", DecoderPrecision("fp32", "fp32"))
+@pytest.mark.parametrize("precision", FP32)
+def test_prefix_equals_llama(llama: Llama, tmp_path: Path, precision: DecoderPrecision) -> None:
+    engine = Engine.build(llama.read(), tmp_path / "decoder.onnx", precision)
     rows = _random_rows(np.random.default_rng(1), 21)
     logits, _ = engine.prefill(rows)
     np.testing.assert_allclose(logits, llama.logits(rows), atol=2e-4, rtol=1e-4)
 
 
-def test_branches_of_unequal_length_over_several_steps_equal_llama(llama: Llama, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", FP32)
+def test_branches_of_unequal_length_over_several_steps_equal_llama(
+    llama: Llama, tmp_path: Path, precision: DecoderPrecision
+) -> None:
     """Three branches behind one prefix: their first rows together, then one row each, then two of them only."""
-    engine = Engine.build(llama.read(), tmp_path / "decoder.onnx", DecoderPrecision("fp32", "fp32"))
+    engine = Engine.build(llama.read(), tmp_path / "decoder.onnx", precision)
     rng = np.random.default_rng(2)
     shared = _random_rows(rng, 13)
     _, prefix = engine.prefill(shared)
@@ -151,7 +190,14 @@ def test_branches_of_unequal_length_over_several_steps_equal_llama(llama: Llama,
         np.testing.assert_allclose(logits, np.stack(reference), atol=2e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("precision", [DecoderPrecision("int4", "int4"), DecoderPrecision("int8", "fp16")])
+@pytest.mark.parametrize(
+    "precision",
+    [
+        DecoderPrecision("int4", "int4"),
+        DecoderPrecision("int4", "fp16", unpacked=True),
+        DecoderPrecision("int8", "fp16"),
+    ],
+)
 def test_quantized_graph_equals_llama_with_the_quantized_weights(
     llama: Llama, tmp_path: Path, precision: DecoderPrecision
 ) -> None:
@@ -211,7 +257,7 @@ def test_graph_in_half_precision_is_near_llama(llama: Llama, tmp_path: Path) -> 
 @torch.inference_mode()
 def test_graph_of_the_first_layers(llama: Llama, tmp_path: Path) -> None:
     shape = replace(SHAPE, num_layers=1)
-    build_decoder(shape, Linears(llama.read(), DecoderPrecision("fp32", "fp32")), tmp_path / "decoder.onnx")
+    build_decoder(shape, Linears(llama.read(), PLAIN), tmp_path / "decoder.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "decoder.onnx", providers=["CPUExecutionProvider"])
     rows = _random_rows(np.random.default_rng(6), 7)
     empty = np.zeros((0, SHAPE.num_heads, SHAPE.head_dim), np.float32)
@@ -223,11 +269,42 @@ def test_graph_of_the_first_layers(llama: Llama, tmp_path: Path) -> None:
     np.testing.assert_allclose(logits, shallow.logits(rows), atol=2e-4, rtol=1e-4)
 
 
-def test_graph_keeps_to_plain_operators(llama: Llama, tmp_path: Path) -> None:
+def test_graph_for_the_cpu_has_few_nodes_and_operators_of_its_runtime(llama: Llama, tmp_path: Path) -> None:
     build_decoder(SHAPE, Linears(llama.read(), DecoderPrecision("int4", "int4")), tmp_path / "decoder.onnx")
     model = onnx.load(tmp_path / "decoder.onnx")
-    assert {node.op_type for node in model.graph.node if node.domain} == {"MatMulNBits"}
+    special = {"FusedMatMul", "MatMulNBits", "RotaryEmbedding", "SkipSimplifiedLayerNormalization"}
+    assert {node.op_type for node in model.graph.node if node.domain} == special
+    # What is written in place is read by products alone, whose other factor comes later than the writing.
+    for layer in range(SHAPE.num_layers):
+        readers = [node.op_type for node in model.graph.node if {f"key.{layer}", f"value.{layer}"} & set(node.input)]
+        assert readers == ["FusedMatMul", "FusedMatMul"]
     assert {opset.domain: opset.version for opset in model.opset_import}[""] == 17
+
+
+def test_unpacked_layers_are_equal_in_every_session_that_is_made_of_them(llama: Llama, tmp_path: Path) -> None:
+    """One row is multiplied with int4 weights, few rows on one thread, more on all: the numbers are the same."""
+    path = tmp_path / "decoder.onnx"
+    build_decoder(SHAPE, Linears(llama.read(), DecoderPrecision("int4", "fp16", unpacked=True)), path)
+    model = onnx.load(path)
+    assert {p.key: p.value for p in model.metadata_props} == {FEW_ROWS: "inputs_embeds"}
+    assert {opset.domain: opset.version for opset in model.opset_import}[""] == 21
+    engine = load_engine(path, threads=2)
+    spec = ModelSpec(
+        **{field.name: 0 for field in fields(ModelSpec)}
+        | {"hidden_size": SHAPE.hidden_size, "num_layers": SHAPE.num_layers, "num_heads": SHAPE.num_heads}
+        | {"head_dim": SHAPE.head_dim, "vocab_size": SHAPE.vocab_size, "max_positions": SHAPE.max_positions}
+    )
+    rows = _random_rows(np.random.default_rng(7), 40)
+    decoder = Decoder(engine, spec)
+    together, _ = decoder.run(rows, np.arange(40), _causal(40), np.arange(40))
+    for parts in ([1] * 40, [7, 33], [20, 20]):
+        prefix, found = None, []
+        for part in np.split(rows, np.cumsum(parts)[:-1]):
+            start = 0 if prefix is None else prefix.length
+            positions = start + np.arange(len(part))
+            found.append(decoder.run(part, positions, _causal(len(part)), np.arange(len(part)), prefix)[0])
+            prefix = decoder.prefill(part, prefix)
+        np.testing.assert_allclose(np.concatenate(found), together, atol=2e-4, rtol=1e-4)
 
 
 def test_unknown_precision_is_named() -> None:
@@ -237,7 +314,7 @@ def test_unknown_precision_is_named() -> None:
 
 def test_lengths_known_at_run_time_only_split_nothing(llama: Llama, tmp_path: Path) -> None:
     """TensorRT's Split takes sizes that are constants."""
-    build_decoder(SHAPE, Linears(llama.read(), DecoderPrecision("int4", "int4")), tmp_path / "decoder.onnx")
+    build_decoder(SHAPE, Linears(llama.read(), PLAIN), tmp_path / "decoder.onnx")
     graph = onnx.load(tmp_path / "decoder.onnx").graph
     constants = {initializer.name for initializer in graph.initializer}
     splits = [node for node in graph.node if node.op_type == "Split"]

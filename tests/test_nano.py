@@ -30,9 +30,9 @@ def test_it_is_small_and_was_verified(bundle: Bundle) -> None:
 
 
 def test_its_decoder_is_int4(bundle: Bundle) -> None:
-    nodes = onnx.load(bundle.path(DECODER)).graph.node
-    bits = [a.i for node in nodes if node.op_type == "MatMulNBits" for a in node.attribute if a.name == "bits"]
-    assert bits == [4] * 4 * bundle.manifest.model.num_layers
+    levels = [w for w in onnx.load(bundle.path(DECODER)).graph.initializer if w.name.endswith(".levels")]
+    assert {w.data_type for w in levels} == {onnx.TensorProto.INT4}
+    assert len(levels) == 4 * bundle.manifest.model.num_layers
 
 
 def test_it_names_most_of_what_it_sees(bundle: Bundle) -> None:

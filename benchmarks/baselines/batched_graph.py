@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto
 
-from benchmarks.baselines.weights import LlamaWeights
+from benchmarks.baselines.weights import LlamaWeights, as_float
 from export.onnx_graph import MICROSOFT, GraphBuilder
 from export.quantize import BLOCK, QuantizedLinear
 
@@ -101,9 +101,11 @@ class _Batched:
 
     def _linear(self, states: str, name: str) -> str:
         graph, weight = self.graph, self.weights.linears[name]
-        if not isinstance(weight, QuantizedLinear):
+        if name not in self.weights.levels:  # what the engine unpacks is plain here as well
+            weight = as_float(weight) if isinstance(weight, QuantizedLinear) else weight
             half = weight.dtype == np.float16
             return graph.node("MatMul", [states, graph.weight(f"{name}.weight", weight.T, half=half)], name)
+        assert isinstance(weight, QuantizedLinear)
         packed = graph.weight(f"{name}.weight_packed", weight.packed())
         scales = graph.weight(f"{name}.weight_scales", weight.scales.reshape(-1))
         return graph.node(

@@ -9,7 +9,9 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from export.linears import quantized_linear
 from export.quantize import BLOCK, QuantizedLinear
+from export.weight_files import Tensor
 from osprey_ros.bundle import DECODER, Bundle
 from osprey_torch.config import OspreyConfig
 
@@ -36,7 +38,7 @@ class LlamaWeights:
         linears: products of the decoder by their names in its graph, "layers.0.qkv", "layers.0.attention_output",
             "layers.0.gate_up", "layers.0.down" and "logits": quantized, or float [out, in].
         norms: float32 [hidden] by their names in the checkpoint.
-        levels: MatMulNBits' accuracy level of each quantized product.
+        levels: MatMulNBits' accuracy level of each quantized product; those that the engine unpacks have none.
     """
 
     config: OspreyConfig
@@ -70,8 +72,12 @@ def as_float(weight: QuantizedLinear | np.ndarray) -> np.ndarray:
     return np.asarray(weight, dtype=np.float32)
 
 
+def _is(node: onnx.NodeProto | None, op: str) -> bool:
+    return node is not None and node.op_type == op
+
+
 def read_llama(bundle: Bundle) -> LlamaWeights:
-    """Reads the language model of a bundle. Raises BaselineError where its linears are not plain or MatMulNBits."""
+    """Reads the language model of a bundle. Raises BaselineError where its linears are spelled otherwise than ours."""
     config = OspreyConfig.from_json(json.loads(bundle.path("config.json").read_text()))
     graph = onnx.load(bundle.path(DECODER)).graph
     stored = {tensor.name: tensor for tensor in graph.initializer}
@@ -89,7 +95,15 @@ def read_llama(bundle: Bundle) -> LlamaWeights:
     levels = {}
     for name in [*names, "logits"]:
         node = nodes.get(name)
-        if node is not None and node.op_type == "MatMul":
+        if node is not None and node.op_type == "MatMul" and _is(nodes.get(node.input[1]), "DequantizeLinear"):
+            levels_name, scales_name = nodes[node.input[1]].input
+            tensor = stored[levels_name]
+            parts = {
+                "levels": Tensor.from_bytes(tensor.raw_data, tensor.data_type, tuple(tensor.dims)),
+                "scales": Tensor.of(array(scales_name)),
+            }
+            linears[name] = quantized_linear(parts)
+        elif node is not None and node.op_type == "MatMul":
             linears[name] = np.ascontiguousarray(array(node.input[1]).T)
         elif node is not None and node.op_type == "MatMulNBits":
             attributes = {a.name: a.i for a in node.attribute}
@@ -100,7 +114,7 @@ def read_llama(bundle: Bundle) -> LlamaWeights:
             linears[name] = QuantizedLinear.from_packed(packed, scales, attributes["K"], attributes["bits"])
             levels[name] = attributes.get("accuracy_level", 0)
         else:
-            raise BaselineError(f"{DECODER} has no product {name} spelled as MatMul or MatMulNBits")
+            raise BaselineError(f"{DECODER} has no product {name} in a spelling that is known here")
     norms = ["model.norm.weight"]
     for layer in range(config.num_layers):
         norms += [f"model.layers.{layer}.{part}_layernorm.weight" for part in ("input", "post_attention")]

@@ -84,7 +84,8 @@ class Engine(Protocol):
             inputs: an array (copied to the device where that is another memory) or a buffer for every input.
             outputs: names of those to return, by default all that are not in ``into``.
             into: buffers that outputs are written to, each of the very shape and dtype of its output. They are not
-                returned. They may lie beside buffers that are read in the same run, but not overlap them.
+                returned. They may lie beside buffers that are read in the same run; they may overlap them only where
+                the engine's graph is made for it (`export/graph_attention.py`).
 
         Raises EngineError for inputs it refuses.
         """

@@ -24,34 +24,60 @@ _DTYPES = {
     "tensor(bool)": np.bool_,
 }
 
+# ONNX's numbers of the types in buffers (its enumeration TensorProto.DataType).
+_ONNX_TYPES = {
+    np.dtype(dtype): number
+    for dtype, number in (
+        (np.float32, 1),
+        (np.uint8, 2),
+        (np.int32, 6),
+        (np.int64, 7),
+        (np.bool_, 9),
+        (np.float16, 10),
+        (np.float64, 11),
+    )
+}
+
+# Key in a graph's metadata. Its value names an input: a run with one row of it is fastest on int4 weights as they are
+# stored, others on weights unpacked to float32; and so small is the model that few rows are faster on one thread.
+FEW_ROWS = "osprey_ros.few_rows"
+_FEW = 8
+
 
 class HostBuffer:
     """A buffer in host memory: rows of a contiguous numpy array."""
 
-    def __init__(self, array: np.ndarray) -> None:
-        self._set(array, int(array.ctypes.data), 0, len(array))
+    __slots__ = ("_array",)
 
-    def _set(self, array: np.ndarray, address: int, start: int, stop: int) -> None:
-        self._array, self._address = array, address
-        self._start, self._stop = start, stop
-        self.shape: tuple[int, ...] = (stop - start, *array.shape[1:])
-        self.dtype = array.dtype
-        self.pointer = address + start * array.strides[0]
+    def __init__(self, array: np.ndarray) -> None:
+        self._array = array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """See `osprey_ros.engines.Buffer`."""
+        return self._array.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """See `osprey_ros.engines.Buffer`."""
+        return self._array.dtype
+
+    @property
+    def pointer(self) -> int:
+        """See `osprey_ros.engines.Buffer`."""
+        return int(self._array.ctypes.data)
 
     def write(self, array: np.ndarray, row: int = 0) -> None:
         """See `osprey_ros.engines.Buffer`."""
-        self.read()[row : row + len(array)] = array
+        self._array[row : row + len(array)] = array
 
     def read(self) -> np.ndarray:
         """See `osprey_ros.engines.Buffer`."""
-        return self._array[self._start : self._stop]
+        return self._array
 
     def rows(self, start: int, stop: int) -> HostBuffer:
         """See `osprey_ros.engines.Buffer`."""
-        view = HostBuffer.__new__(HostBuffer)
-        # A decode step makes a view for every layer: the address is computed, because asking numpy for it takes longer.
-        view._set(self._array, self._address, self._start + start, self._start + stop)
-        return view
+        return HostBuffer(self._array[start:stop])
 
 
 class OnnxEngine:
@@ -75,31 +101,47 @@ class OnnxEngine:
             from osprey_ros.engines.cuda import Cuda
 
             self._cuda = Cuda()
+        # Without the fusion of quantized products weights are unpacked here and now, where the graph has them so.
+        unpacked = {"session.disable_quant_qdq": "1"}
+        self._session = self._open(provider, threads, unpacked)
+        # Sessions for few rows of this input, each with the most rows that it is for.
+        self._few_rows = self._session.get_modelmeta().custom_metadata_map.get(FEW_ROWS) if device == "cpu" else None
+        self._sessions: list[tuple[int, Any]] = []
+        if self._few_rows:
+            self._sessions.append((1, self._open(provider, 1, {"session.qdq_matmulnbits_accuracy_level": "0"})))
+            if threads != 1:
+                self._sessions.append((_FEW, self._open(provider, 1, unpacked)))
+        self._bindings: dict[tuple[int, tuple[str, ...], tuple[str, ...]], _Binding] = {}
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        self.input_names = tuple(i.name for i in inputs)
+        self.output_names = tuple(o.name for o in outputs)
+        self._inputs = frozenset(self.input_names)
+        self.input_shapes: dict[str, tuple[int | str, ...]] = {i.name: tuple(i.shape) for i in inputs}
+        self.input_dtypes = {i.name: np.dtype(_DTYPES[i.type]) for i in inputs}
+        self.output_dtypes = {o.name: np.dtype(_DTYPES[o.type]) for o in outputs}
+
+    def _open(self, provider: str, threads: int | None, settings: Mapping[str, str]) -> Any:
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors only
         # A describer holds several engines that run in turn: idle threads of one must not spin while another works.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        for key, value in {"session.intra_op.allow_spinning": "0", **settings}.items():
+            options.add_session_config_entry(key, value)
         if threads is not None:
             options.intra_op_num_threads = threads
-        providers = [provider] if device == "cpu" else [provider, _PROVIDERS["cpu"]]
         try:
-            self._session = onnxruntime.InferenceSession(
+            session = onnxruntime.InferenceSession(
                 self._path,
                 sess_options=options,
-                providers=providers,
+                providers=list(dict.fromkeys((provider, _PROVIDERS["cpu"]))),
                 disabled_optimizers=_harmful_optimizers(onnxruntime.__version__),
             )
         except Exception as error:  # onnxruntime's exceptions share no base class below Exception
             raise EngineError(f"onnxruntime refuses {self._path}: {_one_line(error)}") from error
-        if provider not in self._session.get_providers():
+        if provider not in session.get_providers():
             raise EngineError(f"onnxruntime cannot start {provider}: check the versions of CUDA and cuDNN it needs")
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        self.input_names = tuple(i.name for i in inputs)
-        self.output_names = tuple(o.name for o in outputs)
-        self.input_shapes: dict[str, tuple[int | str, ...]] = {i.name: tuple(i.shape) for i in inputs}
-        self.input_dtypes = {i.name: np.dtype(_DTYPES[i.type]) for i in inputs}
-        self.output_dtypes = {o.name: np.dtype(_DTYPES[o.type]) for o in outputs}
-        self._bindings: dict[tuple[tuple[str, ...], tuple[str, ...]], _Binding] = {}  # by what is bound to outputs
+        return session
 
     def buffer(self, shape: Sequence[int], dtype: np.dtype | type) -> Buffer:
         """New memory filled with zeros; see `osprey_ros.engines.Engine`."""
@@ -116,10 +158,10 @@ class OnnxEngine:
         """Runs the graph once; see `osprey_ros.engines.Engine`."""
         targets = into or {}
         names = [n for n in self.output_names if n not in targets] if outputs is None else list(outputs)
-        if len(inputs) != len(self.input_names) or not all(name in inputs for name in self.input_names):
+        if inputs.keys() != self._inputs:
             raise EngineError(f"{self._path} failed: {self._wrong_inputs(inputs)}")
         try:
-            binding = self._binding(tuple(targets), tuple(names))
+            binding = self._binding(inputs, tuple(targets), tuple(names))
             for name, value in inputs.items():
                 binding.input(name, value)
             for name, buffer in targets.items():
@@ -128,10 +170,19 @@ class OnnxEngine:
         except Exception as error:  # as above
             raise EngineError(f"{self._path} failed: {_one_line(error)}") from error
 
-    def _binding(self, targets: tuple[str, ...], names: tuple[str, ...]) -> _Binding:
-        key = (targets, names)
+    def _binding(
+        self, inputs: Mapping[str, np.ndarray | Buffer], targets: tuple[str, ...], names: tuple[str, ...]
+    ) -> _Binding:
+        place, session = len(self._sessions), self._session
+        if self._few_rows:
+            rows = inputs[self._few_rows].shape[0]
+            for index, (most, other) in enumerate(self._sessions):
+                if rows <= most:
+                    place, session = index, other
+                    break
+        key = (place, targets, names)
         if key not in self._bindings:
-            self._bindings[key] = _Binding(self._session, self.device)
+            self._bindings[key] = _Binding(session, self.device)
         return self._bindings[key]
 
     def _wrong_inputs(self, inputs: Mapping[str, Any]) -> str:
@@ -141,36 +192,49 @@ class OnnxEngine:
 
 
 class _Binding:
-    """What is bound to the inputs and outputs of a session, which stays from run to run where it is the same."""
+    """What is bound to the inputs and outputs of a session, with room for the outputs that are not given any."""
 
     def __init__(self, session: Any, device: str) -> None:
+        from onnxruntime import OrtValue
+
         self._session = session
         self._device = device
         self._binding = session.io_binding()
-        self._bound: dict[str, tuple[int, tuple[int, ...]] | None] = {}
+        self._wrap = OrtValue.ortvalue_from_numpy_with_onnx_type
+        self._bound: dict[str, tuple[int, tuple[int, ...]]] = {}  # buffers on the device, which stay bound
 
     def input(self, name: str, value: np.ndarray | Buffer) -> None:
-        if isinstance(value, np.ndarray):
-            # The binding keeps the array alive, and copies it to the device if need be.
+        # The binding keeps arrays alive, and copies them to the device if need be. It takes them many times faster than
+        # addresses.
+        if isinstance(value, HostBuffer):
+            self._binding.bind_cpu_input(name, value.read())
+        elif isinstance(value, np.ndarray):
             self._binding.bind_cpu_input(name, np.ascontiguousarray(value))
-            self._bound[name] = None
-            return
-        place = (value.pointer, value.shape)
-        if self._bound.get(name) != place:
+            self._bound.pop(name, None)
+        elif self._is_new(name, value):
             self._binding.bind_input(name, self._device, 0, value.dtype, value.shape, value.pointer)
-            self._bound[name] = place
 
     def output(self, name: str, buffer: Buffer) -> None:
-        place = (buffer.pointer, buffer.shape)
-        if self._bound.get(name) != place:
+        if isinstance(buffer, HostBuffer):
+            array = buffer.read()
+            self._binding.bind_ortvalue_output(name, self._wrap(array, _ONNX_TYPES[array.dtype]))
+        elif self._is_new(name, buffer):
             self._binding.bind_output(name, self._device, 0, buffer.dtype, buffer.shape, buffer.pointer)
-            self._bound[name] = place
+
+    def _is_new(self, name: str, buffer: Buffer) -> bool:
+        place = (buffer.pointer, buffer.shape)
+        if self._bound.get(name) == place:
+            return False
+        self._bound[name] = place
+        return True
 
     def run(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Runs and returns copies of these outputs."""
         for name in names:
             self._binding.bind_output(name, "cpu")  # forgets the memory of the last run, which had another shape
         self._session.run_with_iobinding(self._binding)
+        if not names:
+            return {}
         values = self._binding.get_outputs()
         # Outputs come in the order in which they were first bound: buffers, then these.
         return {name: value.numpy() for name, value in zip(names, values[len(values) - len(names) :], strict=True)}

@@ -1,0 +1,207 @@
+"""What confidence is worth: `python -m evaluation.calibration --bundle engines/nano [--write] [--plot FILE]`.
+
+Asks a bundle about every object of simulated validation scenes, fits how often answers are right that are as sure as
+this (isotonic regression), and prints the expected calibration error on test scenes before and after: the mean distance
+between confidence and share of right answers over 15 bins of equal width, weighted by what is in them (Naeini et al.,
+AAAI 2015; Guo et al., arXiv 1706.04599). `--write` puts the calibration into the bundle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from osprey_ros.attributes import AttributeSpec
+from osprey_ros.bundle import write_calibration
+from osprey_ros.calibration import ATTRIBUTE, CATEGORY, DESCRIPTION, Calibration, Curve
+from osprey_ros.describer import Describer
+from osprey_ros.errors import OspreyError
+from osprey_ros.prompt import QUESTIONS
+from osprey_ros.regions import regions_from_id_image
+from osprey_sim.render import Renderer
+from osprey_sim.scene import sample_scene
+from osprey_sim.words import COLOURS
+from training.store import HEIGHT, WIDTH
+from training.words import COLOUR_QUESTION, region_facts
+
+BINS = 15
+MIN_AREA = 200
+_BLOCK = 30  # answers behind each point of a curve, at least: fewer say little about a share
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers of one kind: raw confidences float64 [n], and bool [n] whether they were right."""
+
+    confidences: np.ndarray
+    right: np.ndarray
+
+    def calibrated(self, calibration: Calibration, kind: str) -> Answers:
+        """The same answers, as sure as the calibration says."""
+        return Answers(np.array([calibration.apply(kind, float(c)) for c in self.confidences]), self.right)
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Answers of nearly one confidence: how many, how sure they were, and how many of them were right."""
+
+    count: int
+    confidence: float
+    share: float
+
+
+def answers_of_scenes(
+    describer: Describer, seeds: Iterable[int], split: str, min_area: int = MIN_AREA
+) -> dict[str, Answers]:
+    """Category, short description and colour (from a list) of every object with more than `min_area` visible pixels."""
+    colour = AttributeSpec("colour", COLOUR_QUESTION, COLOURS)
+    questions = [QUESTIONS["category"], QUESTIONS["short"], colour.question]
+    kinds = (CATEGORY, DESCRIPTION, ATTRIBUTE)
+    found: dict[str, list[tuple[float, bool]]] = {kind: [] for kind in kinds}
+    with Renderer(WIDTH, HEIGHT) as renderer:
+        for seed in seeds:
+            scene = sample_scene(seed, split)
+            frame = renderer.render(scene, depth=False)
+            objects = {f.id: f for f in region_facts(scene, frame) if f.kind == "object" and f.area > min_area}
+            if not objects:
+                continue
+            describer.set_image(frame.rgb)
+            regions = regions_from_id_image(frame.instance_ids, only=list(objects))
+            results = describer.answer(regions, questions, constraints=[None, None, colour.constraint])
+            for kind, result in zip(kinds, results, strict=True):
+                for answer in result:
+                    facts = objects[answer.region_id]
+                    truth = {CATEGORY: facts.category, DESCRIPTION: facts.short, ATTRIBUTE: facts.colour}[kind]
+                    found[kind].append((answer.confidence, answer.text == truth))
+    return {
+        kind: Answers(np.array([c for c, _ in pairs]), np.array([r for _, r in pairs], dtype=bool))
+        for kind, pairs in found.items()
+    }
+
+
+def fit(answers: Answers) -> Curve:
+    """Isotonic regression of right on confidence: pools neighbours until shares do not fall, each pool large enough.
+
+    A pool of n answers, k of them right, says (k + 1) / (n + 2), which is never quite 0 or 1.
+    """
+    order = np.argsort(answers.confidences, kind="stable")
+    pools: list[tuple[float, int, int]] = []  # sum of confidences, right ones, all
+    for start in range(0, len(order), _BLOCK):
+        part = order[start : start + _BLOCK]
+        pools.append((float(answers.confidences[part].sum()), int(answers.right[part].sum()), len(part)))
+        while len(pools) > 1 and (_share(pools[-2]) >= _share(pools[-1]) or pools[-1][2] < _BLOCK):
+            (a, b, c), (d, e, f) = pools[-2:]
+            pools[-2:] = [(a + d, b + e, c + f)]
+    return Curve(tuple(total / count for total, _, count in pools), tuple(_share(pool) for pool in pools))
+
+
+def reliability(answers: Answers, bins: int = BINS) -> list[Bin]:
+    """The bins of equal width that are not empty, by rising confidence."""
+    number = np.minimum((answers.confidences * bins).astype(int), bins - 1)
+    return [
+        Bin(int(inside.sum()), float(answers.confidences[inside].mean()), float(answers.right[inside].mean()))
+        for inside in (number == n for n in range(bins))
+        if inside.any()
+    ]
+
+
+def expected_calibration_error(answers: Answers, bins: int = BINS) -> float:
+    """Mean distance between confidence and share over the bins, weighted by their answers."""
+    parts = reliability(answers, bins)
+    return sum(part.count * abs(part.confidence - part.share) for part in parts) / sum(part.count for part in parts)
+
+
+def draw(before: Mapping[str, Answers], after: Mapping[str, Answers], path: Path) -> None:
+    """A reliability diagram for each kind of answer."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(before), figsize=(4 * len(before), 4), squeeze=False)
+    for axis, kind in zip(axes[0], before, strict=True):
+        axis.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+        for name, answers in (("as given", before[kind]), ("calibrated", after[kind])):
+            parts = reliability(answers)
+            error = expected_calibration_error(answers)
+            axis.plot(
+                [part.confidence for part in parts],
+                [part.share for part in parts],
+                marker="o",
+                label=f"{name}: ECE {error:.3f}",
+            )
+        axis.set(title=kind, xlabel="confidence", ylabel="share of right answers", xlim=(0, 1), ylim=(0, 1))
+        axis.legend(loc="upper left")
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)
+
+
+def _share(pool: tuple[float, int, int]) -> float:
+    _, right, count = pool
+    return (right + 1) / (count + 2)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", default="nano")
+    parser.add_argument("--fit-scenes", type=int, default=300, help="validation scenes to fit on")
+    parser.add_argument("--scenes", type=int, default=200, help="test scenes to measure on")
+    parser.add_argument("--min-area", type=int, default=MIN_AREA, help="pixels an object must exceed, of 320x240")
+    parser.add_argument("--write", action="store_true", help="put the calibration into the bundle")
+    parser.add_argument("--plot", type=Path, help="draw the reliability diagram there")
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    arguments = parser.parse_args(argv)
+    try:
+        describer = Describer(arguments.bundle)
+        parts = (("validation", arguments.fit_scenes), ("test", arguments.scenes))
+        validation, test = (
+            answers_of_scenes(
+                describer, tqdm(range(scenes), split, unit="scene", file=sys.stderr), split, arguments.min_area
+            )
+            for split, scenes in parts
+        )
+        if not len(validation[CATEGORY].right) or not len(test[CATEGORY].right):
+            print("calibration: no scene showed an object that is large enough: ask for more scenes", file=sys.stderr)
+            return 2
+        calibration = Calibration(
+            {kind: fit(answers) for kind, answers in validation.items()},
+            f"{arguments.fit_scenes} simulated validation scenes, {len(validation[CATEGORY].right)} objects",
+        )
+        after = {kind: answers.calibrated(calibration, kind) for kind, answers in test.items()}
+        if arguments.write:
+            # Those of other kinds, such as evaluation/queries.py fits, stay.
+            known = describer.bundle.calibration().curves
+            write_calibration(describer.bundle.root, replace(calibration, curves={**known, **calibration.curves}))
+    except OspreyError as error:
+        print(f"calibration: {error}", file=sys.stderr)
+        return 2
+    report = {
+        kind: {
+            "answers": len(test[kind].right),
+            "right": float(test[kind].right.mean()),
+            "ece_before": expected_calibration_error(test[kind]),
+            "ece_after": expected_calibration_error(after[kind]),
+        }
+        for kind in test
+    }
+    print(f"{arguments.bundle}: fitted on {calibration.fitted}; measured on {arguments.scenes} test scenes")
+    print(f"{'kind':14s}{'answers':>9s}{'right':>9s}{'ECE before':>12s}{'after':>8s}")
+    for kind, row in report.items():
+        print(f"{kind:14s}{row['answers']:9d}{row['right']:9.1%}{row['ece_before']:12.3f}{row['ece_after']:8.3f}")
+    if arguments.plot:
+        draw(test, after, arguments.plot)
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"fitted": calibration.fitted, "kinds": report}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

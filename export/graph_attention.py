@@ -1,0 +1,231 @@
+"""How the rows of a decode step attend to one another and to earlier rows: two spellings of the same attention.
+
+`Apart` keeps to operators that every runtime documents. Prefix, branches and new rows are three blocks: only scores are
+concatenated, never keys or values, and the prefix is read where it lies.
+
+`InPlace` is for onnxruntime on the CPU, where a node costs as much as a small product and a step of `Apart` is mostly
+nodes. Keys and values of all rows are one input each, and the outputs new_key.i and new_value.i must be bound to the
+memory of its last S rows. They are written before they are read: the only nodes that read them are products with what
+comes out of the query, which comes out of the same node as the new keys and a later one than the new values, and
+onnxruntime runs the nodes of a session one after another.
+
+In both, keys and values are laid out rows first, so that new rows are written straight behind the earlier ones.
+onnxruntime reads the strided factors of the products in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from onnx import TensorProto
+
+from export.onnx_graph import MICROSOFT, GraphBuilder
+
+_TO_THE_END = np.iinfo(np.int64).max  # as the end of a Slice
+_SCORE_RANGE = 75.0  # exp(-75) = 3e-33: next to 1 it is nothing, divided by thousands of rows it is a normal number
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Sizes and constants of the attention of all layers. layers: how many the graph has."""
+
+    layers: int
+    count: int
+    dim: int
+    max_positions: int
+    rope_theta: float
+
+
+class Attention(Protocol):
+    """One spelling. `inputs` and `shared` are called once, in this order, then `layer` for each layer in turn."""
+
+    def inputs(self) -> None:
+        """Declares position_ids, the mask, keys and values."""
+
+    def shared(self) -> None:
+        """Adds what all layers use."""
+
+    def layer(self, layer: int, qkv: str, pick: Callable[[str, str], str] | None) -> str:
+        """Makes new_key.i and new_value.i of the projections qkv [S, 3 * heads * D]; returns the context, rows first.
+
+        pick(values, name) takes the rows whose logits are wanted from [S, ...]; None where all go on.
+        The context is [S or R, heads * D].
+        """
+
+
+def rope_tables(heads: Heads) -> tuple[np.ndarray, np.ndarray]:
+    """Returns cosines and sines of every position's angles, float32 [max_positions, dim / 2]."""
+    half = heads.dim // 2
+    frequencies = heads.rope_theta ** (-np.arange(half, dtype=np.float64) / half)
+    angles = np.arange(heads.max_positions, dtype=np.float64)[:, None] * frequencies
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+
+
+def declare_new_rows(graph: GraphBuilder, heads: Heads) -> None:
+    """Declares the outputs new_key.i and new_value.i."""
+    for layer in range(heads.layers):
+        for kind in ("key", "value"):
+            graph.output(f"new_{kind}.{layer}", ["S", heads.count, heads.dim], graph.onnx_type)
+
+
+class InPlace:
+    """Attention over keys and values that lie in one piece, the new rows among them; float32 only."""
+
+    def __init__(self, graph: GraphBuilder, heads: Heads) -> None:
+        self._graph, self._heads = graph, heads
+
+    def inputs(self) -> None:
+        """See `Attention`."""
+        graph, heads = self._graph, self._heads
+        graph.input("position_ids", ["S"], TensorProto.INT64)
+        graph.input("mask", ["S", "T"])
+        for layer in range(heads.layers):
+            for kind in ("key", "value"):
+                graph.input(f"{kind}.{layer}", ["T", heads.count, heads.dim])
+
+    def shared(self) -> None:
+        """See `Attention`."""
+        graph = self._graph
+        for name, table in zip(("cos", "sin"), rope_tables(self._heads), strict=True):
+            graph.weight(f"rope.{name}_table", table, dtype=np.float32)
+        graph.node("Unsqueeze", ["position_ids", graph.constant([1])], "rope.positions")
+
+    def layer(self, layer: int, qkv: str, pick: Callable[[str, str], str] | None) -> str:
+        """See `Attention`."""
+        graph, heads, name = self._graph, self._heads, f"layers.{layer}"
+        query, mask = self._query(layer, qkv), "mask"
+        if pick is not None:
+            query, mask = pick(query, "logit_query"), pick(mask, "logit_mask")
+        # Rows and heads change places within the products: a Transpose of its own could run before rows are written.
+        scores = graph.node(
+            "FusedMatMul",
+            [query, f"key.{layer}"],
+            f"{name}.scores",
+            MICROSOFT,
+            transBatchA=1,
+            transBatchB=1,
+            transB=1,
+            alpha=float(1.0 / np.sqrt(heads.dim)),
+        )
+        scores = floored(graph, graph.node("Add", [scores, mask], f"{name}.scores_masked"), name)
+        weights = graph.node("Softmax", [scores], f"{name}.attention", axis=-1)
+        context = graph.node("FusedMatMul", [weights, f"value.{layer}"], f"{name}.context", MICROSOFT, transBatchB=1)
+        return by_row(graph, context, heads, name)
+
+    def _query(self, layer: int, qkv: str) -> str:
+        graph, heads, name = self._graph, self._heads, f"layers.{layer}"
+        split = graph.node("Reshape", [qkv, graph.constant([-1, 3 * heads.count, heads.dim])], f"{name}.qkv_heads")
+        sizes = graph.constant([2 * heads.count, heads.count])
+        unrotated, _ = graph.split_node("Split", [split, sizes], [f"{name}.query_key", f"new_value.{layer}"], axis=1)
+        # The operator rotates sequences; each row is one of its own, of length 1.
+        sequences = graph.node("Unsqueeze", [unrotated, graph.constant([2])], f"{name}.sequences")
+        tables = ["rope.positions", "rope.cos_table", "rope.sin_table"]
+        rotated = graph.node("RotaryEmbedding", [sequences, *tables], f"{name}.rotated_sequences", MICROSOFT)
+        rotated = graph.node("Squeeze", [rotated, graph.constant([2])], f"{name}.rotated")
+        return graph.split_node("Split", [rotated], [f"{name}.query", f"new_key.{layer}"], axis=1)[0]
+
+
+class Apart:
+    """Attention over prefix, branches and new rows as three blocks, in plain operators; float32 or float16."""
+
+    def __init__(self, graph: GraphBuilder, heads: Heads) -> None:
+        self._graph, self._heads = graph, heads
+        self._half = graph.dtype == np.float16
+
+    def inputs(self) -> None:
+        """See `Attention`."""
+        graph, heads = self._graph, self._heads
+        graph.input("position_ids", ["S"], TensorProto.INT64)
+        graph.input("mask", ["S", "B_plus_S"])
+        for layer in range(heads.layers):
+            for part, length in (("prefix", "P"), ("branch", "B")):
+                for kind in ("key", "value"):
+                    graph.input(f"{part}_{kind}.{layer}", [length, heads.count, heads.dim], graph.onnx_type)
+
+    def shared(self) -> None:
+        """See `Attention`: rotary factors of this step's positions, and where the blocks of keys end."""
+        graph = self._graph
+        for name, table in zip(("cos", "sin"), rope_tables(self._heads), strict=True):
+            weight = graph.weight(f"rope.{name}_table", table[:, None], dtype=np.float32)
+            graph.node("Gather", [weight, "position_ids"], f"rope.{name}_half")
+        graph.node("Neg", ["rope.sin_half"], "rope.minus_sin")
+        graph.node("Concat", ["rope.cos_half", "rope.cos_half"], "rope.cos", axis=-1)
+        # The halves of a head are swapped by the rotation; the sign goes with the sine.
+        graph.node("Concat", ["rope.minus_sin", "rope.sin_half"], "rope.sin", axis=-1)
+        for part in ("prefix", "branch"):
+            lengths = graph.node("Shape", [f"{part}_key.0"], f"{part}.shape")
+            graph.node("Gather", [lengths, graph.constant([0])], f"{part}.rows")
+        graph.node("Add", ["prefix.rows", "branch.rows"], "past.rows")
+
+    def layer(self, layer: int, qkv: str, pick: Callable[[str, str], str] | None) -> str:
+        """See `Attention`."""
+        graph, name = self._graph, f"layers.{layer}"
+        query, mask = self._query(layer, qkv), "mask"
+        if pick is not None:
+            query, mask = pick(query, "logit_query"), pick(mask, "logit_mask")
+        query = graph.node("Transpose", [query], f"{name}.query_by_head", perm=[1, 0, 2])
+        prefix, branch, new = (
+            self._scores(query, f"{part}_key.{layer}", f"{name}.scores_{part}") for part in ("prefix", "branch", "new")
+        )
+        own = graph.node("Concat", [branch, new], f"{name}.scores_own", axis=-1)
+        own = graph.node("Add", [graph.wide(own), mask], f"{name}.scores_masked")
+        scores = graph.node("Concat", [graph.wide(prefix), own], f"{name}.scores", axis=-1)
+        if not self._half:  # graphs in float16 are for GPUs, which have no trouble with denormal numbers
+            scores = floored(graph, scores, name)
+        weights = graph.narrow(graph.node("Softmax", [scores], f"{name}.attention", axis=-1))
+        spans = ((graph.constant([0]), "prefix.rows"), ("prefix.rows", "past.rows"))
+        spans = (*spans, ("past.rows", graph.constant([_TO_THE_END])))
+        products = []
+        for part, (start, end) in zip(("prefix", "branch", "new"), spans, strict=True):
+            seen = graph.node("Slice", [weights, start, end, graph.constant([-1])], f"{name}.attention_{part}")
+            by_head = graph.node("Transpose", [f"{part}_value.{layer}"], f"{name}.values_{part}", perm=[1, 0, 2])
+            products.append(graph.node("MatMul", [seen, by_head], f"{name}.context_{part}"))
+        return by_row(graph, graph.node("Sum", products, f"{name}.context"), self._heads, name)
+
+    def _query(self, layer: int, qkv: str) -> str:
+        """Makes new_key.i and new_value.i and returns the scaled query, all [S, heads, D]."""
+        graph, name = self._graph, f"layers.{layer}"
+        heads, dim = self._heads.count, self._heads.dim
+        qkv = graph.node("Reshape", [qkv, graph.constant([-1, 3 * heads, dim])], f"{name}.qkv_heads")
+        sizes = graph.constant([2 * heads, heads])
+        unrotated, _ = graph.split_node("Split", [qkv, sizes], [f"{name}.query_key", f"new_value.{layer}"], axis=1)
+        rotated = self._rotate(graph.wide(unrotated), f"{name}.rotate")
+        key = f"{name}.key" if self._half else f"new_key.{layer}"
+        query, key = graph.split_node("Split", [rotated], [f"{name}.query", key], axis=1)
+        if self._half:
+            graph.cast(key, f"new_key.{layer}", np.float16)
+        scale = graph.constant(1.0 / np.sqrt(dim), dtype=np.float32)
+        return graph.narrow(graph.node("Mul", [query, scale], f"{name}.scaled_query"))
+
+    def _scores(self, query: str, key: str, name: str) -> str:
+        transposed = self._graph.node("Transpose", [key], f"{name}.keys", perm=[1, 2, 0])
+        return self._graph.node("MatMul", [query, transposed], name)
+
+    def _rotate(self, states: str, name: str) -> str:
+        """Rotary embedding of [S, heads, D]: the halves of a head are the two coordinates of each rotated pair."""
+        graph = self._graph
+        first, second = graph.split_node("Split", [states], [f"{name}.first", f"{name}.second"], axis=-1)
+        swapped = graph.node("Concat", [second, first], f"{name}.swapped", axis=-1)
+        straight = graph.node("Mul", [states, "rope.cos"], f"{name}.straight")
+        crossed = graph.node("Mul", [swapped, "rope.sin"], f"{name}.crossed")
+        return graph.node("Add", [straight, crossed], f"{name}.rotated")
+
+
+def floored(graph: GraphBuilder, scores: str, name: str) -> str:
+    """Scores with those of hidden rows raised to where their weight is nothing still, but no denormal number.
+
+    The softmax of onnxruntime takes seven times as long on a CPU where most rows are hidden, because it computes
+    weights below 1e-38. Raised, a hidden row gets 1e-33 of the largest weight, which changes no float32 sum.
+    """
+    largest = graph.node("ReduceMax", [scores], f"{name}.largest_score", axes=[-1], keepdims=1)
+    floor = graph.node("Sub", [largest, graph.constant(_SCORE_RANGE)], f"{name}.score_floor")
+    return graph.node("Max", [scores, floor], f"{name}.scores_floored")
+
+
+def by_row(graph: GraphBuilder, context: str, heads: Heads, name: str) -> str:
+    """A context [heads, S, D] as rows [S, heads * D]."""
+    context = graph.node("Transpose", [context], f"{name}.context_by_row", perm=[1, 0, 2])
+    return graph.node("Reshape", [context, graph.constant([-1, heads.count * heads.dim])], f"{name}.context_rows")

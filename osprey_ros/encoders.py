@@ -1,0 +1,57 @@
+"""What the model sees: a picture becomes image tokens and feature maps, regions of it become two tokens each."""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+import numpy as np
+
+from osprey_ros.bundle import ModelSpec
+from osprey_ros.decoder_engine import Meter
+from osprey_ros.engines import Buffer, Engine
+from osprey_ros.image import Preprocessor
+from osprey_ros.region_grids import RegionGrids
+from osprey_ros.regions import Regions
+from osprey_ros.timing import PictureSeconds
+
+
+class Encoders:
+    """The vision engine and the mask extractor, with the feature maps of one picture between them."""
+
+    def __init__(self, vision: Engine, extractor: Engine, preprocess: Preprocessor, spec: ModelSpec) -> None:
+        self._vision, self._extractor, self._preprocess = vision, extractor, preprocess
+        self._grids = RegionGrids(spec.feature_sizes, spec.position_size)
+        # Feature maps of the latest picture, on the device of the vision engine.
+        self._features: dict[str, Buffer] = {
+            name: vision.buffer((1, channels, *size), vision.output_dtypes[name])
+            for name, channels, size in zip(
+                ("res2", "res3", "res4", "res5"), spec.feature_channels, spec.feature_sizes, strict=True
+            )
+        }
+
+    def picture(self, rgb: np.ndarray) -> tuple[np.ndarray, PictureSeconds]:
+        """Image tokens float32 [image_tokens, hidden] of uint8 [H, W, 3], and what it took."""
+        start = perf_counter()
+        pixels = self._preprocess(rgb)
+        ready = perf_counter()
+        inputs = {"pixels": pixels.astype(self._vision.input_dtypes["pixels"], copy=False)}
+        tokens = self._vision.run(inputs, ["image_tokens"], self._features)["image_tokens"].astype(np.float32)
+        vision = perf_counter() - ready
+        return tokens, PictureSeconds(preprocess=ready - start, vision=vision, engine=vision)
+
+    def regions(self, regions: Regions, meter: Meter) -> tuple[np.ndarray, np.ndarray]:
+        """Mask tokens and position tokens, float32 [N, hidden] both, of regions of the latest picture."""
+        engine = self._extractor
+        *masks, positions = self._grids.of(regions)
+        arrays = {f"mask_res{level}": mask for level, mask in enumerate(masks, start=2)}
+        arrays["position"] = positions
+        inputs: dict[str, np.ndarray | Buffer] = {
+            name: array.astype(engine.input_dtypes[name], copy=False) for name, array in arrays.items()
+        }
+        for name, feature in self._features.items():
+            here = self._vision.device == engine.device and feature.dtype == engine.input_dtypes[name]
+            inputs[name] = feature if here else feature.read().astype(engine.input_dtypes[name])
+        start = perf_counter()
+        outputs = engine.run(inputs, ["mask_tokens", "position_tokens"])
+        meter.engine_seconds += perf_counter() - start
+        return outputs["mask_tokens"].astype(np.float32), outputs["position_tokens"].astype(np.float32)

@@ -1,0 +1,113 @@
+"""How well places of objects bear out a relation between them, from where they are in space or in the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from osprey_ros.objects import SceneObject
+from osprey_ros.phrases import Relation
+
+# A thing is fully to the left where the way there is 1.5 times as far to the left as it is away or near, and is not at
+# all where it is four times as far away or near.
+_CLEAR = 1.5 / np.hypot(1.5, 1.0)
+_VAGUE = 1.0 / np.hypot(1.0, 4.0)
+_SLOPE = 1.6  # of a level surface in a picture: a way into it is about so much longer than it looks
+_REACH = 0.15  # metres between things that are next to one another
+_BETWEEN = 0.3  # how far off the line between two things, in parts of its length, a thing hardly is between them
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where objects are for someone at the camera, float64 [N] each, in one unit for all: metres, or picture widths.
+
+    right, away: on the ground. up: the height of the middle. size: the larger of width and height.
+    """
+
+    right: np.ndarray
+    away: np.ndarray
+    up: np.ndarray
+    size: np.ndarray
+    reach: float  # what counts as near, beside the sizes
+
+
+def places(objects: Sequence[SceneObject]) -> Places:
+    """Places in space where all positions are known, else in the picture, as if all stood on level ground."""
+    if objects and all(thing.position is not None and np.isfinite(thing.position).all() for thing in objects):
+        positions = np.array([thing.position for thing in objects], dtype=np.float64)
+        sizes = [max(thing.size[:2]) if thing.size is not None else _REACH for thing in objects]
+        away, up = _level(positions)
+        return Places(positions[:, 0], away, up, np.array(sizes), _REACH)
+    boxes = np.array([thing.box for thing in objects], dtype=np.float64).reshape(-1, 4)
+    size = boxes[:, 2:].max(axis=1)
+    unit = max(1.0, float(size.mean())) if len(size) else 1.0
+    x, y, width, height = boxes.T / unit
+    return Places(x + width / 2, -_SLOPE * (y + height), -(y + height / 2), size / unit, 1.0)
+
+
+def holds(relation: Relation, here: Places, target: int, references: Sequence[int]) -> float:
+    """0 to 1: how well a target's place bears out its relation to one reference, to two, or to all others.
+
+    Without references it is about the side of the picture, compared with all others.
+    """
+    if not references:
+        return _outermost(relation, here, target)
+    if relation is Relation.BETWEEN:
+        return _between(here, target, references)
+    reference = references[0]
+    right = float(here.right[target] - here.right[reference])
+    away = float(here.away[target] - here.away[reference])
+    up = float(here.up[target] - here.up[reference])
+    distance = float(np.hypot(right, away))
+    near = _near(here, target, reference, distance)
+    if relation is Relation.NEXT_TO:
+        return near
+    if relation in (Relation.ON, Relation.UNDER, Relation.IN):
+        # Over one another and touching; a thing that is in another hides behind its rim, a little above its middle.
+        over = _near(here, target, reference, 2 * distance)
+        higher = up if relation is not Relation.UNDER else -up
+        return over * float(np.clip(0.5 + higher / max(1e-6, 0.3 * here.size[reference]), 0, 1))
+    along = {Relation.LEFT: -right, Relation.RIGHT: right, Relation.FRONT: -away, Relation.BEHIND: away}[relation]
+    straight = float(np.clip((along / max(distance, 1e-9) - _VAGUE) / (_CLEAR - _VAGUE), 0, 1))
+    # Of two things that are to the left the nearer is rather meant.
+    return straight * (0.5 + 0.5 * near)
+
+
+def _near(here: Places, target: int, reference: int, distance: float) -> float:
+    gap = max(0.0, distance - float(here.size[target] + here.size[reference]) / 2)
+    return 1 / (1 + (gap / here.reach) ** 2)
+
+
+def _between(here: Places, target: int, references: Sequence[int]) -> float:
+    start, end, point = (np.array([here.right[n], here.away[n]]) for n in (references[0], references[-1], target))
+    line = end - start
+    length = float(line @ line)
+    if length < 1e-12:
+        return 0.0
+    along = float((point - start) @ line) / length
+    off = float(np.linalg.norm(point - start - along * line)) / np.sqrt(length)
+    return float(np.clip(min(along, 1 - along) / 0.15, 0, 1) / (1 + (off / _BETWEEN) ** 2))
+
+
+def _outermost(relation: Relation, here: Places, target: int) -> float:
+    axis = here.right if relation in (Relation.LEFT, Relation.RIGHT) else here.away
+    sign = -1 if relation in (Relation.LEFT, Relation.FRONT) else 1
+    low, high = float((sign * axis).min()), float((sign * axis).max())
+    return (sign * float(axis[target]) - low) / (high - low) if high > low else 1.0
+
+
+def _level(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How far away and how high points [N, 3] in the camera's optical frame are on the ground that most stand on.
+
+    The camera is level about its axis and looks down by the angle at which heights differ least; by 35 degrees where
+    there are too few points to say.
+    """
+    angles = np.radians(np.arange(0.0, 81.0, 1.0))
+    down, forward = positions[:, 1], positions[:, 2]
+    heights = -np.cos(angles)[:, None] * down - np.sin(angles)[:, None] * forward
+    spread = np.median(np.abs(heights - np.median(heights, axis=1, keepdims=True)), axis=1)
+    angle = angles[int(spread.argmin())] if len(positions) > 3 else np.radians(35.0)
+    away = np.cos(angle) * forward - np.sin(angle) * down
+    return away, -np.cos(angle) * down - np.sin(angle) * forward

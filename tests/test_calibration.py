@@ -1,0 +1,126 @@
+"""Confidence: curves, their file in a bundle, how they are fitted, and what they are worth."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TinyModel
+
+from evaluation import calibration as measured
+from evaluation.calibration import Answers, answers_of_scenes, expected_calibration_error, fit, reliability
+from osprey_ros.bundle import CALIBRATION, Bundle, BundleError, write_calibration
+from osprey_ros.calibration import ATTRIBUTE, CATEGORY, DESCRIPTION, QUERY, Calibration, CalibrationError, Curve
+from osprey_ros.describer import Describer
+
+CURVES = Calibration({"category": Curve((0.2, 0.8), (0.1, 0.5))}, "a test")
+
+
+def _answers(count: int, seed: int) -> Answers:
+    """Answers that are right as often as the square of their confidence says."""
+    rng = np.random.default_rng(seed)
+    confidences = rng.uniform(size=count)
+    return Answers(confidences, rng.uniform(size=count) < confidences**2)
+
+
+def test_a_curve_is_straight_between_its_points_and_level_outside() -> None:
+    assert [CURVES.apply("category", c) for c in (0.0, 0.2, 0.5, 0.8, 1.0)] == pytest.approx([0.1, 0.1, 0.3, 0.5, 0.5])
+    assert CURVES.apply("description", 0.7) == 0.7  # a kind without a curve
+
+
+@pytest.mark.parametrize(
+    ("confidences", "shares", "message"),
+    [
+        ((), (), "one for one"),
+        ((0.1, 0.2), (0.1,), "one for one"),
+        ((0.1, 1.2), (0.1, 0.2), "leaves 0 to 1"),
+        ((0.1, float("nan")), (0.1, 0.2), "leaves 0 to 1"),
+        ((0.2, 0.1), (0.1, 0.2), "falls"),
+        ((0.1, 0.2), (0.3, 0.2), "falls"),
+    ],
+)
+def test_a_curve_that_is_none_is_refused(confidences: tuple[float], shares: tuple[float], message: str) -> None:
+    with pytest.raises(CalibrationError, match=message):
+        Curve(confidences, shares)
+
+
+def test_a_bundle_keeps_its_calibration_sealed(tiny_model: TinyModel, tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(tiny_model.bundle, folder)
+    before = Bundle.open(folder)
+    assert before.calibration() == Calibration()
+    write_calibration(folder, CURVES)
+    after = Bundle.open(folder)
+    assert after.calibration() == CURVES
+    assert set(after.manifest.files) == {*before.manifest.files, CALIBRATION}
+    assert after.manifest.verification == before.manifest.verification
+    write_calibration(folder, Calibration())  # a new one takes its place
+    assert Bundle.open(folder).calibration() == Calibration()
+    (folder / CALIBRATION).write_text("{}\n" + " " * 400)
+    with pytest.raises(BundleError, match=r"calibration\.json"):
+        Bundle.open(folder)
+    (folder / CALIBRATION).unlink()
+    with pytest.raises(BundleError, match=r"calibration\.json is missing"):
+        write_calibration(folder, CURVES)  # nothing is sealed that is not whole
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"format_version": 9}', '{"format_version": 1, "fitted": "", "curves": 3}']
+)
+def test_a_file_that_is_no_calibration_is_refused(text: str) -> None:
+    with pytest.raises(CalibrationError):
+        Calibration.from_json(text)
+    assert Calibration.from_json(CURVES.to_json()) == CURVES
+
+
+def test_the_error_is_the_distance_of_confidence_and_share() -> None:
+    answers = Answers(np.array([0.95, 0.95, 0.95, 0.95, 0.15, 0.15]), np.array([True, True, True, False, False, False]))
+    assert [(part.count, part.confidence, part.share) for part in reliability(answers, 10)] == [
+        (2, pytest.approx(0.15), 0.0),
+        (4, pytest.approx(0.95), 0.75),
+    ]
+    assert expected_calibration_error(answers, 10) == pytest.approx((2 * 0.15 + 4 * 0.20) / 6)
+    assert expected_calibration_error(Answers(np.ones(3), np.ones(3, bool))) == 0
+
+
+def test_a_fit_makes_other_answers_mean_what_they_say() -> None:
+    calibration = Calibration({"category": fit(_answers(2000, seed=1))})
+    others = _answers(2000, seed=2)
+    assert expected_calibration_error(others) > 0.14
+    assert expected_calibration_error(others.calibrated(calibration, "category")) < 0.04
+    few = fit(_answers(5, seed=3))  # too few to say anything in detail
+    assert len(few.shares) == 1
+    assert 0 < few.shares[0] < 1
+
+
+def test_nano_is_calibrated() -> None:
+    describer = Describer("nano", threads=1)
+    calibration = describer.bundle.calibration()
+    assert set(calibration.curves) == {CATEGORY, DESCRIPTION, ATTRIBUTE, QUERY}
+    answers = answers_of_scenes(describer, range(20), "test")
+    for kind, least in ((CATEGORY, 0.01), (DESCRIPTION, 0.05)):
+        before = expected_calibration_error(answers[kind], 5)
+        after = expected_calibration_error(answers[kind].calibrated(calibration, kind), 5)
+        assert after < before - least
+
+
+def test_the_command_fits_prints_draws_and_writes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "nano"
+    shutil.copytree(Bundle.open("nano").root, bundle)
+    few = ["--bundle", str(bundle), "--fit-scenes", "3", "--scenes", "2"]
+    assert (
+        measured.main([*few, "--write", "--plot", str(tmp_path / "plot.png"), "--json", str(tmp_path / "out.json")])
+        == 0
+    )
+    assert "ECE before" in capsys.readouterr().out
+    written = Bundle.open(bundle).calibration()
+    assert written.fitted.startswith("3 simulated validation scenes")
+    assert written.curves[QUERY] == Bundle.open("nano").calibration().curves[QUERY]  # not its business
+    assert (tmp_path / "plot.png").stat().st_size > 5000
+    assert (tmp_path / "out.json").exists()
+    assert measured.main(["--bundle", str(tmp_path / "none")]) == 2
+    assert "none" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from osprey_ros.bag_write import BagWriter, new_topic
 from osprey_ros.describer import Describer
 from osprey_ros.draw import overlay
 from osprey_ros.errors import OspreyError
-from osprey_ros.pipeline import StepSettings, describe_frame
+from osprey_ros.pipeline import Pipeline, StepSettings
 
 OBJECTS, OVERLAY = "objects", "overlay"
 _GIVE_UP_AFTER = 100  # frames without one that could be described
@@ -44,12 +44,15 @@ class OutputSettings:
 class Report:
     """What became of a recording.
 
-    ``failed`` holds the stamp of each frame that could not be described, and why. ``empty`` frames have no region; an
-    array without objects is written for them. ``untyped`` names the topics whose type nothing is known of.
+    ``described`` frames hold ``objects`` in all, with ``descriptions`` that were made for them: the others keep words
+    of an earlier frame. ``failed`` holds the stamp of each frame that could not be described, and why. ``empty`` frames
+    have no region; an array without objects is written for them. ``untyped`` names the topics whose type nothing is
+    known of.
     """
 
     described: int = 0
     objects: int = 0
+    descriptions: int = 0
     empty: int = 0
     kept: int = 0
     failed: list[tuple[int, str]] = field(default_factory=list)
@@ -122,7 +125,7 @@ class Annotator:
         progress: Callable[[Report], None],
         should_stop: Callable[[], bool],
     ) -> Report:
-        report = Report()
+        report, pipeline = Report(), Pipeline(describer)
         for topic in (*self._recording.topics, *self._new.values()):
             writer.add_topic(topic)
             if not topic.definition:
@@ -140,7 +143,7 @@ class Annotator:
                 continue
             pair, image, segmentation = found
             try:
-                entries = self._described(describer, image, segmentation, report, should_stop)
+                entries = self._described(pipeline, image, segmentation, report, should_stop)
             except OspreyError as error:
                 report.failed.append((pair.stamp, str(error)))
                 if not report.described and len(report.failed) >= _GIVE_UP_AFTER:
@@ -156,7 +159,7 @@ class Annotator:
 
     def _described(
         self,
-        describer: Describer,
+        pipeline: Pipeline,
         image: Entry,
         segmentation: Entry,
         report: Report,
@@ -164,7 +167,7 @@ class Annotator:
     ) -> list[Entry]:
         """The new messages of a frame; none if it was stopped, as words may be missing then."""
         frame = self._reader.frame(image.data, segmentation.data)
-        result = describe_frame(describer, frame, self._step, should_stop)
+        result = pipeline.step(frame, self._step, should_stop)
         if should_stop():
             report.stopped = True
             return []
@@ -172,10 +175,11 @@ class Annotator:
         if OVERLAY in self._new:
             drawn = frame.rgb
             if result.regions is not None:
-                drawn = overlay(frame.rgb, result.regions, [described.description for described in result.objects])
+                drawn = overlay(frame.rgb, result.regions, [thing.description for thing in result.objects])
             data[OVERLAY] = self._types.overlay(drawn, frame.stamp, frame.frame_id)
         report.described += 1
         report.objects += len(result.objects)
+        report.descriptions += result.described
         report.empty += not result.objects
         time = max(image.log_time, segmentation.log_time)
         return [Entry(self._new[kind], time, time, 0, message) for kind, message in data.items()]

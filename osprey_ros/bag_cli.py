@@ -69,6 +69,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="describe the N largest regions of a frame (default: 32)",
     )
+    command.add_argument(
+        "--no-memory", action="store_true", help="describe every frame by itself, without the words of earlier ones"
+    )
     command.add_argument("--max-new-tokens", default=0, type=_count, metavar="N", help="longest answer, in tokens")
     command.add_argument("--threads", type=_count, metavar="N", help="CPU threads (default: one per core)")
 
@@ -112,6 +115,7 @@ def annotate(arguments: argparse.Namespace) -> int:
             min_area=arguments.min_area,
             max_regions=arguments.max_regions,
             max_new_tokens=arguments.max_new_tokens,
+            remember=not arguments.no_memory,
         ),
         OutputSettings(node, arguments.overlay),
     )
@@ -139,7 +143,8 @@ def _summarise(arguments: argparse.Namespace, plan: Any, report: Any, node: str)
     empty = f", {report.empty} of them without a region" if report.empty else ""
     print(
         f"{arguments.output}: {report.described} of {len(plan.frames)} frames described{empty}; "
-        f"{report.objects} objects on {node}/objects; {report.kept} messages kept"
+        f"{report.objects} objects on {node}/objects, {report.descriptions} of them described anew; "
+        f"{report.kept} messages kept"
     )
     notes = []
     if report.failed:

@@ -17,7 +17,7 @@ from rosbags.serde import SerdeError
 from osprey_ros.bag_read import Entry, Recording, Topic
 from osprey_ros.bag_types import NANOSECONDS, BagError, MessageTypes, stamp_of, stamp_text
 from osprey_ros.errors import OspreyError
-from osprey_ros.pipeline import Frame, RegionLabel
+from osprey_ros.frame import Frame, RegionLabel
 from osprey_ros.regions import Regions
 
 IMAGE, SEGMENTATION = "image", "segmentation"

@@ -16,13 +16,14 @@ from rosbags.typesys import Stores, TypesysError, get_types_from_idl, get_types_
 from osprey_ros.errors import OspreyError
 
 if TYPE_CHECKING:
-    from osprey_ros.pipeline import DescribedObject
+    from osprey_ros.objects import SceneObject
 
 OBJECTS_TYPE = "osprey_interfaces/msg/ObjectDescriptionArray"
 OVERLAY_TYPE = "sensor_msgs/msg/CompressedImage"
 MSG, IDL = "ros2msg", "ros2idl"  # how mcap names the two languages of definitions
 NANOSECONDS = 1_000_000_000
-_OUR_TYPES = ("ObjectDescription", "ObjectDescriptionArray", "Region", "RegionArray")
+_OUR_TYPES = ("Attribute", "ObjectDescription", "ObjectDescriptionArray", "Region", "RegionArray")
+_STATES = {"pending": 0, "fresh": 1, "stale": 2, "skipped": 3}  # as ObjectDescription.msg has them
 _JPEG_QUALITY = 90
 
 
@@ -70,12 +71,12 @@ class MessageTypes:
             raise BagError(f"the recording has no definition of {name}")
         return lambda data: store.deserialize_cdr(memoryview(data), name)
 
-    def objects(self, objects: tuple[DescribedObject, ...], stamp: int, frame_id: str) -> bytes:
+    def objects(self, objects: tuple[SceneObject, ...], stamp: int, frame_id: str) -> bytes:
         """A serialized osprey_interfaces/ObjectDescriptionArray. ``stamp`` is in nanoseconds."""
         array = self._make(
             OBJECTS_TYPE,
             header=self._header(stamp, frame_id),
-            objects=[self._object(described) for described in objects],
+            objects=[self._object(thing) for thing in objects],
         )
         return bytes(self._store.serialize_cdr(array, OBJECTS_TYPE))
 
@@ -91,12 +92,14 @@ class MessageTypes:
         )
         return bytes(self._store.serialize_cdr(image, OVERLAY_TYPE))
 
-    def _object(self, described: DescribedObject) -> Any:
-        x, y, width, height = described.box
-        position, size = described.position or (0.0, 0.0, 0.0), described.size or (0.0, 0.0, 0.0)
+    def _object(self, thing: SceneObject) -> Any:
+        x, y, width, height = thing.box
+        position, size, words = thing.position or (0.0, 0.0, 0.0), thing.size or (0.0, 0.0, 0.0), thing.words
         return self._make(
             "osprey_interfaces/msg/ObjectDescription",
-            instance_id=described.instance_id,
+            track_id=thing.track_id,
+            instance_id=thing.instance_id,
+            visible=thing.visible,
             roi=self._make(
                 "sensor_msgs/msg/RegionOfInterest",
                 x_offset=x,
@@ -105,15 +108,22 @@ class MessageTypes:
                 height=height,
                 do_rectify=False,
             ),
-            area=described.area,
-            label=described.label,
-            score=described.score,
-            category=described.category,
-            description=described.description,
-            confidence=described.confidence,
-            described_at=self._time(described.described_at),
-            skipped=described.skipped,
-            has_position=described.position is not None and described.size is not None,
+            area=thing.area,
+            label=thing.label,
+            score=thing.score,
+            state=_STATES[thing.state.value],
+            reason=thing.reason,
+            category=thing.category,
+            description=thing.description,
+            confidence=words.confidence if words else 0.0,
+            attributes=[
+                self._make("osprey_interfaces/msg/Attribute", name=a.name, value=a.value, confidence=a.confidence)
+                for a in (words.attributes if words else ())
+            ],
+            described_at=self._time(words.described_at if words else 0),
+            first_seen=self._time(thing.first_seen),
+            last_seen=self._time(thing.last_seen),
+            has_position=thing.position is not None and thing.size is not None,
             position=self._make("geometry_msgs/msg/Point", x=position[0], y=position[1], z=position[2]),
             size=self._make("geometry_msgs/msg/Vector3", x=size[0], y=size[1], z=size[2]),
         )
@@ -124,7 +134,7 @@ class MessageTypes:
     def _time(self, stamp: int) -> Any:
         return self._make("builtin_interfaces/msg/Time", sec=stamp // NANOSECONDS, nanosec=stamp % NANOSECONDS)
 
-    def _make(self, name: str, **fields: Any) -> Any:
+    def _make(self, name: str, /, **fields: Any) -> Any:
         return self._store.types[name](**fields)
 
 

@@ -1,4 +1,4 @@
-"""The command line ``osprey``: the robot's descriptions without a robot, of pictures and of recordings."""
+"""The command line ``osprey``: descriptions of pictures and of recordings without a robot, and questions to one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from osprey_ros.ask_cli import add_arguments as add_ask_arguments
 from osprey_ros.bag_cli import add_arguments as add_bag_arguments
 from osprey_ros.errors import OspreyError
 from osprey_ros.prompt import QUESTIONS
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_describe(commands)
     _add_bundle(commands)
     _add_bag(commands)
+    _add_ask(commands)
     return parser
 
 
@@ -124,6 +126,16 @@ def _add_bag(commands: Any) -> None:
     command.set_defaults(run=_annotate_bag)
 
 
+def _add_ask(commands: Any) -> None:
+    command = commands.add_parser(
+        "ask",
+        help="which object is meant by some words, of a running node or of a picture",
+        description="Finds objects by words and prints the likeliest first. Exit status: 0, or 1 if nothing is found.",
+    )
+    add_ask_arguments(command)
+    command.set_defaults(run=_ask)
+
+
 # What the commands need is imported in them: `osprey --help` needs neither numpy nor onnxruntime.
 
 
@@ -143,6 +155,12 @@ def _annotate_bag(arguments: argparse.Namespace) -> int:
     from osprey_ros.bag_cli import annotate
 
     return annotate(arguments)
+
+
+def _ask(arguments: argparse.Namespace) -> int:
+    from osprey_ros.ask_cli import ask
+
+    return ask(arguments)
 
 
 def _describe(arguments: argparse.Namespace) -> int:

@@ -1,247 +1,313 @@
-"""One step of the robot's perception: a frame in, its described objects out. Knows nothing of ROS.
+"""One step of the robot's perception: a frame in, what is known of its objects out. Knows nothing of ROS.
 
 A frame is numpy arrays and an integer stamp here; ``osprey_ros.ros.frames`` makes it from messages.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from time import perf_counter
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from osprey_ros.describer import Describer, Description, Timing
-from osprey_ros.errors import OspreyError
-from osprey_ros.geometry import Extent, extents
-from osprey_ros.prompt import QUESTIONS
-from osprey_ros.regions import NoRegionError, Regions, regions_from_id_image
+from osprey_ros.attributes import AttributeSpec, questions_for, words_from
+from osprey_ros.describer import Describer, Timing
+from osprey_ros.frame import Frame, FrameError, RegionLabel
+from osprey_ros.motion import small_gray
+from osprey_ros.objects import SceneObject, State
+from osprey_ros.regions import NoRegionError, Regions
+from osprey_ros.results import EncodedRegions
+from osprey_ros.scene import Change, Scene, Sighting
+from osprey_ros.scheduler import Candidate, Scheduler, Wave
+from osprey_ros.tracker import Observations, Track, Tracker, TrackerSettings
 
-UNKNOWN = "unknown"  # said instead of words that the model was not sure enough of
-_FIRST_WAVE = 4  # regions described before it is known how long one takes
-
-
-class FrameError(OspreyError):
-    """A frame whose parts do not belong together; the message names what differs and the remedy."""
-
-
-@dataclass(frozen=True)
-class RegionLabel:
-    """What a segmentation or a detector says of a region: a class name ("" for none) and how sure it is, 0 to 1."""
-
-    label: str
-    score: float
-
+__all__ = ["Frame", "FrameError", "Pipeline", "RegionLabel", "Seen", "StepResult", "StepSettings"]
 
 _NO_LABEL = RegionLabel("", 0.0)
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A picture and its regions, of one moment; with depth and camera where they are known.
-
-    Attributes:
-        stamp: in nanoseconds.
-        frame_id: the camera's optical frame.
-        rgb: uint8 [H, W, 3].
-        regions: an id image, uint8, uint16 or int32 [H, W], 0 being background; or regions that may overlap.
-        labels: what is known of regions beforehand, by id; may be empty.
-        depth: float32 [H, W], metres along the optical axis, unknown where it is not finite or not above 0.
-        camera_matrix: float64 [3, 3] in pixels, the centre of the first one at (0, 0).
-    """
-
-    stamp: int
-    frame_id: str
-    rgb: np.ndarray
-    regions: np.ndarray | Regions
-    labels: Mapping[int, RegionLabel] = field(default_factory=dict)
-    depth: np.ndarray | None = None
-    camera_matrix: np.ndarray | None = None
+_HISTORY = 8  # frames that questions may be asked about
 
 
 @dataclass(frozen=True)
 class StepSettings:
-    """What is said about which regions."""
+    """What is said about which regions, and when it is said again."""
 
     style: str = "short"  # a key of prompt.QUESTIONS
     categories: bool = True  # whether the category is asked for as well
+    attributes: tuple[AttributeSpec, ...] = ()  # asked for in the same decode
     min_area: int = 50  # pixels; smaller regions are left out
-    max_regions: int = 32  # the largest ones are described, the others skipped
-    max_new_tokens: int = 0  # tokens of one answer; 0: what suits the style
+    max_regions: int = 32  # so many are described in one frame, the others skipped
+    max_new_tokens: int = 0  # tokens of one answer; 0: what suits its question
     min_confidence: float = 0.0  # an answer below it becomes "unknown"
-    time_budget: float = 0.0  # seconds for one frame: what does not fit, the smallest, is skipped; 0: no limit
+    time_budget: float = 0.0  # seconds for the whole step: what does not fit is skipped; 0: no limit
+    remember: bool = True  # whether objects keep their words from frame to frame; False: every frame by itself
+    # Cosine distance, 0 to 2, of an object's looks from those that were described, above which it has changed while it
+    # stays in its place; of one that moves in the picture two and a half times as much.
+    appearance_change: float = 0.2
+    view_change: float = 2.0  # times as many pixels as when it was described, above which an object is seen anew
 
 
 @dataclass(frozen=True)
-class DescribedObject:
-    """One region of a frame in words.
+class Seen:
+    """A frame that was looked at, for questions about it. ``track_ids`` int64 [N] says whose each region is."""
 
-    ``box`` is x, y, width, height in pixels, ``described_at`` a frame's stamp. ``skipped`` says why there are no words:
-    ``category`` and ``description`` are then "" and ``confidence`` is 0. ``position`` and ``size`` (metres, along x to
-    the right, y down and z forward of the camera) are there where depth is. ``label`` and ``score`` came with the
-    region.
-    """
-
-    instance_id: int
-    box: tuple[int, int, int, int]
-    area: int
-    category: str
-    description: str
-    confidence: float
-    described_at: int
-    skipped: str = ""
-    position: tuple[float, float, float] | None = None
-    size: tuple[float, float, float] | None = None
-    label: str = ""
-    score: float = 0.0
+    stamp: int
+    frame_id: str
+    regions: Regions
+    encoded: EncodedRegions
+    track_ids: np.ndarray
+    rgb: np.ndarray
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """The objects of a frame, in the order of their regions; ``nothing`` says why there are none.
+    """What is known of the objects of a frame, in the order of their regions; ``nothing`` says why there are none.
 
-    Those of an id image come by rising id. ``timing`` sums up all calls of the describer.
+    Those of an id image come by rising id. ``timing`` sums up all calls of the describer. ``described`` objects have
+    words of this frame, ``reused`` ones have words of an earlier frame that still hold.
     """
 
-    objects: tuple[DescribedObject, ...]
-    regions: Regions | None
-    timing: Timing | None
+    objects: tuple[SceneObject, ...]
+    regions: Regions | None = None
+    encoded: EncodedRegions | None = None
+    timing: Timing | None = None
     nothing: str = ""
+    described: int = 0
+    reused: int = 0
 
     @property
     def skipped(self) -> int:
-        """How many objects have no words."""
-        return sum(bool(described.skipped) for described in self.objects)
+        """How many objects needed words and were left out of this frame."""
+        return sum(thing.state is State.SKIPPED for thing in self.objects)
 
 
-def describe_frame(
-    describer: Describer, frame: Frame, settings: StepSettings, should_stop: Callable[[], bool] | None = None
-) -> StepResult:
-    """Describes the regions of a frame: all regions and both questions (category and style) in one decode.
+class Pipeline:
+    """Looks at frames one after another and remembers their objects. Use it from one thread at a time.
 
-    Under a time budget there are several: the largest regions first, then as many as the time that is left allows; at
-    its end decoding stops, and what has not all its words is skipped. The first few are always described.
-    ``should_stop`` is asked before each decode step; when it says yes, what is not yet described is skipped.
-
-    A segmentation without any region, or with none of ``min_area``, gives an empty result that says so. Raises
-    FrameError for parts of another size than the picture, RegionError for a segmentation that cannot be used.
+    Args:
+        describer: `step` and `look_at` set its picture; in between others may ask it about that picture.
+        scene, tracker, scheduler: by default new ones, with the usual settings.
     """
-    start = perf_counter()
-    _check_sizes(frame)
-    try:
-        regions = _regions(frame.regions, settings.min_area)
-    except NoRegionError as error:
-        return StepResult(objects=(), regions=None, timing=None, nothing=str(error))
-    places = _places(frame, regions)
-    largest_first = np.argsort(-regions.areas, kind="stable")
-    wanted, too_many = np.split(largest_first, [settings.max_regions])
 
-    describer.set_image(frame.rgb)
-    answers = _Answers(describer, regions, settings)
-    stopped = should_stop or (lambda: False)
-    if settings.time_budget:
-        end = start + settings.time_budget
-        _ask_until(answers, wanted, end, stopped)
-        late = f"no time left in this frame (time_budget {settings.time_budget:g} s)"
-    else:
-        answers.ask(wanted, stopped)
-        late = "stopped"
-    skipped = {int(row): late for row in wanted if not answers.has(int(row))}
-    skipped.update(
-        {int(row): f"not one of the {settings.max_regions} largest regions (max_regions)" for row in too_many}
-    )
+    def __init__(
+        self,
+        describer: Describer,
+        scene: Scene | None = None,
+        tracker: Tracker | None = None,
+        scheduler: Scheduler | None = None,
+    ) -> None:
+        self.describer = describer
+        self.scene = scene if scene is not None else Scene()
+        settings = TrackerSettings(max_tracks=self.scene.max_objects)
+        self._tracker = tracker if tracker is not None else Tracker(settings)
+        self._scheduler = scheduler if scheduler is not None else Scheduler()
+        self._calibration = describer.bundle.calibration()
+        self._recent: deque[Seen] = deque(maxlen=_HISTORY)
+        self._shown: Seen | None = None
+        self._settings: StepSettings | None = None  # of the latest step
 
-    objects = tuple(
-        _object(frame, regions, row, answers, places[row], skipped.get(row, "")) for row in range(len(regions))
-    )
-    return StepResult(objects=objects, regions=regions, timing=answers.timing)
+    @property
+    def latest(self) -> Seen | None:
+        """The latest frame that had a region; None before the first."""
+        return self._recent[-1] if self._recent else None
 
+    @property
+    def recent(self) -> tuple[Seen, ...]:
+        """The latest frames that had a region, eight at most, the newest one last."""
+        return tuple(self._recent)
 
-def _object(
-    frame: Frame, regions: Regions, row: int, answers: _Answers, place: Extent | None, skipped: str
-) -> DescribedObject:
-    region = int(regions.ids[row])
-    x, y, width, height = (int(v) for v in regions.boxes[row])
-    label = frame.labels.get(region, _NO_LABEL)
-    return DescribedObject(
-        instance_id=region,
-        box=(x, y, width, height),
-        area=int(regions.areas[row]),
-        category=answers.category(row),
-        description=answers.description(row),
-        confidence=answers.confidence(row),
-        described_at=frame.stamp,
-        skipped=skipped,
-        position=place.position if place else None,
-        size=place.size if place else None,
-        label=label.label,
-        score=label.score,
-    )
+    def look_at(self, seen: Seen) -> None:
+        """Sets the describer's picture to that of a frame, unless it is: what is asked next is about that frame."""
+        if self._shown is not seen:
+            self._shown = None
+            self.describer.set_image(seen.rgb)
+            self._shown = seen
 
+    def ask_for(self, track_ids: Iterable[int]) -> None:
+        """These objects come first until they have words that hold; those that are not known are passed over."""
+        self.scene.ask_for(track_ids)
 
-def _ask_until(answers: _Answers, rows: np.ndarray, end: float, stopped: Callable[[], bool]) -> None:
-    """Asks about the first rows, then about as many as there is time for until ``end`` (of perf_counter)."""
-    seconds = answers.ask(rows[:_FIRST_WAVE], stopped) / _FIRST_WAVE
-    rows = rows[_FIRST_WAVE:]
-    # A region takes no longer in a larger wave than in a smaller one.
-    while len(rows) and (room := int((end - perf_counter()) / max(seconds, 1e-6))) > 0 and not stopped():
-        wave, rows = rows[:room], rows[room:]
-        seconds = answers.ask(wave, lambda: stopped() or perf_counter() > end) / len(wave)
+    def forget(self, track_ids: Iterable[int] | None = None) -> tuple[int, ...]:
+        """Forgets objects, all by default; returns the track ids of those that there were."""
+        gone = self.scene.forget(track_ids)
+        self._tracker.forget(gone)
+        return gone
 
+    @property
+    def next_id(self) -> int:
+        """The track id that the next new object gets."""
+        return self._tracker.next_id
 
-class _Answers:
-    """What the describer said about the rows of some regions, over one or more calls."""
+    def restore(self, objects: Sequence[SceneObject], next_id: int = 1) -> None:
+        """Takes up what was known before in the place of all that is; new track ids begin at ``next_id`` or later.
 
-    def __init__(self, describer: Describer, regions: Regions, settings: StepSettings) -> None:
-        self._describer, self._regions, self._settings = describer, regions, settings
-        self._styles = [settings.style]
-        if settings.categories and settings.style != "category":
-            self._styles.append("category")
-        self._by_style: dict[str, dict[int, Description]] = {style: {} for style in self._styles}
-        self.timing: Timing | None = None
-
-    def ask(self, rows: np.ndarray, should_stop: Callable[[], bool]) -> float:
-        """Asks all questions about these rows, in one decode; rows that were stopped before their end stay without.
-
-        Returns the seconds that it took, without those that are spent once for each frame.
+        Raises TrackerError for track ids that are no good.
         """
-        rows = np.sort(rows)
+        # Where things were was said for where the camera was then, which is not known any more.
+        tracks = [Track(o.track_id, o.appearance, o.box, None, o.last_seen) for o in objects]
+        self._tracker.restore(tracks, next_id)
+        self.scene.forget()
+        self.scene.restore(objects)
+
+    def step(self, frame: Frame, settings: StepSettings, should_stop: Callable[[], bool] | None = None) -> StepResult:
+        """Looks at a frame, finds its objects again, and describes those that need it, all questions in one decode.
+
+        Objects that are new or have changed are described, those that were asked for first; without a time budget all
+        of them, up to ``max_regions``. With one as many as fit: see `Scheduler.run`. The others keep the words they
+        have. ``should_stop`` is asked before each decode step; when it says yes, what is not yet described is skipped.
+
+        A segmentation without any region, or with none of ``min_area``, gives an empty result that says so. Raises
+        FrameError for parts of another size than the picture, RegionError for a segmentation that cannot be used.
+        """
+        started = self._scheduler.clock()
+        frame.check_sizes()
+        self._take_settings(settings)
+        try:
+            regions = frame.large_regions(settings.min_area)
+        except NoRegionError as error:
+            self.scene.see(frame.stamp, frame.frame_id, (), _change(settings))
+            return StepResult((), nothing=str(error))
+        self._shown = None
+        self.describer.set_image(frame.rgb)
+        encoded = self.describer.encode(regions)
+        timing = self.describer.take_seconds()
+        sightings = self._sightings(frame, encoded, settings.remember)
+        track_ids = np.array([sighting.track_id for sighting in sightings], dtype=np.int64)
+        self._shown = Seen(frame.stamp, frame.frame_id, regions, encoded, track_ids, frame.rgb)
+        self._recent.append(self._shown)
+        self.scene.see(frame.stamp, frame.frame_id, sightings, _change(settings))
+
+        speaker = _Speaker(self, self._shown, settings, timing)
+        reasons = self._scheduler.run(
+            self._candidates(track_ids, regions),
+            speaker.describe,
+            started,
+            settings.time_budget,
+            settings.max_regions,
+            should_stop,
+        )
+        for row, reason in reasons.items():
+            self.scene.skip(int(track_ids[row]), reason)
+        objects = tuple(self.scene.object(int(track_id)) for track_id in track_ids)
+        self._tracker.forget(self.scene.forget_surplus())
+        fresh = sum(thing.state is State.FRESH for thing in objects)
+        return StepResult(
+            objects,
+            regions,
+            encoded,
+            speaker.timing,
+            described=speaker.described,
+            reused=fresh - speaker.described,
+        )
+
+    def _take_settings(self, settings: StepSettings) -> None:
+        """Makes room for what other settings than before ask for."""
+        before, self._settings = self._settings, settings
+        if not settings.remember or (before is not None and not before.remember):
+            self.forget()
+        elif before is not None and _asked(before) != _asked(settings):
+            self.scene.outdate("other words are asked for than when it was described")
+
+    def _sightings(self, frame: Frame, encoded: EncodedRegions, remember: bool) -> list[Sighting]:
+        """The regions of a frame with the track id of each; where nothing is remembered, that is its own id."""
+        regions, places = encoded.regions, frame.places(encoded.regions)
+        track_ids: Sequence[int] | np.ndarray = regions.ids
+        if remember:
+            unknown = (np.nan, np.nan, np.nan)
+            positions = np.array([place.position if place else unknown for place in places], dtype=np.float64)
+            observations = Observations.of(
+                regions, encoded.mask_tokens, positions if np.isfinite(positions).any() else None
+            )
+            track_ids = self._tracker.update(frame.stamp, observations, small_gray(frame.rgb))
+            for young, older in self._tracker.replaced.items():
+                self.scene.join(young, older)
+        sightings = []
+        for row, place in enumerate(places):
+            label = frame.labels.get(int(regions.ids[row]), _NO_LABEL)
+            x, y, width, height = (int(v) for v in regions.boxes[row])
+            sightings.append(
+                Sighting(
+                    track_id=int(track_ids[row]),
+                    instance_id=int(regions.ids[row]),
+                    box=(x, y, width, height),
+                    area=int(regions.areas[row]),
+                    appearance=encoded.mask_tokens[row].copy(),  # a view would keep the tokens of all regions
+                    position=place.position if place else None,
+                    size=place.size if place else None,
+                    label=label.label,
+                    score=label.score,
+                )
+            )
+        return sightings
+
+    def _candidates(self, track_ids: np.ndarray, regions: Regions) -> list[Candidate]:
+        row_of = {int(track_id): row for row, track_id in enumerate(track_ids)}
+        pixels = regions.shape[0] * regions.shape[1]
+        return [
+            Candidate(
+                row_of[thing.track_id],
+                asked=self.scene.asked_for(thing.track_id),
+                new=thing.words is None,
+                importance=_importance(thing, pixels),
+                waited=self.scene.waited(thing.track_id),
+            )
+            for thing in self.scene.wanting()
+        ]
+
+
+class _Speaker:
+    """Describes rows of a frame and tells the scene; sums up what that took."""
+
+    def __init__(self, pipeline: Pipeline, seen: Seen, settings: StepSettings, timing: Timing) -> None:
+        self._describer, self._scene, self._calibration = pipeline.describer, pipeline.scene, pipeline._calibration
+        self._seen, self._settings = seen, settings
+        self._questions, self._constraints = questions_for(settings)
+        self.timing = timing
+        self.described = 0
+
+    def describe(self, rows: Sequence[int], should_stop: Callable[[], bool]) -> Wave:
+        """Asks all questions about these rows, in one decode; those that were stopped before their end stay without."""
+        rows = sorted(rows)
+        encoded = self._seen.encoded
+        some = encoded.select(encoded.regions.ids[rows]) if len(rows) < len(encoded) else encoded
         results = self._describer.answer(
-            self._regions.select(self._regions.ids[rows]) if len(rows) < len(self._regions) else self._regions,
-            [QUESTIONS[style] for style in self._styles],
+            some,
+            self._questions,
             max_new_tokens=self._settings.max_new_tokens or None,
             should_stop=should_stop,
+            constraints=self._constraints,
         )
-        for number, row in enumerate(rows):
-            if all(result[number].ended for result in results):
-                for style, result in zip(self._styles, results, strict=True):
-                    self._by_style[style][int(row)] = result[number]
+        words = words_from(results, self._settings, self._calibration, self._seen.stamp)
+        done = [number for number in range(len(rows)) if all(result[number].ended for result in results)]
+        for number in done:
+            self._scene.say(int(self._seen.track_ids[rows[number]]), words[number])
+        self.described += len(done)
         timing = results[0].timing
-        self.timing = timing if self.timing is None else _sum(self.timing, timing)
-        return timing.regions + timing.branches
+        self.timing = _sum(self.timing, timing)
+        return Wave(frozenset(rows[number] for number in done), timing.prefix, timing.regions + timing.branches)
 
-    def has(self, row: int) -> bool:
-        """Whether all was said about a row."""
-        return row in self._by_style[self._settings.style]
 
-    def description(self, row: int) -> str:
-        """Words about a row in the style of the settings; "" where it was not asked about."""
-        return self._words(self._settings.style, row)
+def _change(settings: StepSettings) -> Change:
+    return Change(settings.appearance_change, settings.view_change)
 
-    def category(self, row: int) -> str:
-        """Category of a row; "" where it was not asked for."""
-        return self._words("category", row) if "category" in self._by_style else ""
 
-    def confidence(self, row: int) -> float:
-        """Of the description, whether it was good enough or not; 0 where there is none."""
-        answer = self._by_style[self._settings.style].get(row)
-        return answer.confidence if answer else 0.0
+def _asked(settings: StepSettings) -> tuple[object, ...]:
+    """What words depend on."""
+    return (
+        settings.style,
+        settings.categories,
+        settings.attributes,
+        settings.max_new_tokens,
+        settings.min_confidence,
+    )
 
-    def _words(self, style: str, row: int) -> str:
-        answer = self._by_style[style].get(row)
-        if answer is None:
-            return ""
-        return answer.text if answer.confidence >= self._settings.min_confidence else UNKNOWN
+
+def _importance(thing: SceneObject, pixels: int) -> float:
+    """How large an object is in the picture, and how near where that is known, 0 to 1."""
+    large = (thing.area / pixels) ** 0.5
+    if thing.position is None:
+        return large
+    return (large + 1 / (1 + max(0.0, thing.position[2]))) / 2
 
 
 def _sum(first: Timing, second: Timing) -> Timing:
@@ -249,38 +315,3 @@ def _sum(first: Timing, second: Timing) -> Timing:
     later = asdict(second)
     total = {name: value + later[name] for name, value in asdict(first).items()}
     return Timing(**{**total, "prefix_tokens": second.prefix_tokens})
-
-
-def _check_sizes(frame: Frame) -> None:
-    height, width = frame.rgb.shape[:2]
-    shape = frame.regions.shape
-    if shape != (height, width):
-        raise FrameError(
-            f"the segmentation is {shape[1]}x{shape[0]} pixels and the image {width}x{height}: "
-            "publish both in the same size (scale the segmentation with nearest neighbour)"
-        )
-    if frame.depth is not None and frame.depth.shape != (height, width):
-        raise FrameError(
-            f"the depth is {frame.depth.shape[1]}x{frame.depth.shape[0]} pixels and the image {width}x{height}: "
-            "publish depth that is registered to the image (depth_image_proc does that), or set use_depth to false"
-        )
-
-
-def _regions(regions: np.ndarray | Regions, min_area: int) -> Regions:
-    """The regions of at least ``min_area`` pixels."""
-    if not isinstance(regions, Regions):
-        return regions_from_id_image(regions, min_area=min_area)
-    if not len(regions):
-        raise NoRegionError("there is no region in the array")
-    large = regions.areas >= min_area
-    if large.all():
-        return regions
-    if not large.any():
-        raise NoRegionError(f"no region is left: all {len(regions)} are smaller than {min_area} pixels")
-    return regions.select(regions.ids[large])
-
-
-def _places(frame: Frame, regions: Regions) -> list[Extent | None]:
-    if frame.depth is None or frame.camera_matrix is None:
-        return [None] * len(regions)
-    return extents(regions, frame.depth, frame.camera_matrix)

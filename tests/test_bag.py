@@ -33,7 +33,8 @@ from osprey_ros.bag_read import open_recording
 from osprey_ros.bag_types import MessageTypes, stamp_of
 from osprey_ros.cli import main
 from osprey_ros.describer import Describer
-from osprey_ros.pipeline import DescribedObject, StepSettings
+from osprey_ros.objects import Attribute, SceneObject, State, Words
+from osprey_ros.pipeline import StepSettings
 from osprey_ros.ros import messages
 
 IMAGE, SEGMENTATION, CHATTER = "/camera/image_raw", "/camera/segmentation", "/chatter"
@@ -156,9 +157,12 @@ def test_words_are_the_describers_and_the_rest_is_as_it_was(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     source, output = _write(tmp_path / "in", items, storage), tmp_path / "out.mcap"
-    assert main(_command(source, output, tiny_model, "--min-area", "1")) == 0
+    assert main(_command(source, output, tiny_model, "--min-area", "1", "--no-memory")) == 0
     captured = capsys.readouterr()
-    assert "4 of 4 frames described; 20 objects on /osprey/objects; 12 messages kept" in captured.out
+    assert (
+        "4 of 4 frames described; 20 objects on /osprey/objects, 20 of them described anew; 12 messages kept"
+        in captured.out
+    )
     assert captured.err.count("\n") == 1  # the warning that the bundle is unverified
 
     written = _messages(output)
@@ -188,6 +192,24 @@ def test_words_are_the_describers_and_the_rest_is_as_it_was(
     assert qos["/osprey/objects"][0].reliability == QosReliability.RELIABLE
     assert definitions[IMAGE] == STORE.generate_msgdef("sensor_msgs/msg/Image", ros_version=2)[0]
     assert "MSG: osprey_interfaces/ObjectDescription\n" in definitions["/osprey/objects"]
+
+
+def test_words_are_kept_from_frame_to_frame(
+    picture: Picture, tmp_path: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    items = []
+    for number in range(3):
+        stamp = START + number * PERIOD
+        ids = np.where(picture.ids > 0, picture.ids + number, 0).astype(np.uint16)  # numbered anew
+        items += [_image_item(picture.rgb, stamp), _ids_item(ids, stamp)]
+    output = tmp_path / "out.mcap"
+    assert main(_command(_write(tmp_path / "in", items), output, tiny_model)) == 0
+    assert "15 objects on /osprey/objects, 5 of them described anew" in capsys.readouterr().out
+    first, *later = [array.objects for _, array in _arrays(output)]
+    for number, objects in enumerate(later, start=1):
+        assert [o.instance_id - number for o in objects] == [o.instance_id for o in first]
+        for name in ("track_id", "description", "category", "described_at", "first_seen"):
+            assert [getattr(o, name) for o in objects] == [getattr(o, name) for o in first]
 
 
 def test_a_folder_has_metadata_that_says_what_is_in_it(
@@ -569,24 +591,30 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(monkeypatch: pytest
 
 
 def test_the_messages_are_those_of_the_node() -> None:
-    described = DescribedObject(
+    described = SceneObject(
+        track_id=12,
+        state=State.STALE,
+        reason="it looks otherwise than when it was described",
+        words=Words("mug", "a small red mug, höher", 0.75, START - 7, (Attribute("colour", "red", 0.5),)),
+        first_seen=START - 9,
+        last_seen=START,
+        visible=True,
         instance_id=7,
         box=(3, 4, 20, 30),
         area=450,
-        category="mug",
-        description="a small red mug, höher",
-        confidence=0.75,
-        described_at=START,
-        skipped="",
+        appearance=np.zeros(4, np.float32),
         position=(0.5, -0.25, 1.5),
         size=(0.125, 0.25, 0.0625),
         label="cup",
         score=0.5,
     )
-    other = DescribedObject(8, (0, 0, 1, 1), 1, "", "", 0.0, START, skipped="no time left")
-    data = MessageTypes().objects((described, other), START + 5, "camera")
+    others = [
+        SceneObject(n, state, "no time left", None, START, START, True, n, (0, 0, 1, 1), 1, np.zeros(4, np.float32))
+        for n, state in enumerate(State, start=1)
+    ]
+    data = MessageTypes().objects((described, *others), START + 5, "camera")
     assert deserialize_message(data, ObjectDescriptionArray) == messages.objects_message(
-        [described, other], messages.header_message(START + 5, "camera")
+        [described, *others], messages.header_message(START + 5, "camera")
     )
     assert stamp_of(data) == START + 5
 

@@ -17,10 +17,11 @@ from osprey_ros.ros.health import (
     inputs_status,
     lifecycle_status,
     memory_status,
+    scene_status,
     stages_status,
 )
 from osprey_ros.ros.input_state import InputState, TopicState
-from osprey_ros.ros.statistics import KEPT, Statistics, Summary
+from osprey_ros.ros.statistics import KEPT, ObjectCounts, Statistics, Summary
 
 IMAGE = TopicState("image", "/image", "sensor_msgs/msg/Image", 1, (), 9, 0, 10**9, "reliable", ("reliable",), ())
 FINE = InputState((IMAGE, replace(IMAGE, role="segmentation", name="/ids")), 9, 0, None, (), 0.0, 15)
@@ -106,6 +107,16 @@ def test_bundles_and_memory() -> None:
     assert memory_status(None, None, 200 << 20).level == Level.OK
 
 
+def test_the_scene() -> None:
+    summary = Summary(objects=ObjectCounts(described=5, reused=20, skipped=1, known=7))
+    fine = scene_status(summary, "/home/robot/scene.db", "")
+    assert (fine.level, fine.values["known objects"], fine.values["skipped"]) == (Level.OK, "7", "1")
+    assert fine.message == "7 objects are known; described 5 times, reused 20 times"
+    assert scene_status(summary, "", "").values["file"] == "none"
+    full = scene_status(summary, "/home/robot/scene.db", "the scene cannot be written: is the disk full?")
+    assert (full.level, full.message) == (Level.ERROR, "the scene cannot be written: is the disk full?")
+
+
 def test_memory_is_known_and_a_bundle_that_is_too_large_is_refused() -> None:
     bundle = Bundle.open("nano", verify=False)
     resident, available = memory.resident(), memory.available()
@@ -125,11 +136,13 @@ def test_rates_counts_and_percentiles() -> None:
         clock.now += 0.1
         statistics.matched()
         if number % 2:
-            statistics.described(0.2, {"frame": 0.001 * number}, regions_skipped=1)
+            counts = ObjectCounts(described=1, reused=2, skipped=3, known=number)
+            statistics.described(0.2, {"frame": 0.001 * number}, counts)
     summary = statistics.summary(replaced=3)
     assert summary.rate_in == pytest.approx(10, abs=0.5)
     assert summary.rate_out == pytest.approx(5, abs=0.5)
-    assert (summary.matched, summary.described, summary.replaced, summary.regions_skipped) == (100, 50, 3, 50)
+    assert (summary.matched, summary.described, summary.replaced) == (100, 50, 3)
+    assert summary.objects == ObjectCounts(described=50, reused=100, skipped=150, known=99)
     assert summary.seconds["frame"].p50 == pytest.approx(0.050, abs=0.002)
     assert summary.seconds["frame"].p95 == pytest.approx(0.095, abs=0.003)
     assert stages_status(summary).values["frame p50"] == "50.00 ms"

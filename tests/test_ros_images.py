@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import io
+import struct
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -231,6 +232,41 @@ def test_wrong_images_are_named(change: dict[str, object], reason: str) -> None:
         setattr(image, name, value)
     with pytest.raises(images.MessageError, match=reason):
         images.rgb_from_message(image)
+
+
+def compressed_depth(levels: np.ndarray, format_text: str, a: float = 0.0, b: float = 0.0) -> CompressedImage:
+    """As image_transport's compressedDepth writes it: a header, and levels of 16 bits as PNG."""
+    message = compressed(levels, ".png", format_text)
+    message.data = array.array("B", struct.pack("<iff", 0, a, b) + message.data.tobytes())
+    return message
+
+
+def test_compressed_depth_is_in_metres() -> None:
+    millimetres = np.array([[500, 1250, 0], [12000, 1, 65535]], np.uint16)
+    found = images.depth_from_compressed(compressed_depth(millimetres, "16UC1; compressedDepth png"))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, [[0.5, 1.25, 0], [12, 0.001, 65.535]], rtol=1e-6)
+    # The publisher's defaults: 100 levels for what is a metre away, and nothing beyond 10 m.
+    a = 100.0 * (100.0 + 1.0)
+    b = 1.0 - a / 10.0
+    metres = np.array([[0.5, 1.25], [9.5, np.nan]], np.float32)
+    levels = np.nan_to_num(a / metres + b).astype(np.uint16)
+    for text in ("32FC1; compressedDepth png", "32FC1; compressedDepth"):
+        found = images.depth_from_compressed(compressed_depth(levels, text, a, b))
+        np.testing.assert_allclose(found, metres, rtol=0.01)
+
+
+def test_wrong_compressed_depth_is_named() -> None:
+    levels = np.ones((2, 3), np.uint16)
+    for message, reason in (
+        (compressed_depth(levels, "32FC1; compressedDepth rvl"), "with its parameter format set to png"),
+        (compressed(levels, ".png", "mono16; png compressed "), "by the compressedDepth transport"),
+        (compressed_depth(levels.astype(np.uint8), "16UC1; compressedDepth png"), "no grey PNG of 16 bits"),
+        (compressed(levels, ".png", "16UC1; compressedDepth png"), "no grey PNG of 16 bits"),
+        (CompressedImage(format="16UC1; compressedDepth png"), "data holds 0 bytes, and the header alone is 12"),
+    ):
+        with pytest.raises(images.MessageError, match=reason):
+            images.depth_from_compressed(message)
 
 
 def test_wrong_ids_and_depth_are_named() -> None:

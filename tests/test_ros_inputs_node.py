@@ -25,6 +25,7 @@ DEFAULTS = {
     "segmentation_transport": "raw",
     "regions_from": "segmentation",
     "use_depth": False,
+    "depth_transport": "raw",
     "slop": 0.0,
 }
 
@@ -39,7 +40,9 @@ def env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 def node(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
     """One node, which subscribes anew for each test."""
     folder = tmp_path_factory.mktemp("node")
-    with osprey_node(env, folder, "autostart:=true", "max_new_tokens:=8", "threads:=1") as child:
+    # Nothing is remembered: the words of each test are of its own messages.
+    parameters = ("autostart:=true", "max_new_tokens:=8", "remember:=false", "threads:=1")
+    with osprey_node(env, folder, *parameters) as child:
         yield child
 
 
@@ -156,12 +159,13 @@ def test_regions_that_overlap_are_described_with_their_labels(camera: Camera, ex
     assert {o.instance_id: (o.label, o.score) for o in objects} == {2: ("cup", 0.5), 7: ("", 0.0), 40: ("", 0.0)}
 
 
-@pytest.mark.parametrize("encoding", ["16UC1", "32FC1"])
+@pytest.mark.parametrize("encoding", ["16UC1", "32FC1", "16UC1; compressedDepth png"])
 def test_depth_places_the_objects(camera: Camera, expected: dict[int, str], encoding: str) -> None:
-    camera.listen(use_depth=True)
+    compressed = "compressed" in encoding
+    camera.listen(use_depth=True, depth_transport="compressedDepth" if compressed else "raw")
     metres = np.where(IDS == 1, 0.8, 2.0).astype(np.float32)
     metres[IDS == 7] = 0
-    depth = (metres * 1000).round().astype(np.uint16) if encoding == "16UC1" else metres
+    depth = metres if encoding == "32FC1" else (metres * 1000).round().astype(np.uint16)
     matrix = np.array([[100.0, 0, 79.5], [0, 100.0, 59.5], [0, 0, 1]])
     info: CameraInfo = messages.camera_info_message(matrix, 160, 120, messages.header_message(0, "camera"))
     publisher = camera.node.create_publisher(CameraInfo, "camera_info", 5)
@@ -171,11 +175,12 @@ def test_depth_places_the_objects(camera: Camera, expected: dict[int, str], enco
         # The calibration has a topic of its own: a frame may come before it.
         stamp = next(STAMPS)
         publisher.publish(info)
-        sent = {
-            "image": raw(IMAGE, "rgb8", stamp),
-            "segmentation": raw(IDS, "mono16", stamp),
-            "depth": raw(depth, encoding, stamp),
-        }
+        sent = {"image": raw(IMAGE, "rgb8", stamp), "segmentation": raw(IDS, "mono16", stamp)}
+        if compressed:
+            sent["depth/compressedDepth"] = png(depth, encoding, stamp)
+            sent["depth/compressedDepth"].data = array.array("B", bytes(12)) + sent["depth/compressedDepth"].data
+        else:
+            sent["depth"] = raw(depth, encoding, stamp)
         objects = camera.describe(stamp, sent)
         return objects if any(o.has_position for o in objects) else []
 

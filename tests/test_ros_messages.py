@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 
-from osprey_ros.pipeline import DescribedObject
+from osprey_ros.objects import Attribute, SceneObject, State, Words
 from osprey_ros.ros import images, messages
 
 RGB = np.random.default_rng(7).integers(0, 256, (6, 5, 3), np.uint8)
@@ -23,37 +24,56 @@ def test_what_goes_out_comes_back() -> None:
     assert message.header.frame_id == "camera_optical_frame"
 
 
+MUG = SceneObject(
+    track_id=12,
+    state=State.FRESH,
+    reason="",
+    words=Words("mug", "a small red mug", 0.75, STAMP - 1, (Attribute("colour", "red", 0.5),)),
+    first_seen=STAMP - 2,
+    last_seen=STAMP,
+    visible=True,
+    instance_id=7,
+    box=(3, 4, 20, 30),
+    area=450,
+    appearance=np.zeros(4, np.float32),
+    position=(0.5, -0.25, 1.5),
+    size=(0.125, 0.25, 0.0625),
+    label="cup",
+    score=0.5,
+)
+
+
 def test_objects_become_a_message() -> None:
-    described = DescribedObject(
-        instance_id=7,
-        box=(3, 4, 20, 30),
-        area=450,
-        category="mug",
-        description="a small red mug",
-        confidence=0.75,
-        described_at=STAMP,
-        position=(0.5, -0.25, 1.5),
-        size=(0.125, 0.25, 0.0625),
-        label="cup",
-        score=0.5,
-    )
-    message = messages.objects_message([described], HEADER)
+    message = messages.objects_message([MUG], HEADER)
     (found,) = message.objects
     assert message.header == HEADER
-    assert (found.instance_id, found.area, found.category, found.description) == (7, 450, "mug", "a small red mug")
+    assert (found.track_id, found.instance_id, found.area, found.visible) == (12, 7, 450, True)
+    assert (found.category, found.description, found.confidence) == ("mug", "a small red mug", 0.75)
+    assert [(a.name, a.value, a.confidence) for a in found.attributes] == [("colour", "red", 0.5)]
     assert (found.roi.x_offset, found.roi.y_offset, found.roi.width, found.roi.height) == (3, 4, 20, 30)
-    assert (found.confidence, found.label, found.score, found.skipped) == (0.75, "cup", 0.5, "")
-    assert found.described_at == HEADER.stamp
+    assert (found.label, found.score, found.state, found.reason) == ("cup", 0.5, found.FRESH, "")
+    stamps = [found.first_seen, found.described_at, found.last_seen]
+    assert stamps == [messages.time_message(STAMP - before) for before in (2, 1, 0)]
     assert found.has_position
     assert (found.position.x, found.position.y, found.position.z) == (0.5, -0.25, 1.5)
     assert (found.size.x, found.size.y, found.size.z) == (0.125, 0.25, 0.0625)
 
 
 def test_an_object_without_words_and_place_says_so() -> None:
-    described = DescribedObject(7, (3, 4, 20, 30), 450, "", "", 0.0, STAMP, skipped="no time left")
-    (found,) = messages.objects_message([described], HEADER).objects
-    assert found.skipped == "no time left"
+    silent = replace(MUG, words=None, state=State.SKIPPED, reason="no time left", position=None, visible=False)
+    (found,) = messages.objects_message([silent], HEADER).objects
+    assert (found.state, found.reason) == (found.SKIPPED, "no time left")
+    assert (found.category, found.description, found.confidence, len(found.attributes)) == ("", "", 0, 0)
+    assert found.described_at == messages.time_message(0)
     assert not found.has_position
+    assert not found.visible
+
+
+def test_each_state_has_its_number() -> None:
+    objects = [replace(MUG, state=state) for state in (State.PENDING, State.FRESH, State.STALE, State.SKIPPED)]
+    found = messages.objects_message(objects, HEADER).objects
+    assert [o.state for o in found] == [found[0].PENDING, found[0].FRESH, found[0].STALE, found[0].SKIPPED]
+    assert len({o.state for o in found}) == len(State)
 
 
 def test_missing_interfaces_are_mended_by_the_command_that_is_named() -> None:

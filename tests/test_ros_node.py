@@ -56,6 +56,7 @@ def test_every_region_is_described_with_the_header_of_the_frame(active: Child, c
     result = client.described(stamp)
     assert result.header.frame_id == "camera_optical_frame"
     assert [o.instance_id for o in result.objects] == [1, 2, 7]
+    assert len({o.track_id for o in result.objects}) == 3
     for described in result.objects:
         inside = np.argwhere(described.instance_id == IDS)
         (top, left), (bottom, right) = inside.min(axis=0), inside.max(axis=0)
@@ -65,7 +66,8 @@ def test_every_region_is_described_with_the_header_of_the_frame(active: Child, c
         assert described.area == len(inside)
         assert described.description
         assert 0 < described.confidence <= 1
-        assert described.described_at == result.header.stamp
+        assert described.state == described.FRESH
+        assert described.described_at == described.first_seen == described.last_seen == result.header.stamp
 
 
 def test_the_overlay_has_the_header_and_size_of_the_image(active: Child, client: Client) -> None:
@@ -145,7 +147,7 @@ def test_markers_and_detections_say_the_same_as_the_objects(own_env: dict[str, s
     kinds = {"depth": Image, "camera_info": CameraInfo}
     publishers = [client.node.create_publisher(kind, topic, 5) for topic, kind in kinds.items()]
     parameters = ("autostart:=true", "use_depth:=true", "max_new_tokens:=8", "max_regions:=2", "threads:=1")
-    with osprey_node(own_env, tmp_path, *parameters):
+    with osprey_node(own_env, tmp_path, *parameters, "remember:=false"):
         try:
             client.wait_until_heard()
             client.wait_for(lambda: all(p.get_subscription_count() for p in publishers), "depth is subscribed to")
@@ -174,14 +176,14 @@ def test_markers_and_detections_say_the_same_as_the_objects(own_env: dict[str, s
     assert first.position.y == pytest.approx((34.5 - 59.5) / 100 * 2, abs=0.02)
     assert first.position.z == pytest.approx(2.0)
     assert first.size.x == pytest.approx(0.8, abs=0.05)
-    assert [bool(o.skipped) for o in objects] == [False, False, True]
-    assert "max_regions" in objects[2].skipped
+    assert [o.state for o in objects] == [first.FRESH, first.FRESH, first.SKIPPED]
+    assert "max_regions" in objects[2].reason
     assert (objects[2].description, objects[2].confidence) == ("", 0.0)
 
     assert array.markers[0].action == Marker.DELETEALL
     boxes = {m.id: m for m in array.markers if m.ns == "boxes"}
     words = {m.id: m for m in array.markers if m.ns == "words"}
-    assert list(boxes) == list(words) == [1, 2, 7]
+    assert list(boxes) == list(words) == [1, 2, 7]  # what is not remembered has the ids of the segmentation
     assert all(m.header.frame_id == "camera_optical_frame" and m.lifetime.sec for m in array.markers)
     assert boxes[1].pose.position == first.position
     assert boxes[1].scale.x == pytest.approx(first.size.x)

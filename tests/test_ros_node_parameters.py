@@ -28,7 +28,9 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     folder = tmp_path_factory.mktemp("parameters")
     with ros_environment(folder) as env:
         client = Client(env)
-        with osprey_node(env, folder, "autostart:=true", "max_new_tokens:=8", "threads:=1") as child:
+        # Nothing is remembered, so that each frame shows what a value does.
+        parameters = ("autostart:=true", "max_new_tokens:=8", "remember:=false", "threads:=1")
+        with osprey_node(env, folder, *parameters) as child:
             client.node_log = child
             try:
                 client.wait_until_heard()
@@ -50,6 +52,9 @@ def changed(client: Client, **values: Any) -> Iterator[None]:
         "rate_limit": 0.0,
         "time_budget": 0.0,
         "overlay": True,
+        "remember": False,
+        "appearance_change": 0.2,
+        "view_change": 2.0,
     }
     try:
         for name, value in values.items():
@@ -61,9 +66,9 @@ def changed(client: Client, **values: Any) -> Iterator[None]:
             assert client.set_parameter(name, defaults[name]).successful
 
 
-def described(client: Client, ids: np.ndarray = IDS) -> list[Any]:
+def described(client: Client, ids: np.ndarray = IDS, image: np.ndarray = IMAGE) -> list[Any]:
     stamp = next(STAMPS)
-    client.send(stamp, IMAGE, ids)
+    client.send(stamp, image, ids)
     return list(client.described(stamp).objects)
 
 
@@ -85,7 +90,7 @@ def test_which_regions(client: Client) -> None:
     with changed(client, max_regions=1):
         objects = described(client)
         assert [bool(o.description) for o in objects] == [True, False, False]
-        assert objects[1].skipped == "not one of the 1 largest regions (max_regions)"
+        assert "max_regions" in objects[1].reason
 
 
 def test_how_many_tokens(client: Client) -> None:
@@ -103,11 +108,29 @@ def test_confidence_threshold(client: Client) -> None:
 
 
 def test_time_budget(client: Client) -> None:
-    assert not any(o.skipped for o in described(client, MANY))
+    assert all(o.state == o.FRESH for o in described(client, MANY))
     with changed(client, time_budget=0.001):
-        skipped = [o.skipped for o in described(client, MANY) if o.skipped]
+        skipped = [o.reason for o in described(client, MANY) if o.state == o.SKIPPED]
         assert skipped
-        assert "time_budget 0.001 s" in skipped[0]
+        assert "time_budget" in skipped[0]
+
+
+def test_what_is_remembered_is_described_again_when_it_has_changed_enough(client: Client) -> None:
+    with changed(client, remember=True):
+        first = described(client)
+        again = described(client)
+        assert [o.track_id for o in again] == [o.track_id for o in first]
+        assert [o.described_at for o in again] == [o.described_at for o in first]
+        dark = IMAGE // 3
+        with changed(client, appearance_change=1.99):
+            assert [o.described_at for o in described(client, image=dark)] == [o.described_at for o in first]
+        before = {o.track_id: o.described_at for o in first}
+        with changed(client, appearance_change=0.05):
+            # It may wait until the looks have settled.
+            client.wait_for(
+                lambda: all(o.described_at != before.get(o.track_id) for o in described(client, image=dark)),
+                "all are described again",
+            )
 
 
 def test_rate_limit(client: Client) -> None:
@@ -154,6 +177,9 @@ def test_overlay(client: Client) -> None:
         ("min_confidence", 1.5, "min_confidence"),
         ("rate_limit", -1.0, "rate_limit"),
         ("time_budget", -0.5, "time_budget"),
+        ("appearance_change", 3.0, "appearance_change"),
+        ("max_objects", 0, "max_objects"),
+        ("attributes", ["colour = red | green", "7up"], "attributes: attribute '7up': a name is letters, digits"),
         ("overlay", "yes", "Wrong parameter type"),
         ("autostart", False, "autostart"),
     ],

@@ -44,11 +44,19 @@ def test_the_messages_depend_on_what_the_package_says() -> None:
     depends = {d.text for d in ElementTree.parse(ROOT / "osprey_interfaces" / "package.xml").iter("depend")}
     used = {
         line.split("/")[0]
-        for message in (ROOT / "osprey_interfaces" / "msg").glob("*.msg")
+        for message in (ROOT / "osprey_interfaces").glob("*/*.*")
         for line in message.read_text().splitlines()
         if "/" in line.split("#")[0]
     }
-    assert used - {"osprey_interfaces"} <= depends
+    # What the generators need for services and actions; Humble has no service_msgs.
+    assert (used | {"action_msgs", "service_msgs"}) - {"osprey_interfaces"} <= depends
+
+
+def test_every_interface_is_built() -> None:
+    built = (ROOT / "osprey_interfaces" / "CMakeLists.txt").read_text()
+    there = [path for kind in ("msg", "srv", "action") for path in (ROOT / "osprey_interfaces" / kind).iterdir()]
+    assert len(there) == 11
+    assert all(f'"{path.parent.name}/{path.name}"' in built for path in there)
 
 
 def calls(name: str, function: str) -> list[ast.Call]:
@@ -94,7 +102,7 @@ def test_colcon_runs_the_tests_with_pytest() -> None:
 
 def test_what_is_imported_is_a_dependency() -> None:
     rosdep = {"numpy": "python3-numpy", "cv2": "python3-opencv", "PIL": "python3-pil"}
-    rosdep["onnxruntime"] = "python3-onnxruntime-pip"
+    rosdep |= {"onnxruntime": "python3-onnxruntime-pip", "scipy": "python3-scipy"}
     declared = {d.text for d in ElementTree.parse(ROOT / "package.xml").iter("exec_depend")}
     imported = set()
     for path in (*(ROOT / "osprey_ros").rglob("*.py"), ROOT / "osprey_sim" / "camera_node.py"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from osprey_ros.ros.worker import LatestWorker
+from osprey_ros.ros.worker import MOST_JOBS, LatestWorker
 
 PATIENCE = 10
 
@@ -85,3 +85,75 @@ def test_items_start_no_more_often_than_the_interval_says_and_the_latest_is_take
     work.worker.interval = 0.0
     assert work.started.acquire(timeout=PATIENCE)
     work.worker.close()
+
+
+class Asked:
+    """A job that says what became of it, in the list of what a worker has done."""
+
+    def __init__(self, name: str, done: list[object]) -> None:
+        self._name, self._done = name, done
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        self._done.append(self._name)
+        self.ended.set()
+
+    def abandon(self) -> None:
+        self._done.append(f"not {self._name}")
+        self.ended.set()
+
+
+def test_jobs_are_done_between_items_and_neither_holds_up_the_other() -> None:
+    work = Work()
+    done: list[object] = work.begun  # type: ignore[assignment]
+    jobs = {name: Asked(name, done) for name in ("early", "first", "second", "late")}
+    assert work.worker.ask(jobs["early"])
+    assert jobs["early"].ended.wait(PATIENCE)
+    work.worker.submit(1)
+    assert work.started.acquire(timeout=PATIENCE)
+    work.worker.submit(2)
+    assert work.worker.ask(jobs["first"])
+    assert work.worker.ask(jobs["second"])
+    work.go_on.release()
+    assert work.started.acquire(timeout=PATIENCE)
+    assert work.worker.ask(jobs["late"])
+    work.worker.submit(3)
+    work.go_on.release(2)
+    assert work.started.acquire(timeout=PATIENCE)
+    work.worker.close()
+    assert [item if isinstance(item, str) else item[0] for item in done] == [
+        "early",
+        1,
+        "first",
+        "second",
+        2,
+        "late",
+        3,
+    ]
+
+
+def test_a_job_does_not_wait_for_the_interval() -> None:
+    work = Work(interval=1000.0)
+    work.go_on.release()
+    work.worker.submit(1)
+    assert work.started.acquire(timeout=PATIENCE)
+    work.worker.submit(2)
+    job = Asked("asked", [])
+    assert work.worker.ask(job)
+    assert job.ended.wait(PATIENCE)
+    work.worker.close()
+    assert work.items() == [1]
+
+
+def test_jobs_that_are_not_done_are_abandoned_and_too_many_are_refused() -> None:
+    for end in ("cancel", "close"):
+        work = Work()
+        done: list[object] = []
+        work.worker.submit(1)
+        assert work.started.acquire(timeout=PATIENCE)
+        jobs = [Asked(str(number), done) for number in range(MOST_JOBS + 2)]
+        assert [work.worker.ask(job) for job in jobs] == [True] * MOST_JOBS + [False] * 2
+        getattr(work.worker, end)()
+        assert work.stopped == [1]
+        assert done == [f"not {number}" for number in range(MOST_JOBS)]
+        work.worker.close()

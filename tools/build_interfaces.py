@@ -40,7 +40,8 @@ def main() -> None:
     run(configure, "configure.log", path)
     run(["cmake", "--build", BUILD / "cmake"], "build.log", path)
     run(["cmake", "--install", BUILD / "cmake"], "install.log", path)
-    run([sys.executable, "-c", "import osprey_interfaces.msg"], "import.log", path)
+    kinds = ", ".join(f"osprey_interfaces.{kind}" for kind in ("action", "msg", "srv"))
+    run([sys.executable, "-c", f"import {kinds}"], "import.log", path)
 
 
 def run(command: list[str | Path], log_name: str, path: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from std_msgs.msg import Header
 
-from osprey_ros.pipeline import DescribedObject
+from osprey_ros.objects import SceneObject, Words
 from osprey_ros.ros.messages import point_message
 
 try:
@@ -21,24 +21,23 @@ def detection_type() -> Any:
     return None if vision is None else vision.Detection2DArray
 
 
-def detections_message(objects: Sequence[DescribedObject], header: Header) -> Any:
+def detections_message(objects: Sequence[SceneObject], header: Header) -> Any:
     """A detection for each object that has words: its box, and as ``class_id`` its category, else its description.
 
-    ``id`` is the instance id; the pose holds the position, where that is known.
+    ``id`` is the track id; the pose holds the position, where that is known.
     """
-    return vision.Detection2DArray(
-        header=header, detections=[_detection(described, header) for described in objects if not described.skipped]
-    )
+    detections = [_detection(thing, thing.words, header) for thing in objects if thing.words is not None]
+    return vision.Detection2DArray(header=header, detections=detections)
 
 
-def _detection(described: DescribedObject, header: Header) -> Any:
-    x, y, width, height = described.box
+def _detection(thing: SceneObject, words: Words, header: Header) -> Any:
+    x, y, width, height = thing.box
     result = vision.ObjectHypothesisWithPose()
-    result.hypothesis.class_id = described.category or described.description
-    result.hypothesis.score = float(described.confidence)
-    if described.position is not None:
-        result.pose.pose.position = point_message(described.position)
-    detection = vision.Detection2D(header=header, results=[result], id=str(described.instance_id))
+    result.hypothesis.class_id = words.category or words.description
+    result.hypothesis.score = float(words.confidence)
+    if thing.position is not None:
+        result.pose.pose.position = point_message(thing.position)
+    detection = vision.Detection2D(header=header, results=[result], id=str(thing.track_id))
     # Pixels are counted from the centre of the first one.
     detection.bbox.center.position.x = x + (width - 1) / 2
     detection.bbox.center.position.y = y + (height - 1) / 2

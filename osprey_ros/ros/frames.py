@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from osprey_ros.pipeline import Frame, RegionLabel
+from osprey_ros.frame import Frame, RegionLabel
 from osprey_ros.regions import Regions
 from osprey_ros.ros import images
 from osprey_ros.ros.images import MessageError
@@ -29,7 +29,7 @@ class RawFrame:
         regions: what ``regions_from`` names.
         regions_from: "segmentation" (Image or CompressedImage), "regions" (RegionArray) or "detections"
             (vision_msgs/Detection2DArray).
-        depth: sensor_msgs/Image. camera_info: the latest that came, whatever its stamp.
+        depth: sensor_msgs/Image or CompressedImage. camera_info: the latest that came, whatever its stamp.
         topics: full name of the topic of each input, by its relative name ("image", "segmentation" ...).
     """
 
@@ -37,7 +37,7 @@ class RawFrame:
     regions: Any
     regions_from: str
     topics: Mapping[str, str]
-    depth: Image | None = None
+    depth: Image | CompressedImage | None = None
     camera_info: CameraInfo | None = None
 
     @property
@@ -60,7 +60,7 @@ def frame_from_messages(raw: RawFrame) -> Frame:
 
     rgb = read(IMAGE, _rgb, raw.image)
     regions, labels = read(raw.regions_from, _regions, raw, rgb.shape[:2])
-    depth = None if raw.depth is None else read(DEPTH, images.depth_from_message, raw.depth)
+    depth = None if raw.depth is None else read(DEPTH, _depth, raw.depth)
     matrix = None if raw.camera_info is None else read(CAMERA_INFO, camera_matrix_of, raw.camera_info, rgb.shape[:2])
     return Frame(
         stamp=raw.stamp,
@@ -110,6 +110,12 @@ def _rgb(message: Image | CompressedImage) -> np.ndarray:
         if isinstance(message, CompressedImage)
         else images.rgb_from_message(message)
     )
+
+
+def _depth(message: Image | CompressedImage) -> np.ndarray:
+    if isinstance(message, CompressedImage):
+        return images.depth_from_compressed(message)
+    return images.depth_from_message(message)
 
 
 def _regions(raw: RawFrame, shape: tuple[int, int]) -> tuple[np.ndarray | Regions, dict[int, RegionLabel]]:

@@ -85,7 +85,6 @@ def frames_status(summary: Summary, max_age: float, interval: float) -> Status:
         "dropped for later frames": str(summary.replaced),
         "failed": str(summary.failed),
         "given up at deactivation": str(summary.stopped),
-        "regions without words": str(summary.regions_skipped),
     }
     level, message = _frames_verdict(summary, max_age, interval)
     return Status("frames", level, message, values)
@@ -111,6 +110,22 @@ def _frames_verdict(summary: Summary, max_age: float, interval: float) -> tuple[
     if summary.rate_in and summary.silent_for > max(_SILENCE, 3 * interval):
         return Level.WARN, f"no result for {summary.silent_for:.0f} s, though frames come"
     return Level.OK, f"{summary.rate_out:.2f} Hz, {summary.age:.3f} s old"
+
+
+def scene_status(summary: Summary, file: str, problem: str) -> Status:
+    """What is known, and what became of the objects of all frames. ``problem``: why ``file`` could not be written."""
+    objects = summary.objects
+    values = {
+        "known objects": str(objects.known),
+        "described": str(objects.described),
+        "reused": str(objects.reused),
+        "skipped": str(objects.skipped),
+        "file": file or "none",
+    }
+    if problem:
+        return Status("scene", Level.ERROR, problem, values)
+    message = f"{objects.known} objects are known; described {objects.described} times, reused {objects.reused} times"
+    return Status("scene", Level.OK, message, values)
 
 
 def stages_status(summary: Summary) -> Status:

@@ -7,6 +7,7 @@ padding between rows.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -68,6 +69,7 @@ _TO_RGB = {
 }
 _ID_TYPES = {"mono8": "u1", "8UC1": "u1", "mono16": "u2", "16UC1": "u2", "16SC1": "i2", "32SC1": "i4"}
 _MILLIMETRES = ("16UC1", "mono16")
+_DEPTH_HEADER = struct.Struct("<iff")  # of compressedDepth, before its PNG: kind and two parameters of the levels
 _PNG_BIT_DEPTH = 24  # its place: after signature (8), length and name of the first chunk (8), width and height (8)
 
 
@@ -141,6 +143,31 @@ def depth_from_message(message: Image) -> np.ndarray:
     raise MessageError(
         f"encoding {message.encoding!r} is not understood as depth: publish 16UC1 (millimetres) or 32FC1 (metres)"
     )
+
+
+def depth_from_compressed(message: CompressedImage) -> np.ndarray:
+    """Depth in metres, float32 [H, W], of a message of image_transport's compressedDepth, as PNG.
+
+    16UC1 is kept as it is (millimetres). 32FC1 comes as levels of inverse depth: a / (level - b), where the header has
+    a and b (compressed_depth_image_transport). Unknown values are 0 or NaN. Raises MessageError.
+    """
+    encoding = message.format.partition(";")[0].strip()
+    if encoding not in (*_MILLIMETRES, "32FC1") or "compressedDepth" not in message.format or "rvl" in message.format:
+        raise MessageError(
+            f"format {message.format!r} is not understood as depth: publish 16UC1 or 32FC1 by the compressedDepth "
+            "transport, with its parameter format set to png"
+        )
+    if len(message.data) <= _DEPTH_HEADER.size:
+        raise MessageError(f"data holds {len(message.data)} bytes, and the header alone is {_DEPTH_HEADER.size}")
+    _, a, b = _DEPTH_HEADER.unpack_from(message.data)
+    levels = cv2.imdecode(np.frombuffer(message.data, np.uint8, offset=_DEPTH_HEADER.size), cv2.IMREAD_UNCHANGED)
+    if levels is None or levels.ndim != 2 or levels.dtype != np.uint16:
+        raise MessageError("behind the header there is no grey PNG of 16 bits, as compressedDepth has it")
+    if encoding in _MILLIMETRES:
+        return levels * np.float32(0.001)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        metres = np.float32(a) / (levels - np.float32(b))
+    return np.where(levels > 0, metres, np.float32(np.nan))
 
 
 def _pixels(message: Image, kind: str, channels: int) -> np.ndarray:

@@ -20,6 +20,7 @@ from osprey_ros.ros.subscription import AdaptiveSubscription
 from osprey_ros.ros.sync import FrameSync
 
 TRANSPORTS = ("raw", "compressed")
+DEPTH_TRANSPORTS = ("raw", "compressedDepth")
 REGION_SOURCES = (SEGMENTATION, REGIONS, DETECTIONS)
 
 _WATCH_PERIOD = 1.0  # seconds between two looks at the publishers
@@ -38,6 +39,7 @@ class InputSettings:
     segmentation_transport: str = "raw"  # the same for segmentation
     regions_from: str = SEGMENTATION  # one of REGION_SOURCES: the topic of that name
     use_depth: bool = False  # whether depth and camera_info are subscribed to, and a frame waits for its depth
+    depth_transport: str = "raw"  # one of DEPTH_TRANSPORTS; compressedDepth: the topic depth/compressedDepth
     slop: float = 0.0  # seconds that the stamps of one frame may differ; 0: they are the same
     queue_size: int = 15  # messages of each topic that wait for their partners
     reliability: str = "auto"  # or "reliable", "best_effort"
@@ -59,7 +61,8 @@ class FrameInputs:
         self._sync = FrameSync(matched, settings.queue_size, round(settings.slop * 1e9))
         self._subscriptions: dict[str, AdaptiveSubscription] = {}
         for role, kind in kinds.items():
-            topic = node.resolve_topic_name(role) + "/compressed" if kind is CompressedImage else role
+            suffix = "compressedDepth" if role == DEPTH else "compressed"
+            topic = f"{node.resolve_topic_name(role)}/{suffix}" if kind is CompressedImage else role
             take = self._keep_camera_info if role == CAMERA_INFO else functools.partial(self._take, role)
             self._subscriptions[role] = AdaptiveSubscription(node, role, kind, topic, settings.reliability, take)
         self._topics = {role: subscription.name for role, subscription in self._subscriptions.items()}
@@ -134,7 +137,7 @@ def _kinds(settings: InputSettings) -> dict[str, type]:
     else:
         kinds[DETECTIONS] = _detections_kind()
     if settings.use_depth:
-        kinds[DEPTH] = Image
+        kinds[DEPTH] = Image if settings.depth_transport == "raw" else CompressedImage
         kinds[CAMERA_INFO] = CameraInfo
     return kinds
 

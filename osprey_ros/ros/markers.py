@@ -10,7 +10,7 @@ from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from osprey_ros.draw import colour_of
-from osprey_ros.pipeline import DescribedObject
+from osprey_ros.objects import SceneObject
 from osprey_ros.ros.messages import point_message
 
 LIFETIME = 10  # seconds that markers stay where no new ones come: a node that is gone leaves none behind
@@ -18,26 +18,24 @@ _TEXT_HEIGHT = 0.05  # metres
 _LEAST_SIZE = 0.005  # metres; RViz does not draw a box without extent
 
 
-def markers_message(objects: Sequence[DescribedObject], header: Header) -> MarkerArray:
+def markers_message(objects: Sequence[SceneObject], header: Header) -> MarkerArray:
     """Takes away all markers of the frame before, and has two for each object whose place is known."""
     markers = [_marker(header, action=Marker.DELETEALL)]
-    for described in objects:
-        if described.position is None or described.size is None:
+    for thing in objects:
+        if thing.position is None or thing.size is None:
             continue
-        red, green, blue = (channel / 255 for channel in colour_of(described.instance_id))
-        x, y, z = described.position
-        box = _marker(header, ns="boxes", id=described.instance_id, type=Marker.CUBE)
-        box.pose.position = point_message(described.position)
-        box.scale = Vector3(
-            **{axis: max(length, _LEAST_SIZE) for axis, length in zip("xyz", described.size, strict=True)}
-        )
+        red, green, blue = (channel / 255 for channel in colour_of(thing.track_id))
+        x, y, z = thing.position
+        box = _marker(header, ns="boxes", id=thing.track_id, type=Marker.CUBE)
+        box.pose.position = point_message(thing.position)
+        box.scale = Vector3(**{axis: max(length, _LEAST_SIZE) for axis, length in zip("xyz", thing.size, strict=True)})
         box.color = ColorRGBA(r=red, g=green, b=blue, a=0.35)
-        text = _marker(header, ns="words", id=described.instance_id, type=Marker.TEXT_VIEW_FACING)
+        text = _marker(header, ns="words", id=thing.track_id, type=Marker.TEXT_VIEW_FACING)
         # The optical frame's y points down: above the object is towards smaller y.
-        text.pose.position = point_message((x, y - described.size[1] / 2 - _TEXT_HEIGHT, z))
+        text.pose.position = point_message((x, y - thing.size[1] / 2 - _TEXT_HEIGHT, z))
         text.scale.z = _TEXT_HEIGHT
         text.color = ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0)
-        text.text = described.description or described.category or described.label or str(described.instance_id)
+        text.text = thing.description or thing.category or thing.label or str(thing.track_id)
         markers += [box, text]
     return MarkerArray(markers=markers)
 

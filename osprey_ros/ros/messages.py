@@ -12,14 +12,23 @@ from geometry_msgs.msg import Point, Vector3
 from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
 from std_msgs.msg import Header
 
-from osprey_ros.pipeline import DescribedObject
+from osprey_ros.objects import SceneObject, State
 
 try:
+    from osprey_interfaces.action import DescribeRegion as DescribeRegionAction  # type: ignore[attr-defined]
     from osprey_interfaces.msg import (  # type: ignore[attr-defined]
+        Attribute,
         ObjectDescription,
         ObjectDescriptionArray,
+        ObjectMatch,
         Region,
         RegionArray,
+    )
+    from osprey_interfaces.srv import (  # type: ignore[attr-defined]
+        DescribeRegion,
+        Forget,
+        GetScene,
+        QueryScene,
     )
 except ImportError as error:
     raise ImportError(
@@ -27,9 +36,28 @@ except ImportError as error:
         "in a workspace, `colcon build --base-paths src src/osprey_ros/osprey_interfaces` then `. install/setup.bash`"
     ) from error
 
-__all__ = ["ObjectDescription", "ObjectDescriptionArray", "Region", "RegionArray"]  # from one place, with the advice
+# From one place, with the advice.
+__all__ = [
+    "Attribute",
+    "DescribeRegion",
+    "DescribeRegionAction",
+    "Forget",
+    "GetScene",
+    "ObjectDescription",
+    "ObjectDescriptionArray",
+    "ObjectMatch",
+    "QueryScene",
+    "Region",
+    "RegionArray",
+]
 
 NANOSECONDS = 1_000_000_000
+_STATES = {
+    State.PENDING: ObjectDescription.PENDING,
+    State.FRESH: ObjectDescription.FRESH,
+    State.STALE: ObjectDescription.STALE,
+    State.SKIPPED: ObjectDescription.SKIPPED,
+}
 
 
 def stamp_of(message: Any) -> int:
@@ -78,9 +106,41 @@ def camera_info_message(camera_matrix: np.ndarray, width: int, height: int, head
     )
 
 
-def objects_message(objects: Sequence[DescribedObject], header: Header) -> ObjectDescriptionArray:
+def objects_message(objects: Sequence[SceneObject], header: Header) -> ObjectDescriptionArray:
     """All objects of one frame."""
-    return ObjectDescriptionArray(header=header, objects=[_object_message(o) for o in objects])
+    return ObjectDescriptionArray(header=header, objects=[object_message(thing) for thing in objects])
+
+
+def object_message(thing: SceneObject) -> ObjectDescription:
+    """One object; what was said of it, where something was."""
+    x, y, width, height = thing.box
+    message = ObjectDescription(
+        track_id=thing.track_id,
+        instance_id=thing.instance_id,
+        visible=thing.visible,
+        roi=RegionOfInterest(x_offset=x, y_offset=y, width=width, height=height),
+        area=thing.area,
+        label=thing.label,
+        score=thing.score,
+        state=_STATES[thing.state],
+        reason=thing.reason,
+        first_seen=time_message(thing.first_seen),
+        last_seen=time_message(thing.last_seen),
+    )
+    if thing.words is not None:
+        words = thing.words
+        message.category, message.description = words.category, words.description
+        message.confidence = words.confidence
+        message.described_at = time_message(words.described_at)
+        message.attributes = [
+            Attribute(name=attribute.name, value=attribute.value, confidence=attribute.confidence)
+            for attribute in words.attributes
+        ]
+    if thing.position is not None and thing.size is not None:
+        message.has_position = True
+        message.position = point_message(thing.position)
+        message.size = vector_message(thing.size)
+    return message
 
 
 def point_message(position: Sequence[float]) -> Point:
@@ -91,24 +151,3 @@ def point_message(position: Sequence[float]) -> Point:
 def vector_message(size: Sequence[float]) -> Vector3:
     """x, y and z as a vector."""
     return Vector3(x=size[0], y=size[1], z=size[2])
-
-
-def _object_message(described: DescribedObject) -> ObjectDescription:
-    x, y, width, height = described.box
-    message = ObjectDescription(
-        instance_id=described.instance_id,
-        roi=RegionOfInterest(x_offset=x, y_offset=y, width=width, height=height),
-        area=described.area,
-        label=described.label,
-        score=described.score,
-        category=described.category,
-        description=described.description,
-        confidence=described.confidence,
-        described_at=time_message(described.described_at),
-        skipped=described.skipped,
-    )
-    if described.position is not None and described.size is not None:
-        message.has_position = True
-        message.position = point_message(described.position)
-        message.size = vector_message(described.size)
-    return message

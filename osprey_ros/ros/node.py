@@ -1,8 +1,9 @@
-"""The lifecycle node `osprey`: an image and its regions in, the same objects in words out.
+"""The lifecycle node `osprey`: an image and its regions in, the same objects in words out, and answers about them.
 
 Subscribes (see `inputs`) while active, publishes (see `outputs`) what it found with the header of the image, and says
 once a second on ``/diagnostics`` how it is. One worker thread describes the latest complete frame; frames that come
-meanwhile are dropped and counted. A frame that cannot be described is reported, and the node goes on.
+meanwhile are dropped and counted. A frame that cannot be described is reported, and the node goes on. Between frames
+the same thread answers requests (see `services`).
 """
 
 from __future__ import annotations
@@ -18,22 +19,23 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.parameter import Parameter
 
 from osprey_ros import memory
-from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError
-from osprey_ros.pipeline import describe_frame
 from osprey_ros.results import Timing
 from osprey_ros.ros import health, parameters
+from osprey_ros.ros.complaints import Complaints
 from osprey_ros.ros.diagnostics import Diagnostics
 from osprey_ros.ros.frames import RawFrame, frame_from_messages
 from osprey_ros.ros.images import MessageError
 from osprey_ros.ros.inputs import FrameInputs
-from osprey_ros.ros.loading import load_describer
 from osprey_ros.ros.outputs import Outputs
+from osprey_ros.ros.perception import Perception
 from osprey_ros.ros.run import run_node
-from osprey_ros.ros.statistics import Statistics, Summary
+from osprey_ros.ros.services import Services
+from osprey_ros.ros.statistics import ObjectCounts, Statistics, Summary
 from osprey_ros.ros.worker import LatestWorker
 
-_REPEAT = 5.0  # seconds before the same complaint is logged again
+_UNCONFIGURED = "the node is unconfigured: configure and activate it"
+_INACTIVE = "the node is inactive: activate it"
 _STAGES = ("preprocess", "vision", "regions", "prefix", "branches")  # of results.Timing
 
 Transition = Callable[["OspreyNode", LifecycleState], TransitionCallbackReturn]
@@ -72,7 +74,8 @@ class OspreyNode(LifecycleNode):
         # Before all else: rclpy also destroys a node whose making failed.
         self._worker: LatestWorker[RawFrame] | None = None  # these three while configured
         self._outputs: Outputs | None = None
-        self._describer: Describer | None = None
+        self._perception: Perception | None = None
+        self._answering: Services | None = None  # always
         self._inputs: FrameInputs | None = None  # while active
         super().__init__("osprey")
         self._settings = parameters.declare(self)
@@ -81,7 +84,9 @@ class OspreyNode(LifecycleNode):
             self.add_post_set_parameters_callback(self._apply_parameters)
         self._statistics = Statistics()
         self._problem = ""  # why the last transition failed
-        self._last_complaint = ("", 0.0)
+        self._complaints = Complaints(self.get_logger())
+        self._answering = Services(self)
+        self._answering.refuse(_UNCONFIGURED)
         self._diagnostics = Diagnostics(self, self._look)
 
     def autostart(self) -> None:
@@ -91,18 +96,19 @@ class OspreyNode(LifecycleNode):
 
     @_reported
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Loads the engines and makes the publishers. Fails for a bundle that is no good, or too large."""
-        settings = self._settings
+        """Loads the engines and the scene, and makes the publishers.
+
+        Fails for a bundle that is no good or too large, and for a scene_file that cannot be used.
+        """
         log = self.get_logger()
-        describer = load_describer(
-            settings.bundle, settings.threads, settings.preprocessing, settings.memory_reserve * memory.MIB, log.info
-        )
-        manifest = describer.bundle.manifest
+        perception = Perception(lambda: self._settings, log.info)
+        manifest = perception.bundle.manifest
         if not manifest.verified:
             log.warning(health.unverified(manifest))
+        self._perception = perception
         self._outputs = Outputs(self)
-        self._describer = describer
-        self._worker = LatestWorker(self._describe, name="osprey-describe", interval=settings.interval)
+        self._worker = LatestWorker(self._look_at, name="osprey-describe", interval=self._settings.interval)
+        self._refuse(_INACTIVE)
         log.info(f"bundle {manifest.name} is ready")
         return super().on_configure(state)
 
@@ -112,12 +118,14 @@ class OspreyNode(LifecycleNode):
         self._statistics.start()
         result = super().on_activate(state)
         self._inputs = FrameInputs(self, self._settings.inputs, self._on_frame)
+        if self._answering is not None and self._perception is not None and self._worker is not None:
+            self._answering.serve(self._perception.requests, self._worker)
         self.get_logger().info(f"listening to {', '.join(self._inputs.topics.values())}")
         return result
 
     @_reported
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Unsubscribes, and stops what is being described within one run of an engine."""
+        """Unsubscribes, and stops what is being described or answered within one run of an engine."""
         summary = self._summary()
         self._unsubscribe()
         self.get_logger().info(f"{summary.described} frames described, {summary.replaced} dropped for later ones")
@@ -145,6 +153,8 @@ class OspreyNode(LifecycleNode):
     def destroy_node(self) -> None:
         """Ends the worker thread and removes the node from the graph."""
         self._release()
+        if self._answering is not None:
+            self._answering.close()
         super().destroy_node()
 
     def _check_parameters(self, changes: list[Parameter]) -> SetParametersResult:
@@ -168,7 +178,14 @@ class OspreyNode(LifecycleNode):
             self._inputs.close()
             self._inputs = None
         if self._worker is not None:
+            self._refuse(_INACTIVE)
             self._worker.cancel()
+        if self._perception is not None:
+            self._perception.flush()
+
+    def _refuse(self, reason: str) -> None:
+        if self._answering is not None:
+            self._answering.refuse(reason)
 
     def _release(self) -> None:
         self._unsubscribe()
@@ -178,61 +195,54 @@ class OspreyNode(LifecycleNode):
         if self._outputs is not None:
             self._outputs.close()
             self._outputs = None
-        if self._describer is not None:
-            self._describer = None
+        if self._perception is not None:
+            self._perception.close()
+            self._perception = None
             memory.give_back()
+        self._refuse(_UNCONFIGURED)
 
     def _on_frame(self, raw: RawFrame) -> None:
         if self._worker is not None:
             self._statistics.matched()
             self._worker.submit(raw)
 
-    def _describe(self, raw: RawFrame) -> None:
-        """Describes one frame and publishes it. Runs in the worker's thread."""
-        describer, outputs, worker = self._describer, self._outputs, self._worker
-        if describer is None or outputs is None or worker is None:
+    def _look_at(self, raw: RawFrame) -> None:
+        """Looks at one frame and publishes what is known of its objects. Runs in the worker's thread."""
+        perception, outputs, worker = self._perception, self._outputs, self._worker
+        if perception is None or outputs is None or worker is None:
             return
-        settings = self._settings
         try:
             started = time.perf_counter()
             frame = frame_from_messages(raw)
             converted = time.perf_counter()
-            result = describe_frame(describer, frame, settings.step, should_stop=worker.stopping)
+            result = perception.step(frame, should_stop=worker.stopping)
             if worker.stopping():
                 self._statistics.stopped()
                 return
             described = time.perf_counter()
-            outputs.publish(frame, result, draw=settings.overlay)
+            outputs.publish(frame, result, draw=self._settings.overlay)
             published = time.perf_counter()
             age = (self.get_clock().now().nanoseconds - frame.stamp) / 1e9
             seconds = _stages(result.timing, converted - started, published - described, published - started)
+            counts = ObjectCounts(result.described, result.reused, result.skipped, perception.known)
             nothing = f"{raw.topics[raw.regions_from]}: {result.nothing}" if result.nothing else ""
-            self._statistics.described(age, seconds, result.skipped, nothing)
+            self._statistics.described(age, seconds, counts, nothing)
             if nothing:
-                self._complain(f"{nothing}; an empty array is published", serious=False)
+                self._complaints.say("nothing", f"{nothing}; an empty array is published", serious=False)
         except MessageError as error:
-            self._fail(str(error))
+            topic, _, _ = str(error).partition(": ")
+            self._fail(topic, str(error))
         except OspreyError as error:
-            self._fail(f"{', '.join(raw.topics.values())}: {error}")
+            self._fail(type(error).__name__, f"{', '.join(raw.topics.values())}: {error}")
         except Exception as error:
             # Whatever went wrong with this frame, the next one deserves its try. Nothing is wrong if the process ends.
             if self.context.ok():
-                self._fail(f"a frame could not be described: {type(error).__name__}: {error}", traceback.format_exc())
+                kind = type(error).__name__
+                self._fail(kind, f"a frame could not be described: {kind}: {error}", traceback.format_exc())
 
-    def _fail(self, reason: str, details: str = "") -> None:
+    def _fail(self, kind: str, reason: str, details: str = "") -> None:
         self._statistics.failed(reason)
-        self._complain(f"{reason}\n{details}".rstrip())
-
-    def _complain(self, message: str, serious: bool = True) -> None:
-        """Logs an error, or a warning, at once if it is a new one, else not more than every few seconds."""
-        last, when = self._last_complaint
-        now = time.monotonic()
-        if message != last or now - when >= _REPEAT:
-            self._last_complaint = (message, now)
-            if serious:
-                self.get_logger().error(message)
-            else:
-                self.get_logger().warning(message)
+        self._complaints.say(kind, f"{reason}\n{details}".rstrip())
 
     def _summary(self) -> Summary:
         return self._statistics.summary(self._worker.replaced if self._worker is not None else 0)
@@ -249,8 +259,10 @@ class OspreyNode(LifecycleNode):
                 health.frames_status(summary, settings.max_age, settings.interval),
                 health.stages_status(summary),
             ]
-        if self._describer is not None:
-            bundle = self._describer.bundle
+            if self._perception is not None:
+                found.append(health.scene_status(summary, self._perception.scene_file, self._perception.problem))
+        if self._perception is not None:
+            bundle = self._perception.bundle
             found.append(health.bundle_status(bundle.manifest, str(bundle.root)))
         reserve = settings.memory_reserve * memory.MIB
         return [*found, health.memory_status(memory.resident(), memory.available(), reserve)]

@@ -59,5 +59,5 @@ def _overlay_message(frame: Frame, result: StepResult, header: Header) -> Image:
     message = messages.image_message(frame.rgb, "rgb8", header)
     if result.regions is not None:
         canvas = np.frombuffer(message.data, np.uint8).reshape(frame.rgb.shape)
-        draw_regions(canvas, result.regions, [described.description for described in result.objects])
+        draw_regions(canvas, result.regions, [thing.description for thing in result.objects])
     return message

@@ -10,17 +10,21 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from osprey_ros.attributes import AttributeSpecError, attributes_from
 from osprey_ros.image import MODES
 from osprey_ros.pipeline import StepSettings
 from osprey_ros.prompt import QUESTIONS
-from osprey_ros.ros.inputs import REGION_SOURCES, TRANSPORTS, InputSettings
+from osprey_ros.ros.inputs import DEPTH_TRANSPORTS, REGION_SOURCES, TRANSPORTS, InputSettings
 
 RELIABILITIES = ("auto", "reliable", "best_effort")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The values of all parameters; ``inputs`` and ``step`` hold those of the subscriptions and of the words."""
+    """The values of all parameters; ``inputs`` and ``step`` hold those of the subscriptions and of the words.
+
+    ``step.attributes`` stays empty: what ``attributes`` say counts when the node is configured.
+    """
 
     bundle: str = "nano"
     threads: int = 0
@@ -30,6 +34,10 @@ class Settings:
     overlay: bool = True
     rate_limit: float = 0.0  # frames a second; 0: none
     max_age: float = 5.0  # seconds
+    scene_file: str = ""  # "": none
+    scene_file_size: int = 64  # MB
+    max_objects: int = 500
+    attributes: tuple[str, ...] = ()  # as `osprey_ros.attributes.attributes_from` takes them
     inputs: InputSettings = field(default_factory=InputSettings)
     step: StepSettings = field(default_factory=StepSettings)
 
@@ -43,15 +51,21 @@ class Settings:
         """Settings from a value for each parameter. Raises ValueError naming one whose value is not possible."""
         for option in OPTIONS:
             option.check(values[option.name])
-        own = {f.name: values[f.name] for f in fields(cls) if f.name not in ("inputs", "step")}
+        # ROS has no empty list of strings in a file of parameters: an empty string stands for nothing.
+        attributes = tuple(line for line in values["attributes"] if line.strip())
+        try:
+            attributes_from(attributes)
+        except AttributeSpecError as error:
+            raise ValueError(f"attributes: {error}") from error
+        own = {f.name: values[f.name] for f in fields(cls) if f.name not in ("inputs", "step", "attributes")}
         inputs = InputSettings(**{f.name: values[f.name] for f in fields(InputSettings)})
-        step = StepSettings(**{f.name: values[f.name] for f in fields(StepSettings)})
-        return cls(**own, inputs=inputs, step=step)
+        step = StepSettings(**{f.name: values[f.name] for f in fields(StepSettings) if f.name != "attributes"})
+        return cls(**own, attributes=attributes, inputs=inputs, step=step)
 
     def values(self) -> dict[str, Any]:
         """The value of each parameter by its name."""
         flat = asdict(self)
-        return {**flat.pop("step"), **flat.pop("inputs"), **flat}
+        return {**flat.pop("step"), **flat.pop("inputs"), **flat, "attributes": list(self.attributes) or [""]}
 
     def changed(self, parameters: Iterable[Parameter]) -> Settings:
         """These settings with some parameters set anew; those of others (``use_sim_time``) are passed over.
@@ -114,6 +128,26 @@ OPTIONS = (
         _CONFIGURE,
         limits=(0, 1_000_000),
     ),
+    Option(
+        "attributes",
+        "Properties asked of each object: NAME, NAME = RED | GREEN (one of these) or NAME = /REGULAR EXPRESSION/, and "
+        "then ; QUESTION, where <mask><pos> names the object. Empty ones are passed over.",
+        _CONFIGURE,
+    ),
+    Option(
+        "max_objects", "Objects that are remembered; those seen longest ago go first.", _CONFIGURE, limits=(1, 100_000)
+    ),
+    Option(
+        "scene_file",
+        "File in which the scene is kept from one run of the node to the next; empty: none. One for each node.",
+        _CONFIGURE,
+    ),
+    Option(
+        "scene_file_size",
+        "MB that the scene_file may have; the objects seen longest ago are left out of it.",
+        _CONFIGURE,
+        limits=(1, 1_000_000),
+    ),
     Option("autostart", "Whether the node configures and activates itself.", _START),
     Option(
         "image_transport",
@@ -134,6 +168,12 @@ OPTIONS = (
         choices=REGION_SOURCES,
     ),
     Option("use_depth", "Whether depth and camera_info are waited for, to say where objects are in space.", _ACTIVATE),
+    Option(
+        "depth_transport",
+        "How depth comes: raw, or compressedDepth (PNG, from the topic depth/compressedDepth).",
+        _ACTIVATE,
+        choices=DEPTH_TRANSPORTS,
+    ),
     Option(
         "slop",
         "Seconds that the stamps of the messages of one frame may differ; 0: they must be the same.",
@@ -156,7 +196,8 @@ OPTIONS = (
     Option("rate_limit", "Most frames described in a second; 0: as many as can be.", _FRAME, limits=(0.0, 1000.0)),
     Option(
         "time_budget",
-        "Seconds for one frame: regions that would take longer, the smallest, are skipped; 0: no limit.",
+        "Seconds for one frame: descriptions that would take longer wait for a later frame, the least important "
+        "first; 0: no limit.",
         _FRAME,
         limits=(0.0, 3600.0),
     ),
@@ -169,13 +210,31 @@ OPTIONS = (
     Option("style", "What is asked about each region for its description.", _FRAME, choices=tuple(QUESTIONS)),
     Option("categories", "Whether the category of each region is asked for as well.", _FRAME),
     Option("min_area", "Regions with fewer pixels are left out.", _FRAME, limits=(1, 1_000_000_000)),
-    Option("max_regions", "Regions described in one frame; the largest are taken.", _FRAME, limits=(1, 4096)),
+    Option("max_regions", "Objects described in one frame; the others wait for a later one.", _FRAME, limits=(1, 4096)),
     Option("max_new_tokens", "Longest answer in tokens; 0: as long as suits the style.", _FRAME, limits=(0, 1024)),
     Option(
         "min_confidence",
         "Answers that the model is less sure of become 'unknown'; 0: none.",
         _FRAME,
         limits=(0.0, 1.0),
+    ),
+    Option(
+        "remember",
+        "Whether objects keep their track id and their words from frame to frame, or each frame is described anew.",
+        _FRAME,
+    ),
+    Option(
+        "appearance_change",
+        "How far the looks of an object that stays in its place may move before it is described again: cosine distance "
+        "of its mask token. One that moves in the picture may change more.",
+        _FRAME,
+        limits=(0.0, 2.0),
+    ),
+    Option(
+        "view_change",
+        "An object is described again when it is seen with so many times as many pixels as when it was described.",
+        _FRAME,
+        limits=(1.0, 1000.0),
     ),
 )
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from osprey_ros.frame import RegionLabel
 from osprey_ros.mask_codecs import (
     MaskError,
     MaskPart,
@@ -14,7 +15,6 @@ from osprey_ros.mask_codecs import (
     part_from_rle,
     regions_from_parts,
 )
-from osprey_ros.pipeline import RegionLabel
 from osprey_ros.regions import MAX_ID, Regions
 from osprey_ros.ros.images import MessageError
 
@@ -32,7 +32,7 @@ def regions_from_message(message: RegionArray) -> tuple[Regions, dict[int, Regio
     parts = []
     for region in message.regions:
         try:
-            parts.append(_part(region, height, width))
+            parts.append(part_of(region, height, width))
         except MaskError as error:
             raise MessageError(f"region {region.id}: {error}") from error
     labels = {
@@ -73,7 +73,8 @@ def _regions(parts: list[MaskPart], ids: list[int], height: int, width: int) -> 
         raise MessageError(str(error)) from error
 
 
-def _part(region: Region, height: int, width: int) -> MaskPart:
+def part_of(region: Region, height: int, width: int) -> MaskPart:
+    """The mask of one region of a picture of this size. Raises MaskError."""
     if region.encoding == POLYGON:
         return part_from_polygon(np.asarray(region.polygon), height, width, list(region.outlines))
     if region.encoding not in (RLE, BOX):

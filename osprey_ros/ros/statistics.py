@@ -27,12 +27,28 @@ class Spread:
 
 
 @dataclass(frozen=True)
+class ObjectCounts:
+    """Objects of one frame: those with words of this frame, with words of an earlier one that hold, and left out.
+
+    ``known`` counts all that are remembered, in view or not.
+    """
+
+    described: int = 0
+    reused: int = 0
+    skipped: int = 0
+    known: int = 0
+
+
+_NO_OBJECTS = ObjectCounts()
+
+
+@dataclass(frozen=True)
 class Summary:
     """What `Statistics` knows at one moment.
 
     ``seconds`` gives the spread of each stage that was measured; ``age`` is that of the latest result when it was
     published, None before the first. ``failure`` says why the latest frame gave no result, "" where it did;
-    ``nothing`` why its result is empty.
+    ``nothing`` why its result is empty. ``objects`` are sums over all frames, of ``known`` the latest.
     """
 
     rate_in: float = 0.0
@@ -42,7 +58,7 @@ class Summary:
     failed: int = 0
     replaced: int = 0
     stopped: int = 0
-    regions_skipped: int = 0
+    objects: ObjectCounts = _NO_OBJECTS
     age: float | None = None
     silent_for: float = 0.0  # seconds since the latest result, or since the start
     unmatched_for: float = 0.0  # seconds since the latest complete frame, or since the start
@@ -86,6 +102,7 @@ class Statistics:
             self._seconds: dict[str, deque[float]] = {}
             self._age: float | None = None
             self._failure = self._nothing = ""
+            self._known = 0
 
     def matched(self) -> None:
         """A frame is complete."""
@@ -105,12 +122,17 @@ class Statistics:
             self._counts["failed"] += 1
             self._failure = reason
 
-    def described(self, age: float, seconds: Mapping[str, float], regions_skipped: int = 0, nothing: str = "") -> None:
+    def described(
+        self, age: float, seconds: Mapping[str, float], objects: ObjectCounts = _NO_OBJECTS, nothing: str = ""
+    ) -> None:
         """A result was published ``age`` seconds after its stamp; ``seconds`` says how long each stage took."""
         with self._lock:
             now = self._clock()
             self._counts["described"] += 1
-            self._counts["regions_skipped"] += regions_skipped
+            self._counts["objects described"] += objects.described
+            self._counts["objects reused"] += objects.reused
+            self._counts["objects skipped"] += objects.skipped
+            self._known = objects.known
             self._out.add(now)
             self._age, self._latest = age, now
             self._failure, self._nothing = "", nothing
@@ -129,7 +151,12 @@ class Statistics:
                 failed=self._counts["failed"],
                 replaced=replaced,
                 stopped=self._counts["stopped"],
-                regions_skipped=self._counts["regions_skipped"],
+                objects=ObjectCounts(
+                    self._counts["objects described"],
+                    self._counts["objects reused"],
+                    self._counts["objects skipped"],
+                    self._known,
+                ),
                 age=self._age,
                 silent_for=now - self._latest,
                 unmatched_for=now - self._latest_in,

@@ -1,0 +1,102 @@
+"""How well track ids keep to objects: identity measures and identity switches.
+
+Regions are given to the tracker, so that a region's object is known and nothing has to be matched by place. Identity
+measures are those of Ristani et al., "Performance Measures and a Data Set for Multi-Target, Multi-Camera Tracking"
+(2016): each object is given at most one track, for the whole sequence, so that most regions agree.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+
+@dataclass(frozen=True)
+class TrackingFigures:
+    """Counts over one sequence or several.
+
+    Attributes:
+        regions: that have an object. tracked: that have a track. matched: whose track is the one given to their object.
+        switches: how often an object's track is not the one that it had when it was last tracked.
+        objects, tracks: different ones.
+    """
+
+    regions: int
+    tracked: int
+    matched: int
+    switches: int
+    objects: int
+    tracks: int
+
+    @property
+    def idf1(self) -> float:
+        """Share of regions that have the identity of their object, 0 to 1; 1 where there is none."""
+        total = self.regions + self.tracked
+        return 2 * self.matched / total if total else 1.0
+
+    @property
+    def id_precision(self) -> float:
+        """Share of tracked regions whose track is the one of their object; 1 where there is none."""
+        return self.matched / self.tracked if self.tracked else 1.0
+
+    @property
+    def id_recall(self) -> float:
+        """Share of objects' regions that have the track of their object; 1 where there is none."""
+        return self.matched / self.regions if self.regions else 1.0
+
+    def __add__(self, other: TrackingFigures) -> TrackingFigures:
+        """Of both sequences together, whose objects and tracks have nothing to do with each other."""
+        return TrackingFigures(
+            self.regions + other.regions,
+            self.tracked + other.tracked,
+            self.matched + other.matched,
+            self.switches + other.switches,
+            self.objects + other.objects,
+            self.tracks + other.tracks,
+        )
+
+
+def tracking_figures(frames: Iterable[tuple[np.ndarray, np.ndarray]]) -> TrackingFigures:
+    """Figures of one sequence.
+
+    ``frames`` gives for each frame, in order, the true object ids and the track ids of its regions, integers [N] each;
+    0 is no object (a false region) or no track (a region that was left out). Raises ValueError where their numbers
+    differ, and where one object or one track has two regions in a frame.
+    """
+    together: Counter[tuple[int, int]] = Counter()
+    track_of: dict[int, int] = {}
+    regions = tracked = switches = 0
+    tracks: set[int] = set()
+    objects: set[int] = set()
+    for number, (truth, found) in enumerate(frames):
+        truth, found = np.asarray(truth), np.asarray(found)
+        if truth.shape != found.shape or truth.ndim != 1:
+            raise ValueError(f"frame {number} has true ids {list(truth.shape)} and track ids {list(found.shape)}")
+        for name, ids in (("object", truth), ("track", found)):
+            repeated = [i for i, count in Counter(ids[ids != 0].tolist()).items() if count > 1]
+            if repeated:
+                raise ValueError(f"frame {number} has {name} {repeated[0]} more than once")
+        for obj, track in zip(truth.tolist(), found.tolist(), strict=True):
+            regions += obj != 0
+            tracked += track != 0
+            objects |= {obj} - {0}
+            tracks |= {track} - {0}
+            if obj and track:
+                together[obj, track] += 1
+                switches += track_of.get(obj, track) != track
+                track_of[obj] = track
+    return TrackingFigures(regions, tracked, _most(together), switches, len(objects), len(tracks))
+
+
+def _most(together: Counter[tuple[int, int]]) -> int:
+    """The largest number of regions that agree when each object is given at most one track, and no track twice."""
+    objects = {obj: row for row, obj in enumerate(sorted({obj for obj, _ in together}))}
+    tracks = {track: column for column, track in enumerate(sorted({track for _, track in together}))}
+    counts = np.zeros((len(objects), len(tracks)), np.int64)
+    for (obj, track), count in together.items():
+        counts[objects[obj], tracks[track]] = count
+    return int(counts[linear_sum_assignment(counts, maximize=True)].sum())

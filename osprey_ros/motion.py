@@ -1,0 +1,127 @@
+"""How the camera's picture moved from one frame to the next, from small grey pictures.
+
+Corners are followed by sparse optical flow, there and back again; those that do not come back to where they began are
+dropped, and a similarity (turn, scale, shift) is fitted to the others by RANSAC. Where the step was too wide for that,
+ORB features are matched instead. What lies on things that may move by themselves counts only where the rest of the
+picture says too little.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+SMALL_SIDE = 256  # pixels of the longer side of a small picture
+_CORNERS = (100, 40)  # at most so many in the background and in the foreground
+_FEATURES = 300  # at most so many of ORB
+_MIN_INLIERS, _MIN_SHARE = 10, 0.5  # of followed corners; fewer that agree say too little
+_MIN_SHARE_MATCHED = 0.35  # of matched features, of which more are wrong
+_RETURN_ERROR = 1.0  # pixels of the small picture between a corner and where it came back to
+_FLOW_ERROR, _MATCH_ERROR = 1.5, 3.0  # pixels from the similarity: it does not know how near things are
+_MAX_SCALE = 1.5  # between two frames; more is a wrong fit
+# Where fewer pixels than this share differ by more than these grey levels the camera stood still: noise does less, and
+# a shift of half a pixel more.
+_SAME_LEVELS, _SAME_SHARE = 12, 0.001
+
+
+@dataclass(frozen=True)
+class Motion:
+    """A similarity, float64 [2, 3]: a point (x, y) of the picture before is ``matrix @ (x, y, 1)`` in the one after.
+
+    ``sure`` is False where it could not be found; the matrix is then the identity.
+    """
+
+    matrix: np.ndarray
+    sure: bool
+
+    def scaled(self, factor: float) -> Motion:
+        """The same motion in pixels of a picture that is ``factor`` times as large."""
+        matrix = self.matrix.copy()
+        matrix[:, 2] *= factor
+        return Motion(matrix, self.sure)
+
+
+NO_MOTION = Motion(np.eye(2, 3), sure=False)
+
+
+def small_gray(rgb: np.ndarray) -> np.ndarray:
+    """A picture, uint8 [H, W, 3] in RGB order, as uint8 [h, w], its longer side at most SMALL_SIDE."""
+    height, width = rgb.shape[:2]
+    factor = SMALL_SIDE / max(height, width)
+    gray = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    if factor < 1:
+        size = (max(1, round(width * factor)), max(1, round(height * factor)))
+        gray = cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
+    return np.asarray(gray)
+
+
+def camera_motion(before: np.ndarray, after: np.ndarray, foreground: np.ndarray | None = None) -> Motion:
+    """The motion between two grey pictures, uint8 [h, w] each; not sure where they differ in size.
+
+    ``foreground``, bool [h, w], is where the picture before shows things that may have moved by themselves.
+    """
+    if before.shape != after.shape or min(before.shape) < 32:
+        return NO_MOTION
+    if np.count_nonzero(cv2.absdiff(before, after) > _SAME_LEVELS) < _SAME_SHARE * before.size:
+        return Motion(np.eye(2, 3), sure=True)
+    background = np.full(before.shape, 255, np.uint8)
+    if foreground is not None:
+        background[foreground] = 0
+    matrix = _fit(*_followed(before, after, background), background, _FLOW_ERROR, _MIN_SHARE)
+    if matrix is None:
+        matrix = _fit(*_matched(before, after), background, _MATCH_ERROR, _MIN_SHARE_MATCHED)
+    return NO_MOTION if matrix is None else Motion(matrix, sure=True)
+
+
+def _followed(before: np.ndarray, after: np.ndarray, background: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Corners before and after, float32 [n, 2] each, by optical flow; background is 255 there and 0 elsewhere."""
+    corners = [
+        found.reshape(-1, 2)
+        for most, where in zip(_CORNERS, (background, ~background), strict=True)
+        if (found := cv2.goodFeaturesToTrack(before, most, 0.01, 5, mask=where)) is not None
+    ]
+    if not corners:
+        return np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32)
+    start = np.concatenate(corners)
+    end, seen, _ = cv2.calcOpticalFlowPyrLK(before, after, start, np.empty_like(start), winSize=(15, 15), maxLevel=3)
+    again, seen_again, _ = cv2.calcOpticalFlowPyrLK(
+        after, before, end, np.empty_like(end), winSize=(15, 15), maxLevel=3
+    )
+    good = (np.asarray(seen).reshape(-1) == 1) & (np.asarray(seen_again).reshape(-1) == 1)
+    good &= np.abs(again - start).max(axis=1) < _RETURN_ERROR
+    return start[good], end[good]
+
+
+def _matched(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places before and after, float32 [n, 2] each, of ORB features that are each other's nearest."""
+    orb = cv2.ORB_create(_FEATURES, fastThreshold=8)  # type: ignore[attr-defined]
+    first, descriptors = orb.detectAndCompute(before, None)
+    second, others = orb.detectAndCompute(after, None)
+    if descriptors is None or others is None:
+        return np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32)
+    matches = cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True).match(descriptors, others)
+    start = np.array([first[match.queryIdx].pt for match in matches], np.float32).reshape(-1, 2)
+    end = np.array([second[match.trainIdx].pt for match in matches], np.float32).reshape(-1, 2)
+    return start, end
+
+
+def _fit(start: np.ndarray, end: np.ndarray, background: np.ndarray, error: float, share: float) -> np.ndarray | None:
+    """The similarity float64 [2, 3] on which points [n, 2] agree: those in the background if they do, else all.
+
+    ``error`` is how far off a point may be in pixels, ``share`` how many of them must agree. None where they do not.
+    """
+    across, down = start.astype(np.intp).T
+    behind = background[down, across] > 0
+    for chosen in (behind, np.ones_like(behind)):
+        if np.count_nonzero(chosen) < _MIN_INLIERS:
+            continue
+        matrix, inliers = cv2.estimateAffinePartial2D(
+            start[chosen], end[chosen], method=cv2.RANSAC, ransacReprojThreshold=error
+        )
+        if matrix is None or inliers.sum() < _MIN_INLIERS or inliers.mean() < share:
+            continue
+        if 1 / _MAX_SCALE < np.hypot(matrix[0, 0], matrix[1, 0]) < _MAX_SCALE:
+            return matrix.astype(np.float64)
+    return None

@@ -1,0 +1,90 @@
+"""What the node sees and remembers with while it is configured: engines, scene, its file, and answers from all that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from osprey_ros import memory
+from osprey_ros.attributes import attributes_from
+from osprey_ros.pipeline import Frame, Pipeline, StepResult
+from osprey_ros.queries import COLOUR, Finder
+from osprey_ros.ros.loading import load_describer
+from osprey_ros.ros.requests import Requests
+from osprey_ros.scene import Scene
+from osprey_ros.scene_store import SceneStore
+
+if TYPE_CHECKING:
+    from osprey_ros.bundle import Bundle
+    from osprey_ros.ros.parameters import Settings
+
+
+class Perception:
+    """Made where the node is configured; `step` and `requests` belong to the worker's thread.
+
+    Args:
+        settings: asked for the settings of the moment; those that count from configuring on are read here, once.
+        log: takes lines about the loading.
+
+    Raises OspreyError where the bundle, the scene's file or an attribute is no good.
+    """
+
+    def __init__(self, settings: Callable[[], Settings], log: Callable[[str], object]) -> None:
+        now = settings()
+        self._settings = settings
+        self._attributes = attributes_from(now.attributes)
+        describer = load_describer(now.bundle, now.threads, now.preprocessing, now.memory_reserve * memory.MIB, log)
+        describer.check(spec.constraint for spec in self._attributes)
+        self.bundle: Bundle = describer.bundle
+        self._pipeline = Pipeline(describer, Scene(now.max_objects))
+        words = [spec for spec in self._attributes if spec.values]
+        if all(spec.name != COLOUR.name for spec in words):
+            words.append(COLOUR)
+        self.requests = Requests(self._pipeline, Finder(describer, words), lambda: settings().step, self._save)
+        self._store: SceneStore | None = None
+        if now.scene_file:
+            self._store = SceneStore(now.scene_file, self.bundle.manifest.name, now.scene_file_size * memory.MIB)
+            try:
+                stored = self._store.load()
+                self._pipeline.restore(stored.objects, stored.next_id)
+            except BaseException:
+                self._store.close()
+                raise
+            log(f"{len(stored.objects)} objects are known from {self._store.path}")
+
+    def step(self, frame: Frame, should_stop: Callable[[], bool]) -> StepResult:
+        """Looks at a frame, and saves what is known then."""
+        result = self._pipeline.step(frame, replace(self._settings().step, attributes=self._attributes), should_stop)
+        self._save()
+        return result
+
+    @property
+    def known(self) -> int:
+        """How many objects the scene has."""
+        return len(self._pipeline.scene)
+
+    @property
+    def scene_file(self) -> str:
+        """Full name of the scene's file, "" where there is none."""
+        return str(self._store.path) if self._store is not None else ""
+
+    @property
+    def problem(self) -> str:
+        """Why the scene could not be saved, "" where it could."""
+        return self._store.problem if self._store is not None else ""
+
+    def flush(self) -> None:
+        """Returns when the scene is in its file."""
+        if self._store is not None:
+            self._store.flush()
+
+    def close(self) -> None:
+        """Writes what is known and closes the file."""
+        if self._store is not None:
+            self._store.close()
+
+    def _save(self) -> None:
+        # Without memory, track ids are those of the segmentation, and mean nothing in the next frame.
+        if self._store is not None and self._settings().step.remember:
+            self._store.save(self._pipeline.scene.snapshot().objects, self._pipeline.next_id)

@@ -1,0 +1,341 @@
+"""Frames in, what is known of their objects out: which are described and when, with which questions. Real engines."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from osprey_ros.attributes import AttributeSpec
+from osprey_ros.describer import Describer
+from osprey_ros.mask_codecs import regions_from_parts
+from osprey_ros.objects import UNKNOWN, State
+from osprey_ros.pipeline import Frame, FrameError, Pipeline, RegionLabel, StepResult, StepSettings
+from osprey_ros.prompt import QUESTIONS
+from osprey_ros.regions import regions_from_masks
+from osprey_ros.scene import Scene
+
+NANO = Path(__file__).resolve().parents[1] / "engines" / "nano"
+SHORT = StepSettings(max_new_tokens=8)
+ALONE = replace(SHORT, remember=False)
+PATCHES = {
+    1: ((200, 30, 30), (10, 10, 50, 40)),
+    2: ((20, 160, 40), (60, 90, 30, 50)),
+    7: ((30, 40, 190), (70, 20, 40, 30)),
+}
+
+
+@pytest.fixture(scope="module")
+def describer() -> Describer:
+    return Describer(NANO, threads=1)
+
+
+@pytest.fixture
+def pipeline(describer: Describer) -> Pipeline:
+    return Pipeline(describer)
+
+
+def patches(stamp: int = 5, renumbered: dict[int, int] | None = None, **colours: tuple[int, int, int]) -> Frame:
+    """Three coloured patches on grey with a little noise of their own; ``colours`` are of patches "p1", "p2", "p7"."""
+    image = np.full((120, 160, 3), 150, np.uint8)
+    ids = np.zeros((120, 160), np.uint16)
+    for number, (colour, (top, left, tall, wide)) in PATCHES.items():
+        image[top : top + tall, left : left + wide] = colours.get(f"p{number}", colour)
+        ids[top : top + tall, left : left + wide] = (renumbered or {}).get(number, number)
+    noise = np.random.default_rng(stamp).integers(-3, 4, image.shape)
+    return Frame(stamp, "camera", np.clip(image + noise, 0, 255).astype(np.uint8), ids)
+
+
+def said(result: StepResult) -> dict[int, str]:
+    return {thing.instance_id: thing.description for thing in result.objects}
+
+
+def test_each_object_has_its_place_and_both_answers(pipeline: Pipeline, describer: Describer) -> None:
+    frame = patches()
+    result = pipeline.step(frame, SHORT)
+    assert [thing.instance_id for thing in result.objects] == [1, 2, 7]
+    assert result.objects[0].box == (10, 10, 40, 50)
+    assert [thing.area for thing in result.objects] == [2000, 1500, 1200]
+    assert [thing.state for thing in result.objects] == [State.FRESH] * 3
+    assert len({thing.track_id for thing in result.objects}) == 3
+    for thing in result.objects:
+        assert (thing.first_seen, thing.last_seen, thing.visible) == (5, 5, True)
+        assert thing.words is not None
+        assert (thing.words.described_at, thing.words.attributes) == (5, ())
+        assert 0 < thing.words.confidence <= 1
+    assert (result.described, result.reused, result.skipped) == (3, 0, 0)
+    describer.set_image(frame.rgb)
+    for style, found in (("short", "description"), ("category", "category")):
+        alone = describer.ask(frame.regions, QUESTIONS[style], max_new_tokens=8)
+        assert [d.text for d in alone] == [getattr(thing, found) for thing in result.objects]
+
+
+def test_a_scene_that_stands_still_is_described_once(pipeline: Pipeline) -> None:
+    first = pipeline.step(patches(1), SHORT)
+    for stamp in range(2, 6):
+        result = pipeline.step(patches(stamp, {1: 2, 2: 7, 7: 9}), SHORT)  # and numbered otherwise
+        assert (result.described, result.reused, result.skipped) == (0, 3, 0)
+        assert [thing.instance_id for thing in result.objects] == [2, 7, 9]
+        assert [thing.track_id for thing in result.objects] == [thing.track_id for thing in first.objects]
+        assert [thing.words for thing in result.objects] == [thing.words for thing in first.objects]
+        assert [thing.last_seen for thing in result.objects] == [stamp] * 3
+        assert result.timing is not None
+        assert result.timing.vision > 0
+        assert result.timing.regions > 0
+        assert (result.timing.prefix, result.timing.branches, result.timing.new_tokens) == (0, 0, 0)
+    assert pipeline.scene.snapshot().stamp == 5
+
+
+def test_what_changes_is_described_again_and_nothing_else(pipeline: Pipeline) -> None:
+    pipeline.step(patches(1), SHORT)
+    described = 0
+    for stamp in (2, 3, 4, 5):  # within a few frames: it is the same thing otherwise, or another in its place
+        result = pipeline.step(patches(stamp, p2=(30, 40, 190)), SHORT)
+        described += result.described
+        assert result.objects[1].state in (State.FRESH, State.STALE)
+    assert described == 1
+    first, changed, last = (thing.words.described_at for thing in result.objects if thing.words)
+    assert (first, last) == (1, 1)
+    assert 2 <= changed <= 4
+
+
+def test_without_memory_every_frame_is_by_itself(pipeline: Pipeline) -> None:
+    pipeline.step(patches(1), SHORT)
+    for stamp in (2, 3):
+        result = pipeline.step(patches(stamp), ALONE)
+        assert (result.described, result.reused) == (3, 0)
+        assert [thing.track_id for thing in result.objects] == [1, 2, 7]
+        assert [thing.first_seen for thing in result.objects] == [stamp] * 3
+    assert len(pipeline.scene) == 3
+    result = pipeline.step(patches(4), SHORT)
+    assert result.described == 3  # nothing is left of the frames before
+
+
+def test_other_questions_are_asked_of_all(pipeline: Pipeline) -> None:
+    pipeline.step(patches(1), SHORT)
+    without = pipeline.step(patches(2), replace(SHORT, categories=False))
+    assert without.described == 3
+    assert [thing.category for thing in without.objects] == ["", "", ""]
+    assert pipeline.step(patches(3), replace(SHORT, categories=False)).described == 0
+    only = pipeline.step(patches(4), replace(SHORT, style="category"))
+    assert [thing.category for thing in only.objects] == [thing.description for thing in only.objects]
+
+
+def test_attributes_are_asked_for_in_the_same_decode(pipeline: Pipeline) -> None:
+    colour = AttributeSpec("colour", values=("red", "green", "blue"))
+    result = pipeline.step(patches(), replace(SHORT, attributes=(colour,)))
+    assert result.described == 3
+    for thing in result.objects:
+        assert thing.words is not None
+        (attribute,) = thing.words.attributes
+        assert attribute.name == "colour"
+        assert attribute.value in colour.values
+        assert 0 < attribute.confidence <= 1
+    plain = pipeline.step(patches(6), SHORT)
+    assert said(plain) == said(result)
+
+
+def test_small_regions_are_left_out_and_the_largest_come_first(pipeline: Pipeline) -> None:
+    large = pipeline.step(patches(), replace(SHORT, min_area=1400))
+    assert [thing.instance_id for thing in large.objects] == [1, 2]
+
+    pipeline.forget()
+    one_each = replace(SHORT, max_regions=1)
+    for number in range(3):
+        result = pipeline.step(patches(number), one_each)
+        states = [State.FRESH] * (number + 1) + [State.SKIPPED] * (2 - number)
+        assert [thing.state for thing in result.objects] == states
+        assert (result.described, result.reused, result.skipped) == (1, number, 2 - number)
+        for thing in result.objects[number + 1 :]:
+            assert thing.reason == "1 objects of this frame came first (max_regions 1); it is new"
+            assert thing.words is None
+            assert (thing.category, thing.description) == ("", "")
+
+
+def test_who_is_asked_for_comes_first(pipeline: Pipeline) -> None:
+    none = replace(SHORT, max_regions=0)
+    smallest = pipeline.step(patches(1), none).objects[2]
+    assert smallest.words is None
+    pipeline.ask_for([smallest.track_id, 12345])
+    result = pipeline.step(patches(2), replace(SHORT, max_regions=1))
+    assert [bool(thing.words) for thing in result.objects] == [False, False, True]
+
+
+@pytest.mark.parametrize("ids", [np.zeros((120, 160), np.uint8), np.full((120, 160), -1, np.int32)])
+def test_a_frame_without_regions_gives_nothing(pipeline: Pipeline, ids: np.ndarray) -> None:
+    pipeline.step(patches(1), SHORT)
+    result = pipeline.step(replace(patches(2), regions=ids), SHORT)
+    assert (result.objects, result.regions, result.timing) == ((), None, None)
+    assert "every pixel is background" in result.nothing
+    assert [thing.visible for thing in pipeline.scene.snapshot().objects] == [False] * 3
+    assert pipeline.step(patches(3), SHORT).reused == 3
+
+
+def test_a_frame_with_small_regions_only_says_so(pipeline: Pipeline) -> None:
+    result = pipeline.step(patches(), replace(SHORT, min_area=100_000))
+    assert result.objects == ()
+    assert "smaller than 100000 pixels" in result.nothing
+
+
+def test_regions_may_overlap_and_bring_labels(pipeline: Pipeline) -> None:
+    frame = patches()
+    masks = np.zeros((3, 120, 160), bool)
+    masks[0, 10:60, 10:50] = True
+    masks[1, 5:65, 5:60] = True  # around the first one
+    masks[2, 0:2, 0:2] = True  # too small
+    regions = regions_from_masks(masks, [9, 4, 5])
+    labels = {9: RegionLabel("cup", 0.75)}
+    result = pipeline.step(replace(frame, regions=regions, labels=labels), ALONE)
+    assert [(o.instance_id, o.area, o.label, o.score) for o in result.objects] == [
+        (9, 2000, "cup", 0.75),
+        (4, 3300, "", 0),
+    ]
+    alone = pipeline.step(replace(frame, regions=regions.select([9])), ALONE)
+    assert alone.objects[0].description == result.objects[0].description
+    assert result.regions is not None
+    assert len(result.regions) == 2
+
+
+def test_no_region_is_left_of_an_array(pipeline: Pipeline) -> None:
+    tiny = regions_from_masks(np.pad(np.ones((1, 2, 2), bool), ((0, 0), (0, 118), (0, 158))))
+    assert pipeline.step(replace(patches(), regions=tiny), SHORT).nothing == (
+        "no region is left: all 1 are smaller than 50 pixels"
+    )
+    none = regions_from_parts([], [], 120, 160)
+    assert pipeline.step(replace(patches(), regions=none), SHORT).nothing == "there is no region in the array"
+
+
+def test_words_that_are_not_sure_enough_become_unknown(pipeline: Pipeline) -> None:
+    sure = pipeline.step(patches(), SHORT)
+    confidences = sorted(thing.words.confidence for thing in sure.objects if thing.words)
+    assert confidences[0] < confidences[1]
+    found = pipeline.step(patches(), replace(SHORT, min_confidence=(confidences[0] + confidences[1]) / 2))
+    for before, after in zip(sure.objects, found.objects, strict=True):
+        assert before.words is not None
+        assert after.words is not None
+        assert after.words.confidence == before.words.confidence
+        unsure = before.words.confidence == confidences[0]
+        assert after.description == (UNKNOWN if unsure else before.description)
+
+
+def test_a_time_budget_leaves_out_what_does_not_fit(pipeline: Pipeline, describer: Describer) -> None:
+    everything = pipeline.step(patches(1), replace(SHORT, time_budget=60.0))
+    assert everything.skipped == 0
+
+    other = Pipeline(describer)
+    hurried = other.step(patches(1), replace(SHORT, time_budget=1e-3))
+    assert [thing.state for thing in hurried.objects] == [State.SKIPPED] * 3
+    assert hurried.objects[0].reason == "no time left in this frame (time_budget 0.001 s); it is new"
+    # They get their turn when there is time, or else when they have waited for long.
+    frames = 0
+    while other.scene.wanting():
+        result = other.step(patches(2 + frames), replace(SHORT, time_budget=1e-3))
+        assert result.described <= 1
+        frames += 1
+    assert frames <= 75
+    assert said(result) == said(everything)
+
+
+def test_stopping_ends_within_a_step(pipeline: Pipeline) -> None:
+    asked: list[int] = []
+    result = pipeline.step(patches(), SHORT, should_stop=lambda: len(asked.append(0) or asked) > 2)
+    assert result.timing is not None
+    assert result.timing.steps <= 2
+    assert [(thing.state, thing.reason) for thing in result.objects] == [(State.SKIPPED, "stopped; it is new")] * 3
+    assert pipeline.step(patches(6), SHORT).described == 3
+
+
+def test_depth_says_where_objects_are(pipeline: Pipeline) -> None:
+    frame = patches()
+    depth = np.where(frame.regions == 2, 1.0, 2.0).astype(np.float32)
+    depth[frame.regions == 7] = np.nan
+    matrix = np.array([[100.0, 0, 79.5], [0, 100.0, 59.5], [0, 0, 1]])
+    result = pipeline.step(replace(frame, depth=depth, camera_matrix=matrix), SHORT)
+    first, second, third = result.objects
+    assert first.position == pytest.approx(((29.5 - 79.5) / 50, (34.5 - 59.5) / 50, 2.0), abs=0.02)
+    assert second.position == pytest.approx((0.35, 0.15, 1.0), abs=0.01)
+    assert second.size == pytest.approx((0.5 * 0.96, 0.3 * 0.96, 0.0), abs=0.02)
+    assert third.position is None
+    assert third.size is None
+    without_camera = pipeline.step(replace(frame, depth=depth), SHORT)
+    assert all(thing.position is None for thing in without_camera.objects)
+
+
+def test_sizes_that_differ_are_named(pipeline: Pipeline) -> None:
+    frame = patches()
+    with pytest.raises(FrameError, match="the segmentation is 80x60 pixels and the image 160x120"):
+        pipeline.step(replace(frame, regions=frame.regions[::2, ::2]), SHORT)
+    half = regions_from_masks(np.ones((1, 60, 80), bool))
+    with pytest.raises(FrameError, match="the segmentation is 80x60 pixels and the image 160x120"):
+        pipeline.step(replace(frame, regions=half), SHORT)
+    with pytest.raises(
+        FrameError, match="the depth is 80x60 pixels and the image 160x120: publish depth that is regis"
+    ):
+        pipeline.step(replace(frame, depth=np.ones((60, 80), np.float32)), SHORT)
+
+
+def test_frames_that_were_seen_can_be_asked_about(pipeline: Pipeline, describer: Describer) -> None:
+    assert pipeline.latest is None
+    for stamp in range(12):
+        result = pipeline.step(patches(stamp, p1=(10 * stamp, 60, 90)), SHORT)
+    assert [seen.stamp for seen in pipeline.recent] == list(range(4, 12))
+    seen = pipeline.latest
+    assert seen is not None
+    assert (seen.stamp, seen.frame_id, seen.rgb.shape) == (11, "camera", (120, 160, 3))
+    assert [thing.track_id for thing in result.objects] == seen.track_ids.tolist()
+    # The describer has the latest picture; an older one is set when it is asked for.
+    here = describer.ask(seen.encoded, QUESTIONS["category"])
+    older = pipeline.recent[0]
+    pipeline.look_at(older)
+    there = describer.ask(older.encoded, QUESTIONS["category"])
+    assert there.timing.vision > 0
+    describer.set_image(older.rgb)
+    assert [d.text for d in describer.ask(older.regions, QUESTIONS["category"])] == [d.text for d in there]
+    pipeline.look_at(seen)
+    pipeline.look_at(seen)
+    assert [d.text for d in describer.ask(seen.encoded, QUESTIONS["category"])] == [d.text for d in here]
+    assert describer.ask(seen.encoded, QUESTIONS["category"]).timing.vision == 0
+
+
+def test_what_is_forgotten_is_new_again(pipeline: Pipeline) -> None:
+    before = pipeline.step(patches(1), SHORT)
+    gone = before.objects[1].track_id
+    assert pipeline.forget([gone, 12345]) == (gone,)
+    after = pipeline.step(patches(2), SHORT)
+    assert (after.described, after.reused) == (1, 2)
+    assert after.objects[1].track_id == 4
+    assert after.objects[1].first_seen == 2
+    assert len(pipeline.forget()) == 3
+    assert [thing.track_id for thing in pipeline.step(patches(3), SHORT).objects] == [5, 6, 7]
+
+
+def test_a_restored_pipeline_knows_its_objects(pipeline: Pipeline, describer: Describer) -> None:
+    before = pipeline.step(patches(1), SHORT)
+    other = Pipeline(describer)
+    other.restore(pipeline.scene.snapshot().objects, next_id=20)
+    assert other.next_id == 20
+    after = other.step(patches(2, {1: 30, 2: 20, 7: 10}), SHORT)
+    by_track = {thing.track_id: thing.words for thing in after.objects}
+    assert by_track == {thing.track_id: thing.words for thing in before.objects}
+    assert after.described == 0
+
+
+def test_memory_is_bounded(describer: Describer) -> None:
+    pipeline = Pipeline(describer, Scene(max_objects=5))
+    rng = np.random.default_rng(0)
+    for stamp in range(6):  # other things in every frame
+        rgb = cv2.resize(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8), (160, 120), interpolation=cv2.INTER_NEAREST)
+        result = pipeline.step(replace(patches(stamp), rgb=rgb), replace(SHORT, max_new_tokens=2))
+        assert len(result.objects) == 3
+        assert len(pipeline.scene) <= 5
+    assert {thing.track_id for thing in result.objects} <= {o.track_id for o in pipeline.scene.snapshot().objects}
+    held = [thing.appearance.base for thing in pipeline.scene.snapshot().objects]
+    assert held == [None] * len(held)  # none keeps a whole frame's tokens alive
+
+    crowded = np.kron(np.arange(1, 13).reshape(3, 4), np.ones((40, 40), np.int32)).astype(np.int32)
+    result = pipeline.step(replace(patches(9), regions=crowded), replace(SHORT, max_new_tokens=2))
+    assert len(result.objects) == 12
+    assert len(pipeline.scene) == 5

@@ -110,6 +110,7 @@ class Describer:
         self._opening_ids = prompt[: prompt.index(IMAGE)]
         self._opening = self._decoder.prefill(self._rows(np.array(self._opening_ids, dtype=np.intp)))
         self._picture: _Picture | None = None
+        self.pictures = 0  # how many have been set
 
     def set_image(self, rgb: np.ndarray) -> None:
         """Takes a picture, uint8 [H, W, 3] in RGB order, and computes its features.
@@ -117,6 +118,7 @@ class Describer:
         Raises ImageError for other arrays.
         """
         check_rgb(rgb)
+        self.pictures += 1
         self._picture = None
         self._decoder.abandon()
         tokens, unreported = self._encoders.picture(rgb)

@@ -1,4 +1,4 @@
-"""How the camera's picture moved from one frame to the next, from small grey pictures.
+"""How the camera's picture moved from one frame to the next, and whether it changed at all, from small pictures.
 
 Corners are followed by sparse optical flow, there and back again; those that do not come back to where they began are
 dropped, and a similarity (turn, scale, shift) is fitted to the others by RANSAC. Where the step was too wide for that,
@@ -46,15 +46,29 @@ class Motion:
 NO_MOTION = Motion(np.eye(2, 3), sure=False)
 
 
-def small_gray(rgb: np.ndarray) -> np.ndarray:
-    """A picture, uint8 [H, W, 3] in RGB order, as uint8 [h, w], its longer side at most SMALL_SIDE."""
+def small_picture(rgb: np.ndarray) -> np.ndarray:
+    """A picture, uint8 [H, W, 3], with its longer side at most SMALL_SIDE, uint8 [h, w, 3]; a small one as it is."""
     height, width = rgb.shape[:2]
     factor = SMALL_SIDE / max(height, width)
-    gray = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-    if factor < 1:
-        size = (max(1, round(width * factor)), max(1, round(height * factor)))
-        gray = cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
-    return np.asarray(gray)
+    if factor >= 1:
+        return rgb
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA))
+
+
+def small_gray(rgb: np.ndarray) -> np.ndarray:
+    """A picture in RGB order, or what `small_picture` made of it, in grey: uint8 [h, w]."""
+    return np.asarray(cv2.cvtColor(small_picture(rgb), cv2.COLOR_RGB2GRAY))
+
+
+def differs(before: np.ndarray, after: np.ndarray, levels: float) -> bool:
+    """Whether two small pictures, uint8 [h, w, 3], differ by more than noise: anywhere, in any colour.
+
+    ``levels`` is the least mean difference, of 255, over a patch of 3x3 pixels that is not taken for noise.
+    """
+    if before.shape != after.shape:
+        return True
+    return bool(cv2.blur(cv2.absdiff(before, after), (3, 3)).max() >= levels)
 
 
 def camera_motion(before: np.ndarray, after: np.ndarray, foreground: np.ndarray | None = None) -> Motion:

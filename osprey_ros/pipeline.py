@@ -14,7 +14,7 @@ import numpy as np
 from osprey_ros.attributes import AttributeSpec, questions_for, words_from
 from osprey_ros.describer import Describer, Timing
 from osprey_ros.frame import Frame, FrameError, RegionLabel
-from osprey_ros.motion import small_gray
+from osprey_ros.motion import differs, small_gray, small_picture
 from osprey_ros.objects import SceneObject, State
 from osprey_ros.regions import NoRegionError, Regions
 from osprey_ros.results import EncodedRegions
@@ -45,6 +45,8 @@ class StepSettings:
     # stays in its place; of one that moves in the picture two and a half times as much.
     appearance_change: float = 0.2
     view_change: float = 2.0  # times as many pixels as when it was described, above which an object is seen anew
+    # A picture that differs less from the one before (`motion.differs`, levels of 255) is not encoded again.
+    still_difference: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class Pipeline:
         self._calibration = describer.bundle.calibration()
         self._recent: deque[Seen] = deque(maxlen=_HISTORY)
         self._shown: Seen | None = None
+        self._encoded: _Encoded | None = None
         self._settings: StepSettings | None = None  # of the latest step
 
     @property
@@ -120,7 +123,7 @@ class Pipeline:
         """Sets the describer's picture to that of a frame, unless it is: what is asked next is about that frame."""
         if self._shown is not seen:
             self._shown = None
-            self.describer.set_image(seen.rgb)
+            self._encode(seen.rgb, small_picture(seen.rgb))
             self._shown = seen
 
     def ask_for(self, track_ids: Iterable[int]) -> None:
@@ -152,6 +155,8 @@ class Pipeline:
     def step(self, frame: Frame, settings: StepSettings, should_stop: Callable[[], bool] | None = None) -> StepResult:
         """Looks at a frame, finds its objects again, and describes those that need it, all questions in one decode.
 
+        A picture that shows what the one before showed, but for noise, is not encoded again: its regions are.
+
         Objects that are new or have changed are described, those that were asked for first; without a time budget all
         of them, up to ``max_regions``. With one as many as fit: see `Scheduler.run`. The others keep the words they
         have. ``should_stop`` is asked before each decode step; when it says yes, what is not yet described is skipped.
@@ -165,13 +170,17 @@ class Pipeline:
         try:
             regions = frame.large_regions(settings.min_area)
         except NoRegionError as error:
+            if settings.remember:
+                self._tracker.see_nothing(small_gray(frame.rgb))
             self.scene.see(frame.stamp, frame.frame_id, (), _change(settings))
             return StepResult((), nothing=str(error))
         self._shown = None
-        self.describer.set_image(frame.rgb)
+        small = small_picture(frame.rgb)
+        if not settings.remember or not self._stands_still(frame.rgb, small, settings.still_difference):
+            self._encode(frame.rgb, small)
         encoded = self.describer.encode(regions)
         timing = self.describer.take_seconds()
-        sightings = self._sightings(frame, encoded, settings.remember)
+        sightings = self._sightings(frame, small, encoded, settings.remember)
         track_ids = np.array([sighting.track_id for sighting in sightings], dtype=np.int64)
         self._shown = Seen(frame.stamp, frame.frame_id, regions, encoded, track_ids, frame.rgb)
         self._recent.append(self._shown)
@@ -208,7 +217,20 @@ class Pipeline:
         elif before is not None and _asked(before) != _asked(settings):
             self.scene.outdate("other words are asked for than when it was described")
 
-    def _sightings(self, frame: Frame, encoded: EncodedRegions, remember: bool) -> list[Sighting]:
+    def _encode(self, rgb: np.ndarray, small: np.ndarray) -> None:
+        self._encoded = None
+        self.describer.set_image(rgb)
+        # A copy where the picture is small itself: its memory is the caller's.
+        self._encoded = _Encoded(rgb.shape, small.copy() if small is rgb else small, self.describer.pictures)
+
+    def _stands_still(self, rgb: np.ndarray, small: np.ndarray, levels: float) -> bool:
+        """Whether the describer's picture shows all that this one does, but for noise."""
+        before = self._encoded
+        if before is None or before.number != self.describer.pictures or before.shape != rgb.shape:
+            return False
+        return not differs(before.small, small, levels)
+
+    def _sightings(self, frame: Frame, small: np.ndarray, encoded: EncodedRegions, remember: bool) -> list[Sighting]:
         """The regions of a frame with the track id of each; where nothing is remembered, that is its own id."""
         regions, places = encoded.regions, frame.places(encoded.regions)
         track_ids: Sequence[int] | np.ndarray = regions.ids
@@ -218,7 +240,7 @@ class Pipeline:
             observations = Observations.of(
                 regions, encoded.mask_tokens, positions if np.isfinite(positions).any() else None
             )
-            track_ids = self._tracker.update(frame.stamp, observations, small_gray(frame.rgb))
+            track_ids = self._tracker.update(frame.stamp, observations, small_gray(small))
             for young, older in self._tracker.replaced.items():
                 self.scene.join(young, older)
         sightings = []
@@ -253,6 +275,15 @@ class Pipeline:
             )
             for thing in self.scene.wanting()
         ]
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """The describer's picture: its shape, what it looks like, small, and the how-many-eth of its pictures it is."""
+
+    shape: tuple[int, ...]
+    small: np.ndarray
+    number: int
 
 
 class _Speaker:

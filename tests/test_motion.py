@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from osprey_ros.motion import camera_motion, small_gray
+from osprey_ros.motion import camera_motion, differs, small_gray, small_picture
 
 HEIGHT, WIDTH = 180, 256
 
@@ -104,3 +104,23 @@ def test_small_pictures_keep_their_shape(size, small):
     assert (gray.shape, gray.dtype) == (small, np.uint8)
     assert abs(int(gray[5, 5]) - 76) <= 1
     assert gray[5, -5] == 0
+
+
+@pytest.mark.parametrize("shape", [(720, 1280), (480, 640)])
+def test_noise_is_no_difference_and_a_small_thing_is(world, shape):
+    rgb = cv2.resize(np.repeat(world[..., None], 3, axis=2), shape[::-1])
+    rng = np.random.default_rng(3)
+
+    def shot(picture: np.ndarray) -> np.ndarray:
+        return small_picture(np.clip(picture + rng.normal(0, 5, picture.shape), 0, 255).astype(np.uint8))
+
+    before = shot(rgb)
+    assert not any(differs(before, shot(rgb), 10.0) for _ in range(5))
+    changed = rgb.copy()
+    changed[200:214, 300:314] = 255 - changed[200:214, 300:314] // 2
+    assert differs(before, shot(changed), 10.0)
+    recoloured = rgb.copy()  # as bright as before
+    recoloured[200:230, 300:330] = np.clip(recoloured[200:230, 300:330] + np.array([60, -20, -60]), 0, 255)
+    assert differs(before, shot(recoloured), 10.0)
+    assert differs(before, shot(np.roll(rgb, 3, axis=1)), 10.0)
+    assert differs(before, before[:-1], 10.0)

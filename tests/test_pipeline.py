@@ -83,10 +83,41 @@ def test_a_scene_that_stands_still_is_described_once(pipeline: Pipeline) -> None
         assert [thing.words for thing in result.objects] == [thing.words for thing in first.objects]
         assert [thing.last_seen for thing in result.objects] == [stamp] * 3
         assert result.timing is not None
-        assert result.timing.vision > 0
+        assert (result.timing.preprocess, result.timing.vision) == (0, 0)  # it is the picture that is encoded already
         assert result.timing.regions > 0
         assert (result.timing.prefix, result.timing.branches, result.timing.new_tokens) == (0, 0, 0)
     assert pipeline.scene.snapshot().stamp == 5
+
+
+def vision_seconds(result: StepResult) -> float:
+    assert result.timing is not None
+    return result.timing.vision
+
+
+def test_a_picture_is_encoded_again_where_anything_in_it_differs(pipeline: Pipeline) -> None:
+    assert vision_seconds(pipeline.step(patches(1), SHORT)) > 0
+    assert vision_seconds(pipeline.step(patches(2), SHORT)) == 0
+    moved = patches(3)
+    moved.rgb[100:104, 10:14] = (250, 250, 90)  # a crumb on the table, in no region
+    assert vision_seconds(pipeline.step(moved, SHORT)) > 0
+    assert vision_seconds(pipeline.step(patches(4), SHORT)) > 0  # which is gone again
+    assert vision_seconds(pipeline.step(patches(5), replace(SHORT, still_difference=0.0))) > 0
+    # Not by steps that are each too small: what counts is the picture that was encoded.
+    brighter = [
+        replace(patches(n), rgb=np.clip(patches(n).rgb + 4 * (n - 5), 0, 255).astype(np.uint8)) for n in range(6, 12)
+    ]
+    encoded = [vision_seconds(pipeline.step(frame, SHORT)) > 0 for frame in brighter]
+    assert 1 <= sum(encoded) < len(encoded)
+
+
+def test_a_picture_that_others_have_set_is_not_taken_for_the_last_one(pipeline: Pipeline, describer: Describer) -> None:
+    pipeline.step(patches(1), SHORT)
+    describer.set_image(patches(2, p1=(20, 160, 40)).rgb)
+    assert vision_seconds(pipeline.step(patches(3), SHORT)) > 0
+    large = patches(4)
+    doubled = (np.repeat(np.repeat(a, 2, axis=0), 2, axis=1) for a in (large.rgb, large.regions))
+    rgb, ids = (np.ascontiguousarray(a) for a in doubled)
+    assert vision_seconds(pipeline.step(replace(large, rgb=rgb, regions=ids), SHORT)) > 0
 
 
 def test_what_changes_is_described_again_and_nothing_else(pipeline: Pipeline) -> None:

@@ -55,6 +55,7 @@ def changed(client: Client, **values: Any) -> Iterator[None]:
         "remember": False,
         "appearance_change": 0.2,
         "view_change": 2.0,
+        "still_difference": 10.0,
     }
     try:
         for name, value in values.items():

@@ -236,6 +236,13 @@ OPTIONS = (
         _FRAME,
         limits=(1.0, 1000.0),
     ),
+    Option(
+        "still_difference",
+        "A picture that differs by less from the one before is not encoded again: levels of 255, over patches of 3x3 "
+        "pixels of a picture 256 pixels wide; 0: every picture is encoded.",
+        _FRAME,
+        limits=(0.0, 255.0),
+    ),
 )
 
 

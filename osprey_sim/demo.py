@@ -18,13 +18,17 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
 from osprey_ros.bundle import Bundle, BundleError
+from osprey_ros.errors import OspreyError
 from osprey_sim.child import Child
+
+if TYPE_CHECKING:
+    from osprey_sim.recorder import CameraRecorder
 
 
 class DemoError(Exception):
@@ -51,12 +55,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--bundle", default="nano", help="engine bundle: a folder or a name (%(default)s)")
     parser.add_argument("--frames", type=int, default=3, help="frames to show (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first test scene (%(default)s)")
+    parser.add_argument(
+        "--record", type=Path, metavar="OUT.mcap", help="also record what the camera publishes (requirements/bag.txt)"
+    )
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds before giving up (%(default)s)")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the two nodes are ended as well
     try:
-        run(options.output, options.bundle, options.frames, options.seed, options.timeout)
-    except DemoError as error:
+        run(options.output, options.bundle, options.frames, options.seed, options.timeout, options.record)
+    except (DemoError, OspreyError) as error:
         print(f"demo failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -65,8 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run(output: Path, bundle: str, frames: int, seed: int, timeout: float) -> None:
-    """Starts both nodes, waits for the described frames and writes the results. Raises DemoError."""
+def run(output: Path, bundle: str, frames: int, seed: int, timeout: float, record: Path | None = None) -> None:
+    """Starts both nodes, waits for the described frames and writes the results.
+
+    Raises DemoError, and BagError where the camera is to be recorded and cannot be.
+    """
     try:
         Bundle.open(bundle, verify=False)
     except BundleError as error:
@@ -81,7 +91,8 @@ def run(output: Path, bundle: str, frames: int, seed: int, timeout: float) -> No
         # A domain of its own, unless one is set: other nodes on this machine are not to be disturbed.
         os.environ.setdefault("ROS_DOMAIN_ID", str(random.randint(1, 101)))
         osprey = ["--ros-args", "-r", "image:=/camera/image", "-r", "segmentation:=/camera/segmentation"]
-        osprey += ["-p", f"bundle:={bundle}", "-p", "autostart:=true"]
+        # Each frame shows another table: nothing in it was seen before.
+        osprey += ["-p", f"bundle:={bundle}", "-p", "autostart:=true", "-p", "remember:=false"]
         camera = [
             "--ros-args",
             "-r",
@@ -98,7 +109,7 @@ def run(output: Path, bundle: str, frames: int, seed: int, timeout: float) -> No
             stack.enter_context(Child("camera", "osprey_sim.camera_node", camera, output / "camera.log", os.environ)),
         ]
         print(f"ROS domain {os.environ['ROS_DOMAIN_ID']}: waiting for {frames} described frames", flush=True)
-        collected = collect(children, frames, timeout)
+        collected = collect(children, frames, timeout, record)
         statuses = {child.name: child.stop() for child in children}
     for child in children:
         if statuses[child.name]:
@@ -112,10 +123,18 @@ def run(output: Path, bundle: str, frames: int, seed: int, timeout: float) -> No
     right = sum(entry["category"] == entry["truth"]["category"] for entry in entries)
     print(f"{len(entries)} objects in {len(stamps)} frames, category right for {right}")
     print(f"wrote {output / 'objects.json'} and {output / 'overlay.png'}")
+    if record is not None:
+        print(
+            f"recorded {record}: describe it again with osprey bag {record} --image /camera/image "
+            "--segmentation /camera/segmentation --output DESCRIBED.mcap"
+        )
 
 
-def collect(children: Sequence[Child], frames: int, timeout: float) -> Collected:
-    """Listens until enough frames are complete. Raises DemoError if a node ends or the time is up."""
+def collect(children: Sequence[Child], frames: int, timeout: float, record: Path | None = None) -> Collected:
+    """Listens until enough frames are complete, and records the camera meanwhile if it shall.
+
+    Raises DemoError if a node ends or the time is up, BagError where it cannot be recorded.
+    """
     # Here and not above: the environment that rclpy reads is made by run().
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
@@ -149,7 +168,10 @@ def collect(children: Sequence[Child], frames: int, timeout: float) -> Collected
 
     rclpy.init(args=[])
     node = rclpy.create_node("demo")
+    recorder = None
     try:
+        if record is not None:
+            recorder = camera_recorder(node, record)
         node.create_subscription(messages.ObjectDescriptionArray, "/osprey/objects", on_objects, 10)
         node.create_subscription(String, "/camera/camera/truth", on_truth, 10)
         node.create_subscription(Image, "/osprey/overlay", on_overlay, 5)
@@ -168,10 +190,24 @@ def collect(children: Sequence[Child], frames: int, timeout: float) -> Collected
                 )
                 logs = "\n".join(f"{child.name}:\n{last_lines(child)}" for child in children)
                 raise DemoError(f"{timeout:.0f} s were not enough for {frames} frames ({parts})\n{logs}")
+        if recorder is not None:
+            recorder.close()
+            recorder = None
         return collected
     finally:
+        if recorder is not None:
+            recorder.abort()
         node.destroy_node()
         rclpy.try_shutdown()
+
+
+def camera_recorder(node: Any, output: Path) -> CameraRecorder:
+    """Raises DemoError without the packages that it needs."""
+    try:
+        from osprey_sim.recorder import CameraRecorder
+    except ImportError as error:
+        raise DemoError(f"--record needs {error.name}: pip install -r requirements/bag.txt") from error
+    return CameraRecorder(node, output, "/camera")
 
 
 def compared(stamp: int, collected: Collected) -> list[dict[str, Any]]:

@@ -12,9 +12,12 @@ import cv2
 import numpy as np
 import pytest
 from ros_harness import BUNDLE, Client, process_group_is_gone, ros_environment
+from rosbags.highlevel import AnyReader
+from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 
+from osprey_ros.cli import main
 from osprey_ros.ros import images, messages
 from osprey_sim.child import Child
 from osprey_sim.render import Renderer
@@ -104,6 +107,32 @@ def test_the_demo_shows_three_frames_and_leaves_nothing_behind(env: dict[str, st
     overlay = cv2.imread(str(tmp_path / "out" / "overlay.png"))
     assert overlay.shape == (480, 640, 3)
     assert processes_of_domain(env["ROS_DOMAIN_ID"]) == []
+
+
+def test_what_the_demo_records_is_annotated_and_read_back(env: dict[str, str], tmp_path: Path) -> None:
+    recording, output = tmp_path / "demo.mcap", tmp_path / "described.mcap"
+    ended = demo(env, tmp_path / "out", "--bundle", BUNDLE, "--frames", "2", "--record", str(recording))
+    assert ended.returncode == 0, ended.stderr
+    topics = ["--image", "/camera/image", "--segmentation", "/camera/segmentation"]
+    assert main(["bag", str(recording), *topics, "--output", str(output), "--bundle", BUNDLE, "--no-memory"]) == 0
+    entries = json.loads((tmp_path / "out" / "objects.json").read_text())
+    told = {(round(entry["stamp"], 6), entry["instance_id"]): entry["description"] for entry in entries}
+    said: dict[tuple[float, int], str] = {}
+    kept: set[str] = set()
+    with AnyReader([output], default_typestore=get_typestore(Stores.ROS2_HUMBLE)) as reader:
+        for connection, _, data in reader.messages():
+            if connection.topic != "/osprey/objects":
+                kept.add(connection.topic)
+                continue
+            message = reader.deserialize(data, connection.msgtype)
+            stamp = round(message.header.stamp.sec + message.header.stamp.nanosec / 1e9, 6)
+            said |= {(stamp, thing.instance_id): thing.description for thing in message.objects}
+    assert kept == {f"/camera/{name}" for name in ("image", "segmentation", "depth", "camera_info", "camera/truth")}
+    assert told.items() <= said.items()  # all that the node said of the frames that were shown
+
+    again = demo(env, tmp_path / "out", "--bundle", BUNDLE, "--frames", "1", "--record", str(recording))
+    assert again.returncode == 1
+    assert "demo.mcap exists already" in again.stderr
 
 
 def test_the_demo_says_why_it_failed(env: dict[str, str], tmp_path: Path) -> None:

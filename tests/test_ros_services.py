@@ -252,6 +252,8 @@ def test_the_command_line_asks_the_node(
     assert main(["ask", "a cup", "--node", "/nobody", "--timeout", "3"]) == 2
     error = capsys.readouterr().err
     assert "no node offers /nobody/query_scene (3 s waited): there is /osprey/query_scene" in error
+    assert main(["ask", "a cup", "--node", "/bad name"]) == 2
+    assert "'/bad name/query_scene' is no name of a service" in capsys.readouterr().err
     assert main(["ask", "   "]) == 2
     assert "/osprey cannot answer: the question is empty" in capsys.readouterr().err
 

@@ -8,6 +8,7 @@ from typing import Any
 import rclpy
 from rclpy.client import Client
 from rclpy.context import Context
+from rclpy.exceptions import InvalidServiceNameException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 
@@ -44,7 +45,12 @@ def query_node(name: str, text: str, limit: int, timeout: float) -> Any:
 
 
 def _asked(node: Node, executor: SingleThreadedExecutor, service: str, text: str, limit: int, timeout: float) -> Any:
-    client: Client[Any, Any] = node.create_client(QueryScene, service)
+    try:
+        client: Client[Any, Any] = node.create_client(QueryScene, service)
+    except InvalidServiceNameException as error:
+        raise AskError(
+            f"{service!r} is no name of a service: give --node the full name of a node, as /osprey"
+        ) from error
     end = time.monotonic() + timeout
     while not client.service_is_ready():
         if time.monotonic() > end:

@@ -1,0 +1,61 @@
+"""Records what the simulated camera publishes, as rosbag2 does it: for `osprey bag`, `ros2 bag` and Foxglove."""
+
+from __future__ import annotations
+
+import time
+from itertools import count
+from pathlib import Path
+
+from rclpy.node import Node
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import String
+
+from osprey_ros.bag_read import About, Entry, Topic
+from osprey_ros.bag_types import MessageTypes
+from osprey_ros.bag_write import BagWriter, new_topic
+
+_QOS_DEPTH = 10
+
+
+class CameraRecorder:
+    """Writes the messages of a camera, as they come in, to an mcap recording. Needs `requirements/bag.txt`.
+
+    Args:
+        node: makes the subscriptions; its executor does the work.
+        output: a file NAME.mcap, or a folder to be made.
+        camera: namespace of the camera, such as "/camera".
+
+    Raises BagError for an output that cannot be written.
+    """
+
+    def __init__(self, node: Node, output: Path, camera: str) -> None:
+        about, types = About(), MessageTypes()
+        self._writer = BagWriter(output, about)
+        self._numbers = count()
+        kinds = {
+            "image": Image,
+            "segmentation": Image,
+            "depth": Image,
+            "camera_info": CameraInfo,
+            "camera/truth": String,
+        }
+        for name, kind in kinds.items():
+            package, message = kind.__module__.split(".")[0], kind.__name__
+            topic = new_topic(f"{camera}/{name}", f"{package}/msg/{message}", types, about.version)
+            self._writer.add_topic(topic)
+            # Raw: the bytes are written as they came.
+            node.create_subscription(
+                kind, topic.name, lambda data, topic=topic: self._write(topic, data), _QOS_DEPTH, raw=True
+            )
+
+    def close(self) -> None:
+        """Completes the recording. Raises BagError."""
+        self._writer.close()
+
+    def abort(self) -> None:
+        """Leaves nothing behind."""
+        self._writer.abort()
+
+    def _write(self, topic: Topic, data: bytes) -> None:
+        now = time.time_ns()
+        self._writer.write(Entry(topic, now, now, next(self._numbers), data))

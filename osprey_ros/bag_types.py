@@ -7,23 +7,20 @@ import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
 from rosbags.typesys import Stores, TypesysError, get_types_from_idl, get_types_from_msg, get_typestore
 
 from osprey_ros.errors import OspreyError
-
-if TYPE_CHECKING:
-    from osprey_ros.objects import SceneObject
+from osprey_ros.objects import STATE_NUMBERS, SceneObject
 
 OBJECTS_TYPE = "osprey_interfaces/msg/ObjectDescriptionArray"
 OVERLAY_TYPE = "sensor_msgs/msg/CompressedImage"
 MSG, IDL = "ros2msg", "ros2idl"  # how mcap names the two languages of definitions
 NANOSECONDS = 1_000_000_000
 _OUR_TYPES = ("Attribute", "ObjectDescription", "ObjectDescriptionArray", "Region", "RegionArray")
-_STATES = {"pending": 0, "fresh": 1, "stale": 2, "skipped": 3}  # as ObjectDescription.msg has them
 _JPEG_QUALITY = 90
 
 
@@ -111,7 +108,7 @@ class MessageTypes:
             area=thing.area,
             label=thing.label,
             score=thing.score,
-            state=_STATES[thing.state.value],
+            state=STATE_NUMBERS[thing.state],
             reason=thing.reason,
             category=thing.category,
             description=thing.description,

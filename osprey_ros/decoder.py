@@ -181,6 +181,7 @@ class Decoder:
         phrases: Sequence[Sequence[int]],
         embed: Embed,
         meter: Meter | None = None,
+        should_stop: Callable[[], bool] | None = None,
     ) -> list[list[np.ndarray]]:
         """How likely each phrase is as the answer of each branch: natural-log probability of its every token.
 
@@ -189,8 +190,10 @@ class Decoder:
 
         Args:
             branches: as for `generate`; phrases: token ids, at least one each.
+            should_stop: asked before each run of the engine.
 
-        Returns float32 arrays [branch][phrase][tokens of the phrase]. Raises DecoderError as `generate` does.
+        Returns float32 arrays [branch][phrase][tokens of the phrase]. Raises DecoderError as `generate` does, and
+        StoppedError where it was told to stop.
         """
         branches = _as_branches(branches)
         if not len(branches) or not phrases:
@@ -204,7 +207,7 @@ class Decoder:
         meter = meter or Meter()
         result: list[list[np.ndarray]] = []
         for part in parts([len(rows) for rows in branches.questions], self.max_parallel, stems):
-            result += score(self._engine, prefix.length, branches.part(part), ids, embed, meter)
+            result += score(self._engine, prefix.length, branches.part(part), ids, embed, meter, should_stop)
         return result
 
     def run(

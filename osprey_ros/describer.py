@@ -25,6 +25,8 @@ from osprey_ros.image import Preprocessor, check_rgb
 from osprey_ros.prompt import (
     IMAGE,
     MASK,
+    MASK_TEXT,
+    POSITION_TEXT,
     QUESTIONS,
     REGION_TEXT,
     PromptBuilder,
@@ -56,6 +58,7 @@ AnyRegions: TypeAlias = Regions | EncodedRegions | np.ndarray
 # Bounds on the answer where the caller gives none; fewer where the model has not so many positions left.
 MAX_NEW_TOKENS = {"short": 32, "detailed": 192, "category": 16}
 MAX_NEW_TOKENS_FREE = 96
+_SHOWN = 60  # characters of a question that is too long
 
 
 class DescriberError(OspreyError):
@@ -235,11 +238,22 @@ class Describer:
         self._timing(clock, picture, asked, len(answer.tokens))
         return Description(0, text, answer.tokens, answer.logprobs, answer.ended)
 
-    def check(self, constraints: Iterable[Constraint | None]) -> None:
-        """Makes constraints ready for `answer`. Raises ConstraintError for an answer that the model cannot give."""
+    def check(self, constraints: Iterable[Constraint | None], questions: Iterable[str] = ()) -> None:
+        """Makes constraints ready for `answer`, and makes sure that questions about one region can be asked.
+
+        No picture is needed. Raises ConstraintError for an answer that the model cannot give, PromptError for a
+        question that cannot be asked or is longer than the model can read.
+        """
         for constraint in constraints:
             if constraint is not None:
                 self._guides.of(constraint)
+        for question in questions:
+            needed = len(self._prompt(question, 1)) - 1 + self.spec.image_tokens
+            if needed > self.spec.max_positions:
+                raise PromptError(
+                    f"the question {question[:_SHOWN]!r}... needs {needed} positions with the picture, the model has "
+                    f"{self.spec.max_positions}: shorten it"
+                )
 
     def _guides_of(
         self, questions: Sequence[str], constraints: Sequence[Constraint | None] | None
@@ -309,20 +323,24 @@ class Describer:
         regions: AnyRegions,
         phrases: Sequence[str],
         question: str = QUESTIONS["category"],
+        should_stop: Callable[[], bool] | None = None,
     ) -> Scores:
         """How likely each phrase is as the answer to a question about each region, all in one pass.
 
-        Raises as `answer` does; PromptError for an empty phrase and for no phrase.
+        ``should_stop`` is asked between runs of the decoder; where it says yes, StoppedError is raised.
+        Raises as `answer` does; PromptError for no phrase, and for one that is empty or names a region.
         """
         if not phrases:
             raise PromptError("no phrase is given: there is nothing to score")
         for phrase in phrases:
             if not phrase.strip():
                 raise PromptError(f"the phrase {phrase!r} is empty: give words that could be an answer")
+            if MASK_TEXT in phrase or POSITION_TEXT in phrase:
+                raise PromptError(f"the phrase {phrase!r} names a region: an answer is of words only")
         picture, clock = self._current(), Clock()
         ids = [self._builder.answer(phrase) for phrase in phrases]
         asked = self._asked(picture, regions, [question], clock)
-        scores = self._decoder.score(asked.prefix, asked.branches, ids, self._rows, clock.meter)
+        scores = self._decoder.score(asked.prefix, asked.branches, ids, self._rows, clock.meter, should_stop)
         sums = np.array([[part.sum(dtype=np.float64) for part in row] for row in scores], dtype=np.float32)
         clock.stage_done()
         timing = self._timing(clock, picture, asked, len(scores) * sum(len(phrase) for phrase in ids))

@@ -19,6 +19,10 @@ class State(str, Enum):
     SKIPPED = "skipped"  # wanted in this frame, and left out of it
 
 
+# As osprey_interfaces/ObjectDescription has them.
+STATE_NUMBERS = {State.PENDING: 0, State.FRESH: 1, State.STALE: 2, State.SKIPPED: 3}
+
+
 @dataclass(frozen=True)
 class Attribute:
     """One typed property: its name ("colour"), its value ("red", or UNKNOWN), and how sure that is, 0 to 1."""

@@ -154,8 +154,8 @@ def singular(word: str) -> str:
 
 def mentions(text: str, name: str) -> bool:
     """Whether a text has these words in it, one behind the other, whatever their number."""
-    words, wanted = re.findall(r"\w+", text.lower()), name.lower().split()
-    return any(
+    words, wanted = re.findall(r"\w+", text.lower()), re.findall(r"\w+", name.lower())
+    return bool(wanted) and any(
         all(same_word(word, other) for word, other in zip(words[start:], wanted, strict=False))
         for start in range(len(words) - len(wanted) + 1)
     )

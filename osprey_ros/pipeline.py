@@ -5,6 +5,7 @@ A frame is numpy arrays and an integer stamp here; ``osprey_ros.ros.frames`` mak
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +21,7 @@ from osprey_ros.regions import NoRegionError, Regions
 from osprey_ros.results import EncodedRegions
 from osprey_ros.scene import Change, Scene, Sighting
 from osprey_ros.scheduler import Candidate, Scheduler, Wave
-from osprey_ros.tracker import Observations, Track, Tracker, TrackerSettings
+from osprey_ros.tracker import Observations, Track, Tracker
 
 __all__ = ["Frame", "FrameError", "Pipeline", "RegionLabel", "Seen", "StepResult", "StepSettings"]
 
@@ -40,7 +41,8 @@ class StepSettings:
     max_new_tokens: int = 0  # tokens of one answer; 0: what suits its question
     min_confidence: float = 0.0  # an answer below it becomes "unknown"
     time_budget: float = 0.0  # seconds for the whole step: what does not fit is skipped; 0: no limit
-    remember: bool = True  # whether objects keep their words from frame to frame; False: every frame by itself
+    # Whether objects keep their words from frame to frame; False: every frame by itself, and what is remembered waits.
+    remember: bool = True
     # Cosine distance, 0 to 2, of an object's looks from those that were described, above which it has changed while it
     # stays in its place; of one that moves in the picture two and a half times as much.
     appearance_change: float = 0.2
@@ -51,7 +53,10 @@ class StepSettings:
 
 @dataclass(frozen=True)
 class Seen:
-    """A frame that was looked at, for questions about it. ``track_ids`` int64 [N] says whose each region is."""
+    """A frame that was looked at, for questions about it.
+
+    ``track_ids`` int64 [N] says whose each region is: as it is known now, 0 where the object was forgotten since.
+    """
 
     stamp: int
     frame_id: str
@@ -88,7 +93,7 @@ class Pipeline:
 
     Args:
         describer: `step` and `look_at` set its picture; in between others may ask it about that picture.
-        scene, tracker, scheduler: by default new ones, with the usual settings.
+        scene, tracker, scheduler: by default new ones, with the usual settings. The scene's bound is the tracker's.
     """
 
     def __init__(
@@ -99,15 +104,36 @@ class Pipeline:
         scheduler: Scheduler | None = None,
     ) -> None:
         self.describer = describer
-        self.scene = scene if scene is not None else Scene()
-        settings = TrackerSettings(max_tracks=self.scene.max_objects)
-        self._tracker = tracker if tracker is not None else Tracker(settings)
+        self._remembered = scene if scene is not None else Scene()
+        self._momentary: Scene | None = None  # of the latest frame, while nothing is remembered
+        self._tracker = tracker if tracker is not None else Tracker()
         self._scheduler = scheduler if scheduler is not None else Scheduler()
         self._calibration = describer.bundle.calibration()
         self._recent: deque[Seen] = deque(maxlen=_HISTORY)
         self._shown: Seen | None = None
         self._encoded: _Encoded | None = None
-        self._settings: StepSettings | None = None  # of the latest step
+        self._asked = ""
+
+    @property
+    def scene(self) -> Scene:
+        """What is known after the latest frame; while nothing is remembered, of that frame alone."""
+        return self._momentary if self._momentary is not None else self._remembered
+
+    @property
+    def remembered(self) -> Scene:
+        """What is remembered, which waits while `StepSettings.remember` is False."""
+        return self._remembered
+
+    @property
+    def asked(self) -> str:
+        """What was asked for the words that are remembered, for `restore`; "" before the first frame."""
+        return self._asked
+
+    @property
+    def known(self) -> set[int]:
+        """Track ids of all that can be forgotten."""
+        scenes = (self.scene, self._remembered)
+        return {thing.track_id for scene in scenes for thing in scene.snapshot().objects}
 
     @property
     def latest(self) -> Seen | None:
@@ -131,9 +157,16 @@ class Pipeline:
         self.scene.ask_for(track_ids)
 
     def forget(self, track_ids: Iterable[int] | None = None) -> tuple[int, ...]:
-        """Forgets objects, all by default; returns the track ids of those that there were."""
-        gone = self.scene.forget(track_ids)
+        """Forgets objects, all by default; returns the track ids of those that there were.
+
+        While nothing is remembered, both those of the latest frame and what is remembered go by these ids.
+        """
+        wanted = None if track_ids is None else list(track_ids)
+        gone = self._remembered.forget(wanted)
         self._tracker.forget(gone)
+        if self._momentary is not None:
+            gone = tuple(dict.fromkeys(self._momentary.forget(wanted) + gone))
+        self._disown(None if wanted is None else gone)
         return gone
 
     @property
@@ -141,16 +174,23 @@ class Pipeline:
         """The track id that the next new object gets."""
         return self._tracker.next_id
 
-    def restore(self, objects: Sequence[SceneObject], next_id: int = 1) -> None:
-        """Takes up what was known before in the place of all that is; new track ids begin at ``next_id`` or later.
+    def restore(self, objects: Sequence[SceneObject], next_id: int = 1, asked: str = "") -> None:
+        """Takes up what was remembered before in the place of all that is; new track ids begin at ``next_id`` or later.
+
+        Args:
+            objects: those of `Scene.lasting`. Beyond the scene's bound they are forgotten at once.
+            asked: what `asked` was then: where the first step asks for other words, these do not hold.
 
         Raises TrackerError for track ids that are no good.
         """
         # Where things were was said for where the camera was then, which is not known any more.
         tracks = [Track(o.track_id, o.appearance, o.box, None, o.last_seen) for o in objects]
         self._tracker.restore(tracks, next_id)
-        self.scene.forget()
-        self.scene.restore(objects)
+        self._remembered.forget()
+        self._remembered.restore(objects)
+        self._disown()
+        self._asked = asked
+        self._tracker.forget(self._remembered.forget_surplus())
 
     def step(self, frame: Frame, settings: StepSettings, should_stop: Callable[[], bool] | None = None) -> StepResult:
         """Looks at a frame, finds its objects again, and describes those that need it, all questions in one decode.
@@ -166,11 +206,11 @@ class Pipeline:
         """
         started = self._scheduler.clock()
         frame.check_sizes()
-        self._take_settings(settings)
+        self._take_settings(frame, settings)
         try:
             regions = frame.large_regions(settings.min_area)
         except NoRegionError as error:
-            if settings.remember:
+            if settings.remember or len(self._tracker):
                 self._tracker.see_nothing(small_gray(frame.rgb))
             self.scene.see(frame.stamp, frame.frame_id, (), _change(settings))
             return StepResult((), nothing=str(error))
@@ -187,18 +227,20 @@ class Pipeline:
         self.scene.see(frame.stamp, frame.frame_id, sightings, _change(settings))
 
         speaker = _Speaker(self, self._shown, settings, timing)
-        reasons = self._scheduler.run(
-            self._candidates(track_ids, regions),
-            speaker.describe,
-            started,
-            settings.time_budget,
-            settings.max_regions,
-            should_stop,
-        )
-        for row, reason in reasons.items():
-            self.scene.skip(int(track_ids[row]), reason)
-        objects = tuple(self.scene.object(int(track_id)) for track_id in track_ids)
-        self._tracker.forget(self.scene.forget_surplus())
+        try:
+            reasons = self._scheduler.run(
+                self._candidates(track_ids, regions),
+                speaker.describe,
+                started,
+                settings.time_budget,
+                settings.max_regions,
+                should_stop,
+            )
+            for row, reason in reasons.items():
+                self.scene.skip(int(track_ids[row]), reason)
+            objects = tuple(self.scene.object(int(track_id)) for track_id in track_ids)
+        finally:
+            self._forget_surplus()
         fresh = sum(thing.state is State.FRESH for thing in objects)
         return StepResult(
             objects,
@@ -209,13 +251,33 @@ class Pipeline:
             reused=fresh - speaker.described,
         )
 
-    def _take_settings(self, settings: StepSettings) -> None:
+    def _take_settings(self, frame: Frame, settings: StepSettings) -> None:
         """Makes room for what other settings than before ask for."""
-        before, self._settings = self._settings, settings
-        if not settings.remember or (before is not None and not before.remember):
-            self.forget()
-        elif before is not None and _asked(before) != _asked(settings):
-            self.scene.outdate("other words are asked for than when it was described")
+        if not settings.remember:
+            if self._momentary is None:
+                # From now on track ids are those of the segmentation.
+                self._remembered.see(frame.stamp, frame.frame_id, (), _change(settings))
+                self._disown()
+            self._momentary = Scene(self._remembered.max_objects)
+            return
+        if self._momentary is not None:
+            self._momentary = None
+            self._disown()
+        asked = _asked(settings)
+        if asked != self._asked:
+            self._remembered.outdate("other words are asked for than when it was described")
+            self._asked = asked
+
+    def _forget_surplus(self) -> None:
+        gone = self.scene.forget_surplus()
+        if self._momentary is None:
+            self._tracker.forget(gone)
+            self._disown(gone)
+
+    def _disown(self, track_ids: Sequence[int] | None = None) -> None:
+        """The frames that were seen do not name these objects any more, all by default."""
+        for seen in self._recent:
+            seen.track_ids[... if track_ids is None else np.isin(seen.track_ids, track_ids)] = 0
 
     def _encode(self, rgb: np.ndarray, small: np.ndarray) -> None:
         self._encoded = None
@@ -242,7 +304,11 @@ class Pipeline:
             )
             track_ids = self._tracker.update(frame.stamp, observations, small_gray(small))
             for young, older in self._tracker.replaced.items():
-                self.scene.join(young, older)
+                self._remembered.join(young, older)
+                for seen in self._recent:
+                    seen.track_ids[seen.track_ids == young] = older
+        elif len(self._tracker):  # what is remembered waits, and the camera moves on
+            self._tracker.see_nothing(small_gray(small))
         sightings = []
         for row, place in enumerate(places):
             label = frame.labels.get(int(regions.ids[row]), _NO_LABEL)
@@ -322,15 +388,11 @@ def _change(settings: StepSettings) -> Change:
     return Change(settings.appearance_change, settings.view_change)
 
 
-def _asked(settings: StepSettings) -> tuple[object, ...]:
-    """What words depend on."""
-    return (
-        settings.style,
-        settings.categories,
-        settings.attributes,
-        settings.max_new_tokens,
-        settings.min_confidence,
-    )
+def _asked(settings: StepSettings) -> str:
+    """What words depend on, as a text to keep with them."""
+    names = ("style", "categories", "max_new_tokens", "min_confidence")
+    said = {name: getattr(settings, name) for name in names}
+    return json.dumps({**said, "attributes": [asdict(spec) for spec in settings.attributes]}, sort_keys=True)
 
 
 def _importance(thing: SceneObject, pixels: int) -> float:

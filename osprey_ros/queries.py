@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,12 +13,12 @@ import numpy as np
 from osprey_ros.attributes import AttributeSpec
 from osprey_ros.calibration import QUERY
 from osprey_ros.describer import Describer
-from osprey_ros.errors import OspreyError
+from osprey_ros.errors import OspreyError, StoppedError
 from osprey_ros.objects import UNKNOWN, SceneObject
 from osprey_ros.phrases import Noun, Query, Relation, mentions, parse, singular, with_article
 from osprey_ros.prompt import QUESTIONS
 from osprey_ros.relations import holds, places
-from osprey_ros.results import EncodedRegions
+from osprey_ros.results import EncodedRegions, Result
 
 if TYPE_CHECKING:
     from osprey_ros.pipeline import Seen
@@ -31,11 +32,17 @@ _SPELLINGS = {"gray": "grey", "golden": "gold", "violet": "purple"}
 
 MIN_SCORE = 0.5  # a match is rather right than wrong
 _BACKGROUND = 0.05  # evidence that something else gives by chance: where the best has no more, it is as likely nothing
-_UNLIKELY = 0.001  # so unlikely references are not looked at
+_UNLIKELY = 0.001  # things that are so unlikely meant are not related to others
+_REFERENCES = 1024  # the likeliest ones, or pairs of the likeliest, that things are related to
+_CELLS = 1 << 16  # targets times references that are worked on at once
+_KINDS = 32  # that a thing in view is told from at most, those asked for included
 _HEARSAY = 0.02  # that an object is what was not said of it
 _SOFT = 0.6  # for a word about an object that nothing bears out, such as "old"
 _LEAST_RATIO = 0.02  # of words that cannot be taken apart to the region's own answer, for each of their tokens
 _PHRASES_KEPT = 4096
+
+
+_REMEDY = "ask for something, such as 'the red mug next to the bowl'"
 
 
 class QueryError(OspreyError):
@@ -53,11 +60,10 @@ class Match:
 
 @dataclass(frozen=True)
 class Found:
-    """Objects that may be meant, the likeliest first; where there are none, why. ``stamp``: of the frame in view."""
+    """Objects that may be meant, the likeliest first; where there are none, why."""
 
     matches: tuple[Match, ...]
     why: str
-    stamp: int
 
 
 class Finder:
@@ -77,21 +83,27 @@ class Finder:
         self._min_score = min_score
         self._calibration = describer.bundle.calibration()
         self._looks: _Looks | None = None
+        self._should_stop: Callable[[], bool] | None = None  # of the search under way
 
-    def find(self, text: str, objects: Sequence[SceneObject], seen: Seen | None, limit: int = 0) -> Found:
+    def find(
+        self,
+        text: str,
+        objects: Sequence[SceneObject],
+        seen: Seen | None,
+        limit: int = 0,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> Found:
         """The objects that the words mean, at most ``limit`` of them (0: all that may be meant).
 
         ``seen``: the frame whose picture the describer has, or None where there is none. What it shows is judged by how
         likely the words are as answers about it, all else by the words that were said of it.
-        Raises QueryError for an empty text.
+        ``should_stop`` is asked again and again, between runs of the engine at the latest.
+        Raises QueryError for a text without words, StoppedError where the search was stopped.
         """
-        if not text.strip():
-            raise QueryError("the question is empty: ask for something, such as 'the red mug next to the bowl'")
-        stamp = seen.stamp if seen is not None else max((thing.last_seen for thing in objects), default=0)
-        if not objects:
-            return Found((), "no object is known yet", stamp)
         query = self._parse(text)
-        self._look_at(seen)
+        if not objects:
+            return Found((), "no object is known yet")
+        self._look_at(seen, should_stop)
         evidence, reasons, why = self._judge(query, list(objects))
         scores = _odds(evidence)
         likely = [self._calibration.apply(QUERY, float(score)) for score in scores]
@@ -99,9 +111,9 @@ class Finder:
         if not order:
             best = int(np.argmax(scores))
             least = f"{likely[best]:.2f} for the likeliest, {_called(objects[best])}, below {self._min_score:.2f}"
-            return Found((), f"{why}: {least}", stamp)
+            return Found((), f"{why}: {least}")
         kept = order[:limit] if limit > 0 else order
-        return Found(tuple(Match(objects[n].track_id, likely[n], reasons[n]) for n in kept), "", stamp)
+        return Found(tuple(Match(objects[n].track_id, likely[n], reasons[n]) for n in kept), "")
 
     def scores(self, text: str, objects: Sequence[SceneObject], seen: Seen | None) -> np.ndarray:
         """Float64 [objects] in 0..1: how likely each is meant, before calibration, which is fitted on these."""
@@ -109,9 +121,15 @@ class Finder:
         return _odds(self._judge(self._parse(text), list(objects))[0])
 
     def _parse(self, text: str) -> Query:
-        return parse(_spelled(text), {value.lower() for spec in self._attributes for value in spec.values})
+        if not text.strip():
+            raise QueryError(f"the question is empty: {_REMEDY}")
+        query = parse(_spelled(text), {value.lower() for spec in self._attributes for value in spec.values})
+        if not all(re.search(r"\w", noun.text) for noun in (query.target, *query.references)):
+            raise QueryError(f"the question {text!r} has no word for what is meant: {_REMEDY}")
+        return query
 
-    def _look_at(self, seen: Seen | None) -> None:
+    def _look_at(self, seen: Seen | None, should_stop: Callable[[], bool] | None = None) -> None:
+        self._should_stop = should_stop
         if seen is None:
             self._looks = None
         elif self._looks is None or self._looks.seen is not seen:
@@ -124,7 +142,7 @@ class Finder:
         if query.relation is None:
             return target, reasons, f"nothing here is {name}"
         references = [self._noun(reference, objects)[0] for reference in query.references]
-        scores = target * self._related(query.relation, references, objects, reasons)
+        scores = target * self._related(query.relation, target, references, objects, reasons)
         for reference, part in zip(query.references, references, strict=True):
             if part.max() < _BACKGROUND:
                 return scores, reasons, f"nothing here is {_asked_for(reference)}"
@@ -133,25 +151,35 @@ class Finder:
         return scores, reasons, f"no {query.target.text} is {query.relation.value} what was named"
 
     def _related(
-        self, relation: Relation, references: list[np.ndarray], objects: list[SceneObject], reasons: list[str]
+        self,
+        relation: Relation,
+        own: np.ndarray,
+        references: list[np.ndarray],
+        objects: list[SceneObject],
+        reasons: list[str],
     ) -> np.ndarray:
         """How likely each object is in a relation to what is meant by the references, [objects] each.
 
-        What bears it out is added to ``reasons``. The references may be none, for a side of the picture.
+        What bears it out is added to ``reasons``. The references may be none, for a side of the picture. Objects that
+        are hardly meant for their ``own`` sake are left at 0.
         """
         here = places(objects)
-        scores = np.zeros(len(objects))
-        for n in range(len(objects)):
-            best: tuple[int, ...] = ()
-            for others in product(*(np.flatnonzero(part > _UNLIKELY).tolist() for part in references)):
-                if len({n, *others}) <= len(others):
-                    continue  # the same thing twice
-                likely = float(np.prod([part[m] for part, m in zip(references, others, strict=True)]))
-                likely *= holds(relation, here, n, others)
-                if likely > scores[n]:
-                    scores[n], best = likely, others
-            about = " and ".join(_called(objects[m]) for m in best)
-            reasons[n] += f"; {relation.value} {about or 'the picture'} {scores[n]:.2f}"
+        others, likely = _combinations(references)
+        targets = np.flatnonzero(own > _UNLIKELY)
+        scores, best = np.zeros(len(objects)), np.zeros(len(objects), dtype=np.intp)
+        step = max(1, _CELLS // max(1, len(targets)))
+        for start in range(0, len(others), step):
+            self._check_stop()
+            part = others[start : start + step]
+            degrees = holds(relation, here, targets[:, None], tuple(part.T)) * likely[start : start + step]
+            degrees[(targets[:, None, None] == part).any(axis=2)] = 0.0  # nothing is next to itself
+            first = degrees.argmax(axis=1)
+            found = degrees[np.arange(len(targets)), first]
+            better = found > scores[targets]
+            scores[targets[better]], best[targets[better]] = found[better], start + first[better]
+        for n, score in enumerate(scores):
+            about = " and ".join(_called(objects[m]) for m in others[best[n]]) if score else "nothing"
+            reasons[n] += f"; {relation.value} {about or 'the picture'} {score:.2f}"
         return scores
 
     def _noun(self, noun: Noun, objects: list[SceneObject]) -> tuple[np.ndarray, list[str]]:
@@ -170,28 +198,39 @@ class Finder:
         return scores, [", ".join(part) for part in parts]
 
     def _category(self, noun: Noun, objects: list[SceneObject]) -> np.ndarray:
-        """How likely each object is of a kind, compared with the kinds that are known."""
+        """How likely each object is of a kind, compared with the kinds of all that is in view."""
         names = list(dict.fromkeys([noun.name, noun.head, singular(noun.head)]))
-        said = [thing.category for thing in objects if thing.category not in ("", UNKNOWN)]
-        kinds = list(dict.fromkeys([*names, *said]))
-        meant = np.array([any(mentions(kind, name) for name in names) for kind in kinds])
         scores = np.array([_hearsay(thing, names) for thing in objects])
-        for n, row in self._in_view(objects):
-            weights = np.exp(self._look(QUESTIONS["category"], kinds)[row])
-            scores[n] = weights[meant].sum() / max(
-                1e-30,
-                weights.sum(),
-            )
+        in_view = self._in_view(objects)
+        if in_view:
+            kinds = self._kinds(names, objects, in_view)
+            meant = np.array([any(mentions(kind, name) for name in names) for kind in kinds])
+            weights = np.exp(self._look(QUESTIONS["category"], kinds))
+            for n, row in in_view:
+                scores[n] = weights[row, meant].sum() / max(1e-30, weights[row].sum())
         return scores
+
+    def _kinds(self, names: list[str], objects: list[SceneObject], in_view: list[tuple[int, int]]) -> list[str]:
+        """The names, and what to tell them from: what was said of the objects in view, or would be said now."""
+        said: Counter[str] = Counter()
+        for n, row in in_view:
+            known = objects[n].category
+            if known in ("", UNKNOWN) and self._looks is not None:
+                known = self._looks.own_categories(self._should_stop)[row]
+            said[known] += 1
+        kinds = dict.fromkeys([*names, *(kind for kind, _ in said.most_common() if kind)])
+        return list(kinds)[:_KINDS]
 
     def _adjective(self, word: str, objects: list[SceneObject]) -> np.ndarray:
         """How likely the attribute that knows a word has it as its value."""
         spec = next(spec for spec in self._attributes if word in {value.lower() for value in spec.values})
         place = [value.lower() for value in spec.values].index(word)
         scores = np.array([_hearsay_of(thing, spec.name, word) for thing in objects])
-        for n, row in self._in_view(objects):
-            weights = np.exp(self._look(spec.question, spec.values)[row])
-            scores[n] = weights[place] / max(1e-30, weights.sum())
+        in_view = self._in_view(objects)
+        if in_view:
+            weights = np.exp(self._look(spec.question, spec.values))
+            for n, row in in_view:
+                scores[n] = weights[row, place] / max(1e-30, weights[row].sum())
         return scores
 
     def _phrase(self, text: str, objects: list[SceneObject]) -> tuple[np.ndarray, list[str]]:
@@ -201,8 +240,8 @@ class Finder:
         in_view = self._in_view(objects)
         if in_view and self._looks is not None:
             rows = [row for _, row in in_view]
-            given = self._looks.mean_logprobs(text)[rows]
-            own = self._looks.own_logprobs()[rows]
+            given = self._looks.mean_logprobs(text, self._should_stop)[rows]
+            own = self._looks.own_logprobs(self._should_stop)[rows]
             weights = np.exp(given - given.max())
             share = weights / weights.sum()
             ratio = np.exp(np.minimum(0.0, given - own))
@@ -220,7 +259,12 @@ class Finder:
 
     def _look(self, question: str, phrases: Sequence[str]) -> np.ndarray:
         assert self._looks is not None
-        return self._looks.log_likelihoods(question, phrases)
+        self._check_stop()
+        return self._looks.log_likelihoods(question, phrases, self._should_stop)
+
+    def _check_stop(self) -> None:
+        if self._should_stop is not None and self._should_stop():
+            raise StoppedError("the search was stopped before it had found anything")
 
 
 class _Looks:
@@ -233,38 +277,70 @@ class _Looks:
         self._known: dict[tuple[str, str], np.ndarray] = {}
         self._means: dict[str, np.ndarray] = {}
         self._own: np.ndarray | None = None
+        self._categories: list[str] | None = None
 
-    def log_likelihoods(self, question: str, phrases: Sequence[str]) -> np.ndarray:
+    def log_likelihoods(
+        self, question: str, phrases: Sequence[str], should_stop: Callable[[], bool] | None
+    ) -> np.ndarray:
         """Float64 [regions, phrases] of phrases as answers."""
         missing = [phrase for phrase in dict.fromkeys(phrases) if (question, phrase) not in self._known]
         if missing:
             if len(self._known) > _PHRASES_KEPT:
                 self._known.clear()
                 missing = list(dict.fromkeys(phrases))
-            found = self._describer.score(self._encoded, missing, question).log_likelihoods.astype(np.float64)
+            scored = self._describer.score(self._encoded, missing, question, should_stop)
+            found = scored.log_likelihoods.astype(np.float64)
             self._known |= {(question, phrase): found[:, n] for n, phrase in enumerate(missing)}
         return np.stack([self._known[question, phrase] for phrase in phrases], axis=1)
 
-    def mean_logprobs(self, phrase: str) -> np.ndarray:
+    def mean_logprobs(self, phrase: str, should_stop: Callable[[], bool] | None) -> np.ndarray:
         """Float64 [regions]: of each token of a phrase as a short description."""
         if phrase not in self._means:
             if len(self._means) > _PHRASES_KEPT:
                 self._means.clear()
-            parts = self._describer.score(self._encoded, [phrase], QUESTIONS["short"]).token_logprobs
+            parts = self._describer.score(self._encoded, [phrase], QUESTIONS["short"], should_stop).token_logprobs
             self._means[phrase] = np.array([float(part[0].mean(dtype=np.float64)) for part in parts])
         return self._means[phrase]
 
-    def own_logprobs(self) -> np.ndarray:
+    def own_logprobs(self, should_stop: Callable[[], bool] | None) -> np.ndarray:
         """Float64 [regions]: of each token of the model's own short description."""
         if self._own is None:
-            result = self._describer.describe(self._encoded, "short")
+            result = self._described("short", should_stop)
             self._own = np.log([max(1e-30, answer.confidence) for answer in result])
         return self._own
+
+    def own_categories(self, should_stop: Callable[[], bool] | None) -> list[str]:
+        """The model's own word for each region, [regions]; "" where it has none."""
+        if self._categories is None:
+            self._categories = [answer.text for answer in self._described("category", should_stop)]
+        return self._categories
+
+    def _described(self, style: str, should_stop: Callable[[], bool] | None) -> Result:
+        result = self._describer.describe(self._encoded, style, should_stop=should_stop)
+        if not all(answer.ended for answer in result):
+            raise StoppedError("the search was stopped before all in view was described")
+        return result
 
 
 def _odds(evidence: np.ndarray) -> np.ndarray:
     """Each against the best of all and against nothing at all: several that fit alike may all be meant."""
     return evidence / (evidence.max(initial=0.0) + _BACKGROUND)
+
+
+def _combinations(references: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Objects that are meant together, one by each reference: integers [C, references], and how likely, [C].
+
+    Without references that is one of nobody. They come by rising numbers.
+    """
+    if not references:
+        return np.zeros((1, 0), dtype=np.intp), np.ones(1)
+    most = round(_REFERENCES ** (1 / len(references)))
+    kept = []
+    for part in references:
+        likely = np.flatnonzero(part > _UNLIKELY)
+        kept.append(np.sort(likely[np.argsort(-part[likely], kind="stable")[:most]]))
+    together = np.stack([numbers.ravel() for numbers in np.meshgrid(*kept, indexing="ij")], axis=1)
+    return together, np.prod([part[together[:, n]] for n, part in enumerate(references)], axis=0)
 
 
 def _multiply(scores: np.ndarray, parts: list[list[str]], word: str, likely: np.ndarray) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from osprey_ros.objects import SceneObject
 from osprey_ros.phrases import Relation
+
+Index: TypeAlias = "int | np.ndarray"
 
 # A thing is fully to the left where the way there is 1.5 times as far to the left as it is away or near, and is not at
 # all where it is four times as far away or near.
@@ -47,55 +50,58 @@ def places(objects: Sequence[SceneObject]) -> Places:
     return Places(x + width / 2, -_SLOPE * (y + height), -(y + height / 2), size / unit, 1.0)
 
 
-def holds(relation: Relation, here: Places, target: int, references: Sequence[int]) -> float:
+def holds(relation: Relation, here: Places, targets: Index, references: Sequence[Index]) -> np.ndarray:
     """0 to 1: how well a target's place bears out its relation to one reference, to two, or to all others.
 
-    Without references it is about the side of the picture, compared with all others.
+    Without references it is about the side of the picture, compared with all others. Targets and references are
+    numbers of objects, one or arrays that broadcast against each other; returns float64 of their common shape.
     """
     if not references:
-        return _outermost(relation, here, target)
+        return _outermost(relation, here, targets)
     if relation is Relation.BETWEEN:
-        return _between(here, target, references)
+        return _between(here, targets, references)
     reference = references[0]
-    right = float(here.right[target] - here.right[reference])
-    away = float(here.away[target] - here.away[reference])
-    up = float(here.up[target] - here.up[reference])
-    distance = float(np.hypot(right, away))
-    near = _near(here, target, reference, distance)
+    right = here.right[targets] - here.right[reference]
+    away = here.away[targets] - here.away[reference]
+    up = here.up[targets] - here.up[reference]
+    distance = np.hypot(right, away)
+    near = _near(here, targets, reference, distance)
     if relation is Relation.NEXT_TO:
         return near
     if relation in (Relation.ON, Relation.UNDER, Relation.IN):
         # Over one another and touching; a thing that is in another hides behind its rim, a little above its middle.
-        over = _near(here, target, reference, 2 * distance)
+        over = _near(here, targets, reference, 2 * distance)
         higher = up if relation is not Relation.UNDER else -up
-        return over * float(np.clip(0.5 + higher / max(1e-6, 0.3 * here.size[reference]), 0, 1))
+        return over * np.clip(0.5 + higher / np.maximum(1e-6, 0.3 * here.size[reference]), 0, 1)
     along = {Relation.LEFT: -right, Relation.RIGHT: right, Relation.FRONT: -away, Relation.BEHIND: away}[relation]
-    straight = float(np.clip((along / max(distance, 1e-9) - _VAGUE) / (_CLEAR - _VAGUE), 0, 1))
+    straight = np.clip((along / np.maximum(distance, 1e-9) - _VAGUE) / (_CLEAR - _VAGUE), 0, 1)
     # Of two things that are to the left the nearer is rather meant.
     return straight * (0.5 + 0.5 * near)
 
 
-def _near(here: Places, target: int, reference: int, distance: float) -> float:
-    gap = max(0.0, distance - float(here.size[target] + here.size[reference]) / 2)
+def _near(here: Places, targets: Index, references: Index, distance: np.ndarray) -> np.ndarray:
+    gap = np.maximum(0.0, distance - (here.size[targets] + here.size[references]) / 2)
     return 1 / (1 + (gap / here.reach) ** 2)
 
 
-def _between(here: Places, target: int, references: Sequence[int]) -> float:
-    start, end, point = (np.array([here.right[n], here.away[n]]) for n in (references[0], references[-1], target))
-    line = end - start
-    length = float(line @ line)
-    if length < 1e-12:
-        return 0.0
-    along = float((point - start) @ line) / length
-    off = float(np.linalg.norm(point - start - along * line)) / np.sqrt(length)
-    return float(np.clip(min(along, 1 - along) / 0.15, 0, 1) / (1 + (off / _BETWEEN) ** 2))
+def _between(here: Places, targets: Index, references: Sequence[Index]) -> np.ndarray:
+    start, end = references[0], references[-1]
+    line_right, line_away = here.right[end] - here.right[start], here.away[end] - here.away[start]
+    right, away = here.right[targets] - here.right[start], here.away[targets] - here.away[start]
+    square = line_right**2 + line_away**2
+    known = np.maximum(square, 1e-12)  # two in one place have nothing between them
+    along = (right * line_right + away * line_away) / known
+    off = np.abs(right * line_away - away * line_right) / known
+    inside = np.clip(np.minimum(along, 1 - along) / 0.15, 0, 1)
+    return np.where(square < 1e-12, 0.0, inside / (1 + (off / _BETWEEN) ** 2))
 
 
-def _outermost(relation: Relation, here: Places, target: int) -> float:
+def _outermost(relation: Relation, here: Places, targets: Index) -> np.ndarray:
     axis = here.right if relation in (Relation.LEFT, Relation.RIGHT) else here.away
     sign = -1 if relation in (Relation.LEFT, Relation.FRONT) else 1
-    low, high = float((sign * axis).min()), float((sign * axis).max())
-    return (sign * float(axis[target]) - low) / (high - low) if high > low else 1.0
+    low, high = (sign * axis).min(), (sign * axis).max()
+    own = sign * axis[targets]
+    return (own - low) / (high - low) if high > low else np.ones_like(own)
 
 
 def _level(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

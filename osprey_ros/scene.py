@@ -17,6 +17,7 @@ from osprey_ros.errors import OspreyError
 from osprey_ros.objects import SceneObject, State, Words
 
 _NEW = "it is new"
+_LEFT_OUT = "it was left out when it was seen last"
 _SAME_PLACE = 0.9  # overlap (intersection over union) of two boxes of a thing that is seen from the same place
 _MOVED = 3.0  # times as far may the looks of a thing lie that has moved in the picture, or is partly hidden
 # Shares of the pixels that were described: with fewer a thing is taken to be partly hidden, or is not judged at all, as
@@ -152,7 +153,8 @@ class Scene:
         """These objects come first, until they have words that hold; those that are not known are passed over."""
         for track_id in track_ids:
             if track_id in self._entries:
-                self._entries[track_id].asked = True
+                entry = self._entries[track_id]
+                entry.asked = entry.object.state is not State.FRESH
 
     def asked_for(self, track_id: int) -> bool:
         """Whether an object comes first. Raises KeyError."""
@@ -170,6 +172,10 @@ class Scene:
         """All that is known now."""
         return Snapshot(self._stamp, self._frame_id, tuple(self._entries[t].object for t in sorted(self._entries)))
 
+    def lasting(self) -> tuple[SceneObject, ...]:
+        """All objects by rising track id, as `restore` takes them: without what was true of the latest frame only."""
+        return tuple(_lasting(self._entries[track_id]) for track_id in sorted(self._entries))
+
     def forget(self, track_ids: Iterable[int] | None = None) -> tuple[int, ...]:
         """Forgets objects, all by default; returns the track ids of those that there were."""
         gone = tuple(self._entries) if track_ids is None else tuple(t for t in track_ids if t in self._entries)
@@ -183,11 +189,14 @@ class Scene:
         Those that are not known are passed over.
         """
         entry, known = self._entries.pop(young, None), self._entries.get(older)
-        if entry is not None and known is not None and known.object.words is None:
+        if entry is None or known is None:
+            return
+        if known.object.words is None:
             known.object = replace(
                 known.object, words=entry.object.words, state=entry.object.state, reason=entry.object.reason
             )
             known.why, known.described, known.anchor = entry.why, entry.described, entry.anchor
+        known.asked = (known.asked or entry.asked) and known.object.state is not State.FRESH
 
     def forget_surplus(self) -> tuple[int, ...]:
         """Forgets what is beyond ``max_objects``, as `see` may bring more; returns the track ids."""
@@ -200,10 +209,14 @@ class Scene:
     def restore(self, objects: Iterable[SceneObject]) -> None:
         """Takes up objects that were known before; none is in view until it is seen. Those of the same id are replaced.
 
-        Words that held are taken to be of the looks that came with them.
+        Words that held are taken to be of the looks that came with them. Of objects that were left out of a frame (see
+        `skip`; `lasting` gives none) it is not known any more why they need words.
         """
         for thing in objects:
-            entry = _Entry(thing, thing.reason)
+            why = thing.reason
+            if thing.state is State.SKIPPED:
+                why = _NEW if thing.words is None else _LEFT_OUT
+            entry = _Entry(thing, why)
             entry.object = replace(_lasting(entry), visible=False)
             if thing.state is State.FRESH:
                 entry.described = entry.anchor = _view(thing)
@@ -246,7 +259,7 @@ def _judge(entry: _Entry, change: Change) -> None:
     elif entry.object.state is State.FRESH or far <= change.appearance:
         if whole and not in_place:
             entry.anchor = now
-        entry.changed = 0
+        entry.asked, entry.changed = False, 0
         entry.object = replace(entry.object, state=State.FRESH, reason="")
         return
     # Else it had changed before, and has moved since.
@@ -273,7 +286,7 @@ def _ripe(entry: _Entry) -> bool:
 
 def _lasting(entry: _Entry) -> SceneObject:
     """The object without what was true of one frame only."""
-    if entry.object.state is not State.SKIPPED:
+    if entry.object.state is State.FRESH:
         return entry.object
     state = State.PENDING if entry.object.words is None else State.STALE
     return replace(entry.object, state=state, reason=entry.why)

@@ -6,6 +6,7 @@ process at any moment, by SIGKILL too; after a power failure the file opens, and
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sqlite3
@@ -14,12 +15,15 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from osprey_ros.errors import OspreyError
 from osprey_ros.objects import Attribute, SceneObject, State, Words
+
+if TYPE_CHECKING:
+    from osprey_ros.bundle import Manifest
 
 MIB = 1 << 20
 INTERVAL = 1.0  # seconds from one commit to the next
@@ -56,10 +60,23 @@ class StoreError(OspreyError):
 
 @dataclass(frozen=True)
 class StoredScene:
-    """What a scene file holds: objects by rising track id, none of them visible, and the next new track id."""
+    """What a scene file holds: objects by rising track id, none of them visible, and the next new track id.
+
+    ``asked``: what was asked for their words, as it was given to `SceneStore.save`; "" where that is not known.
+    """
 
     objects: tuple[SceneObject, ...]
     next_id: int
+    asked: str = ""
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """What is to be written."""
+
+    objects: Sequence[SceneObject]
+    next_id: int
+    asked: str
 
 
 @dataclass(frozen=True)
@@ -68,14 +85,20 @@ class _Written:
     appearance: np.ndarray
 
 
+def model_of(manifest: Manifest) -> str:
+    """What appearances depend on: the bundle's name, and the files of the engines that make them."""
+    files = [manifest.files[manifest.engines[role].file].sha256 for role in ("vision", "mask_extractor")]
+    return f"{manifest.name} (engines {hashlib.sha256(''.join(files).encode()).hexdigest()[:12]})"
+
+
 class SceneStore:
     """A scene file, opened; made where there is none. One process at a time can have it open.
 
     Args:
         path: of the file; folders that are not there are made. ``~`` is the home folder.
-        model: the bundle whose words and appearances these are: a file of another one is refused.
-        max_bytes: upper bound on the file's size. Objects that would lie beyond, those seen longest ago, are left out.
-            Beside it lies a log of 1 MiB or little more.
+        model: the bundle whose words and appearances these are (`model_of`): a file of another one is refused.
+        max_bytes: upper bound on the file's size. Objects that would lie beyond, those seen longest ago, are left out;
+            a file that was larger shrinks when it is written. Beside it lies a log of 1 MiB or little more.
         interval: least seconds from one commit to the next.
 
     Raises StoreError.
@@ -84,12 +107,17 @@ class SceneStore:
     def __init__(
         self, path: str | os.PathLike[str], model: str, max_bytes: int = 64 * MIB, interval: float = INTERVAL
     ) -> None:
-        self.path = Path(path).expanduser()
+        try:
+            self.path = Path(path).expanduser()
+        except RuntimeError as error:
+            raise StoreError(
+                f"the scene file {path} is in a home folder that there is not ({error}): name another scene_file"
+            ) from error
         self._model, self._max_bytes, self._interval = model, max_bytes, interval
         self._written: dict[int, _Written] = {}
-        self._next_id = 1
+        self._next_id, self._asked = 1, ""
         self._problem = ""
-        self._waiting: tuple[Sequence[SceneObject], int] | None = None
+        self._waiting: _Scene | None = None
         self._busy = self._hurried = self._closed = False
         self._changed = threading.Condition()
         self._database = self._open()
@@ -110,10 +138,13 @@ class SceneStore:
         """What the file held when it was opened."""
         return self._stored
 
-    def save(self, objects: Sequence[SceneObject], next_id: int) -> None:
-        """Leaves a scene for the thread, which writes what is new in it; returns at once. Objects not in it go."""
+    def save(self, objects: Sequence[SceneObject], next_id: int, asked: str = "") -> None:
+        """Leaves a scene for the thread, which writes what is new in it; returns at once. Objects not in it go.
+
+        ``asked`` is kept with it: a text that says what was asked for the words.
+        """
         with self._changed:
-            self._waiting = (objects, next_id)
+            self._waiting = _Scene(objects, next_id, asked)
             self._changed.notify_all()
 
     def flush(self) -> None:
@@ -139,10 +170,11 @@ class SceneStore:
                 self._changed.wait_for(lambda: self._waiting is not None or self._closed)
                 if self._waiting is None:
                     return
-                (objects, next_id), self._waiting = self._waiting, None
+                scene, self._waiting = self._waiting, None
                 self._busy = True
             try:
-                self._write(objects, next_id)
+                self._write(scene)
+                self._shrink()
                 self._problem = ""
             except Exception as error:  # whatever it was, the next scene gets its try, and `flush` its end
                 self._problem = f"the scene cannot be written to {self.path} ({error}): is the disk full?"
@@ -151,8 +183,8 @@ class SceneStore:
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: self._hurried or self._closed, self._interval)
 
-    def _write(self, objects: Iterable[SceneObject], next_id: int) -> None:
-        kept = self._that_fit(objects)
+    def _write(self, scene: _Scene) -> None:
+        kept = self._that_fit(scene.objects)
         rows, appearances = [], []
         written: dict[int, _Written] = {}
         for known in kept:
@@ -165,7 +197,8 @@ class SceneStore:
                 appearances.append((known.track_id, appearance.astype("<f2").tobytes()))
             written[known.track_id] = _Written(row, appearance)
         gone = [(track_id,) for track_id in self._written.keys() - written.keys()]
-        if not (rows or appearances or gone or next_id != self._next_id):
+        about = {"next_id": str(scene.next_id), "asked": scene.asked}
+        if not (rows or appearances or gone) and (scene.next_id, scene.asked) == (self._next_id, self._asked):
             return
         database = self._database
         try:
@@ -174,13 +207,22 @@ class SceneStore:
                 database.executemany(f"DELETE FROM {table} WHERE track_id = ?", gone)
             database.executemany(_INSERT, rows)
             database.executemany("INSERT OR REPLACE INTO appearances VALUES (?, ?)", appearances)
-            database.execute("UPDATE about SET value = ? WHERE key = 'next_id'", (str(next_id),))
+            database.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", about.items())
             database.execute("COMMIT")
         except sqlite3.Error:
             with suppress(sqlite3.Error):  # where SQLite has rolled back already
                 database.execute("ROLLBACK")
             raise
-        self._written, self._next_id = written, next_id
+        self._written, self._next_id, self._asked = written, scene.next_id, scene.asked
+
+    def _shrink(self) -> None:
+        """Gives back room that is free in a file beyond its bound: such a file was made with a larger one."""
+        pages, free = (
+            self._database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count")
+        )
+        if free and pages * _PAGE > self._max_bytes:
+            self._database.execute("VACUUM")
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def _that_fit(self, objects: Iterable[SceneObject]) -> list[SceneObject]:
         """As many as the bound on the file's size allows, those that were seen last."""
@@ -225,7 +267,8 @@ class SceneStore:
         if not kind and not version and not tables:
             for statement in _TABLES.split(";\n"):
                 database.execute(statement)
-            database.executemany("INSERT INTO about VALUES (?, ?)", [("model", self._model), ("next_id", "1")])
+            about = {"model": self._model, "next_id": "1", "asked": ""}
+            database.executemany("INSERT INTO about VALUES (?, ?)", about.items())
             database.execute(f"PRAGMA application_id = {_APPLICATION}")
             database.execute(f"PRAGMA user_version = {_VERSION}")
         elif kind != _APPLICATION:
@@ -249,6 +292,16 @@ class SceneStore:
             )
         if "unable to open" in str(error) or "readonly" in str(error):
             return StoreError(f"the scene file {self.path} cannot be written ({error}): name another scene_file")
+        if "is full" in str(error):
+            return StoreError(
+                f"the scene file {self.path} cannot be written, for the disk is full ({error}): make room, or name "
+                "another scene_file"
+            )
+        if "I/O" in str(error):
+            return StoreError(
+                f"the disk fails to read or write the scene file {self.path} ({error}): see to the disk, or name "
+                "another scene_file; the file may be good"
+            )
         return StoreError(
             f"the scene file {self.path} is damaged, or no scene file ({error}): move it away to begin anew, or name "
             "another scene_file"
@@ -277,8 +330,8 @@ class SceneStore:
                 "different to it, so name another scene_file, or delete this one to begin anew"
             )
         self._written = {known.track_id: _Written(_row(known), known.appearance) for known in objects}
-        self._next_id = next_id
-        return StoredScene(objects, next_id)
+        self._next_id, self._asked = next_id, about.get("asked", "")
+        return StoredScene(objects, next_id, self._asked)
 
 
 def _row(known: SceneObject) -> tuple[Any, ...]:

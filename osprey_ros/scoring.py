@@ -9,6 +9,7 @@ import numpy as np
 
 from osprey_ros.branches import MAX_ROWS, Branches, RowsOfBranches, sees
 from osprey_ros.decoder_engine import DecoderEngine, Meter
+from osprey_ros.errors import StoppedError
 
 LOGIT_BYTES = 64 << 20  # of one run over phrases: every row has logits over the whole vocabulary
 _WORK_BYTES = 4 << 20  # of logits that are worked on at once, so that no copy of all of them is made
@@ -21,10 +22,12 @@ def score(
     phrases: Sequence[np.ndarray],
     embed: Callable[[np.ndarray], np.ndarray],
     meter: Meter,
+    should_stop: Callable[[], bool] | None = None,
 ) -> list[list[np.ndarray]]:
     """Log-probabilities float32 [branch][phrase][token] of token ids [n], n at least 1, as answers.
 
     ``prefix``: how many of its rows the branches see. ``embed`` gives the rows float32 [n, hidden] of token ids [n].
+    ``should_stop`` is asked before each run of the engine; where it says yes, StoppedError is raised.
     """
     engine.branches.begin(branches)
     views = engine.prefix_views(prefix)
@@ -37,6 +40,7 @@ def score(
     ends = new.count + np.cumsum(lengths) - 1
     for branch in range(len(branches)):
         new.add_question(branches, branch, starts[branch])
+    _check_stop(should_stop)
     logits = engine.extend(*new.take(), ends, views, meter)
     first = np.array([phrase[0] for phrase in phrases])
     firsts = logits[:, first] - _normalisers(logits)[:, None]
@@ -48,6 +52,7 @@ def score(
     pairs = [(b, p) for b in range(len(branches)) for p, phrase in enumerate(phrases) if len(phrase) > 1]
     most = min(MAX_ROWS, LOGIT_BYTES // logits[0].nbytes)
     for part in _parts([len(phrases[p]) - 1 for _, p in pairs], most):
+        _check_stop(should_stop)
         start = perf_counter()
         sizes = np.array([len(phrases[p]) - 1 for _, p in pairs[part]])
         owners = np.repeat([b for b, _ in pairs[part]], sizes)
@@ -65,6 +70,11 @@ def score(
             scores[b][p] = np.concatenate([scores[b][p], rest])
         meter.step_seconds.append(perf_counter() - start)
     return scores
+
+
+def _check_stop(should_stop: Callable[[], bool] | None) -> None:
+    if should_stop is not None and should_stop():
+        raise StoppedError("the scoring was stopped before all phrases had their scores")
 
 
 def _parts(rows: Sequence[int], most: int) -> Iterator[slice]:

@@ -73,7 +73,6 @@ class TrackerSettings:
             stays.
         young: frames for which a track just begun may turn out to be an older one that came back, by a cosine of
             ``same`` and more.
-        max_tracks: the longest unseen are forgotten beyond it.
     """
 
     same: float = 0.6
@@ -82,12 +81,11 @@ class TrackerSettings:
     gain_fades: float = 40.0
     penalty_fades: float = 8.0
     young: int = 10
-    max_tracks: int = 1000
 
 
 @dataclass(frozen=True)
 class Track:
-    """An object as the tracker remembers it, for a store.
+    """An object as it was known before, for `Tracker.restore`.
 
     appearance: float32 [D]. box: x, y, width, height in pixels. position: metres, in a frame that the tracks have in
     common; None where unknown. last_seen: the stamp of a frame.
@@ -101,7 +99,10 @@ class Track:
 
 
 class Tracker:
-    """Gives regions the ids of tracks, frame by frame. Use it from one thread at a time."""
+    """Gives regions the ids of tracks, frame by frame. Use it from one thread at a time.
+
+    It remembers all tracks until it is told to forget them.
+    """
 
     def __init__(self, settings: TrackerSettings | None = None) -> None:
         self.settings = settings or TrackerSettings()
@@ -145,7 +146,6 @@ class Tracker:
                 given[row] = self._begin(stamp, boxes[row], looks[row], float(observations.areas[row]))
             track = self._tracks[int(given[row])]
             self._see(track, stamp, boxes[row], looks[row], float(observations.areas[row]), in_map[row])
-        self._bound()
         return given
 
     def see_nothing(self, gray: np.ndarray | None = None) -> None:
@@ -160,25 +160,6 @@ class Tracker:
         """Forgets tracks; ids that there are none of are passed over. What returns is then a new object."""
         for track in track_ids:
             self._tracks.pop(int(track), None)
-
-    def forget_unseen(self, before: int) -> list[int]:
-        """Forgets the tracks that were last seen before a stamp, and returns their ids."""
-        old = [track_id for track_id, track in self._tracks.items() if track.last_seen < before]
-        self.forget(old)
-        return old
-
-    def state(self) -> tuple[Track, ...]:
-        """All tracks, by rising id."""
-        return tuple(
-            Track(
-                track_id,
-                track.looks.copy(),
-                _four(track.box),
-                None if np.isnan(track.position).any() else _three(track.position),
-                track.last_seen,
-            )
-            for track_id, track in sorted(self._tracks.items())
-        )
 
     def restore(self, tracks: Sequence[Track], next_id: int = 1) -> None:
         """Takes the place of all tracks; ids of new ones begin at ``next_id`` or above all that are restored.
@@ -363,12 +344,6 @@ class Tracker:
             track.position = track.position + _POSITION_RATE * (position - track.position) if known else position.copy()
         track.box, track.last_seen, track.number = box.copy(), stamp, self._updates
 
-    def _bound(self) -> None:
-        excess = len(self._tracks) - self.settings.max_tracks
-        if excess > 0:
-            by_age = sorted(self._tracks, key=lambda track_id: self._tracks[track_id].number)
-            self.forget(by_age[:excess])
-
 
 def _foreground(regions: Regions, shape: tuple[int, ...]) -> np.ndarray:
     """bool [h, w]: where regions are, at the size of a small picture."""
@@ -378,11 +353,3 @@ def _foreground(regions: Regions, shape: tuple[int, ...]) -> np.ndarray:
     for image, _, _ in regions.layers():
         found |= image[np.ix_(down, across)] > 0
     return found
-
-
-def _four(values: np.ndarray) -> tuple[float, float, float, float]:
-    return (float(values[0]), float(values[1]), float(values[2]), float(values[3]))
-
-
-def _three(values: np.ndarray) -> tuple[float, float, float]:
-    return (float(values[0]), float(values[1]), float(values[2]))

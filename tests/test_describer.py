@@ -21,6 +21,7 @@ from osprey_ros.bundle import Bundle, BundleError, write_manifest
 from osprey_ros.decoder import DecoderError
 from osprey_ros.describer import DescriberError, Result
 from osprey_ros.engines import Engine, EngineError, load_engine
+from osprey_ros.errors import StoppedError
 from osprey_ros.image import ImageError, preprocess
 from osprey_ros.prompt import IMAGE, MASK, QUESTIONS, PromptBuilder, PromptError, common_prefix
 from osprey_ros.regions import RegionError
@@ -233,6 +234,8 @@ def test_scores_are_the_log_likelihoods_of_answers(ready: Describer, picture: Pi
         ready.score(picture.ids, [])
     with pytest.raises(PromptError, match="the phrase ' ' is empty"):
         ready.score(picture.ids, ["mug", " "])
+    with pytest.raises(PromptError, match="'the <mask>' names a region"):
+        ready.score(picture.ids, ["mug", "the <mask>"])
 
 
 def test_sampling_gives_a_region_its_own_answer(ready: Describer, picture: Picture) -> None:
@@ -397,3 +400,30 @@ def test_scores_are_computed_in_parts_where_logits_would_be_large(
     parts = ready.score(picture.ids, phrases)
     assert parts.timing.steps > whole.timing.steps == 2
     np.testing.assert_allclose(parts.log_likelihoods, whole.log_likelihoods, rtol=1e-5)
+
+
+def test_scoring_can_be_stopped_between_runs(
+    ready: Describer, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phrases = ["a red mug", "mug", "the large green bowl on the left"]
+    monkeypatch.setattr(scoring, "LOGIT_BYTES", 16 * ready.spec.vocab_size * 4)
+    whole = ready.score(picture.ids, phrases, should_stop=lambda: False)
+    for runs in range(whole.timing.steps):
+        left = iter(range(runs))
+        with pytest.raises(StoppedError, match="stopped"):
+            ready.score(picture.ids, phrases, should_stop=lambda left=left: next(left, None) is None)
+    again = ready.score(picture.ids, phrases)
+    np.testing.assert_allclose(again.log_likelihoods, whole.log_likelihoods, rtol=1e-5)
+
+
+def test_questions_are_checked_before_any_picture(tiny_model: TinyModel) -> None:
+    fresh = Describer(tiny_model.bundle, threads=1)
+    fresh.check([None], ["What?", "Is <mask><pos> red?"])
+    with pytest.raises(PromptError, match=r"'Is <mask><pos> near <mask><pos>\?' must contain <mask><pos> once"):
+        fresh.check([], ["What?", "Is <mask><pos> near <mask><pos>?"])
+    with pytest.raises(PromptError, match="'<image> what' contains <image>"):
+        fresh.check([], ["<image> what"])
+    with pytest.raises(PromptError, match="empty"):
+        fresh.check([], [" "])
+    with pytest.raises(PromptError, match=r"positions.*shorten"):
+        fresh.check([], ["What " * fresh.spec.max_positions])

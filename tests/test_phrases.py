@@ -73,6 +73,9 @@ def test_words_are_compared_whatever_their_number() -> None:
     assert mentions("two coffee mugs.", "coffee mug")
     assert not mentions("a mug of coffee", "coffee mug")
     assert not mentions("a football", "ball")
+    assert mentions("a coffee-maker", "coffee-maker")
+    assert not mentions("a mug", "")
+    assert not mentions("a mug", "?")
     assert [with_article(words) for words in ("mug", "orange apple", "scissors", "glass")] == [
         *("a mug", "an orange apple", "scissors", "a glass"),
     ]

@@ -11,6 +11,7 @@ import pytest
 
 from osprey_ros.attributes import AttributeSpec
 from osprey_ros.describer import Describer
+from osprey_ros.errors import OspreyError
 from osprey_ros.mask_codecs import regions_from_parts
 from osprey_ros.objects import UNKNOWN, State
 from osprey_ros.pipeline import Frame, FrameError, Pipeline, RegionLabel, StepResult, StepSettings
@@ -141,8 +142,37 @@ def test_without_memory_every_frame_is_by_itself(pipeline: Pipeline) -> None:
         assert [thing.track_id for thing in result.objects] == [1, 2, 7]
         assert [thing.first_seen for thing in result.objects] == [stamp] * 3
     assert len(pipeline.scene) == 3
-    result = pipeline.step(patches(4), SHORT)
-    assert result.described == 3  # nothing is left of the frames before
+
+
+def test_what_was_remembered_waits_while_nothing_is(pipeline: Pipeline) -> None:
+    before = pipeline.step(patches(1), SHORT)
+    for stamp in (2, 3):
+        aside = pipeline.step(patches(stamp, {1: 30, 2: 20, 7: 10}), ALONE)
+        assert [thing.track_id for thing in pipeline.scene.snapshot().objects] == [10, 20, 30]
+        remembered = pipeline.remembered.snapshot().objects
+        assert [thing.words for thing in remembered] == [thing.words for thing in before.objects]
+        assert not any(thing.visible for thing in remembered)
+    assert aside.described == 3
+    again = pipeline.step(patches(4), SHORT)
+    assert (again.described, again.reused) == (0, 3)
+    assert [thing.track_id for thing in again.objects] == [thing.track_id for thing in before.objects]
+    # Ids of the segmentation, and of the time before, are not taken for each other.
+    assert [seen.track_ids.any() for seen in pipeline.recent] == [False, False, False, True]
+    pipeline.step(patches(5), ALONE)
+    assert pipeline.step(patches(6), replace(SHORT, categories=False)).described == 3
+
+
+def test_forgetting_reaches_what_is_remembered_while_nothing_is(pipeline: Pipeline) -> None:
+    pipeline.step(patches(1), SHORT)
+    pipeline.step(patches(2, {1: 31, 2: 21, 7: 11}), ALONE)
+    pipeline.step(patches(3, {1: 30, 2: 20, 7: 10}), ALONE)
+    assert pipeline.known == {1, 2, 3, 10, 20, 30}
+    assert pipeline.forget([2, 10]) == (10, 2)
+    assert [thing.track_id for thing in pipeline.remembered.snapshot().objects] == [1, 3]
+    assert sorted(pipeline.forget()) == [1, 3, 20, 30]
+    assert pipeline.known == set()
+    assert not any(seen.track_ids.any() for seen in pipeline.recent)
+    assert [thing.track_id for thing in pipeline.step(patches(3), SHORT).objects] == [4, 5, 6]
 
 
 def test_other_questions_are_asked_of_all(pipeline: Pipeline) -> None:
@@ -346,12 +376,90 @@ def test_what_is_forgotten_is_new_again(pipeline: Pipeline) -> None:
 def test_a_restored_pipeline_knows_its_objects(pipeline: Pipeline, describer: Describer) -> None:
     before = pipeline.step(patches(1), SHORT)
     other = Pipeline(describer)
-    other.restore(pipeline.scene.snapshot().objects, next_id=20)
+    other.restore(pipeline.scene.lasting(), next_id=20, asked=pipeline.asked)
     assert other.next_id == 20
     after = other.step(patches(2, {1: 30, 2: 20, 7: 10}), SHORT)
     by_track = {thing.track_id: thing.words for thing in after.objects}
     assert by_track == {thing.track_id: thing.words for thing in before.objects}
     assert after.described == 0
+
+
+@pytest.mark.parametrize("asked", ["", "something else"])
+def test_restored_words_are_stale_where_others_are_asked_for_now(
+    pipeline: Pipeline, describer: Describer, asked: str
+) -> None:
+    pipeline.step(patches(1), SHORT)
+    kept = pipeline.scene.lasting()
+    other = Pipeline(describer)
+    other.restore(kept, pipeline.next_id, asked)
+    assert other.asked == asked
+    result = other.step(patches(2), replace(SHORT, max_regions=0))
+    assert [thing.track_id for thing in result.objects] == [1, 2, 3]
+    reason = "other words are asked for than when it was described"
+    assert all(thing.reason.endswith(reason) for thing in result.objects)
+    assert other.asked == pipeline.asked
+    colour = AttributeSpec("colour", values=("red", "green", "blue"))
+    other.restore(kept, pipeline.next_id, pipeline.asked)
+    assert other.step(patches(3), replace(SHORT, attributes=(colour,))).described == 3
+
+
+def test_scene_and_tracker_forget_the_same_objects(pipeline: Pipeline, describer: Describer) -> None:
+    """Else what the scene keeps could never be found again."""
+    pipeline.step(patches(100), SHORT)
+    known = list(pipeline.scene.lasting())
+    looks = np.random.default_rng(0).normal(size=(20, len(known[0].appearance))).astype(np.float32)
+    older = [replace(known[0], track_id=10 + n, last_seen=n, appearance=looks[n]) for n in range(20)]
+    other = Pipeline(describer, Scene(max_objects=5))
+    other.restore([*known, *older], 40, pipeline.asked)
+    assert [thing.track_id for thing in other.scene.snapshot().objects] == [1, 2, 3, 28, 29]
+    one = patches(101)
+    other.step(replace(one, regions=np.where(one.regions == 7, one.regions, 0)), SHORT)
+    result = other.step(patches(102), SHORT)
+    assert [thing.track_id for thing in result.objects] == [1, 2, 3]
+    assert result.described == 0
+
+
+def test_memory_is_bounded_while_nothing_can_be_described(describer: Describer) -> None:
+    pipeline = Pipeline(describer, Scene(max_objects=5))
+    twice = AttributeSpec("near", "Is <mask><pos> near <mask><pos>?")
+    crowded = np.kron(np.arange(1, 13).reshape(3, 4), np.ones((40, 40), np.int32)).astype(np.int32)
+    with pytest.raises(OspreyError):
+        pipeline.step(replace(patches(1), regions=crowded), replace(SHORT, attributes=(twice,)))
+    assert len(pipeline.scene) == 5
+    assert pipeline.step(patches(9), SHORT).described == 3
+
+
+def test_frames_that_were_seen_do_not_name_what_is_forgotten(pipeline: Pipeline) -> None:
+    pipeline.step(patches(1), SHORT)
+    pipeline.step(patches(2), SHORT)
+    pipeline.forget([2])
+    assert [seen.track_ids.tolist() for seen in pipeline.recent] == [[1, 0, 3], [1, 0, 3]]
+    pipeline.step(patches(3), SHORT)
+    pipeline.forget()
+    assert not any(seen.track_ids.any() for seen in pipeline.recent)
+
+
+def test_frames_that_were_seen_name_the_older_object_of_one_that_seemed_new(pipeline: Pipeline) -> None:
+    def elsewhere(stamp: int, colour: tuple[int, int, int]) -> Frame:
+        frame = patches(stamp)
+        frame.rgb[10:60, 10:50], frame.regions[10:60, 10:50] = 150, 0
+        frame.rgb[5:55, 105:155], frame.regions[5:55, 105:155] = colour, 1
+        return frame
+
+    first = pipeline.step(patches(1), SHORT).objects[0].track_id
+    for stamp in range(2, 15):
+        away = patches(stamp)
+        away.regions[away.regions == 1] = 0
+        pipeline.step(away, SHORT)
+    young = pipeline.step(elsewhere(15, (250, 250, 250)), SHORT).objects[0].track_id  # in a bright light at first
+    assert young not in (first, 0)
+    named = [young]
+    for stamp, light in enumerate((0.8, 0.6, 0.4, 0.2, 0.0), 16):
+        colour = (round(200 + 50 * light), round(30 + 220 * light), round(30 + 220 * light))
+        named.append(pipeline.step(elsewhere(stamp, colour), SHORT).objects[0].track_id)
+    assert named[1] == young
+    assert named[-1] == first
+    assert [int(seen.track_ids[0]) for seen in pipeline.recent][-6:] == [first] * 6
 
 
 def test_memory_is_bounded(describer: Describer) -> None:

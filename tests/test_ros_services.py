@@ -16,14 +16,15 @@ from action_msgs.msg import GoalStatus
 from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import Point
 from rclpy.action import ActionClient
-from ros_harness import DEADLINE, Client, osprey_node, ros_environment
+from ros_harness import BUNDLE, DEADLINE, Client, osprey_node, ros_environment
 from sensor_msgs.msg import RegionOfInterest
 
+from osprey_ros.bundle import Bundle
 from osprey_ros.cli import main
 from osprey_ros.mask_codecs import rle_from_mask
 from osprey_ros.ros import messages
 from osprey_ros.ros.messages import DescribeRegion, DescribeRegionAction, Forget, GetScene, QueryScene, Region
-from osprey_ros.scene_store import SceneStore, StoreError
+from osprey_ros.scene_store import SceneStore, StoreError, model_of
 from osprey_sim.child import Child
 from osprey_sim.render import Renderer
 from osprey_sim.scene import sample_scene
@@ -408,7 +409,7 @@ def stored(file: Path, folder: Path) -> set[int]:
     """The track ids in a scene file that is open elsewhere."""
     shutil.copytree(file.parent, folder, dirs_exist_ok=True)
     try:
-        store = SceneStore(folder / file.name, "nano")
+        store = SceneStore(folder / file.name, model_of(Bundle.open(BUNDLE, verify=False).manifest))
     except StoreError:  # copied while it was written
         return set()
     store.close()

@@ -200,6 +200,21 @@ def test_asking_for_an_object_lasts_until_it_is_described() -> None:
     assert not watch.scene.asked_for(3)
 
 
+def test_asking_for_an_object_whose_words_hold_changes_nothing() -> None:
+    watch = Watch()
+    watch.see(MUG)
+    watch.say()
+    watch.scene.ask_for([3])
+    assert not watch.scene.asked_for(3)
+    changed = replace(MUG, appearance=looks(FAR))
+    assert watch.see(changed) is State.STALE
+    assert not watch.wanted()  # it waits until it has settled, as others do
+    watch.scene.ask_for([3])
+    assert watch.wanted()
+    assert watch.see(MUG) is State.FRESH  # it was nothing: nobody waits for other words
+    assert not watch.scene.asked_for(3)
+
+
 def test_forgetting() -> None:
     scene = Scene()
     scene.see(1, "camera", [replace(MUG, track_id=n) for n in (1, 2, 3)], CHANGE)
@@ -241,6 +256,19 @@ def test_one_that_seemed_new_is_joined_with_the_older_one() -> None:
     assert scene.wanting() == []
 
 
+def test_one_that_is_joined_stays_asked_for() -> None:
+    scene = Scene()
+    scene.see(1, "camera", [replace(MUG, track_id=1)], CHANGE)
+    scene.see(2, "camera", [replace(MUG, track_id=n) for n in (2, 3)], CHANGE)
+    scene.ask_for([2])
+    scene.join(2, 1)
+    assert scene.asked_for(1)
+    scene.say(3, words(2))
+    scene.join(3, 1)
+    assert scene.object(1).state is State.FRESH
+    assert not scene.asked_for(1)
+
+
 def test_a_restored_scene_goes_on_where_it_was() -> None:
     watch = Watch()
     watch.see(MUG, *(replace(MUG, track_id=n) for n in (4, 5)))
@@ -249,7 +277,8 @@ def test_a_restored_scene_goes_on_where_it_was() -> None:
     watch.scene.outdate("other words are wanted")
     watch.say()
     watch.scene.skip(5, "no time left")
-    before = watch.scene.snapshot().objects
+    before = watch.scene.lasting()
+    assert [thing.reason for thing in before] == ["", "other words are wanted", "it is new"]
 
     again = Watch()
     again.scene.restore(before)
@@ -263,6 +292,29 @@ def test_a_restored_scene_goes_on_where_it_was() -> None:
     moved = replace(MUG, box=(200, 20, 40, 50))
     assert again.see(moved) is State.FRESH
     assert again.see(replace(moved, appearance=looks(2 * FAR))) is State.STALE
+
+
+def test_reasons_do_not_grow_with_restarts() -> None:
+    watch = Watch()
+    watch.see(MUG, replace(MUG, track_id=4))
+    watch.say()
+    reasons = set()
+    for number in range(3):
+        watch.see(replace(MUG, appearance=looks(FAR + 40 * number)), replace(MUG, track_id=4))
+        assert watch.scene.object(3).reason.endswith(", and has not settled")
+        watch.scene.skip(4, "no time left")
+        before, watch = watch.scene, Watch()
+        watch.scene.restore(before.lasting())
+        reasons.update((thing.track_id, thing.reason) for thing in watch.scene.snapshot().objects)
+        watch.say()
+    assert reasons == {(3, "it looks otherwise than when it was described"), (4, "it is new")}
+    # Also where what was left out of a frame is taken as it was there.
+    watch.see(replace(MUG, track_id=4), replace(MUG, appearance=looks(VERY_FAR)))
+    watch.scene.skip(3, "no time left")
+    watch.scene.skip(4, "no time left")
+    before, watch = watch.scene, Watch()
+    watch.scene.restore(before.snapshot().objects)
+    assert "no time left" not in {thing.reason for thing in watch.scene.snapshot().objects}.pop()
 
 
 def test_overlap() -> None:

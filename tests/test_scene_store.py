@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import re
+import resource
 import signal
 import sqlite3
 import time
@@ -16,9 +18,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from osprey_ros.bundle import Bundle
 from osprey_ros.objects import Attribute, SceneObject, State, Words
-from osprey_ros.scene_store import MIB, SceneStore, StoreError
+from osprey_ros.scene_store import MIB, SceneStore, StoreError, model_of
 
+NANO = Path(__file__).resolve().parents[1] / "engines" / "nano"
 HIDDEN = 64
 # Wide, because a loaded machine may let a thread wait; what was written a second ago is there all the same.
 SLACK = 0.5
@@ -72,12 +76,12 @@ def test_a_scene_comes_back_as_it_was_saved(file: Path) -> None:
     stale = mug(3, state=State.STALE, reason="its looks changed")
     store = SceneStore(file, "nano")
     assert store.load().objects == ()
-    store.save((new, stale), next_id=20)
+    store.save((new, stale), next_id=20, asked="short words")
     store.close()
 
     store = SceneStore(file, "nano")
     stored = store.load()
-    assert stored.next_id == 20
+    assert (stored.next_id, stored.asked) == (20, "short words")
     assert same(stored.objects[0], stale)
     assert same(stored.objects[1], new)
     store.save((stored.objects[1],), next_id=20)
@@ -120,6 +124,63 @@ def test_the_file_keeps_to_its_bound_and_holds_what_was_seen_last(file: Path) ->
     assert len(stored) > 200
 
 
+def test_a_file_that_is_larger_than_its_bound_shrinks(file: Path) -> None:
+    store = SceneStore(file, "nano")
+    store.save([mug(number, seen=number, appearance=np.ones(2048, np.float32)) for number in range(1, 1001)], 1001)
+    store.close()
+    assert file.stat().st_size > 3 * MIB
+    store = SceneStore(file, "nano", max_bytes=MIB)
+    store.save(store.load().objects, 1001)
+    store.close()
+    assert file.stat().st_size <= MIB
+    stored = loaded(file)
+    assert max(stored) == 1000
+    assert len(stored) > 80
+
+
+def test_a_file_of_before_is_of_unknown_questions(file: Path) -> None:
+    SceneStore(file, "nano").close()
+    change(file, "DELETE FROM about WHERE key = 'asked'")
+    store = SceneStore(file, "nano")
+    assert store.load().asked == ""
+    store.save([mug(1)], 2, "short words")
+    store.close()
+    store = SceneStore(file, "nano")
+    store.close()
+    assert store.load().asked == "short words"
+
+
+def test_a_bundle_that_was_built_again_is_another_one() -> None:
+    manifest = Bundle.open(NANO, verify=False).manifest
+    assert model_of(manifest).startswith("nano (engines ")
+    for role in ("vision", "mask_extractor"):
+        name = manifest.engines[role].file
+        files = {**manifest.files, name: replace(manifest.files[name], sha256="0" * 64)}
+        assert model_of(replace(manifest, files=files)) != model_of(manifest)
+    name = manifest.engines["decoder"].file
+    files = {**manifest.files, name: replace(manifest.files[name], sha256="0" * 64)}
+    assert model_of(replace(manifest, files=files)) == model_of(manifest)  # looks do not depend on it
+
+
+def _open_with_little_room(file: Path, results: Connection) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))
+    try:
+        SceneStore(file, "nano")
+    except StoreError as error:
+        results.send(str(error))
+
+
+def test_a_disk_that_fails_is_not_taken_for_a_damaged_file(
+    forks: multiprocessing.context.ForkServerContext, file: Path
+) -> None:
+    mine, its = forks.Pipe()
+    child = forks.Process(target=_open_with_little_room, args=(file, its), daemon=True)
+    child.start()
+    its.close()
+    assert re.search(r"the disk fails to read or write the scene file .* \(.*\): .* the file may be good", mine.recv())
+    child.join()
+
+
 def test_a_file_that_cannot_be_used_says_what_to_do(file: Path, tmp_path: Path) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("this is no database, and long enough to be sure of it " * 40)
@@ -133,6 +194,8 @@ def test_a_file_that_cannot_be_used_says_what_to_do(file: Path, tmp_path: Path) 
         SceneStore(text / "scene.db", "nano")
     with pytest.raises(StoreError, match=r"cannot be written .*: name another scene_file"):
         SceneStore(tmp_path, "nano")
+    with pytest.raises(StoreError, match=r"~nobody_at_all/scene.db .* home folder .*: name another scene_file"):
+        SceneStore("~nobody_at_all/scene.db", "nano")
 
     store = SceneStore(file, "nano")
     store.save([mug(number) for number in range(1, 200)], 200)

@@ -13,7 +13,7 @@ from osprey_ros.describer import Describer
 from osprey_ros.geometry import extents
 from osprey_ros.motion import small_gray
 from osprey_ros.regions import regions_from_id_image
-from osprey_ros.tracker import Observations, Track, Tracker, TrackerError, TrackerSettings
+from osprey_ros.tracker import Observations, Track, Tracker, TrackerError
 from osprey_sim.render import Renderer
 from osprey_sim.sequence import Sequence, SequenceSettings
 
@@ -178,27 +178,10 @@ def test_ids_are_never_used_again(looks):
     assert tracker.next_id == 8
 
 
-def test_unseen_tracks_can_be_forgotten(looks):
-    tracker = Tracker()
-    first = tracks_of(tracker, 10, PLACES, looks)
-    tracks_of(tracker, 20, {0: PLACES[0]}, looks)
-    assert sorted(tracker.forget_unseen(20)) == sorted(first[t] for t in (1, 2, 3, 4))
-    assert len(tracker) == 1
-
-
-def test_the_longest_unseen_go_when_there_are_too_many(looks):
-    tracker = Tracker(TrackerSettings(max_tracks=3))
-    tracks_of(tracker, 1, {0: PLACES[0], 1: PLACES[1]}, looks)
-    later = tracks_of(tracker, 2, {2: PLACES[2], 3: PLACES[3], 4: PLACES[4]}, looks)
-    assert {track.track_id for track in tracker.state()} == set(later.values())
-
-
 def test_what_is_stored_is_recognised_after_a_restart(looks):
     tracker = Tracker()
     first = tracks_of(tracker, 5, PLACES, looks)
-    stored = tracker.state()
-    assert [track.track_id for track in stored] == [1, 2, 3, 4, 5]
-    assert all(track.last_seen == 5 and track.appearance.dtype == np.float32 for track in stored)
+    stored = [Track(first[thing], looks[thing], (x, y, 30, 30), None, 5) for thing, (x, y) in PLACES.items()]
     other = Tracker()
     other.restore(stored, next_id=50)
     turned = {thing: (WIDTH - x, y) for thing, (x, y) in PLACES.items()}

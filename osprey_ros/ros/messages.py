@@ -12,7 +12,7 @@ from geometry_msgs.msg import Point, Vector3
 from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
 from std_msgs.msg import Header
 
-from osprey_ros.objects import SceneObject, State
+from osprey_ros.objects import STATE_NUMBERS, SceneObject
 
 try:
     from osprey_interfaces.action import DescribeRegion as DescribeRegionAction  # type: ignore[attr-defined]
@@ -52,12 +52,6 @@ __all__ = [
 ]
 
 NANOSECONDS = 1_000_000_000
-_STATES = {
-    State.PENDING: ObjectDescription.PENDING,
-    State.FRESH: ObjectDescription.FRESH,
-    State.STALE: ObjectDescription.STALE,
-    State.SKIPPED: ObjectDescription.SKIPPED,
-}
 
 
 def stamp_of(message: Any) -> int:
@@ -122,7 +116,7 @@ def object_message(thing: SceneObject) -> ObjectDescription:
         area=thing.area,
         label=thing.label,
         score=thing.score,
-        state=_STATES[thing.state],
+        state=STATE_NUMBERS[thing.state],
         reason=thing.reason,
         first_seen=time_message(thing.first_seen),
         last_seen=time_message(thing.last_seen),

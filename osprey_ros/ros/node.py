@@ -101,7 +101,7 @@ class OspreyNode(LifecycleNode):
         Fails for a bundle that is no good or too large, and for a scene_file that cannot be used.
         """
         log = self.get_logger()
-        perception = Perception(lambda: self._settings, log.info)
+        perception = Perception(lambda: self._settings, log.info, log.error)
         manifest = perception.bundle.manifest
         if not manifest.verified:
             log.warning(health.unverified(manifest))

@@ -220,7 +220,8 @@ OPTIONS = (
     ),
     Option(
         "remember",
-        "Whether objects keep their track id and their words from frame to frame, or each frame is described anew.",
+        "Whether objects keep their track id and their words from frame to frame, or each frame is described anew and "
+        "what was remembered waits.",
         _FRAME,
     ),
     Option(

@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from osprey_ros import memory
-from osprey_ros.attributes import attributes_from
+from osprey_ros.attributes import AttributeSpecError, attributes_from
+from osprey_ros.errors import OspreyError
 from osprey_ros.pipeline import Frame, Pipeline, StepResult
 from osprey_ros.queries import COLOUR, Finder
 from osprey_ros.ros.loading import load_describer
 from osprey_ros.ros.requests import Requests
 from osprey_ros.scene import Scene
-from osprey_ros.scene_store import SceneStore
+from osprey_ros.scene_store import SceneStore, model_of
 
 if TYPE_CHECKING:
     from osprey_ros.bundle import Bundle
@@ -25,17 +26,24 @@ class Perception:
 
     Args:
         settings: asked for the settings of the moment; those that count from configuring on are read here, once.
-        log: takes lines about the loading.
+        log: takes lines about the loading. complain: takes what went wrong when the scene was written at last.
 
     Raises OspreyError where the bundle, the scene's file or an attribute is no good.
     """
 
-    def __init__(self, settings: Callable[[], Settings], log: Callable[[str], object]) -> None:
+    def __init__(
+        self, settings: Callable[[], Settings], log: Callable[[str], object], complain: Callable[[str], object]
+    ) -> None:
         now = settings()
-        self._settings = settings
+        self._settings, self._complain = settings, complain
+        self._said = ""  # the problem that was complained of
         self._attributes = attributes_from(now.attributes)
         describer = load_describer(now.bundle, now.threads, now.preprocessing, now.memory_reserve * memory.MIB, log)
-        describer.check(spec.constraint for spec in self._attributes)
+        for spec in self._attributes:
+            try:
+                describer.check([spec.constraint], [spec.question])
+            except OspreyError as error:
+                raise AttributeSpecError(f"attribute {spec.name}: {error}") from error
         self.bundle: Bundle = describer.bundle
         self._pipeline = Pipeline(describer, Scene(now.max_objects))
         words = [spec for spec in self._attributes if spec.values]
@@ -44,14 +52,14 @@ class Perception:
         self.requests = Requests(self._pipeline, Finder(describer, words), lambda: settings().step, self._save)
         self._store: SceneStore | None = None
         if now.scene_file:
-            self._store = SceneStore(now.scene_file, self.bundle.manifest.name, now.scene_file_size * memory.MIB)
+            self._store = SceneStore(now.scene_file, model_of(self.bundle.manifest), now.scene_file_size * memory.MIB)
             try:
                 stored = self._store.load()
-                self._pipeline.restore(stored.objects, stored.next_id)
+                self._pipeline.restore(stored.objects, stored.next_id, stored.asked)
             except BaseException:
                 self._store.close()
                 raise
-            log(f"{len(stored.objects)} objects are known from {self._store.path}")
+            log(f"{self.known} objects are known from {self._store.path}")
 
     def step(self, frame: Frame, should_stop: Callable[[], bool]) -> StepResult:
         """Looks at a frame, and saves what is known then."""
@@ -75,16 +83,22 @@ class Perception:
         return self._store.problem if self._store is not None else ""
 
     def flush(self) -> None:
-        """Returns when the scene is in its file."""
+        """Returns when the scene is in its file, or cannot be written."""
         if self._store is not None:
             self._store.flush()
+            self._report()
 
     def close(self) -> None:
         """Writes what is known and closes the file."""
         if self._store is not None:
             self._store.close()
+            self._report()
+
+    def _report(self) -> None:
+        if self.problem and self.problem != self._said:
+            self._complain(self.problem)
+        self._said = self.problem
 
     def _save(self) -> None:
-        # Without memory, track ids are those of the segmentation, and mean nothing in the next frame.
-        if self._store is not None and self._settings().step.remember:
-            self._store.save(self._pipeline.scene.snapshot().objects, self._pipeline.next_id)
+        if self._store is not None:
+            self._store.save(self._pipeline.remembered.lasting(), self._pipeline.next_id, self._pipeline.asked)

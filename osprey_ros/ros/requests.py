@@ -10,6 +10,7 @@ import numpy as np
 from std_msgs.msg import Header
 
 from osprey_ros.calibration import CATEGORY, DESCRIPTION
+from osprey_ros.errors import StoppedError
 from osprey_ros.pipeline import Pipeline, StepSettings
 from osprey_ros.prompt import QUESTIONS
 from osprey_ros.queries import Finder
@@ -41,15 +42,25 @@ class Requests:
         self._settings, self._on_change = settings, on_change
         self._calibration = pipeline.describer.bundle.calibration()
 
-    def query_scene(self, request: Any, response: Any) -> Any:
-        """Finds objects by words."""
+    def query_scene(self, request: Any, response: Any, why_stop: Callable[[], str]) -> Any:
+        """Finds objects by words.
+
+        ``why_stop`` is asked again and again: what it says, unless that is "", ends the search and is its message.
+        """
         snapshot = self._pipeline.scene.snapshot()
         seen = self._pipeline.latest
         if seen is not None and seen.stamp != snapshot.stamp:
             seen = None  # the latest frame showed nothing
         if seen is not None:
             self._pipeline.look_at(seen)
-        found = self._finder.find(request.text, snapshot.objects, seen, int(request.limit))
+        response.header = _header(snapshot)
+        try:
+            found = self._finder.find(
+                request.text, snapshot.objects, seen, int(request.limit), lambda: bool(why_stop())
+            )
+        except StoppedError as error:
+            response.message = why_stop() or str(error)
+            return response
         things = {thing.track_id: thing for thing in snapshot.objects}
         response.matches = [
             messages.ObjectMatch(
@@ -58,7 +69,7 @@ class Requests:
             for match in found.matches
         ]
         self._pipeline.ask_for(match.track_id for match in found.matches)
-        response.header, response.success, response.message = _header(snapshot), True, found.why
+        response.success, response.message = True, found.why
         return response
 
     def get_scene(self, request: Any, response: Any) -> Any:
@@ -77,8 +88,7 @@ class Requests:
         track_ids = [int(track_id) for track_id in request.track_ids]
         if bool(track_ids) == request.everything:
             raise RequestError("the request must either name track_ids or say everything")
-        known = {thing.track_id for thing in self._pipeline.scene.snapshot().objects}
-        unknown = sorted(set(track_ids) - known)
+        unknown = sorted(set(track_ids) - self._pipeline.known)
         if unknown:
             listed = ", ".join(map(str, unknown[:_TRACKS_LISTED]))
             raise RequestError(f"track {listed} is not known, so nothing is forgotten: get_scene says which there are")

@@ -103,7 +103,7 @@ class Services:
             self._node.destroy_service(service)
 
     async def _query_scene(self, request: Any, response: Any) -> Any:
-        return await self._answered(response, lambda requests: requests.query_scene(request, response))
+        return await self._answered(response, lambda requests: requests.query_scene(request, response, self._why_stop))
 
     async def _get_scene(self, request: Any, response: Any) -> Any:
         return await self._answered(response, lambda requests: requests.get_scene(request, response))

@@ -30,6 +30,9 @@ class Target:
 def target_of(request: Any, pipeline: Pipeline) -> Target:
     """What a request of osprey_interfaces/DescribeRegion, service or action, is about. Raises RequestError."""
     track_ids = [int(track_id) for track_id in request.track_ids]
+    for track_id in track_ids:
+        if track_id < 1:  # in a frame that was seen 0 stands for what was forgotten
+            raise _unknown(track_id)
     seen = _frame(request.stamp.sec * NANOSECONDS + request.stamp.nanosec, track_ids, pipeline)
     height, width = seen.regions.shape
     parts: list[MaskPart] = []
@@ -75,10 +78,14 @@ def _frame(stamp: int, track_ids: Sequence[int], pipeline: Pipeline) -> Seen:
     known = {thing.track_id: thing for thing in pipeline.scene.snapshot().objects}
     for track_id in track_ids:
         if track_id not in known:
-            raise RequestError(f"track {track_id} is not known: get_scene says which there are")
+            raise _unknown(track_id)
     unseen = [track_id for track_id in track_ids if track_id not in recent[-1].track_ids]
     ago = ", ".join(f"track {track_id} at {_text(known[track_id].last_seen)}" for track_id in unseen)
     raise RequestError(f"no recent frame shows all of what is asked about; seen last: {ago}")
+
+
+def _unknown(track_id: int) -> RequestError:
+    return RequestError(f"track {track_id} is not known: get_scene says which there are")
 
 
 def _row_of(track_id: int, seen: Seen) -> int:

@@ -73,6 +73,7 @@ class Client:
         self.executor.add_node(self.node)
         self.results: dict[int, Any] = {}  # ObjectDescriptionArray by stamp, in order of arrival
         self.overlays: dict[int, Image] = {}
+        self.clients: dict[str, Any] = {}  # by the name of the service
         self.statuses: dict[str, DiagnosticStatus] = {}  # the latest of each name: "osprey: inputs"
         self.node.create_subscription(
             messages.ObjectDescriptionArray,
@@ -149,21 +150,32 @@ class Client:
         """The answer to the frame of this stamp."""
         return self.wait_for(lambda: self.results.get(stamp), f"the frame {stamp} is described")
 
-    def call(self, kind: type, name: str, request: Any) -> Any:
-        """Calls a service of the node."""
-        client = self.node.create_client(kind, name)
-        try:
-            self.wait_for(client.service_is_ready, f"{name} is there")
-            future = client.call_async(request)
-            self.wait_for(future.done, f"{name} answers")
-            return future.result()
-        finally:
-            self.node.destroy_client(client)
+    def call(self, kind: type, name: str, request: Any, again: bool = True) -> Any:
+        """Calls a service of the node.
+
+        ``again``: whether to ask again where no answer comes: a service that has not yet discovered the reader of a new
+        client sends its first answer nowhere. Not for requests that do something else the second time.
+        """
+        client = self.clients.get(name)
+        if client is None:
+            client = self.clients[name] = self.node.create_client(kind, name)
+        self.wait_for(client.service_is_ready, f"{name} is there")
+        futures = [client.call_async(request)]
+        asked = time.monotonic()
+
+        def answered() -> Any:
+            nonlocal asked
+            if again and time.monotonic() - asked > DEADLINE / 4:
+                futures.append(client.call_async(request))
+                asked = time.monotonic()
+            return next((future for future in futures if future.done()), None)
+
+        return self.wait_for(answered, f"{name} answers").result()
 
     def change_state(self, transition: str) -> bool:
         """Asks for a lifecycle transition by its label; returns whether it succeeded."""
         request = ChangeState.Request(transition=Transition(label=transition))
-        return self.call(ChangeState, "/osprey/change_state", request).success
+        return self.call(ChangeState, "/osprey/change_state", request, again=False).success
 
     def state(self) -> str:
         """Label of the lifecycle state."""

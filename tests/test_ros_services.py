@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
@@ -262,32 +262,34 @@ def test_the_command_line_asks_the_node(
 class Goal:
     """A goal of the action, and what comes of it."""
 
-    def __init__(self, client: Client, **goal: Any) -> None:
+    def __init__(self, client: Client, before: Callable[[], Any] = lambda: None, **goal: Any) -> None:
+        """``before`` is called when all is ready for sending the goal."""
         self.client, self.feedback = client, []
         self._actions = ActionClient(client.node, DescribeRegionAction, "/osprey/describe_region")
         client.wait_for(self._actions.server_is_ready, "the action is there")
+        before()
         sent = self._actions.send_goal_async(
             DescribeRegionAction.Goal(**goal), lambda message: self.feedback.append(message.feedback)
         )
         client.wait_for(sent.done, "the goal is answered")
         self.handle = sent.result()
-        self._result = self.handle.get_result_async()
 
     def result(self) -> tuple[int, Any]:
-        """Status and result."""
-        self.client.wait_for(self._result.done, "the goal ends")
+        """Status and result. No more feedback comes once the client knows the result."""
+        answer = self.handle.get_result_async()
+        self.client.wait_for(answer.done, "the goal ends")
         self._actions.destroy()
-        return self._result.result().status, self._result.result().result
+        return answer.result().status, answer.result().result
 
 
 def test_words_are_streamed_as_they_come(client: Client, picture: tuple[np.ndarray, np.ndarray]) -> None:
     things = latest(client)
     goal = Goal(client, track_ids=[things[TEAPOT].track_id], style="detailed")
+    client.wait_for(lambda: len(goal.feedback) > 5, "words come one after the other")
     status, result = goal.result()
     assert status == GoalStatus.STATUS_SUCCEEDED
     assert result.success
     texts = [feedback.text for feedback in goal.feedback]
-    assert len(texts) > 5
     assert all(later.startswith(earlier) for earlier, later in pairwise(texts))
     assert result.text.startswith(texts[-1])
     assert {messages.stamp_of(feedback) for feedback in goal.feedback} == {messages.stamp_of(result)}
@@ -301,12 +303,19 @@ def test_words_are_streamed_as_they_come(client: Client, picture: tuple[np.ndarr
 def test_a_goal_that_is_cancelled_ends_early(client: Client, picture: tuple[np.ndarray, np.ndarray]) -> None:
     track = latest(client)[TEAPOT].track_id
     whole = describe(client, track_ids=[track], style="detailed").text
-    # One of many questions, so that some wait for their turn when they are cancelled.
-    goals = [Goal(client, track_ids=[track], style="detailed") for _ in range(3)]
-    for goal in reversed(goals):
-        goal.handle.cancel_goal_async()
-    ended = [goal.result() for goal in goals]
-    status, result = ended[-1]
+    # Behind other questions, so that it is waiting for its turn, or has just begun, when it is cancelled.
+    teller = client.clients["/osprey/describe_region"]  # of the call above, so the node knows where it listens
+    request = DescribeRegion.Request(track_ids=[track], style="detailed")
+    before: list[Any] = []
+
+    def keep_busy() -> None:
+        before.extend(teller.call_async(request) for _ in range(8))  # ROS 2 keeps 10 that are not yet taken
+
+    goal = Goal(client, keep_busy, track_ids=[track], style="detailed")
+    goal.handle.cancel_goal_async()
+    status, result = goal.result()
+    client.wait_for(lambda: all(answer.done() for answer in before), "the others are answered")
+    assert all(answer.result().text == whole for answer in before)
     assert status == GoalStatus.STATUS_CANCELED
     assert not result.success
     assert result.message == "cancelled"
@@ -317,7 +326,7 @@ def test_a_goal_that_is_cancelled_ends_early(client: Client, picture: tuple[np.n
 
 def test_what_is_forgotten_is_new_when_it_is_seen_again(client: Client, picture: tuple[np.ndarray, np.ndarray]) -> None:
     def forget(**request: Any) -> Any:
-        return client.call(Forget, "/osprey/forget", Forget.Request(**request))
+        return client.call(Forget, "/osprey/forget", Forget.Request(**request), again=False)
 
     before = {i: thing.track_id for i, thing in show(client, picture).items()}
     known = scene(client)

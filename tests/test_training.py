@@ -17,8 +17,10 @@ from osprey_ros.prompt import PromptBuilder
 from osprey_torch.checkpoint import load_checkpoint
 from osprey_torch.config import OspreyConfig
 from osprey_torch.model import Osprey
+from training.cpu import prepare_for_cpu
 from training.data import SceneDataset, Selection, batches
 from training.int4_aware import int4_weights, settle_on_int4
+from training.objective import Objective
 from training.prepare import Prepared
 from training.recipe import DataSources, ModelStart, Recipe, RecipeError, load_recipe
 from training.stages import GROUPS, Stage, freeze_all_but, group_parameters
@@ -183,6 +185,35 @@ def test_accumulated_batches_are_parts_of_the_same_step(store: SceneStore, confi
 
 
 CONFIGS = Path(__file__).parents[1] / "training" / "configs"
+
+
+def _loss_and_gradients(model: Osprey, batch: Any, heads: dict[str, torch.Tensor], bf16: bool) -> torch.Tensor:
+    """The loss, then all gradients, in one vector."""
+    objective = Objective(model)
+    objective.heads.load_state_dict(heads)
+    model.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        loss, _ = objective(batch)
+    loss.backward()
+    gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+    return torch.cat([loss.detach()[None], *gradients])
+
+
+@pytest.mark.parametrize("questions", [0, 2])
+def test_what_is_quicker_on_a_cpu_learns_the_same(
+    store: SceneStore, config: OspreyConfig, tokenizer: Tokenizer, questions: int
+) -> None:
+    prepared = _prepared(store, config, tokenizer)
+    (batch,) = batches(prepared.items(Selection(3, questions=questions), 0), 0, 1, 2, workers=0)
+    plain, names = prepared.model, set(prepared.model.state_dict())
+    heads = Objective(plain).heads.state_dict()
+    exact, rough = (_loss_and_gradients(plain, batch, heads, bf16) for bf16 in (False, True))
+    prepare_for_cpu(plain)
+    assert set(plain.state_dict()) == names
+    torch.testing.assert_close(_loss_and_gradients(plain, batch, heads, False), exact, rtol=1e-5, atol=1e-7)
+    mended = _loss_and_gradients(plain, batch, heads, True)
+    assert not torch.equal(mended, rough), "something of it is computed in another precision"
+    assert torch.linalg.norm(mended - exact) < 0.05 * torch.linalg.norm(exact[1:])
 
 
 def test_the_papers_stages_train_what_the_paper_trains() -> None:

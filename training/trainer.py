@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from osprey_torch.checkpoint import save_checkpoint
 from training.clock import Clock, TimeIsUp
+from training.cpu import prepare_for_cpu
 from training.data import batches
 from training.int4_aware import int4_weights, settle_on_int4
 from training.lora import add_lora, freeze_below_adapters, merged_state
@@ -50,6 +51,8 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         if recipe.lora is not None:
             add_lora(prepared.model, recipe.lora)
+        if self.accelerator.device.type == "cpu":
+            prepare_for_cpu(prepared.model)
         self.objective = Objective(prepared.model)
         if recipe.gradient_checkpointing:
             prepared.model.model.gradient_checkpointing_enable({"use_reentrant": False})

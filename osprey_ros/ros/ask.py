@@ -16,6 +16,7 @@ from osprey_ros.errors import OspreyError
 from osprey_ros.ros.messages import QueryScene
 
 _TYPE = "osprey_interfaces/srv/QueryScene"
+_ATTEMPTS = 3
 
 
 class AskError(OspreyError):
@@ -61,8 +62,10 @@ def _asked(node: Node, executor: SingleThreadedExecutor, service: str, text: str
             )
             raise AskError(f"no node offers {service} ({timeout:g} s waited): {there}")
         executor.spin_once(timeout_sec=0.05)
-    future = client.call_async(QueryScene.Request(text=text, limit=limit))
-    executor.spin_until_future_complete(future, timeout)
-    if not future.done():
-        raise AskError(f"{service} did not answer within {timeout:g} s: is the node busy? (--timeout)")
-    return future.result()
+    # An answer is lost where the node has not yet discovered the reader of a client that it just met: asked again.
+    for _ in range(_ATTEMPTS):
+        future = client.call_async(QueryScene.Request(text=text, limit=limit))
+        executor.spin_until_future_complete(future, timeout / _ATTEMPTS)
+        if future.done():
+            return future.result()
+    raise AskError(f"{service} did not answer within {timeout:g} s: is the node busy? (--timeout)")

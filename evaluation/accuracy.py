@@ -1,7 +1,8 @@
 """How often a bundle is right about simulated test scenes: `python -m evaluation.accuracy --bundle engines/nano`.
 
-Every object with more than `--min-area` visible pixels counts once. An answer is right when it equals the simulator's
-words to the letter.
+Every object, and every part of one, with more than `--min-area` visible pixels counts once. Names, colours, phrases and
+yes or no are right when they equal the simulator's words to the letter; of an answer to where something is, and of a
+detailed description, each claim is held against the scene (`osprey_sim.claims`).
 """
 
 from __future__ import annotations
@@ -10,83 +11,198 @@ import argparse
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError
 from osprey_ros.prompt import QUESTIONS
-from osprey_ros.regions import regions_from_id_image
+from osprey_ros.regions import Regions, regions_from_id_image
 from osprey_sim.catalog import HELD_OUT
-from osprey_sim.render import Renderer
-from osprey_sim.scene import sample_scene
-from osprey_sim.words import CLASSES
+from osprey_sim.claims import FORM, PART, PLACE, RELATION, TABLE, THING, Claim, Witness
+from osprey_sim.render import Frame, Renderer
+from osprey_sim.scene import Scene, sample_scene
+from osprey_sim.words import CLASSES, PARTS
 from training.store import HEIGHT, WIDTH
-from training.words import COLOUR_QUESTION, RegionFacts, region_facts
+from training.words import COLOUR_QUESTION, RELATION_QUESTION, RegionFacts, class_question, part_question, region_facts
 
 MIN_AREA = 200
+
+_SAME_FOR_ALL = {
+    "category": QUESTIONS["category"],
+    "colour": COLOUR_QUESTION,
+    "short": QUESTIONS["short"],
+    "detailed": QUESTIONS["detailed"],
+    "relation": RELATION_QUESTION,
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was asked, said and true. `truth` is None where the claims of the answer say whether it is."""
+
+    question: str
+    text: str
+    truth: str | None = None
+    claims: tuple[Claim, ...] = ()
+
+    @property
+    def right(self) -> bool:
+        return self.text == self.truth if self.truth is not None else all(claim.true for claim in self.claims)
 
 
 @dataclass(frozen=True)
 class Judged:
-    """One object, what was said about it, and what is true."""
+    """One object or part, and what was said about it: of a part its category alone."""
 
     seed: int
     facts: RegionFacts
-    category: str
-    colour: str
-    short: str
-    detailed: str
     confidence: float  # of the category
+    answers: dict[str, Answer] = field(default_factory=dict)  # by kind of question
+
+    @property
+    def is_object(self) -> bool:
+        return self.facts.kind == "object"
+
+    @property
+    def category(self) -> str:
+        return self.answers["category"].text
 
     @property
     def held_out(self) -> bool:
         """Whether no object of this colour and class was ever in training."""
         return (self.facts.colour, self.facts.category) in HELD_OUT
 
-    @property
-    def right(self) -> dict[str, bool]:
-        return {
-            "category": self.category == self.facts.category,
-            "colour": self.colour == self.facts.colour,
-            "short": self.short == self.facts.short,
-            "detailed": self.detailed == self.facts.detailed,
-            "known class": self.category in CLASSES,
-        }
-
 
 def judge_scenes(describer: Describer, seeds: Iterable[int], split: str, min_area: int) -> list[Judged]:
-    """Ask four questions about every object of the scenes with more than `min_area` visible pixels."""
-    questions = [QUESTIONS["category"], COLOUR_QUESTION, QUESTIONS["short"], QUESTIONS["detailed"]]
-    judged = []
+    """Asks all questions about every object and part of the scenes with more than `min_area` visible pixels."""
+    judged: list[Judged] = []
     with Renderer(WIDTH, HEIGHT) as renderer:
         for seed in seeds:
             scene = sample_scene(seed, split)
             frame = renderer.render(scene, depth=False)
-            objects = {f.id: f for f in region_facts(scene, frame) if f.kind == "object" and f.area > min_area}
-            if not objects:
-                continue
+            large = [f for f in region_facts(scene, frame) if f.area > min_area]
             describer.set_image(frame.rgb)
-            regions = regions_from_id_image(frame.instance_ids, only=list(objects))
-            for category, colour, short, detailed in zip(*describer.answer(regions, questions), strict=True):
-                facts = objects[category.region_id]
-                texts = (category.text, colour.text, short.text, detailed.text)
-                judged.append(Judged(seed, facts, *texts, category.confidence))
+            objects = [f for f in large if f.kind == "object"]
+            if objects:
+                judged += _judged_objects(describer, seed, scene, frame, objects)
+            parts = {f.id: f for f in large if f.kind == "part"}
+            if parts:
+                (named,) = describer.answer(
+                    regions_from_id_image(frame.part_ids, only=list(parts)), [_asked("category")]
+                )
+                for said in named:
+                    facts = parts[said.region_id]
+                    answer = Answer(_asked("category"), said.text, facts.category)
+                    judged.append(Judged(seed, facts, said.confidence, {"category": answer}))
     return judged
 
 
-def summary(judged: list[Judged]) -> dict[str, float]:
-    """Share of right answers by question; of categories also for the colour-class pairs held out of training."""
-    if not judged:
+def _asked(kind: str) -> str:
+    return _SAME_FOR_ALL[kind]
+
+
+def _judged_objects(
+    describer: Describer, seed: int, scene: Scene, frame: Frame, objects: Sequence[RegionFacts]
+) -> Iterator[Judged]:
+    rng = np.random.default_rng(seed)
+    witness, things = Witness(scene, frame), {obj.instance_id: obj for obj in scene.objects}
+    results = describer.answer(_regions(frame, objects), list(_SAME_FOR_ALL.values()))
+    said = {kind: {d.region_id: d for d in result} for kind, result in zip(_SAME_FOR_ALL, results, strict=True)}
+    beside = [facts.category for facts in objects]
+    drawn = {
+        "class": {facts.id: class_question(facts, rng, beside) for facts in objects},
+        "part": {facts.id: part_question(facts, rng) for facts in objects},
+    }
+    yes_or_no = {kind: _one_each(describer, frame, objects, asked) for kind, asked in drawn.items()}
+    for facts in objects:
+        texts = {kind: answers[facts.id].text for kind, answers in said.items()}
+        thing = things[facts.id]
+        answers = {
+            "category": Answer(_asked("category"), texts["category"], facts.category),
+            "colour": Answer(_asked("colour"), texts["colour"], facts.colour),
+            "short": Answer(_asked("short"), texts["short"], facts.short),
+            "detailed": Answer(
+                _asked("detailed"), texts["detailed"], claims=witness.sentence(texts["detailed"], thing)
+            ),
+        }
+        if witness.has_relation(thing):
+            answers["relation"] = Answer(
+                _asked("relation"), texts["relation"], claims=witness.relation(texts["relation"], thing)
+            )
+        for kind, asked in drawn.items():
+            answers[kind] = Answer(asked[facts.id][0], yes_or_no[kind][facts.id], asked[facts.id][1])
+        yield Judged(seed, facts, said["category"][facts.id].confidence, answers)
+
+
+def _one_each(
+    describer: Describer, frame: Frame, objects: Sequence[RegionFacts], asked: dict[int, tuple[str, str]]
+) -> dict[int, str]:
+    """Answers by instance id, where each object has a question of its own."""
+    by_question: dict[str, list[RegionFacts]] = defaultdict(list)
+    for facts in objects:
+        by_question[asked[facts.id][0]].append(facts)
+    return {
+        answer.region_id: answer.text
+        for question, members in by_question.items()
+        for answer in describer.ask(_regions(frame, members), question)
+    }
+
+
+def _regions(frame: Frame, objects: Sequence[RegionFacts]) -> Regions:
+    return regions_from_id_image(frame.instance_ids, only=[facts.id for facts in objects])
+
+
+@dataclass(frozen=True)
+class Share:
+    """How many of how many are right."""
+
+    right: int
+    of: int
+
+    @classmethod
+    def among(cls, outcomes: Iterable[bool]) -> Share:
+        outcomes = list(outcomes)
+        return cls(sum(outcomes), len(outcomes))
+
+    def __float__(self) -> float:
+        return self.right / self.of if self.of else float("nan")
+
+
+def summary(judged: Sequence[Judged]) -> dict[str, Share]:
+    """Shares of what is right, by kind of question; of categories also for the colour-class pairs held out of training.
+
+    Raises ValueError where there is no object to judge.
+    """
+    objects = [j for j in judged if j.is_object]
+    if not objects:
         raise ValueError("no objects to judge: no scene showed one that is large enough")
-    shares = {name: sum(j.right[name] for j in judged) / len(judged) for name in judged[0].right}
-    held_out = [j for j in judged if j.held_out]
-    if held_out:
-        shares["category, held-out pairs"] = sum(j.right["category"] for j in held_out) / len(held_out)
-        shares["colour, held-out pairs"] = sum(j.right["colour"] for j in held_out) / len(held_out)
+
+    def right(kind: str, among: Iterable[Judged] = objects) -> Share:
+        return Share.among(j.answers[kind].right for j in among if kind in j.answers)
+
+    held_out = [j for j in objects if j.held_out]
+    shares = {
+        "category": right("category"),
+        "colour": right("colour"),
+        "short": right("short"),
+        "category, held-out pairs": right("category", held_out),
+        "colour, held-out pairs": right("colour", held_out),
+        "category of parts": right("category", (j for j in judged if not j.is_object)),
+        "yes or no: is it a ...?": right("class"),
+        "yes or no: does it have ...?": right("part"),
+        "where is it?": right("relation"),
+        "known class": Share.among(j.category in CLASSES for j in objects),
+        "known class or part": Share.among(j.category in (*CLASSES, *PARTS) for j in judged),
+    }
+    claims = [claim for j in objects for claim in j.answers["detailed"].claims]
+    for kind in (FORM, THING, PART, PLACE, TABLE, RELATION):
+        shares[f"detailed: {kind} true"] = Share.among(claim.true for claim in claims if claim.kind == kind)
+    shares["detailed: all true"] = right("detailed")
     return shares
 
 
@@ -105,38 +221,29 @@ def main(argv: list[str] | None = None) -> int:
     except (OspreyError, ValueError) as error:
         print(f"accuracy: {error}", file=sys.stderr)
         return 2
-    by_class: dict[str, list[Judged]] = defaultdict(list)
-    for one in judged:
-        by_class[one.facts.category].append(one)
-    print(f"{arguments.bundle} on {arguments.scenes} {arguments.split} scenes: {len(judged)} objects")
+    objects = [j for j in judged if j.is_object]
+    print(
+        f"{arguments.bundle} on {arguments.scenes} {arguments.split} scenes: {len(objects)} objects, "
+        f"{len(judged) - len(objects)} parts"
+    )
     for name, share in shares.items():
-        print(f"  {name:28s} {share:6.1%}")
+        print(f"  {name:28s} {float(share):6.1%} of {share.of:4d}")
     print("category by class:")
+    by_class: dict[str, list[Judged]] = defaultdict(list)
+    for one in objects:
+        by_class[one.facts.category].append(one)
     for name, members in sorted(by_class.items()):
-        wrong = sorted({j.category for j in members if not j.right["category"]})
-        share = sum(j.right["category"] for j in members) / len(members)
-        print(f"  {name:10s} {share:6.1%} of {len(members):4d}   {'taken for: ' + ', '.join(wrong) if wrong else ''}")
+        wrong = sorted({j.category for j in members if j.category != name})
+        share = Share.among(j.category == name for j in members)
+        print(
+            f"  {name:10s} {float(share):6.1%} of {share.of:4d}   {'taken for: ' + ', '.join(wrong) if wrong else ''}"
+        )
     if arguments.json:
-        answers = [
-            {
-                "seed": j.seed,
-                "instance_id": j.facts.id,
-                "area": j.facts.area,
-                "truth": {
-                    "category": j.facts.category,
-                    "colour": j.facts.colour,
-                    "short": j.facts.short,
-                    "detailed": j.facts.detailed,
-                },
-                "category": j.category,
-                "colour": j.colour,
-                "short": j.short,
-                "detailed": j.detailed,
-                "confidence": j.confidence,
-            }
-            for j in judged
-        ]
-        arguments.json.write_text(json.dumps({"shares": shares, "objects": len(judged), "answers": answers}, indent=1))
+        report = {
+            "shares": {name: asdict(share) for name, share in shares.items()},
+            "answers": [asdict(j) for j in judged],
+        }
+        arguments.json.write_text(json.dumps(report, indent=1))
     return 0
 
 

@@ -15,6 +15,8 @@ PARTS: tuple[str, ...] = tuple(dict.fromkeys(part for kind in catalog.CLASSES.va
 TABLES: tuple[str, ...] = tuple(catalog.TABLES)
 LEFT, RIGHT, FRONT, BEHIND = "to the left of", "to the right of", "in front of", "behind"
 RELATIONS: tuple[str, ...] = (LEFT, RIGHT, FRONT, BEHIND)
+ON = "on a"
+PLACES: tuple[str, ...] = ("on the left side of a", "on the right side of a", "in the middle of a", ON)
 
 # Shares of the picture, so that words do not depend on its size. In a picture of 320x240: 61 and 12 pixels.
 _VISIBLE_OBJECT = 8e-4
@@ -43,14 +45,13 @@ def detailed(scene: Scene, frame: Frame, obj: SceneObject) -> str:
     "a small red mug with a handle on the left side of a wooden table, behind a blue bowl". Place and neighbour are as
     the camera sees them, and are left out where they would be ambiguous.
     """
-    seen = np.bincount(frame.part_ids.ravel(), minlength=max(frame.parts, default=0) + 1)
-    parts = [part.name for part in obj.parts if seen[part.part_id] >= _VISIBLE_PART * frame.part_ids.size]
+    parts = visible_parts(frame, obj)
     text = short(obj)
     if parts:
         text += " with " + " and ".join(with_article(name) for name in parts)
     if obj.lying:
         text += " lying"
-    text += f" {_place(scene, frame, obj)} {scene.table.kind} table"
+    text += f" {place(scene, frame, obj)} {scene.table.kind} table"
     neighbour = _neighbour(scene, frame, obj)
     if neighbour is not None:
         relation, other = neighbour
@@ -66,6 +67,26 @@ def part_category(part: Part) -> str:
 def part_short(obj: SceneObject, part: Part) -> str:
     """The part and its object: "the handle of a small red mug"."""
     return f"the {part.name} of {short(obj)}"
+
+
+def visible_parts(frame: Frame, obj: SceneObject) -> list[str]:
+    """Names of the object's parts of which enough is seen to speak of them: at least 0.016 % of the picture."""
+    seen = np.bincount(frame.part_ids.ravel(), minlength=max(frame.parts, default=0) + 1)
+    return [part.name for part in obj.parts if seen[part.part_id] >= _VISIBLE_PART * frame.part_ids.size]
+
+
+def place(scene: Scene, frame: Frame, obj: SceneObject) -> str:
+    """Where on the table the object is for the camera: one of PLACES, "on a" where nothing else is clear."""
+    height, width = frame.instance_ids.shape
+    u, v, _ = project(scene.camera, object_center(obj)[None], width, height)[0]
+    left, right, middle, somewhere = PLACES
+    if u < 0.33 * width:
+        return left
+    if u > 0.67 * width:
+        return right
+    if 0.40 * width < u < 0.60 * width and 0.30 * height < v < 0.70 * height:
+        return middle
+    return somewhere
 
 
 def visible_objects(scene: Scene, frame: Frame) -> list[SceneObject]:
@@ -91,18 +112,6 @@ def with_article(noun: str) -> str:
     if noun.endswith("s"):
         return noun
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
-
-
-def _place(scene: Scene, frame: Frame, obj: SceneObject) -> str:
-    height, width = frame.instance_ids.shape
-    u, v, _ = project(scene.camera, object_center(obj)[None], width, height)[0]
-    if u < 0.33 * width:
-        return "on the left side of a"
-    if u > 0.67 * width:
-        return "on the right side of a"
-    if 0.40 * width < u < 0.60 * width and 0.30 * height < v < 0.70 * height:
-        return "in the middle of a"
-    return "on a"
 
 
 def _neighbour(scene: Scene, frame: Frame, obj: SceneObject) -> tuple[str, SceneObject] | None:

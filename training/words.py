@@ -95,9 +95,9 @@ def dialogues(
     if facts.kind == "object":
         pairs["detailed"] = (QUESTIONS["detailed"], facts.detailed)
         pairs["colour"] = (COLOUR_QUESTION, facts.colour)
-        pairs["class"] = _is_it(facts, rng, beside)
+        pairs["class"] = class_question(facts, rng, beside)
         if facts.parts or rng.random() < _ASK_PARTLESS:
-            pairs["part"] = _has_it(facts, rng)
+            pairs["part"] = part_question(facts, rng)
         _, told, neighbour = facts.detailed.rpartition(", ")
         if told:
             pairs["relation"] = (RELATION_QUESTION, neighbour)
@@ -116,7 +116,8 @@ def all_texts(facts: RegionFacts) -> Iterator[str]:
         yield answer
 
 
-def _is_it(facts: RegionFacts, rng: np.random.Generator, beside: Sequence[str]) -> tuple[str, str]:
+def class_question(facts: RegionFacts, rng: np.random.Generator, beside: Sequence[str] = ()) -> tuple[str, str]:
+    """Whether an object is of a class, drawn so that half are, and the answer. beside: as for `dialogues`."""
     asked = facts.category
     if rng.random() < 0.5:
         others = [name for name in words.CLASSES if name != facts.category]
@@ -126,7 +127,8 @@ def _is_it(facts: RegionFacts, rng: np.random.Generator, beside: Sequence[str]) 
     return question, "yes" if asked == facts.category else "no"
 
 
-def _has_it(facts: RegionFacts, rng: np.random.Generator) -> tuple[str, str]:
+def part_question(facts: RegionFacts, rng: np.random.Generator) -> tuple[str, str]:
+    """Whether an object has a part, drawn so that about half have, and the answer."""
     present = bool(facts.parts) and rng.random() < _ASK_PRESENT
     absent = [name for name in words.PARTS if name not in facts.parts]
     asked = str(rng.choice(facts.parts if present else absent))

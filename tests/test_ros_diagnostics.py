@@ -165,9 +165,11 @@ def test_rates_drops_stages_memory_and_engines(client: Client) -> None:
 
     stages = client.status("stages", OK, "ms a frame")
     of_describer = ("preprocess", "vision", "regions", "prefix", "branches")
-    for stage in ("conversion", *of_describer, "publishing", "engines", "overhead", "frame"):
+    parts = ("conversion", *of_describer, "scene", "publishing")
+    for stage in (*parts, "engines", "overhead", "frame"):
         p50, p95 = (float(stages[f"{stage} {which}"].split()[0]) for which in ("p50", "p95"))
         assert 0 <= p50 <= p95 < 60_000, stage
+        assert p50 > 0 or stage not in ("regions", "scene", "publishing"), stage
     assert float(stages["frame p50"].split()[0]) >= float(stages["engines p50"].split()[0])
 
     memory = client.status("memory", OK, "MB held")

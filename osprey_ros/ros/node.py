@@ -223,7 +223,7 @@ class OspreyNode(LifecycleNode):
             outputs.publish(frame, result, draw=self._settings.overlay)
             published = time.perf_counter()
             age = (self.get_clock().now().nanoseconds - frame.stamp) / 1e9
-            seconds = _stages(result.timing, converted - started, published - described, published - started)
+            seconds = _stages(result.timing, converted - started, described - converted, published - described)
             counts = ObjectCounts(result.described, result.reused, result.skipped, perception.known)
             nothing = f"{raw.topics[raw.regions_from]}: {result.nothing}" if result.nothing else ""
             self._statistics.described(age, seconds, counts, nothing)
@@ -268,18 +268,23 @@ class OspreyNode(LifecycleNode):
         return [*found, health.memory_status(memory.resident(), memory.available(), reserve)]
 
 
-def _stages(timing: Timing | None, converted: float, published: float, whole: float) -> dict[str, float]:
-    """Seconds by stage; "overhead" is all that is not an engine at work. Empty where nothing was described."""
+def _stages(timing: Timing | None, conversion: float, step: float, publishing: float) -> dict[str, float]:
+    """Seconds by stage, of a frame that took the sum of these three; empty where no picture was looked at.
+
+    "scene" is what of the step is not the describer's: finding objects again, remembering, planning, saving. These and
+    the describer's stages add up to "frame", of which "engines" were at work for a part and "overhead" is the rest.
+    """
     if timing is None:
         return {}
-    described = {name: getattr(timing, name) for name in _STAGES}
+    frame = conversion + step + publishing
     return {
-        "conversion": converted,
-        **described,
-        "publishing": published,
+        "conversion": conversion,
+        **{name: getattr(timing, name) for name in _STAGES},
+        "scene": step - timing.total,
+        "publishing": publishing,
         "engines": timing.engine,
-        "overhead": whole - timing.engine,
-        "frame": whole,
+        "overhead": frame - timing.engine,
+        "frame": frame,
     }
 
 

@@ -155,6 +155,9 @@ def test_kinds_are_drawn_by_weight() -> None:
     alone = _object("mug", detailed="a red mug with a handle on a plain table")
     assert RELATION_QUESTION not in dict(dialogues(alone, rng)), "nothing stands near enough to be named"
     assert len(dialogues(_object("mug"), rng)) == len(KINDS)
+    silent = dict(dialogues(_object("mug"), rng, {"relation": 0}))
+    assert RELATION_QUESTION not in silent
+    assert silent[QUESTIONS["detailed"]] == "a red thing on the left side of a plain table"
 
 
 @pytest.mark.parametrize(

@@ -88,20 +88,22 @@ def dialogues(
     """(question, answer) pairs that are true of a region, at most one of a kind; questions with yes or no are drawn.
 
     They come in random order: early ones are mostly of a kind with a high weight (1 where `weights` has none; none at
-    all at 0). Kinds in `without` are left out. beside: categories of other regions in the picture; half of what is
-    denied is one of these, where there are any.
+    all at 0). Kinds in `without` are left out. Where relations have no weight, detailed descriptions are silent about
+    neighbours, too: a model too small to find them would make them up. beside: categories of other regions in the
+    picture; half of what is denied is one of these, where there are any.
     """
+    weights = weights or {}
     pairs = {"category": (QUESTIONS["category"], facts.category), "short": (QUESTIONS["short"], facts.short)}
     if facts.kind == "object":
-        pairs["detailed"] = (QUESTIONS["detailed"], facts.detailed)
+        alone, told, neighbour = facts.detailed.partition(", ")
+        pairs["detailed"] = (QUESTIONS["detailed"], facts.detailed if weights.get("relation", 1.0) else alone)
         pairs["colour"] = (COLOUR_QUESTION, facts.colour)
         pairs["class"] = class_question(facts, rng, beside)
         if facts.parts or rng.random() < _ASK_PARTLESS:
             pairs["part"] = part_question(facts, rng)
-        _, told, neighbour = facts.detailed.rpartition(", ")
         if told:
             pairs["relation"] = (RELATION_QUESTION, neighbour)
-    shares = {kind: (weights or {}).get(kind, 1.0) for kind in pairs if kind not in without}
+    shares = {kind: weights.get(kind, 1.0) for kind in pairs if kind not in without}
     kinds = [kind for kind, share in shares.items() if share > 0]
     # The order of exponential waiting times is that of draws by weight without replacement.
     waits = rng.exponential(size=len(kinds)) / [shares[kind] for kind in kinds]

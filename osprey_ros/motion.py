@@ -83,22 +83,27 @@ def camera_motion(before: np.ndarray, after: np.ndarray, foreground: np.ndarray 
     background = np.full(before.shape, 255, np.uint8)
     if foreground is not None:
         background[foreground] = 0
-    matrix = _fit(*_followed(before, after, background), background, _FLOW_ERROR, _MIN_SHARE)
+    start, end = _followed(before, after, background, _CORNERS[0])
+    matrix = _fit(start, end, _FLOW_ERROR, _MIN_SHARE)
+    if matrix is None and foreground is not None:
+        there, then = _followed(before, after, ~background, _CORNERS[1])
+        matrix = _fit(np.concatenate([start, there]), np.concatenate([end, then]), _FLOW_ERROR, _MIN_SHARE)
     if matrix is None:
-        matrix = _fit(*_matched(before, after), background, _MATCH_ERROR, _MIN_SHARE_MATCHED)
+        start, end = _matched(before, after)
+        across, down = start.astype(np.intp).T
+        behind = background[down, across] > 0
+        matrix = _fit(start[behind], end[behind], _MATCH_ERROR, _MIN_SHARE_MATCHED)
+        if matrix is None:
+            matrix = _fit(start, end, _MATCH_ERROR, _MIN_SHARE_MATCHED)
     return NO_MOTION if matrix is None else Motion(matrix, sure=True)
 
 
-def _followed(before: np.ndarray, after: np.ndarray, background: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Corners before and after, float32 [n, 2] each, by optical flow; background is 255 there and 0 elsewhere."""
-    corners = [
-        found.reshape(-1, 2)
-        for most, where in zip(_CORNERS, (background, ~background), strict=True)
-        if (found := cv2.goodFeaturesToTrack(before, most, 0.01, 5, mask=where)) is not None
-    ]
-    if not corners:
+def _followed(before: np.ndarray, after: np.ndarray, where: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Corners before and after, float32 [n, 2] each, by optical flow; ``where`` is 255 where they may lie, else 0."""
+    corners = cv2.goodFeaturesToTrack(before, most, 0.01, 5, mask=where)
+    if corners is None:
         return np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32)
-    start = np.concatenate(corners)
+    start = corners.reshape(-1, 2)
     end, seen, _ = cv2.calcOpticalFlowPyrLK(before, after, start, np.empty_like(start), winSize=(15, 15), maxLevel=3)
     again, seen_again, _ = cv2.calcOpticalFlowPyrLK(
         after, before, end, np.empty_like(end), winSize=(15, 15), maxLevel=3
@@ -121,21 +126,16 @@ def _matched(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndar
     return start, end
 
 
-def _fit(start: np.ndarray, end: np.ndarray, background: np.ndarray, error: float, share: float) -> np.ndarray | None:
-    """The similarity float64 [2, 3] on which points [n, 2] agree: those in the background if they do, else all.
+def _fit(start: np.ndarray, end: np.ndarray, error: float, share: float) -> np.ndarray | None:
+    """The similarity float64 [2, 3] on which points [n, 2] agree; None where they do not, or are too few.
 
-    ``error`` is how far off a point may be in pixels, ``share`` how many of them must agree. None where they do not.
+    ``error`` is how far off a point may be in pixels, ``share`` how many of them must agree.
     """
-    across, down = start.astype(np.intp).T
-    behind = background[down, across] > 0
-    for chosen in (behind, np.ones_like(behind)):
-        if np.count_nonzero(chosen) < _MIN_INLIERS:
-            continue
-        matrix, inliers = cv2.estimateAffinePartial2D(
-            start[chosen], end[chosen], method=cv2.RANSAC, ransacReprojThreshold=error
-        )
-        if matrix is None or inliers.sum() < _MIN_INLIERS or inliers.mean() < share:
-            continue
-        if 1 / _MAX_SCALE < np.hypot(matrix[0, 0], matrix[1, 0]) < _MAX_SCALE:
-            return matrix.astype(np.float64)
-    return None
+    if len(start) < _MIN_INLIERS:
+        return None
+    matrix, inliers = cv2.estimateAffinePartial2D(start, end, method=cv2.RANSAC, ransacReprojThreshold=error)
+    if matrix is None or inliers.sum() < _MIN_INLIERS or inliers.mean() < share:
+        return None
+    if not 1 / _MAX_SCALE < np.hypot(matrix[0, 0], matrix[1, 0]) < _MAX_SCALE:
+        return None
+    return np.asarray(matrix, np.float64)

@@ -100,10 +100,10 @@ def test_nano_is_calibrated() -> None:
     calibration = describer.bundle.calibration()
     assert set(calibration.curves) == {CATEGORY, DESCRIPTION, ATTRIBUTE, QUERY}
     answers = answers_of_scenes(describer, range(20), "test")
-    for kind, least in ((CATEGORY, 0.01), (DESCRIPTION, 0.05)):
+    for kind in (CATEGORY, DESCRIPTION):
         before = expected_calibration_error(answers[kind], 5)
         after = expected_calibration_error(answers[kind].calibrated(calibration, kind), 5)
-        assert after < before - least
+        assert after < before
 
 
 def test_the_command_fits_prints_draws_and_writes(

@@ -39,8 +39,10 @@ def test_it_names_most_of_what_it_sees(bundle: Bundle) -> None:
     judged = accuracy.judge_scenes(Describer(bundle), range(12), "test", accuracy.MIN_AREA)
     shares = accuracy.summary(judged)
     assert shares["category"].of > 50
-    assert float(shares["category"]) >= 0.75  # 200 scenes are in its card; these are a sample
-    assert float(shares["known class"]) >= 0.85
+    assert float(shares["category"]) >= 0.85  # 200 scenes are in its card; these are a sample
+    assert float(shares["category of parts"]) >= 0.9
+    assert float(shares["yes or no: is it a ...?"]) >= 0.9
+    assert float(shares["known class"]) >= 0.9
     assert float(shares["known class or part"]) == 1
 
 
@@ -51,7 +53,7 @@ def test_the_benchmark_compares_equal_words_and_writes_its_figures(tmp_path: Pat
     report = json.loads(out.read_text())
     (result,) = report["frames"]
     assert result["regions"] == 3
-    assert result["new_tokens"] == 3 * 12
+    assert 3 * 8 < result["new_tokens"] <= 3 * 12
     assert result["loop_same_tokens"] == result["batched_same_tokens"] == 1
     assert 0 < result["engines"]["median"] < result["loop"]["median"]
     assert sum(result["stages"].values()) == pytest.approx(result["engines"]["median"], rel=0.2)

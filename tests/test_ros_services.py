@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from itertools import count, pairwise
 from pathlib import Path
@@ -16,6 +17,8 @@ from action_msgs.msg import GoalStatus
 from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import Point
 from rclpy.action import ActionClient
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.executors import MultiThreadedExecutor
 from ros_harness import BUNDLE, DEADLINE, Client, osprey_node, ros_environment
 from sensor_msgs.msg import RegionOfInterest
 
@@ -23,6 +26,7 @@ from osprey_ros.bundle import Bundle
 from osprey_ros.cli import main
 from osprey_ros.mask_codecs import rle_from_mask
 from osprey_ros.ros import messages
+from osprey_ros.ros.ask import query_node
 from osprey_ros.ros.messages import DescribeRegion, DescribeRegionAction, Forget, GetScene, QueryScene, Region
 from osprey_ros.scene_store import SceneStore, StoreError, model_of
 from osprey_sim.child import Child
@@ -233,11 +237,16 @@ def test_questions_are_answered_while_frames_flow(client: Client, picture: tuple
     client.node.destroy_client(teller)
 
 
+def enter(env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on this process is in the domain of these variables."""
+    for name in ("ROS_DOMAIN_ID", "ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_LOG_DIR"):
+        monkeypatch.setenv(name, env[name])
+
+
 def test_the_command_line_asks_the_node(
     env: dict[str, str], client: Client, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("ROS_DOMAIN_ID", "ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_LOG_DIR"):
-        monkeypatch.setenv(name, env[name])
+    enter(env, monkeypatch)
     clock = latest(client)[CLOCK]
     assert main(["ask", "the green clock", "--json", "--limit", "1"]) == 0
     answer = json.loads(capsys.readouterr().out)
@@ -257,6 +266,37 @@ def test_the_command_line_asks_the_node(
     assert "'/bad name/query_scene' is no name of a service" in capsys.readouterr().err
     assert main(["ask", "   "]) == 2
     assert "/osprey cannot answer: the question is empty" in capsys.readouterr().err
+
+
+def test_an_answer_that_comes_after_it_was_asked_again_counts(
+    own_env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enter(own_env, monkeypatch)
+    server = Client(own_env, publish=False)
+    again, over = threading.Event(), threading.Event()
+    asked = count(1)
+
+    def answer(request: Any, response: Any) -> Any:
+        number = next(asked)
+        if number > 1:
+            again.set()
+        assert (again if number == 1 else over).wait(DEADLINE)
+        response.message = f"answer {number}"
+        return response
+
+    server.node.create_service(QueryScene, "/slow/query_scene", answer, callback_group=ReentrantCallbackGroup())
+    executor = MultiThreadedExecutor(4, context=server.context)
+    executor.add_node(server.node)
+    thread = threading.Thread(target=executor.spin)
+    thread.start()
+    try:
+        assert query_node("/slow", "a cup", 0, 9.0).message == "answer 1"
+    finally:
+        again.set()
+        over.set()
+        executor.shutdown()
+        thread.join()
+        server.close()
 
 
 class Goal:

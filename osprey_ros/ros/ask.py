@@ -62,10 +62,14 @@ def _asked(node: Node, executor: SingleThreadedExecutor, service: str, text: str
             )
             raise AskError(f"no node offers {service} ({timeout:g} s waited): {there}")
         executor.spin_once(timeout_sec=0.05)
-    # An answer is lost where the node has not yet discovered the reader of a client that it just met: asked again.
+    # An answer is lost where the node has not yet discovered the reader of a client that it just met: asked again. Any
+    # answer counts, that of a busy node to the first request, too.
+    futures = []
     for _ in range(_ATTEMPTS):
-        future = client.call_async(QueryScene.Request(text=text, limit=limit))
-        executor.spin_until_future_complete(future, timeout / _ATTEMPTS)
-        if future.done():
-            return future.result()
+        futures.append(client.call_async(QueryScene.Request(text=text, limit=limit)))
+        end = time.monotonic() + timeout / _ATTEMPTS
+        while time.monotonic() < end:
+            executor.spin_once(timeout_sec=0.05)
+            if done := [future for future in futures if future.done()]:
+                return done[0].result()
     raise AskError(f"{service} did not answer within {timeout:g} s: is the node busy? (--timeout)")

@@ -92,18 +92,12 @@ def judge_scenes(describer: Describer, seeds: Iterable[int], split: str, min_are
                 judged += _judged_objects(describer, seed, scene, frame, objects)
             parts = {f.id: f for f in large if f.kind == "part"}
             if parts:
-                (named,) = describer.answer(
-                    regions_from_id_image(frame.part_ids, only=list(parts)), [_asked("category")]
-                )
-                for said in named:
+                question = QUESTIONS["category"]
+                for said in describer.ask(regions_from_id_image(frame.part_ids, only=list(parts)), question):
                     facts = parts[said.region_id]
-                    answer = Answer(_asked("category"), said.text, facts.category)
+                    answer = Answer(question, said.text, facts.category)
                     judged.append(Judged(seed, facts, said.confidence, {"category": answer}))
     return judged
-
-
-def _asked(kind: str) -> str:
-    return _SAME_FOR_ALL[kind]
 
 
 def _judged_objects(
@@ -120,20 +114,16 @@ def _judged_objects(
     }
     yes_or_no = {kind: _one_each(describer, frame, objects, asked) for kind, asked in drawn.items()}
     for facts in objects:
-        texts = {kind: answers[facts.id].text for kind, answers in said.items()}
-        thing = things[facts.id]
+        thing, texts = things[facts.id], {kind: of_all[facts.id].text for kind, of_all in said.items()}
         answers = {
-            "category": Answer(_asked("category"), texts["category"], facts.category),
-            "colour": Answer(_asked("colour"), texts["colour"], facts.colour),
-            "short": Answer(_asked("short"), texts["short"], facts.short),
-            "detailed": Answer(
-                _asked("detailed"), texts["detailed"], claims=witness.sentence(texts["detailed"], thing)
-            ),
+            kind: Answer(_SAME_FOR_ALL[kind], texts[kind], getattr(facts, kind))
+            for kind in ("category", "colour", "short")
         }
+        claims = {"detailed": witness.sentence(texts["detailed"], thing)}
         if witness.has_relation(thing):
-            answers["relation"] = Answer(
-                _asked("relation"), texts["relation"], claims=witness.relation(texts["relation"], thing)
-            )
+            claims["relation"] = witness.relation(texts["relation"], thing)
+        for kind, made in claims.items():
+            answers[kind] = Answer(_SAME_FOR_ALL[kind], texts[kind], claims=made)
         for kind, asked in drawn.items():
             answers[kind] = Answer(asked[facts.id][0], yes_or_no[kind][facts.id], asked[facts.id][1])
         yield Judged(seed, facts, said["category"][facts.id].confidence, answers)

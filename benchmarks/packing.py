@@ -90,7 +90,7 @@ def scene_of(
     regions = regions_from_id_image(ids, only=[f.id for f in facts])
     samples = []
     for number, f in enumerate(facts):
-        question, answer = dialogues(f, np.random.default_rng(f.id))[0]
+        question, answer, _ = dialogues(f, np.random.default_rng(f.id))[0]
         samples.append(Sample.of(prompts.prompt(question), prompts.answer(answer), number))
     return Scene(
         torch.from_numpy(preprocess(rgb, spec)).reshape(1, 3, spec.image_size, spec.image_size),

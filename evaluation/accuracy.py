@@ -28,7 +28,15 @@ from osprey_sim.render import Frame, Renderer
 from osprey_sim.scene import Scene, sample_scene
 from osprey_sim.words import CLASSES, PARTS
 from training.store import HEIGHT, WIDTH
-from training.words import COLOUR_QUESTION, RELATION_QUESTION, RegionFacts, class_question, part_question, region_facts
+from training.words import (
+    COLOUR_QUESTION,
+    RELATION_QUESTION,
+    RegionFacts,
+    class_question,
+    pair_questions,
+    part_question,
+    region_facts,
+)
 
 MIN_AREA = 200
 
@@ -105,7 +113,8 @@ def _judged_objects(
 ) -> Iterator[Judged]:
     rng = np.random.default_rng(seed)
     witness, things = Witness(scene, frame), {obj.instance_id: obj for obj in scene.objects}
-    results = describer.answer(_regions(frame, objects), list(_SAME_FOR_ALL.values()))
+    regions = _regions(frame, objects)
+    results = describer.answer(regions, list(_SAME_FOR_ALL.values()))
     said = {kind: {d.region_id: d for d in result} for kind, result in zip(_SAME_FOR_ALL, results, strict=True)}
     beside = [facts.category for facts in objects]
     drawn = {
@@ -126,6 +135,11 @@ def _judged_objects(
             answers[kind] = Answer(_SAME_FOR_ALL[kind], texts[kind], claims=made)
         for kind, asked in drawn.items():
             answers[kind] = Answer(asked[facts.id][0], yes_or_no[kind][facts.id], asked[facts.id][1])
+        pairs = pair_questions(facts, objects)
+        if pairs:
+            question, truth, other = pairs[int(rng.integers(len(pairs)))]
+            both = regions.select([facts.id, other])
+            answers["pair"] = Answer(question, describer.ask_together(both, question).text, truth)
         yield Judged(seed, facts, said["category"][facts.id].confidence, answers)
 
 
@@ -185,6 +199,7 @@ def summary(judged: Sequence[Judged]) -> dict[str, Share]:
         "category of parts": right("category", (j for j in judged if not j.is_object)),
         "yes or no: is it a ...?": right("class"),
         "yes or no: does it have ...?": right("part"),
+        "where is it from another?": right("pair"),
         "where is it?": right("relation"),
         "known class": Share.among(j.category in CLASSES for j in objects),
         "known class or part": Share.among(j.category in (*CLASSES, *PARTS) for j in judged),

@@ -35,9 +35,9 @@ class Sample:
             )
 
     @classmethod
-    def of(cls, prompt: tuple[int, ...], answer: tuple[int, ...], region: int) -> Sample:
-        """One question about one region, and its answer, which ends with the end-of-sequence token."""
-        return cls(prompt + answer, (False,) * len(prompt) + (True,) * len(answer), (region,))
+    def of(cls, prompt: tuple[int, ...], answer: tuple[int, ...], *regions: int) -> Sample:
+        """One question about a region or several, and its answer, which ends with the end-of-sequence token."""
+        return cls(prompt + answer, (False,) * len(prompt) + (True,) * len(answer), regions)
 
 
 @dataclass(frozen=True)

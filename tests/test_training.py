@@ -70,7 +70,7 @@ def test_yes_and_no_are_true_and_both_occur(store: SceneStore) -> None:
     answers = set()
     for index in range(len(store)):
         for facts in store.facts(index):
-            for question, answer in dialogues(facts, rng):
+            for question, answer, _ in dialogues(facts, rng):
                 if question.startswith("Is "):
                     asked = question.split()[-1].rstrip("?")
                     assert (answer == "yes") == (asked == facts.category)
@@ -81,7 +81,7 @@ def test_yes_and_no_are_true_and_both_occur(store: SceneStore) -> None:
 def test_tokenizer_spells_every_text_and_gives_it_back(store: SceneStore, tokenizer: Tokenizer, config) -> None:
     prompts = PromptBuilder(tokenizer, config.model_spec())
     for facts in store.facts(0):
-        for _, answer in dialogues(facts, np.random.default_rng(0)):
+        for _, answer, _ in dialogues(facts, np.random.default_rng(0)):
             ids = prompts.answer(answer)
             assert 0 not in ids, "an unknown token"
             assert prompts.decode(ids) == answer

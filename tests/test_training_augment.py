@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,18 +16,27 @@ import yaml
 from tiny import TINY
 from tokenizers import Tokenizer
 
-from osprey_ros.prompt import QUESTIONS, PromptBuilder
-from osprey_sim.catalog import CLASSES
+from osprey_ros.prompt import MASK, QUESTIONS, PromptBuilder
+from osprey_sim.catalog import CLASSES, COLOURS
 from osprey_sim.words import RELATIONS
 from osprey_torch.checkpoint import load_checkpoint
 from osprey_torch.config import OSPREY_NANO
 from osprey_torch.model import Osprey
 from training import train
-from training.data import CATEGORIES, NO_LABEL, Item, SceneDataset, Selection
+from training.data import CATEGORIES, LABELS, NO_LABEL, Item, SceneDataset, Selection
 from training.recipe import RecipeError, load_recipe, recipe_from_mapping
 from training.store import SceneStore, render_scenes
 from training.tokenizer import train_tokenizer
-from training.words import COLOUR_QUESTION, KINDS, RELATION_QUESTION, RegionFacts, all_texts, dialogues
+from training.words import (
+    COLOUR_QUESTION,
+    KINDS,
+    PAIR_QUESTION,
+    PLACED,
+    RELATION_QUESTION,
+    RegionFacts,
+    all_texts,
+    dialogues,
+)
 
 SCENES = 4
 
@@ -103,6 +113,57 @@ def test_words_of_changed_pictures_are_still_true(store: SceneStore, tokenizer: 
     assert kinds == {(False, True), (False, False), (True, False)}, "as it was, mirrored, enlarged"
 
 
+def test_recoloured_pictures_keep_their_shapes_and_lose_their_colours(store: SceneStore, tokenizer: Tokenizer) -> None:
+    plain = _dataset(store, tokenizer, Selection(99, LARGE))
+    other = _dataset(store, tokenizer, Selection(99, LARGE, questions=9, recolour=1))
+    mean, std = (np.asarray(v)[:, None, None] for v in (TINY.image_mean, TINY.image_std))
+    for number in range(SCENES):
+        before, after = (dataset[number].pixels * std + mean for dataset in (plain, other))
+        assert np.abs(before - after).max() > 0.1
+        np.testing.assert_allclose(np.sort(before, axis=0), np.sort(after, axis=0), atol=1e-5)
+        assert set(other[number].labels["colour"]) == {NO_LABEL}
+        assert other[number].labels["category"] == plain[number].labels["category"]
+        text = _words(other[number], tokenizer)
+        assert "category" in text
+        assert not any(f" {colour} " in f"{text} " for colour in COLOURS)
+
+
+def test_position_tokens_are_asked_for_the_place(store: SceneStore, tokenizer: Tokenizer) -> None:
+    dataset = _dataset(store, tokenizer, Selection(99, LARGE, flip=True, zoom=1.6))
+    for number in range(3 * SCENES):
+        item = dataset[number]
+        for grid, column, row in zip(item.positions, item.labels["column"], item.labels["row"], strict=True):
+            rows, columns = np.nonzero(grid)
+            if not len(rows):  # too small for the grid
+                assert column == row == NO_LABEL
+                continue
+            assert column == int((columns.mean() + 0.5) / grid.shape[1] * 12)
+            assert row == int((rows.mean() + 0.5) / grid.shape[0] * 12)
+
+
+def test_pairs_name_both_regions(store: SceneStore, tokenizer: Tokenizer) -> None:
+    """The answer's words are those of the second region that the sample points at."""
+    dataset = _dataset(store, tokenizer, Selection(99, LARGE, questions=1, weights={"category": 1e-6, "pair": 1e6}))
+    question = PAIR_QUESTION.replace("<mask><pos>", "").split()[0]
+    pairs = 0
+    for number in range(SCENES):
+        item = dataset[number]
+        assert item.sequence is not None
+        for branch in range(1, int(item.sequence.branches.max()) + 1):
+            rows = item.sequence.branches == branch
+            tokens, named = item.sequence.tokens[rows], item.sequence.region[rows]
+            text = tokenizer.decode([int(token) for token in tokens if token >= 0])
+            if "relative" not in text:
+                continue
+            assert text.startswith(question)
+            first, second = named[tokens == MASK]
+            assert first != second
+            category, colour = (LABELS[name][item.labels[name][second]] for name in ("category", "colour"))
+            assert text.endswith(f"{colour} {category}")
+            pairs += 1
+    assert pairs > 5
+
+
 def test_brightness_changes_light_alone(store: SceneStore, tokenizer: Tokenizer) -> None:
     plain = _dataset(store, tokenizer, Selection(99, LARGE))
     lit = _dataset(store, tokenizer, Selection(99, LARGE, brightness=0.3))
@@ -120,17 +181,23 @@ def test_brightness_changes_light_alone(store: SceneStore, tokenizer: Tokenizer)
 
 def _object(name: str, **values: str) -> RegionFacts:
     detailed = "a red thing on the left side of a plain table, behind a blue bowl"
-    facts = RegionFacts("object", 1, 500, name, f"a red {name}", detailed, "red", "medium", CLASSES[name].parts)
+    parts = CLASSES[name].parts
+    facts = RegionFacts("object", 1, 500, name, f"a red {name}", detailed, "red", "medium", parts, "plain")
     return replace(facts, **values)  # type: ignore[arg-type]
+
+
+def _said(*arguments: Any, **options: Any) -> dict[str, str]:
+    """Answers of a region's dialogues, by question."""
+    return {question: answer for question, answer, _ in dialogues(*arguments, **options)}
 
 
 def test_as_many_answers_are_yes_as_no() -> None:
     rng = np.random.default_rng(0)
     said: dict[str, Counter[str]] = {"Is": Counter(), "Does": Counter()}
-    near = 0
+    near, beside = 0, (_object("bowl", id=2), _object("duck", id=3))
     for _ in range(200):
         for name in CLASSES:
-            for question, answer in dialogues(_object(name), rng, beside=("bowl", "duck")):
+            for question, answer, _ in dialogues(_object(name), rng, beside=beside):
                 first = question.split()[0]
                 if first in said:
                     said[first][answer] += 1
@@ -145,19 +212,29 @@ def test_kinds_are_drawn_by_weight() -> None:
     rng = np.random.default_rng(0)
     first: Counter[str] = Counter()
     for _ in range(2000):
-        pairs = dialogues(_object("mug"), rng, {"relation": 4, "short": 0})
-        assert QUESTIONS["short"] not in dict(pairs)
-        first[pairs[0][0]] += 1
+        told = dialogues(_object("mug"), rng, {"relation": 4, "short": 0})
+        assert QUESTIONS["short"] not in [dialogue.question for dialogue in told]
+        first[told[0].question] += 1
     # Weights 4 for the place and 1 for each of the five others that are left.
     assert first[RELATION_QUESTION] / 2000 == pytest.approx(4 / 9, abs=0.04)
     assert first[COLOUR_QUESTION] / 2000 == pytest.approx(1 / 9, abs=0.03)
-    assert dict(dialogues(_object("mug"), rng))[RELATION_QUESTION] == "behind a blue bowl"
+    assert _said(_object("mug"), rng)[RELATION_QUESTION] == "behind a blue bowl"
     alone = _object("mug", detailed="a red mug with a handle on a plain table")
-    assert RELATION_QUESTION not in dict(dialogues(alone, rng)), "nothing stands near enough to be named"
-    assert len(dialogues(_object("mug"), rng)) == len(KINDS)
-    silent = dict(dialogues(_object("mug"), rng, {"relation": 0}))
+    assert RELATION_QUESTION not in _said(alone, rng), "nothing stands near enough to be named"
+    silent = _said(_object("mug"), rng, {"relation": 0})
     assert RELATION_QUESTION not in silent
     assert silent[QUESTIONS["detailed"]] == "a red thing on the left side of a plain table"
+
+
+def test_pairs_are_made_of_objects_that_are_there() -> None:
+    rng = np.random.default_rng(0)
+    mug = _object("mug", relations=(("behind", 2), ("to the left of", 3), ("in front of", 4)))
+    others = [_object("bowl", id=2), _object("duck", id=3), _object("lamp", id=5)]
+    asked = {(d.answer, d.other) for _ in range(40) for d in dialogues(mug, rng, beside=others) if d.other}
+    assert asked == {("behind a red bowl", 2), ("to the left of a red duck", 3)}
+    assert len(dialogues(mug, rng, beside=others)) == len(KINDS)
+    assert PAIR_QUESTION not in _said(mug, rng), "none of them is shown"
+    assert PAIR_QUESTION not in _said(mug, rng, without=PLACED, beside=others)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +242,7 @@ def test_kinds_are_drawn_by_weight() -> None:
     [
         ({"zoom": 0.5}, "zoom is 0.5"),
         ({"brightness": 1}, "brightness is 1"),
+        ({"recolour": 2}, "recolour is 2"),
         ({"weights": {"shape": 1}}, "shape.*expected category, short"),
         ({"weights": {"part": -1}}, "none below 0"),
         ({"weights": {"category": 0}}, "some for category"),
@@ -184,7 +262,8 @@ RECIPE = {
     "data": {"scenes": 4, "scene_size": [96, 72]},
     "stages": [
         {"name": "0", "trains": ["vision", "mask_extractor"], "steps": 2, "batch_size": 2, "learning_rate": 1e-3,
-         "selection": {"max_regions": 4, "min_area": 4, "flip": True, "zoom": 1.5, "brightness": 0.2}},
+         "selection": {"max_regions": 4, "min_area": 4, "flip": True, "zoom": 1.5, "brightness": 0.2,
+                       "recolour": 0.3}},
         {"name": "3", "trains": ["projector", "language_model"], "steps": 1, "batch_size": 2, "learning_rate": 1e-3,
          "selection": {"max_regions": 3, "min_area": 4, "questions": 2, "weights": {"relation": 3}}},
     ],

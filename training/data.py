@@ -16,13 +16,16 @@ from osprey_ros.bundle import ModelSpec
 from osprey_ros.image import normalise_and_square, resize_shortest_edge
 from osprey_ros.prompt import PromptBuilder
 from osprey_ros.regions import regions_from_id_image
-from osprey_sim.words import CLASSES, COLOURS, PARTS, SIZES
+from osprey_sim.words import CLASSES, COLOURS, PARTS, SIZES, TABLES
 from osprey_torch.packing import PackedBatch, PackedSequence, Sample, collate, pack
 from training.store import SceneStore
-from training.words import KINDS, PLACED, SIZED, RegionFacts, dialogues
+from training.words import COLOURED, KINDS, PLACED, SIZED, RegionFacts, dialogues
 
 CATEGORIES = (*CLASSES, *PARTS)
-LABELS = {"category": CATEGORIES, "colour": COLOURS, "size": SIZES}
+# What a region's two tokens are asked for in stage 0: of the mask token how the region looks and on what it stands, of
+# the position token where the region's middle is, in twelfths of the picture from the left and from the top.
+LABELS = {"category": CATEGORIES, "colour": COLOURS, "size": SIZES, "table": TABLES}
+PLACE_LABELS = {"column": tuple(range(12)), "row": tuple(range(12))}
 NO_LABEL = -100
 
 
@@ -33,7 +36,8 @@ class Batch:
     pixels: torch.Tensor  # float32 [B, 3, S, S]
     masks: list[torch.Tensor]  # four of float32 [B, N, h, w]; zeros beyond a picture's regions
     positions: torch.Tensor  # float32 [B, N, P, P]
-    labels: dict[str, torch.Tensor]  # int64 [B, N] by name in LABELS, NO_LABEL where there is none; empty for records
+    # int64 [B, N] by name in LABELS and PLACE_LABELS, NO_LABEL where there is none; empty for records
+    labels: dict[str, torch.Tensor]
     packed: PackedBatch | None  # dialogues of the regions
 
     def to(self, device: torch.device) -> Batch:
@@ -65,8 +69,9 @@ _LEFT_INSIDE = 0.6
 class Selection:
     """Which regions of a picture a stage learns from, and how.
 
-    A mirrored or enlarged picture is spoken of in words that are still true of it: no places in either, no sizes in an
-    enlarged one. Data sets have words of their own and know brightness alone of what follows `questions`.
+    A mirrored, enlarged or recoloured picture is spoken of in words that are still true of it: no places in the first
+    two, no sizes in the second, no colours in the third. Data sets have words of their own and know brightness alone of
+    what follows `questions`.
     """
 
     max_regions: int
@@ -75,6 +80,7 @@ class Selection:
     flip: bool = False  # mirror half of the pictures
     zoom: float = 1.0  # enlarge a part of half of the pictures, up to so many times
     brightness: float = 0.0  # each picture is up to this share brighter or darker
+    recolour: float = 0.0  # share of the pictures whose colours are exchanged, so that shapes count
     weights: Mapping[str, float] = field(default_factory=dict)  # of kinds of dialogues, see training.words
 
     def __post_init__(self) -> None:
@@ -82,6 +88,8 @@ class Selection:
             raise ValueError(f"selection.zoom is {self.zoom}: it must be 1 to 4")
         if not 0.0 <= self.brightness < 1.0:
             raise ValueError(f"selection.brightness is {self.brightness}: it must be 0 or more and below 1")
+        if not 0.0 <= self.recolour <= 1.0:
+            raise ValueError(f"selection.recolour is {self.recolour}: it must be 0 to 1")
         unknown = set(self.weights) - set(KINDS)
         if unknown or any(weight < 0 for weight in self.weights.values()) or self.weights.get("category") == 0:
             raise ValueError(
@@ -99,7 +107,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class _View:
-    """A picture with its id images, as they are after mirroring and enlarging, and the regions that are in it."""
+    """A picture with its id images, as they are after all changes, and the regions that are in it."""
 
     picture: np.ndarray
     instances: np.ndarray
@@ -107,11 +115,18 @@ class _View:
     facts: list[RegionFacts]
     mirrored: bool = False
     enlarged: bool = False
+    recoloured: bool = False
 
     @property
     def untrue(self) -> frozenset[str]:
         """Kinds of dialogues that are not true of it any more."""
-        return (PLACED if self.mirrored else frozenset()) | (PLACED | SIZED if self.enlarged else frozenset())
+        changes = ((self.mirrored, PLACED), (self.enlarged, PLACED | SIZED), (self.recoloured, COLOURED))
+        return frozenset().union(*(kinds for changed, kinds in changes if changed))
+
+    @property
+    def unknown(self) -> frozenset[str]:
+        """Names in LABELS that are not true of it any more."""
+        return frozenset({"size"} if self.enlarged else ()) | frozenset({"colour"} if self.recoloured else ())
 
 
 class SceneDataset(Dataset[Item]):
@@ -140,6 +155,8 @@ class SceneDataset(Dataset[Item]):
             view = _mirrored(view)
         if self.selection.zoom > 1 and rng.random() < 0.5:
             view = _enlarged(view, rng.uniform(1, self.selection.zoom), self.spec.image_size, rng)
+        if self.selection.recolour and rng.random() < self.selection.recolour:
+            view = _recoloured(view, rng)
         return replace(view, picture=self.selection.lit(view.picture, rng))
 
     def _item(self, view: _View, facts: list[RegionFacts], rng: np.random.Generator) -> Item:
@@ -153,24 +170,26 @@ class SceneDataset(Dataset[Item]):
             for level, mask in zip(masks, regions.pooling_masks(self.spec.feature_sizes), strict=True):
                 level.append(mask)
             positions.append(regions.position_grids(self.spec.position_size))
-        labels = {name: [_label(name, f) for f in facts] for name in LABELS}
-        if view.enlarged:
-            labels["size"] = [NO_LABEL] * len(facts)
+        grids = np.concatenate(positions)
+        labels = {name: [NO_LABEL if name in view.unknown else _label(name, f) for f in facts] for name in LABELS}
+        labels |= _place_labels(grids)
         return Item(
             pixels=normalise_and_square(view.picture, self.spec),
             masks=[np.concatenate(level) for level in masks],
-            positions=np.concatenate(positions),
+            positions=grids,
             labels=labels,
             sequence=self._dialogues(view, facts, rng) if self.selection.questions else None,
         )
 
     def _dialogues(self, view: _View, facts: Sequence[RegionFacts], rng: np.random.Generator) -> PackedSequence:
         samples = []
-        beside = [f.category for f in view.facts if f.kind == "object"]
+        objects = {f.id: number for number, f in enumerate(facts) if f.kind == "object"}
+        beside = [facts[number] for number in objects.values()]
         for number, region in enumerate(facts):
-            pairs = dialogues(region, rng, self.selection.weights, view.untrue, beside)
-            for question, answer in pairs[: self.selection.questions]:
-                samples.append(Sample.of(self.prompts.prompt(question), self.prompts.answer(answer), number))
+            told = dialogues(region, rng, self.selection.weights, view.untrue, beside)
+            for question, answer, other in told[: self.selection.questions]:
+                regions = (number,) if other is None else (number, objects[other])
+                samples.append(Sample.of(self.prompts.prompt(question), self.prompts.answer(answer), *regions))
         return pack(samples, self.spec.image_tokens)
 
 
@@ -209,6 +228,12 @@ def _mirrored(view: _View) -> _View:
     return replace(view, picture=picture, instances=instances, parts=parts, mirrored=True)
 
 
+def _recoloured(view: _View, rng: np.random.Generator) -> _View:
+    """Red, green and blue exchanged in one of the five ways."""
+    order = ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))[int(rng.integers(5))]
+    return replace(view, picture=np.ascontiguousarray(view.picture[..., order]), recoloured=True)
+
+
 def _enlarged(view: _View, factor: float, image_size: int, rng: np.random.Generator) -> _View:
     """A window around a region drawn by chance, `factor` times smaller than the picture, with the regions inside it."""
     chosen = view.facts[int(rng.integers(len(view.facts)))]
@@ -237,6 +262,19 @@ def _enlarged(view: _View, factor: float, image_size: int, rng: np.random.Genera
 def _label(name: str, facts: RegionFacts) -> int:
     value = getattr(facts, name)
     return LABELS[name].index(value) if value else NO_LABEL
+
+
+def _place_labels(grids: np.ndarray) -> dict[str, list[int]]:
+    """Column and row of the middle of each position grid [N, P, P]."""
+    inside = (grids > 0).astype(np.float64)
+    area = inside.sum((1, 2))
+    at = (np.arange(grids.shape[-1]) + 0.5) / grids.shape[-1]
+    found = {}
+    for name, axis in (("column", 1), ("row", 2)):
+        middle = inside.sum(axis) @ at / np.maximum(area, 1)
+        steps = np.minimum((middle * len(PLACE_LABELS[name])).astype(int), len(PLACE_LABELS[name]) - 1)
+        found[name] = [int(step) if some else NO_LABEL for step, some in zip(steps, area > 0, strict=True)]
+    return found
 
 
 def _collate(items: Sequence[Item]) -> Batch:

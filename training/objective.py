@@ -10,30 +10,41 @@ from torch.nn import functional
 
 from osprey_torch.config import IMAGE_TOKEN_LEVEL
 from osprey_torch.model import Osprey
-from training.data import LABELS, NO_LABEL, Batch
+from training.data import LABELS, NO_LABEL, PLACE_LABELS, Batch
 
 
 class LabelHeads(nn.Module):
-    """Linear classifiers on the mask token, used by stage 0 alone and thrown away after it."""
+    """Linear classifiers on a region's two tokens, used by stage 0 alone and thrown away after it."""
 
     def __init__(self, hidden_size: int):
         super().__init__()
         self.norm = nn.LayerNorm(hidden_size)
         self.heads = nn.ModuleDict({name: nn.Linear(hidden_size, len(values)) for name, values in LABELS.items()})
+        self.place_norm = nn.LayerNorm(hidden_size)
+        self.place_heads = nn.ModuleDict(
+            {name: nn.Linear(hidden_size, len(values)) for name, values in PLACE_LABELS.items()}
+        )
 
-    def forward(self, mask_tokens: torch.Tensor, labels: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """mask_tokens [B, N, H] -> (summed cross-entropy of all labels, share of categories that are right)."""
-        x = self.norm(mask_tokens)
-        logits = {name: head(x) for name, head in self.heads.items()}
-        loss = torch.stack(
-            [
-                functional.cross_entropy(logits[name].flatten(0, 1), labels[name].flatten(), ignore_index=NO_LABEL)
-                for name in LABELS
-            ]
-        ).sum()
+    def forward(
+        self, mask_tokens: torch.Tensor, position_tokens: torch.Tensor, labels: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both kinds of tokens [B, N, H] -> (summed cross-entropy of all labels, share of categories that are right).
+
+        A label that no region of the batch has adds nothing.
+        """
+        looks, place = self.norm(mask_tokens), self.place_norm(position_tokens)
+        logits = {name: head(looks) for name, head in self.heads.items()}
+        logits |= {name: head(place) for name, head in self.place_heads.items()}
+        loss = torch.stack([_cross_entropy(logits[name], labels[name]) for name in logits]).sum()
         known = labels["category"] != NO_LABEL
         right = (logits["category"].argmax(-1) == labels["category"])[known].float().mean()
         return loss, right
+
+
+def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean over what has a label; logits [B, N, C], labels [B, N]."""
+    total = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=NO_LABEL, reduction="sum")
+    return total / (labels != NO_LABEL).sum().clamp(min=1)
 
 
 class Objective(nn.Module):
@@ -52,7 +63,7 @@ class Objective(nn.Module):
             features = model.model.vision_tower(batch.pixels)
         mask_tokens, position_tokens = model.mask_extractor(features, batch.masks, batch.positions)
         if batch.packed is None:
-            return self.heads(mask_tokens, batch.labels)
+            return self.heads(mask_tokens, position_tokens, batch.labels)
         image_tokens = model.project(features[IMAGE_TOKEN_LEVEL])
         logits = model(image_tokens, mask_tokens, position_tokens, batch.packed).float()
         targets = batch.packed.targets[batch.packed.targets >= 0]

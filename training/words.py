@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,13 +15,16 @@ from osprey_sim.scene import Scene
 
 COLOUR_QUESTION = f"What color is {REGION_TEXT}?"
 RELATION_QUESTION = f"Where is {REGION_TEXT}?"
+PAIR_QUESTION = f"Where is {REGION_TEXT} relative to {REGION_TEXT}?"
 PART_QUESTION = "Does {region} have {part}?"
 CLASS_QUESTION = "Is {region} {thing}?"
 
-# Kinds of dialogues. What is said in PLACED is true of the whole picture only, in SIZED of unenlarged ones only.
-KINDS = ("category", "short", "detailed", "colour", "class", "part", "relation")
-PLACED = frozenset({"detailed", "relation"})
-SIZED = frozenset({"short", "detailed", "relation"})
+# Kinds of dialogues. What is said in PLACED is true of the whole picture only, in SIZED of unenlarged ones only, in
+# COLOURED of those with their own colours only.
+KINDS = ("category", "short", "detailed", "colour", "class", "part", "relation", "pair")
+PLACED = frozenset({"detailed", "relation", "pair"})
+SIZED = frozenset({"short", "detailed", "relation", "pair"})
+COLOURED = frozenset({"colour", *SIZED})
 
 # So that as many questions for parts are true as not, although a third of the classes has none.
 _ASK_PARTLESS = 0.5
@@ -40,6 +44,8 @@ class RegionFacts:
     colour: str = ""
     size: str = ""
     parts: tuple[str, ...] = field(default=())
+    table: str = ""
+    relations: tuple[tuple[str, int], ...] = field(default=())  # where it is from which other object's id
 
 
 def region_facts(scene: Scene, frame: Frame) -> list[RegionFacts]:
@@ -47,6 +53,7 @@ def region_facts(scene: Scene, frame: Frame) -> list[RegionFacts]:
     areas = np.bincount(frame.instance_ids.ravel(), minlength=1)
     part_areas = np.bincount(frame.part_ids.ravel(), minlength=1)
     objects = {obj.instance_id: obj for obj in scene.objects}
+    related = words.relations(scene, frame)
     facts = [
         RegionFacts(
             kind="object",
@@ -58,6 +65,8 @@ def region_facts(scene: Scene, frame: Frame) -> list[RegionFacts]:
             colour=obj.colour,
             size=obj.size,
             parts=tuple(part.name for part in obj.parts),
+            table=scene.table.kind,
+            relations=tuple((relation, there) for here, relation, there in related if here == number),
         )
         for number, obj in sorted(objects.items())
         if number < len(areas) and areas[number]
@@ -78,44 +87,69 @@ def region_facts(scene: Scene, frame: Frame) -> list[RegionFacts]:
     return facts
 
 
+class Dialogue(NamedTuple):
+    """A question about a region, or about one and another, and its true answer."""
+
+    question: str
+    answer: str
+    other: int | None = None  # the other object's id, where the question names two
+
+
 def dialogues(
     facts: RegionFacts,
     rng: np.random.Generator,
     weights: Mapping[str, float] | None = None,
     without: frozenset[str] = frozenset(),
-    beside: Sequence[str] = (),
-) -> list[tuple[str, str]]:
-    """(question, answer) pairs that are true of a region, at most one of a kind; questions with yes or no are drawn.
+    beside: Sequence[RegionFacts] = (),
+) -> list[Dialogue]:
+    """What is true of a region, at most one dialogue of a kind; questions with yes or no, and pairs, are drawn.
 
     They come in random order: early ones are mostly of a kind with a high weight (1 where `weights` has none; none at
     all at 0). Kinds in `without` are left out. Where relations have no weight, detailed descriptions are silent about
-    neighbours, too: a model too small to find them would make them up. beside: categories of other regions in the
-    picture; half of what is denied is one of these, where there are any.
+    neighbours, too: a model too small to find them would make them up. beside: objects of the same picture; half of the
+    classes that are denied are among these, and pairs are made with them.
     """
     weights = weights or {}
-    pairs = {"category": (QUESTIONS["category"], facts.category), "short": (QUESTIONS["short"], facts.short)}
+    told = {
+        "category": Dialogue(QUESTIONS["category"], facts.category),
+        "short": Dialogue(QUESTIONS["short"], facts.short),
+    }
     if facts.kind == "object":
-        alone, told, neighbour = facts.detailed.partition(", ")
-        pairs["detailed"] = (QUESTIONS["detailed"], facts.detailed if weights.get("relation", 1.0) else alone)
-        pairs["colour"] = (COLOUR_QUESTION, facts.colour)
-        pairs["class"] = class_question(facts, rng, beside)
+        alone, neighbours, neighbour = facts.detailed.partition(", ")
+        told["detailed"] = Dialogue(QUESTIONS["detailed"], facts.detailed if weights.get("relation", 1.0) else alone)
+        told["colour"] = Dialogue(COLOUR_QUESTION, facts.colour)
+        told["class"] = Dialogue(*class_question(facts, rng, [f.category for f in beside]))
         if facts.parts or rng.random() < _ASK_PARTLESS:
-            pairs["part"] = part_question(facts, rng)
-        if told:
-            pairs["relation"] = (RELATION_QUESTION, neighbour)
-    shares = {kind: weights.get(kind, 1.0) for kind in pairs if kind not in without}
+            told["part"] = Dialogue(*part_question(facts, rng))
+        if neighbours:
+            told["relation"] = Dialogue(RELATION_QUESTION, neighbour)
+        pairs = pair_questions(facts, beside)
+        if pairs:
+            told["pair"] = pairs[int(rng.integers(len(pairs)))]
+    shares = {kind: weights.get(kind, 1.0) for kind in told if kind not in without}
     kinds = [kind for kind, share in shares.items() if share > 0]
     # The order of exponential waiting times is that of draws by weight without replacement.
     waits = rng.exponential(size=len(kinds)) / [shares[kind] for kind in kinds]
-    return [pairs[kinds[i]] for i in np.argsort(waits)]
+    return [told[kinds[i]] for i in np.argsort(waits)]
 
 
 def all_texts(facts: RegionFacts) -> Iterator[str]:
     """Every text that can occur for a region: what a tokenizer must know."""
     rng = np.random.default_rng(facts.id)
-    for question, answer in dialogues(facts, rng):
+    yield PAIR_QUESTION
+    for question, answer, _ in dialogues(facts, rng):
         yield question
         yield answer
+
+
+def pair_questions(facts: RegionFacts, others: Sequence[RegionFacts]) -> list[Dialogue]:
+    """Where an object is from each of the others to which it stands in a relation."""
+    shown = {other.id: other for other in others}
+    return [
+        Dialogue(PAIR_QUESTION, f"{relation} {shown[there].short}", there)
+        for relation, there in facts.relations
+        if there in shown
+    ]
 
 
 def class_question(facts: RegionFacts, rng: np.random.Generator, beside: Sequence[str] = ()) -> tuple[str, str]:

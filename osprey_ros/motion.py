@@ -48,6 +48,8 @@ NO_MOTION = Motion(np.eye(2, 3), sure=False)
 
 def small_picture(rgb: np.ndarray) -> np.ndarray:
     """A picture, uint8 [H, W, 3], with its longer side at most SMALL_SIDE, uint8 [h, w, 3]; a small one as it is."""
+    while max(rgb.shape[:2]) >= 2 * SMALL_SIDE and min(rgb.shape[:2]) > 1:  # halving is by far the cheapest
+        rgb = np.asarray(cv2.resize(rgb, (rgb.shape[1] // 2, rgb.shape[0] // 2), interpolation=cv2.INTER_AREA))
     height, width = rgb.shape[:2]
     factor = SMALL_SIDE / max(height, width)
     if factor >= 1:

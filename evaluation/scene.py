@@ -43,9 +43,9 @@ _EACH_ENCODED = "each picture encoded"  # for comparison: no share is wanted of 
 PARTS = ("static", "budget", "queries", "calibration", "sequences")
 _NOISE = 2.0  # grey levels, standard deviation: no two pictures of a camera are the same
 _MIN_SEEN = 200  # pixels that count as being visible
-# How far an object may have been moved, metres, and the camera turned about it, degrees, where its view is called
-# unchanged.
-_SHIFTED, _TURNED = 0.02, 15.0
+# How far an object may have been moved, metres, the camera turned about it, degrees, and by what factor more or less of
+# it be seen (others hide it, and the picture's edge), where its view is called unchanged.
+_SHIFTED, _TURNED, _HIDDEN = 0.02, 15.0, 1.25
 _MAX_FRAMES = 200  # in which everything should long have been described
 
 
@@ -127,6 +127,8 @@ class _Watch:
             return "seen larger"
         if abs(shown.camera.azimuth - then.camera.azimuth) > _TURNED:
             return "seen from another side"
+        if not 1 / _HIDDEN < thing.area / before.area < _HIDDEN:
+            return "hidden otherwise"
         return "view unchanged"
 
 

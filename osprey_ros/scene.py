@@ -19,7 +19,7 @@ from osprey_ros.objects import SceneObject, State, Words
 _NEW = "it is new"
 _LEFT_OUT = "it was left out when it was seen last"
 _SAME_PLACE = 0.9  # overlap (intersection over union) of two boxes of a thing that is seen from the same place
-_MOVED = 3.0  # times as far may the looks of a thing lie that has moved in the picture, or is partly hidden
+_MOVED = 4.0  # times as far may the looks of a thing lie that has moved in the picture, or is partly hidden
 # Shares of the pixels that were described: with fewer a thing is taken to be partly hidden, or is not judged at all, as
 # words of a better view hold.
 _PARTLY, _MOSTLY = 0.75, 0.5

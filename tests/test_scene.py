@@ -21,7 +21,7 @@ def looks(degrees: float) -> np.ndarray:
 
 MUG = Sighting(track_id=3, instance_id=7, box=(10, 20, 40, 50), area=1500, appearance=looks(0))
 FAR = np.degrees(np.arccos(1 - 0.25))  # beyond the threshold of 0.2
-VERY_FAR = np.degrees(np.arccos(1 - 0.65))  # beyond three times as much
+VERY_FAR = np.degrees(np.arccos(1 - 0.85))  # beyond four times as much
 
 
 def words(stamp: int, text: str = "a small red mug") -> Words:

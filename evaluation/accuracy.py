@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError
+from osprey_ros.image import MODES
 from osprey_ros.prompt import QUESTIONS
 from osprey_ros.regions import Regions, regions_from_id_image
 from osprey_sim.catalog import HELD_OUT
@@ -217,11 +218,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--split", choices=("test", "validation"), default="test")
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--min-area", type=int, default=MIN_AREA, help="pixels an object must exceed, of 320x240")
+    parser.add_argument("--preprocessing", choices=MODES, default=MODES[0])
     parser.add_argument("--json", type=Path, help="write the figures and every answer there")
     arguments = parser.parse_args(argv)
     seeds = tqdm(range(arguments.scenes), unit="scene", file=sys.stderr)
     try:
-        judged = judge_scenes(Describer(arguments.bundle), seeds, arguments.split, arguments.min_area)
+        describer = Describer(arguments.bundle, preprocessing=arguments.preprocessing)
+        judged = judge_scenes(describer, seeds, arguments.split, arguments.min_area)
         shares = summary(judged)
     except (OspreyError, ValueError) as error:
         print(f"accuracy: {error}", file=sys.stderr)

@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=0, help="of the engines; 0: one for each core")
     parser.add_argument("--max-new-tokens", type=int, default=12)
     parser.add_argument(
-        "--preprocessing", choices=("exact", "fast"), default="exact", help="as the node's (%(default)s)"
+        "--preprocessing", choices=("exact", "fast"), default="fast", help="as the node's (%(default)s)"
     )
     parser.add_argument("--stock", action="store_true", help="Fast DDS as it comes, without more shared memory")
     parser.add_argument("--json", type=Path, help="file for the figures")

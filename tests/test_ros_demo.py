@@ -116,7 +116,7 @@ def test_what_the_demo_records_is_annotated_and_read_back(env: dict[str, str], t
     topics = ["--image", "/camera/image", "--segmentation", "/camera/segmentation"]
     assert main(["bag", str(recording), *topics, "--output", str(output), "--bundle", BUNDLE, "--no-memory"]) == 0
     entries = json.loads((tmp_path / "out" / "objects.json").read_text())
-    told = {(round(entry["stamp"], 6), entry["instance_id"]): entry["description"] for entry in entries}
+    told = {(entry["stamp"], entry["instance_id"]): entry["description"] for entry in entries}
     said: dict[tuple[float, int], str] = {}
     kept: set[str] = set()
     with AnyReader([output], default_typestore=get_typestore(Stores.ROS2_HUMBLE)) as reader:
@@ -125,7 +125,7 @@ def test_what_the_demo_records_is_annotated_and_read_back(env: dict[str, str], t
                 kept.add(connection.topic)
                 continue
             message = reader.deserialize(data, connection.msgtype)
-            stamp = round(message.header.stamp.sec + message.header.stamp.nanosec / 1e9, 6)
+            stamp = messages.stamp_of(message) / 1e9  # the same division as the demo's: floats of the same bits
             said |= {(stamp, thing.instance_id): thing.description for thing in message.objects}
     assert kept == {f"/camera/{name}" for name in ("image", "segmentation", "depth", "camera_info", "camera/truth")}
     assert told.items() <= said.items()  # all that the node said of the frames that were shown

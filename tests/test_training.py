@@ -242,7 +242,8 @@ stages:
     ("part", "replacement", "message"),
     [
         ("steps: 3", "steps: 3\n    stepz: 3", r"stages\[0\]: unknown keys stepz; known are name"),
-        ("scenes: 8", "scenes: 0", "either scenes, a number above 0, or a list"),
+        ("scenes: 8", "scenes: 0", "give scenes, a number above 0, or a list"),
+        ("scenes: 8", "scenes: 8\n  scenes_weight: 0", "scenes_weight is 0: it must be above 0"),
         ("preset: nano", "preset: nano\n  checkpoint: x", "one of preset, checkpoint and llm, not"),
         ("preset: nano", "llm: x", "llm and vision_weights belong together"),
         ("[projector]", "[projektor]", "projektor.*expected names out of"),
@@ -259,3 +260,15 @@ def test_recipes_that_cannot_be_used_say_why(tmp_path: Path, part: str, replacem
     path.write_text(GOOD.replace(part, replacement))
     with pytest.raises(RecipeError, match=message):
         load_recipe(path)
+
+
+@pytest.mark.parametrize("change", ["flip: true", "zoom: 2", "recolour: 0.5", "weights: {part: 2}"])
+def test_pictures_of_data_sets_alone_are_not_changed(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    changed = GOOD.replace("questions: 1", f"questions: 1, {change}")
+    sources = "sources: [{reader: own_masks, file: masks.json, images: pictures}]"
+    path.write_text(changed.replace("scenes: 8", sources))
+    with pytest.raises(RecipeError, match="stage a: flip, zoom, recolour and weights are for simulated scenes"):
+        load_recipe(path)
+    path.write_text(changed.replace("scenes: 8", f"scenes: 8\n  {sources}"))
+    assert load_recipe(path).data.scenes == 8

@@ -49,8 +49,9 @@ def test_the_guides_recipe_learns_adapters_beside_old_pictures() -> None:
     recipe = load_recipe(Path(instructions.__file__).parents[1] / "configs" / "finetune_lora.yaml")
     guide = (ROOT / "docs" / "finetune.md").read_text()
     assert recipe.lora is not None
-    assert {source.reader for source in recipe.data.sources} == {"own_masks"}
-    for source in recipe.data.sources:
-        assert str(Path(source.file).parent) in guide
+    assert recipe.data.scenes > 0
+    (source,) = recipe.data.sources
+    assert source.reader == "own_masks"
+    assert str(Path(source.file).parent) in guide
     assert recipe.model.checkpoint is not None
     assert recipe.model.checkpoint in guide

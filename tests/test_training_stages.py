@@ -174,6 +174,29 @@ def test_adapters_learn_beside_a_frozen_language_model_and_are_merged(folder: Pa
     assert torch.linalg.matrix_rank(after[name] - before[name], rtol=1e-3) == 2
 
 
+def test_simulated_scenes_stand_beside_data_sets(folder: Path, tmp_path: Path) -> None:
+    start = {"llm": str(folder / "llm"), "vision_weights": str(folder / "clip.bin")}
+    path = _recipe(tmp_path / "r.yaml", folder, start, {"own_masks": "coco.json"}, ["language_model"])
+    data = yaml.safe_load(path.read_text())
+    data["data"] |= {"scenes": 4, "scene_size": [96, 72], "scenes_weight": 3}
+    data["stages"][0]["selection"] |= {"flip": True, "min_area": 4, "weights": {"class": 2}}
+    path.write_text(yaml.safe_dump(data))
+    assert train.main(["--config", str(path), "--output", str(tmp_path / "run")]) == 0
+    losses = _losses(tmp_path / "run")
+    assert len(losses) == 4
+    assert np.isfinite(losses).all()
+
+    recipe = load_recipe(path)
+    prepared = prepare(recipe, tmp_path / "run", 1)
+    assert prepared.pictures == 4 + 6
+    items = prepared.items(recipe.stages[0].selection, 1)
+    scenes = [n for n in range(80) if items[n].labels]  # those of data sets have words alone
+    assert len(scenes) / 80 == pytest.approx(3 / 4, abs=0.12)
+    again = prepared.items(recipe.stages[0].selection, 1)
+    assert [n for n in range(80) if again[n].labels] == scenes
+    np.testing.assert_array_equal(items[7].pixels, again[7].pixels)
+
+
 def test_records_that_break_while_they_are_used_are_left_out(folder: Path) -> None:
     _, tokenizer = model_from_llm(folder / "llm", folder / "clip.bin")
     spec = TINY.with_vocabulary(tokenizer.token_to_id("<mask>")).model_spec()

@@ -36,7 +36,7 @@ class Batch:
     pixels: torch.Tensor  # float32 [B, 3, S, S]
     masks: list[torch.Tensor]  # four of float32 [B, N, h, w]; zeros beyond a picture's regions
     positions: torch.Tensor  # float32 [B, N, P, P]
-    # int64 [B, N] by name in LABELS and PLACE_LABELS, NO_LABEL where there is none; empty for records
+    # int64 [B, N] by name in LABELS and PLACE_LABELS, NO_LABEL where there is none; empty where records are among them
     labels: dict[str, torch.Tensor]
     packed: PackedBatch | None  # dialogues of the regions
 
@@ -96,6 +96,10 @@ class Selection:
                 f"selection.weights are {dict(self.weights)}: expected {', '.join(KINDS)}, none below 0, and some for "
                 "category, which can be asked of every region"
             )
+
+    def of_records(self) -> Selection:
+        """The same for data sets, without what is for simulated scenes."""
+        return replace(self, flip=False, zoom=1.0, recolour=0.0, weights={})
 
     def lit(self, picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A picture uint8 [H, W, 3], brighter or darker by chance."""
@@ -293,7 +297,8 @@ def _collate(items: Sequence[Item]) -> Batch:
         masks=[pad([item.masks[level] for item in items], 0) for level in range(len(items[0].masks))],
         positions=pad([item.positions for item in items], 0),
         labels={
-            name: pad([np.asarray(item.labels[name], np.int64) for item in items], NO_LABEL) for name in items[0].labels
+            name: pad([np.asarray(item.labels[name], np.int64) for item in items], NO_LABEL)
+            for name in (items[0].labels if all(item.labels for item in items) else ())
         },
         packed=collate(sequences) if sequences else None,
     )

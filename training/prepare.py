@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -19,11 +18,12 @@ from osprey_torch.config import OSPREY_NANO, OspreyConfig
 from osprey_torch.model import Osprey
 from training.clock import Clock
 from training.data import Item, SceneDataset, Selection
+from training.mixed_data import MixedDataset
 from training.readers.known import READERS
 from training.readers.mixture import Mixture, Source
 from training.readers.records import Record, Skipped
 from training.readers.shards import Shards, write_shards
-from training.recipe import Recipe, RecipeError, RecordSource
+from training.recipe import ModelStart, Recipe, RecipeError, RecordSource
 from training.record_data import RecordDataset
 from training.start import starting_model
 from training.store import SceneStore, render_scenes
@@ -49,12 +49,19 @@ def prepare(recipe: Recipe, folder: Path, workers: int, clock: Clock = Clock()) 
     Raises RecipeError, RecordError or CheckpointError for what cannot be used, and TimeIsUp.
     """
     torch.manual_seed(recipe.seed)
-    if recipe.data.scenes:
-        return _prepare_scenes(recipe, folder, workers, clock)
     for source in recipe.data.sources:
         if source.reader not in READERS:
             raise RecipeError(f"data: unknown reader {source.reader!r}; known are {', '.join(READERS)}")
-    model, tokenizer = starting_model(recipe.model)
+    store = None
+    if recipe.model.preset is not None and recipe.data.scenes:
+        config = _preset(recipe.model)
+        store = _scenes(recipe, folder, config.image_size, workers, clock)
+        tokenizer = _tokenizer(store, folder / "tokenizer.json", config.vocab_size)
+        model = Osprey(config.with_vocabulary(tokenizer.token_to_id(MASK_TEXT)))
+    else:
+        model, tokenizer = starting_model(recipe.model)
+        if recipe.data.scenes:
+            store = _scenes(recipe, folder, model.config.image_size, workers, clock)
     shards = [_shards(source, folder / "records" / f"{n}-{source.reader}", recipe.data.strict)
               for n, source in enumerate(recipe.data.sources)]  # fmt: skip
     sources = [Source(s.reader, records, s.weight) for s, records in zip(recipe.data.sources, shards, strict=True)]
@@ -62,34 +69,24 @@ def prepare(recipe: Recipe, folder: Path, workers: int, clock: Clock = Clock()) 
     prompts = PromptBuilder(tokenizer, spec)
 
     def items(selection: Selection, seed: int) -> Dataset[Item]:
-        return RecordDataset(Mixture(sources, seed), spec, prompts, selection, recipe.max_length)
+        parts: list[tuple[Dataset[Item], float]] = []
+        if store is not None:
+            parts.append((SceneDataset(store, spec, prompts, selection, seed), recipe.data.scenes_weight))
+        if sources:
+            records = RecordDataset(Mixture(sources, seed), spec, prompts, selection.of_records(), recipe.max_length)
+            parts.append((records, sum(source.weight for source in sources)))
+        return MixedDataset(parts, seed) if len(parts) > 1 else parts[0][0]
 
-    return Prepared(model, tokenizer, sum(len(records) for records in shards), items)
-
-
-def _prepare_scenes(recipe: Recipe, folder: Path, workers: int, clock: Clock) -> Prepared:
-    if recipe.model.preset is None:
-        model, tokenizer = starting_model(recipe.model)
-        store = _scenes(recipe, folder, model.config.image_size, workers, clock)
-    elif recipe.model.preset not in PRESETS:
-        raise RecipeError(f"model: unknown preset {recipe.model.preset!r}; known are {', '.join(PRESETS)}")
-    else:
-        config = _shaped(PRESETS[recipe.model.preset], recipe.model.shape)
-        store = _scenes(recipe, folder, config.image_size, workers, clock)
-        tokenizer = _tokenizer(store, folder / "tokenizer.json", config.vocab_size)
-        model = Osprey(config.with_vocabulary(tokenizer.token_to_id(MASK_TEXT)))
-    spec = model.config.model_spec()
-    prompts = PromptBuilder(tokenizer, spec)
-
-    def items(selection: Selection, seed: int) -> Dataset[Item]:
-        return SceneDataset(store, spec, prompts, selection, seed)
-
-    return Prepared(model, tokenizer, len(store), items)
+    pictures = sum(len(records) for records in shards) + (0 if store is None else len(store))
+    return Prepared(model, tokenizer, pictures, items)
 
 
-def _shaped(config: OspreyConfig, shape: Mapping[str, Any]) -> OspreyConfig:
+def _preset(start: ModelStart) -> OspreyConfig:
+    if start.preset not in PRESETS:
+        raise RecipeError(f"model: unknown preset {start.preset!r}; known are {', '.join(PRESETS)}")
+    config = PRESETS[start.preset]
     try:
-        return replace(config, **{name: tuple(v) if isinstance(v, list) else v for name, v in shape.items()})
+        return replace(config, **{name: tuple(v) if isinstance(v, list) else v for name, v in start.shape.items()})
     except (TypeError, ValueError) as error:
         raise RecipeError(f"model.shape: {error}") from error
 

@@ -62,19 +62,23 @@ class RecordSource:
 
 @dataclass(frozen=True)
 class DataSources:
-    """Simulated scenes (how many), or data sets on disk.
+    """Simulated scenes (how many), data sets on disk, or both.
 
-    scene_size: width and height of rendered pictures. strict: whether a broken record ends the run.
+    scenes_weight: the share of the scenes beside that of each data set. scene_size: width and height of rendered
+    pictures. strict: whether a broken record ends the run.
     """
 
     scenes: int = 0
+    scenes_weight: float = 1.0
     scene_size: tuple[int, int] = (WIDTH, HEIGHT)
     sources: tuple[RecordSource, ...] = ()
     strict: bool = False
 
     def __post_init__(self) -> None:
-        if (self.scenes > 0) == bool(self.sources):
-            raise RecipeError("data: give either scenes, a number above 0, or a list of sources")
+        if self.scenes < 0 or not (self.scenes or self.sources):
+            raise RecipeError("data: give scenes, a number above 0, or a list of sources, or both")
+        if not self.scenes_weight > 0:
+            raise RecipeError(f"data: scenes_weight is {self.scenes_weight}: it must be above 0")
 
 
 @dataclass(frozen=True)
@@ -111,9 +115,11 @@ class Recipe:
         if not self.stages:
             raise RecipeError("stages: there are none")
         if self.data.sources:
-            changed = [s.name for s in self.stages if s.selection.flip or s.selection.zoom > 1 or s.selection.weights]
-            if changed:
-                raise RecipeError(f"stage {changed[0]}: flip, zoom and weights are for simulated scenes, not data sets")
+            changed = [s.name for s in self.stages if s.selection != s.selection.of_records()]
+            if changed and not self.data.scenes:
+                raise RecipeError(
+                    f"stage {changed[0]}: flip, zoom, recolour and weights are for simulated scenes, not data sets"
+                )
             labelled = [stage.name for stage in self.stages if not stage.learns_words]
             if labelled:
                 raise RecipeError(

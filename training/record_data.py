@@ -30,8 +30,10 @@ class RecordDataset(Dataset[Item]):
     def __init__(
         self, mixture: Mixture, spec: ModelSpec, prompts: PromptBuilder, selection: Selection, max_length: int
     ):
-        if selection.flip or selection.zoom > 1 or selection.weights:
-            raise ValueError("flip, zoom and weights are for simulated scenes: the texts of data sets know places")
+        if selection != selection.of_records():
+            raise ValueError(
+                "flip, zoom, recolour and weights are for simulated scenes: data sets know places and colours"
+            )
         shortest = spec.image_tokens + 64  # the system's words and a question
         if max_length < shortest:
             raise ValueError(f"max_length is {max_length}: this model needs {shortest} or more to hold its picture")

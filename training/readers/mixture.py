@@ -22,6 +22,23 @@ class Source:
     weight: float
 
 
+class Turns:
+    """Whose turn it is, among sources with these weights: a function of the seed and the item's number alone."""
+
+    def __init__(self, weights: Sequence[float], seed: int):
+        if not 0 < len(weights) <= BLOCK:
+            raise ValueError(f"a mixture needs 1 to {BLOCK} sources, not {len(weights)}")
+        self._quotas, self._seed = _quotas(weights), seed
+
+    def draw(self, number: int) -> tuple[int, int]:
+        """Which source item `number` comes from, and how many items of that source came before it."""
+        block, place = divmod(number, BLOCK)
+        turns = np.repeat(np.arange(len(self._quotas)), self._quotas)
+        turns = turns[np.random.default_rng([self._seed, block]).permutation(BLOCK)]
+        source = int(turns[place])
+        return source, block * int(self._quotas[source]) + int((turns[:place] == source).sum())
+
+
 class Mixture:
     """Item number n is a function of the seed and n alone: a run that is resumed sees what it would have seen.
 
@@ -34,25 +51,15 @@ class Mixture:
                 raise ValueError(f"source {source.name} has no records")
             if not source.weight > 0:
                 raise ValueError(f"source {source.name} has the weight {source.weight}: it must be above 0")
-        if not 0 < len(sources) <= BLOCK:
-            raise ValueError(f"a mixture needs 1 to {BLOCK} sources, not {len(sources)}")
         self.sources, self.seed = list(sources), seed
-        self._quotas = _quotas([source.weight for source in sources])
+        self._turns = Turns([source.weight for source in sources], seed)
 
     def __getitem__(self, number: int) -> Record:
-        source, draw = self.draw(number)
+        source, draw = self._turns.draw(number)
         records = self.sources[source].records
         passes, offset = divmod(draw, len(records))
         order = np.random.default_rng([self.seed, source, passes]).permutation(len(records))
         return records[int(order[offset])]
-
-    def draw(self, number: int) -> tuple[int, int]:
-        """Which source item `number` comes from, and how many items of that source came before it."""
-        block, place = divmod(number, BLOCK)
-        turns = np.repeat(np.arange(len(self._quotas)), self._quotas)
-        turns = turns[np.random.default_rng([self.seed, block]).permutation(BLOCK)]
-        source = int(turns[place])
-        return source, block * int(self._quotas[source]) + int((turns[:place] == source).sum())
 
 
 def _quotas(weights: Sequence[float]) -> np.ndarray:

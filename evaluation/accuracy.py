@@ -235,7 +235,8 @@ def main(argv: list[str] | None = None) -> int:
         f"{len(judged) - len(objects)} parts"
     )
     for name, share in shares.items():
-        print(f"  {name:28s} {float(share):6.1%} of {share.of:4d}")
+        if share.of:
+            print(f"  {name:28s} {float(share):6.1%} of {share.of:4d}")
     print("category by class:")
     by_class: dict[str, list[Judged]] = defaultdict(list)
     for one in objects:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +41,7 @@ from training.words import (
     dialogues,
 )
 
+ROOT = Path(__file__).parents[1]
 SCENES = 4
 
 
@@ -291,6 +295,29 @@ def test_a_run_in_slices_ends_where_one_without_a_stop_does(tmp_path: Path) -> N
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=0, msg=name)
     ids = np.load(next((tmp_path / "whole" / "scenes").glob("*-instances.npy")))
     assert ids.shape == (4, 72, 96)
+
+
+def test_two_processes_learn_what_one_learns_of_two_halves(tmp_path: Path) -> None:
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    running = {}
+    for run, launched, accumulated in (("two", launcher, 1), ("halves", [], 2)):
+        path = tmp_path / f"{run}.yaml"
+        path.write_text(yaml.safe_dump({**RECIPE, "log_every": 1, "gradient_accumulation": accumulated}))
+        script = ["-m", "training.train", "--config", str(path), "--workers", "1", "--output", str(tmp_path / run)]
+        command = [sys.executable, *launched, *script]
+        running[run] = subprocess.Popen(command, env=env, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    told = {run: process.communicate(timeout=120)[1] for run, process in running.items()}
+    assert [process.returncode for process in running.values()] == [0, 0], told
+    assert told["two"].count("on 2 x cpu") == told["halves"].count("on 1 x cpu") == 1
+    two, halves = (
+        [json.loads(line)["loss"] for line in (tmp_path / run / "log.jsonl").read_text().splitlines()] for run in told
+    )
+    assert len(two) == 3
+    assert two == pytest.approx(halves, rel=1e-5)
+    expected, found = (load_checkpoint(tmp_path / run / "checkpoint")[0].state_dict() for run in told)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-5, msg=name)
 
 
 def test_a_shape_that_cannot_be_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,8 @@
 
 Stopped at any moment and started again, it goes on from the last state; with --minutes it stops by itself, with exit
 status 3 for as long as it is not done. On several GPUs:
-`accelerate launch --config_file FILE -m training.train --config RECIPE`.
+`accelerate launch --config_file FILE -m training.train --config RECIPE`, in several processes on CPUs:
+`torchrun --nproc_per_node N -m training.train --config RECIPE`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 
 from osprey_torch.checkpoint import CheckpointError
@@ -60,13 +62,15 @@ def main(argv: list[str] | None = None) -> int:
             recipe = recipe.scaled(arguments.scale)
         output = arguments.output or Path("build") / recipe.name
         output.mkdir(parents=True, exist_ok=True)
+        # Without a GPU several processes are told so, or each of them would train alone, in the same folder.
+        state = PartialState(cpu=not torch.accelerator.is_available())
         # One process prepares the data, those beside it find it there.
-        with PartialState().main_process_first():
+        with state.main_process_first():
             claim(output, recipe)
             prepared = prepare(recipe, output, arguments.workers, clock)
         trainer = Trainer(recipe, prepared, output)
         parameters = sum(p.numel() for p in prepared.model.parameters())
-        print(
+        state.print(
             f"{recipe.name}: {parameters / 1e6:.2f} M parameters, {prepared.pictures} pictures, "
             f"on {trainer.accelerator.num_processes} x {trainer.accelerator.device}",
             file=sys.stderr,
@@ -79,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"train: {stop}: the same command goes on", file=sys.stderr)
         return TIME_IS_UP
     minutes = (time.monotonic() - started) / 60
-    print(f"checkpoint: {output / 'checkpoint'} ({minutes:.1f} minutes since this start)", file=sys.stderr)
+    state.print(f"checkpoint: {output / 'checkpoint'} ({minutes:.1f} minutes since this start)", file=sys.stderr)
     return 0
 
 

@@ -101,6 +101,7 @@ class Trainer:
         shown = accelerator.is_main_process
         bar = tqdm(desc=stage.name, initial=first, total=steps, mininterval=5, file=sys.stderr, disable=not shown)
         saved = time.monotonic()
+        shares = torch.zeros(2, device=accelerator.device)  # loss and share that is right, over a step's small batches
         model.train()
         for index, batch in enumerate(loader):
             step, micro = first + index // accumulated, index % accumulated
@@ -114,12 +115,15 @@ class Trainer:
                     accelerator.clip_grad_norm_(model.parameters(), self.recipe.max_grad_norm)
                 optimizer.step()
                 optimizer.zero_grad()
+            shares += torch.stack([loss.detach(), right]).float() / accumulated
             if micro + 1 < accumulated:
                 continue
             bar.update()
             if step % self.recipe.log_every == 0:
-                bar.set_postfix(loss=f"{loss.item():.3f}", right=f"{right.item():.3f}", refresh=False)
-                self._log(stage=stage.name, step=step, loss=loss.item(), right=right.item())
+                mean_loss, mean_right = accelerator.reduce(shares, "mean").tolist()
+                bar.set_postfix(loss=f"{mean_loss:.3f}", right=f"{mean_right:.3f}", refresh=False)
+                self._log(stage=stage.name, step=step, loss=mean_loss, right=mean_right)
+            shares = torch.zeros_like(shares)
             if self._together(clock.is_up or time.monotonic() - saved > save_every):
                 self._save(number, step + 1)
                 saved = time.monotonic()

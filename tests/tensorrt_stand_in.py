@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
+from onnx_session import open_session
 
 # The driver's functions over malloc. More than 1 GiB at once is more than it has.
 _DRIVER = """
@@ -226,7 +226,7 @@ class Runtime:
 class ICudaEngine:
     def __init__(self, profiles: list[dict[str, list[list[int]]]], model: bytes) -> None:
         self._profiles = profiles
-        self._session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        self._session = open_session(model)
         self._tensors = {t.name: t for t in (*self._session.get_inputs(), *self._session.get_outputs())}
         self._inputs = [t.name for t in self._session.get_inputs()]
 

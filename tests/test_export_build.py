@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
+from onnx_session import open_session
 from tiny import TINY
 
 from export import resources
@@ -188,7 +188,7 @@ def test_a_bundle_for_the_gpu_computes_in_half_precision(checkpoint: Path, tmp_p
     manifest = build_bundle(checkpoint, tmp_path / "b", verify=False, targets=Targets(device="cuda"), **QUIET)
     assert {entry.device for entry in manifest.engines.values()} == {"cuda"}
     assert manifest.precisions["vision"] == manifest.precisions["mask_extractor"] == "fp16"
-    decoder = onnxruntime.InferenceSession(tmp_path / "b" / DECODER, providers=["CPUExecutionProvider"])
+    decoder = open_session(tmp_path / "b" / DECODER)
     types = {i.name: i.type for i in decoder.get_inputs()}
     assert types["prefix_key.0"] == "tensor(float16)"
     for file in (VISION, MASK_EXTRACTOR):

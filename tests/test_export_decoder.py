@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx_session import open_session
 from transformers import LlamaConfig, LlamaModel
 
 from export.graph_decoder import DecoderShape, build_decoder
@@ -91,9 +92,7 @@ class Engine:
         cls, read: Callable[[str], np.ndarray], path: Path, precision: DecoderPrecision, **options: Path
     ) -> Engine:
         build_decoder(SHAPE, Linears(read, precision), path, **options)
-        settings = onnxruntime.SessionOptions()
-        settings.add_session_config_entry("session.disable_quant_qdq", "1")  # products in float32, not in int8
-        return cls(onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"]))
+        return cls(open_session(path, {"session.disable_quant_qdq": "1"}))  # products in float32, not in int8
 
     def run(self, rows, positions, mask, wanted, prefix, branches):
         feed = {
@@ -236,7 +235,7 @@ def test_graph_in_half_precision_is_near_llama(llama: Llama, tmp_path: Path) -> 
     """Prefix, then two branches behind it, all in float16 but logits and mask."""
     precision = DecoderPrecision("fp16", "fp16", half=True)
     build_decoder(SHAPE, Linears(llama.read(), precision), tmp_path / "decoder.onnx")
-    engine = Engine(onnxruntime.InferenceSession(tmp_path / "decoder.onnx", providers=["CPUExecutionProvider"]))
+    engine = Engine(open_session(tmp_path / "decoder.onnx"))
     types = {i.name: i.type for i in (*engine.session.get_inputs(), *engine.session.get_outputs())}
     assert {name for name, kind in types.items() if kind == "tensor(float)"} == {"mask", "logits"}
     rng = np.random.default_rng(5)
@@ -258,7 +257,7 @@ def test_graph_in_half_precision_is_near_llama(llama: Llama, tmp_path: Path) -> 
 def test_graph_of_the_first_layers(llama: Llama, tmp_path: Path) -> None:
     shape = replace(SHAPE, num_layers=1)
     build_decoder(shape, Linears(llama.read(), PLAIN), tmp_path / "decoder.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "decoder.onnx", providers=["CPUExecutionProvider"])
+    session = open_session(tmp_path / "decoder.onnx")
     rows = _random_rows(np.random.default_rng(6), 7)
     empty = np.zeros((0, SHAPE.num_heads, SHAPE.head_dim), np.float32)
     past = {f"{part}_{kind}.0": empty for part in ("prefix", "branch") for kind in ("key", "value")}

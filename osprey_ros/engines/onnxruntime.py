@@ -135,7 +135,7 @@ class OnnxEngine:
                 self._path,
                 sess_options=options,
                 providers=list(dict.fromkeys((provider, _PROVIDERS["cpu"]))),
-                disabled_optimizers=_harmful_optimizers(onnxruntime.__version__),
+                disabled_optimizers=harmful_optimizers(onnxruntime.__version__),
             )
         except Exception as error:  # onnxruntime's exceptions share no base class below Exception
             raise EngineError(f"onnxruntime refuses {self._path}: {_one_line(error)}") from error
@@ -240,7 +240,7 @@ class _Binding:
         return {name: value.numpy() for name, value in zip(names, values[len(values) - len(names) :], strict=True)}
 
 
-def _harmful_optimizers(version: str) -> list[str]:
+def harmful_optimizers(version: str) -> list[str]:
     """Optimizers of a release of onnxruntime that break our graphs.
 
     Before 1.32 a product with a transposed matrix of no rows, such as the keys of an empty prefix, divides by zero and

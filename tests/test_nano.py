@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import onnx
+import onnxruntime
 import pytest
 
 from benchmarks import frame
@@ -13,6 +14,7 @@ from evaluation import accuracy
 from export.readback import model_from_bundle
 from osprey_ros.bundle import DECODER, Bundle
 from osprey_ros.describer import Describer
+from osprey_ros.engines.onnxruntime import release
 
 ROOT = Path(__file__).resolve().parents[1]
 NANO = ROOT / "engines" / "nano"
@@ -56,7 +58,11 @@ def test_the_benchmark_compares_equal_words_and_writes_its_figures(tmp_path: Pat
     (result,) = report["frames"]
     assert result["regions"] == 3
     assert 3 * 8 < result["new_tokens"] <= 3 * 12
-    assert result["loop_same_tokens"] == result["batched_same_tokens"] == 1
+    assert result["loop_same_tokens"] == 1
+    if release(onnxruntime.__version__) >= (1, 32):
+        assert result["batched_same_tokens"] == 1
+    else:
+        assert "ends the process: use 1.32" in report["skipped"]["batched"]
     assert 0 < result["engines"]["median"] < result["loop"]["median"]
     assert sum(result["stages"].values()) == pytest.approx(result["engines"]["median"], rel=0.2)
 

@@ -12,6 +12,7 @@ import onnxruntime
 from benchmarks.baselines.batched_graph import build_batched_decoder
 from benchmarks.baselines.torch_loop import TorchLoop
 from benchmarks.baselines.weights import BaselineError, LlamaWeights
+from osprey_ros.engines.onnxruntime import release
 from osprey_ros.prompt import IMAGE, MASK, POSITION
 from osprey_ros.regions import Regions
 
@@ -23,6 +24,11 @@ class BatchedDecoder:
     """The batched decoder in onnxruntime, its cache allocated once for each call and updated in place."""
 
     def __init__(self, weights: LlamaWeights, folder: Path, threads: int, device: str = "cpu") -> None:
+        if release(onnxruntime.__version__) < (1, 32):
+            # Seen with 1.23.2: its memory is in disorder after the first call.
+            raise BaselineError(
+                f"GroupQueryAttention of onnxruntime {onnxruntime.__version__} ends the process: use 1.32"
+            )
         path = folder / "batched.onnx"
         build_batched_decoder(weights, path)
         options = onnxruntime.SessionOptions()

@@ -246,8 +246,13 @@ def harmful_optimizers(version: str) -> list[str]:
     Before 1.32 a product with a transposed matrix of no rows, such as the keys of an empty prefix, divides by zero and
     ends the process (seen with 1.23, 1.25, 1.27, 1.29, 1.30 and 1.31). Transposing apart costs a step about a tenth.
     """
+    return ["MatmulTransposeFusion"] if release(version) < (1, 32) else []
+
+
+def release(version: str) -> tuple[int, int]:
+    """Major and minor number of a version of onnxruntime."""
     major, minor = (int(part) for part in version.split(".")[:2])
-    return ["MatmulTransposeFusion"] if (major, minor) < (1, 32) else []
+    return major, minor
 
 
 def _one_line(error: Exception) -> str:

@@ -37,15 +37,17 @@ class DemoError(Exception):
 
 @dataclass
 class Collected:
-    """What has come so far, by stamp in nanoseconds."""
+    """What has come so far, by stamp in nanoseconds; with what is recorded beside it, where it is."""
 
+    recorder: CameraRecorder | None = None
     objects: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     truths: dict[int, dict[int, dict[str, str]]] = field(default_factory=dict)
     overlays: dict[int, np.ndarray] = field(default_factory=dict)
 
     def complete(self) -> list[int]:
-        """Stamps of the frames of which objects, truth and overlay are here, in order."""
-        return sorted(s for s in self.objects if self.objects[s] and s in self.truths and s in self.overlays)
+        """Stamps of the frames of which objects, truth and overlay are here, and the recording is, in order."""
+        here = {s for s in self.objects if self.objects[s] and s in self.truths and s in self.overlays}
+        return sorted(here if self.recorder is None else here & self.recorder.frames())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -171,7 +173,7 @@ def collect(children: Sequence[Child], frames: int, timeout: float, record: Path
     recorder = None
     try:
         if record is not None:
-            recorder = camera_recorder(node, record)
+            recorder = collected.recorder = camera_recorder(node, record)
         node.create_subscription(messages.ObjectDescriptionArray, "/osprey/objects", on_objects, 10)
         node.create_subscription(String, "/camera/camera/truth", on_truth, 10)
         node.create_subscription(Image, "/osprey/overlay", on_overlay, 5)

@@ -11,7 +11,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 
 from osprey_ros.bag_read import About, Entry, Topic
-from osprey_ros.bag_types import MessageTypes
+from osprey_ros.bag_types import MessageTypes, stamp_of
 from osprey_ros.bag_write import BagWriter, new_topic
 
 _QOS_DEPTH = 10
@@ -32,6 +32,7 @@ class CameraRecorder:
         about, types = About(), MessageTypes()
         self._writer = BagWriter(output, about)
         self._numbers = count()
+        self._stamps: dict[str, set[int]] = {}  # of what was written, by topics whose messages begin with a header
         kinds = {
             "image": Image,
             "segmentation": Image,
@@ -43,10 +44,19 @@ class CameraRecorder:
             package, message = kind.__module__.split(".")[0], kind.__name__
             topic = new_topic(f"{camera}/{name}", f"{package}/msg/{message}", types, about.version)
             self._writer.add_topic(topic)
+            if kind is not String:
+                self._stamps[topic.name] = set()
             # Raw: the bytes are written as they came.
             node.create_subscription(
                 kind, topic.name, lambda data, topic=topic: self._write(topic, data), _QOS_DEPTH, raw=True
             )
+
+    def frames(self) -> set[int]:
+        """Stamps, in nanoseconds, of the frames that are recorded as a whole.
+
+        The first ones may lack a message: topics are discovered one after another.
+        """
+        return set.intersection(*self._stamps.values())
 
     def close(self) -> None:
         """Completes the recording. Raises BagError."""
@@ -58,4 +68,6 @@ class CameraRecorder:
 
     def _write(self, topic: Topic, data: bytes) -> None:
         now = time.time_ns()
+        if topic.name in self._stamps:
+            self._stamps[topic.name].add(stamp_of(data))
         self._writer.write(Entry(topic, now, now, next(self._numbers), data))

@@ -20,6 +20,7 @@ from std_msgs.msg import String
 from osprey_ros.cli import main
 from osprey_ros.ros import images, messages
 from osprey_sim.child import Child
+from osprey_sim.recorder import CameraRecorder
 from osprey_sim.render import Renderer
 from osprey_sim.scene import sample_scene
 
@@ -133,6 +134,23 @@ def test_what_the_demo_records_is_annotated_and_read_back(env: dict[str, str], t
     again = demo(env, tmp_path / "out", "--bundle", BUNDLE, "--frames", "1", "--record", str(recording))
     assert again.returncode == 1
     assert "demo.mcap exists already" in again.stderr
+
+
+def test_a_frame_that_lacks_a_message_does_not_count_as_recorded(env: dict[str, str], tmp_path: Path) -> None:
+    client = Client(env, publish=False)
+    recorder = CameraRecorder(client.node, tmp_path / "camera.mcap", "/camera")
+    kinds = {"image": Image, "segmentation": Image, "depth": Image, "camera_info": CameraInfo}
+    topics = {name: client.node.create_publisher(kind, f"/camera/{name}", 10) for name, kind in kinds.items()}
+    try:
+        client.wait_for(lambda: all(topic.get_subscription_count() for topic in topics.values()), "discovery")
+        for stamp, lacking in ((5_000_000_001, {"segmentation"}), (7_000_000_002, set())):
+            for name in topics.keys() - lacking:
+                topics[name].publish(kinds[name](header=messages.header_message(stamp, "camera")))
+        client.wait_for(recorder.frames, "a whole frame is recorded")
+        assert recorder.frames() == {7_000_000_002}
+        recorder.close()
+    finally:
+        client.close()
 
 
 def test_the_demo_says_why_it_failed(env: dict[str, str], tmp_path: Path) -> None:

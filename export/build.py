@@ -18,7 +18,7 @@ from export.report import write_report
 from export.samples import VerificationSample, folder_samples, simulated_samples
 from export.units import BundleUnits, Check, decoder_shape
 from export.verify import Limits
-from osprey_ros.bundle import MANIFEST, Manifest, write_manifest
+from osprey_ros.bundle import CALIBRATION, MANIFEST, Manifest, write_manifest
 from osprey_ros.prompt import OSPREY_V1
 from osprey_torch.checkpoint import Checkpoint
 from osprey_torch.config import OspreyConfig
@@ -94,6 +94,7 @@ def build_bundle(
     check = Check(samples or (), limits or Limits(), layers) if verify else None
     pictures = _calibration_pictures(precisions, calibration, config)
 
+    calibrated = (output / CALIBRATION).is_file()
     with Workspace(output, _key(source, config, precisions, targets, pictures), progress) as workspace:
         if workspace.finished():
             workspace.remove()
@@ -120,6 +121,11 @@ def build_bundle(
     total = sum(entry.bytes for entry in manifest.files.values())
     progress.say(f"bundle: {output}, {quantity(total, 'B')}{'' if verify else ', not verified'}")
     progress.say(f"memory: describing {targets.max_regions} regions at once takes about {quantity(needs.run, 'B')}")
+    if calibrated:
+        progress.say(
+            f"calibration: that of the bundle which was there is gone: fit one with python -m evaluation.calibration "
+            f"--bundle {output} --write and python -m evaluation.queries --bundle {output} --fit"
+        )
     return manifest
 
 

@@ -169,7 +169,7 @@ def new_topic(name: str, type_name: str, types: MessageTypes, version: int) -> T
 def check_output(output: Path) -> None:
     """Raises BagError for a place where nothing can be put, or where something is."""
     if output.exists():
-        raise BagError(f"{output} exists already: give another --output, or remove it")
+        raise BagError(f"{output} exists already: give another name, or remove it")
     if output.suffix in (".db3", ".bag"):
         raise BagError(f"{output}: recordings are written as mcap: give NAME.mcap, or a folder NAME")
 

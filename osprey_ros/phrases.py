@@ -11,6 +11,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 
+_SPOKEN_WITH_Y = ("uni", "use", "eu")  # words that begin so begin with a consonant for the ear
+
 
 class Relation(Enum):
     """Where one thing is from another, for someone at the camera."""
@@ -162,10 +164,11 @@ def mentions(text: str, name: str) -> bool:
 
 
 def with_article(words: str) -> str:
-    """The words with their article: "a mug", "an orange apple"; plurals take none."""
-    if words.endswith("s") and not words.endswith("ss"):
+    """The words with their article: "a mug", "an orange apple", "a uniform"; what looks like a plural takes none."""
+    lowered = words.lower()
+    if lowered.endswith("s") and not lowered.endswith(("ss", "us")):
         return words
-    return f"{'an' if words[:1] in 'aeiou' else 'a'} {words}"
+    return f"{'an' if lowered[:1] in 'aeiou' and not lowered.startswith(_SPOKEN_WITH_Y) else 'a'} {words}"
 
 
 def _first_relation(words: str) -> tuple[str, Relation, str] | None:

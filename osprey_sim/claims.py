@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from osprey_ros.phrases import with_article
 from osprey_sim import words
 from osprey_sim.render import Frame
 from osprey_sim.scene import Scene, SceneObject
@@ -67,7 +68,7 @@ class Witness:
     def _claims_of(self, match: re.Match[str], obj: SceneObject) -> Iterator[Claim]:
         yield Claim(FORM, match[0], True)
         yield Claim(THING, match["thing"], match["thing"] == words.short(obj))
-        has = {words.with_article(name) for name in words.visible_parts(self._frame, obj)}
+        has = {with_article(name) for name in words.visible_parts(self._frame, obj)}
         for part in (match["parts"] or "").split(" and "):
             if part:
                 yield Claim(PART, part, part in has)

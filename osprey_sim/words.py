@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from osprey_ros.phrases import with_article
 from osprey_sim import catalog
 from osprey_sim.render import Frame
 from osprey_sim.scene import Part, Scene, SceneObject, camera_pose, object_center, project
@@ -105,13 +106,6 @@ def relations(scene: Scene, frame: Frame) -> list[tuple[int, str, int]]:
             if relation is not None:
                 found.append((a.instance_id, relation, b.instance_id))
     return found
-
-
-def with_article(noun: str) -> str:
-    """The noun with its article: "a mug", "an orange apple"; plurals take none: "wheels"."""
-    if noun.endswith("s"):
-        return noun
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def _neighbour(scene: Scene, frame: Frame, obj: SceneObject) -> tuple[str, SceneObject] | None:

@@ -22,7 +22,17 @@ from export.linears import decode, encode
 from export.options import OptionError, decoder_precision, resolved
 from export.readback import CONFIG, decoder_weights, model_from_bundle
 from export.samples import VerificationSample
-from osprey_ros.bundle import DECODER, MASK_EXTRACTOR, ONNX_FILES, TABLES, VISION, Bundle, EngineEntry
+from osprey_ros.bundle import (
+    DECODER,
+    MASK_EXTRACTOR,
+    ONNX_FILES,
+    TABLES,
+    VISION,
+    Bundle,
+    EngineEntry,
+    write_calibration,
+)
+from osprey_ros.calibration import Calibration
 from osprey_ros.describer import Describer
 from osprey_ros.engines import EngineError
 from osprey_ros.fingerprint import write_fingerprint
@@ -251,6 +261,16 @@ def test_a_rebuild_replaces_the_bundle_and_keeps_its_card(checkpoint: Path, tmp_
     assert "Not verified" in (output / "report.md").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
     assert not Bundle.open(output).manifest.verified
+
+
+def test_a_calibration_that_a_rebuild_ends_is_spoken_of(checkpoint: Path, tmp_path: Path, capsys) -> None:
+    command = ["--checkpoint", str(checkpoint), "--output", str(tmp_path / "bundle"), "--no-verify"]
+    assert main(command) == 0
+    assert "evaluation.calibration" not in capsys.readouterr().err
+    write_calibration(tmp_path / "bundle", Calibration())
+    assert main(command) == 0
+    assert f"python -m evaluation.calibration --bundle {tmp_path / 'bundle'} --write" in capsys.readouterr().err
+    assert Bundle.open(tmp_path / "bundle").calibration() == Calibration()
 
 
 def test_what_is_in_the_way_is_named_and_left_alone(checkpoint: Path, tmp_path: Path) -> None:

@@ -76,6 +76,6 @@ def test_words_are_compared_whatever_their_number() -> None:
     assert mentions("a coffee-maker", "coffee-maker")
     assert not mentions("a mug", "")
     assert not mentions("a mug", "?")
-    assert [with_article(words) for words in ("mug", "orange apple", "scissors", "glass")] == [
-        *("a mug", "an orange apple", "scissors", "a glass"),
+    assert [with_article(words) for words in ("mug", "orange apple", "scissors", "glass", "uniform")] == [
+        *("a mug", "an orange apple", "scissors", "a glass", "a uniform"),
     ]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from osprey_ros.phrases import with_article
 from osprey_sim import words
 from osprey_sim.claims import FORM, PART, PLACE, RELATION, TABLE, THING, Witness
 from osprey_sim.render import Frame, Renderer
@@ -50,9 +51,9 @@ def test_what_is_not_so_is_found_out(scenes) -> None:
         table = next(name for name in words.TABLES if name != scene.table.kind)
         assert false(text.replace(f"{scene.table.kind} table", f"{table} table")) == [TABLE]
         seen = words.visible_parts(frame, obj)
-        absent = words.with_article(next(name for name in words.PARTS if name not in seen))
+        absent = with_article(next(name for name in words.PARTS if name not in seen))
         if seen:
-            assert false(text.replace(f"with {words.with_article(seen[0])}", f"with {absent}", 1)) == [PART]
+            assert false(text.replace(f"with {with_article(seen[0])}", f"with {absent}", 1)) == [PART]
             found.add(PART)
         if words.place(scene, frame, obj) == "on the left side of a":
             assert false(text.replace("on the left side", "on the right side")) == [PLACE]

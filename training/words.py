@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from osprey_ros.phrases import with_article
 from osprey_ros.prompt import QUESTIONS, REGION_TEXT
 from osprey_sim import words
 from osprey_sim.render import Frame
@@ -159,7 +160,7 @@ def class_question(facts: RegionFacts, rng: np.random.Generator, beside: Sequenc
         others = [name for name in words.CLASSES if name != facts.category]
         near = [name for name in others if name in beside]
         asked = str(rng.choice(near if near and rng.random() < 0.5 else others))
-    question = CLASS_QUESTION.format(region=REGION_TEXT, thing=words.with_article(asked))
+    question = CLASS_QUESTION.format(region=REGION_TEXT, thing=with_article(asked))
     return question, "yes" if asked == facts.category else "no"
 
 
@@ -168,5 +169,5 @@ def part_question(facts: RegionFacts, rng: np.random.Generator) -> tuple[str, st
     present = bool(facts.parts) and rng.random() < _ASK_PRESENT
     absent = [name for name in words.PARTS if name not in facts.parts]
     asked = str(rng.choice(facts.parts if present else absent))
-    question = PART_QUESTION.format(region=REGION_TEXT, part=words.with_article(asked))
+    question = PART_QUESTION.format(region=REGION_TEXT, part=with_article(asked))
     return question, "yes" if present else "no"

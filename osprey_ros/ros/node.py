@@ -34,7 +34,7 @@ from osprey_ros.ros.services import Services
 from osprey_ros.ros.statistics import ObjectCounts, Statistics, Summary
 from osprey_ros.ros.worker import LatestWorker
 
-_UNCONFIGURED = "the node is unconfigured: configure and activate it"
+_UNCONFIGURED = "the node is unconfigured: configure and activate it, or start it with autostart:=true"
 _INACTIVE = "the node is inactive: activate it"
 _STAGES = ("preprocess", "vision", "regions", "prefix", "branches")  # of results.Timing
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from osprey_ros.phrases import with_article
 from training.instructions.facts import KnownPicture, KnownRegion, named_in
 
 Pair = tuple[str, str]  # question and answer, regions named as <region1>, <region2>, ...
@@ -29,7 +30,7 @@ def conversation(picture: KnownPicture, regions: Sequence[KnownRegion], rng: np.
         if region.colour:
             found.append((f"What color is {tag}?", f"It is {region.colour}."))
         if region.parts:
-            listed = " and ".join(article(part) for part in region.parts)
+            listed = " and ".join(with_article(part) for part in region.parts)
             found.append((f"Which parts does {tag} have?", f"It has {listed}."))
         for other in range(len(regions)):
             side = _side(region, regions[other])
@@ -59,7 +60,7 @@ def short_form(picture: KnownPicture, regions: Sequence[KnownRegion], rng: np.ra
                 found.append((f"On which side of {_tag(other)} is {tag}?", side))
     for category in dict.fromkeys(categories):
         if all(categories):
-            found.append((f"How many of the regions show {article(category)}?", str(categories.count(category))))
+            found.append((f"How many of the regions show {with_article(category)}?", str(categories.count(category))))
     return _some(found, rng)
 
 
@@ -88,7 +89,7 @@ def positive_negative(
             continue
         asked = [(region.category, "Yes."), (str(rng.choice(pool)), "No.")]
         for name, answer in (asked[i] for i in rng.permutation(2)):
-            found.append((f"Is the object {_tag(number)} {article(name)}?", answer))
+            found.append((f"Is the object {_tag(number)} {with_article(name)}?", answer))
     return found
 
 
@@ -104,13 +105,6 @@ def place(picture: KnownPicture, region: KnownRegion) -> str:
     return f"at the {row} {column}" if row else f"on the {column}"
 
 
-def article(noun: str) -> str:
-    """The noun with its article. Nouns that look like plurals take none."""
-    if noun.endswith("s") and not noun.endswith(("ss", "us")):
-        return noun
-    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
-
-
 def _composed(picture: KnownPicture, regions: Sequence[KnownRegion], number: int) -> str:
     region = regions[number]
     share = 100 * region.area / (picture.width * picture.height)
@@ -124,7 +118,7 @@ def _composed(picture: KnownPicture, regions: Sequence[KnownRegion], number: int
     sides = [(_side(region, other), other) for n, other in enumerate(regions) if n != number and other.category]
     for side, other in sides:
         if side is not None:
-            sentences.append(f"It is to the {side} of {article(other.category)}.")
+            sentences.append(f"It is to the {side} of {with_article(other.category)}.")
             break
     text = " ".join(sentences)
     return text[:1].upper() + text[1:]
@@ -132,7 +126,7 @@ def _composed(picture: KnownPicture, regions: Sequence[KnownRegion], number: int
 
 def _named(region: KnownRegion) -> str:
     """The region as a noun phrase: its caption, or its category."""
-    return region.captions[0].rstrip(".") if region.captions else article(region.category or region.detailed)
+    return region.captions[0].rstrip(".") if region.captions else with_article(region.category or region.detailed)
 
 
 def _side(region: KnownRegion, other: KnownRegion) -> str | None:

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from osprey_ros.image import MODES
 from osprey_sim.child import Child
 
 SETTLED = 10.0  # seconds before memory is compared
@@ -90,9 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--regions", type=int, default=8, help="in each frame (%(default)s)")
     parser.add_argument("--threads", type=int, default=0, help="of the engines; 0: one for each core")
     parser.add_argument("--max-new-tokens", type=int, default=12)
-    parser.add_argument(
-        "--preprocessing", choices=("exact", "fast"), default="fast", help="as the node's (%(default)s)"
-    )
+    parser.add_argument("--preprocessing", choices=MODES, default="fast", help="as the node's (%(default)s)")
     parser.add_argument("--stock", action="store_true", help="Fast DDS as it comes, without more shared memory")
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--publish", action="store_true", help=argparse.SUPPRESS)  # this is the publishing process

@@ -478,7 +478,8 @@ def test_a_request_is_refused_where_nothing_can_answer_it(own_env: dict[str, str
     heavy = ("max_regions:=4096", "min_area:=1", "style:=detailed", "max_new_tokens:=256", "threads:=1")
     try:
         with osprey_node(own_env, tmp_path, *heavy) as child:
-            assert query(client, "a mug").message.startswith("the node is unconfigured: configure and")
+            unconfigured = "the node is unconfigured: configure and activate it, or start it with autostart:=true"
+            assert query(client, "a mug").message == unconfigured
             assert client.change_state("configure")
             assert query(client, "a mug").message == "the node is inactive: activate it"
             status, result = Goal(client, track_ids=[1]).result()

@@ -101,22 +101,32 @@ class Client:
             10,
         )
 
-    def status(self, name: str, level: bytes, text: str, meanwhile: Callable[[], Any] = lambda: None) -> dict[str, str]:
+    def status(
+        self,
+        name: str,
+        level: bytes,
+        text: str,
+        meanwhile: Callable[[], Any] = lambda: None,
+        counted: str | None = None,
+    ) -> dict[str, str]:
         """Waits until a status of the node has this level and text; returns its values.
 
-        ``meanwhile`` is called about fifty times a second.
+        ``meanwhile`` is called about fifty times a second. ``counted`` is a value that must be above 0 as well: what
+        the text speaks of may be counted only later.
         """
 
-        def said() -> bool:
+        def said() -> dict[str, str] | None:
             meanwhile()
             status = self.statuses.get(f"osprey: {name}")
-            return status is not None and status.level == level and text in status.message
+            if status is None or status.level != level or text not in status.message:
+                return None
+            values = {value.key: value.value for value in status.values}
+            return values if counted is None or int(values[counted]) > 0 else None
 
         try:
-            self.wait_for(said, f"the status {name!r}")
+            return self.wait_for(said, f"the status {name!r}")
         except AssertionError as error:
             raise AssertionError(f"{text!r} was not said; last: {self.statuses.get(f'osprey: {name}')}") from error
-        return {value.key: value.value for value in self.statuses[f"osprey: {name}"].values}
 
     def close(self) -> None:
         """Leaves the graph."""

@@ -138,17 +138,17 @@ def test_rate_limit(client: Client) -> None:
     with changed(client, rate_limit=4.0):
         arrived: dict[int, float] = {}
 
-        def three_results() -> bool:
+        def six_results() -> bool:
             client.send(next(STAMPS), IMAGE, IDS)
             for stamp in client.results:
                 arrived.setdefault(stamp, time.monotonic())
-            return len(arrived) >= 3
+            return len(arrived) >= 6
 
         client.results.clear()
-        client.wait_for(three_results, "three frames are described")
+        client.wait_for(six_results, "six frames are described")
         first, *_, last = arrived.values()
-        # Two intervals of 0.25 s, less what the first and the last took on their way.
-        assert last - first > 0.35
+        # Five intervals of 0.25 s, of which this process may see fewer where the machine stands still meanwhile.
+        assert last - first > 0.5
 
 
 def test_overlay(client: Client) -> None:

@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 import rclpy
 from rclpy.context import Context
+from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from ros_harness import Client, ros_environment
+from ros_harness import DEADLINE, Client, ros_environment
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from osprey_interfaces.msg import RegionArray
-from osprey_ros.ros import messages
+from osprey_ros.ros import messages, subscription
 from osprey_ros.ros.frames import RawFrame
 from osprey_ros.ros.input_state import TopicState
 from osprey_ros.ros.inputs import FrameInputs, InputError, InputSettings
@@ -250,6 +251,31 @@ def test_detections_need_vision_msgs(client: Client, monkeypatch: pytest.MonkeyP
     with pytest.raises(InputError, match=r"vision_msgs is not installed: install ros-\$ROS_DISTRO-vision-msgs"):
         FrameInputs(node, InputSettings(regions_from="detections"), print)
     assert node.get_subscriptions_info_by_topic("/detections") == []
+
+
+def test_the_queue_fills_once_with_large_images(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.zeros((720, 1280, 3), np.uint8)
+    waits: list[float] = []
+
+    def publish(stamp: int) -> None:
+        client.image.publish(messages.image_message(pixels, "rgb8", header(stamp)))
+
+    def wait_while_more_come(seconds: float) -> None:
+        waits.append(seconds)
+        for stamp in range(2, 12):
+            publish(stamp)
+        assert client.image.wait_for_all_acked(Duration(seconds=DEADLINE))
+
+    monkeypatch.setattr(subscription, "sleep", wait_while_more_come)
+    with listening(client, InputSettings()) as listener:
+        wait(client, listener, client.image.get_subscription_count, "the topic is heard")
+        publish(1)
+        wait(client, listener, lambda: listener.topic("image").last_stamp == 11, "the last one comes")
+        assert listener.topic("image").received == 1 + subscription.QOS_DEPTH
+        publish(12)
+        wait(client, listener, lambda: listener.topic("image").last_stamp == 12, "the next one comes")
+    assert len(waits) == 1
+    assert 0 < waits[0] < 0.5
 
 
 def test_closing_unsubscribes(client: Client) -> None:

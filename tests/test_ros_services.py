@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from itertools import count, pairwise
 from pathlib import Path
@@ -19,7 +20,7 @@ from geometry_msgs.msg import Point
 from rclpy.action import ActionClient
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.executors import MultiThreadedExecutor
-from ros_harness import BUNDLE, DEADLINE, Client, osprey_node, ros_environment
+from ros_harness import BUNDLE, DEADLINE, PATIENCE, Client, osprey_node, ros_environment
 from sensor_msgs.msg import RegionOfInterest
 
 from osprey_ros.bundle import Bundle
@@ -215,10 +216,11 @@ def test_what_cannot_be_described_is_said(client: Client, picture: tuple[np.ndar
 
 
 def test_questions_are_answered_while_frames_flow(client: Client, picture: tuple[np.ndarray, np.ndarray]) -> None:
-    finder = client.node.create_client(QueryScene, "/osprey/query_scene")
-    teller = client.node.create_client(DescribeRegion, "/osprey/describe_region")
-    client.wait_for(lambda: finder.service_is_ready() and teller.service_is_ready(), "the services are there")
     track = latest(client)[CAR].track_id
+    # Once each, so that the node knows where this client listens.
+    assert query(client, "the yellow car").success
+    assert describe(client, track_ids=[track]).success
+    finder, teller = client.clients["/osprey/query_scene"], client.clients["/osprey/describe_region"]
     before = len(client.results)
     futures = [finder.call_async(QueryScene.Request(text="the yellow car")) for _ in range(4)]
     futures += [teller.call_async(DescribeRegion.Request(track_ids=[track])) for _ in range(4)]
@@ -231,10 +233,9 @@ def test_questions_are_answered_while_frames_flow(client: Client, picture: tuple
     for future in futures:
         assert future.result().success
     stamps = [messages.stamp_of(future.result()) for future in futures]
-    assert stamps == sorted(stamps)
-    assert stamps[0] >= max(list(client.results)[:before])
-    client.node.destroy_client(finder)
-    client.node.destroy_client(teller)
+    for own in (stamps[:4], stamps[4:]):  # the two kinds take turns
+        assert own == sorted(own)
+    assert min(stamps) >= max(list(client.results)[:before])
 
 
 def enter(env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,9 +260,9 @@ def test_the_command_line_asks_the_node(
     assert clock.description in capsys.readouterr().out
     assert main(["ask", "the purple elephant"]) == 1
     assert "purple elephant" in capsys.readouterr().out
-    assert main(["ask", "a cup", "--node", "/nobody", "--timeout", "3"]) == 2
+    assert main(["ask", "a cup", "--node", "/nobody", "--timeout", "5"]) == 2
     error = capsys.readouterr().err
-    assert "no node offers /nobody/query_scene (3 s waited): there is /osprey/query_scene" in error
+    assert "no node offers /nobody/query_scene (5 s waited): there is /osprey/query_scene" in error
     assert main(["ask", "a cup", "--node", "/bad name"]) == 2
     assert "'/bad name/query_scene' is no name of a service" in capsys.readouterr().err
     assert main(["ask", "   "]) == 2
@@ -308,11 +309,17 @@ class Goal:
         self._actions = ActionClient(client.node, DescribeRegionAction, "/osprey/describe_region")
         client.wait_for(self._actions.server_is_ready, "the action is there")
         before()
-        sent = self._actions.send_goal_async(
-            DescribeRegionAction.Goal(**goal), lambda message: self.feedback.append(message.feedback)
-        )
-        client.wait_for(sent.done, "the goal is answered")
-        self.handle = sent.result()
+        while (handle := self._answer(DescribeRegionAction.Goal(**goal))) is None:
+            pass
+        self.handle = handle
+
+    def _answer(self, goal: Any) -> Any:
+        """The handle of the goal, or None where the answer is taken for lost, see `Client.call`."""
+        feedback = self.feedback = []
+        sent = self._actions.send_goal_async(goal, lambda message: feedback.append(message.feedback))
+        asked = time.monotonic()
+        self.client.wait_for(lambda: sent.done() or time.monotonic() - asked > PATIENCE, "the goal is answered")
+        return sent.result() if sent.done() else None
 
     def result(self) -> tuple[int, Any]:
         """Status and result. No more feedback comes once the client knows the result."""
@@ -351,11 +358,14 @@ def test_a_goal_that_is_cancelled_ends_early(client: Client, picture: tuple[np.n
     def keep_busy() -> None:
         before.extend(teller.call_async(request) for _ in range(8))  # ROS 2 keeps 10 that are not yet taken
 
-    goal = Goal(client, keep_busy, track_ids=[track], style="detailed")
-    goal.handle.cancel_goal_async()
-    status, result = goal.result()
-    client.wait_for(lambda: all(answer.done() for answer in before), "the others are answered")
-    assert all(answer.result().text == whole for answer in before)
+    for _ in range(20):  # where this process stands still for a moment, the goal may end before it is cancelled
+        goal = Goal(client, keep_busy, track_ids=[track], style="detailed")
+        goal.handle.cancel_goal_async()
+        status, result = goal.result()
+        client.wait_for(lambda: all(answer.done() for answer in before), "the others are answered")
+        assert all(answer.result().text == whole for answer in before)
+        if status == GoalStatus.STATUS_CANCELED:
+            break
     assert status == GoalStatus.STATUS_CANCELED
     assert not result.success
     assert result.message == "cancelled"
@@ -370,7 +380,8 @@ def test_what_is_forgotten_is_new_when_it_is_seen_again(client: Client, picture:
 
     before = {i: thing.track_id for i, thing in show(client, picture).items()}
     known = scene(client)
-    assert "either name track_ids or say everything" in forget().message
+    refused = client.call(Forget, "/osprey/forget", Forget.Request())  # may be asked again
+    assert "either name track_ids or say everything" in refused.message
     refused = forget(track_ids=[before[CAR], 99])
     assert not refused.success
     assert "track 99 is not known, so nothing is forgotten" in refused.message
@@ -472,8 +483,8 @@ def texts(things: dict[int, Any]) -> dict[int, tuple[str, str, int]]:
 
 def test_a_request_is_refused_where_nothing_can_answer_it(own_env: dict[str, str], tmp_path: Path) -> None:
     client = Client(own_env)
-    # Far too much for a second: requests wait while this is being described.
-    ids = np.kron(np.arange(1, 601, dtype=np.uint16).reshape(20, 30), np.ones((8, 8), np.uint16))
+    # Far too much for a few seconds: requests wait while this is being described.
+    ids = np.kron(np.arange(1, 1801, dtype=np.uint16).reshape(40, 45), np.ones((8, 8), np.uint16))
     image = np.full((*ids.shape, 3), 128, np.uint8)
     heavy = ("max_regions:=4096", "min_area:=1", "style:=detailed", "max_new_tokens:=256", "threads:=1")
     try:
@@ -489,14 +500,13 @@ def test_a_request_is_refused_where_nothing_can_answer_it(own_env: dict[str, str
             assert describe(client, track_ids=[1]).message.startswith("no frame with a region was seen yet")
             client.wait_until_heard()
             client.send(next(STAMPS), image, ids)
-            asking = client.node.create_client(QueryScene, "/osprey/query_scene")
-            client.wait_for(asking.service_is_ready, "the service is there")
+            asking = client.clients["/osprey/query_scene"]  # of the calls above: the node knows where it listens
             client.listen_to_diagnostics()
             client.wait_for(lambda: frames(client).get("rate in", "0.00 Hz") != "0.00 Hz", "the frame is there")
             assert frames(client)["described"] == "0"
             answers = [asking.call_async(QueryScene.Request(text="a mug")) for _ in range(5)]
             goal = Goal(client, track_ids=[1])
-            assert client.change_state("deactivate")
+            client.deactivate()
             client.wait_for(lambda: all(answer.done() for answer in answers), "all are answered")
             status, result = goal.result()
             assert status == GoalStatus.STATUS_ABORTED
@@ -504,6 +514,7 @@ def test_a_request_is_refused_where_nothing_can_answer_it(own_env: dict[str, str
             before = "the node was deactivated before the answer was there"
             # The last ones may have come when it had happened.
             assert before in reasons <= {before, "the node is inactive: activate it"}
+            client.status("lifecycle", DiagnosticStatus.OK, "inactive")
             client.statuses.clear()
             assert client.change_state("activate")
             assert scene(client)
@@ -514,7 +525,7 @@ def test_a_request_is_refused_where_nothing_can_answer_it(own_env: dict[str, str
             waiting = asking.call_async(QueryScene.Request(text="a mug"))
             Goal(client, track_ids=[1])
             assert not waiting.done()
-            assert child.stop(patience=DEADLINE) == 0  # within one run of an engine, here with all 600 regions
+            assert child.stop(patience=DEADLINE) == 0  # within one run of an engine
         assert "Traceback" not in child.output()
     finally:
         client.close()

@@ -230,15 +230,15 @@ def test_what_cannot_be_written_is_a_problem_and_the_next_time_a_new_try(file: P
 
 
 def _save_until_killed(file: Path, interval: float, results: Connection) -> None:
-    """Saves a scene of 30 objects, where ``area`` counts, 50 times a second at most, and tells what it has saved."""
+    """Saves a scene of 30 objects, where ``area`` counts, 50 times a second at most, and tells what it saves."""
     store = SceneStore(file, "nano", interval=interval)
     known = {known.track_id: known.area for known in store.load().objects}
     results.send(set(known.values()))
     count = max(known.values(), default=0)
     while True:
         count += 1
+        results.send(count)  # before, so that nothing is in the file that was not told
         store.save([mug(number, seen=count, seed=count, area=count) for number in range(1, 31)], 31)
-        results.send(count)
         results.poll(PAUSE)  # nothing is ever sent this way
 
 

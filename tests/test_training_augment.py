@@ -307,7 +307,11 @@ def test_two_processes_learn_what_one_learns_of_two_halves(tmp_path: Path) -> No
         script = ["-m", "training.train", "--config", str(path), "--workers", "1", "--output", str(tmp_path / run)]
         command = [sys.executable, *launched, *script]
         running[run] = subprocess.Popen(command, env=env, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    told = {run: process.communicate(timeout=120)[1] for run, process in running.items()}
+    try:
+        told = {run: process.communicate(timeout=600)[1] for run, process in running.items()}
+    finally:
+        for process in running.values():
+            process.kill()
     assert [process.returncode for process in running.values()] == [0, 0], told
     assert told["two"].count("on 2 x cpu") == told["halves"].count("on 1 x cpu") == 1
     two, halves = (

@@ -316,7 +316,7 @@ def test_a_request_without_an_answer_counts_as_spent(cups: Path) -> None:
 
     def silent(body: dict, number: int) -> tuple[int, dict[str, str], str]:
         if number == 1:
-            held.wait(2)
+            held.wait(60)
         return _good(body, number)
 
     with _server(silent) as server:

@@ -36,8 +36,9 @@ def run_node(create: Callable[[], Node], args: list[str] | None = None) -> int:
         if rclpy.ok():
             raise
     finally:
-        # `ros2 launch` may interrupt twice: the second must not break the end.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # `ros2 launch` may ask twice: the second time must not break the end.
+        for asked in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(asked, signal.SIG_IGN)
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()

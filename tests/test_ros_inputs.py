@@ -21,7 +21,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from osprey_interfaces.msg import RegionArray
-from osprey_ros.ros import messages, subscription
+from osprey_ros.ros import inputs, messages, subscription
 from osprey_ros.ros.frames import RawFrame
 from osprey_ros.ros.input_state import TopicState
 from osprey_ros.ros.inputs import FrameInputs, InputError, InputSettings
@@ -253,29 +253,49 @@ def test_detections_need_vision_msgs(client: Client, monkeypatch: pytest.MonkeyP
     assert node.get_subscriptions_info_by_topic("/detections") == []
 
 
-def test_the_queue_fills_once_with_large_images(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    pixels = np.zeros((720, 1280, 3), np.uint8)
-    waits: list[float] = []
+def test_the_queues_fill_once_with_large_images(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All together: while one waits for the others to fill, it loses images itself."""
+    large, small = np.zeros((720, 1280), np.uint16), np.zeros((6, 8), np.uint16)
+    seconds: list[float] = []
 
-    def publish(stamp: int) -> None:
-        client.image.publish(messages.image_message(pixels, "rgb8", header(stamp)))
+    def publish(stamp: int, pixels: np.ndarray = large) -> None:
+        for publisher in (client.image, client.segmentation):
+            publisher.publish(messages.image_message(pixels, "mono16", header(stamp)))
 
-    def wait_while_more_come(seconds: float) -> None:
-        waits.append(seconds)
-        for stamp in range(2, 12):
+    def wait_while_more_come(asked: float) -> None:
+        seconds.append(asked)
+        for stamp in range(10 * len(seconds) + 1, 10 * len(seconds) + 10):
             publish(stamp)
-        assert client.image.wait_for_all_acked(Duration(seconds=DEADLINE))
+        for publisher in (client.image, client.segmentation):
+            assert publisher.wait_for_all_acked(Duration(seconds=DEADLINE))
 
-    monkeypatch.setattr(subscription, "sleep", wait_while_more_come)
+    def has_come(listener: Listener, stamp: int) -> Callable[[], bool]:
+        return lambda: all(listener.topic(role).last_stamp == stamp for role in ("image", "segmentation"))
+
+    monkeypatch.setattr(inputs, "sleep", wait_while_more_come)
     with listening(client, InputSettings()) as listener:
-        wait(client, listener, client.image.get_subscription_count, "the topic is heard")
-        publish(1)
-        wait(client, listener, lambda: listener.topic("image").last_stamp == 11, "the last one comes")
-        assert listener.topic("image").received == 1 + subscription.QOS_DEPTH
-        publish(12)
-        wait(client, listener, lambda: listener.topic("image").last_stamp == 12, "the next one comes")
-    assert len(waits) == 1
-    assert 0 < waits[0] < 0.5
+        heard = (client.image.get_subscription_count, client.segmentation.get_subscription_count)
+        wait(client, listener, lambda: all(count() for count in heard), "the topics are heard")
+        publish(1, small)
+        wait(client, listener, has_come(listener, 1), "small images come")
+        assert not seconds
+        publish(2)
+        wait(client, listener, has_come(listener, 19), "the last ones come")
+        for role in ("image", "segmentation"):
+            assert listener.topic(role).received == 2 + subscription.QOS_DEPTH
+        publish(20)
+        wait(client, listener, has_come(listener, 20), "the next ones come")
+        assert len(seconds) == 1
+        assert 0 < seconds[0] < 0.5
+        # A new subscription has a new queue.
+        best_effort_publisher(client)
+        wait(client, listener, lambda: listener.topic("image").asked_reliability == "best effort", "it adapts")
+
+        def filled_again() -> bool:
+            publish(21)
+            return len(seconds) == 2
+
+        wait(client, listener, filled_again, "the new queue fills")
 
 
 def test_closing_unsubscribes(client: Client) -> None:

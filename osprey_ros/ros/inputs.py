@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from time import monotonic, sleep
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
@@ -25,6 +25,8 @@ REGION_SOURCES = (SEGMENTATION, REGIONS, DETECTIONS)
 
 _WATCH_PERIOD = 1.0  # seconds between two looks at the publishers
 _SILENCE = 10.0  # seconds without a frame before the log says what is lacking
+_LARGE = 1 << 20  # bytes of an image whose buffers are worth a thought
+_FILLING = 0.3  # seconds in which a queue fills at 20 images a second or more
 
 
 class InputError(OspreyError):
@@ -48,6 +50,9 @@ class InputSettings:
 class FrameInputs:
     """Subscribes, and hands over the messages of each moment; all in the executor's thread.
 
+    The middleware keeps as many buffers as messages have ever waited at once. So that memory does not grow when the
+    machine is first busy, which may be after hours, large images are left waiting once, behind the first frame.
+
     Raises InputError if a package is missing that defines a message.
     """
 
@@ -66,7 +71,8 @@ class FrameInputs:
             take = self._keep_camera_info if role == CAMERA_INFO else functools.partial(self._take, role)
             self._subscriptions[role] = AdaptiveSubscription(node, role, kind, topic, settings.reliability, take)
         self._topics = {role: subscription.name for role, subscription in self._subscriptions.items()}
-        self._last_frame = time.monotonic()
+        self._last_frame = monotonic()
+        self._filled = False  # whether the queues of these subscriptions have been full
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still
         self._timer = node.create_timer(_WATCH_PERIOD, self._watch, clock=steady)
 
@@ -98,7 +104,7 @@ class FrameInputs:
 
     def _take(self, role: str, message: Any) -> None:
         for messages in self._sync.add(role, stamp_of(message), message):
-            self._last_frame = time.monotonic()
+            self._last_frame = monotonic()
             of_role = dict(zip(self._sync.topics, messages, strict=True))
             self._on_frame(
                 RawFrame(
@@ -110,6 +116,17 @@ class FrameInputs:
                     camera_info=self._camera_info,
                 )
             )
+            if not self._filled:
+                self._fill_queues(messages)
+
+    def _fill_queues(self, messages: Iterable[Any]) -> None:
+        """Lets images wait if those of this frame are large."""
+        if max(len(getattr(message, "data", ())) for message in messages) >= _LARGE:
+            self._filled = True
+            sleep(_FILLING)
+            self._node.get_logger().info(
+                f"the queues of large images have filled once, for {_FILLING} s: some frames were passed over"
+            )
 
     def _keep_camera_info(self, message: CameraInfo) -> None:
         # Not matched: it stays the same, and some drivers send it more rarely than images.
@@ -117,10 +134,11 @@ class FrameInputs:
 
     def _watch(self) -> None:
         for subscription in self._subscriptions.values():
-            subscription.adapt()
-        silent = time.monotonic() - self._last_frame
+            if subscription.adapt():
+                self._filled = False
+        silent = monotonic() - self._last_frame
         if silent >= _SILENCE:
-            self._last_frame = time.monotonic()
+            self._last_frame = monotonic()
             complaints = self.state().complaints() or ["messages come, and none has all its partners yet"]
             self._node.get_logger().warning(f"no complete frame for {silent:.0f} s: {'; '.join(complaints)}")
 

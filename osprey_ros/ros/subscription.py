@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import sleep
 from typing import Any
 
 from rclpy.node import Node
@@ -24,18 +23,12 @@ except ImportError:  # Humble
 # Deep enough for large images: with a depth of 1, stock Fast DDS loses most of them.
 QOS_DEPTH = 5
 
-_LARGE = 1 << 20  # bytes of an image whose buffers are worth a thought
-_FILLING = 0.3  # seconds in which the queue fills at 20 images a second or more
-
 
 class AdaptiveSubscription:
     """One input of a node. All of it runs in the executor's thread.
 
     With the reliability "auto" it asks for reliable delivery; `adapt` renews it with best effort when a publisher has
     appeared that offers nothing better, and back when that one has gone.
-
-    The middleware keeps as many buffers as messages have ever waited at once. So that memory does not grow when the
-    machine is first busy, which may be after hours, large images are left waiting once, behind the first one.
 
     Args:
         role: what the input is called in reports.
@@ -61,14 +54,15 @@ class AdaptiveSubscription:
         """Full name of the topic."""
         return self._subscription.topic_name
 
-    def adapt(self) -> None:
-        """Subscribes again where the publishers that are there now want another reliability."""
+    def adapt(self) -> bool:
+        """Subscribes again where the publishers that are there now want another reliability; says whether it did."""
         wanted = self._wanted(self._asked)
         if wanted == self._asked:
-            return
+            return False
         self._node.get_logger().info(f"{self.name}: its publisher offers {_words(wanted)}, subscribing again with that")
         self.close()
         self._subscribe(wanted)
+        return True
 
     def close(self) -> None:
         """Unsubscribes."""
@@ -96,7 +90,6 @@ class AdaptiveSubscription:
 
     def _subscribe(self, reliability: ReliabilityPolicy) -> None:
         self._asked = reliability
-        self._filled = False
         self._refused.clear()
         events = SubscriptionEventCallbacks(incompatible_qos=self._note_refusal, message_lost=self._note_loss)
         try:
@@ -118,9 +111,6 @@ class AdaptiveSubscription:
         self._received += 1
         self._last_stamp = stamp_of(message)
         self._on_message(message)
-        if not self._filled and len(getattr(message, "data", ())) >= _LARGE:
-            sleep(_FILLING)
-        self._filled = True
 
     def _wanted(self, otherwise: ReliabilityPolicy) -> ReliabilityPolicy:
         """What to ask of the publishers; ``otherwise`` where there are none to adapt to."""

@@ -16,6 +16,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import SetParameters
+from rclpy.action import ActionClient
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
@@ -76,6 +77,7 @@ class Client:
         self.results: dict[int, Any] = {}  # ObjectDescriptionArray by stamp, in order of arrival
         self.overlays: dict[int, Image] = {}
         self.clients: dict[str, Any] = {}  # by the name of the service
+        self.actions: dict[str, ActionClient] = {}  # by the name of the action
         self.statuses: dict[str, DiagnosticStatus] = {}  # the latest of each name: "osprey: inputs"
         self.node.create_subscription(
             messages.ObjectDescriptionArray,
@@ -133,6 +135,8 @@ class Client:
     def close(self) -> None:
         """Leaves the graph."""
         self.executor.shutdown()
+        for action in self.actions.values():
+            action.destroy()
         self.node.destroy_node()
         rclpy.shutdown(context=self.context)
 
@@ -168,6 +172,14 @@ class Client:
         if client is None:
             client = self.clients[name] = self.node.create_client(kind, name)
         self.wait_for(client.service_is_ready, f"{name} is there")
+        return client
+
+    def action(self, kind: type, name: str) -> ActionClient:
+        """The client of an action, which is there."""
+        client = self.actions.get(name)
+        if client is None:
+            client = self.actions[name] = ActionClient(self.node, kind, name)
+        self.wait_for(client.server_is_ready, f"{name} is there")
         return client
 
     def call(self, kind: type, name: str, request: Any, again: bool = True) -> Any:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -12,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
-from ros_harness import BUNDLE, Client, osprey_node, process_group_is_gone, ros_environment, tabletop
+from ros_harness import BUNDLE, DEADLINE, Client, osprey_node, process_group_is_gone, ros_environment, tabletop
 
 from osprey_sim.child import Child
 
@@ -159,6 +162,27 @@ def test_a_signal_while_it_describes_ends_it_with_0(
         assert child.stop(how) == 0
     assert "Traceback" not in child.output()
     assert process_group_is_gone(child.pid)
+
+
+def test_a_second_signal_does_not_break_the_end(env: dict[str, str]) -> None:
+    script = (
+        "import sys; from rclpy.node import Node; from osprey_ros.ros.run import run_node\n"
+        "def create(): node = Node('brief'); print('made', flush=True); return node\n"
+        "status = run_node(create); print('ended', flush=True); sys.stdin.readline(); sys.exit(status)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        for line in ("made\n", "ended\n"):
+            assert select.select([process.stdout], [], [], DEADLINE)[0], f"{line.strip()} is not told"
+            assert process.stdout.readline() == line
+            process.send_signal(signal.SIGTERM)
+        process.communicate("\n", timeout=DEADLINE)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 0
 
 
 def test_an_impossible_parameter_ends_the_start_with_2(env: dict[str, str], client: Client, tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ import pytest
 from action_msgs.msg import GoalStatus
 from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import Point
-from rclpy.action import ActionClient
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.executors import MultiThreadedExecutor
 from ros_harness import BUNDLE, DEADLINE, PATIENCE, Client, osprey_node, ros_environment
@@ -35,6 +34,7 @@ from osprey_sim.render import Renderer
 from osprey_sim.scene import sample_scene
 
 STAMPS = count(1_000_000_000, 33_333_333)
+TRIES = 4  # of a goal whose answer is lost
 TEAPOT, CAR, BOWL, CLOCK = 1, 2, 3, 4  # what the scene holds, by instance id
 PARAMETERS = ("autostart:=true", "threads:=1")
 
@@ -306,12 +306,14 @@ class Goal:
     def __init__(self, client: Client, before: Callable[[], Any] = lambda: None, **goal: Any) -> None:
         """``before`` is called when all is ready for sending the goal."""
         self.client, self.feedback = client, []
-        self._actions = ActionClient(client.node, DescribeRegionAction, "/osprey/describe_region")
-        client.wait_for(self._actions.server_is_ready, "the action is there")
+        self._actions = client.action(DescribeRegionAction, "/osprey/describe_region")
         before()
-        while (handle := self._answer(DescribeRegionAction.Goal(**goal))) is None:
-            pass
-        self.handle = handle
+        for _ in range(TRIES):
+            self.handle = self._answer(DescribeRegionAction.Goal(**goal))
+            if self.handle is not None:
+                break
+        else:
+            raise AssertionError(f"{TRIES} goals were not answered")
 
     def _answer(self, goal: Any) -> Any:
         """The handle of the goal, or None where the answer is taken for lost, see `Client.call`."""
@@ -325,7 +327,6 @@ class Goal:
         """Status and result. No more feedback comes once the client knows the result."""
         answer = self.handle.get_result_async()
         self.client.wait_for(answer.done, "the goal ends")
-        self._actions.destroy()
         return answer.result().status, answer.result().result
 
 

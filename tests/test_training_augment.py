@@ -311,7 +311,8 @@ def test_two_processes_learn_what_one_learns_of_two_halves(tmp_path: Path) -> No
         told = {run: process.communicate(timeout=600)[1] for run, process in running.items()}
     finally:
         for process in running.values():
-            process.kill()
+            process.terminate()  # the launcher ends its processes then
+            process.wait(60)
     assert [process.returncode for process in running.values()] == [0, 0], told
     assert told["two"].count("on 2 x cpu") == told["halves"].count("on 1 x cpu") == 1
     two, halves = (

@@ -375,6 +375,11 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if unknown := set(arguments.without) - set(PARTS):
         parser.error(f"--without {','.join(sorted(unknown))}: choose among {','.join(PARTS)}")
+    if set(arguments.without) == set(PARTS):
+        parser.error("--without all parts: leave one to measure")
+    for name in ("sequences", "frames", "rounds", "queries", "scenes"):
+        if (count := getattr(arguments, name)) < 1:
+            parser.error(f"--{name} {count}: it must be at least 1")
     try:
         rows = _rows(arguments)
     except (OspreyError, ValueError) as error:

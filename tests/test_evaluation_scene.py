@@ -8,7 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.scene import Budget, Static, budget_rows, crowd, main, static_rows, table
+from evaluation.scene import (
+    PARTS,
+    Budget,
+    Spoken,
+    Static,
+    budget_rows,
+    crowd,
+    main,
+    sequence_rows,
+    static_rows,
+    table,
+)
+from evaluation.tracking import TrackingFigures
 
 
 def test_the_command_prints_and_writes_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -24,15 +36,32 @@ def test_the_command_prints_and_writes_what_it_found(tmp_path: Path, capsys: pyt
     assert rows["described again in 2 frames"]["found"] == "0"
     printed = capsys.readouterr().out
     assert all(what in printed for what in rows)
-    with pytest.raises(SystemExit):
-        main(["--without", "nothing"])
-    assert "--without nothing: choose among static,budget" in capsys.readouterr().err
 
 
-def test_nothing_seen_is_nothing_kept(capsys: pytest.CaptureFixture[str]) -> None:
-    parts = ["--without", "static,budget,queries,calibration"]
-    assert main(["--threads", "1", "--sequences", "1", "--frames", "2", *parts]) == 1
-    assert "0 of 0" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--without", "nothing"], "--without nothing: choose among static,budget"),
+        (["--without", ",".join(PARTS)], "--without all parts: leave one to measure"),
+        (["--scenes", "0"], "--scenes 0: it must be at least 1"),
+        (["--sequences", "-1"], "--sequences -1: it must be at least 1"),
+    ],
+)
+def test_what_leaves_nothing_to_measure_is_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_nothing_seen_is_nothing_kept() -> None:
+    figures = TrackingFigures(regions=9, tracked=9, matched=9, switches=0, objects=3, tracks=3)
+    spoken = Spoken(frames=3, regions=9, objects=3, described=3)
+    assert [row.kept for row in sequence_rows(figures, spoken) if row.kept is not None] == [True, False, True]
+    spoken.visible = 3
+    assert all(row.kept is not False for row in sequence_rows(figures, spoken))
 
 
 def test_lines_say_whether_what_is_wanted_was_kept() -> None:

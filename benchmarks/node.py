@@ -30,7 +30,6 @@ from osprey_sim.child import Child
 SETTLED = 10.0  # seconds before memory is compared
 GROWTH = 5.0  # MB
 OVERHEAD = 12.0  # ms
-MIB = 1 << 20
 PROFILE = """<?xml version="1.0" encoding="UTF-8"?>
 <profiles xmlns="http://www.eprosima.com">
   <transport_descriptors>
@@ -75,6 +74,7 @@ class Figures:
     memory_settled: float
     memory_end: float
     memory_growth: float
+    memory_shared: float  # not among the others: the most of other processes' shared memory that the node had looked at
     rate_in: float
     rate_out: float
     stages: dict[str, tuple[float, float]]
@@ -198,6 +198,7 @@ def listen(osprey: Child, sender: Child, seconds: float) -> Figures:
     results: list[tuple[float, int, float]] = []  # arrival (monotonic), stamp, age in seconds
     statuses: dict[str, dict[str, str]] = {}
     memory: list[tuple[float, float]] = []  # time (monotonic), MB
+    shared = 0.0
 
     def on_objects(message: Any) -> None:
         stamp = messages.stamp_of(message)
@@ -224,7 +225,9 @@ def listen(osprey: Child, sender: Child, seconds: float) -> Figures:
             if not results and now > patience:
                 raise RuntimeError(f"no result within 60 s:\n{osprey.output()[-3000:]}")
             if results and (not memory or now - memory[-1][0] >= 0.1):
-                memory.append((now, resident(osprey.pid)))
+                own, foreign = resident(osprey.pid)
+                memory.append((now, own))
+                shared = max(shared, foreign)
     finally:
         client.destroy_node()
         rclpy.try_shutdown()
@@ -253,15 +256,22 @@ def listen(osprey: Child, sender: Child, seconds: float) -> Figures:
         memory_settled=settled,
         memory_end=end,
         memory_growth=end - settled,
+        memory_shared=shared,
         rate_in=float(frames["rate in"].split()[0]),
         rate_out=float(frames["rate out"].split()[0]),
         stages=stages,
     )
 
 
-def resident(pid: int) -> float:
-    """Main memory that a process holds, in MB."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / MIB
+def resident(pid: int) -> tuple[float, float]:
+    """Main memory of a process in MB: what it holds itself, and shared memory that it has mapped and touched.
+
+    Images come through shared memory of the camera, of a fixed size. The camera has written to all of it that is read
+    here, so it costs the node nothing.
+    """
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    kilobytes = {key: int(value.split()[0]) for key, value in (line.split(":") for line in lines if "kB" in line)}
+    return (kilobytes["VmRSS"] - kilobytes["RssShmem"]) / 1024, kilobytes["RssShmem"] / 1024
 
 
 def milliseconds(values: dict[str, str]) -> dict[str, tuple[float, float]]:
@@ -294,7 +304,10 @@ def print_table(figures: Figures) -> None:
     for stage, (p50, p95) in figures.stages.items():
         print(f"{stage:<12}{p50:>6.1f} ms{p95:>6.1f} ms")
     print(f"age of the result: p50 {figures.age_p50 * 1e3:.0f} ms, p95 {figures.age_p95 * 1e3:.0f} ms")
-    print(f"memory: {figures.memory_settled:.1f} MB settled, {figures.memory_growth:+.1f} MB at the end")
+    print(
+        f"memory: {figures.memory_settled:.1f} MB settled, {figures.memory_growth:+.1f} MB at the end, besides at most "
+        f"{figures.memory_shared:.1f} MB of shared memory"
+    )
     print(
         f"{figures.published} images came, {figures.described} described, {figures.dropped} dropped for later ones, "
         f"{figures.unmatched} messages without partner; {figures.rate_in:.1f} Hz in, {figures.rate_out:.1f} Hz out"

@@ -23,6 +23,7 @@ import numpy as np
 
 from evaluation import calibration, queries
 from evaluation.tracking import TrackingFigures, tracking_figures
+from osprey_ros.arguments import positive
 from osprey_ros.attributes import AttributeSpec
 from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError
@@ -365,11 +366,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--bundle", default="nano")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--preprocessing", choices=MODES, default=MODES[0])
-    parser.add_argument("--sequences", type=int, default=20)
-    parser.add_argument("--frames", type=int, default=150, help="of each sequence")
-    parser.add_argument("--rounds", type=int, default=40, help="of the static scene, and of the budget")
-    parser.add_argument("--queries", type=int, default=300)
-    parser.add_argument("--scenes", type=int, default=200, help="of the calibration error")
+    parser.add_argument("--sequences", type=positive, default=20)
+    parser.add_argument("--frames", type=positive, default=150, help="of each sequence")
+    parser.add_argument("--rounds", type=positive, default=40, help="of the static scene, and of the budget")
+    parser.add_argument("--queries", type=positive, default=300)
+    parser.add_argument("--scenes", type=positive, default=200, help="of the calibration error")
     parser.add_argument("--without", type=lambda text: text.split(","), default=[], help=f"any of {','.join(PARTS)}")
     parser.add_argument("--json", type=Path, help="write the rows there")
     arguments = parser.parse_args(argv)
@@ -377,9 +378,6 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--without {','.join(sorted(unknown))}: choose among {','.join(PARTS)}")
     if set(arguments.without) == set(PARTS):
         parser.error("--without all parts: leave one to measure")
-    for name in ("sequences", "frames", "rounds", "queries", "scenes"):
-        if (count := getattr(arguments, name)) < 1:
-            parser.error(f"--{name} {count}: it must be at least 1")
     try:
         rows = _rows(arguments)
     except (OspreyError, ValueError) as error:

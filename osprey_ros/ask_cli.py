@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from osprey_ros.arguments import positive
 from osprey_ros.errors import OspreyError
 
 if TYPE_CHECKING:
@@ -25,9 +26,7 @@ class AskUsageError(OspreyError):
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     command.add_argument("question", help="words about an object, such as 'where is the red mug?'")
-    command.add_argument(
-        "--limit", type=_positive, default=0, metavar="N", help="print the N likeliest objects at most"
-    )
+    command.add_argument("--limit", type=positive, default=0, metavar="N", help="print the N likeliest objects at most")
     command.add_argument("--json", action="store_true", help="print one JSON object")
     node = command.add_argument_group("a running node (ROS 2 is needed)")
     node.add_argument("--node", default="/osprey", metavar="NAME", help="full name of the node (default: %(default)s)")
@@ -44,7 +43,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     picture.add_argument(
         "--bundle", default="nano", metavar="DIR", help="folder or name of the engine bundle (default: %(default)s)"
     )
-    picture.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: one per core)")
+    picture.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: one per core)")
 
 
 def ask(arguments: argparse.Namespace) -> int:
@@ -148,12 +147,6 @@ def _print_table(answer: dict[str, Any]) -> None:
         if not entry.get("visible", True):
             words += " (not in view)"
         print(f"{entry['score']:>5.2f}  {entry['id']:>5}  {box:<22}  {place:<20}  {words}")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
 
 
 def _seconds(text: str) -> float:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
+from osprey_ros.arguments import positive
 from osprey_ros.errors import OspreyError
 from osprey_ros.prompt import QUESTIONS
 
@@ -50,7 +51,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="seconds that the stamps of image and segmentation may differ (default: 0, they must be the same)",
     )
     some = command.add_mutually_exclusive_group()
-    some.add_argument("--every", default=1, type=_count, metavar="N", help="describe each N-th frame only")
+    some.add_argument("--every", default=1, type=positive, metavar="N", help="describe each N-th frame only")
     some.add_argument("--rate", default=0.0, type=_above_zero, metavar="HZ", help="describe so many frames a second")
     command.add_argument("--overlay", action="store_true", help="also add the pictures with regions and words drawn")
     command.add_argument(
@@ -60,20 +61,20 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="what is added is NAME/objects and NAME/overlay/compressed (default: %(default)s)",
     )
     command.add_argument(
-        "--min-area", default=50, type=_count, metavar="N", help="leave out smaller regions, in pixels (default: 50)"
+        "--min-area", default=50, type=positive, metavar="N", help="leave out smaller regions, in pixels (default: 50)"
     )
     command.add_argument(
         "--max-regions",
         default=32,
-        type=_count,
+        type=positive,
         metavar="N",
         help="describe the N largest regions of a frame (default: 32)",
     )
     command.add_argument(
         "--no-memory", action="store_true", help="describe every frame by itself, without the words of earlier ones"
     )
-    command.add_argument("--max-new-tokens", default=0, type=_count, metavar="N", help="longest answer, in tokens")
-    command.add_argument("--threads", type=_count, metavar="N", help="CPU threads (default: one per core)")
+    command.add_argument("--max-new-tokens", default=0, type=positive, metavar="N", help="longest answer, in tokens")
+    command.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: one per core)")
 
 
 def annotate(arguments: argparse.Namespace) -> int:
@@ -252,12 +253,6 @@ def _seconds(stamp: int) -> str:
     from osprey_ros.bag_types import stamp_text
 
     return stamp_text(stamp)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
 
 
 def _not_negative(text: str) -> float:

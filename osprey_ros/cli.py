@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from osprey_ros.arguments import positive
 from osprey_ros.ask_cli import add_arguments as add_ask_arguments
 from osprey_ros.bag_cli import add_arguments as add_bag_arguments
 from osprey_ros.errors import OspreyError
@@ -84,8 +85,8 @@ def _add_describe(commands: Any) -> None:
     question.add_argument(
         "--ask", metavar="QUESTION", help="ask this about every region; <mask><pos> in it is where the region is named"
     )
-    command.add_argument("--max-new-tokens", type=_positive, metavar="N", help="longest answer, in tokens")
-    command.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: one per core)")
+    command.add_argument("--max-new-tokens", type=positive, metavar="N", help="longest answer, in tokens")
+    command.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: one per core)")
     command.add_argument("--json", action="store_true", help="print one JSON object, with boxes, areas and timing")
     command.add_argument(
         "--overlay", type=Path, metavar="OUT", help="also write the picture with regions and words drawn"
@@ -219,9 +220,3 @@ def _print_table(regions: Regions, result: Result) -> None:
         box = ", ".join(str(v) for v in regions.boxes[row])
         print(f"{description.region_id:>6}  {box:<22}  {description.confidence:>4.2f}  {description.text}")
     print(f"{len(result)} regions in {result.timing.total:.2f} s", file=sys.stderr)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)

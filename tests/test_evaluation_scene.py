@@ -43,8 +43,8 @@ def test_the_command_prints_and_writes_what_it_found(tmp_path: Path, capsys: pyt
     [
         (["--without", "nothing"], "--without nothing: choose among static,budget"),
         (["--without", ",".join(PARTS)], "--without all parts: leave one to measure"),
-        (["--scenes", "0"], "--scenes 0: it must be at least 1"),
-        (["--sequences", "-1"], "--sequences -1: it must be at least 1"),
+        (["--scenes", "0"], "argument --scenes: '0' is not a whole number of at least 1"),
+        (["--sequences", "-1"], "argument --sequences: '-1' is not a whole number of at least 1"),
     ],
 )
 def test_what_leaves_nothing_to_measure_is_refused(

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from osprey_ros.arguments import positive
 from osprey_sim.scene import SPLITS
 from training.instructions.endpoint import Endpoint, EndpointError
 from training.instructions.facts import KnownPicture, pictures_from_records, pictures_from_scenes, vocabulary
@@ -121,14 +122,14 @@ def _parser() -> argparse.ArgumentParser:
         "--source", nargs=3, metavar=("READER", "FILE", "IMAGES"), help="a data set: its reader, annotations, pictures"
     )
     what.add_argument(
-        "--scenes", type=_positive, metavar="N", help="so many simulated scenes, rendered to OUTPUT/images"
+        "--scenes", type=positive, metavar="N", help="so many simulated scenes, rendered to OUTPUT/images"
     )
     parser.add_argument("--split", choices=tuple(SPLITS), default="train", help="of the scenes (%(default)s)")
     parser.add_argument("--first", type=int, default=0, metavar="SEED", help="of the scenes (%(default)s)")
-    parser.add_argument("--pictures", type=_positive, metavar="N", help="use the first N pictures of the data set")
+    parser.add_argument("--pictures", type=positive, metavar="N", help="use the first N pictures of the data set")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND", help=" ".join(KINDS))
-    parser.add_argument("--max-regions", type=_positive, default=8, metavar="N", help="of a record (%(default)s)")
+    parser.add_argument("--max-regions", type=positive, default=8, metavar="N", help="of a record (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     words = parser.add_mutually_exclusive_group(required=True)
     words.add_argument("--templates", action="store_true", help="all words by templates")
@@ -136,22 +137,15 @@ def _parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("with --endpoint")
     group.add_argument("--model", metavar="NAME", help="as the endpoint calls it")
     group.add_argument("--key-variable", default="OPENAI_API_KEY", metavar="NAME", help="holds the key (%(default)s)")
-    group.add_argument("--most-tokens", type=_positive, metavar="N", help="bound on tokens sent and received in all")
+    group.add_argument("--most-tokens", type=positive, metavar="N", help="bound on tokens sent and received in all")
     group.add_argument("--most-dollars", type=float, metavar="USD", help="bound on spending; needs the two prices")
     group.add_argument("--price-sent", type=float, default=0.0, metavar="USD", help="of a million tokens sent")
     group.add_argument("--price-received", type=float, default=0.0, metavar="USD", help="of a million tokens received")
-    group.add_argument("--parallel", type=_positive, default=4, metavar="N", help="requests at a time (%(default)s)")
+    group.add_argument("--parallel", type=positive, default=4, metavar="N", help="requests at a time (%(default)s)")
     group.add_argument("--timeout", type=float, default=120.0, metavar="S", help="of one request (%(default)g)")
-    group.add_argument("--attempts", type=_positive, default=6, metavar="N", help="of one request (%(default)s)")
+    group.add_argument("--attempts", type=positive, default=6, metavar="N", help="of one request (%(default)s)")
     group.add_argument("--backoff", type=float, default=1.0, metavar="S", help="first wait, then doubled (%(default)g)")
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ class Figures:
     memory_settled: float
     memory_end: float
     memory_growth: float
-    memory_shared: float  # not among the others: the most of other processes' shared memory that the node had looked at
+    memory_shared: float  # the most of it, which is not among the others
     rate_in: float
     rate_out: float
     stages: dict[str, tuple[float, float]]
@@ -225,9 +225,9 @@ def listen(osprey: Child, sender: Child, seconds: float) -> Figures:
             if not results and now > patience:
                 raise RuntimeError(f"no result within 60 s:\n{osprey.output()[-3000:]}")
             if results and (not memory or now - memory[-1][0] >= 0.1):
-                own, foreign = resident(osprey.pid)
+                own, of_all = resident(osprey.pid)
                 memory.append((now, own))
-                shared = max(shared, foreign)
+                shared = max(shared, of_all)
     finally:
         client.destroy_node()
         rclpy.try_shutdown()
@@ -264,10 +264,10 @@ def listen(osprey: Child, sender: Child, seconds: float) -> Figures:
 
 
 def resident(pid: int) -> tuple[float, float]:
-    """Main memory of a process in MB: what it holds itself, and shared memory that it has mapped and touched.
+    """Main memory of a process in MB: what is its own, and shared memory that it has touched.
 
-    Images come through shared memory of the camera, of a fixed size. The camera has written to all of it that is read
-    here, so it costs the node nothing.
+    The shared memory is of a fixed size: that of the node's own participant, and that of the camera's, where images
+    are read. The camera has written to all of it that is read, so that reading more of it takes no more memory.
     """
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     kilobytes = {key: int(value.split()[0]) for key, value in (line.split(":") for line in lines if "kB" in line)}

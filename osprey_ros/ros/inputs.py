@@ -16,7 +16,7 @@ from osprey_ros.errors import OspreyError
 from osprey_ros.ros.frames import CAMERA_INFO, DEPTH, DETECTIONS, IMAGE, REGIONS, SEGMENTATION, RawFrame
 from osprey_ros.ros.input_state import InputState
 from osprey_ros.ros.messages import stamp_of
-from osprey_ros.ros.subscription import AdaptiveSubscription
+from osprey_ros.ros.subscription import QOS_DEPTH, AdaptiveSubscription
 from osprey_ros.ros.sync import FrameSync
 
 TRANSPORTS = ("raw", "compressed")
@@ -125,7 +125,7 @@ class FrameInputs:
             self._filled = True
             sleep(_FILLING)
             self._node.get_logger().info(
-                f"the queues of large images have filled once, for {_FILLING} s: some frames were passed over"
+                f"large images were left waiting for {_FILLING} s, once: of more than {QOS_DEPTH} the first are lost"
             )
 
     def _keep_camera_info(self, message: CameraInfo) -> None:

@@ -12,7 +12,7 @@ import onnxruntime
 from benchmarks.baselines.batched_graph import build_batched_decoder
 from benchmarks.baselines.torch_loop import TorchLoop
 from benchmarks.baselines.weights import BaselineError, LlamaWeights
-from osprey_ros.engines.onnxruntime import release
+from osprey_ros.engines.onnxruntime import release, waiting_threads
 from osprey_ros.prompt import IMAGE, MASK, POSITION
 from osprey_ros.regions import Regions
 
@@ -34,7 +34,8 @@ class BatchedDecoder:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors only
         options.intra_op_num_threads = threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as the engines it is compared with
+        for key, value in waiting_threads(onnxruntime.__version__).items():  # as the engines it is compared with
+            options.add_session_config_entry(key, value)
         providers = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
         try:
             self._session = onnxruntime.InferenceSession(os.fspath(path), options, providers=providers[device])

@@ -125,8 +125,7 @@ class OnnxEngine:
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors only
-        # A describer holds several engines that run in turn: idle threads of one must not spin while another works.
-        for key, value in {"session.intra_op.allow_spinning": "0", **settings}.items():
+        for key, value in {**waiting_threads(onnxruntime.__version__), **settings}.items():
             options.add_session_config_entry(key, value)
         if threads is not None:
             options.intra_op_num_threads = threads
@@ -238,6 +237,22 @@ class _Binding:
         values = self._binding.get_outputs()
         # Outputs come in the order in which they were first bound: buffers, then these.
         return {name: value.numpy() for name, value in zip(names, values[len(values) - len(names) :], strict=True)}
+
+
+def waiting_threads(version: str) -> dict[str, str]:
+    """Session settings that say what threads do that wait for work.
+
+    To wake one takes longer than many a node of ours, so they spin for as long as that, while a run lasts: longer, and
+    they would hold cores that others need. Between runs, where another engine or somebody else works, they sleep.
+    Where onnxruntime cannot bound the spinning (1.23 cannot, 1.26 can), they always sleep.
+    """
+    if release(version) < (1, 26):
+        return {"session.intra_op.allow_spinning": "0"}
+    return {
+        "session.intra_op.allow_spinning": "1",
+        "session.intra_op.spin_duration_us": "50",
+        "session.force_spinning_stop": "1",
+    }
 
 
 def harmful_optimizers(version: str) -> list[str]:

@@ -36,7 +36,8 @@ def model_from_bundle(bundle: Bundle) -> Osprey:
         if name == embeddings:
             array = np.load(bundle.path(EMBEDDINGS)).astype(np.float32)
         elif name.endswith(".gamma"):
-            array = np.ones(parameter.shape, np.float32)  # the graph carries it inside fc2
+            # A float32 graph carries it inside fc2, a float16 one beside it.
+            array = encoders.get(name, np.ones(parameter.shape, np.float32)).reshape(parameter.shape)
         elif name in encoders:
             # Graphs hold the matrices of linear layers transposed; convolutions have four dimensions.
             array = encoders[name].T if encoders[name].ndim == 2 else encoders[name]

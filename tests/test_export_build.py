@@ -141,6 +141,15 @@ def test_weights_read_back_from_a_bundle_are_the_quantized_ones(checkpoint: Path
     torch.testing.assert_close(tokens[0], tokens[1], rtol=1e-4, atol=1e-5)
 
 
+def test_a_float16_tower_is_read_back_with_its_layer_scales(checkpoint: Path, tmp_path: Path) -> None:
+    build_bundle(checkpoint, tmp_path / "bundle", targets=Targets(device="cuda"), verify=False, **QUIET)
+    found, original = model_from_bundle(Bundle.open(tmp_path / "bundle")), load_checkpoint(checkpoint)[0]
+    pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        tokens = [m.encode_image(pixels)[1] for m in (found, original)]
+    torch.testing.assert_close(tokens[0], tokens[1], rtol=1e-2, atol=1e-3)
+
+
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every model is taken for one whose weights do not fit into its graphs."""

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,12 +58,7 @@ class Checkpoint:
                 raise CheckpointError(f"{source}: no such folder, and not the id of a model on the hub (org/name)")
             folder = fetch_checkpoint(str(source))
         data = read_json(folder / CONFIG)
-        try:
-            config = OspreyConfig.from_json(data)
-        except KeyError as error:
-            raise CheckpointError(f"{folder / CONFIG}: the key {error} is missing") from error
-        except (ValueError, TypeError) as error:
-            raise CheckpointError(f"{folder / CONFIG}: {error}") from error
+        config = config_from_json(data, folder / CONFIG)
         tokenizer = read_tokenizer(folder, config)
         tensors = list_weights(folder)
         if vision_weights is not None or not any(name.startswith(TOWER) for name in tensors):
@@ -102,6 +98,16 @@ class Checkpoint:
                     file.seek(start)
                     digest.update(file.read(min(_IDENTITY_BYTES, tensor.nbytes)))
         return digest.hexdigest()
+
+
+def config_from_json(data: dict[str, Any], path: Path) -> OspreyConfig:
+    """`OspreyConfig.from_json` of what the file at `path` holds. Raises CheckpointError that names the file."""
+    try:
+        return OspreyConfig.from_json(data)
+    except KeyError as error:
+        raise CheckpointError(f"{path}: the key {error} is missing") from error
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def save_checkpoint(

@@ -135,7 +135,14 @@ class OspreyConfig:
                 f"num_key_value_heads {data['num_key_value_heads']}: grouped-query attention is not part of Osprey "
                 f"(num_attention_heads is {heads})"
             )
-        rope = data.get("rope_theta", (data.get("rope_parameters") or {}).get("rope_theta", 10000.0))
+        for key in ("attention_bias", "mlp_bias"):
+            if data.get(key):
+                raise ValueError(f"{key} is {data[key]!r}: Osprey's linears have no biases")
+        parameters = data.get("rope_parameters") or {}
+        scaling = data.get("rope_scaling") or parameters
+        if scaling.get("rope_type", scaling.get("type", "default")) != "default":
+            raise ValueError(f"rope_scaling is {scaling!r}: Osprey's rotary positions are not scaled")
+        rope = data.get("rope_theta", parameters.get("rope_theta", 10000.0))
         own = dict(data.get("osprey", {}))
         unknown = set(own) - {f.name for f in fields(cls)}
         if unknown:

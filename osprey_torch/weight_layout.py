@@ -102,10 +102,16 @@ def parameter_shapes(config: OspreyConfig) -> dict[str, tuple[int, ...]]:
         return {name: tuple(tensor.shape) for name, tensor in Osprey(config).state_dict().items()}
 
 
-def check_shapes(folder: Path, config: OspreyConfig, found: Mapping[str, StoredTensor]) -> None:
-    """Raises CheckpointError with all names that are missing, unexpected or of the wrong shape."""
+def check_shapes(
+    folder: Path, config: OspreyConfig, found: Mapping[str, StoredTensor], optional: tuple[str, ...] = ()
+) -> None:
+    """Raises CheckpointError with all names that are missing, unexpected or of the wrong shape.
+
+    optional: beginnings of names that may be missing.
+    """
     expected = parameter_shapes(config)
-    lines = [f"missing: {name} {shape}" for name, shape in expected.items() if name not in found]
+    missing = [name for name in expected if name not in found and not name.startswith(optional)]
+    lines = [f"missing: {name} {expected[name]}" for name in missing]
     lines += [f"unexpected: {name} in {tensor.path.name}" for name, tensor in found.items() if name not in expected]
     lines += [
         f"wrong shape: {name} is {found[name].shape}, {CONFIG} says {shape}"

@@ -134,6 +134,11 @@ def test_a_folder_of_another_recipe_is_refused(tmp_path: Path) -> None:
     claim(tmp_path, _recipe(stage))
     with pytest.raises(RecipeError, match="another recipe"):
         claim(tmp_path, _recipe(stage, seed=2))
+    # Whoever reads the note while others claim the same run sees it whole: it is written once.
+    (note,) = tmp_path.iterdir()
+    written = note.stat().st_mtime_ns, note.stat().st_ino
+    claim(tmp_path, _recipe(stage))
+    assert (note.stat().st_mtime_ns, note.stat().st_ino) == written
 
 
 class _Stopping(Trainer):
@@ -251,12 +256,20 @@ stages:
         ("steps: 3", "steps: 3\n    epochs: 1", "either steps or epochs"),
         ("name: tiny", "name: tiny\nprecision: fp8", "precision is 'fp8'"),
         ("name: tiny", "", "name missing"),
+        ("learning_rate: 1.0e-3", "learning_rate: fast", r"stages\[0\]: learning_rate is 'fast': it must be a number"),
+        ("learning_rate: 1.0e-3", "learning_rate: 0", "stage a: learning_rate is 0: it must be above 0"),
+        ("batch_size: 2", "batch_size: 2.5", r"stages\[0\]: batch_size is 2.5: it must be a whole number"),
+        ("batch_size: 2", "batch_size: 0", "stage a: batch_size is 0: it must be above 0"),
+        ("questions: 1", "flip: 1", r"selection: flip is 1: it must be true or false"),
+        ("name: tiny", "name: tiny\ngradient_accumulation: 0", "gradient_accumulation is 0: it must be 1 or more"),
         ("stages:", "stages: [", "is not YAML"),
     ],
 )
 def test_recipes_that_cannot_be_used_say_why(tmp_path: Path, part: str, replacement: str, message: str) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(GOOD)
+    assert load_recipe(path).stages[0].learning_rate == 1e-3
+    path.write_text(GOOD.replace("1.0e-3", "1e-3"))  # a text, by YAML's rules
     assert load_recipe(path).stages[0].learning_rate == 1e-3
     path.write_text(GOOD.replace(part, replacement))
     with pytest.raises(RecipeError, match=message):

@@ -28,7 +28,8 @@ def _write(path: Path, data: Any) -> Path:
 
 def _coco(path: Path, annotations: list[dict], **image: Any) -> Path:
     entry = {"id": 9, "file_name": "000000000009.jpg", "height": HEIGHT, "width": WIDTH, **image}
-    categories = [{"id": 1, "name": "dining_table"}, {"id": 2, "name": "Quadruped Head"}, {"id": 3, "name": "cow:ear"}]
+    names = ("dining_table", "Quadruped Head", "cow:ear", "Car Side Mirror")
+    categories = [{"id": number, "name": name} for number, name in enumerate(names, 1)]
     return _write(path, {"images": [entry], "annotations": annotations, "categories": categories})
 
 
@@ -73,7 +74,11 @@ def test_coco_gives_a_dialogue_for_each_object(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("reader", "category", "answer"),
-    [(coco.part_imagenet, 2, "head of a quadruped"), (coco.pascal_part, 3, "ear of a cow")],
+    [
+        (coco.part_imagenet, 2, "head of a quadruped"),
+        (coco.part_imagenet, 4, "side mirror of a car"),
+        (coco.pascal_part, 3, "ear of a cow"),
+    ],
 )
 def test_parts_name_their_object(tmp_path: Path, reader: Any, category: int, answer: str) -> None:
     skipped = Skipped()
@@ -108,6 +113,39 @@ def test_own_masks_ask_for_category_and_caption(tmp_path: Path) -> None:
         ("a round table", (0,)),
         ("dining table", (1,)),
     ]
+
+
+def test_attributes_of_labelling_tools_say_nothing(tmp_path: Path) -> None:
+    tools = _annotation(attributes={"occluded": False, "rotation": 0.0, "color": " red", "note": ""})
+    file = _coco(tmp_path / "a.json", [tools, _annotation(attributes=["rusty"], caption=None, description="")])
+    skipped = Skipped()
+    record = _only(coco.own_masks(file, tmp_path, skipped), skipped)
+    assert [(turns[0].question, turns[0].answer) for turns in record.dialogues] == [
+        ("What is the category of <mask><pos>? Using only one word or phrase.", "dining table"),
+        ("What color is <mask><pos>?", "red"),
+        ("What is the category of <mask><pos>? Using only one word or phrase.", "dining table"),
+    ]
+
+
+def test_polygons_without_area_cost_no_picture(tmp_path: Path) -> None:
+    # Before the polygons of a mask, too: COCO's own tools take a list of four numbers in front for a box.
+    beside = [[5, 5, 9, 9], *SQUARE, [1, 2]]
+    boxes = [_annotation(id=7, segmentation=[]), _annotation(id=8, segmentation=[[1, 2, 3, 4]])]
+    file = _coco(tmp_path / "a.json", [_annotation(segmentation=beside), *boxes, _annotation()])
+    skipped = Skipped()
+    (record,) = coco.coco_instances(file, tmp_path, skipped)
+    assert [mask.decode().sum() for mask in record.masks] == [100, 100]
+    assert [turns[0].regions for turns in record.dialogues] == [(0,), (1,)]
+    assert skipped.count == 2
+    assert "record 0, annotation 7: its segmentation has no polygon" in skipped.summary()
+
+
+def test_pictures_may_keep_the_name_of_their_split(tmp_path: Path) -> None:
+    file = _write(tmp_path / "d.json", [_entry(description=["<region1>: A cup."])])
+    (tmp_path / "COCO_train2014_000000000009.jpg").touch()
+    skipped = Skipped()
+    record = _only(osprey724k.detailed_descriptions(file, tmp_path, skipped), skipped)
+    assert record.image.name == "COCO_train2014_000000000009.jpg"
 
 
 def test_conversations_list_their_regions_once(tmp_path: Path) -> None:
@@ -196,6 +234,10 @@ def test_image_text_pairs_have_no_regions(tmp_path: Path) -> None:
         ({"annotation": [{}]}, "the key 'segmentation' is missing"),
         ({"conversations": _talk("Is <region3> red?", "No.")}, r"regions \(2,\), there are 2 masks"),
         ({"conversations": _talk("Is <region1> red?")}, "1 turns do not come in pairs"),
+        ({"conversations": _talk("Is <region1> red?", " ")}, "a turn is empty"),
+        ({"conversations": _talk("Is <region1> red?", "Like <mask>.")}, "stand for pictures and regions"),
+        ({"annotation": [{"segmentation": [[1, 2, 3, None, 5, 6]]}]}, "given as numbers"),
+        ({"annotation": [{"segmentation": {"counts": [5, 7], "size": [20, 30]}}]}, "add up to 12 pixels.* has 600"),
     ],
 )
 def test_broken_records_are_named_and_counted(tmp_path: Path, change: dict, reason: str) -> None:

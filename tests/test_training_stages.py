@@ -122,7 +122,7 @@ def test_three_stages_from_data_sets_to_a_bundle(
         assert np.isfinite(losses).all()
         if number == 1:
             told = capsys.readouterr().err
-            assert "pairs.json: 6 records; 1 records were skipped" in told
+            assert "pairs.json: 6 records; 1 records or single masks were skipped" in told
             assert "missing.jpg cannot be read" in told
     # What the language model has learnt is in the words of the engines: it knew nothing but noise before.
     build_bundle(tmp_path / "3" / "checkpoint", tmp_path / "bundle", verify=False)
@@ -132,7 +132,8 @@ def test_three_stages_from_data_sets_to_a_bundle(
     assert len(describer.describe(ids, max_new_tokens=3)) == len(np.unique(ids)) - 1
 
 
-def test_a_stopped_stage_has_the_losses_of_an_uninterrupted_one(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lora", ["", "lora: {rank: 2, dropout: 0.3}\n"])
+def test_a_stopped_stage_has_the_losses_of_an_uninterrupted_one(folder: Path, tmp_path: Path, lora: str) -> None:
     class Stopping(Trainer):
         def _log(self, **values: Any) -> None:
             super()._log(**values)
@@ -142,6 +143,7 @@ def test_a_stopped_stage_has_the_losses_of_an_uninterrupted_one(folder: Path, tm
     start = {"llm": str(folder / "llm"), "vision_weights": str(folder / "clip.bin")}
     trains = ["projector", "mask_extractor", "language_model"]
     path = _recipe(tmp_path / "r.yaml", folder, start, {"conversations": "talks.json"}, trains)
+    path.write_text(path.read_text() + lora)
     recipe = load_recipe(path)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     for run in (whole, stopped):
@@ -232,13 +234,42 @@ def test_an_llm_that_does_not_fit_is_named(folder: Path, tmp_path: Path) -> None
     data = json.loads(config.read_text())
     config.write_text(json.dumps({**data, "num_hidden_layers": 3, "intermediate_size": 80}))
     with pytest.raises(
-        CheckpointError, match=r"(?s)wrong shape: model\.layers\.0\.mlp.*missing: model\.layers\.2"
+        CheckpointError, match=r"(?s)missing: model\.layers\.2.*wrong shape: model\.layers\.0\.mlp"
     ) as caught:
         model_from_llm(tmp_path / "llm", folder / "clip.bin")
     assert "mask_extractor" not in str(caught.value)
+    config.write_text(json.dumps({**data, "rope_scaling": {"type": "dynamic", "factor": 2.0}}))
+    with pytest.raises(CheckpointError, match=r"config\.json: rope_scaling is .*'dynamic'"):
+        model_from_llm(tmp_path / "llm", folder / "clip.bin")
     config.write_text(json.dumps({**data, "model_type": "gpt2"}))
     with pytest.raises(CheckpointError, match="model_type is 'gpt2'"):
         model_from_llm(tmp_path / "llm", folder / "clip.bin")
+
+
+def test_a_data_file_without_pictures_or_changed_since_is_named(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine"
+    (mine / "imgs").mkdir(parents=True)
+    (mine / "coco.json").write_bytes((folder / "coco.json").read_bytes())
+    start = {"llm": str(folder / "llm"), "vision_weights": str(folder / "clip.bin")}
+    path = _recipe(tmp_path / "r.yaml", mine, start, {"own_masks": "coco.json"}, ["mask_extractor"])
+    command = ["--config", str(path), "--output", str(tmp_path / "run")]
+    assert train.main(command) == 2
+    assert "coco.json has no record that can be used; 6 records" in (told := capsys.readouterr().err)
+    assert "000000000001.jpg cannot be read" in told
+    # The pictures are there now: the same line reads again and goes on.
+    for name in ("000000000001.jpg", "000000000002.jpg"):
+        (mine / "imgs" / name).write_bytes((folder / "imgs" / name).read_bytes())
+    assert train.main(command) == 0
+    assert "coco.json: 2 records; 4 records" in capsys.readouterr().err
+    assert train.main(command) == 0
+    assert "2 records as they were read before, without the 4" in capsys.readouterr().err
+    coco = json.loads((mine / "coco.json").read_text())
+    coco["categories"][0]["name"] = "mug"
+    (mine / "coco.json").write_text(json.dumps(coco))
+    assert train.main(command) == 2
+    assert "coco.json is not the file any more that this run has read" in capsys.readouterr().err
 
 
 def test_unknown_readers_and_presets_are_refused(folder: Path, tmp_path: Path, capsys) -> None:

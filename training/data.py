@@ -222,6 +222,7 @@ def batches(
         sampler=[start + place for start in starts for place in range(share)],
         batch_size=share,
         num_workers=workers,
+        generator=torch.Generator(),  # or it takes a number from the one that a resumed run has restored
         collate_fn=_collate,
         prefetch_factor=4 if workers else None,
     )

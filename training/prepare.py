@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from osprey_ros.bundle import sha256_of
 from osprey_ros.prompt import MASK_TEXT, PromptBuilder
 from osprey_torch.config import OSPREY_NANO, OspreyConfig
 from osprey_torch.model import Osprey
@@ -21,7 +22,7 @@ from training.data import Item, SceneDataset, Selection
 from training.mixed_data import MixedDataset
 from training.readers.known import READERS
 from training.readers.mixture import Mixture, Source
-from training.readers.records import Record, Skipped
+from training.readers.records import Record, RecordError, Skipped
 from training.readers.shards import Shards, write_shards
 from training.recipe import ModelStart, Recipe, RecipeError, RecordSource
 from training.record_data import RecordDataset
@@ -112,18 +113,43 @@ def _tokenizer(store: SceneStore, path: Path, vocab_size: int) -> Tokenizer:
 
 
 def _shards(source: RecordSource, folder: Path, strict: bool) -> Shards:
+    """The records of a source: read now, or by an earlier start of this run from the same file.
+
+    Raises RecordError for a file that has changed since, and for one without any record.
+    """
+    file = Path(source.file)
+    if not file.is_file():
+        raise RecordError(f"{file} cannot be read: there is no such file")
+    content = sha256_of(file)
     if (folder / "index.json").is_file():
-        return Shards(folder)
+        shards = Shards(folder)
+        if shards.source != content:
+            raise RecordError(
+                f"{file} is not the file any more that this run has read: give another --output, or remove {folder} to "
+                "go on with the new one"
+            )
+        if shards.skipped:
+            print(
+                f"{file}: {len(shards)} records as they were read before, without the {shards.skipped} that could not "
+                f"be used then; remove {folder} to read again",
+                file=sys.stderr,
+            )
+        return shards
     skipped = Skipped(strict=strict)
-    records = READERS[source.reader](Path(source.file), Path(source.images), skipped)
-    shown = tqdm(_with_pictures(records, skipped), desc=source.reader, unit="record", file=sys.stderr)
-    shards = write_shards(shown, folder, skipped)
+    records = READERS[source.reader](file, Path(source.images), skipped)
+    usable = _with_pictures(records, skipped, file)
+    shown = tqdm(usable, desc=source.reader, unit="record", file=sys.stderr)
+    shards = write_shards(shown, folder, skipped, content)
     print(f"{source.file}: {len(shards)} records; {skipped.summary()}", file=sys.stderr)
     return shards
 
 
-def _with_pictures(records: Iterator[Record], skipped: Skipped) -> Iterator[Record]:
-    """Those records whose picture is there and has the size that their masks are for."""
+def _with_pictures(records: Iterator[Record], skipped: Skipped, file: Path) -> Iterator[Record]:
+    """Those records whose picture is there and has the size that their masks are for.
+
+    Raises RecordError at the end if there was none.
+    """
+    usable = 0
     for record in records:
         try:
             with Image.open(record.image) as image:
@@ -135,4 +161,7 @@ def _with_pictures(records: Iterator[Record], skipped: Skipped) -> Iterator[Reco
         if sizes - {(width, height)}:
             skipped.add(record.origin, f"{record.image} is {width}x{height} pixels, its masks are for {sorted(sizes)}")
         else:
+            usable += 1
             yield record
+    if not usable:
+        raise RecordError(f"{file} has no record that can be used; {skipped.summary()}")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -16,6 +18,8 @@ from training.store import HEIGHT, WIDTH
 
 PRECISIONS = ("fp32", "bf16")
 SAVE_DTYPES = ("fp32", "fp16", "bf16")
+
+_WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 T = TypeVar("T")
 
@@ -110,6 +114,8 @@ class Recipe:
             raise RecipeError(f"precision is {self.precision!r}: it must be one of {', '.join(PRECISIONS)}")
         if self.save_dtype not in SAVE_DTYPES:
             raise RecipeError(f"save_dtype is {self.save_dtype!r}: it must be one of {', '.join(SAVE_DTYPES)}")
+        if self.gradient_accumulation < 1:
+            raise RecipeError(f"gradient_accumulation is {self.gradient_accumulation}: it must be 1 or more")
         if self.lora is not None and any(stage.int4_aware for stage in self.stages):
             raise RecipeError("lora: the weights below adapters do not move, so no stage can be int4_aware")
         if not self.stages:
@@ -183,7 +189,24 @@ def _make(kind: type[T], data: Any, where: str) -> T:
     missing = [name for name in required if name not in values]
     if missing:
         raise RecipeError(f"{where}: {', '.join(missing)} missing")
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    hints = get_type_hints(kind)
+    return kind(**{name: _value(value, hints[name], f"{where}: {name}") for name, value in values.items()})
+
+
+def _value(value: Any, hint: Any, where: str) -> Any:
+    """A value of a field: numbers, texts and switches checked against its type, lists as tuples."""
+    if isinstance(value, list):
+        return tuple(value)
+    allowed = set(get_args(hint)) if get_origin(hint) in (Union, UnionType) else {hint}
+    kinds = allowed & {int, float, str, bool}
+    if not kinds or (value is None and NoneType in allowed):
+        return value  # a part of its own, or what the dataclass itself looks at
+    if float in kinds and isinstance(value, str):
+        with suppress(ValueError):
+            return float(value)  # YAML takes 1e-3 for a text, 1.0e-3 for a number
+    if type(value) not in kinds and not (float in kinds and type(value) is int):
+        raise RecipeError(f"{where} is {value!r}: it must be {' or '.join(sorted(_WORDS[kind] for kind in kinds))}")
+    return value
 
 
 def _mapping(data: Any, where: str) -> Mapping[str, Any]:

@@ -9,9 +9,10 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from osprey_ros.bundle import ModelSpec
-from osprey_ros.image import ImageError, load_image, normalise_and_square, resize_shortest_edge
+from osprey_ros.errors import OspreyError
+from osprey_ros.image import load_image, normalise_and_square, resize_shortest_edge
 from osprey_ros.prompt import IMAGE, MASK, PromptBuilder
-from osprey_ros.regions import RegionError, regions_from_masks
+from osprey_ros.regions import regions_from_masks
 from osprey_torch.packing import PackedSequence, Sample, pack
 from training.data import Item, Selection
 from training.readers.mixture import BLOCK, Mixture
@@ -42,21 +43,19 @@ class RecordDataset(Dataset[Item]):
 
     def __getitem__(self, number: int) -> Item:
         for attempt in range(_ATTEMPTS):
+            record = self.mixture[number + attempt * BLOCK]
             try:
-                return self._item(number, self.mixture[number + attempt * BLOCK])
-            except (RecordError, RegionError) as error:
+                return self._item(number, record)
+            except (OspreyError, ValueError) as error:
                 # What preparation does not look at, such as the pixels of a picture: another record stands in.
-                warnings.warn(f"left out: {error}", stacklevel=2)
+                warnings.warn(f"left out: {record.origin}: {error}", stacklevel=2)
         raise RecordError(f"{_ATTEMPTS} records in turn cannot be used, the last as was said: check the data sets")
 
     def _item(self, number: int, record: Record) -> Item:
         rng = np.random.default_rng([self.mixture.seed, number])
         chosen = [record.dialogues[i] for i in sorted(rng.permutation(len(record.dialogues))[: self._most])]
-        try:
-            rgb = load_image(record.image)
-            picture = self.selection.lit(resize_shortest_edge(rgb, self.spec.image_size), rng)
-        except ImageError as error:
-            raise RecordError(f"{record.origin}: {error}") from error
+        rgb = load_image(record.image)
+        picture = self.selection.lit(resize_shortest_edge(rgb, self.spec.image_size), rng)
         named = sorted({region for turns in chosen for turn in turns for region in turn.regions})
         masks, positions = self._regions(record, named, rgb.shape[:2])
         return Item(
@@ -82,12 +81,11 @@ class RecordDataset(Dataset[Item]):
         decoded = np.stack([record.masks[region].decode() for region in named])
         if decoded.shape[1:] != shape:
             raise RecordError(
-                f"{record.origin}: its masks are {decoded.shape[2]}x{decoded.shape[1]} pixels, {record.image} is "
-                f"{shape[1]}x{shape[0]}"
+                f"its masks are {decoded.shape[2]}x{decoded.shape[1]} pixels, {record.image} is {shape[1]}x{shape[0]}"
             )
         empty = [region for region, mask in zip(named, decoded, strict=True) if not mask.any()]
         if empty:
-            raise RecordError(f"{record.origin}: mask {empty[0]} has no pixel")
+            raise RecordError(f"mask {empty[0]} has no pixel")
         regions = regions_from_masks(decoded)
         return regions.pooling_masks(self.spec.feature_sizes), regions.position_grids(side)
 

@@ -35,6 +35,10 @@ class Stage:
             raise ValueError(f"stage {self.name}: trains {self.trains}: expected names out of {GROUPS}")
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(f"stage {self.name}: give either steps or epochs")
+        for name in ("batch_size", "learning_rate", "steps", "epochs"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"stage {self.name}: {name} is {value}: it must be above 0")
 
     @property
     def learns_words(self) -> bool:

@@ -6,12 +6,11 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from osprey_torch.checkpoint import CheckpointError, load_checkpoint
-from osprey_torch.config import OspreyConfig
+from osprey_torch.checkpoint import CheckpointError, config_from_json, load_checkpoint
 from osprey_torch.model import Osprey
 from osprey_torch.tensor_files import read_stored
 from osprey_torch.tokenizer_files import read_tokenizer
-from osprey_torch.weight_layout import CONFIG, list_vision_weights, list_weights, parameter_shapes, read_json
+from osprey_torch.weight_layout import CONFIG, check_shapes, list_vision_weights, list_weights, read_json
 from training.recipe import ModelStart, RecipeError
 
 # Parts that neither a LLaMA nor a CLIP tower has: they begin with random weights.
@@ -36,15 +35,10 @@ def model_from_llm(folder: Path, vision_weights: Path) -> tuple[Osprey, Tokenize
     data = read_json(folder / CONFIG)
     if data.get("model_type") != "llama":
         raise CheckpointError(f"{folder / CONFIG}: model_type is {data.get('model_type')!r}, it must be 'llama'")
-    config = OspreyConfig.from_json({**data, "model_type": "osprey"})
+    config = config_from_json({**data, "model_type": "osprey"}, folder / CONFIG)
     stored = list_weights(folder) | list_vision_weights(folder, None, vision_weights)
-    shapes = parameter_shapes(config)
-    wrong = [name for name in shapes if name in stored and tuple(stored[name].shape) != tuple(shapes[name])]
-    missing = [name for name in shapes if name not in stored and not name.startswith(_NEW)]
-    if wrong or missing:
-        lines = [f"wrong shape: {name}" for name in wrong] + [f"missing: {name}" for name in missing]
-        raise CheckpointError(f"{folder}: weights do not fit config.json\n  " + "\n  ".join(lines))
+    check_shapes(folder, config, stored, optional=_NEW)
     model = Osprey(config)
-    state = {name: read_stored(name, stored[name]).float() for name in shapes if name in stored}
+    state = {name: read_stored(name, tensor).float() for name, tensor in stored.items()}
     model.load_state_dict(state, strict=False)
     return model, read_tokenizer(folder, config)

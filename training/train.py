@@ -36,9 +36,13 @@ def claim(folder: Path, recipe: Recipe) -> None:
     """
     note = folder / "recipe.json"
     wanted = json.dumps(recipe.to_dict(), indent=1) + "\n"
-    if note.is_file() and note.read_text() != wanted:
-        raise RecipeError(f"{folder} holds a run of another recipe ({note}): give another --output or remove it")
-    note.write_text(wanted)
+    if note.is_file():
+        if note.read_text() != wanted:
+            raise RecipeError(f"{folder} holds a run of another recipe ({note}): give another --output or remove it")
+        return
+    unfinished = folder / "recipe.json.part"
+    unfinished.write_text(wanted)
+    unfinished.replace(note)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 from osprey_ros.prompt import QUESTIONS, REGION_TEXT
 from training.readers.files import read_json
 from training.readers.records import Record, RecordError, Skipped, Turn, each_record
-from training.readers.segmentation import Segmentation
+from training.readers.segmentation import Segmentation, with_area
 
 PART_QUESTION = f"What is {REGION_TEXT}, and of which object is it a part? Using a short phrase."
 REFERRING_QUESTION = (
@@ -65,13 +65,14 @@ def visual_genome(file: Path, images: Path, skipped: Skipped) -> Iterator[Record
 def own_masks(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
     """A COCO file of your own: the category of each annotation and, where they are there, more of what is true of it.
 
-    `caption`: a short phrase. `description`: a sentence or more. `attributes`: {"color": "red"}, asked for by name.
+    `caption`: a short phrase. `description`: a sentence or more. `attributes`: {"color": "red"}, asked for by name;
+    those that are no text, such as the "occluded": false of labelling tools, say nothing.
     """
     questions: dict[str, Label] = {QUESTIONS["category"]: _category}
     questions |= {QUESTIONS[style]: _if_any(key) for style, key in (("short", "caption"), ("detailed", "description"))}
     data = read_json(file)
     annotations = data.get("annotations", ()) if isinstance(data, dict) else ()
-    names = dict.fromkeys(name for annotation in annotations for name in annotation.get("attributes") or ())
+    names = dict.fromkeys(name for annotation in annotations for name in _attributes(annotation))
     questions |= {f"What {name} is {REGION_TEXT}?": _attribute(name) for name in names}
     return _read(data, file, images, skipped, questions)
 
@@ -92,7 +93,11 @@ def _read(
         for annotation in of_image.get(entry["id"], []):
             if annotation.get("ignore") or annotation.get("iscrowd"):
                 continue
-            masks.append(Segmentation(annotation["segmentation"], height, width))
+            data = with_area(annotation["segmentation"])
+            if data == []:  # a box without a mask, or nothing but points and lines: the others may be whole
+                skipped.add(f"{origin}, annotation {annotation.get('id')}", "its segmentation has no polygon")
+                continue
+            masks.append(Segmentation(data, height, width))
             answers = {question: label(entry, annotation, categories) for question, label in labels.items()}
             dialogues += [
                 (Turn(question, answer, (len(masks) - 1,)),) for question, answer in answers.items() if answer
@@ -114,7 +119,7 @@ def _category(entry: dict, annotation: dict, categories: dict[int, str]) -> str:
 
 def _part(entry: dict, annotation: dict, categories: dict[int, str]) -> str:
     name = _category(entry, annotation, categories)
-    whole, separator, part = name.partition(":") if ":" in name else name.rpartition(" ")
+    whole, separator, part = name.partition(":" if ":" in name else " ")
     if not separator:
         raise ValueError(f"category {name!r} does not name an object and its part")
     return f"{part.strip().lower()} of {_article(whole.strip().lower())}"
@@ -130,15 +135,19 @@ def _caption(entry: dict, annotation: dict, categories: dict[int, str]) -> str:
 
 def _if_any(key: str) -> Label:
     """The text of an annotation under this key; none where it has none."""
-    return lambda entry, annotation, categories: _text(annotation[key], key) if key in annotation else ""
+    return lambda entry, annotation, categories: _text(annotation[key], key) if annotation.get(key) else ""
 
 
 def _attribute(name: str) -> Label:
-    def read(entry: dict, annotation: dict, categories: dict[int, str]) -> str:
-        attributes = annotation.get("attributes") or {}
-        return _text(attributes[name], f"attribute {name}") if name in attributes else ""
+    return lambda entry, annotation, categories: _attributes(annotation).get(name, "")
 
-    return read
+
+def _attributes(annotation: dict) -> dict[str, str]:
+    """The attributes of an annotation that are texts."""
+    attributes = annotation.get("attributes")
+    if not isinstance(attributes, dict):
+        return {}
+    return {name: value.strip() for name, value in attributes.items() if isinstance(value, str) and value.strip()}
 
 
 def _text(value: object, name: str = "caption") -> str:

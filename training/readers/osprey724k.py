@@ -9,7 +9,7 @@ from pathlib import Path
 from osprey_ros.prompt import QUESTIONS, REGION_TEXT
 from training.readers.files import read_list
 from training.readers.records import Record, Skipped, Turn, each_record
-from training.readers.segmentation import Segmentation
+from training.readers.segmentation import Segmentation, with_area
 
 # What the published training adds to questions whose answers are a word or two.
 BRIEFLY = " Answer the question using a single word or phrase."
@@ -98,9 +98,10 @@ def _pairs(entry: dict) -> list[tuple[str, str]]:
 
 def _masks(entry: dict) -> tuple[Segmentation, ...]:
     height, width = int(entry["height"]), int(entry["width"])
-    return tuple(Segmentation(part["segmentation"], height, width) for part in entry["annotation"])
+    return tuple(Segmentation(with_area(part["segmentation"]), height, width) for part in entry["annotation"])
 
 
 def _image(entry: dict, images: Path) -> Path:
-    # Names carry the split ("COCO_train2014_000000000009.jpg"), users have the pictures by number.
-    return images / _SPLIT.sub("", str(entry["file_name"]))
+    # Names carry the split ("COCO_train2014_000000000009.jpg"); most users have the pictures by number.
+    named = images / str(entry["file_name"])
+    return named if named.is_file() else images / _SPLIT.sub("", named.name)

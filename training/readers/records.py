@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from osprey_ros.prompt import REGION_TEXT
+from osprey_ros.prompt import IMAGE_TEXT, MASK_TEXT, POSITION_TEXT, REGION_TEXT
 from training.readers.segmentation import Segmentation
+
+_RESERVED = (IMAGE_TEXT, MASK_TEXT, POSITION_TEXT)
 
 
 class RecordError(ValueError):
@@ -23,6 +25,13 @@ class Turn:
     regions: tuple[int, ...] = ()  # indices into the record's masks, in the order of mention
 
     def __post_init__(self) -> None:
+        if not self.question.strip() or not self.answer.strip():
+            raise ValueError(f"a turn is empty: question {self.question!r}, answer {self.answer!r}")
+        if any(text in self.question.replace(REGION_TEXT, "") or text in self.answer for text in _RESERVED):
+            raise ValueError(
+                f"{', '.join(_RESERVED)} stand for pictures and regions, which questions name as {REGION_TEXT} and "
+                f"answers not at all: question {self.question!r}, answer {self.answer!r}"
+            )
         mentions = self.question.count(REGION_TEXT)
         if mentions != len(self.regions):
             raise ValueError(f"the question names {mentions} regions and lists {len(self.regions)}: {self.question!r}")
@@ -50,7 +59,7 @@ class Record:
 
 @dataclass
 class Skipped:
-    """Counts the records that were left out and remembers why.
+    """Counts the records, and single masks of others, that were left out and remembers why.
 
     With `strict` the first broken record raises RecordError instead.
     """
@@ -71,7 +80,7 @@ class Skipped:
         """One line for a log, and the first reasons below it."""
         if not self.count:
             return "no record was skipped"
-        return "\n  ".join([f"{self.count} records were skipped", *self.messages])
+        return "\n  ".join([f"{self.count} records or single masks were skipped", *self.messages])
 
 
 def each_record(

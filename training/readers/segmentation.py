@@ -9,6 +9,15 @@ import numpy as np
 from pycocotools import mask as coco_masks
 
 
+def with_area(data: Any) -> Any:
+    """A mask as a file has it, without polygons of fewer than three points.
+
+    They have no area; published files and labelling tools have them now and then, and COCO's tools take four numbers
+    in front for a box.
+    """
+    return [p for p in data if not isinstance(p, list) or len(p) >= 6] if isinstance(data, list) else data
+
+
 @dataclass(frozen=True)
 class Segmentation:
     """One region's mask as it stands in the file, decoded when it is needed. height, width: of the picture."""
@@ -28,8 +37,13 @@ class Segmentation:
                     f"the mask's size (height, width) is {list(self.data['size'])}, the picture's is "
                     f"{[self.height, self.width]}"
                 )
+            counts = self.data["counts"]
+            if isinstance(counts, list) and sum(counts) != self.height * self.width:
+                raise ValueError(
+                    f"the mask's run lengths add up to {sum(counts)} pixels, the picture has {self.height * self.width}"
+                )
         elif not _polygons(self.data):
-            raise ValueError("a mask must be polygons of three points or more, or run lengths")
+            raise ValueError("a mask must be polygons of three points or more, given as numbers, or run lengths")
 
     def decode(self) -> np.ndarray:
         """The mask, bool [height, width]."""
@@ -49,4 +63,5 @@ def _polygons(data: Any) -> bool:
         isinstance(data, list)
         and len(data) > 0
         and all(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 for p in data)
+        and all(isinstance(v, int | float) for p in data for v in p)
     )

@@ -17,7 +17,10 @@ _INDEX = "index.json"
 
 
 class Shards:
-    """Records written by `write_shards`: a sequence that holds only where each of them begins."""
+    """Records written by `write_shards`: a sequence that holds only where each of them begins.
+
+    `skipped`: how many were left out when they were written; `source`: what they were read from.
+    """
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
@@ -26,6 +29,7 @@ class Shards:
             raise FileNotFoundError(f"{folder}: no {_INDEX}, these are no whole shards: write them again")
         described = json.loads(index.read_text())
         self.skipped: int = described["skipped"]
+        self.source: str = described.get("source", "")
         self._paths = [self.folder / name for name in described["shards"]]
         self._offsets = [_line_starts(path) for path in self._paths]
         self._first = np.cumsum([0, *(len(offsets) for offsets in self._offsets)])
@@ -42,7 +46,9 @@ class Shards:
             return _from_json(json.loads(file.readline()))
 
 
-def write_shards(records: Iterable[Record], folder: Path, skipped: Skipped, per_shard: int = PER_SHARD) -> Shards:
+def write_shards(
+    records: Iterable[Record], folder: Path, skipped: Skipped, source: str = "", per_shard: int = PER_SHARD
+) -> Shards:
     """Writes records to `folder`; its index comes last, so that a stop leaves nothing that looks whole."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _INDEX).unlink(missing_ok=True)
@@ -60,7 +66,9 @@ def write_shards(records: Iterable[Record], folder: Path, skipped: Skipped, per_
             flush()
     if lines:
         flush()
-    (folder / _INDEX).write_text(json.dumps({"shards": names, "skipped": skipped.count}) + "\n")
+    unfinished = folder / f"{_INDEX}.part"
+    unfinished.write_text(json.dumps({"shards": names, "skipped": skipped.count, "source": source}) + "\n")
+    unfinished.replace(folder / _INDEX)
     return Shards(folder)
 
 

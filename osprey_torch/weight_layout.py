@@ -149,5 +149,6 @@ def _open_clip_file(folder: Path, configured: object, given: Path | None) -> Pat
             raise CheckpointError(f"the file with the vision weights is not there: {wanted}")
     raise CheckpointError(
         f"{folder}: the vision tower's weights are not in this checkpoint, and mm_vision_tower of {CONFIG} "
-        f"({configured!r}) is no file here: give open_clip's convnext_large_d_320 file with --vision-weights"
+        f"({configured!r}) is no file here: give open_clip's convnext_large_d_320 file with --vision-weights "
+        "(in a training recipe: model.vision_weights)"
     )

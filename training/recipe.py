@@ -34,7 +34,7 @@ class ModelStart:
 
     preset: a model of this name in osprey_torch.config, with random weights and a tokenizer trained on the data;
     shape: the fields of its OspreyConfig that are to be others, such as image_size.
-    checkpoint: a folder in the published layout, such as that of an earlier stage.
+    checkpoint: a folder in the published layout, such as that of an earlier stage, with vision_weights if it has none.
     llm: a LLaMA folder, with vision_weights, an open_clip file; projector and mask extractor are random.
     """
 
@@ -50,8 +50,10 @@ class ModelStart:
         given = [name for name in ("preset", "checkpoint", "llm") if getattr(self, name)]
         if len(given) != 1:
             raise RecipeError(f"model: give one of preset, checkpoint and llm, not {given or 'none'}")
-        if (self.llm is not None) != (self.vision_weights is not None):
-            raise RecipeError("model: llm and vision_weights belong together")
+        if self.llm is not None and self.vision_weights is None:
+            raise RecipeError("model: an llm needs vision_weights, an open_clip file")
+        if self.preset is not None and self.vision_weights is not None:
+            raise RecipeError("model: vision_weights go with llm or checkpoint; a preset has a tower of its own")
 
 
 @dataclass(frozen=True)

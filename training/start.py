@@ -20,7 +20,7 @@ _NEW = ("model.mm_projector.", "mask_extractor.")
 def starting_model(start: ModelStart) -> tuple[Osprey, Tokenizer]:
     """The model and tokenizer of a checkpoint or of an LLM folder. Raises CheckpointError or RecipeError."""
     if start.checkpoint is not None:
-        return load_checkpoint(Path(start.checkpoint))
+        return load_checkpoint(Path(start.checkpoint), Path(start.vision_weights) if start.vision_weights else None)
     if start.llm is None or start.vision_weights is None:
         raise RecipeError("model: a preset has no weights to start from")
     return model_from_llm(Path(start.llm), Path(start.vision_weights))

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -67,7 +68,8 @@ def main(argv: list[str] | None = None) -> int:
         output = arguments.output or Path("build") / recipe.name
         output.mkdir(parents=True, exist_ok=True)
         # Without a GPU several processes are told so, or each of them would train alone, in the same folder.
-        state = PartialState(cpu=not torch.accelerator.is_available())
+        # Those beside the first wait while it renders or reads data sets, which may take hours.
+        state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=1))
         # One process prepares the data, those beside it find it there.
         with state.main_process_first():
             claim(output, recipe)

@@ -250,6 +250,11 @@ stages:
         ("steps: 3", "steps: 3\n    stepz: 3", r"stages\[0\]: unknown keys stepz; known are name"),
         ("scenes: 8", "scenes: 0", "give scenes, a number above 0, or a list"),
         ("scenes: 8", "scenes: 8\n  scenes_weight: 0", "scenes_weight is 0: it must be above 0"),
+        (
+            "scenes: 8",
+            "sources: [{reader: own_masks, file: m.json, images: p, weight: 0}]",
+            r"weight of m\.json is 0: it must be above 0",
+        ),
         ("preset: nano", "preset: nano\n  checkpoint: x", "one of preset, checkpoint and llm, not"),
         ("preset: nano", "llm: x", "an llm needs vision_weights"),
         ("preset: nano", "preset: nano\n  vision_weights: x", "vision_weights go with llm or checkpoint"),

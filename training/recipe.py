@@ -65,6 +65,10 @@ class RecordSource:
     images: str
     weight: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise RecipeError(f"data.sources: the weight of {self.file} is {self.weight}: it must be above 0")
+
 
 @dataclass(frozen=True)
 class DataSources:

@@ -18,6 +18,7 @@ from mcap.exceptions import McapError
 from mcap.reader import make_reader
 from mcap.records import Attachment, Channel, Message, Metadata, Schema
 from mcap.stream_reader import StreamReader
+from mcap.summary import Summary
 from rosbags.interfaces import Connection, ConnectionExtRosbag2, MessageDefinitionFormat
 from rosbags.rosbag2 import Reader, ReaderError
 from rosbags.rosbag2.metadata import dump_qos_v8
@@ -179,6 +180,10 @@ class RosbagsRecording:
                 yield reader
         except (ReaderError, OSError) as error:
             raise BagError(f"{self.path} cannot be read: {error}") from error
+        except Exception as error:  # rosbags lets through what the libraries say that it reads with, whichever they are
+            raise BagError(
+                f"{self.path} is damaged ({type(error).__name__}: {error}): copy it again from where it was recorded"
+            ) from error
 
     def _topic(self, connection: Connection) -> Topic:
         language, definition = "", connection.msgdef.data
@@ -215,7 +220,7 @@ def _look_into(file: Path) -> _Contents:
         with file.open("rb") as stream:
             reader = make_reader(stream)
             summary = reader.get_summary()
-            if summary and summary.statistics and summary.statistics.channel_count == len(summary.channels):
+            if summary and summary.statistics and _has_all_topics(summary, summary.statistics.channel_count):
                 topics = [
                     _topic(channel, summary.schemas.get(channel.schema_id)) for channel in summary.channels.values()
                 ]
@@ -223,6 +228,13 @@ def _look_into(file: Path) -> _Contents:
     except (*_DAMAGE, OSError):
         pass  # cut off, most likely: what can be read is read below
     return _scan(file)
+
+
+def _has_all_topics(summary: Summary, count: int) -> bool:
+    """Whether a summary names so many channels, and what their types are: writers may leave out both."""
+    # A channel without a type has the schema 0.
+    named = all(channel.schema_id in (0, *summary.schemas) for channel in summary.channels.values())
+    return named and len(summary.channels) == count
 
 
 def _scan(file: Path) -> _Contents:

@@ -22,8 +22,9 @@ _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 def overlay(rgb: np.ndarray, regions: Regions, labels: Sequence[str], scale: int = 1) -> np.ndarray:
     """A new picture, uint8 [H * scale, W * scale, 3], with the regions of ``rgb`` (uint8 [H, W, 3]) drawn and labelled.
 
-    ``labels`` holds one text for each region, "" for none; long ones are wrapped and cut. ``scale`` enlarges small
-    pictures so that labels find room. Raises RegionError if sizes or numbers do not agree.
+    ``labels`` holds one text for each region, "" for none; long ones are wrapped and cut. A region without pixels is
+    passed over. ``scale`` enlarges small pictures so that labels find room. Raises RegionError if sizes or numbers do
+    not agree.
     """
     check_rgb(rgb)
     size = (rgb.shape[1] * scale, rgb.shape[0] * scale)
@@ -43,15 +44,16 @@ def draw_regions(canvas: np.ndarray, regions: Regions, labels: Sequence[str], sc
     if len(labels) != len(regions):
         raise RegionError(f"{len(regions)} regions need as many labels, not {len(labels)}")
     outline = max(1, min(height, width) // 240)
-    for row, region in enumerate(regions.ids):
+    drawn = regions.areas > 0
+    for row in np.flatnonzero(drawn).tolist():
         mask = regions.crop(row).repeat(scale, axis=0).repeat(scale, axis=1)
-        _paint(canvas, mask, regions.boxes[row] * scale, colour_of(int(region)), outline)
+        _paint(canvas, mask, regions.boxes[row] * scale, colour_of(int(regions.ids[row])), outline)
 
     font = _font(max(11, min(height, width) // 45))
     taken: list[tuple[int, int, int, int]] = []
     # Small regions first: large ones have more places to put their label.
     for row in np.argsort(regions.areas, kind="stable"):
-        if labels[row]:
+        if labels[row] and drawn[row]:
             label = _label(_wrapped(labels[row]), font, colour_of(int(regions.ids[row])))[:height, :width]
             box = _place(label.shape[:2], regions.boxes[row] * scale, (width, height), taken)
             canvas[box[1] : box[3], box[0] : box[2]] = label
@@ -111,6 +113,8 @@ def _place(
 
 def _label(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, colour: tuple[int, int, int]) -> np.ndarray:
     """A text on a dark ground, framed: uint8 [height, width, 3]."""
+    if not isinstance(font, ImageFont.FreeTypeFont):  # the bitmap font has the characters of Latin-1 only
+        text = text.encode("latin-1", "replace").decode("latin-1")
     left, top, right, bottom = _text_box(ImageDraw.Draw(Image.new("RGB", (1, 1))), font, text)
     picture = Image.new("RGB", (int(right - left) + 6, int(bottom - top) + 6), (20, 20, 20))
     draw = ImageDraw.Draw(picture)

@@ -290,6 +290,16 @@ def _write_mcap(
             writer.finish()
 
 
+def test_a_summary_without_the_types_is_not_taken_for_all_there_is(items: list[Item], tmp_path: Path) -> None:
+    whole, brief = tmp_path / "whole.mcap", tmp_path / "brief.mcap"
+    _write_mcap(whole, items, {}, 8)
+    _write_mcap(brief, items, {}, 8, repeat_schemas=False)
+    first, second = (open_recording(path, MessageTypes()) for path in (whole, brief))
+    assert set(first.topics) == set(second.topics)
+    assert {topic.type for topic in second.topics} == {"sensor_msgs/msg/Image", "std_msgs/msg/String"}
+    assert (second.message_count, second.about) == (first.message_count, first.about)
+
+
 @pytest.mark.parametrize("chunks", [True, False])
 def test_a_recording_that_was_cut_off_is_read_to_its_end(
     chunks: bool, items: list[Item], tmp_path: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
@@ -312,6 +322,34 @@ def test_a_damaged_recording_is_an_error_and_leaves_no_output(
     source.write_bytes(data)
     assert "in.mcap is damaged after" in _failure(capsys, _command(source, output, tiny_model))
     assert [path.name for path in tmp_path.iterdir()] == ["in.mcap"]
+
+
+@pytest.mark.parametrize(("storage", "compression"), [("sqlite3", ""), ("sqlite3", "MESSAGE"), ("mcap", "FILE")])
+def test_damage_in_what_rosbags_reads(
+    storage: str,
+    compression: str,
+    items: list[Item],
+    tmp_path: Path,
+    tiny_model: TinyModel,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    large = _chatter_item(np.random.default_rng(0).bytes(1 << 20).hex(), START + PERIOD // 5)
+    source, output = (
+        _write(tmp_path / "in", [*items[:1], large, *items[1:]], storage, compression),
+        tmp_path / "out.mcap",
+    )
+    (file,) = (path for path in source.iterdir() if path.suffix != ".yaml")
+    data = bytearray(file.read_bytes())
+    page = len(data) // 2 // 4096 * 4096  # of the large message
+    if storage == "mcap":
+        del data[page:]
+    elif compression:
+        data = data.replace(b"\x28\xb5\x2f\xfd", bytes(4))  # what a compressed message begins with
+    else:
+        data[page : page + 4096] = b"\xff" * 4096
+    file.write_bytes(data)
+    assert re.search(r"/in is damaged \(.+\): copy it again", _failure(capsys, _command(source, output, tiny_model)))
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 def test_a_recording_in_several_files(items: list[Item], tmp_path: Path, tiny_model: TinyModel) -> None:

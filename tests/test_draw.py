@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import ImageFont
 
+from osprey_ros import draw
 from osprey_ros.draw import TINT, colour_of, overlay
 from osprey_ros.regions import RegionError, regions_from_id_image, regions_from_masks
 
@@ -73,6 +75,24 @@ def test_overlapping_masks_and_scale() -> None:
     assert drawn.shape == (360, 480, 3)
     np.testing.assert_array_equal(drawn[60, 60], colour_of(1))
     np.testing.assert_array_equal(drawn[0, 0], [100, 100, 100])
+
+
+def test_a_mask_without_pixels_is_passed_over() -> None:
+    masks = np.zeros((2, 120, 160), bool)
+    masks[1, 40:80, 30:70] = True
+    regions = regions_from_masks(masks)
+    assert regions.areas.tolist() == [0, 1600]
+    drawn = overlay(GREY, regions, ["nothing", ""], scale=2)
+    np.testing.assert_array_equal(drawn, overlay(GREY, regions_from_masks(masks[1:], ids=[2]), [""], scale=2))
+
+
+def test_the_font_without_freetype_writes_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    bitmap = getattr(ImageFont, "load_default_imagefont", ImageFont.load_default)()
+    monkeypatch.setattr(draw, "_font", lambda size: bitmap)
+    regions = regions_from_id_image(_ids())
+    drawn = overlay(GREY, regions, ["a caf\u00e9 \u2615", ""])
+    np.testing.assert_array_equal(drawn, overlay(GREY, regions, ["a caf\u00e9 ?", ""]))
+    assert (drawn != overlay(GREY, regions, ["", ""])).any()
 
 
 def test_what_does_not_belong_together_is_refused() -> None:

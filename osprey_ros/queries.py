@@ -163,7 +163,9 @@ class Finder:
         What bears it out is added to ``reasons``. The references may be none, for a side of the picture. Objects that
         are hardly meant for their ``own`` sake are left at 0.
         """
-        here = places(objects)
+        # Without references they are compared with all. Else what is hardly meant must not decide how all are compared.
+        likeliest = np.max([own, *references], axis=0)
+        here = places(objects, likeliest >= _BACKGROUND if references else None)
         others, likely = _combinations(references)
         targets = np.flatnonzero(own > _UNLIKELY)
         scores, best = np.zeros(len(objects)), np.zeros(len(objects), dtype=np.intp)
@@ -172,6 +174,7 @@ class Finder:
             self._check_stop()
             part = others[start : start + step]
             degrees = holds(relation, here, targets[:, None], tuple(part.T)) * likely[start : start + step]
+            degrees[np.isnan(degrees)] = 0.0  # of what has no place in space
             degrees[(targets[:, None, None] == part).any(axis=2)] = 0.0  # nothing is next to itself
             first = degrees.argmax(axis=1)
             found = degrees[np.arange(len(targets)), first]

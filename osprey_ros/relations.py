@@ -36,12 +36,20 @@ class Places:
     reach: float  # what counts as near, beside the sizes
 
 
-def places(objects: Sequence[SceneObject]) -> Places:
-    """Places in space where all positions are known, else in the picture, as if all stood on level ground."""
-    if objects and all(thing.position is not None and np.isfinite(thing.position).all() for thing in objects):
-        positions = np.array([thing.position for thing in objects], dtype=np.float64)
+def places(objects: Sequence[SceneObject], needed: np.ndarray | None = None) -> Places:
+    """Places in space where all that are needed have one, else in the picture, as if all stood on level ground.
+
+    ``needed`` is bool [N], by default all are; of the others a place that is not known is NaN. Each place is that of
+    the object's own last sighting.
+    """
+    unknown = (np.nan, np.nan, np.nan)
+    positions = np.array([thing.position or unknown for thing in objects], dtype=np.float64).reshape(-1, 3)
+    known = np.isfinite(positions[:, 0]) & np.isfinite(positions[:, 1]) & np.isfinite(positions[:, 2])
+    needed = np.ones(len(objects), dtype=np.bool_) if needed is None else needed
+    if needed.any() and known[needed].all():
+        positions[~known] = np.nan
         sizes = [max(thing.size[:2]) if thing.size is not None else _REACH for thing in objects]
-        away, up = _level(positions)
+        away, up = _level(positions, known)
         return Places(positions[:, 0], away, up, np.array(sizes), _REACH)
     boxes = np.array([thing.box for thing in objects], dtype=np.float64).reshape(-1, 4)
     size = boxes[:, 2:].max(axis=1)
@@ -54,7 +62,8 @@ def holds(relation: Relation, here: Places, targets: Index, references: Sequence
     """0 to 1: how well a target's place bears out its relation to one reference, to two, or to all others.
 
     Without references it is about the side of the picture, compared with all others. Targets and references are
-    numbers of objects, one or arrays that broadcast against each other; returns float64 of their common shape.
+    numbers of objects, one or arrays that broadcast against each other; returns float64 of their common shape, NaN
+    where a place is not known.
     """
     if not references:
         return _outermost(relation, here, targets)
@@ -104,16 +113,16 @@ def _outermost(relation: Relation, here: Places, targets: Index) -> np.ndarray:
     return (own - low) / (high - low) if high > low else np.ones_like(own)
 
 
-def _level(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _level(positions: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How far away and how high points [N, 3] in the camera's optical frame are on the ground that most stand on.
 
     The camera is level about its axis and looks down by the angle at which heights differ least; by 35 degrees where
-    there are too few points to say.
+    there are too few points to say, which are those that are ``known``, bool [N].
     """
     angles = np.radians(np.arange(0.0, 81.0, 1.0))
     down, forward = positions[:, 1], positions[:, 2]
-    heights = -np.cos(angles)[:, None] * down - np.sin(angles)[:, None] * forward
+    heights = -np.cos(angles)[:, None] * down[known] - np.sin(angles)[:, None] * forward[known]
     spread = np.median(np.abs(heights - np.median(heights, axis=1, keepdims=True)), axis=1)
-    angle = angles[int(spread.argmin())] if len(positions) > 3 else np.radians(35.0)
+    angle = angles[int(spread.argmin())] if known.sum() > 3 else np.radians(35.0)
     away = np.cos(angle) * forward - np.sin(angle) * down
     return away, -np.cos(angle) * down - np.sin(angle) * forward

@@ -80,10 +80,12 @@ class _Entry:
     ``why``: why it needs words. ``described``: the view that the words are of, None where they do not hold whatever is
     seen; ``anchor``: the first of the views since then from the same place; ``latest``: that of the latest frame with
     it. ``settled``: frames on end in which it looked as in the one before; ``changed``: frames in which it was stale.
+    ``number``: the how-many-eth frame showed it last, for stamps may go back; below 0 where it was not seen yet.
     """
 
     object: SceneObject
     why: str = ""
+    number: int = 0
     described: _View | None = None
     anchor: _View | None = None
     latest: _View | None = None
@@ -105,6 +107,7 @@ class Scene:
         self.max_objects = max_objects
         self._entries: dict[int, _Entry] = {}
         self._stamp, self._frame_id = 0, ""
+        self._frames = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -112,6 +115,7 @@ class Scene:
     def see(self, stamp: int, frame_id: str, sightings: Sequence[Sighting], change: Change) -> None:
         """Takes in a frame: these objects are in view, no others. Judges whether their words still hold."""
         self._stamp, self._frame_id = stamp, frame_id
+        self._frames += 1
         seen = {sighting.track_id for sighting in sightings}
         for track_id, entry in self._entries.items():
             if track_id not in seen and (entry.object.visible or entry.object.state is State.SKIPPED):
@@ -120,8 +124,9 @@ class Scene:
             known = self._entries.get(sighting.track_id)
             if known is None:
                 thing = _new_object(sighting, stamp)
-                self._entries[sighting.track_id] = _Entry(thing, _NEW, latest=_view(thing))
+                self._entries[sighting.track_id] = _Entry(thing, _NEW, self._frames, latest=_view(thing))
             else:
+                known.number = self._frames
                 known.object = replace(_lasting(known), last_seen=stamp, visible=True, **vars(sighting))
                 _judge(known, change)
 
@@ -173,8 +178,11 @@ class Scene:
         return Snapshot(self._stamp, self._frame_id, tuple(self._entries[t].object for t in sorted(self._entries)))
 
     def lasting(self) -> tuple[SceneObject, ...]:
-        """All objects by rising track id, as `restore` takes them: without what was true of the latest frame only."""
-        return tuple(_lasting(self._entries[track_id]) for track_id in sorted(self._entries))
+        """All objects, as `restore` takes them: without what was true of the latest frame only.
+
+        Those that would be forgotten last come first.
+        """
+        return tuple(map(_lasting, sorted(self._entries.values(), key=_worth, reverse=True)))
 
     def forget(self, track_ids: Iterable[int] | None = None) -> tuple[int, ...]:
         """Forgets objects, all by default; returns the track ids of those that there were."""
@@ -203,20 +211,24 @@ class Scene:
         surplus = len(self._entries) - self.max_objects
         if surplus <= 0:
             return ()
-        order = sorted(self._entries, key=lambda t: _worth(self._entries[t].object))
+        order = sorted(self._entries, key=lambda t: _worth(self._entries[t]))
         return self.forget(order[:surplus])
 
     def restore(self, objects: Iterable[SceneObject]) -> None:
         """Takes up objects that were known before; none is in view until it is seen. Those of the same id are replaced.
 
         Words that held are taken to be of the looks that came with them. Of objects that were left out of a frame (see
-        `skip`; `lasting` gives none) it is not known any more why they need words.
+        `skip`; `lasting` gives none) it is not known any more why they need words. Which of them was seen before which
+        is told by their stamps.
         """
-        for thing in objects:
+        things = list(objects)
+        stamps = sorted({thing.last_seen for thing in things})
+        number_of = {stamp: number - len(stamps) for number, stamp in enumerate(stamps)}
+        for thing in things:
             why = thing.reason
             if thing.state is State.SKIPPED:
                 why = _NEW if thing.words is None else _LEFT_OUT
-            entry = _Entry(thing, why)
+            entry = _Entry(thing, why, number_of[thing.last_seen])
             entry.object = replace(_lasting(entry), visible=False)
             if thing.state is State.FRESH:
                 entry.described = entry.anchor = _view(thing)
@@ -303,6 +315,6 @@ def _view(thing: SceneObject) -> _View:
     return _View(thing.appearance / length if length else thing.appearance, thing.box, thing.area)
 
 
-def _worth(thing: SceneObject) -> tuple[bool, int, int]:
+def _worth(entry: _Entry) -> tuple[bool, int, int]:
     """Objects with the least of it are forgotten first."""
-    return thing.visible, thing.last_seen, thing.area
+    return entry.object.visible, entry.number, entry.object.area

@@ -96,9 +96,10 @@ class SceneStore:
 
     Args:
         path: of the file; folders that are not there are made. ``~`` is the home folder.
-        model: the bundle whose words and appearances these are (`model_of`): a file of another one is refused.
-        max_bytes: upper bound on the file's size. Objects that would lie beyond, those seen longest ago, are left out;
-            a file that was larger shrinks when it is written. Beside it lies a log of 1 MiB or little more.
+        model: the bundle whose words and appearances these are (`model_of`): a file with objects of another one is
+            refused.
+        max_bytes: upper bound on the file's size. Objects that would lie beyond are left out; a file that was larger
+            shrinks when it is written. Beside it lies a log of 1 MiB or little more.
         interval: least seconds from one commit to the next.
 
     Raises StoreError.
@@ -141,6 +142,7 @@ class SceneStore:
     def save(self, objects: Sequence[SceneObject], next_id: int, asked: str = "") -> None:
         """Leaves a scene for the thread, which writes what is new in it; returns at once. Objects not in it go.
 
+        Where not all ``objects`` fit the file, the first ones do: give those seen last first, as `Scene.lasting` does.
         ``asked`` is kept with it: a text that says what was asked for the words.
         """
         with self._changed:
@@ -225,10 +227,10 @@ class SceneStore:
             self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def _that_fit(self, objects: Iterable[SceneObject]) -> list[SceneObject]:
-        """As many as the bound on the file's size allows, those that were seen last."""
+        """As many as the bound on the file's size allows, the first ones."""
         room = self._max_bytes - 8 * _PAGE
         kept = []
-        for known in sorted(objects, key=lambda known: -known.last_seen):
+        for known in objects:
             room -= _size(known)
             if room < 0:
                 break
@@ -320,11 +322,13 @@ class SceneStore:
                 for row in database.execute(f"SELECT {_COLUMNS} FROM objects ORDER BY track_id")
             )
             next_id, model = int(about["next_id"]), about["model"]
+            if not objects:  # as where this file was made, and no engines were loaded then
+                database.execute("UPDATE about SET value = ? WHERE key = 'model'", (self._model,))
         except sqlite3.Error as error:
             raise self._refused(error) from error
         except (KeyError, ValueError, TypeError) as error:
             raise self._refused(sqlite3.DatabaseError(f"{type(error).__name__}: {error}")) from error
-        if model != self._model:
+        if model != self._model and objects:
             raise StoreError(
                 f"the scene file {self.path} is of the bundle {model!r}, and this is {self._model!r}: objects look "
                 "different to it, so name another scene_file, or delete this one to begin anew"

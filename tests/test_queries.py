@@ -138,6 +138,24 @@ def test_what_is_out_of_view_is_found_by_its_words(describer: Describer) -> None
         finder.find("  ", objects, None)
 
 
+def test_one_without_a_place_in_space_leaves_the_others_theirs(describer: Describer) -> None:
+    # In space the blue mug is left of the bowl; the boxes, of moments before the camera turned, have it otherwise.
+    objects = [
+        _known(1, "a white bowl", "bowl", position=(0.0, 0.0, 1.0)),
+        _known(2, "a blue mug", "mug", position=(-0.3, 0.0, 1.0)),
+        _known(3, "a red mug", "mug", position=(0.3, 0.0, 1.0), box=(0, 50, 30, 30)),
+        _known(4, "a grey lamp", "lamp"),
+    ]
+
+    def tracks(text: str) -> list[int]:
+        return [match.track_id for match in Finder(describer).find(text, objects, None).matches]
+
+    assert tracks("the mug to the left of the bowl") == [2]
+    # What may be meant itself must have one: the boxes count for all again.
+    objects[3] = _known(4, "a green mug", "mug")
+    assert tracks("the mug to the left of the bowl") == [3]
+
+
 @pytest.mark.parametrize("text", ["?", " ...!", "the mug next to -", "between the mug and --"])
 def test_a_question_without_words_is_refused(
     describer: Describer, scene: tuple[tuple[SceneObject, ...], Seen], text: str

@@ -79,6 +79,21 @@ def test_what_is_on_another_is_above_it() -> None:
     assert holds(Relation.ON, here, 2, [0]) < 0.2  # as high, and beside it
 
 
+def test_only_what_is_needed_must_have_a_place_in_space() -> None:
+    objects, number = _objects(True)
+    all_known = places(objects)
+    objects[number["far"]] = replace(objects[number["far"]], position=None)
+    needed = np.ones(len(objects), bool)
+    assert places(objects, needed).reach == places(objects).reach == 1.0  # in the picture
+    needed[number["far"]] = False
+    here = places(objects, needed)
+    assert here.reach == all_known.reach
+    degrees = holds(Relation.LEFT, here, np.arange(len(objects)), [number["mug"]])
+    assert np.isnan(degrees).tolist() == [name == "far" for name in number]
+    assert degrees[number["left"]] > 0.5
+    assert places(objects, np.zeros(len(objects), bool)).reach == 1.0
+
+
 def test_one_place_for_all_is_no_relation() -> None:
     objects, _ = _objects(True)
     here = places([objects[0], objects[0], objects[0]])

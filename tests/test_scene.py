@@ -239,6 +239,20 @@ def test_the_bound_takes_the_longest_unseen_then_the_smallest() -> None:
     assert [thing.track_id for thing in scene.snapshot().objects] == [12, 13, 14, 15]
 
 
+def test_the_bound_holds_when_the_clock_goes_back() -> None:
+    scene = Scene(max_objects=2)
+    for stamp, track_ids, gone in ((10**18, (1, 2), ()), (1, (3,), (1,)), (2, (4,), (2,))):
+        scene.see(stamp, "camera", [replace(MUG, track_id=n, area=100 * n) for n in track_ids], CHANGE)
+        assert scene.forget_surplus() == gone
+    assert [thing.track_id for thing in scene.lasting()] == [4, 3]
+
+    again = Scene(max_objects=3)
+    again.restore([replace(thing, last_seen=10**18 - thing.track_id) for thing in scene.lasting()])
+    again.see(3, "camera", [replace(MUG, track_id=n) for n in (5, 6)], CHANGE)
+    assert again.forget_surplus() == (4,)  # the one with the earlier stamp
+    assert [thing.track_id for thing in again.lasting()] == [5, 6, 3]
+
+
 def test_one_that_seemed_new_is_joined_with_the_older_one() -> None:
     scene = Scene()
     scene.see(1, "camera", [replace(MUG, track_id=n) for n in (1, 2)], CHANGE)

@@ -1,7 +1,8 @@
 """Starts the osprey node with a simulated camera in front of it: `ros2 launch osprey_ros demo.launch.py`.
 
-The arguments of osprey.launch.py can be given here as well. Needs mujoco and PyOpenGL. To see it: `rviz:=true`, or
-Foxglove with foxglove/osprey.json of this package.
+The arguments of osprey.launch.py can be given here as well, but for image, segmentation, depth, camera_info and
+use_depth, which are those of the simulated camera. Needs mujoco and PyOpenGL. To see it: `rviz:=true`, or Foxglove with
+foxglove/osprey.json of this package.
 """
 
 from pathlib import Path

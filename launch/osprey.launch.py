@@ -21,7 +21,7 @@ TOPICS = {
     "regions": "Topic of osprey_interfaces/RegionArray, with regions_from:=regions.",
     "detections": "Topic of vision_msgs/Detection2DArray, with regions_from:=detections.",
     "depth": "Topic of depth images that are registered to the image, with use_depth:=true.",
-    "camera_info": "Topic of the camera's calibration, with use_depth:=true.",
+    "camera_info": "Topic of the calibration of the rectified image, with use_depth:=true.",
 }
 # Parameters of the node; where an argument is empty, the file of parameters has its way.
 GIVEN = ("bundle", "image_transport", "regions_from", "use_depth")
@@ -61,7 +61,10 @@ ARGUMENTS = [
         description="Whether the node configures and activates itself; false under a lifecycle manager.",
     ),
     DeclareLaunchArgument(
-        "use_sim_time", default_value="false", choices=YES_OR_NO, description="Whether time comes from /clock."
+        "use_sim_time",
+        default_value="",
+        choices=("", *YES_OR_NO),
+        description="Whether time comes from /clock; empty: as params_file says.",
     ),
     DeclareLaunchArgument(
         "respawn",

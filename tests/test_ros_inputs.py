@@ -253,6 +253,16 @@ def test_detections_need_vision_msgs(client: Client, monkeypatch: pytest.MonkeyP
     assert node.get_subscriptions_info_by_topic("/detections") == []
 
 
+def test_a_topic_of_another_type_is_named_and_nothing_stays_subscribed(client: Client) -> None:
+    node: Node = client.node
+    node.create_publisher(Image, "camera_info", 5)
+    before = list(node.subscriptions)
+    reason = r"camera_info cannot be subscribed to: /camera_info as sensor_msgs/msg/CameraInfo \(.*\): remap it to"
+    with pytest.raises(InputError, match=reason):
+        FrameInputs(node, InputSettings(use_depth=True), print)
+    assert list(node.subscriptions) == before
+
+
 def test_the_queues_fill_once_with_large_images(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """All together: while one waits for the others to fill, it loses images itself."""
     large, small = np.zeros((720, 1280), np.uint16), np.zeros((6, 8), np.uint16)

@@ -177,6 +177,21 @@ def test_boxes_of_detections_are_regions() -> None:
     assert frame.labels == {12: RegionLabel("mug", 0.75), 9: RegionLabel("pen", 0.5)}
 
 
+@pytest.mark.parametrize("score", [np.nan, np.inf, -np.inf])
+def test_a_score_that_is_no_number_counts_as_none(score: float) -> None:
+    box = (20.0, 15.0, 20.0, 10.0, 0.0)
+    message = SimpleNamespace(
+        detections=[detection("1", box, ("cup", score), ("mug", -0.25)), detection("2", box, ("pen", score))]
+    )
+    assert regions_from_detections(message, 60, 80)[1] == {1: RegionLabel("mug", -0.25), 2: RegionLabel("pen", 0.0)}
+    corner = RegionOfInterest(width=5, height=5)
+    array = region_array(
+        Region(id=3, encoding=Region.BOX, roi=corner, label="cup", score=score),
+        Region(id=4, encoding=Region.BOX, roi=corner, score=score),
+    )
+    assert regions_from_message(array)[1] == {3: RegionLabel("cup", 0.0)}
+
+
 @pytest.mark.parametrize("identities", [["", ""], ["3", "3"], ["a", "b"], ["0", "5"], ["-1", "99999999999"]])
 def test_detections_without_numbers_are_counted(identities: list[str]) -> None:
     message = SimpleNamespace(detections=[detection(i, (20.0, 15.0, 20.0, 10.0, 0.0)) for i in identities])
@@ -207,6 +222,15 @@ def test_binning_and_roi_of_a_camera_are_taken_in() -> None:
     u, v = 33, 21
     full = (10 + 2 * u + 0.5 - 39.5) / 500, (20 + 2 * v + 0.5 - 29.5) / 501
     assert ((u - found[0, 2]) / found[0, 0], (v - found[1, 2]) / found[1, 1]) == pytest.approx(full)
+
+
+def test_the_matrix_is_that_of_the_rectified_image() -> None:
+    info = messages.camera_info_message(MATRIX, 80, 60, HEADER)
+    info.p = [450.0, 0, 41.5, -54.0, 0, 455.0, 28.5, 0, 0, 0, 1, 0]  # of the right one of two cameras
+    rectified = [[450, 0, 41.5], [0, 455, 28.5], [0, 0, 1]]
+    np.testing.assert_array_equal(camera_matrix_of(info, (60, 80)), rectified)
+    info.p = [0.0] * 12
+    np.testing.assert_array_equal(camera_matrix_of(info, (60, 80)), MATRIX)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from ros_harness import BUNDLE, DEADLINE, Client, osprey_node, process_group_is_gone, ros_environment, tabletop
+from sensor_msgs.msg import Image
 
+from osprey_ros.ros import messages
 from osprey_sim.child import Child
 
 IMAGE, IDS = tabletop()
@@ -97,12 +99,21 @@ def test_lifecycle_from_a_bad_bundle_to_the_end(env: dict[str, str], client: Cli
         assert client.change_state("configure")
         assert client.change_state("cleanup")
         assert resident(child) < freed + 8 * MIB
+        # What was loaded before a refusal goes as well.
+        assert client.set_parameter("attributes", ["near; What is <image>?"]).successful
+        assert not client.change_state("configure")
+        client.status("lifecycle", DiagnosticStatus.ERROR, "configure failed: attribute near: ")
+        assert resident(child) < freed + 8 * MIB
+        assert client.set_parameter("attributes", [""]).successful
 
         assert client.change_state("configure")
         assert client.change_state("activate")
         assert describes(client)
         assert client.change_state("shutdown")
         assert client.state() == "finalized"
+        client.status("lifecycle", DiagnosticStatus.OK, "finalized: the node was shut down, end its process and start")
+        asked = client.call(messages.GetScene, "/osprey/get_scene", messages.GetScene.Request())
+        assert asked.message == "the node was shut down: end its process and start it again"
         assert child.stop() == 0
     assert process_group_is_gone(child.pid)
 
@@ -147,6 +158,28 @@ def test_an_error_leads_to_a_state_from_which_configure_works(
             client.status("lifecycle", DiagnosticStatus.ERROR, "configure failed: ")
             client.wait_for(lambda: client.node.count_publishers("/osprey/objects") == 0, "the publishers go")
         assert "Traceback" in child.output()
+        assert child.status is None
+
+
+def test_an_activation_that_fails_leaves_nothing_subscribed(
+    env: dict[str, str], client: Client, tmp_path: Path
+) -> None:
+    arguments = ["--ros-args", "-p", f"bundle:={BUNDLE}", "-p", "use_depth:=true", "-r", "camera_info:=/depth"]
+    with Child("osprey", "osprey_ros.ros.node", arguments, tmp_path / "osprey.log", env) as child:
+        depth = client.node.create_publisher(Image, "depth", 5)
+        assert client.change_state("configure")
+        assert not client.change_state("activate")
+        client.status("lifecycle", DiagnosticStatus.ERROR, "camera_info cannot be subscribed to: /depth as")
+        stamp = next(STAMPS)
+        client.send(stamp, IMAGE, IDS)
+        header = messages.header_message(stamp, "camera_optical_frame")
+        depth.publish(messages.image_message(np.ones((120, 160), np.float32), "32FC1", header))
+        assert client.state() == "inactive"
+        for publisher in (client.image, client.segmentation, depth):
+            client.wait_for(lambda p=publisher: not p.get_subscription_count(), "nothing is subscribed")
+        assert client.set_parameter("use_depth", False).successful
+        assert client.change_state("activate")
+        assert describes(client)
         assert child.status is None
 
 

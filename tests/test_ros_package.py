@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import json
+import sys
 import xml.etree.ElementTree as ElementTree
 from importlib import import_module
 from pathlib import Path
+from runpy import run_path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -88,6 +91,44 @@ def test_launch_arguments() -> None:
     source = (ROOT / "launch" / "osprey.launch.py").read_text()
     wanted = "namespace bundle image segmentation params_file use_sim_time autostart respawn log_level image_transport"
     assert all(f'"{name}"' in source for name in wanted.split())
+
+
+@pytest.fixture
+def osprey_launch(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What osprey.launch.py defines; actions are their keyword arguments, for launch is not on PyPI."""
+
+    def action(*names: str, **arguments: Any) -> SimpleNamespace:
+        return SimpleNamespace(names=names, **arguments)
+
+    launch = {"LaunchContext": None, "LaunchDescription": None}
+    actions = dict.fromkeys(("DeclareLaunchArgument", "OpaqueFunction", "LifecycleNode"), action)
+    for name, module in {
+        "launch": launch,
+        "launch.actions": actions,
+        "launch_ros": {},
+        "launch_ros.actions": actions,
+        "ament_index_python": {},
+        "ament_index_python.packages": {"get_package_share_directory": lambda package: str(ROOT)},
+    }.items():
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(**module))
+    return run_path(str(ROOT / "launch" / "osprey.launch.py"))
+
+
+def parameters_of(osprey_launch: dict[str, Any], **given: str) -> dict[str, Any]:
+    """The parameters that go before params_file, where these arguments are given."""
+    values = {argument.names[0]: argument.default_value for argument in osprey_launch["ARGUMENTS"]}
+    (node,) = osprey_launch["osprey"](SimpleNamespace(launch_configurations={**values, **given}))
+    file, parameters = node.parameters
+    assert file == str(ROOT / "config" / "osprey.yaml")
+    return parameters
+
+
+def test_the_file_of_parameters_has_its_way_where_no_argument_is_given(osprey_launch: dict[str, Any]) -> None:
+    assert parameters_of(osprey_launch) == {"autostart": True}
+    given = parameters_of(osprey_launch, use_sim_time="true", use_depth="false", bundle="nano", autostart="false")
+    assert given == {"use_sim_time": True, "use_depth": False, "bundle": "nano", "autostart": False}
+    choices = {a.names[0]: getattr(a, "choices", None) for a in osprey_launch["ARGUMENTS"]}
+    assert choices["use_sim_time"] == choices["use_depth"] == ("", "true", "false")
 
 
 def test_each_installed_folder_is_there_and_has_what_launch_files_name() -> None:

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point
+from ros_harness import BUNDLE
+from sensor_msgs.msg import RegionOfInterest
 
-from osprey_ros.bundle import MANIFEST, FileEntry, sha256_of
+from osprey_interfaces.msg import Region, RegionArray
+from osprey_ros.bundle import MANIFEST, Bundle, BundleError, FileEntry, sha256_of
 from osprey_ros.errors import OspreyError
 from osprey_ros.frame import Frame, RegionLabel
 from osprey_ros.objects import State
 from osprey_ros.pipeline import StepResult
+from osprey_ros.ros import perception
 from osprey_ros.ros.messages import DescribeRegion, Forget, GetScene
 from osprey_ros.ros.parameters import Settings
 from osprey_ros.ros.perception import Perception
+from osprey_ros.ros.region_messages import regions_from_message
 from osprey_ros.ros.targets import RequestError
 from osprey_ros.scene_store import StoreError
 
@@ -136,6 +144,26 @@ def test_a_file_of_a_bundle_that_was_built_again_is_refused(node: Node, file: Pa
     assert stored(file) == [1, 2, 3]
 
 
+def test_a_file_that_cannot_be_used_is_refused_before_the_engines_load(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("CREATE TABLE things (name)")
+    monkeypatch.setattr(perception, "load_describer", None)  # which cannot be called
+    with pytest.raises(StoreError, match=r"scene.db is a database, and not a scene file"):
+        Node(file)
+
+
+def test_engines_that_do_not_load_leave_the_file_to_another_bundle(file: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="lower memory_reserve"):
+        Node(file, memory_reserve=1_000_000)
+    assert stored(file) == []
+    renamed = tmp_path / "other"
+    shutil.copytree(BUNDLE, renamed)
+    (renamed / MANIFEST).write_text(replace(Bundle.open(BUNDLE).manifest, name="other").to_json())
+    assert stored(file, bundle=str(renamed)) == []
+
+
 def test_fewer_objects_than_the_file_holds(node: Node, file: Path) -> None:
     node.step()
     node.perception.close()
@@ -156,6 +184,19 @@ def test_what_is_forgotten_cannot_be_asked_about(node: Node) -> None:
     assert list(pointed.track_ids) == [0]
 
 
+@pytest.mark.parametrize("remember", [True, False])
+def test_a_point_in_the_latest_frame_is_not_looked_for_in_an_older_one(node: Node, remember: bool) -> None:
+    there = {"points": [Point(x=80.0, y=50.0)]}
+    node.step(remember=remember)
+    assert node.describe(**there).success
+    node.perception.step(replace(frame(90_000_000_000), regions=np.zeros((120, 160), np.uint8)), lambda: False)
+    reason = r"the latest frame, of 90.000, shows no region, the one of 0.000 was the last to: give its stamp, or wait"
+    with pytest.raises(RequestError, match=reason):
+        node.describe(**there)
+    assert node.describe(**there, stamp=Time(nanosec=1)).success
+    assert node.describe(track_ids=[2]).success  # a track may be one of before
+
+
 def test_a_last_write_that_fails_is_said_once(node: Node) -> None:
     node.step(label="\ud800")  # half a character, which the file does not take
     assert node.complaints == []
@@ -164,6 +205,17 @@ def test_a_last_write_that_fails_is_said_once(node: Node) -> None:
     assert "the scene cannot be written to" in complaint
     node.perception.close()
     assert len(node.complaints) == 1
+
+
+def test_a_score_that_is_no_number_does_not_keep_the_scene_from_its_file(node: Node, file: Path) -> None:
+    corner = RegionOfInterest(width=20, height=20)
+    region = Region(id=1, encoding=Region.BOX, roi=corner, label="cup", score=float("nan"))
+    regions, labels = regions_from_message(RegionArray(height=120, width=160, regions=[region]))
+    result = node.perception.step(replace(frame(1), regions=regions, labels=labels), lambda: False)
+    assert [(thing.label, thing.score) for thing in result.objects] == [("cup", 0.0)]
+    node.perception.close()
+    assert node.complaints == []
+    assert stored(file) == [1]
 
 
 def test_questions_that_cannot_be_asked_are_refused(file: Path) -> None:

@@ -76,10 +76,13 @@ def frame_from_messages(raw: RawFrame) -> Frame:
 def camera_matrix_of(message: CameraInfo, shape: tuple[int, int]) -> np.ndarray:
     """The camera's matrix, float64 [3, 3], for an image of this (height, width): binning and roi are taken in.
 
-    Distortion is left out: the image should be a rectified one. Raises MessageError for a camera without calibration
-    and for one whose images have another size.
+    That is the left part of P, as the image should be a rectified one; K, the raw image's, where P is not filled.
+    Distortion is left out. Raises MessageError for a camera without calibration and for one whose images have another
+    size.
     """
-    matrix = np.array(message.k, np.float64).reshape(3, 3)
+    matrix = np.array(message.p, np.float64).reshape(3, 4)[:, :3]
+    if not (matrix[0, 0] > 0 and matrix[1, 1] > 0):
+        matrix = np.array(message.k, np.float64).reshape(3, 3)
     if not (matrix[0, 0] > 0 and matrix[1, 1] > 0):
         raise MessageError(
             f"the focal lengths are {matrix[0, 0]:g} and {matrix[1, 1]:g}: calibrate the camera, or set use_depth to "

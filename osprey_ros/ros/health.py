@@ -40,6 +40,7 @@ def lifecycle_status(state: str, problem: str) -> Status:
     hint = {
         "unconfigured": "unconfigured: nothing is loaded; configure and activate the node, or set autostart",
         "inactive": "inactive: activate the node to describe frames",
+        "finalized": "finalized: the node was shut down, end its process and start it again",
     }
     return Status("lifecycle", Level.OK, hint.get(state, state), values)
 

@@ -16,7 +16,7 @@ from osprey_ros.errors import OspreyError
 from osprey_ros.ros.frames import CAMERA_INFO, DEPTH, DETECTIONS, IMAGE, REGIONS, SEGMENTATION, RawFrame
 from osprey_ros.ros.input_state import InputState
 from osprey_ros.ros.messages import stamp_of
-from osprey_ros.ros.subscription import QOS_DEPTH, AdaptiveSubscription
+from osprey_ros.ros.subscription import QOS_DEPTH, AdaptiveSubscription, type_of
 from osprey_ros.ros.sync import FrameSync
 
 TRANSPORTS = ("raw", "compressed")
@@ -53,7 +53,8 @@ class FrameInputs:
     The middleware keeps as many buffers as messages have ever waited at once. So that memory does not grow when the
     machine is first busy, which may be after hours, large images are left waiting once, behind the first frame.
 
-    Raises InputError if a package is missing that defines a message.
+    Raises InputError if a package is missing that defines a message, and where a topic cannot be subscribed to, as one
+    that this process has with another type; nothing stays subscribed then.
     """
 
     def __init__(self, node: Node, settings: InputSettings, on_frame: Callable[[RawFrame], None]) -> None:
@@ -69,7 +70,15 @@ class FrameInputs:
             suffix = "compressedDepth" if role == DEPTH else "compressed"
             topic = f"{node.resolve_topic_name(role)}/{suffix}" if kind is CompressedImage else role
             take = self._keep_camera_info if role == CAMERA_INFO else functools.partial(self._take, role)
-            self._subscriptions[role] = AdaptiveSubscription(node, role, kind, topic, settings.reliability, take)
+            try:
+                subscription = AdaptiveSubscription(node, role, kind, topic, settings.reliability, take)
+            except Exception as error:
+                self._unsubscribe()
+                raise InputError(
+                    f"{role} cannot be subscribed to: {node.resolve_topic_name(topic)} as {type_of(kind)} ({error}): "
+                    "remap it to a topic of that type"
+                ) from error
+            self._subscriptions[role] = subscription
         self._topics = {role: subscription.name for role, subscription in self._subscriptions.items()}
         self._last_frame = monotonic()
         self._filled = False  # whether the queues of these subscriptions have been full
@@ -97,10 +106,13 @@ class FrameInputs:
     def close(self) -> None:
         """Unsubscribes and forgets what waited for its partners."""
         self._node.destroy_timer(self._timer)
-        for subscription in self._subscriptions.values():
-            subscription.close()
+        self._unsubscribe()
         self._sync.clear()
         self._camera_info = None
+
+    def _unsubscribe(self) -> None:
+        for subscription in self._subscriptions.values():
+            subscription.close()
 
     def _take(self, role: str, message: Any) -> None:
         for messages in self._sync.add(role, stamp_of(message), message):

@@ -36,6 +36,7 @@ from osprey_ros.ros.worker import LatestWorker
 
 _UNCONFIGURED = "the node is unconfigured: configure and activate it, or start it with autostart:=true"
 _INACTIVE = "the node is inactive: activate it"
+_FINALIZED = "the node was shut down: end its process and start it again"
 _STAGES = ("preprocess", "vision", "regions", "prefix", "branches")  # of results.Timing
 
 Transition = Callable[["OspreyNode", LifecycleState], TransitionCallbackReturn]
@@ -55,13 +56,17 @@ def _reported(transition: Transition) -> Transition:
         except OspreyError as error:
             self._problem = f"{transition.__name__.removeprefix('on_')} failed: {error}"
             self.get_logger().error(self._problem)
-            return TransitionCallbackReturn.FAILURE
+            result = TransitionCallbackReturn.FAILURE
         except Exception as error:
             self._problem = f"{transition.__name__.removeprefix('on_')} failed: {type(error).__name__}: {error}"
             self.get_logger().error(f"{transition.__name__} failed:\n{traceback.format_exc()}")
-            return TransitionCallbackReturn.ERROR
-        if transition.__name__ != "on_error":  # which comes after a problem, and does not solve it
-            self._problem = ""
+            result = TransitionCallbackReturn.ERROR
+        else:
+            if transition.__name__ != "on_error":  # which comes after a problem, and does not solve it
+                self._problem = ""
+            return result
+        if self._perception is None:
+            memory.give_back()  # engines that were loaded before it failed; the error held them until here
         return result
 
     return wrapped
@@ -84,6 +89,7 @@ class OspreyNode(LifecycleNode):
             self.add_post_set_parameters_callback(self._apply_parameters)
         self._statistics = Statistics()
         self._problem = ""  # why the last transition failed
+        self._finalized = False  # from where no transition leads
         self._complaints = Complaints(self.get_logger())
         self._answering = Services(self)
         self._answering.refuse(_UNCONFIGURED)
@@ -114,10 +120,10 @@ class OspreyNode(LifecycleNode):
 
     @_reported
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Subscribes. Fails where a message package is missing."""
+        """Subscribes. Fails where a message package is missing, or a topic cannot be subscribed to."""
         self._statistics.start()
-        result = super().on_activate(state)
         self._inputs = FrameInputs(self, self._settings.inputs, self._on_frame)
+        result = super().on_activate(state)
         if self._answering is not None and self._perception is not None and self._worker is not None:
             self._answering.serve(self._perception.requests, self._worker)
         self.get_logger().info(f"listening to {', '.join(self._inputs.topics.values())}")
@@ -141,6 +147,8 @@ class OspreyNode(LifecycleNode):
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribes and frees the engines."""
         self._release()
+        self._finalized = True
+        self._refuse(_FINALIZED)
         return super().on_shutdown(state)
 
     @_reported
@@ -250,7 +258,8 @@ class OspreyNode(LifecycleNode):
     def _look(self) -> list[health.Status]:
         """All that /diagnostics says. Runs in the executor's thread."""
         settings = self._settings
-        state = "active" if self._inputs else "inactive" if self._worker else "unconfigured"
+        unloaded = "finalized" if self._finalized else "unconfigured"
+        state = "active" if self._inputs else "inactive" if self._worker else unloaded
         found = [health.lifecycle_status(state, self._problem)]
         if self._inputs is not None:
             summary = self._summary()

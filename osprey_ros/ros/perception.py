@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from osprey_ros import memory
 from osprey_ros.attributes import AttributeSpecError, attributes_from
+from osprey_ros.bundle import Bundle
 from osprey_ros.errors import OspreyError
 from osprey_ros.pipeline import Frame, Pipeline, StepResult
 from osprey_ros.queries import COLOUR, Finder
@@ -17,7 +18,6 @@ from osprey_ros.scene import Scene
 from osprey_ros.scene_store import SceneStore, model_of
 
 if TYPE_CHECKING:
-    from osprey_ros.bundle import Bundle
     from osprey_ros.ros.parameters import Settings
 
 
@@ -38,27 +38,31 @@ class Perception:
         self._settings, self._complain = settings, complain
         self._said = ""  # the problem that was complained of
         self._attributes = attributes_from(now.attributes)
+        # First what is soon said to be no good: loading engines takes long.
+        self._store = _store(now)
+        try:
+            self._load(now, log)
+        except BaseException:
+            if self._store is not None:
+                self._store.close()
+            raise
+
+    def _load(self, now: Settings, log: Callable[[str], object]) -> None:
         describer = load_describer(now.bundle, now.threads, now.preprocessing, now.memory_reserve * memory.MIB, log)
         for spec in self._attributes:
             try:
                 describer.check([spec.constraint], [spec.question])
             except OspreyError as error:
                 raise AttributeSpecError(f"attribute {spec.name}: {error}") from error
-        self.bundle: Bundle = describer.bundle
+        self.bundle = describer.bundle
         self._pipeline = Pipeline(describer, Scene(now.max_objects))
         words = [spec for spec in self._attributes if spec.values]
         if all(spec.name != COLOUR.name for spec in words):
             words.append(COLOUR)
-        self.requests = Requests(self._pipeline, Finder(describer, words), lambda: settings().step, self._save)
-        self._store: SceneStore | None = None
-        if now.scene_file:
-            self._store = SceneStore(now.scene_file, model_of(self.bundle.manifest), now.scene_file_size * memory.MIB)
-            try:
-                stored = self._store.load()
-                self._pipeline.restore(stored.objects, stored.next_id, stored.asked)
-            except BaseException:
-                self._store.close()
-                raise
+        self.requests = Requests(self._pipeline, Finder(describer, words), lambda: self._settings().step, self._save)
+        if self._store is not None:
+            stored = self._store.load()
+            self._pipeline.restore(stored.objects, stored.next_id, stored.asked)
             log(f"{self.known} objects are known from {self._store.path}")
 
     def step(self, frame: Frame, should_stop: Callable[[], bool]) -> StepResult:
@@ -102,3 +106,11 @@ class Perception:
     def _save(self) -> None:
         if self._store is not None:
             self._store.save(self._pipeline.remembered.lasting(), self._pipeline.next_id, self._pipeline.asked)
+
+
+def _store(settings: Settings) -> SceneStore | None:
+    """The scene's file, opened; None where there is to be none. Raises BundleError, StoreError."""
+    if not settings.scene_file:
+        return None
+    model = model_of(Bundle.open(settings.bundle, verify=False).manifest)
+    return SceneStore(settings.scene_file, model, settings.scene_file_size * memory.MIB)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf, isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,9 +37,9 @@ def regions_from_message(message: RegionArray) -> tuple[Regions, dict[int, Regio
         except MaskError as error:
             raise MessageError(f"region {region.id}: {error}") from error
     labels = {
-        int(region.id): RegionLabel(region.label, float(region.score))
+        int(region.id): RegionLabel(region.label, _score(region))
         for region in message.regions
-        if region.label or region.score
+        if region.label or _score(region)
     }
     return _regions(parts, [int(region.id) for region in message.regions], height, width), labels
 
@@ -61,9 +62,15 @@ def regions_from_detections(message: Any, height: int, width: int) -> tuple[Regi
             raise MessageError(f"detection {number}: {error}") from error
         hypotheses = [result.hypothesis for result in detection.results]
         if hypotheses:
-            best = max(hypotheses, key=lambda hypothesis: hypothesis.score)
-            labels[number] = RegionLabel(str(best.class_id), float(best.score))
+            best = max(hypotheses, key=lambda hypothesis: hypothesis.score if isfinite(hypothesis.score) else -inf)
+            labels[number] = RegionLabel(str(best.class_id), _score(best))
     return _regions(parts, ids, height, width), labels
+
+
+def _score(source: Any) -> float:
+    """The score of a region or a hypothesis; 0 where it is not finite, as a scene file takes no such number."""
+    score = float(source.score)
+    return score if isfinite(score) else 0.0
 
 
 def _regions(parts: list[MaskPart], ids: list[int], height: int, width: int) -> Regions:

@@ -42,7 +42,7 @@ class AdaptiveSubscription:
     ) -> None:
         self._node, self._role, self._kind = node, role, kind
         self._reliability, self._on_message = reliability, on_message
-        self._type = f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}"
+        self._type = type_of(kind)
         self._received = self._lost = 0
         self._last_stamp: int | None = None
         self._refused: set[str] = set()  # policies that the middleware named since this was subscribed
@@ -129,6 +129,11 @@ class AdaptiveSubscription:
             for publisher in self._node.get_publishers_info_by_topic(self._topic)
             if publisher.topic_type == self._type
         }
+
+
+def type_of(kind: type) -> str:
+    """The name of the type of a class of messages, such as "sensor_msgs/msg/Image"."""
+    return f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}"
 
 
 def _words(policy: ReliabilityPolicy) -> str:

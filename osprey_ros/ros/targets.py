@@ -59,7 +59,7 @@ def target_of(request: Any, pipeline: Pipeline) -> Target:
 
 
 def _frame(stamp: int, track_ids: Sequence[int], pipeline: Pipeline) -> Seen:
-    """The frame of this stamp; with 0 the latest one that shows all the tracks."""
+    """The frame of this stamp; with 0 the latest one, or, of tracks, the latest one that shows them all."""
     recent = pipeline.recent
     if not recent:
         raise RequestError("no frame with a region was seen yet: wait for the first one")
@@ -71,6 +71,12 @@ def _frame(stamp: int, track_ids: Sequence[int], pipeline: Pipeline) -> Seen:
         raise RequestError(
             f"no frame of the stamp {_text(stamp)} is kept: the latest {len(recent)} are, from {_text(first)} to "
             f"{_text(last)}; 0 stands for the latest"
+        )
+    now, last = pipeline.scene.snapshot().stamp, recent[-1].stamp
+    if not track_ids and last != now:  # frames without a region are not among the recent ones
+        raise RequestError(
+            f"the latest frame, of {_text(now)}, shows no region, the one of {_text(last)} was the last to: give its "
+            "stamp, or wait for the next with a region"
         )
     for seen in reversed(recent):
         if set(track_ids) <= {int(track_id) for track_id in seen.track_ids}:

@@ -75,8 +75,9 @@ def part_from_polygon(corners: np.ndarray, height: int, width: int, outlines: Se
         raise MaskError(f"one of its outlines has {min(sizes)} corners: a polygon has at least 3")
     if not np.isfinite(points).all():
         raise MaskError("a corner of its polygon is not a finite number")
-    low = np.clip(np.floor(points.min(axis=0)).astype(np.int64), 0, (width, height))
-    high = np.clip(np.ceil(points.max(axis=0)).astype(np.int64) + 1, low, (width, height))
+    # Cut first: corners may lie beyond all integers.
+    low = np.clip(np.floor(points.min(axis=0)), 0, (width, height)).astype(np.int64)
+    high = np.clip(np.ceil(points.max(axis=0)) + 1, low, (width, height)).astype(np.int64)
     canvas = np.zeros((int(high[1] - low[1]), int(high[0] - low[0])), np.uint8)
     if canvas.size:
         near = np.clip(points - low, -_FAR, _FAR)
@@ -100,9 +101,10 @@ def part_from_box(
         half = np.maximum(np.array(size) - 1, 0) / 2
         corners = half * [[-1, -1], [1, -1], [1, 1], [-1, 1]] @ np.array([[cos, sin], [-sin, cos]])
         return part_from_polygon(corners + centre - 0.5, height, width)
-    middle, half = np.array(centre), np.array(size) / 2
-    left, top = (int(v) for v in np.clip(np.round(middle - half), 0, (width, height)))
-    right, bottom = (int(v) for v in np.clip(np.round(middle + half), (left, top), (width, height)))
+    # To the nearest pixel, halves up on both sides: np.round, to even, would change the size.
+    middle, half = np.array(centre) + 0.5, np.array(size) / 2
+    left, top = (int(v) for v in np.clip(np.floor(middle - half), 0, (width, height)))
+    right, bottom = (int(v) for v in np.clip(np.floor(middle + half), (left, top), (width, height)))
     return MaskPart(left, top, np.ones((bottom - top, right - left), np.bool_))
 
 

@@ -222,7 +222,8 @@ class Pipeline:
         timing = self.describer.take_seconds()
         sightings = self._sightings(frame, small, encoded, settings.remember)
         track_ids = np.array([sighting.track_id for sighting in sightings], dtype=np.int64)
-        self._shown = Seen(frame.stamp, frame.frame_id, regions, encoded, track_ids, frame.rgb)
+        # A copy: its memory is the caller's, who may fill it with the next picture.
+        self._shown = Seen(frame.stamp, frame.frame_id, regions, encoded, track_ids, frame.rgb.copy())
         self._recent.append(self._shown)
         self.scene.see(frame.stamp, frame.frame_id, sightings, _change(settings))
 

@@ -82,6 +82,7 @@ def test_an_outline_inside_another_is_a_hole() -> None:
     [
         ([-50, -50, 10, -50, 10, 10, -50, 10], (0, 0, 11, 11)),
         ([15, 12, 1e9, 12, 1e9, 1e9, 15, 1e9], (15, 12, 20, 16)),
+        ([-1e19, -1e19, 1e19, -1e19, 1e19, 1e19, -1e19, 1e19], (0, 0, 20, 16)),
         ([30, 5, 40, 5, 40, 9], (0, 0, 0, 0)),
         ([-9, -9, -3, -9, -3, -3], (0, 0, 0, 0)),
     ],
@@ -116,6 +117,14 @@ def test_a_box_covers_the_pixels_between_its_edges() -> None:
     cut = part_from_box((0.0, 99.0), (20.0, 10.0), 0.0, 100, 100)
     assert (cut.left, cut.top, cut.mask.shape) == (0, 94, (6, 10))
     assert part_from_box((200.0, 50.0), (20.0, 10.0), 0.0, 100, 100).mask.size == 0
+
+
+@pytest.mark.parametrize("size", [1, 3, 41])
+@pytest.mark.parametrize("centre", [50, 51])
+def test_a_box_with_edges_within_pixels_keeps_its_size(size: int, centre: int) -> None:
+    part = part_from_box((centre, centre), (size, size), 0.0, 100, 100)
+    assert part.mask.shape == (size, size)
+    assert part.left == part.top == centre - size // 2
 
 
 def test_a_turned_box_covers_the_same_area_elsewhere() -> None:

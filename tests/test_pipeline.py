@@ -361,6 +361,19 @@ def test_frames_that_were_seen_can_be_asked_about(pipeline: Pipeline, describer:
     assert describer.ask(seen.encoded, QUESTIONS["category"]).timing.vision == 0
 
 
+def test_a_buffer_that_the_camera_fills_again_is_no_matter(pipeline: Pipeline) -> None:
+    first, second = patches(1), patches(2, p1=(20, 160, 40))
+    shown = first.rgb.copy()
+    pipeline.step(first, SHORT)
+    first.rgb[:], first.regions[:] = second.rgb, 0
+    pipeline.step(replace(second, rgb=first.rgb), SHORT)
+    older, newer = pipeline.recent
+    np.testing.assert_array_equal(older.rgb, shown)
+    np.testing.assert_array_equal(newer.rgb, second.rgb)
+    assert older.regions.areas.tolist() == [2000, 1500, 1200]
+    assert older.regions.crop(0).all()
+
+
 def test_what_is_forgotten_is_new_again(pipeline: Pipeline) -> None:
     before = pipeline.step(patches(1), SHORT)
     gone = before.objects[1].track_id

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from osprey_ros.arguments import positive
 from osprey_ros.errors import OspreyError
+from osprey_ros.prompt import check_text
 
 if TYPE_CHECKING:
     from osprey_ros.objects import SceneObject
@@ -50,6 +51,7 @@ def ask(arguments: argparse.Namespace) -> int:
     """Prints what is found. Returns the exit status: 1 where nothing is."""
     if (arguments.image is None) != (arguments.masks is None):
         raise AskUsageError("a picture is asked about with its regions: give both --image and --masks, or neither")
+    check_text(arguments.question, "the question")
     answer = _ask_node(arguments) if arguments.image is None else _ask_picture(arguments)
     if arguments.json:
         print(json.dumps(answer, indent=2))
@@ -73,8 +75,10 @@ def _ask_picture(arguments: argparse.Namespace) -> dict[str, Any]:
     manifest = describer.bundle.manifest
     if not manifest.verified:
         print(unverified_warning(manifest), file=sys.stderr)
-    regions = frame.regions
-    result = pipeline.step(frame, StepSettings(min_area=1, max_regions=len(regions)))
+    finder.find(arguments.question, (), None)  # raises for a question without words before the regions are described
+    # Without memory the objects' track ids, which reasons name, are the ids of the masks.
+    settings = StepSettings(min_area=1, max_regions=len(frame.regions), remember=False)
+    result = pipeline.step(frame, settings)
     found = finder.find(arguments.question, result.objects, pipeline.latest, arguments.limit)
     things = {thing.track_id: thing for thing in result.objects}
     return {

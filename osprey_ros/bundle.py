@@ -277,15 +277,14 @@ class Bundle:
 def write_calibration(directory: str | os.PathLike[str], calibration: Calibration) -> Manifest:
     """Puts a calibration into a bundle, whose files are checked before, and seals the manifest anew.
 
-    Raises BundleError for a bundle that is not whole, and where it cannot be written.
+    Raises BundleError for a bundle that is not whole, and where it cannot be written, which leaves it as it was.
     """
     bundle = Bundle.open(directory)
+    text = calibration.to_json()
+    entry = FileEntry(len(text.encode()), hashlib.sha256(text.encode()).hexdigest())
+    manifest = replace(bundle.manifest, files={**bundle.manifest.files, CALIBRATION: entry})
     try:
-        path = bundle.root / CALIBRATION
-        _write_whole(path, calibration.to_json())
-        entry = FileEntry(path.stat().st_size, sha256_of(path))
-        manifest = replace(bundle.manifest, files={**bundle.manifest.files, CALIBRATION: entry})
-        _write_whole(bundle.root / MANIFEST, manifest.to_json())
+        _write_whole({bundle.root / CALIBRATION: text, bundle.root / MANIFEST: manifest.to_json()})
     except OSError as error:
         raise BundleError(f"bundle {bundle.root}: cannot write {CALIBRATION} ({error.strerror or error})") from error
     return manifest
@@ -323,7 +322,7 @@ def write_manifest(
         verification=dict(verification),
         engines=entries,
     )
-    _write_whole(root / MANIFEST, manifest.to_json())
+    _write_whole({root / MANIFEST: manifest.to_json()})
     return manifest
 
 
@@ -382,11 +381,28 @@ def _needed_files(engines: Mapping[str, EngineEntry]) -> tuple[str, ...]:
     return (*(entry.file for entry in engines.values()), *TABLES)
 
 
-def _write_whole(path: Path, text: str) -> None:
-    """Writes beside and renames, so that whoever is interrupted leaves no half file behind."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+def _write_whole(texts: Mapping[Path, str]) -> None:
+    """Writes files beside and renames them, so that whoever is interrupted leaves no half file behind.
+
+    They belong together: where one cannot be written or renamed, all are what they were.
+    """
+    partials = {path: path.with_name(path.name + ".partial") for path in texts}
+    before = {path: path.read_bytes() if path.is_file() else None for path in texts}
+    try:
+        for path, text in texts.items():
+            partials[path].write_text(text, encoding="utf-8")
+        for path in texts:
+            partials[path].replace(path)
+    except OSError:
+        for path, data in before.items():
+            if data is None:
+                path.unlink(missing_ok=True)
+            elif path.read_bytes() != data:
+                path.write_bytes(data)
+        raise
+    finally:
+        for partial in partials.values():
+            partial.unlink(missing_ok=True)
 
 
 def _engine_folders() -> list[Path]:

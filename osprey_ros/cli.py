@@ -168,9 +168,11 @@ def _describe(arguments: argparse.Namespace) -> int:
     from osprey_ros.bundle_cli import unverified_warning
     from osprey_ros.describer import Describer
     from osprey_ros.draw import overlay
-    from osprey_ros.image import load_image, save_image
+    from osprey_ros.image import check_picture_name, load_image, save_image
     from osprey_ros.mask_files import load_regions
 
+    if arguments.overlay is not None:
+        check_picture_name(arguments.overlay)
     rgb = load_image(arguments.image)
     regions = load_regions(arguments.masks)
     describer = Describer(arguments.bundle, threads=arguments.threads)
@@ -179,9 +181,6 @@ def _describe(arguments: argparse.Namespace) -> int:
         result = describer.ask(regions, arguments.ask, arguments.max_new_tokens)
     else:
         result = describer.describe(regions, arguments.style, arguments.max_new_tokens)
-    if arguments.overlay is not None:
-        scale = max(1, 960 // max(rgb.shape[:2]))
-        save_image(arguments.overlay, overlay(rgb, regions, [d.text for d in result], scale))
     manifest = describer.bundle.manifest
     if not manifest.verified:
         print(unverified_warning(manifest), file=sys.stderr)
@@ -189,6 +188,10 @@ def _describe(arguments: argparse.Namespace) -> int:
         print(json.dumps(_report(arguments, manifest, regions, result), indent=2))
     else:
         _print_table(regions, result)
+    # The words come first: should the picture fail, they are not lost.
+    if arguments.overlay is not None:
+        scale = max(1, 960 // max(rgb.shape[:2]))
+        save_image(arguments.overlay, overlay(rgb, regions, [d.text for d in result], scale))
     return 0
 
 

@@ -47,7 +47,7 @@ class OneOf:
 class Matching:
     """The whole answer matches a regular expression, in the syntax of the package ``regex``.
 
-    Raises ConstraintError for an expression that cannot be read, and for one that only the empty text matches.
+    Raises ConstraintError for an expression that cannot be read, and for one without characters.
     """
 
     pattern: str
@@ -161,6 +161,10 @@ class PatternGuide:
         self._vocabulary = vocabulary
         self._possible: dict[str, np.ndarray] = {}
 
+    def can_begin(self) -> bool:
+        """Whether any token with a word in it can be the first: where none can, no answer matches."""
+        return any(self._compare(piece.lstrip(), partial=True) for piece in self._vocabulary.pieces if piece.strip())
+
     def begin(self) -> Walk:
         """A new answer."""
         text = ""
@@ -255,7 +259,10 @@ class Guides:
         self._known: dict[Constraint, Guide] = {}
 
     def of(self, constraint: Constraint) -> Guide:
-        """The guide of a constraint. Raises ConstraintError for a phrase that the tokenizer cannot spell."""
+        """The guide of a constraint.
+
+        Raises ConstraintError for a phrase that the tokenizer cannot spell and a pattern that no token can begin.
+        """
         if constraint not in self._known:
             if len(self._known) >= _CONSTRAINTS_KEPT:
                 self._known.clear()
@@ -264,7 +271,13 @@ class Guides:
 
     def _make(self, constraint: Constraint) -> Guide:
         if isinstance(constraint, Matching):
-            return PatternGuide(constraint.pattern, self._vocabulary)
+            guide = PatternGuide(constraint.pattern, self._vocabulary)
+            if not guide.can_begin():
+                raise ConstraintError(
+                    f"no answer of this model can match the pattern {constraint.pattern!r}: write one that begins with "
+                    "a character it can say"
+                )
+            return guide
         phrases = [self._builder.answer(value) for value in constraint.values]
         for value, phrase in zip(constraint.values, phrases, strict=True):
             spelled = self._builder.decode(phrase) if min(phrase) >= 0 else "a region"

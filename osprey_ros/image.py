@@ -60,6 +60,15 @@ def save_image(path: str | os.PathLike[str], rgb: np.ndarray) -> None:
         raise ImageError(f"picture {os.fspath(path)} cannot be written: {error}") from error
 
 
+def check_picture_name(path: str | os.PathLike[str]) -> None:
+    """Raises ImageError for a file name that does not end on a format that `save_image` can write."""
+    ending = os.path.splitext(path)[1].lower()
+    if Image.registered_extensions().get(ending) not in Image.SAVE:
+        raise ImageError(
+            f"picture {os.fspath(path)} cannot be written: {ending!r} is the ending of no format for pictures, .png is"
+        )
+
+
 def to_rgb(image: Image.Image) -> np.ndarray:
     """RGB uint8 [H, W, 3] of any Pillow picture. Raises ImageError for floating point and for values beyond 16 bits."""
     if image.mode == "F":

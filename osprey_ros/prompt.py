@@ -90,7 +90,8 @@ class PromptBuilder:
         ``<mask><pos>`` in the question marks where the region is named; a question without it gets
         "Regarding <mask><pos>: " in front, with as many of them as there are ``regions``. Several pairs are kept in
         order of mention.
-        Raises PromptError for an empty question, for ``<image>``, and for a ``<mask>`` without its ``<pos>``.
+        Raises PromptError for an empty question, for one that is not UTF-8, for ``<image>``, and for a ``<mask>``
+        without its ``<pos>``.
         """
         question = _checked(question)
         if REGION_TEXT not in question:
@@ -125,7 +126,11 @@ class PromptBuilder:
         return (self.spec.bos_id, *self._encode(before), IMAGE, *self._encode(after))
 
     def answer(self, text: str) -> tuple[int, ...]:
-        """Token ids of an answer as it continues a prompt, with the end-of-sequence id behind it."""
+        """Token ids of an answer as it continues a prompt, with the end-of-sequence id behind it.
+
+        Raises PromptError for a text that has none.
+        """
+        check_text(text, "the answer")
         # Whether a leading space belongs to the first token depends on the tokenizer: encode the answer behind the word
         # it will follow, and keep what was added.
         lead = f"{self.template.assistant}:"
@@ -145,8 +150,17 @@ class PromptBuilder:
         return tuple(placeholders.get(i, i) for i in ids)
 
 
+def check_text(text: str, what: str) -> None:
+    """Raises PromptError for text that was made of bytes which are not UTF-8; ``what`` it is begins the message."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise PromptError(f"{what} {text!r} is not UTF-8 text: write it in UTF-8, or without that character") from error
+
+
 def _checked(question: str) -> str:
     question = question.strip()
+    check_text(question, "the question")
     if not question:
         raise PromptError("the question is empty: ask something, such as 'What colour is <mask><pos>?'")
     if IMAGE_TEXT in question:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from conftest import TinyModel
 
 from evaluation import calibration as measured
 from evaluation.calibration import Answers, answers_of_scenes, expected_calibration_error, fit, reliability
-from osprey_ros.bundle import CALIBRATION, Bundle, BundleError, write_calibration
+from osprey_ros.bundle import CALIBRATION, MANIFEST, Bundle, BundleError, write_calibration
 from osprey_ros.calibration import ATTRIBUTE, CATEGORY, DESCRIPTION, QUERY, Calibration, CalibrationError, Curve
 from osprey_ros.describer import Describer
 
@@ -64,6 +65,30 @@ def test_a_bundle_keeps_its_calibration_sealed(tiny_model: TinyModel, tmp_path: 
     (folder / CALIBRATION).unlink()
     with pytest.raises(BundleError, match=r"calibration\.json is missing"):
         write_calibration(folder, CURVES)  # nothing is sealed that is not whole
+
+
+@pytest.mark.parametrize("method", ["write_text", "replace"])
+@pytest.mark.parametrize("earlier", [CURVES, None])
+def test_a_calibration_that_cannot_be_sealed_leaves_the_bundle_as_it_was(
+    tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, earlier: Calibration | None
+) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(tiny_model.bundle, folder)
+    if earlier is not None:
+        write_calibration(folder, earlier)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    original = getattr(Path, method)
+
+    def full(path: Path, *arguments: object, **named: object) -> object:
+        if path.name.startswith(MANIFEST):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, method, full)
+    with pytest.raises(BundleError, match=r"cannot write calibration\.json .*No space left"):
+        write_calibration(folder, Calibration())
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert Bundle.open(folder).calibration() == (earlier or Calibration())
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,23 @@ def test_ask(files: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[s
     assert json.loads(capsys.readouterr().out)["question"] == "Is it red?"
 
 
+def test_words_are_printed_though_the_overlay_cannot_be_written(
+    files: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(_arguments(files, tiny_model, "--overlay", f"{files}/nowhere/out.png")) == 2
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 6
+    assert "nowhere/out.png cannot be written" in captured.err
+
+
+def test_an_overlay_of_no_known_format_is_refused_at_once(
+    files: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("out.xyz", "out"):
+        arguments = _arguments(files, tiny_model, "--overlay", f"{files}/{name}", "--bundle", f"{files}/no_bundle")
+        assert f"{name} cannot be written" in _failure(capsys, arguments)
+
+
 def test_module_is_a_command_without_torch_and_ros(files: Path, tiny_model: TinyModel) -> None:
     blocked = "import sys\nfor name in ('torch', 'transformers', 'rclpy'): sys.modules[name] = None\n"
     run = "import runpy\nrunpy.run_module('osprey_ros', run_name='__main__', alter_sys=True)"
@@ -134,7 +151,7 @@ def test_bundle_that_was_never_compared_is_warned_of(
 
 
 def test_input_that_is_no_good_is_named(
-    files: Path, tiny_model: TinyModel, picture: Picture, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    files: Path, tiny_model: TinyModel, picture: Picture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.fromarray(picture.ids[:, ::2].copy()).save(files / "half.png")
     Image.fromarray(np.zeros((60, 80), np.uint8)).save(files / "nothing.png")
@@ -154,9 +171,8 @@ def test_input_that_is_no_good_is_named(
     assert "absent.jpg does not exist" in _failure(capsys, arguments)
     arguments[2] = f"{files}/text.png"
     assert "text.png cannot be read" in _failure(capsys, arguments)
-    assert "out.xyz cannot be written" in _failure(
-        capsys, _arguments(files, tiny_model, "--overlay", f"{tmp_path}/out.xyz")
-    )
+    message = _failure(capsys, _arguments(files, tiny_model, "--ask", "caf\udce9"))
+    assert r"question 'caf\udce9' is not UTF-8" in message
 
 
 def test_bundles_that_are_no_good_are_named(

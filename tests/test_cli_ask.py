@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from osprey_ros.cli import main
+from osprey_ros.pipeline import Pipeline
 from osprey_sim.render import Renderer
 from osprey_sim.scene import sample_scene
 
@@ -37,6 +38,35 @@ def test_it_prints_what_is_meant(arguments: list[str], capsys: pytest.CaptureFix
     assert head.split()[:2] == ["score", "id"]
     assert line.split()[1] == "2"
     assert "yellow car" in line
+
+
+def test_objects_are_named_by_the_ids_of_the_masks(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    ids = np.asarray(Image.open(arguments[3]))
+    Image.fromarray((ids * 10).astype(np.uint16)).save(tmp_path / "tens.png")
+    tens = [*arguments[:3], str(tmp_path / "tens.png"), *arguments[4:], "--json"]
+    assert main(["ask", "the bowl next to the yellow car", *tens]) == 0
+    matches = json.loads(capsys.readouterr().out)["matches"]
+    assert matches[0]["id"] == 30
+    assert "(track 20)" in matches[0]["reason"]
+
+
+def test_a_question_without_words_is_refused_before_anything_is_described(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(Pipeline, "step")
+    for question, reason in ((" ", "question is empty"), ("?!", "no word for what is meant")):
+        assert main(["ask", question, *arguments]) == 2
+        assert reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("of_node", [False, True])
+def test_a_question_that_is_not_utf8_is_refused(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], of_node: bool
+) -> None:
+    assert main(["ask", "the caf\udce9", *([] if of_node else arguments)]) == 2
+    assert r"question 'the caf\udce9' is not UTF-8" in capsys.readouterr().err
 
 
 def test_nothing_found_is_a_status_of_its_own(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -151,8 +151,19 @@ def test_what_cannot_be_said_is_refused(ready: Describer, picture: Picture) -> N
     with pytest.raises(DescriberError, match="1 constraints for 2 questions"):
         ready.answer(picture.ids, ["What?", "Why?"], constraints=[None])
     # Where the tokenizer has no token for what must come, the answer ends, and is not accepted.
-    (held,) = ready.answer(picture.ids, ["What?"], max_new_tokens=8, constraints=[Matching("ü+")])
-    assert {d.text for d in held} == {""}
+    (held,) = ready.answer(picture.ids, ["What?"], max_new_tokens=8, constraints=[Matching("aü+")])
+    assert {d.text for d in held} == {"a"}
+
+
+@pytest.mark.parametrize("pattern", ["ü+", "^$", "()", "x{0}", "(?!)a", r"\s+"])
+def test_a_pattern_that_no_answer_can_begin_is_refused(ready: Describer, picture: Picture, pattern: str) -> None:
+    for ask in (
+        lambda held: ready.check(held),
+        lambda held: ready.answer(picture.ids, ["What?"], constraints=held),
+    ):
+        with pytest.raises(ConstraintError, match=r"no answer of this model can match the pattern") as refused:
+            ask([Matching(pattern)])
+        assert repr(pattern) in str(refused.value)
 
 
 def test_a_pattern_that_takes_for_ever_is_refused() -> None:

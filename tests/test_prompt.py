@@ -76,6 +76,15 @@ def test_question_without_a_region_gets_one_in_front(builder: PromptBuilder) -> 
     assert builder.prompt(" What is it? ") == builder.prompt("Regarding <mask><pos>: What is it?")
 
 
+def test_text_that_is_not_utf8_is_refused(builder: PromptBuilder) -> None:
+    for text in ("caf\udce9?", "\ud83d"):
+        with pytest.raises(PromptError, match=r"the question .* is not UTF-8") as refused:
+            builder.prompt(text)
+        assert ascii(text) in str(refused.value)  # and so it can be printed
+        with pytest.raises(PromptError, match=r"the answer .* is not UTF-8"):
+            builder.answer(text)
+
+
 def test_several_regions_are_kept_in_order(builder: PromptBuilder) -> None:
     ids = builder.prompt("region1<mask><pos>, region2<mask><pos> beside?")
     assert [i for i in ids if i < 0] == [IMAGE, MASK, POSITION, MASK, POSITION]

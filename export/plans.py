@@ -11,6 +11,7 @@ from export.progress import Progress, Step
 from export.tensorrt_plan import Lengths, Profile, build_plan, mask_extractor_profiles
 from osprey_ros.branches import MAX_ROWS
 from osprey_ros.bundle import EngineEntry
+from osprey_ros.scoring import LOGIT_BYTES
 from osprey_torch.config import OspreyConfig
 
 # Rows that a region adds to the branches: the end of its question and its answer.
@@ -42,17 +43,19 @@ def decoder_profiles(config: OspreyConfig, max_regions: int) -> list[Profile]:
     """
     prefix = config.image_tokens + _WORDS_OF_PREFIX
     behind = Lengths(0, min(prefix, config.max_positions), config.max_positions)
-    most = max_regions * _ROWS_OF_REGION
+    # A single answer may be as long as the model has positions.
+    most = max(max_regions * _ROWS_OF_REGION, config.max_positions)
     usual = min(16, max_regions)
 
-    def profile(new: Lengths, branches: Lengths) -> Profile:
-        logits = Lengths(1, usual, max_regions)
+    def profile(new: Lengths, branches: Lengths, logits: int) -> Profile:
         both = Lengths(*(getattr(new, n) + getattr(branches, n) for n in ("least", "usual", "greatest")))
-        return {"S": new, "P": behind, "B": branches, "B_plus_S": both, "R": logits}
+        return {"S": new, "P": behind, "B": branches, "B_plus_S": both, "R": Lengths(1, usual, logits)}
 
-    step = profile(Lengths(1, usual, max_regions), Lengths(0, usual * _ROWS_OF_REGION, most))
+    step = profile(Lengths(1, usual, max_regions), Lengths(0, usual * _ROWS_OF_REGION, most), max_regions)
     rows = max(MAX_ROWS, config.max_positions)
-    return [step, profile(Lengths(1, min(prefix, rows), rows), Lengths(0, 0, most))]
+    scored = min(rows, LOGIT_BYTES // (4 * config.vocab_size))  # phrases have logits of every row, float32
+    pieces = profile(Lengths(1, min(prefix, rows), rows), Lengths(0, 0, most), max(max_regions, scored))
+    return [step, pieces]
 
 
 def timing_cache() -> Path:

@@ -93,14 +93,14 @@ class RowsOfBranches:
         return rows, positions, owners
 
 
-def parts(rows: Sequence[int], count: int, besides: int = 0) -> Iterator[slice]:
-    """Cuts a sequence of things with so many rows each into parts of at most ``count`` things and MAX_ROWS rows.
+def parts(rows: Sequence[int], count: int, besides: int = 0, most: int = MAX_ROWS) -> Iterator[slice]:
+    """Cuts a sequence of things with so many rows each into parts of at most ``count`` things and ``most`` rows.
 
     Each part has ``besides`` rows more. There is at least one thing in each.
     """
     start, total = 0, besides
     for index, own in enumerate(rows):
-        if index > start and (index - start == count or total + own > MAX_ROWS):
+        if index > start and (index - start == count or total + own > most):
             yield slice(start, index)
             start, total = index, besides
         total += own
@@ -120,11 +120,13 @@ class BranchRows:
     """Keys and values of the branches' rows in the order in which they were computed, behind those of a prefix.
 
     Rows of branches that have ended stay until they are as many as the others; then the others move together. So the
-    buffers hold at most twice what the living branches need, and every row is moved about once.
+    buffers hold at most twice what the living branches need, and every row is moved about once. They move earlier
+    where there would be more rows than the engine takes: ``most``.
     """
 
-    def __init__(self, rows: KeyValueRows) -> None:
+    def __init__(self, rows: KeyValueRows, most: int) -> None:
         self._rows = rows
+        self._most = most
         self._first = 0  # where they begin: behind the rows of the prefix
         self._owners = np.full(0, _NOBODY, dtype=np.intp)  # of all rows there is room for
         self._stem_owners = np.zeros(0, dtype=np.intp)
@@ -147,7 +149,7 @@ class BranchRows:
     def reserve(self, count: int) -> None:
         """Makes room for ``count`` more rows."""
         length = self._length
-        if self._ended >= max(_FEW_ROWS, length - self._ended):
+        if self._ended >= max(_FEW_ROWS, length - self._ended) or (length > self._most and self._ended):
             living = np.flatnonzero(self._owners[:length] != _NOBODY)
             self._rows.keep(living, self._first)
             self._owners[: len(living)] = self._owners[living]

@@ -77,7 +77,8 @@ class Decoder:
     """Runs the decoder engine. Use it from one thread at a time.
 
     ``max_parallel`` bounds how many branches are decoded together, and so the memory; others wait until one has ended.
-    There are fewer where questions are so long that they would pass MAX_ROWS together.
+    There are fewer where questions are so long that they would pass MAX_ROWS together, or questions and answers what
+    the engine takes.
     """
 
     def __init__(self, engine: Engine, spec: ModelSpec, max_parallel: int = 64) -> None:
@@ -85,7 +86,7 @@ class Decoder:
             raise DecoderError(f"max_parallel is {max_parallel}: it must be at least 1")
         self._engine = DecoderEngine(engine, spec)
         self._spec = spec
-        self.max_parallel = max_parallel
+        self.max_parallel = min(max_parallel, self._engine.most_logits)
         self._marks: tuple[tuple[int, int], ...] = ()
         self._call = 0  # number of the last call that has written rows
 
@@ -206,7 +207,8 @@ class Decoder:
         self._begin()
         meter = meter or Meter()
         result: list[list[np.ndarray]] = []
-        for part in parts([len(rows) for rows in branches.questions], self.max_parallel, stems):
+        most = min(MAX_ROWS, self._engine.most_rows)
+        for part in parts([len(rows) for rows in branches.questions], self.max_parallel, stems, most):
             result += score(self._engine, prefix.length, branches.part(part), ids, embed, meter, should_stop)
         return result
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from osprey_ros.branches import HIDDEN, BranchRows
 from osprey_ros.bundle import ModelSpec
-from osprey_ros.engines import Buffer, Engine
+from osprey_ros.engines import UNBOUNDED, Buffer, Engine
 from osprey_ros.key_values import KeyValueRows
 
 # Of one run over a prefix: longer ones are computed piece by piece, because scores take memory with the square.
@@ -24,22 +24,16 @@ class Meter:
     step_seconds: list[float] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class PrefixRows:
-    """The first ``length`` rows of the prefix; where the engine reads them apart, their views by its names."""
-
-    length: int
-    views: dict[str, Buffer]
-
-
 class DecoderEngine:
     """Runs the engine over new rows, which see the first rows of the prefix and some of the branches' rows.
 
     The names of inputs and outputs are those of ``export/graph_decoder.py``. All ``embeds`` are [S, hidden], all
     ``positions`` integers [S], all ``logit_rows`` integers [R]: the rows whose logits, float32 [R, vocab], are wanted.
+    ``prefix`` is how many rows of the prefix are seen.
     Logits that are returned lie in memory that the next run writes to.
     Rows of prefix and branches lie in the same buffers, those of the branches behind those of the prefix. Some engines
-    read both in one piece, the new rows with them, others apart.
+    read both in one piece, the new rows with them, others apart. ``most_rows`` of branches may be there for a run, and
+    ``most_logits`` be wanted of it: plans have bounds.
     """
 
     def __init__(self, engine: Engine, spec: ModelSpec) -> None:
@@ -52,7 +46,9 @@ class DecoderEngine:
         self._dtype = engine.input_dtypes["inputs_embeds"]
         dtype = engine.input_dtypes[self._all_names[0] if self._in_place else self._prefix_names[0]]
         self._rows = KeyValueRows(engine, len(self._new_names), (spec.num_heads, spec.head_dim), dtype)
-        self.branches = BranchRows(self._rows)
+        self.most_rows = UNBOUNDED if self._in_place else engine.most_rows(self._branch_names[0])
+        self.most_logits = engine.most_rows("logit_rows")
+        self.branches = BranchRows(self._rows, self.most_rows)
         self._vocabulary = spec.vocab_size
         self._logits = engine.buffer((1, spec.vocab_size), engine.output_dtypes["logits"])
 
@@ -68,7 +64,7 @@ class DecoderEngine:
                 mask = np.concatenate([np.zeros((count, length), np.float32), mask], axis=1)
                 past = self.branches.everything(self._all_names, count)
             else:
-                past = {**self.prefix_views(length).views, **self.branches.none(self._branch_names)}
+                past = {**self._rows.head(self._prefix_names, length), **self.branches.none(self._branch_names)}
             into = self.branches.tail(self._new_names, count)
             positions = np.arange(length, length + count)
             self._run(piece, positions, mask, np.array([count - 1]), past, into, meter)
@@ -80,7 +76,7 @@ class DecoderEngine:
         positions: np.ndarray,
         owners: np.ndarray,
         logit_rows: np.ndarray,
-        prefix: PrefixRows,
+        prefix: int,
         meter: Meter,
     ) -> np.ndarray:
         """Runs rows of branches and keeps them. ``owners``: see `BranchRows.mask`. Returns logits."""
@@ -94,7 +90,7 @@ class DecoderEngine:
         positions: np.ndarray,
         owners: np.ndarray,
         own: np.ndarray,
-        prefix: PrefixRows,
+        prefix: int,
         meter: Meter,
     ) -> np.ndarray:
         """Logits of all rows, which are not kept. ``owners`` and ``own``: see `BranchRows.mask`."""
@@ -112,14 +108,10 @@ class DecoderEngine:
             mask = np.concatenate([hidden, mask], axis=1)
             past = self.branches.everything(self._all_names, count)
         else:
-            past = {**self.prefix_views(prefix).views, **self.branches.none(self._branch_names)}
+            past = {**self._rows.head(self._prefix_names, prefix), **self.branches.none(self._branch_names)}
         new = self.branches.tail(self._new_names, count)
         logits = self._run(embeds, positions, mask, logit_rows, past, new, Meter())
         return logits.copy(), [buffer.read().copy() for buffer in new.values()]
-
-    def prefix_views(self, length: int) -> PrefixRows:
-        """The first rows of the prefix, for `extend` and `probe`."""
-        return PrefixRows(length, {} if self._in_place else self._rows.views(self._prefix_names, 0, length))
 
     def _behind(
         self,
@@ -128,18 +120,18 @@ class DecoderEngine:
         owners: np.ndarray,
         own: np.ndarray | None,
         logit_rows: np.ndarray,
-        prefix: PrefixRows,
+        prefix: int,
         meter: Meter,
     ) -> np.ndarray:
         """Runs rows behind those there are; their keys and values are written there and not counted in."""
         stored, count = self.branches, len(owners)
         stored.reserve(count)
         if self._in_place:
-            mask = stored.mask(owners, own, prefix.length)
+            mask = stored.mask(owners, own, prefix)
             past = stored.everything(self._all_names, count)
         else:
             mask = stored.mask(owners, own)
-            past = {**prefix.views, **stored.past(self._branch_names)}
+            past = {**self._rows.head(self._prefix_names, prefix), **stored.past(self._branch_names)}
         return self._run(embeds, positions, mask, logit_rows, past, stored.tail(self._new_names, count), meter)
 
     def _run(

@@ -40,18 +40,26 @@ class Encoders:
         return tokens, PictureSeconds(preprocess=ready - start, vision=vision, engine=vision)
 
     def regions(self, regions: Regions, meter: Meter) -> tuple[np.ndarray, np.ndarray]:
-        """Mask tokens and position tokens, float32 [N, hidden] both, of regions of the latest picture."""
+        """Mask tokens and position tokens, float32 [N, hidden] both, of regions of the latest picture.
+
+        In as many runs as the mask extractor needs for so many.
+        """
         engine = self._extractor
         *masks, positions = self._grids.of(regions)
         arrays = {f"mask_res{level}": mask for level, mask in enumerate(masks, start=2)}
         arrays["position"] = positions
-        inputs: dict[str, np.ndarray | Buffer] = {
-            name: array.astype(engine.input_dtypes[name], copy=False) for name, array in arrays.items()
-        }
+        arrays = {name: array.astype(engine.input_dtypes[name], copy=False) for name, array in arrays.items()}
+        features: dict[str, np.ndarray | Buffer] = {}
         for name, feature in self._features.items():
             here = self._vision.device == engine.device and feature.dtype == engine.input_dtypes[name]
-            inputs[name] = feature if here else feature.read().astype(engine.input_dtypes[name])
-        start = perf_counter()
-        outputs = engine.run(inputs, ["mask_tokens", "position_tokens"])
+            features[name] = feature if here else feature.read().astype(engine.input_dtypes[name])
+        start, names, most = perf_counter(), ["mask_tokens", "position_tokens"], engine.most_rows("position")
+        outputs = []
+        for at in range(0, max(1, len(regions)), most):
+            part = {name: array[at : at + most] for name, array in arrays.items()}
+            outputs.append(engine.run({**part, **features}, names))
         meter.engine_seconds += perf_counter() - start
-        return outputs["mask_tokens"].astype(np.float32), outputs["position_tokens"].astype(np.float32)
+        mask_tokens, position_tokens = (
+            np.concatenate([part[name] for part in outputs]).astype(np.float32, copy=False) for name in names
+        )
+        return mask_tokens, position_tokens

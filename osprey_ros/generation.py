@@ -59,11 +59,13 @@ class Request:
 
 def decode(engine: DecoderEngine, request: Request, meter: Meter) -> Iterator[Step]:
     """Runs the engine until all branches have ended."""
+    request.check()  # first of all: what follows forgets the rows of the call under way
     branches, limits = request.branches, request.limits
     engine.branches.begin(branches)
-    prefix = engine.prefix_views(request.prefix)
     lengths = np.array([len(rows) for rows in branches.questions])
     starts = request.prefix + branches.stem_lengths()
+    most = lengths + limits - 1  # rows of each at its end: the last token is not fed back
+    room = engine.most_rows - sum(len(rows) for rows in branches.stems)
     waiting = deque(range(len(branches)))
     # Of the branches that have begun and not ended: which, position of the next token, tokens left, the latest token.
     active = positions = left = chosen = np.zeros(0, dtype=np.intp)
@@ -77,14 +79,15 @@ def decode(engine: DecoderEngine, request: Request, meter: Meter) -> Iterator[St
             positions = positions + 1
         logit_rows = np.arange(new.count - len(active), new.count)
         if waiting:
-            joining = _joining(waiting, lengths, len(active), new.count, request.max_parallel)
+            free = room - int(most[active].sum())
+            joining = _joining(waiting, lengths, most, len(active), new.count, free, request.max_parallel)
             logit_rows = np.concatenate([logit_rows, new.count + np.cumsum(lengths[joining]) - 1])
             for branch in joining:
                 new.add_question(branches, branch, starts[branch])
             active = np.concatenate([active, joining])
             positions = np.concatenate([positions, starts[joining] + lengths[joining]])
             left = np.concatenate([left, limits[joining]])
-        logits = engine.extend(*new.take(), logit_rows, prefix, meter)
+        logits = engine.extend(*new.take(), logit_rows, request.prefix, meter)
         chosen, logprobs = request.choose(logits, active)
         left = left - 1
         last = (chosen == request.eos_id) | (left == 0)
@@ -120,15 +123,19 @@ def collect(steps: Iterator[Step], limits: np.ndarray, should_stop: Callable[[],
     ]
 
 
-def _joining(waiting: deque[int], lengths: np.ndarray, active: int, rows: int, max_parallel: int) -> np.ndarray:
+def _joining(
+    waiting: deque[int], lengths: np.ndarray, most: np.ndarray, active: int, rows: int, free: int, max_parallel: int
+) -> np.ndarray:
     """Takes from ``waiting`` those that may join ``active`` branches in a run that has ``rows`` rows already.
 
-    At least one where there are none.
+    There is room for ``free`` rows that are kept, of which each needs its ``most`` in the end. At least one where there
+    are none.
     """
     joining: list[int] = []
     while waiting and active + len(joining) < max_parallel:
         rows += int(lengths[waiting[0]])
-        if rows > MAX_ROWS and (active or joining):
+        free -= int(most[waiting[0]])
+        if (rows > MAX_ROWS or free < 0) and (active or joining):
             break
         joining.append(waiting.popleft())
     return np.array(joining, dtype=np.intp)

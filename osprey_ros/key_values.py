@@ -25,12 +25,15 @@ class KeyValueRows:
         self._buffers: list[Buffer] = [engine.buffer((0, *row_shape), dtype) for _ in range(count)]
         self.capacity = 0
         self.length = 0
+        self._head_of: tuple[Sequence[str], int] | None = None
+        self._head: dict[str, Buffer] = {}
 
     def reserve(self, capacity: int) -> None:
         """Makes room for at least ``capacity`` rows in all; those that are there stay."""
         if capacity <= self.capacity:
             return
         capacity = -(-capacity // _GRANULE) * _GRANULE
+        self._head_of, self._head = None, {}  # views would keep the old buffers
         # One after another: at no time are there two copies of all.
         for index, old in enumerate(self._buffers):
             larger = self._engine.buffer((capacity, *self._row_shape), self._dtype)
@@ -42,6 +45,12 @@ class KeyValueRows:
     def views(self, names: Sequence[str], start: int, stop: int) -> dict[str, Buffer]:
         """The rows ``start`` to ``stop`` (not included) of each buffer, under these names in their order."""
         return {name: buffer.rows(start, stop) for name, buffer in zip(names, self._buffers, strict=True)}
+
+    def head(self, names: Sequence[str], stop: int) -> dict[str, Buffer]:
+        """The rows before ``stop`` of each buffer, as `views`: made once for many runs. Not to be held or changed."""
+        if (names, stop) != self._head_of:
+            self._head_of, self._head = (names, stop), self.views(names, 0, stop)
+        return self._head
 
     def keep(self, rows: np.ndarray, start: int) -> None:
         """Moves these of the rows behind the first ``start`` next to those, and forgets the others.

@@ -30,7 +30,6 @@ def score(
     ``should_stop`` is asked before each run of the engine; where it says yes, StoppedError is raised.
     """
     engine.branches.begin(branches)
-    views = engine.prefix_views(prefix)
     # The questions: their last rows say how likely each phrase's first token is.
     start = perf_counter()
     lengths = np.array([len(rows) for rows in branches.questions])
@@ -41,7 +40,7 @@ def score(
     for branch in range(len(branches)):
         new.add_question(branches, branch, starts[branch])
     _check_stop(should_stop)
-    logits = engine.extend(*new.take(), ends, views, meter)
+    logits = engine.extend(*new.take(), ends, prefix, meter)
     first = np.array([phrase[0] for phrase in phrases])
     firsts = logits[:, first] - _normalisers(logits)[:, None]
     scores = [[row[p : p + 1] for p in range(len(phrases))] for row in firsts]
@@ -50,7 +49,7 @@ def score(
     # Behind them the phrases, all tokens but the last, whose row would say nothing about the phrase. They see their
     # question and not one another, and are not kept.
     pairs = [(b, p) for b in range(len(branches)) for p, phrase in enumerate(phrases) if len(phrase) > 1]
-    most = min(MAX_ROWS, LOGIT_BYTES // logits[0].nbytes)
+    most = min(MAX_ROWS, LOGIT_BYTES // logits[0].nbytes, engine.most_logits)
     for part in _parts([len(phrases[p]) - 1 for _, p in pairs], most):
         _check_stop(should_stop)
         start = perf_counter()
@@ -61,7 +60,7 @@ def score(
             (starts + lengths)[owners] + np.concatenate([np.arange(size) for size in sizes]),
             owners,
             sees(np.repeat(np.arange(len(sizes)), sizes)),
-            views,
+            prefix,
             meter,
         )
         spoken = np.concatenate([phrases[p][1:] for _, p in pairs[part]])

@@ -18,12 +18,22 @@ import numpy as np
 import onnx
 from onnx_session import open_session
 
-# The driver's functions over malloc. More than 1 GiB at once is more than it has.
+# The driver's functions over malloc. More than 1 GiB at once is more than it has. Memory is filled when the stream is
+# waited for, or before the next copy in it.
 _DRIVER = """
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 static int live = 0;
+static uint64_t unfilled = 0;
+static size_t unfilled_size = 0;
+static unsigned char filling = 0;
+static int fill(void *s) {
+    if (s != (void *)7) return 400;
+    if (unfilled) memset((void *)unfilled, filling, unfilled_size);
+    unfilled = 0;
+    return 0;
+}
 int live_allocations(void) { return live; }
 int cuInit(unsigned f) { return 0; }
 int cuDriverGetVersion(int *v) { *v = 12060; return 0; }
@@ -34,7 +44,7 @@ int cuDevicePrimaryCtxRetain(void **c, int d) { *c = (void *)1; return 0; }
 int cuCtxSetCurrent(void *c) { return c == (void *)1 ? 0 : 201; }
 int cuStreamCreate(void **s, unsigned f) { *s = (void *)7; return 0; }
 int cuStreamDestroy_v2(void *s) { return 0; }
-int cuStreamSynchronize(void *s) { return s == (void *)7 ? 0 : 400; }
+int cuStreamSynchronize(void *s) { return fill(s); }
 int cuMemAlloc_v2(uint64_t *p, size_t n) {
     if (n > ((size_t)1 << 30)) return 2;
     live++;
@@ -42,10 +52,14 @@ int cuMemAlloc_v2(uint64_t *p, size_t n) {
     memset((void *)*p, 0xff, n);
     return 0;
 }
-int cuMemFree_v2(uint64_t p) { live--; free((void *)p); return 0; }
-int cuMemsetD8_v2(uint64_t p, unsigned char v, size_t n) { memset((void *)p, v, n); return 0; }
+int cuMemFree_v2(uint64_t p) { live--; unfilled = p == unfilled ? 0 : unfilled; free((void *)p); return 0; }
+int cuMemsetD8Async(uint64_t p, unsigned char v, size_t n, void *s) {
+    if (fill(s)) return 400;
+    unfilled = p; unfilled_size = n; filling = v;
+    return 0;
+}
 static int copy(void *to, const void *from, size_t n, void *s) {
-    if (s != (void *)7) return 400;
+    if (fill(s)) return 400;
     memmove(to, from, n);
     return 0;
 }

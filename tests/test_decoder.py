@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from conftest import TinyModel
 
 from osprey_ros import decoder_engine
-from osprey_ros.bundle import DECODER, Bundle
+from osprey_ros.bundle import DECODER, Bundle, ModelSpec
 from osprey_ros.decoder import HIDDEN, Branches, Decoder, DecoderError, Generation, Meter, Prefix, Token
-from osprey_ros.engines import Buffer, Engine, load_engine
+from osprey_ros.engines import UNBOUNDED, Buffer, Engine, load_engine
 from osprey_ros.sampling import Chooser, Sampling, SamplingError
 
 NEVER = -1  # an end-of-sequence id that is never chosen
@@ -36,6 +37,58 @@ class CountingEngine:
     def run(self, inputs: Mapping[str, Any], *arguments: Any) -> dict[str, np.ndarray]:
         self.rows.append(len(inputs["inputs_embeds"]))
         return self.engine.run(inputs, *arguments)
+
+
+class LiveBuffer:
+    """Zeros that say by a token, which all views share, whether their memory is still held by anybody."""
+
+    def __init__(self, array: np.ndarray, token: _Token) -> None:
+        self.array, self.token = array, token
+        self.shape, self.dtype = array.shape, array.dtype
+
+    def read(self) -> np.ndarray:
+        return self.array
+
+    def write(self, array: np.ndarray, row: int = 0) -> None:
+        self.array[row : row + len(array)] = array
+
+    def rows(self, start: int, stop: int) -> LiveBuffer:
+        return LiveBuffer(self.array[start:stop], self.token)
+
+
+class _Token:
+    """Lives as long as the memory of a buffer."""
+
+
+class IdleEngine:
+    """Computes nothing, reads prefix and branches apart, and counts the buffers that are still held: at most so many.
+
+    ``most`` is their greatest number so far, ``live()`` the present one.
+    """
+
+    output_dtypes: ClassVar = {"logits": np.dtype(np.float32)}
+
+    def __init__(self, layers: int) -> None:
+        names = [f"prefix_{kind}.{layer}" for layer in range(layers) for kind in ("key", "value")]
+        self.input_names = ("inputs_embeds", *names)
+        self.input_dtypes = dict.fromkeys(self.input_names, np.dtype(np.float32))
+        self.most = 0
+        self._tokens: list[weakref.ref[_Token]] = []
+
+    def most_rows(self, name: str) -> int:
+        return UNBOUNDED
+
+    def live(self) -> int:
+        return sum(token() is not None for token in self._tokens)
+
+    def buffer(self, shape: tuple[int, ...], dtype: np.dtype) -> LiveBuffer:
+        token = _Token()
+        self._tokens.append(weakref.ref(token))
+        self.most = max(self.most, self.live())
+        return LiveBuffer(np.zeros(shape, dtype), token)
+
+    def run(self, inputs: Mapping[str, Any], *arguments: Any) -> dict[str, np.ndarray]:
+        return {}
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +235,22 @@ def test_buffers_are_allocated_once(
     assert len(fewer) == 3
 
 
+def test_buffers_that_have_grown_are_held_once(spec: ModelSpec) -> None:
+    engine = IdleEngine(spec.num_layers)
+    decoder = Decoder(engine, spec)
+    rows = np.zeros((60, spec.hidden_size), np.float32)
+    prefix = decoder.prefill(rows)
+    all_ = 2 * spec.num_layers + 1  # keys and values of each layer, and logits
+    assert engine.live() == all_
+    tokens = decoder.stream(prefix, [rows[:10]] * 9, lambda ids: rows[ids], 5, NEVER)
+    next(tokens)
+    assert engine.live() == all_
+    list(tokens)
+    decoder.score(prefix, [rows[:10]] * 40, [[1, 2], [3]], lambda ids: rows[ids])
+    assert engine.live() == all_
+    assert engine.most == all_ + 1  # one buffer after another grew
+
+
 def test_long_questions_join_as_rows_allow(
     decoder: Decoder, counting: CountingEngine, rows: np.ndarray, embeddings: np.ndarray
 ) -> None:
@@ -310,6 +379,23 @@ def test_stream_gives_the_tokens_as_they_come(
     _generate(decoder, prefix, branches[:1], embeddings, new=1)
     with pytest.raises(DecoderError, match="called for something else"):
         next(voided)
+
+
+def test_a_stream_that_was_never_begun_harms_no_other(
+    decoder: Decoder, rows: np.ndarray, embeddings: np.ndarray
+) -> None:
+    prefix, branches = decoder.prefill(rows[:30]), _branches(rows)
+
+    def stream() -> Iterator[Token]:
+        return decoder.stream(prefix, branches, lambda ids: embeddings[ids], 6, NEVER)
+
+    expected = list(stream())
+    idle, running = stream(), stream()
+    tokens = [next(running)]
+    with pytest.raises(DecoderError, match="called for something else"):
+        next(idle)
+    tokens += running
+    assert [(t.branch, t.id) for t in tokens] == [(t.branch, t.id) for t in expected]
 
 
 def test_should_stop_is_asked_before_each_run(

@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 
 from export.onnx_graph import GraphBuilder
-from osprey_ros.engines import Engine, EngineError, load_engine
+from osprey_ros.engines import UNBOUNDED, Engine, EngineError, load_engine
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,7 @@ def test_engine_says_what_it_takes_and_gives(engine: Engine) -> None:
     assert engine.input_shapes == {"a": ("N", 3), "b": ("N", 3)}
     assert engine.input_dtypes == {"a": np.float32, "b": np.float32}
     assert engine.output_dtypes == {"sum": np.float32, "product": np.float32}
+    assert engine.most_rows("a") == UNBOUNDED
 
 
 def test_arrays_of_changing_length_give_arrays(engine: Engine) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tensorrt_stand_in
 import torch
+from conftest import Picture, TinyModel
 from onnx import TensorProto
 from tiny import TINY
 
@@ -35,9 +36,14 @@ from export.tensorrt_plan import (
     mask_extractor_profiles,
 )
 from osprey_ros import fingerprint
-from osprey_ros.bundle import EngineEntry
+from osprey_ros.bundle import DECODER, MASK_EXTRACTOR, VISION, Bundle, EngineEntry
+from osprey_ros.decoder import Decoder, Meter
+from osprey_ros.encoders import Encoders
 from osprey_ros.engines import Engine, EngineError, cuda, load_engine
 from osprey_ros.fingerprint import FingerprintError
+from osprey_ros.image import Preprocessor
+from osprey_ros.regions import regions_from_id_image
+from osprey_torch.checkpoint import Checkpoint
 from osprey_torch.model import Osprey
 
 # Narrow and wide, as a decoder has them for steps and for prompts.
@@ -114,6 +120,7 @@ def test_arrays_in_and_arrays_out(engine: Engine) -> None:
     assert engine.output_names == ("doubled", "next_ids", "kept", "past_again")
     assert engine.input_shapes["rows"] == ("rows[0]", 3)
     assert engine.input_dtypes == {"rows": np.float32, "past": np.float16, "ids": np.int64}
+    assert [engine.most_rows(name) for name in engine.input_names] == [100, 8, 100]
     assert engine.output_dtypes["past_again"] == np.float16
     # Up and down again through both profiles: what was staged for another size must not show.
     for rows, past in ((1, 0), (100, 8), (3, 1), (4, 2), (100, 0), (1, 8)):
@@ -205,6 +212,15 @@ def test_outputs_and_buffers_that_it_refuses(engine: Engine) -> None:
         buffer.rows(2, 5)
     with pytest.raises(EngineError, match="out of memory"):
         engine.buffer((1 << 31, 4), np.float32)
+
+
+def test_new_memory_is_filled_in_the_stream_and_before_it_is_given_out(gpu: Callable[[], int]) -> None:
+    device = cuda.Cuda()
+    buffer = device.buffer((5, 3), np.float32)
+    assert ctypes.string_at(buffer.pointer, buffer.nbytes) == bytes(60)  # another stream may read it at once
+    device.stream = 1
+    with pytest.raises(EngineError, match=r"failed in cuMemsetD8Async: invalid resource handle"):
+        device.buffer((5, 3), np.float32)
 
 
 def test_errors_of_the_driver_are_words(gpu: Callable[[], int]) -> None:
@@ -434,6 +450,63 @@ def test_our_graphs_on_the_whole_path(
         assert outputs.keys() == expected.keys()
         for name, array in expected.items():
             np.testing.assert_array_equal(outputs[name], array, err_msg=name)
+
+
+def test_more_regions_than_a_plan_takes_are_encoded_in_parts(
+    gpu: Callable[[], int], tiny_model: TinyModel, picture: Picture, tmp_path: Path
+) -> None:
+    bundle = Bundle.open(tiny_model.bundle)
+    spec, extractor = bundle.manifest.model, bundle.path(MASK_EXTRACTOR)
+    entry = build_plan(extractor, tmp_path, mask_extractor_profiles(2))
+    vision = load_engine(bundle.path(VISION), threads=1)
+    plan = load_engine(tmp_path / entry.file, entry.runtime, entry.device)
+    regions = regions_from_id_image(picture.ids)
+    found = []
+    for engine in (load_engine(extractor, threads=1), plan):
+        encoders = Encoders(vision, engine, Preprocessor(spec), spec)
+        encoders.picture(picture.rgb)
+        found.append(encoders.regions(regions, Meter()))
+    for ours, expected in zip(found[1], found[0], strict=True):
+        assert ours.shape == (5, spec.hidden_size)
+        np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("most_logits", [None, 6])
+def test_the_decoder_keeps_to_what_its_plan_takes(
+    gpu: Callable[[], int], tiny_model: TinyModel, tmp_path: Path, most_logits: int | None
+) -> None:
+    """Many more branches, longer answers and more phrases than a plan for two regions takes at once."""
+    checkpoint, bundle = Checkpoint.open(tiny_model.checkpoint), Bundle.open(tiny_model.bundle)
+    config, spec = checkpoint.config, bundle.manifest.model
+    build_decoder(
+        decoder_shape(config),
+        Linears(checkpoint.read, DecoderPrecision("fp32", "fp32", dialect="tensorrt")),
+        tmp_path / DECODER,
+    )
+    profiles: list[Profile] = decoder_profiles(config, max_regions=2)
+    if most_logits is not None:  # as of a plan that was built for few
+        profiles = [{**profile, "R": Lengths(1, 2, most_logits)} for profile in profiles]
+    entry = build_plan(tmp_path / DECODER, tmp_path, profiles)
+    embeddings = bundle.embeddings().astype(np.float32)
+    rows = embeddings[np.random.default_rng(1).integers(0, len(embeddings), 90)]
+    branches = [rows[30 + 4 * n : 40 + 4 * n] for n in range(12)]
+    # Four fill the 256 rows that the plan takes of branches. Those of the first that ends are moved away sooner than
+    # they would be for their own sake.
+    limits = np.array([50, 56, 56, 56] * 3)
+    phrases = [[9, 21, 4, 2], [17], [33, 2, 5], [8, 9]]
+    answers, scores = [], []
+    for engine in (
+        load_engine(tmp_path / DECODER, threads=1),
+        load_engine(tmp_path / entry.file, entry.runtime, entry.device),
+    ):
+        decoder = Decoder(engine, spec)
+        prefix = decoder.prefill(rows[:30])
+        answers.append(decoder.generate(prefix, branches, lambda ids: embeddings[ids], limits, eos_id=-1))
+        scores.append(decoder.score(prefix, branches, phrases, lambda ids: embeddings[ids]))
+    for ours, expected in zip(answers[1], answers[0], strict=True):
+        np.testing.assert_array_equal(ours.tokens, expected.tokens)
+    for ours, expected in zip(scores[1], scores[0], strict=True):
+        np.testing.assert_allclose(np.concatenate(ours), np.concatenate(expected), atol=1e-4)
 
 
 def test_watch_follows_phases_within_phases() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -11,6 +12,7 @@ import numpy as np
 from osprey_ros.errors import OspreyError
 
 DEVICES = ("cpu", "cuda")
+UNBOUNDED = sys.maxsize  # rows
 
 
 class EngineError(OspreyError):
@@ -68,6 +70,9 @@ class Engine(Protocol):
     @property
     def output_dtypes(self) -> Mapping[str, np.dtype]:
         """Element type of each output."""
+
+    def most_rows(self, name: str) -> int:
+        """How long the first axis of an input may be in one run, UNBOUNDED where the engine sets no bound."""
 
     def buffer(self, shape: Sequence[int], dtype: np.dtype | type) -> Buffer:
         """New memory on the device, filled with zeros. Raises EngineError if there is not enough."""

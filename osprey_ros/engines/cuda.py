@@ -74,6 +74,7 @@ class Cuda:
         """New memory filled with zeros. Raises CudaError if there is not enough."""
         self.enter()
         memory = _Memory(self, int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize)
+        self.synchronize()  # other streams, such as onnxruntime's, may use it at once
         return DeviceBuffer(self, memory, memory.pointer, tuple(shape), np.dtype(dtype))
 
     def upload(self, pointer: int, array: np.ndarray) -> None:
@@ -162,7 +163,7 @@ class DeviceBuffer:
 
 
 class _Memory:
-    """One allocation, zeroed, freed with the last reference to it."""
+    """One allocation, freed with the last reference to it. Filling it with zeros is queued."""
 
     def __init__(self, cuda: Cuda, nbytes: int) -> None:
         # Never empty: TensorRT wants an address for tensors without elements, too.
@@ -171,7 +172,7 @@ class _Memory:
         cuda._call("cuMemAlloc_v2", ctypes.byref(pointer), ctypes.c_size_t(size))
         self.pointer = int(pointer.value)
         weakref.finalize(self, _free, cuda, self.pointer)
-        cuda._call("cuMemsetD8_v2", pointer, ctypes.c_ubyte(0), ctypes.c_size_t(size))
+        cuda._call("cuMemsetD8Async", pointer, ctypes.c_ubyte(0), *cuda._size_and_stream(size))
 
 
 def _free(cuda: Cuda, pointer: int) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from osprey_ros.engines import Buffer, EngineError
+from osprey_ros.engines import UNBOUNDED, Buffer, EngineError
 
 if TYPE_CHECKING:
     from osprey_ros.engines.cuda import Cuda
@@ -141,6 +141,10 @@ class OnnxEngine:
         if provider not in session.get_providers():
             raise EngineError(f"onnxruntime cannot start {provider}: check the versions of CUDA and cuDNN it needs")
         return session
+
+    def most_rows(self, name: str) -> int:
+        """See `osprey_ros.engines.Engine`: graphs take any number."""
+        return UNBOUNDED
 
     def buffer(self, shape: Sequence[int], dtype: np.dtype | type) -> Buffer:
         """New memory filled with zeros; see `osprey_ros.engines.Engine`."""

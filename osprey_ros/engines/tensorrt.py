@@ -90,6 +90,10 @@ class TensorRTEngine:
         # Device memory for what comes from and goes to the host, by tensor, as large as it was ever needed.
         self._staging: dict[str, DeviceBuffer] = {}
 
+    def most_rows(self, name: str) -> int:
+        """See `osprey_ros.engines.Engine`: the most that any profile takes."""
+        return max(profile.greatest(name)[0] for profile in self._profiles)
+
     def buffer(self, shape: Sequence[int], dtype: np.dtype | type) -> DeviceBuffer:
         """New memory on the GPU filled with zeros; see `osprey_ros.engines.Engine`."""
         return self._cuda.buffer(shape, dtype)
@@ -218,6 +222,10 @@ class _ShapeRange:
         for name in inputs:
             least, _, greatest = engine.get_tensor_profile_shape(name, index)
             self._ranges[name] = (tuple(least), tuple(greatest))
+
+    def greatest(self, name: str) -> tuple[int, ...]:
+        """The greatest shape of an input."""
+        return self._ranges[name][1]
 
     def takes(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
         return all(self._fits(name, shape) for name, shape in shapes.items())

@@ -88,28 +88,40 @@ _GROUNDS = frozenset(
     {"table", "desk", "counter", "floor", "ground", "surface", "picture", "image", "scene", "room", "view"}
 )
 _GROUNDS |= {"middle", "center", "centre"}
+_PLURALS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("ies", ("y",)),
+    ("ves", ("f", "fe")),
+    *((f"{ending}es", (ending,)) for ending in ("sh", "ch", "x", "s", "z", "o")),
+)  # beside -s
 _LINK = re.compile(r"\s+(?:that is|that are|which is|which are|that's|is|are|standing|lying|sitting)$")
 
 
 def parse(text: str, adjectives: Collection[str] = ()) -> Query:
-    """Takes words for an object apart. ``adjectives``: those known to say what things are like, in lower case."""
+    """Takes words for an object apart. ``adjectives``: those known to say what things are like, in lower case.
+
+    Of several relations the first counts: whether the second is about the thing or about what the first names, words do
+    not tell. A side of the picture counts where there is no other.
+    """
     words = re.sub(r"[\s,]+", " ", text.strip().lower()).strip(" ?!.")
     words = _ASKING.sub("", words, count=1) or words
-    for pattern, relation in _SIDES:
-        found = re.fullmatch(rf"(.*?)(?:^|\s+)(?:{pattern})(?: of the (?:picture|image|table|scene|room))?", words)
-        if found:  # nothing before it: "what is on the left?"
-            return Query(text, noun(_LINK.sub("", found[1]) or "thing", adjectives), relation)
-    first = _first_relation(words)
-    if first is not None:
+    if not words:
+        return Query(text, noun(""))
+    words, side = _without_sides(words)
+    while (first := _first_relation(words)) is not None:
         before, relation, after = first
-        target = noun(_LINK.sub("", before), adjectives)
-        if relation in _RESTING and noun(after, adjectives).head in _GROUNDS:
-            return Query(text, target)
+        reference = _before_relation(after)
+        if relation in _RESTING and noun(reference, adjectives).head in _GROUNDS:
+            words = f"{before}{after[len(reference) :]}".strip()
+            continue
         parts = [after]
         if relation is Relation.BETWEEN:
             parts = re.split(r"\s+and\s+", after, maxsplit=1)
             parts *= 3 - len(parts)  # "between the books"
-        return Query(text, target, relation, tuple(noun(part, adjectives) for part in parts))
+        references = tuple(noun(_before_relation(part), adjectives) for part in parts)
+        return Query(text, noun(_what(before), adjectives), relation, references)
+    words = _what(words)
+    if side is not None:
+        return Query(text, noun(words, adjectives), side)
     bare = _ARTICLE.sub("", words).split()
     if len(bare) > 1 and bare[0] in _OUTERMOST:
         return Query(text, noun(" ".join(bare[1:]), adjectives), _OUTERMOST[bare[0]])
@@ -143,15 +155,18 @@ def noun(words: str, adjectives: Collection[str] = ()) -> Noun:
 
 def same_word(a: str, b: str) -> bool:
     """Whether two words are one, whatever their number."""
-    return a == b or singular(a) == singular(b)
+    return a == b or not {a, *singulars(a)}.isdisjoint((b, *singulars(b)))
 
 
-def singular(word: str) -> str:
-    """A word without its plural ending, the same for both numbers of most."""
-    for ending, instead in (("ies", "y"), ("shes", "sh"), ("ches", "ch"), ("xes", "x"), ("sses", "ss"), ("ss", "ss")):
+def singulars(word: str) -> tuple[str, ...]:
+    """What a word is without its plural ending, if it has one: the spelling does not tell cookie from cherry."""
+    if len(word) < 3 or not word.endswith("s") or word.endswith("ss"):
+        return ()
+    found = [word[:-1]]
+    for ending, endings in _PLURALS:
         if word.endswith(ending):
-            return word[: -len(ending)] + instead
-    return word[:-1] if word.endswith("s") and len(word) > 2 else word
+            found += [word[: -len(ending)] + instead for instead in endings]
+    return tuple(found)
 
 
 def mentions(text: str, name: str) -> bool:
@@ -171,6 +186,26 @@ def with_article(words: str) -> str:
     return f"{'an' if lowered[:1] in 'aeiou' and not lowered.startswith(_SPOKEN_WITH_Y) else 'a'} {words}"
 
 
+def _without_sides(words: str) -> tuple[str, Relation | None]:
+    """The words without a side of the picture ("on the left"), and that side."""
+    for pattern, relation in _SIDES:
+        whole = rf"(?:^|\s+)(?:{pattern})(?: of the (?:picture|image|table|scene|room))?(?=\s|$)(?!\s+of\s)"
+        if re.search(whole, words):
+            return re.sub(whole, "", words).strip(), relation
+    return words, None
+
+
+def _before_relation(words: str) -> str:
+    """Words up to where they go on with a relation."""
+    first = _first_relation(words)
+    return (first[0] if first else "") or words
+
+
+def _what(words: str) -> str:
+    """What is asked for, by the words before a relation: none in "what is behind the mug?"."""
+    return _LINK.sub("", words) or "thing"
+
+
 def _first_relation(words: str) -> tuple[str, Relation, str] | None:
     """What comes before the first relation, and behind it."""
     best: tuple[int, int, Relation, int] | None = None
@@ -181,5 +216,4 @@ def _first_relation(words: str) -> tuple[str, Relation, str] | None:
             best = (found.start(), -len(found[0]), relation, found.end())
     if best is None or not words[best[3] :].strip():
         return None
-    before = words[: best[0]].strip()
-    return before or "thing", best[2], words[best[3] :].strip()  # "what is behind the mug?"
+    return words[: best[0]].strip(), best[2], words[best[3] :].strip()

@@ -15,7 +15,7 @@ from osprey_ros.calibration import QUERY
 from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError, StoppedError
 from osprey_ros.objects import UNKNOWN, SceneObject
-from osprey_ros.phrases import Noun, Query, Relation, mentions, parse, singular, with_article
+from osprey_ros.phrases import Noun, Query, Relation, mentions, parse, singulars, with_article
 from osprey_ros.prompt import QUESTIONS
 from osprey_ros.relations import holds, places
 from osprey_ros.results import EncodedRegions, Result
@@ -202,7 +202,7 @@ class Finder:
 
     def _category(self, noun: Noun, objects: list[SceneObject]) -> np.ndarray:
         """How likely each object is of a kind, compared with the kinds of all that is in view."""
-        names = list(dict.fromkeys([noun.name, noun.head, singular(noun.head)]))
+        names = list(dict.fromkeys([noun.name, noun.head, *singulars(noun.head)]))
         scores = np.array([_hearsay(thing, names) for thing in objects])
         in_view = self._in_view(objects)
         if in_view:

@@ -212,7 +212,7 @@ class Pipeline:
         except NoRegionError as error:
             if settings.remember or len(self._tracker):
                 self._tracker.see_nothing(small_gray(frame.rgb))
-            self.scene.see(frame.stamp, frame.frame_id, (), _change(settings))
+            self.scene.see(frame.stamp, frame.frame_id, (), _change(settings), frame.rgb.shape[:2])
             return StepResult((), nothing=str(error))
         self._shown = None
         small = small_picture(frame.rgb)
@@ -225,7 +225,7 @@ class Pipeline:
         # A copy: its memory is the caller's, who may fill it with the next picture.
         self._shown = Seen(frame.stamp, frame.frame_id, regions, encoded, track_ids, frame.rgb.copy())
         self._recent.append(self._shown)
-        self.scene.see(frame.stamp, frame.frame_id, sightings, _change(settings))
+        self.scene.see(frame.stamp, frame.frame_id, sightings, _change(settings), regions.shape)
 
         speaker = _Speaker(self, self._shown, settings, timing)
         try:
@@ -257,7 +257,7 @@ class Pipeline:
         if not settings.remember:
             if self._momentary is None:
                 # From now on track ids are those of the segmentation.
-                self._remembered.see(frame.stamp, frame.frame_id, (), _change(settings))
+                self._remembered.see(frame.stamp, frame.frame_id, (), _change(settings), frame.rgb.shape[:2])
                 self._disown()
             self._momentary = Scene(self._remembered.max_objects)
             return

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -95,6 +96,9 @@ class _Entry:
     waited: int = 0
 
 
+_Boxed = TypeVar("_Boxed", SceneObject, _View)
+
+
 class Scene:
     """Objects by track id. Bounded: those unseen for longest are forgotten first, then the smallest.
 
@@ -108,14 +112,30 @@ class Scene:
         self._entries: dict[int, _Entry] = {}
         self._stamp, self._frame_id = 0, ""
         self._frames = 0
+        self._shape: tuple[int, int] | None = None  # of the latest picture, in whose pixels all boxes are
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def see(self, stamp: int, frame_id: str, sightings: Sequence[Sighting], change: Change) -> None:
-        """Takes in a frame: these objects are in view, no others. Judges whether their words still hold."""
+    def see(
+        self,
+        stamp: int,
+        frame_id: str,
+        sightings: Sequence[Sighting],
+        change: Change,
+        shape: tuple[int, int] | None = None,
+    ) -> None:
+        """Takes in a frame: these objects are in view, no others. Judges whether their words still hold.
+
+        ``shape``, (height, width) of its picture, may change; without it all pictures are taken to be of one size.
+        """
         self._stamp, self._frame_id = stamp, frame_id
         self._frames += 1
+        if shape is not None:
+            if self._shape is not None and shape != self._shape:
+                for entry in self._entries.values():
+                    _scale(entry, shape[1] / self._shape[1], shape[0] / self._shape[0])
+            self._shape = shape
         seen = {sighting.track_id for sighting in sightings}
         for track_id, entry in self._entries.items():
             if track_id not in seen and (entry.object.visible or entry.object.state is State.SKIPPED):
@@ -308,6 +328,20 @@ def _new_object(sighting: Sighting, stamp: int) -> SceneObject:
     return SceneObject(
         state=State.PENDING, reason=_NEW, words=None, first_seen=stamp, last_seen=stamp, visible=True, **vars(sighting)
     )
+
+
+def _scale(entry: _Entry, across: float, down: float) -> None:
+    """Turns pixels of one picture into those of another, so many times as wide and high."""
+
+    def scaled(thing: _Boxed) -> _Boxed:
+        x, y, width, height = thing.box
+        box = (round(x * across), round(y * down), round(width * across), round(height * down))
+        return replace(thing, box=box, area=round(thing.area * across * down))
+
+    entry.object = scaled(entry.object)
+    for name in ("described", "anchor", "latest"):
+        view = getattr(entry, name)
+        setattr(entry, name, None if view is None else scaled(view))
 
 
 def _view(thing: SceneObject) -> _View:

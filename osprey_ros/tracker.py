@@ -113,7 +113,7 @@ class Tracker:
         self._updates = 0
         self._gray: np.ndarray | None = None
         self._foreground: np.ndarray | None = None
-        self._width = 0  # of the regions' picture in pixels
+        self._shape: tuple[int, int] | None = None  # of the picture in whose pixels the tracks' boxes are
         self._lost_in_map = 0  # updates since the camera's place in the map was known
 
     def __len__(self) -> int:
@@ -184,7 +184,7 @@ class Tracker:
             for track in tracks
         }
         self.next_id = max(next_id, max(ids, default=0) + 1)
-        self._gray = self._foreground = None
+        self._gray = self._foreground = self._shape = None
 
     def _check(self, observations: Observations) -> None:
         count, looks = len(observations.ids), observations.appearance
@@ -200,6 +200,12 @@ class Tracker:
                 raise TrackerError(f"{name} is {list(found)} for {count} regions: it must be {list(wanted)}")
         if np.ndim(looks) != 2:
             raise TrackerError(f"appearance has {np.ndim(looks)} dimensions: it must be [regions, numbers]")
+        finite = np.isfinite(looks).all(axis=1)
+        if not finite.all():
+            raise TrackerError(
+                f"the mask token of region {observations.ids[int(np.argmin(finite))]} is not finite: the engines' "
+                "arithmetic overflows, build them with a larger type (`python -m osprey_ros verify` compares)"
+            )
         known = len(next(iter(self._tracks.values())).looks) if self._tracks else looks.shape[1]
         if count and looks.shape[1] != known:
             raise TrackerError(
@@ -212,14 +218,24 @@ class Tracker:
         before, foreground = self._gray, self._foreground
         self._gray, self._foreground = gray, None
         if regions is not None:
-            self._width = regions.shape[1]
+            self._measure_in(regions.shape)
         if gray is None:
             return NO_MOTION
         if regions is not None:
             self._foreground = _foreground(regions, gray.shape)
-        if before is None or not self._width:
+        if before is None or self._shape is None:
             return NO_MOTION
-        return camera_motion(before, gray, foreground).scaled(self._width / gray.shape[1])
+        return camera_motion(before, gray, foreground).scaled(self._shape[1] / gray.shape[1])
+
+    def _measure_in(self, shape: tuple[int, int]) -> None:
+        """Pixels of all tracks are those of a picture of this (height, width) from here on."""
+        if self._shape is not None and shape != self._shape:
+            scale = np.array([shape[1] / self._shape[1], shape[0] / self._shape[0]])
+            for track in self._tracks.values():
+                track.box = track.box * np.tile(scale, 2)
+                track.velocity = track.velocity * scale
+                track.area *= float(scale.prod())
+        self._shape = shape
 
     def _matched(
         self,

@@ -33,10 +33,11 @@ class Watch:
 
     def __init__(self) -> None:
         self.scene, self.stamp = Scene(), 0
+        self.shape: tuple[int, int] | None = None
 
     def see(self, *sightings: Sighting) -> State:
         self.stamp += 1
-        self.scene.see(self.stamp, "camera", sightings, CHANGE)
+        self.scene.see(self.stamp, "camera", sightings, CHANGE, self.shape)
         return self.scene.object(3).state
 
     def say(self) -> None:
@@ -173,6 +174,20 @@ def test_a_better_view_is_a_change_and_a_worse_one_is_not() -> None:
     watch.see(nearer)
     assert watch.wanted()
     assert watch.scene.object(3).reason == "it is seen larger than when it was described"
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_pictures_of_another_size_are_judged_as_before(scale: float) -> None:
+    other = replace(MUG, box=tuple(int(v * scale) for v in MUG.box), area=int(MUG.area * scale**2))
+    watch = Watch()
+    watch.shape = (240, 320)
+    watch.see(MUG)
+    watch.say()
+    watch.shape = (int(240 * scale), int(320 * scale))
+    assert [watch.see(other) for _ in range(3)] == [State.FRESH] * 3
+    changed = replace(other, appearance=looks(VERY_FAR))
+    assert [watch.see(changed) for _ in range(4)] == [State.STALE] * 4
+    assert watch.wanted()
 
 
 def test_other_questions_make_all_words_stale() -> None:

@@ -138,6 +138,21 @@ def test_the_pictures_motion_keeps_same_looking_objects_apart(looks):
     np.testing.assert_array_equal(tracker.update(2, after, small_gray(pictures[0]))[1:], first[:-1])
 
 
+def test_pictures_of_another_size_keep_same_looking_objects_apart(looks):
+    ids = np.zeros((HEIGHT, WIDTH), np.int32)
+    for number in range(1, 5):
+        ids[100:124, 50 * number : 50 * number + 24] = number
+    alike = looks[[0, 0, 0, 1]]
+
+    def observed(scale: int) -> Observations:
+        return Observations.of(regions_from_id_image(ids.repeat(scale, axis=0).repeat(scale, axis=1)), alike)
+
+    gray = np.full((HEIGHT, WIDTH), 90, np.uint8)  # the same picture, made small
+    tracker = Tracker()
+    for stamp, scale in enumerate((1, 1, 2, 2, 1), start=1):
+        np.testing.assert_array_equal(tracker.update(stamp, observed(scale), gray), [1, 2, 3, 4])
+
+
 def test_a_frame_without_regions_does_not_break_the_motion(looks):
     world = np.random.default_rng(4).integers(0, 255, (60, 90)).astype(np.uint8)
     world = cv2.resize(world, (900, 600), interpolation=cv2.INTER_CUBIC)
@@ -211,6 +226,11 @@ def test_what_does_not_belong_together_is_refused(looks):
             tracker.update(1, replace(good, **{name: value}))
     with pytest.raises(TrackerError, match="positions"):
         tracker.update(1, replace(good, positions=np.zeros((5, 2))))
+    for bad in (np.nan, np.inf):
+        broken = good.appearance.copy()
+        broken[2, 5] = bad
+        with pytest.raises(TrackerError, match="mask token of region 3 is not finite"):
+            tracker.update(1, replace(good, appearance=broken))
     tracker.update(1, good)
     with pytest.raises(TrackerError, match="another bundle"):
         tracker.update(2, replace(good, appearance=np.ones((5, 99), np.float32)))

@@ -59,7 +59,12 @@ PROFILE = """<?xml version="1.0" encoding="UTF-8"?>
 
 @dataclass(frozen=True)
 class Figures:
-    """What was seen after the node had settled. Seconds and MB; ``stages`` are p50 and p95 in ms, as the node says."""
+    """What was seen. Seconds, MB and Hz; ``stages`` are p50 and p95 in ms.
+
+    Ages and memory are of the time after the node had settled (``memory_shared`` and ``newer`` of all of it). The
+    counts, rates and ``stages`` are what the node said last: counts since it was activated, rates over its last seconds
+    and ``stages`` of its latest frames.
+    """
 
     seconds: float
     published: int

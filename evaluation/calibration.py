@@ -89,17 +89,25 @@ def answers_of_scenes(
 def fit(answers: Answers) -> Curve:
     """Isotonic regression of right on confidence: pools neighbours until shares do not fall, each pool large enough.
 
-    A pool of n answers, k of them right, says (k + 1) / (n + 2), which is never quite 0 or 1.
+    A pool of n answers, k of them right, says (k + 1) / (n + 2), which is never quite 0 or 1. Answers that are equally
+    sure are in one pool. Raises CalibrationError where there are none.
     """
     order = np.argsort(answers.confidences, kind="stable")
+    confidences, right = answers.confidences[order], answers.right[order]
     pools: list[tuple[float, int, int]] = []  # sum of confidences, right ones, all
-    for start in range(0, len(order), _BLOCK):
-        part = order[start : start + _BLOCK]
-        pools.append((float(answers.confidences[part].sum()), int(answers.right[part].sum()), len(part)))
-        while len(pools) > 1 and (_share(pools[-2]) >= _share(pools[-1]) or pools[-1][2] < _BLOCK):
+    start = 0
+    while start < len(order):
+        last = min(start + _BLOCK, len(order)) - 1
+        end = int(np.searchsorted(confidences, confidences[last], side="right"))  # with all that are as sure
+        pools.append((float(confidences[start:end].sum()), int(right[start:end].sum()), end - start))
+        start = end
+        # Means of neighbours may round to one number.
+        while len(pools) > 1 and (
+            _share(pools[-2]) >= _share(pools[-1]) or _mean(pools[-2]) >= _mean(pools[-1]) or pools[-1][2] < _BLOCK
+        ):
             (a, b, c), (d, e, f) = pools[-2:]
             pools[-2:] = [(a + d, b + e, c + f)]
-    return Curve(tuple(total / count for total, _, count in pools), tuple(_share(pool) for pool in pools))
+    return Curve(tuple(_mean(pool) for pool in pools), tuple(_share(pool) for pool in pools))
 
 
 def reliability(answers: Answers, bins: int = BINS) -> list[Bin]:
@@ -113,7 +121,12 @@ def reliability(answers: Answers, bins: int = BINS) -> list[Bin]:
 
 
 def expected_calibration_error(answers: Answers, bins: int = BINS) -> float:
-    """Mean distance between confidence and share over the bins, weighted by their answers."""
+    """Mean distance between confidence and share over the bins, weighted by their answers.
+
+    Raises ValueError where there are none.
+    """
+    if not len(answers.right):
+        raise ValueError("no answers to judge confidences by: ask for more scenes or questions")
     parts = reliability(answers, bins)
     return sum(part.count * abs(part.confidence - part.share) for part in parts) / sum(part.count for part in parts)
 
@@ -142,6 +155,11 @@ def draw(before: Mapping[str, Answers], after: Mapping[str, Answers], path: Path
     figure.tight_layout()
     figure.savefig(path)
     pyplot.close(figure)
+
+
+def _mean(pool: tuple[float, int, int]) -> float:
+    total, _, count = pool
+    return total / count
 
 
 def _share(pool: tuple[float, int, int]) -> float:

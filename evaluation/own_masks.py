@@ -77,6 +77,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     if skipped.count:
         print(skipped.summary(), file=sys.stderr)
+    if not shares:
+        print(f"own_masks: nothing to judge: {arguments.file} has no mask that can be used", file=sys.stderr)
+        return 2
     for question in dict.fromkeys(share.question for share in shares):
         asked = [share for share in shares if share.question == question]
         right, count = sum(share.right for share in asked), sum(share.asked for share in asked)

@@ -20,6 +20,7 @@ import torch
 from tqdm import tqdm
 
 from export.readback import model_from_bundle
+from osprey_ros.arguments import positive
 from osprey_ros.bundle import Bundle
 from osprey_ros.describer import Describer, Result
 from osprey_ros.errors import OspreyError
@@ -152,9 +153,9 @@ def compare(bundle: Bundle, regions: int, style: str, new_tokens: int, threads: 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", default="nano")
-    parser.add_argument("--regions", type=int, default=500)
+    parser.add_argument("--regions", type=positive, default=500)
     parser.add_argument("--style", choices=tuple(QUESTIONS), default="short")
-    parser.add_argument("--new-tokens", type=int, default=24)
+    parser.add_argument("--new-tokens", type=positive, default=24)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--json", type=Path, metavar="OUT")
     arguments = parser.parse_args(argv)

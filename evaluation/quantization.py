@@ -28,6 +28,7 @@ from export.streamed import LINEAR_GROUPS
 from export.verify import QUESTION
 from export.verify_decoder import Answers, Conversation, ask_engine, follow_with_engine
 from export.verify_encoders import EncoderInputs, Tokens, encode_with_engines
+from osprey_ros.arguments import positive
 from osprey_ros.bundle import DECODER, Bundle
 from osprey_ros.decoder import Decoder
 from osprey_ros.describer import MAX_NEW_TOKENS
@@ -181,7 +182,7 @@ def main(argv: list[str] | None = None) -> int:
         metavar="FILE",
         help="take weights that training saved on its way (progress.pt), before it settled them on the int4 grid",
     )
-    parser.add_argument("--regions", type=int, default=500)
+    parser.add_argument("--regions", type=positive, default=500)
     parser.add_argument("--json", type=Path, help="write the figures there")
     arguments = parser.parse_args(argv)
     say = lambda line: tqdm.write(f"quantization: {line}", file=sys.stderr)  # noqa: E731

@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from evaluation.calibration import Answers, expected_calibration_error, fit
+from osprey_ros.arguments import positive
 from osprey_ros.bundle import write_calibration
 from osprey_ros.calibration import QUERY, Curve
 from osprey_ros.describer import Describer
@@ -217,12 +218,16 @@ def ask(describer: Describer, count: int, split: str, depth: bool = True, min_sc
 
 
 def summary(asked: list[Asked]) -> dict[str, float]:
-    """Share of right first matches of each kind; of things that are not there the share of false finds."""
+    """Share of right first matches of each kind; of things that are not there the share of false finds.
+
+    A kind that was not asked for has none.
+    """
     shares = {}
     for kind in TARGETS:
         right = [one.right for one in asked if one.kind == kind]
-        share = sum(right) / max(1, len(right))
-        shares[kind] = 1 - share if kind == ABSENT else share
+        if right:
+            share = sum(right) / len(right)
+            shares[kind] = 1 - share if kind == ABSENT else share
     return shares
 
 
@@ -241,11 +246,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", default="nano")
     parser.add_argument("--split", choices=("test", "validation"), default="test")
-    parser.add_argument("--questions", type=int, default=300)
+    parser.add_argument("--questions", type=positive, default=300)
     parser.add_argument("--no-depth", action="store_true", help="judge relations by places in the picture alone")
     parser.add_argument("--min-score", type=float, default=MIN_SCORE)
     parser.add_argument("--fit", action="store_true", help="fit on validation scenes and write the bundle, first")
-    parser.add_argument("--fit-questions", type=int, default=1000)
+    parser.add_argument("--fit-questions", type=positive, default=1000)
     parser.add_argument("--json", type=Path, help="write the figures and every question there")
     arguments = parser.parse_args(argv)
     try:
@@ -264,15 +269,19 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     shares = summary(asked)
     print(f"{arguments.bundle}: {len(asked)} questions about {arguments.split} scenes")
-    for kind, (what, target) in TARGETS.items():
+    for kind, share in shares.items():
+        what, target = TARGETS[kind]
         count = sum(one.kind == kind for one in asked)
-        print(f"  {kind:20s} {count:4d}   {what:12s} {shares[kind]:6.1%}   (target {target:.0%})")
+        print(f"  {kind:20s} {count:4d}   {what:12s} {share:6.1%}   (target {target:.0%})")
+    report: dict[str, object] = {"shares": shares}
     raw = answers(asked)
-    before = expected_calibration_error(raw)
-    after = expected_calibration_error(raw.calibrated(describer.bundle.calibration(), QUERY))
-    print(f"  scores of {len(raw.right)} objects: calibration error {before:.3f} before, {after:.3f} after")
+    if len(raw.right):
+        before = expected_calibration_error(raw)
+        after = expected_calibration_error(raw.calibrated(describer.bundle.calibration(), QUERY))
+        print(f"  scores of {len(raw.right)} objects: calibration error {before:.3f} before, {after:.3f} after")
+        report |= {"ece_before": before, "ece_after": after}
     if arguments.json:
-        report = {"shares": shares, "ece_before": before, "ece_after": after, "asked": [asdict(one) for one in asked]}
+        report["asked"] = [asdict(one) for one in asked]
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
     return 0
 

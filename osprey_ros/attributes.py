@@ -152,9 +152,13 @@ def _from_mapping(entry: Mapping[str, Any]) -> AttributeSpec:
     if not isinstance(entry, Mapping) or "name" not in entry or not set(entry) <= set(_KEYS):
         raise AttributeSpecError(f"attribute {entry!r}: give a mapping with name and any of {', '.join(_KEYS[1:])}")
     values = entry.get("values", ())
-    if isinstance(values, str) or not all(isinstance(value, str) for value in values):
+    if (
+        isinstance(values, str)
+        or not isinstance(values, Sequence)
+        or not all(isinstance(value, str) for value in values)
+    ):
         raise AttributeSpecError(
-            f"attribute {entry['name']}: values must be a list of texts (quote yes, no and numbers)"
+            f"attribute {entry['name']}: values {values!r} must be a list of texts (quote yes, no and numbers)"
         )
     return AttributeSpec(
         str(entry["name"]), str(entry.get("question", "")), tuple(values), str(entry.get("pattern", ""))

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from osprey_ros.arguments import positive
 from osprey_ros.bundle import Bundle, BundleError
 from osprey_ros.errors import OspreyError
 from osprey_sim.child import Child
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m osprey_sim.demo", description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, default=Path("build/demo"), help="folder for the results (%(default)s)")
     parser.add_argument("--bundle", default="nano", help="engine bundle: a folder or a name (%(default)s)")
-    parser.add_argument("--frames", type=int, default=3, help="frames to show (%(default)s)")
+    parser.add_argument("--frames", type=positive, default=3, help="frames to show (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first test scene (%(default)s)")
     parser.add_argument(
         "--record", type=Path, metavar="OUT.mcap", help="also record what the camera publishes (requirements/bag.txt)"

@@ -67,6 +67,8 @@ def test_lines_and_mappings_say_the_same() -> None:
         ({"values": ["x"]}, "give a mapping with name"),
         ({"name": "a", "colour": "x"}, "give a mapping with name"),
         ({"name": "a", "values": "red"}, "must be a list"),
+        ({"name": "a", "values": None}, "values None must be a list of texts"),
+        ({"name": "a", "values": 3}, "values 3 must be a list of texts"),
         ({"name": "a", "values": [True]}, "quote yes, no and numbers"),
     ],
 )

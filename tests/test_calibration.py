@@ -120,6 +120,30 @@ def test_a_fit_makes_other_answers_mean_what_they_say() -> None:
     assert 0 < few.shares[0] < 1
 
 
+def test_answers_that_are_equally_sure_share_one_point() -> None:
+    curve = fit(Answers(np.ones(60), np.array([False] + [True] * 59)))
+    assert curve == Curve((1.0,), (60 / 62,))
+    # 25 answers at 0.2, 40 at 0.5 across two blocks, and 30 at 0.9; every other one, half and all but one right.
+    confidences = np.repeat([0.2, 0.5, 0.9], [25, 40, 30])
+    right = np.arange(95) % 2 == 0
+    right[65:94] = True
+    curve = fit(Answers(confidences, right))
+    assert curve.confidences == pytest.approx(((25 * 0.2 + 40 * 0.5) / 65, 0.9))
+    assert curve.shares == pytest.approx((34 / 67, 31 / 32))
+
+
+def test_confidences_whose_means_round_to_one_number_share_one_point() -> None:
+    below = 0.8132702392002724
+    above = float(np.nextafter(below, 1))
+    assert np.full(30, below).mean() == np.full(30, above).mean()
+    assert fit(Answers(np.repeat([below, above], 30), np.arange(60) >= 20)).shares == (41 / 62,)
+
+
+def test_the_error_of_no_answers_is_refused() -> None:
+    with pytest.raises(ValueError, match="no answers to judge"):
+        expected_calibration_error(Answers(np.zeros(0), np.zeros(0, bool)))
+
+
 def test_nano_is_calibrated() -> None:
     describer = Describer("nano", threads=1)
     calibration = describer.bundle.calibration()

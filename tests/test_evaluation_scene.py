@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evaluation import queries, scene
 from evaluation.scene import (
+    BUDGET_THREADS,
     PARTS,
     Budget,
     Spoken,
@@ -21,6 +23,7 @@ from evaluation.scene import (
     table,
 )
 from evaluation.tracking import TrackingFigures
+from osprey_ros.describer import Describer
 
 
 def test_the_command_prints_and_writes_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,13 +68,46 @@ def test_nothing_seen_is_nothing_kept() -> None:
 
 
 def test_lines_say_whether_what_is_wanted_was_kept() -> None:
-    kept = budget_rows(Budget([0.1] * 99 + [0.5], [1.0, 4.9]), 0.15, 30)
+    kept = budget_rows(Budget([0.1] * 99 + [0.5], [1.0, 4.9]), 0.15, 30, 2)
+    assert kept[0].what == "budget 150 ms, 30 objects, 2 threads: p95 of 100 frames"
     assert [row.kept for row in kept] == [True, True]
-    broken = budget_rows(Budget([0.1] * 90 + [0.17] * 10, [1.0, 5.1]), 0.15, 30)
+    broken = budget_rows(Budget([0.1] * 90 + [0.17] * 10, [1.0, 5.1]), 0.15, 30, 2)
     assert [row.kept for row in broken] == [False, False]
     assert [row.kept for row in static_rows(Static([0.02, 0.03, 0.9], [0.2, 0.2, 0.2], 1), "phrase")] == [True, False]
     lines = table([*kept, *broken]).splitlines()
     assert [line.endswith("NOT KEPT") for line in lines] == [False, False, True, True]
+
+
+def test_the_budget_is_measured_with_its_own_threads(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured: list[int | None] = []
+
+    def describer(bundle: str, threads: int | None = None, preprocessing: str = "exact") -> int | None:
+        return threads
+
+    def run_budget(describer: int | None, *_: object) -> Budget:
+        measured.append(describer)
+        return Budget([0.1], [1.0])
+
+    monkeypatch.setattr(scene, "Describer", describer)
+    monkeypatch.setattr(scene, "run_budget", run_budget)
+    assert main(["--threads", "7", "--without", "static,queries,calibration,sequences"]) == 0
+    assert measured == [BUDGET_THREADS]
+    assert f"{BUDGET_THREADS} threads" in capsys.readouterr().out
+
+
+def test_a_kind_of_question_that_was_not_asked_has_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [
+        queries.Asked(0, kind, "the mug", (1,), True, (0.9,), (True,))
+        for kind in (queries.NAMED, queries.RELATED, queries.NAMED)
+    ]
+    monkeypatch.setattr(queries, "ask", lambda *_: asked)
+    rows = scene.query_rows(Describer.__new__(Describer), 3)
+    assert [(row.what, row.kept) for row in rows] == [
+        (f"2 queries, {queries.NAMED}: top-1", True),
+        (f"1 queries, {queries.RELATED}: top-1", True),
+    ]
 
 
 def test_a_crowd_has_as_many_objects_as_are_asked_for() -> None:

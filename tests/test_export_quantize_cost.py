@@ -1,13 +1,18 @@
-"""The table of what quantization costs: nothing against itself, something against rounded weights."""
+"""The table of what quantization costs: nothing against itself, something against rounded weights.
+
+And that neither it nor the comparison with the loop says anything about no regions.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from conftest import Picture, TinyModel
 
+from evaluation import parity, quantization
 from evaluation.quantization import REFERENCE, compare, distance_from_grid, scenes_of_test_split, table_of
 from export.build import Precisions, build_bundle
 from export.quantize import quantize_linear
@@ -46,6 +51,18 @@ def test_weights_on_the_grid_are_told_from_others(tiny_model: TinyModel, tmp_pat
             parameter.data.copy_(parameter.new_tensor(rounded))
     save_checkpoint(model, tokenizer, tmp_path)
     assert distance_from_grid(Checkpoint.open(tmp_path)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("command", "option"), [(quantization, "--regions"), (parity, "--regions"), (parity, "--new-tokens")]
+)
+def test_nothing_to_compare_is_a_usage_error(
+    command: ModuleType, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command.main(["--bundle", str(tmp_path / "none"), option, "0"])
+    assert ended.value.code == 2
+    assert f"argument {option}: '0' is not a whole number of at least 1" in capsys.readouterr().err
 
 
 def test_scenes_show_as_many_large_regions_as_were_asked_for() -> None:

@@ -253,6 +253,38 @@ def test_a_sample_of_the_measured_questions_is_answered(describer: Describer) ->
     assert [one.text for one in again] == [one.text for one in asked[:4]]
 
 
+def test_what_was_not_asked_has_no_share() -> None:
+    one = measured.Asked(0, measured.NAMED, "the red mug", (1,), True, (0.9,), (True,))
+    assert measured.summary([one]) == {measured.NAMED: 1.0}
+    missed = replace(one, kind=measured.ABSENT)
+    assert measured.summary([one, missed]) == {measured.NAMED: 1.0, measured.ABSENT: 0.0}
+    assert measured.summary([]) == {}
+
+
+def test_the_command_leaves_out_what_was_not_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The object is far from what was asked: no score comes into question.
+    asked = [measured.Asked(0, measured.NAMED, "the red mug", (), False, (0.001,), (True,))]
+    monkeypatch.setattr(measured, "ask", lambda *_: asked)
+    out = tmp_path / "out.json"
+    assert measured.main(["--questions", "1", "--json", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert measured.NAMED in printed
+    assert measured.RELATED not in printed
+    assert measured.ABSENT not in printed
+    assert "calibration error" not in printed
+    assert set(json.loads(out.read_text())) == {"shares", "asked"}
+
+
+@pytest.mark.parametrize("option", ["--questions", "--fit-questions"])
+def test_no_question_is_a_usage_error(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        measured.main(["--bundle", str(tmp_path / "none"), option, "0"])
+    assert ended.value.code == 2
+    assert f"argument {option}: '0' is not a whole number of at least 1" in capsys.readouterr().err
+
+
 def test_the_command_prints_its_targets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.json"
     assert measured.main(["--questions", "4", "--no-depth", "--json", str(out)]) == 0

@@ -154,6 +154,12 @@ def test_a_frame_that_lacks_a_message_does_not_count_as_recorded(env: dict[str, 
         client.close()
 
 
+def test_no_frame_to_show_is_a_usage_error(env: dict[str, str], tmp_path: Path) -> None:
+    ended = demo(env, tmp_path / "out", "--bundle", BUNDLE, "--frames", "0")
+    assert ended.returncode == 2
+    assert "argument --frames: '0' is not a whole number of at least 1" in ended.stderr
+
+
 def test_the_demo_says_why_it_failed(env: dict[str, str], tmp_path: Path) -> None:
     ended = demo(env, tmp_path / "out", "--bundle", str(tmp_path / "nowhere"))
     assert ended.returncode == 1

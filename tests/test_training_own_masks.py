@@ -45,6 +45,21 @@ def test_a_file_that_is_missing_is_named(tmp_path: Path, capsys: pytest.CaptureF
     assert "none.json cannot be read" in capsys.readouterr().err
 
 
+def test_a_file_without_a_usable_mask_is_nothing_to_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = {"id": 1, "file_name": "1.png", "height": 4, "width": 4}
+    broken = {"id": 7, "image_id": 1, "category_id": 1, "segmentation": []}  # a box without a mask
+    data = {"images": [image], "annotations": [broken], "categories": [{"id": 1, "name": "mug"}]}
+    file = tmp_path / "masks.json"
+    file.write_text(json.dumps(data))
+    out = tmp_path / "shares.json"
+    files = ["--file", str(file), "--images", str(tmp_path), "--json", str(out)]
+    assert own_masks.main(["--bundle", str(ROOT / "engines" / "nano"), *files]) == 2
+    said = capsys.readouterr().err
+    assert "its segmentation has no polygon" in said
+    assert f"own_masks: nothing to judge: {file}" in said
+    assert not out.exists()
+
+
 def test_the_guides_recipe_learns_adapters_beside_old_pictures() -> None:
     recipe = load_recipe(Path(instructions.__file__).parents[1] / "configs" / "finetune_lora.yaml")
     guide = (ROOT / "docs" / "finetune.md").read_text()

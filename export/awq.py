@@ -28,10 +28,10 @@ from osprey_torch.config import OspreyConfig
 # Powers that are tried; 0 leaves the weights as they are.
 _POWERS = tuple(n / 20 for n in range(0, 21, 2))
 # The error is measured on so many rows of activations and outputs of a group at most: more change it little.
-_ROWS = 2048
+ROWS = 2048
 _OUTPUTS = 512
 # Of a picture, so many regions (the largest) are asked about.
-_REGIONS = 6
+REGIONS = 6
 # Share of a block's mean square that is added to every channel's: one that was silent here may speak elsewhere.
 _DAMPING = np.float32(0.01)
 _GROUP_OF = {f"{part}.weight": group for group, parts in LINEAR_GROUPS.items() for part in parts}
@@ -154,7 +154,7 @@ def calibrate(
     sequences = calibration_sequences(checkpoint, samples, config)
     decoder = StreamedDecoder(config, checkpoint.read)
     states = [sequence.embeds for sequence in sequences]
-    kept = [_kept_rows(sequence, _ROWS // len(sequences)) for sequence in sequences]
+    kept = [_kept_rows(sequence, ROWS // len(sequences)) for sequence in sequences]
     result = []
     for index in range(decoder.layers):
         weights = decoder.read_layer(index)
@@ -178,7 +178,7 @@ def calibration_sequences(
     prompts = PromptBuilder(checkpoint.tokenizer, config.model_spec())
     questions = {style: prompts.prompt(question) for style, question in QUESTIONS.items()}
     shared = common_prefix(list(questions.values()))
-    inputs = [EncoderInputs.of(sample, config, _REGIONS) for sample in samples]
+    inputs = [EncoderInputs.of(sample, config, REGIONS) for sample in samples]
     encoded = encode_with_torch(inputs, config, checkpoint.read, lambda line: None)
     table = checkpoint.read("model.embed_tokens.weight")
     sequences = []

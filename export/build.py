@@ -57,11 +57,12 @@ def build_bundle(
 
     Everything is written into `.NAME.partial` beside `output` and moved into place when it is whole and checked; an
     older bundle at `output` is replaced then, its Markdown files are kept. A build that ends early leaves that folder:
-    the next one with the same checkpoint and options goes on from what is whole in it.
+    the next one with the same checkpoint and options goes on from what is whole in it. Where `output` is a link, all
+    this is done where it leads to.
 
     Args:
         checkpoint: a folder in the published layout or a hub id, as `Checkpoint.open` takes it with vision_weights.
-        name: the bundle's name, by default that of the folder.
+        name: the bundle's name, by default that of the folder or link.
         verify: whether to compare the engines with PyTorch; the manifest says so.
         precisions, targets: how weights are stored; where and for what sizes the bundle will run.
         calibration: folder of pictures and masks for the method "awq", by default simulated tabletop scenes.
@@ -73,9 +74,11 @@ def build_bundle(
 
     Raises:
         BuildError (`output` is in the way), OptionError, ResourceError, JournalError, CheckpointError, SampleError (no
-        pictures), VerificationError (the engines are wrong). `output` is then left as it was.
+        pictures), PlanError (TensorRT refuses a graph), VerificationError (the engines are wrong). `output` is then
+        left as it was.
     """
-    output, targets, progress = Path(output).absolute(), targets or Targets(), Progress(report)
+    name, output = name or Path(output).absolute().name, Path(output).resolve()
+    targets, progress = targets or Targets(), Progress(report)
     _check_output(output)
     check_machine(targets, verify)
     progress.say(f"checkpoint: {checkpoint}")
@@ -87,12 +90,12 @@ def build_bundle(
     layers = resources.layers_to_verify(config, sizes) if verify_layers is None else verify_layers
     if not 1 <= layers <= config.num_layers:
         raise OptionError(f"{layers} layers to verify: the decoder has {config.num_layers}")
-    needs = resources.needs(config, sizes, precisions, targets, layers if verify else 0)
     # Rendered before the long steps, so that a machine that cannot render says so at once.
     if verify and samples is None:
         samples = simulated_samples(_VERIFICATION_SCENES)
     check = Check(samples or (), limits or Limits(), layers) if verify else None
     pictures = _calibration_pictures(precisions, calibration, config)
+    needs = resources.needs(config, sizes, precisions, targets, layers if verify else 0, len(pictures))
 
     calibrated = (output / CALIBRATION).is_file()
     with Workspace(output, _key(source, config, precisions, targets, pictures), progress) as workspace:
@@ -105,7 +108,7 @@ def build_bundle(
         build = BundleUnits(source, config, precisions, precision, targets, sizes, workspace, progress)
         workspace.make(build.units(pictures, check))
         figures = build.verification() if verify else {"verified": False}
-        name, stored = name or output.name, _describe(precisions, precision, config)
+        stored = _describe(precisions, precision, config)
         write_report(workspace.bundle, name, stored, figures)
         progress.say("manifest: reading every file once more")
         manifest = write_manifest(
@@ -131,16 +134,25 @@ def build_bundle(
 
 def partial_folder(output: Path) -> Path:
     """Where a build for `output` that is not finished lies."""
-    return Workspace.folder_for(Path(output).absolute())
+    return Workspace.folder_for(Path(output).resolve())
 
 
 def _check_output(output: Path) -> None:
     """Raises BuildError if no bundle can be put at `output`."""
-    if output.exists() and not (output.is_dir() and ((output / MANIFEST).is_file() or not any(output.iterdir()))):
+    if output.exists() and not (output.is_dir() and (_is_bundle(output) or not any(output.iterdir()))):
         raise BuildError(f"{output} exists and is not an engine bundle: give another folder or remove it")
     parent = next(folder for folder in output.parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise BuildError(f"{output} cannot be written: {parent} is not a folder in which you may create files")
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Whether the folder has a manifest as bundles have it, of any version: other programs have manifests as well."""
+    try:
+        data = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(data, dict) and {"format_version", "engines", "files"} <= data.keys()
 
 
 def _calibration_pictures(

@@ -16,12 +16,14 @@ from export.options import DEVICES, FLOAT_PRECISIONS, RUNTIMES, OptionError, Pre
 from export.quantize import METHODS
 from export.resources import ResourceError, return_freed_memory
 from export.samples import SampleError
+from export.tensorrt_plan import PlanError
 from export.verify import VerificationError
 from osprey_ros.errors import OspreyError
 from osprey_torch.checkpoint import CheckpointError
 
 _EXPECTED = (
-    BuildError, OptionError, ResourceError, JournalError, CheckpointError, SampleError, OspreyError, ValueError, OSError
+    BuildError, OptionError, ResourceError, JournalError, CheckpointError, SampleError, PlanError, OspreyError,
+    ValueError, OSError,
 )  # fmt: skip
 
 _GUIDE = """\
@@ -60,8 +62,6 @@ def main(arguments: list[str] | None = None) -> int:
         precisions = Precisions(
             options.vision, options.mask_extractor, options.llm, options.lm_head, options.method or Precisions.method
         )
-        if options.method and not any(kind.startswith("int") for kind in (options.llm, options.lm_head)):
-            raise OptionError(f"--method {options.method} is how int4 and int8 weights are found, not {options.llm}")
         build_bundle(
             options.checkpoint,
             options.output,
@@ -94,6 +94,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _say_how_to_go_on(output: Path) -> None:
+    if not output.resolve().name:
+        return  # "/" has nothing beside it
     partial = partial_folder(output)
     if partial.is_dir():
         print(
@@ -131,7 +133,12 @@ def _parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("weights")
     add = group.add_argument
     add("--llm", choices=LINEAR_PRECISIONS, default=Precisions.llm, help="the decoder's layers (%(default)s)")
-    add("--lm-head", choices=("auto", *LINEAR_PRECISIONS), default="auto", help="the decoder's output layer")
+    add(
+        "--lm-head",
+        choices=("auto", *LINEAR_PRECISIONS),
+        default="auto",
+        help="the decoder's output layer (auto: fp16 for small models and TensorRT, else int8)",
+    )
     add("--method", choices=METHODS, help=f"how int4 and int8 are found ({Precisions.method})")
     add("--calibration", type=Path, metavar="FOLDER", help="pictures and masks for --method awq (default: simulated)")
     add("--vision", choices=FLOAT_PRECISIONS, default="auto", help="vision (auto: fp32 on the CPU, fp16 on the GPU)")

@@ -143,7 +143,7 @@ class Workspace:
                     )
         self._sealed = sha256_of(self.bundle / MANIFEST)
         self._write()
-        old = self.output.with_name(f".{self.output.name}.old")
+        old = self._old
         if self.output.exists():
             if old.exists():
                 shutil.rmtree(old)
@@ -154,9 +154,7 @@ class Workspace:
                 if not (self.bundle / card.name).exists():
                     shutil.copy2(card, self.bundle / card.name)
         self.bundle.rename(self.output)
-        if old.exists():
-            shutil.rmtree(old)
-        shutil.rmtree(self.folder)
+        self.remove()
 
     def finished(self) -> bool:
         """Whether an earlier build came to its end but for removing its folder."""
@@ -164,8 +162,15 @@ class Workspace:
         return bool(self._sealed) and manifest.is_file() and sha256_of(manifest) == self._sealed
 
     def remove(self) -> None:
-        """Removes the folder with all that is in it."""
+        """Removes the folder with all that is in it, and what may be left of the bundle that was replaced."""
+        if self._old.exists():
+            shutil.rmtree(self._old)
         shutil.rmtree(self.folder)
+
+    @property
+    def _old(self) -> Path:
+        """Where an older bundle lies while it is replaced."""
+        return self.output.with_name(f".{self.output.name}.old")
 
     def _make(self, unit: Unit, step: Step) -> None:
         if self._units.pop(unit.name, None) is not None:

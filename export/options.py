@@ -125,6 +125,12 @@ def resolved(precisions: Precisions, targets: Targets, config: OspreyConfig) -> 
 
 def decoder_precision(precisions: Precisions, targets: Targets, config: OspreyConfig) -> DecoderPrecision:
     """What the decoder is built with, from resolved precisions. Raises OptionError for what it cannot be."""
+    kinds = (precisions.llm, precisions.lm_head)
+    if precisions.method != Precisions.method and not any(kind.startswith("int") for kind in kinds):
+        raise OptionError(
+            f"--method {precisions.method} is how int4 and int8 weights are found, but the decoder's layers are "
+            f"{precisions.llm} and its output layer is {precisions.lm_head}: leave it out or give --llm int4"
+        )
     layer = 4 * config.hidden_size**2 + 3 * config.hidden_size * config.intermediate_size
     small = config.num_layers * layer <= _UNPACKED_WEIGHTS
     on_cpu = targets.decoder == "onnxruntime" and not targets.half
@@ -155,6 +161,7 @@ def check_machine(targets: Targets, verify: bool) -> None:
 
         if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
             raise OptionError(
-                "the engines cannot be verified here: this onnxruntime has no CUDA (`pip install onnxruntime-gpu`); "
-                "--no-verify builds them unverified"
+                "the engines cannot be verified here: this onnxruntime has no CUDA (`pip uninstall -y onnxruntime`, "
+                "then `pip install onnxruntime-gpu`; on a Jetson see docs/jetson.md, section 4); --no-verify builds "
+                "them unverified"
             )

@@ -32,8 +32,13 @@ def make_plan(
         profiles = mask_extractor_profiles(max_regions)
     elif role == "decoder":
         profiles = decoder_profiles(config, max_regions)
+    try:
+        cache = timing_cache()
+    except OSError as error:
+        progress.say(f"kernels that TensorRT measures are not kept for the next build: {error}")
+        cache = None
     with _PlanSteps(progress, f"{role} plan") as steps:
-        return build_plan(graph, folder, profiles, timing_cache=timing_cache(), progress=steps.update)
+        return build_plan(graph, folder, profiles, timing_cache=cache, progress=steps.update, report=progress.say)
 
 
 def decoder_profiles(config: OspreyConfig, max_regions: int) -> list[Profile]:
@@ -59,7 +64,7 @@ def decoder_profiles(config: OspreyConfig, max_regions: int) -> list[Profile]:
 
 
 def timing_cache() -> Path:
-    """The file of kernels that TensorRT has measured on this machine; its folder is made."""
+    """The file of kernels that TensorRT has measured on this machine; its folder is made, or OSError raised."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     path = Path(home) / "osprey_ros" / "tensorrt_timing.cache"
     path.parent.mkdir(parents=True, exist_ok=True)

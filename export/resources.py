@@ -9,8 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from export.awq import REGIONS, ROWS
 from export.options import Precisions, Targets
 from export.progress import quantity
+from osprey_ros.prompt import QUESTIONS
 from osprey_torch.checkpoint import Checkpoint
 from osprey_torch.config import OspreyConfig
 
@@ -109,11 +111,21 @@ def layers_to_verify(config: OspreyConfig, sizes: Sizes) -> int:
     return config.num_layers if sizes.decoder <= _VERIFY_WHOLE_BYTES else min(_VERIFY_LAYERS, config.num_layers)
 
 
-def needs(config: OspreyConfig, sizes: Sizes, precisions: Precisions, targets: Targets, verified: int) -> Needs:
-    """What a build needs, checkpoint not counted. verified: how many layers of the decoder, 0 for none."""
+def needs(
+    config: OspreyConfig, sizes: Sizes, precisions: Precisions, targets: Targets, verified: int, pictures: int = 0
+) -> Needs:
+    """What a build needs, checkpoint not counted.
+
+    verified: how many layers of the decoder, 0 for none. pictures: how many it is calibrated with, 0 for none.
+    """
+    memory = [_writing(config, precisions)]
+    if verified:
+        memory.append(_verifying(config, sizes, verified))
+    if pictures:
+        memory.append(_calibrating(config, pictures))
     return Needs(
         disk=_disk(config, sizes, targets),
-        memory=max(_writing(config, precisions), _verifying(config, sizes, verified) if verified else 0),
+        memory=max(memory),
         run=_running(config, sizes, targets),
     )
 
@@ -237,6 +249,19 @@ def _verifying(config: OspreyConfig, sizes: Sizes, layers: int) -> int:
     # the embedding table, which is as large as the output layer.
     engine = 2 * (sizes.layers * layers // config.num_layers + sizes.head)
     return _PROGRAM + max(2 * sizes.encoders, engine + 2 * max(layer, head) + head)
+
+
+def _calibrating(config: OspreyConfig, pictures: int) -> int:
+    """The larger of what `export.awq.calibrate` holds at once: while it makes prompts, and while it runs a layer."""
+    hidden, mlp = config.hidden_size, config.intermediate_size
+    picture = 4 * config.image_tokens * hidden
+    prompts = picture + 4 * REGIONS * len(QUESTIONS) * _ROWS_OF_REGION * hidden
+    maps = 4 * sum(c * h * w for c, (h, w) in zip(config.vision_channels, config.feature_sizes, strict=True))
+    pixels = 4 * 3 * config.image_size**2
+    encoded = 4 * config.vocab_size * hidden + pictures * (maps + pixels + picture + prompts)
+    # A layer, its gate and up joined, the rows that its linears read, joined as well; every prompt as it began and now.
+    layer = 4 * (4 * hidden**2 + 3 * hidden * mlp) + 4 * 2 * hidden * mlp + 2 * 4 * ROWS * (3 * hidden + mlp)
+    return _PROGRAM + max(encoded, layer + pictures * 2 * prompts)
 
 
 def _running(config: OspreyConfig, sizes: Sizes, targets: Targets) -> int:

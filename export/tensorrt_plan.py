@@ -61,6 +61,7 @@ def build_plan(
     workspace: int = 2 << 30,
     timing_cache: Path | None = None,
     progress: PlanProgress | None = None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> EngineEntry:
     """Builds the plan of an ONNX graph and writes it to `folder`, its fingerprint beside it. Can take many minutes.
 
@@ -72,8 +73,10 @@ def build_plan(
         profiles: what lengths the free axes of the graph take; nothing for a graph without free axes.
         workspace: bytes of GPU memory that a layer may use while it runs.
         timing_cache: file of measured kernels, read if it is there and written again, also where the build breaks
-            off: the next build of the same GPU and TensorRT goes faster.
+            off: the next build of the same GPU and TensorRT goes faster. Where it cannot be read or written the plan is
+            built without.
         progress: called from another thread, rarely more than a few times a second.
+        report: takes a line about a timing cache that cannot be used.
 
     Returns the entry for the manifest. Raises EngineError where there is no GPU or no TensorRT, PlanError for a graph
     that TensorRT refuses and ValueError for profiles that do not fit the graph.
@@ -93,7 +96,7 @@ def build_plan(
     entry = EngineEntry(plan.name, "tensorrt", "cuda", print_)
     if plan.is_file() and fingerprint.sidecar(plan).is_file() and fingerprint.read_fingerprint(plan) == print_:
         return entry
-    data = _build(graph, shapes, workspace, timing_cache, progress)
+    data = _build(graph, shapes, workspace, timing_cache, progress, report)
     # The plan last: where it is, it is whole and its fingerprint is there.
     fingerprint.write_fingerprint(plan, print_)
     _write(plan, data)
@@ -147,6 +150,7 @@ def _build(
     workspace: int,
     timing_cache: Path | None,
     progress: PlanProgress | None,
+    report: Callable[[str], None],
 ) -> trt.IHostMemory:
     """The bytes of the plan."""
     import tensorrt as trt
@@ -171,7 +175,11 @@ def _build(
         if config.add_optimization_profile(profile) < 0:
             raise PlanError(f"TensorRT {trt.__version__} refuses the profile {dict(shapes)} of {graph.name}: {errors}")
     if timing_cache is not None:
-        stored = timing_cache.read_bytes() if timing_cache.is_file() else b""
+        try:
+            stored = timing_cache.read_bytes() if timing_cache.is_file() else b""
+        except OSError as error:
+            report(f"kernels that TensorRT has measured before cannot be read: {error}")
+            stored = b""
         cache = config.create_timing_cache(stored)
         if cache is None or not config.set_timing_cache(cache, False):
             # Damaged, or of another GPU or another TensorRT: begin a new one.
@@ -192,7 +200,10 @@ def _build(
     finally:
         if timing_cache is not None:
             measured = config.get_timing_cache()
-            _write(timing_cache, measured.serialize())
+            try:
+                _write(timing_cache, measured.serialize())
+            except OSError as error:  # it only saves time: the plan, or what broke it off, comes before
+                report(f"kernels that TensorRT has measured are not kept for the next build: {error}")
     if watch.failure is not None:
         raise watch.failure
     if plan is None:

@@ -29,6 +29,7 @@ from export.samples import VerificationSample
 from export.streamed import LINEAR_GROUPS, NORMS, Read
 from export.verify import Limits, verify_bundle
 from export.weight_files import StoredWeight, Tensor, WeightFile, read_index, write_index
+from osprey_ros import fingerprint
 from osprey_ros.bundle import (
     DECODER,
     EMBEDDINGS,
@@ -39,7 +40,6 @@ from osprey_ros.bundle import (
     EngineEntry,
     onnx_engines,
 )
-from osprey_ros.fingerprint import read_fingerprint
 from osprey_torch.checkpoint import Checkpoint
 from osprey_torch.config import OspreyConfig
 
@@ -98,9 +98,11 @@ class BundleUnits:
             Unit("lm_head", "decoder", self._weight_files(_LM_HEAD), self._lm_head, size(_FINAL_NORM, f"{_LM_HEAD}.")),
             Unit("decoder graph", "decoder graph", _in(decoder, DECODER), self._decoder_graph),
         ]
+        # A build may go on after an upgrade, in another power mode or on another machine: its plans do not.
+        machine = json.dumps(fingerprint.current(), sort_keys=True) if self._planned() else ""
         for role in self._planned():
             make = partial(self._plan, role)
-            units.append(Unit(f"{role} plan", f"{role} plan", _in(BUNDLE, f"{role}.*.plan*"), make))
+            units.append(Unit(f"{role} plan", f"{role} plan", _in(BUNDLE, f"{role}.*.plan*"), make, inputs=machine))
         if check is not None:
             make = partial(self._verification, check)
             files, inputs = _in(WORK, VERIFICATION), _described(check)
@@ -112,7 +114,7 @@ class BundleUnits:
         entries = onnx_engines(self.targets.device)
         for role in self._planned():
             (plan,) = self.workspace.bundle.glob(f"{role}.*.plan")
-            entries[role] = EngineEntry(plan.name, "tensorrt", "cuda", read_fingerprint(plan))
+            entries[role] = EngineEntry(plan.name, "tensorrt", "cuda", fingerprint.read_fingerprint(plan))
         return entries
 
     def verification(self) -> dict[str, Any]:
@@ -145,7 +147,8 @@ class BundleUnits:
 
     def _tokenizer(self, step: Step) -> None:
         folder = self.workspace.bundle
-        self.checkpoint.tokenizer.save(str(folder / TOKENIZER))
+        # Not by its own save(), which raises a bare Exception where the disk is full.
+        (folder / TOKENIZER).write_text(self.checkpoint.tokenizer.to_str(pretty=True), encoding="utf-8")
         (folder / CONFIG).write_text(json.dumps(self.config.to_json(), indent=1) + "\n", encoding="utf-8")
 
     def _calibration(self, pictures: Sequence[VerificationSample], step: Step) -> None:

@@ -75,7 +75,10 @@ class Encoded:
 def encode_with_engines(
     inputs: Sequence[EncoderInputs], load: Callable[[str], Engine], report: Callable[[str], None]
 ) -> list[Encoded]:
-    """Runs the two engines, of which `load` gives one by its role, over all pictures; one is in memory at a time."""
+    """Runs the two engines, of which `load` gives one by its role, over all pictures; one is in memory at a time.
+
+    More regions than the mask extractor takes in one run, as a plan does, are run in parts.
+    """
     report("verify: vision engine")
     engine = load("vision")
     encoded = []
@@ -86,11 +89,18 @@ def encode_with_engines(
     trim()
     report("verify: mask-extractor engine")
     engine = load("mask_extractor")
+    most = engine.most_rows("position")
     for one, out in zip(inputs, encoded, strict=True):
         feeds = dict(zip(LEVELS, out.features, strict=True))
-        feeds |= {f"mask_{level}": mask for level, mask in zip(LEVELS, one.masks, strict=True)}
-        outputs = _run(engine, {**feeds, "position": one.positions})
-        out.regions = (outputs["mask_tokens"], outputs["position_tokens"])
+        rows = {f"mask_{level}": mask for level, mask in zip(LEVELS, one.masks, strict=True)}
+        rows["position"] = one.positions
+        parts = []
+        for at in range(0, max(1, len(one.ids)), most):
+            parts.append(_run(engine, {**feeds, **{name: array[at : at + most] for name, array in rows.items()}}))
+        mask_tokens, position_tokens = (
+            np.concatenate([part[name] for part in parts]) for name in ("mask_tokens", "position_tokens")
+        )
+        out.regions = (mask_tokens, position_tokens)
     del engine
     trim()
     return encoded

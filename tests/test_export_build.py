@@ -15,13 +15,14 @@ from onnx_session import open_session
 from tiny import TINY
 
 from export import resources
-from export.build import BuildError, Precisions, Targets, build_bundle
+from export.build import BuildError, Precisions, Targets, build_bundle, partial_folder
 from export.build_engines import main
 from export.figures import STAGES, Limit, Limits, VerificationError
 from export.linears import decode, encode
 from export.options import OptionError, decoder_precision, resolved
 from export.readback import CONFIG, decoder_weights, model_from_bundle
 from export.samples import VerificationSample
+from export.tensorrt_plan import PlanError
 from osprey_ros.bundle import (
     DECODER,
     MASK_EXTRACTOR,
@@ -243,6 +244,66 @@ def test_plans_take_the_place_of_graphs(checkpoint: Path, tmp_path: Path, monkey
     assert Bundle.open(tmp_path / "b").engine("decoder").runtime == "tensorrt"
 
 
+@pytest.mark.parametrize(("multiprocessors", "again"), [("8", False), ("4", True)])
+def test_plans_of_another_machine_are_not_gone_on_with(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, multiprocessors: str, again: bool
+) -> None:
+    made: list[str] = []
+
+    def make_plan(role, graph, folder, config, max_regions, progress) -> EngineEntry:
+        made.append(role)
+        if role == "mask_extractor" and not again_begun:
+            raise KeyboardInterrupt
+        for old in folder.glob(f"{role}.*.plan*"):
+            old.unlink()
+        plan = folder / f"{role}.{machine['multiprocessors']}.plan"
+        plan.write_bytes(b"plan")
+        write_fingerprint(plan, machine)
+        return EngineEntry(plan.name, "tensorrt", "cuda", machine)
+
+    monkeypatch.setattr("export.units.make_plan", make_plan)
+    monkeypatch.setattr("osprey_ros.fingerprint.current", lambda: machine)
+    again_begun, machine = False, {"gpu": "played", "multiprocessors": "8"}
+    options = {"verify": False, "targets": Targets(runtime="tensorrt", device="cuda"), **QUIET}
+    with pytest.raises(KeyboardInterrupt):
+        build_bundle(checkpoint, tmp_path / "b", **options)
+    made.clear()
+    again_begun, machine = True, {"gpu": "played", "multiprocessors": multiprocessors}
+    manifest = build_bundle(checkpoint, tmp_path / "b", **options)
+    assert made == (["vision"] if again else []) + ["mask_extractor"]
+    assert manifest.engines["vision"].file == f"vision.{multiprocessors}.plan"
+
+
+def test_a_graph_that_tensorrt_refuses_is_said_in_a_line(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*arguments: object) -> EngineEntry:
+        raise PlanError("TensorRT 10.3.0 refuses vision.onnx")
+
+    monkeypatch.setattr("export.units.make_plan", refuse)
+    monkeypatch.setattr("osprey_ros.fingerprint.current", lambda: {})
+    options = ["--checkpoint", str(checkpoint), "--output", str(tmp_path / "b"), "--no-verify"]
+    assert main([*options, "--runtime", "tensorrt"]) == 2
+    error = capsys.readouterr().err
+    assert "build_engines: TensorRT 10.3.0 refuses vision.onnx\n" in error
+    assert f"what is whole is kept in {tmp_path / '.b.partial'}" in error
+
+
+def test_a_tokenizer_that_cannot_be_written_is_said_in_a_line(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_text = Path.write_text
+
+    def full(self: Path, data: str, **options: str) -> int:
+        if self.name == "tokenizer.json":
+            raise OSError(28, "No space left on device", str(self))
+        return write_text(self, data, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert main(["--checkpoint", str(checkpoint), "--output", str(tmp_path / "b"), "--no-verify"]) == 2
+    assert "No space left on device" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_limit_that_is_passed_stops_the_build_by_the_stage_s_name_and_keeps_the_engines(
     checkpoint: Path, samples: list[VerificationSample], tmp_path: Path, stage: str
@@ -289,6 +350,47 @@ def test_what_is_in_the_way_is_named_and_left_alone(checkpoint: Path, tmp_path: 
     with pytest.raises(BuildError, match=r"thesis\.txt/bundle cannot be written: .*thesis\.txt is not a folder"):
         build_bundle(checkpoint, tmp_path / "thesis.txt" / "bundle", verify=False, **QUIET)
     assert (tmp_path / "thesis.txt").read_text() == "two years of work"
+
+
+@pytest.mark.parametrize("manifest", ['{"name": "app"}', "[]", "{", '{"format_version": 1, "files": {}}'])
+def test_a_folder_with_a_manifest_of_something_else_is_left_alone(
+    checkpoint: Path, tmp_path: Path, manifest: str
+) -> None:
+    app = tmp_path / "app"
+    write(app / "src" / "x", "two years of work")
+    write(app / "manifest.json", manifest)
+    with pytest.raises(BuildError, match="not an engine bundle"):
+        build_bundle(checkpoint, app, verify=False, **QUIET)
+    assert (app / "src" / "x").read_text() == "two years of work"
+    assert (app / "manifest.json").read_text() == manifest
+    assert [path.name for path in tmp_path.iterdir()] == ["app"]
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_a_folder_without_a_name_is_refused_in_a_line(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--checkpoint", str(checkpoint), "--output", "/", "--no-verify"]) == 2
+    assert (
+        capsys.readouterr().err
+        == "build_engines: / exists and is not an engine bundle: give another folder or remove it\n"
+    )
+
+
+def test_a_link_to_a_bundle_stays_and_what_it_leads_to_is_built(checkpoint: Path, tmp_path: Path) -> None:
+    link, there = tmp_path / "newest", tmp_path / "disk" / "bundle"
+    there.parent.mkdir()
+    link.symlink_to(there)  # nothing is there yet
+    for _ in range(2):
+        manifest = build_bundle(checkpoint, link, verify=False, **QUIET)
+        assert manifest.name == "newest"
+        assert link.readlink() == there
+        assert Bundle.open(link).manifest == manifest == Bundle.open(there).manifest
+        assert [path.name for path in there.parent.iterdir()] == ["bundle"]
+        assert {path.name for path in tmp_path.iterdir()} == {"newest", "disk"}
+    assert partial_folder(link) == partial_folder(there)
 
 
 @pytest.mark.parametrize(
@@ -359,6 +461,15 @@ def test_command_line_says_what_is_wrong_in_a_line(checkpoint: Path, tmp_path: P
     assert main([*options, "--runtime", "tensorrt", "--device", "cpu"]) == 2
     assert "NVIDIA GPUs only" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_method_serves_an_output_layer_that_becomes_int8(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.options._SMALL_LM_HEAD", 1)
+    options = ["--checkpoint", str(checkpoint), "--output", str(tmp_path / "b"), "--no-verify"]
+    assert main([*options, "--llm", "fp16", "--method", "rtn"]) == 0
+    assert Bundle.open(tmp_path / "b").manifest.precisions["lm_head"] == "int8"
 
 
 def test_the_script_runs_from_anywhere_and_names_a_missing_checkpoint(tmp_path: Path) -> None:

@@ -62,6 +62,17 @@ def test_a_7b_model_is_built_in_4_gb_and_reckoned_at_its_known_size() -> None:
     assert plans.disk > 1.7 * reckoned(Precisions(), Targets(device="cuda"))[1].disk
 
 
+def test_a_calibration_holds_a_layer_and_all_its_pictures() -> None:
+    config, precisions = OSPREY_7B, resolved(Precisions(method="awq"), Targets(), OSPREY_7B)
+    sizes = Sizes.of(Shapes(), precisions)
+    memory = [needs(config, sizes, precisions, Targets(), 0, pictures).memory for pictures in (0, 100, 200, 300)]
+    assert memory == sorted(memory)
+    # A picture of 512 pixels has 23.6 MB of feature maps and at least 1024 rows of 4096.
+    assert memory[2] - memory[1] == memory[3] - memory[2] > 100 * 40e6
+    few = needs(config, sizes, precisions, Targets(), 0, 1).memory
+    assert few > 1.1 * GB  # 202 million weights of a layer and those of gate and up once more
+
+
 def test_more_regions_and_tokens_of_a_picture_need_more_memory_to_run() -> None:
     config, precisions = OSPREY_7B, resolved(Precisions(), Targets(), OSPREY_7B)
     sizes = Sizes.of(Shapes(), precisions)

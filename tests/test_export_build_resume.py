@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -160,6 +161,26 @@ def test_killed_while_it_replaces_an_older_bundle(
     assert (output / "README.md").read_text() == "by hand"
     assert {name: found for name, found in hashes(output).items() if name != "README.md"} == expected
     assert [path.name for path in tmp_path.iterdir()] == ["replaced"]
+
+
+def test_killed_while_it_removes_the_older_bundle(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, rmtree = tmp_path / "b", shutil.rmtree
+    first = build_bundle(checkpoint, output, verify=False, report=lambda line: None)
+
+    def break_off(folder: Path) -> None:
+        if folder.name == ".b.old":
+            raise Breaks
+        rmtree(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", break_off)
+        with pytest.raises(Breaks):
+            build_bundle(checkpoint, output, verify=False, report=lambda line: None)
+    assert {path.name for path in tmp_path.iterdir()} == {"b", ".b.old", ".b.partial"}
+    assert build_bundle(checkpoint, output, verify=False, report=lambda line: None).files == first.files
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
 class Breaks(Exception):

@@ -16,6 +16,7 @@ from export.graph_decoder import build_decoder
 from export.linears import DecoderPrecision, Linears
 from export.samples import VerificationSample
 from export.verify import verify_bundle
+from export.verify_encoders import EncoderInputs, encode_with_engines
 from osprey_ros.bundle import EngineEntry
 from osprey_ros.engines import Engine, load_engine
 from osprey_torch.checkpoint import Checkpoint
@@ -114,6 +115,42 @@ def test_a_wrong_engine_is_found_at_its_stage(
     assert not figures["verified"]
     first = figures["failures"][0]
     assert first.startswith(stage), "the first stage that is named is where it went wrong"
+
+
+class _OfTwoRegions:
+    """An engine that takes two regions in one run, as a plan does that was built for so many."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._engine, name)
+
+    def most_rows(self, name: str) -> int:
+        return 2
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        rows = {len(array) for name, array in inputs.items() if name == "position" or name.startswith("mask_")}
+        assert max(rows) <= 2
+        return self._engine.run(inputs)
+
+
+def test_more_regions_than_an_engine_takes_are_encoded_in_parts(
+    tiny_model: TinyModel, checkpoint: Checkpoint, samples: list[VerificationSample]
+) -> None:
+    def load(role: str) -> Engine:
+        return load_engine(tiny_model.bundle / f"{role}.onnx", "onnxruntime", "cpu")
+
+    def load_bounded(role: str) -> Engine:
+        return _OfTwoRegions(load(role)) if role == "mask_extractor" else load(role)
+
+    inputs = [EncoderInputs.of(sample, checkpoint.config) for sample in samples if sample.ids.any()]
+    assert [len(one.ids) for one in inputs] == [5, 2]
+    at_once, in_parts = (encode_with_engines(inputs, load, lambda line: None) for load in (load, load_bounded))
+    for whole, parts in zip(at_once, in_parts, strict=True):
+        for tokens, same in zip(whole.regions, parts.regions, strict=True):
+            np.testing.assert_allclose(same, tokens, rtol=1e-5, atol=1e-6)
+            assert same.dtype == np.float32
 
 
 def test_wrong_weights_in_an_otherwise_right_engine_are_found(

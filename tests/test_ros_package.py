@@ -137,6 +137,21 @@ def test_each_installed_folder_is_there_and_has_what_launch_files_name() -> None
     assert all(any((ROOT / folder).iterdir()) for folder in folders)
 
 
+def test_docker_sees_all_that_is_installed() -> None:
+    lines = (ROOT / "docker" / "Dockerfile.dockerignore").read_text().splitlines()
+    let_back = {line.removeprefix("!") for line in lines if line.startswith("!")}
+    installed = set()
+    for entry in setup_arguments()["data_files"].elts:
+        if isinstance(entry, ast.Call):
+            installed.add(entry.args[0].value)
+        else:
+            # A name within them may be an f-string of NAME.
+            installed |= {ast.unparse(file).strip("f'").replace("{NAME}", "osprey_ros") for file in entry.elts[1].elts}
+    assert len(installed) >= 8
+    hidden = [path for path in installed if not any(Path(path).is_relative_to(folder) for folder in let_back)]
+    assert not hidden, "not in the build context, setup.py fails there"
+
+
 def test_colcon_runs_the_tests_with_pytest() -> None:
     assert "pytest" in ast.literal_eval(setup_arguments()["extras_require"])["test"]
 

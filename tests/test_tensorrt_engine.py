@@ -26,7 +26,8 @@ from export.graph_mask_extractor import build_mask_extractor
 from export.graph_vision import build_vision
 from export.linears import DecoderPrecision, Linears
 from export.onnx_graph import MICROSOFT, GraphBuilder
-from export.plans import decoder_profiles
+from export.plans import decoder_profiles, make_plan
+from export.progress import Progress
 from export.tensorrt_plan import (
     Lengths,
     PlanError,
@@ -344,6 +345,32 @@ def test_timing_cache_is_kept_and_replaced(gpu: Callable[[], int], graph: Path) 
     cache.write_bytes(b"of another GPU")
     build_plan(graph, graph.parent, PROFILES[1:], timing_cache=cache)
     assert cache.read_bytes() == b"measured"
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_timing_cache_that_cannot_be_kept_costs_no_plan(
+    gpu: Callable[[], int], graph: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    (graph.parent / "in_the_way").write_bytes(b"")
+    cache = graph.parent / "in_the_way" / "cache"
+    if there:
+        cache = graph.parent / "folder"
+        cache.mkdir()
+    lines: list[str] = []
+    entry = build_plan(graph, graph.parent, PROFILES, timing_cache=cache, report=lines.append)
+    _same(_inputs(3), load_engine(graph.parent / entry.file, "tensorrt", "cuda").run(_inputs(3)))
+    assert [line for line in lines if "not kept for the next build" in line and str(cache) in line]
+
+    # Nor does a home in which nothing can be written.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(graph.parent / "in_the_way"))
+    builder = GraphBuilder("vision")
+    builder.input("x", [2])
+    builder.node("Abs", ["x"], "y")
+    builder.output("y", [2])
+    builder.save(graph.parent / "vision.onnx")
+    entry = make_plan("vision", graph.parent / "vision.onnx", graph.parent, TINY, 4, Progress(lines.append))
+    assert (graph.parent / entry.file).is_file()
+    assert [line for line in lines if "not kept for the next build" in line and "osprey_ros" in line]
 
 
 def test_progress_tells_of_the_outermost_phase(gpu: Callable[[], int], graph: Path) -> None:

@@ -13,6 +13,7 @@ from export.figures import StageFigures
 from export.graph_mask_extractor import LEVELS
 from export.samples import VerificationSample
 from export.streamed import Read
+from osprey_ros.encoders import region_tokens
 from osprey_ros.engines import Engine
 from osprey_ros.image import preprocess
 from osprey_ros.memory import trim
@@ -89,18 +90,11 @@ def encode_with_engines(
     trim()
     report("verify: mask-extractor engine")
     engine = load("mask_extractor")
-    most = engine.most_rows("position")
     for one, out in zip(inputs, encoded, strict=True):
-        feeds = dict(zip(LEVELS, out.features, strict=True))
-        rows = {f"mask_{level}": mask for level, mask in zip(LEVELS, one.masks, strict=True)}
-        rows["position"] = one.positions
-        parts = []
-        for at in range(0, max(1, len(one.ids)), most):
-            parts.append(_run(engine, {**feeds, **{name: array[at : at + most] for name, array in rows.items()}}))
-        mask_tokens, position_tokens = (
-            np.concatenate([part[name] for part in parts]) for name in ("mask_tokens", "position_tokens")
-        )
-        out.regions = (mask_tokens, position_tokens)
+        grids = {f"mask_{level}": mask for level, mask in zip(LEVELS, one.masks, strict=True)}
+        grids["position"] = one.positions
+        features = _typed(engine, dict(zip(LEVELS, out.features, strict=True)))
+        out.regions = region_tokens(engine, features, _typed(engine, grids))
     del engine
     trim()
     return encoded
@@ -146,8 +140,12 @@ def compare_encoders(engine: Encoded, reference: Encoded, stages: Mapping[str, S
 
 def _run(engine: Engine, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Runs an engine of any precision on float32 arrays; float32 comes back."""
-    outputs = engine.run({name: array.astype(engine.input_dtypes[name]) for name, array in inputs.items()})
-    return {name: array.astype(np.float32) for name, array in outputs.items()}
+    return {name: array.astype(np.float32) for name, array in engine.run(_typed(engine, inputs)).items()}
+
+
+def _typed(engine: Engine, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays as the engine's inputs of these names want them."""
+    return {name: array.astype(engine.input_dtypes[name]) for name, array in inputs.items()}
 
 
 def _without_weights(config: OspreyConfig) -> Osprey:

@@ -93,7 +93,7 @@ class RowsOfBranches:
         return rows, positions, owners
 
 
-def parts(rows: Sequence[int], count: int, besides: int = 0, most: int = MAX_ROWS) -> Iterator[slice]:
+def parts(rows: Sequence[int], count: int, besides: int, most: int) -> Iterator[slice]:
     """Cuts a sequence of things with so many rows each into parts of at most ``count`` things and ``most`` rows.
 
     Each part has ``besides`` rows more. There is at least one thing in each.

@@ -163,7 +163,7 @@ class PatternGuide:
 
     def can_begin(self) -> bool:
         """Whether any token with a word in it can be the first: where none can, no answer matches."""
-        return any(self._compare(piece.lstrip(), partial=True) for piece in self._vocabulary.pieces if piece.strip())
+        return any(self._fits("", token) for token, piece in enumerate(self._vocabulary.pieces) if piece.strip())
 
     def begin(self) -> Walk:
         """A new answer."""

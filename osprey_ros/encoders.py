@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from time import perf_counter
 
 import numpy as np
@@ -40,26 +41,36 @@ class Encoders:
         return tokens, PictureSeconds(preprocess=ready - start, vision=vision, engine=vision)
 
     def regions(self, regions: Regions, meter: Meter) -> tuple[np.ndarray, np.ndarray]:
-        """Mask tokens and position tokens, float32 [N, hidden] both, of regions of the latest picture.
-
-        In as many runs as the mask extractor needs for so many.
-        """
+        """Mask tokens and position tokens, float32 [N, hidden] both, of regions of the latest picture."""
         engine = self._extractor
         *masks, positions = self._grids.of(regions)
         arrays = {f"mask_res{level}": mask for level, mask in enumerate(masks, start=2)}
         arrays["position"] = positions
-        arrays = {name: array.astype(engine.input_dtypes[name], copy=False) for name, array in arrays.items()}
+        grids = {name: array.astype(engine.input_dtypes[name], copy=False) for name, array in arrays.items()}
         features: dict[str, np.ndarray | Buffer] = {}
         for name, feature in self._features.items():
             here = self._vision.device == engine.device and feature.dtype == engine.input_dtypes[name]
             features[name] = feature if here else feature.read().astype(engine.input_dtypes[name])
-        start, names, most = perf_counter(), ["mask_tokens", "position_tokens"], engine.most_rows("position")
-        outputs = []
-        for at in range(0, max(1, len(regions)), most):
-            part = {name: array[at : at + most] for name, array in arrays.items()}
-            outputs.append(engine.run({**part, **features}, names))
+        start = perf_counter()
+        tokens = region_tokens(engine, features, grids)
         meter.engine_seconds += perf_counter() - start
-        mask_tokens, position_tokens = (
-            np.concatenate([part[name] for part in outputs]).astype(np.float32, copy=False) for name in names
-        )
-        return mask_tokens, position_tokens
+        return tokens
+
+
+def region_tokens(
+    extractor: Engine, features: Mapping[str, np.ndarray | Buffer], grids: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mask tokens and position tokens, float32 [N, hidden] both, in as many runs as the mask extractor needs.
+
+    ``features`` are a picture's, ``grids`` pooling masks and "position" of its regions, [N, ...] each; both by the
+    names of the extractor's inputs and of their types.
+    """
+    most, names = extractor.most_rows("position"), ["mask_tokens", "position_tokens"]
+    outputs = []
+    for at in range(0, max(1, len(grids["position"])), most):
+        part = {name: array[at : at + most] for name, array in grids.items()}
+        outputs.append(extractor.run({**part, **features}, names))
+    mask_tokens, position_tokens = (
+        np.concatenate([part[name] for part in outputs]).astype(np.float32, copy=False) for name in names
+    )
+    return mask_tokens, position_tokens

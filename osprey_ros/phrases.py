@@ -190,8 +190,9 @@ def _without_sides(words: str) -> tuple[str, Relation | None]:
     """The words without a side of the picture ("on the left"), and that side."""
     for pattern, relation in _SIDES:
         whole = rf"(?:^|\s+)(?:{pattern})(?: of the (?:picture|image|table|scene|room))?(?=\s|$)(?!\s+of\s)"
-        if re.search(whole, words):
-            return re.sub(whole, "", words).strip(), relation
+        without, found = re.subn(whole, "", words)
+        if found:
+            return without.strip(), relation
     return words, None
 
 

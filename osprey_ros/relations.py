@@ -44,7 +44,7 @@ def places(objects: Sequence[SceneObject], needed: np.ndarray | None = None) -> 
     """
     unknown = (np.nan, np.nan, np.nan)
     positions = np.array([thing.position or unknown for thing in objects], dtype=np.float64).reshape(-1, 3)
-    known = np.isfinite(positions[:, 0]) & np.isfinite(positions[:, 1]) & np.isfinite(positions[:, 2])
+    known = np.asarray(np.isfinite(positions).all(axis=1))
     needed = np.ones(len(objects), dtype=np.bool_) if needed is None else needed
     if needed.any() and known[needed].all():
         positions[~known] = np.nan

@@ -129,10 +129,10 @@ class _OfTwoRegions:
     def most_rows(self, name: str) -> int:
         return 2
 
-    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         rows = {len(array) for name, array in inputs.items() if name == "position" or name.startswith("mask_")}
         assert max(rows) <= 2
-        return self._engine.run(inputs)
+        return self._engine.run(inputs, outputs)
 
 
 def test_more_regions_than_an_engine_takes_are_encoded_in_parts(

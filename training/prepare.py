@@ -118,9 +118,10 @@ def _shards(source: RecordSource, folder: Path, strict: bool) -> Shards:
     Raises RecordError for a file that has changed since, and for one without any record.
     """
     file = Path(source.file)
-    if not file.is_file():
-        raise RecordError(f"{file} cannot be read: there is no such file")
-    content = sha256_of(file)
+    try:
+        content = sha256_of(file)
+    except OSError as error:
+        raise RecordError(f"{file} cannot be read: {error.strerror}") from error
     if (folder / "index.json").is_file():
         shards = Shards(folder)
         if shards.source != content:

@@ -13,6 +13,7 @@ import numpy as np
 from osprey_ros.image import resize_shortest_edge
 from osprey_sim.render import Renderer
 from osprey_sim.scene import sample_scene
+from training.whole_file import write_whole
 from training.words import RegionFacts, region_facts
 
 WIDTH, HEIGHT = 320, 240
@@ -98,9 +99,7 @@ def _render_chunk(job: tuple[Path, str, int, int, int, tuple[int, int]]) -> int:
     for kind, arrays in (("picture", pictures), ("instances", instances), ("parts", parts)):
         np.save(_file(facts_path, kind), np.stack(arrays))
     # Written last and moved into place: its presence says that the chunk is whole.
-    unfinished = facts_path.with_suffix(".part")
-    unfinished.write_text("\n".join(lines) + "\n")
-    unfinished.rename(facts_path)
+    write_whole(facts_path, "\n".join(lines) + "\n")
     return stop - start
 
 

@@ -25,6 +25,7 @@ from training.prepare import prepare
 from training.readers.records import RecordError
 from training.recipe import Recipe, RecipeError, load_recipe
 from training.trainer import Trainer
+from training.whole_file import write_whole
 
 TIME_IS_UP = 3
 
@@ -41,9 +42,7 @@ def claim(folder: Path, recipe: Recipe) -> None:
         if note.read_text() != wanted:
             raise RecipeError(f"{folder} holds a run of another recipe ({note}): give another --output or remove it")
         return
-    unfinished = folder / "recipe.json.part"
-    unfinished.write_text(wanted)
-    unfinished.replace(note)
+    write_whole(note, wanted)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -27,6 +27,7 @@ from training.objective import Objective
 from training.prepare import Prepared
 from training.recipe import Recipe, RecipeError
 from training.stages import Stage, freeze_all_but, group_parameters
+from training.whole_file import write_whole
 
 PROGRESS = "progress.json"
 _START = {"stage": 0, "step": 0, "state": None}
@@ -192,9 +193,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(self.folder / state))
         if self.accelerator.is_main_process:
-            unfinished = self.folder / f"{PROGRESS}.part"
-            unfinished.write_text(json.dumps({"stage": stage, "step": step, "state": state}) + "\n")
-            unfinished.rename(self.folder / PROGRESS)
+            write_whole(self.folder / PROGRESS, json.dumps({"stage": stage, "step": step, "state": state}) + "\n")
         self.accelerator.wait_for_everyone()
 
     def _log(self, stage: str, step: int, loss: float, right: float) -> None:

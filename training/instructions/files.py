@@ -9,6 +9,7 @@ from typing import Any
 
 from training.instructions.facts import KnownPicture, KnownRegion
 from training.instructions.templates import Pair
+from training.whole_file import write_whole
 
 DESCRIPTION, CONVERSATION, SHORT_FORM, PART_LEVEL, POSITIVE_NEGATIVE, MASKS = KINDS = (
     "detail_description",
@@ -66,10 +67,7 @@ def write_files(folder: Path, contents: Mapping[str, Any]) -> None:
     """Writes the content of each kind under its name in FILES; each file appears whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     for kind, content in contents.items():
-        path = folder / FILES[kind]
-        unfinished = path.with_suffix(".part")
-        unfinished.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
-        unfinished.replace(path)
+        write_whole(folder / FILES[kind], json.dumps(content, ensure_ascii=False) + "\n")
 
 
 def _head(picture: KnownPicture, regions: Sequence[KnownRegion]) -> dict[str, Any]:

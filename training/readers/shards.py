@@ -11,6 +11,7 @@ import numpy as np
 
 from training.readers.records import Record, Skipped, Turn
 from training.readers.segmentation import Segmentation
+from training.whole_file import write_whole
 
 PER_SHARD = 2000  # records a file
 _INDEX = "index.json"
@@ -66,9 +67,7 @@ def write_shards(
             flush()
     if lines:
         flush()
-    unfinished = folder / f"{_INDEX}.part"
-    unfinished.write_text(json.dumps({"shards": names, "skipped": skipped.count, "source": source}) + "\n")
-    unfinished.replace(folder / _INDEX)
+    write_whole(folder / _INDEX, json.dumps({"shards": names, "skipped": skipped.count, "source": source}) + "\n")
     return Shards(folder)
 
 

@@ -36,6 +36,7 @@ from osprey_ros.bundle import Bundle
 from osprey_ros.describer import Describer, Result
 from osprey_ros.engines import DEVICES
 from osprey_ros.errors import OspreyError
+from osprey_ros.image import MODES
 from osprey_ros.prompt import QUESTIONS
 
 STYLE = "detailed"  # answers longer than the limit on tokens: all sides then generate equally many for every region
@@ -64,7 +65,7 @@ class Sides:
     """The engines and those baselines that can be run, with the reasons of those that cannot."""
 
     def __init__(self, bundle: Bundle, arguments: argparse.Namespace, folder: Path) -> None:
-        self.describer = Describer(bundle, threads=arguments.threads)
+        self.describer = Describer(bundle, threads=arguments.threads, preprocessing=arguments.preprocessing)
         self.skipped: dict[str, str] = {}
         self.loop: TorchLoop | None = None
         self.batched: BatchedSide | None = None
@@ -170,10 +171,16 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     bundle = open_bundle(arguments.bundle, arguments.device)
     frame = crowded_frame()
     print(
-        f"{bundle.manifest.name}, {arguments.threads} threads, load {os.getloadavg()[0]:.1f}, "
+        f"{bundle.manifest.name}, {arguments.threads} threads, {arguments.preprocessing} preprocessing, "
+        f"load {os.getloadavg()[0]:.1f}, "
         f"medians of {arguments.runs} runs (quartiles)"
     )
-    result: dict[str, Any] = {"bundle": bundle.manifest.name, "threads": arguments.threads, "runs": arguments.runs}
+    result: dict[str, Any] = {
+        "bundle": bundle.manifest.name,
+        "threads": arguments.threads,
+        "runs": arguments.runs,
+        "preprocessing": arguments.preprocessing,
+    }
     with tempfile.TemporaryDirectory() as folder:
         sides = Sides(bundle, arguments, Path(folder))
         measured = []
@@ -244,6 +251,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--loop-regions", type=int, default=0, metavar="N", help="run the loop on N regions and scale")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--device", choices=DEVICES, help="default: the bundle's")
+    parser.add_argument(
+        "--preprocessing",
+        choices=MODES,
+        default="exact",
+        help="of the engines' pictures; the loop's is exact (%(default)s)",
+    )
     parser.add_argument("--without", type=lambda text: text.split(","), default=[], help=f"any of {','.join(PARTS)}")
     parser.add_argument("--json", type=Path, metavar="OUT")
     parser.add_argument("--plot", type=Path, metavar="OUT.png")

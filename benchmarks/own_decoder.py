@@ -42,7 +42,7 @@ class OwnDecoder:
     def __init__(self, bundle: Bundle, threads: int, prefix: np.ndarray, steps: int) -> None:
         entry = bundle.engine("decoder")
         self.engine = TimedEngine(load_engine(bundle.path(entry.file), entry.runtime, entry.device, threads))
-        self._embeddings = bundle.embeddings()
+        self._embeddings = np.asarray(bundle.embeddings())  # as the describer reads them
         self._decoder = Decoder(self.engine, bundle.manifest.model)
         self._prefix = self._decoder.prefill(self._rows(prefix))
         self._steps = steps

@@ -5,12 +5,12 @@ concatenated, never keys or values, and the prefix is read where it lies.
 
 `InPlace` is for onnxruntime on the CPU, where a node costs as much as a small product and a step of `Apart` is mostly
 nodes. Keys and values of all rows are one input each, and the outputs new_key.i and new_value.i must be bound to the
-memory of its last S rows. They are written before they are read: the only nodes that read them are products with what
-comes out of the query, which comes out of the same node as the new keys and a later one than the new values, and
+memory of its last S rows. They are written before they are read: the only node that reads them is Attention, which
+takes the query, too; and the query comes out of the same node as the new keys and a later one than the new values.
 onnxruntime runs the nodes of a session one after another.
 
 In both, keys and values are laid out rows first, so that new rows are written straight behind the earlier ones.
-onnxruntime reads the strided factors of the products in place.
+onnxruntime's Attention reads the heads of such rows where they lie.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from typing import Protocol
 import numpy as np
 from onnx import TensorProto
 
-from export.onnx_graph import MICROSOFT, GraphBuilder
+from export.onnx_graph import GraphBuilder
 
+_ATTENTION_OPSET = 23  # the first with the operator Attention
 _TO_THE_END = np.iinfo(np.int64).max  # as the end of a Slice
 _SCORE_RANGE = 75.0  # exp(-75) = 3e-33: next to 1 it is nothing, divided by thousands of rows it is a normal number
 
@@ -40,19 +41,24 @@ class Heads:
 
 
 class Attention(Protocol):
-    """One spelling. `inputs` and `shared` are called once, in this order, then `layer` for each layer in turn."""
+    """One spelling. `inputs`, `outputs` and `shared` are called once each, then `layer` for each layer in turn."""
+
+    rows_axis: int  # of states in this spelling: 0 where they are [S, H], 1 where they are [1, S, H]
 
     def inputs(self) -> None:
         """Declares position_ids, the mask, keys and values."""
+
+    def outputs(self) -> None:
+        """Declares new_key.i and new_value.i."""
 
     def shared(self) -> None:
         """Adds what all layers use."""
 
     def layer(self, layer: int, qkv: str, pick: Callable[[str, str], str] | None) -> str:
-        """Makes new_key.i and new_value.i of the projections qkv [S, 3 * heads * D]; returns the context, rows first.
+        """Makes new_key.i and new_value.i of the projections qkv [..., S, 3 * heads * D]; returns the context.
 
-        pick(values, name) takes the rows whose logits are wanted from [S, ...]; None where all go on.
-        The context is [S or R, heads * D].
+        pick(states, name) takes the rows whose logits are wanted; None where all go on.
+        The context is [..., S or R, heads * D].
         """
 
 
@@ -64,68 +70,57 @@ def rope_tables(heads: Heads) -> tuple[np.ndarray, np.ndarray]:
     return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
 
-def declare_new_rows(graph: GraphBuilder, heads: Heads) -> None:
-    """Declares the outputs new_key.i and new_value.i."""
-    for layer in range(heads.layers):
-        for kind in ("key", "value"):
-            graph.output(f"new_{kind}.{layer}", ["S", heads.count, heads.dim], graph.onnx_type)
-
-
 class InPlace:
     """Attention over keys and values that lie in one piece, the new rows among them; float32 only."""
 
     def __init__(self, graph: GraphBuilder, heads: Heads) -> None:
         self._graph, self._heads = graph, heads
+        self._width = heads.count * heads.dim
+        self.rows_axis = 1
 
     def inputs(self) -> None:
         """See `Attention`."""
         graph, heads = self._graph, self._heads
+        graph.require_opset(_ATTENTION_OPSET)
         graph.input("position_ids", ["S"], TensorProto.INT64)
         graph.input("mask", ["S", "T"])
         for layer in range(heads.layers):
             for kind in ("key", "value"):
-                graph.input(f"{kind}.{layer}", ["T", heads.count, heads.dim])
+                graph.input(f"{kind}.{layer}", [1, "T", self._width])
+
+    def outputs(self) -> None:
+        """See `Attention`."""
+        for layer in range(self._heads.layers):
+            for kind in ("key", "value"):
+                self._graph.output(f"new_{kind}.{layer}", [1, "S", self._width])
 
     def shared(self) -> None:
         """See `Attention`."""
         graph = self._graph
+        positions = graph.node("Unsqueeze", ["position_ids", graph.constant([0])], "rope.positions")
         for name, table in zip(("cos", "sin"), rope_tables(self._heads), strict=True):
-            graph.weight(f"rope.{name}_table", table, dtype=np.float32)
-        graph.node("Unsqueeze", ["position_ids", graph.constant([1])], "rope.positions")
+            weight = graph.weight(f"rope.{name}_table", table, dtype=np.float32)
+            graph.node("Gather", [weight, positions], f"rope.{name}")
 
     def layer(self, layer: int, qkv: str, pick: Callable[[str, str], str] | None) -> str:
         """See `Attention`."""
         graph, heads, name = self._graph, self._heads, f"layers.{layer}"
-        query, mask = self._query(layer, qkv), "mask"
+        sizes = graph.constant([2 * self._width, self._width])
+        unrotated, _ = graph.split_node("Split", [qkv, sizes], [f"{name}.query_key", f"new_value.{layer}"], axis=-1)
+        factors, both = ["rope.cos", "rope.sin"], 2 * heads.count  # queries and keys rotate alike
+        rotated = graph.node("RotaryEmbedding", [unrotated, *factors], f"{name}.rotated", num_heads=both)
+        query, _ = graph.split_node("Split", [rotated], [f"{name}.query", f"new_key.{layer}"], axis=-1)
+        mask = "mask"
         if pick is not None:
-            query, mask = pick(query, "logit_query"), pick(mask, "logit_mask")
-        # Rows and heads change places within the products: a Transpose of its own could run before rows are written.
-        scores = graph.node(
-            "FusedMatMul",
-            [query, f"key.{layer}"],
-            f"{name}.scores",
-            MICROSOFT,
-            transBatchA=1,
-            transBatchB=1,
-            transB=1,
-            alpha=float(1.0 / np.sqrt(heads.dim)),
+            query, mask = pick(query, "logit_query"), graph.node("Gather", [mask, "logit_rows"], "logit_mask", axis=0)
+        return graph.node(
+            "Attention",
+            [query, f"key.{layer}", f"value.{layer}", mask],
+            f"{name}.context",
+            q_num_heads=heads.count,
+            kv_num_heads=heads.count,
+            scale=float(1.0 / np.sqrt(heads.dim)),
         )
-        scores = floored(graph, graph.node("Add", [scores, mask], f"{name}.scores_masked"), name)
-        weights = graph.node("Softmax", [scores], f"{name}.attention", axis=-1)
-        context = graph.node("FusedMatMul", [weights, f"value.{layer}"], f"{name}.context", MICROSOFT, transBatchB=1)
-        return by_row(graph, context, heads, name)
-
-    def _query(self, layer: int, qkv: str) -> str:
-        graph, heads, name = self._graph, self._heads, f"layers.{layer}"
-        split = graph.node("Reshape", [qkv, graph.constant([-1, 3 * heads.count, heads.dim])], f"{name}.qkv_heads")
-        sizes = graph.constant([2 * heads.count, heads.count])
-        unrotated, _ = graph.split_node("Split", [split, sizes], [f"{name}.query_key", f"new_value.{layer}"], axis=1)
-        # The operator rotates sequences; each row is one of its own, of length 1.
-        sequences = graph.node("Unsqueeze", [unrotated, graph.constant([2])], f"{name}.sequences")
-        tables = ["rope.positions", "rope.cos_table", "rope.sin_table"]
-        rotated = graph.node("RotaryEmbedding", [sequences, *tables], f"{name}.rotated_sequences", MICROSOFT)
-        rotated = graph.node("Squeeze", [rotated, graph.constant([2])], f"{name}.rotated")
-        return graph.split_node("Split", [rotated], [f"{name}.query", f"new_key.{layer}"], axis=1)[0]
 
 
 class Apart:
@@ -134,6 +129,7 @@ class Apart:
     def __init__(self, graph: GraphBuilder, heads: Heads) -> None:
         self._graph, self._heads = graph, heads
         self._half = graph.dtype == np.float16
+        self.rows_axis = 0
 
     def inputs(self) -> None:
         """See `Attention`."""
@@ -144,6 +140,13 @@ class Apart:
             for part, length in (("prefix", "P"), ("branch", "B")):
                 for kind in ("key", "value"):
                     graph.input(f"{part}_{kind}.{layer}", [length, heads.count, heads.dim], graph.onnx_type)
+
+    def outputs(self) -> None:
+        """See `Attention`."""
+        graph, heads = self._graph, self._heads
+        for layer in range(heads.layers):
+            for kind in ("key", "value"):
+                graph.output(f"new_{kind}.{layer}", ["S", heads.count, heads.dim], graph.onnx_type)
 
     def shared(self) -> None:
         """See `Attention`: rotary factors of this step's positions, and where the blocks of keys end."""
@@ -174,7 +177,7 @@ class Apart:
         own = graph.node("Add", [graph.wide(own), mask], f"{name}.scores_masked")
         scores = graph.node("Concat", [graph.wide(prefix), own], f"{name}.scores", axis=-1)
         if not self._half:  # graphs in float16 are for GPUs, which have no trouble with denormal numbers
-            scores = floored(graph, scores, name)
+            scores = self._floored(scores, name)
         weights = graph.narrow(graph.node("Softmax", [scores], f"{name}.attention", axis=-1))
         spans = ((graph.constant([0]), "prefix.rows"), ("prefix.rows", "past.rows"))
         spans = (*spans, ("past.rows", graph.constant([_TO_THE_END])))
@@ -183,7 +186,10 @@ class Apart:
             seen = graph.node("Slice", [weights, start, end, graph.constant([-1])], f"{name}.attention_{part}")
             by_head = graph.node("Transpose", [f"{part}_value.{layer}"], f"{name}.values_{part}", perm=[1, 0, 2])
             products.append(graph.node("MatMul", [seen, by_head], f"{name}.context_{part}"))
-        return by_row(graph, graph.node("Sum", products, f"{name}.context"), self._heads, name)
+        context = graph.node("Sum", products, f"{name}.context")
+        context = graph.node("Transpose", [context], f"{name}.context_by_row", perm=[1, 0, 2])
+        width = self._heads.count * self._heads.dim
+        return graph.node("Reshape", [context, graph.constant([-1, width])], f"{name}.context_rows")
 
     def _query(self, layer: int, qkv: str) -> str:
         """Makes new_key.i and new_value.i and returns the scaled query, all [S, heads, D]."""
@@ -213,19 +219,13 @@ class Apart:
         crossed = graph.node("Mul", [swapped, "rope.sin"], f"{name}.crossed")
         return graph.node("Add", [straight, crossed], f"{name}.rotated")
 
+    def _floored(self, scores: str, name: str) -> str:
+        """Scores with those of hidden rows raised to where their weight is nothing still, but no denormal number.
 
-def floored(graph: GraphBuilder, scores: str, name: str) -> str:
-    """Scores with those of hidden rows raised to where their weight is nothing still, but no denormal number.
-
-    The softmax of onnxruntime takes seven times as long on a CPU where most rows are hidden, because it computes
-    weights below 1e-38. Raised, a hidden row gets 1e-33 of the largest weight, which changes no float32 sum.
-    """
-    largest = graph.node("ReduceMax", [scores], f"{name}.largest_score", axes=[-1], keepdims=1)
-    floor = graph.node("Sub", [largest, graph.constant(_SCORE_RANGE)], f"{name}.score_floor")
-    return graph.node("Max", [scores, floor], f"{name}.scores_floored")
-
-
-def by_row(graph: GraphBuilder, context: str, heads: Heads, name: str) -> str:
-    """A context [heads, S, D] as rows [S, heads * D]."""
-    context = graph.node("Transpose", [context], f"{name}.context_by_row", perm=[1, 0, 2])
-    return graph.node("Reshape", [context, graph.constant([-1, heads.count * heads.dim])], f"{name}.context_rows")
+        On processors that are slow with such numbers a softmax over mostly hidden rows takes seven times as long, for
+        the weights below 1e-38. Raised, a hidden row gets 1e-33 of the largest weight, which changes no float32 sum.
+        """
+        graph = self._graph
+        largest = graph.node("ReduceMax", [scores], f"{name}.largest_score", axes=[-1], keepdims=1)
+        floor = graph.node("Sub", [largest, graph.constant(_SCORE_RANGE)], f"{name}.score_floor")
+        return graph.node("Max", [scores, floor], f"{name}.scores_floored")

@@ -1,14 +1,14 @@
 """The decoder graph: one LLaMA step over packed rows that share a prefix and belong to separate branches.
 
-There is no batch axis. Rows of all branches lie in one sequence; a mask says which rows each new row may see. How the
-rows attend to those stored earlier is in export/graph_attention.py, in two spellings that decide some inputs:
+There is one sequence. Rows of all branches lie in it; a mask says which rows each new row may see. How the rows attend
+to those stored earlier is in export/graph_attention.py, in two spellings that decide some inputs:
 
 Shapes: S rows in this step, P prefix rows, B rows of the branch buffer, R rows whose logits are wanted, H hidden size.
     inputs_embeds [S, H], position_ids int64 [S], logit_rows int64 [R], and
     in `Apart`: mask float32 [S, B+S], prefix_key.i, prefix_value.i [P, heads, D], branch_key.i, branch_value.i
         [B, heads, D]
-    in `InPlace`: mask float32 [S, T], key.i, value.i [T, heads, D]: T rows in all, the last S of them the new ones
- -> logits float32 [R, V], new_key.i, new_value.i [S, heads, D] with the rotary embedding already applied to keys.
+    in `InPlace`: mask float32 [S, T], key.i, value.i [1, T, heads * D]: T rows in all, the last S of them the new ones
+ -> logits float32 [R, V], new_key.i, new_value.i of the S rows, shaped as those, with keys rotated to their positions.
 The mask is 0 where a row is visible and a large negative number where it is hidden. P and B may be 0. The graph
 computes in float32 or float16, as do its keys, values and inputs_embeds; norms, rotation and softmax are float32 in
 either case.
@@ -24,7 +24,7 @@ from typing import Protocol
 import numpy as np
 from onnx import TensorProto
 
-from export.graph_attention import Apart, Attention, Heads, InPlace, declare_new_rows
+from export.graph_attention import Apart, Attention, Heads, InPlace
 from export.linears import DecoderPrecision
 from export.onnx_graph import MICROSOFT, GraphBuilder
 from osprey_ros.engines.onnxruntime import FEW_ROWS
@@ -100,6 +100,8 @@ class _Decoder:
         self.attention.inputs()
         graph.input("logit_rows", ["R"], TensorProto.INT64)
         self.attention.shared()
+        if self.attention.rows_axis:
+            hidden = graph.node("Unsqueeze", [hidden, graph.constant([0])], "embeds")
         added = None  # what is still to be added to `hidden`
         for layer in range(shape.num_layers):
             if self.progress is not None:
@@ -109,7 +111,7 @@ class _Decoder:
         if self.linears.precision.unpacked:
             graph.note(FEW_ROWS, "inputs_embeds")
         graph.output("logits", ["R", shape.vocab_size])
-        declare_new_rows(graph, shape.heads)
+        self.attention.outputs()
         graph.save(path)
 
     def _layer(self, layer: int, hidden: str, added: str | None) -> tuple[str, str]:
@@ -136,8 +138,8 @@ class _Decoder:
         gated = graph.node("Mul", [silu, up], f"{name}.gated")
         return hidden, self.linears.add(graph, gated, [f"{weights}.mlp.down_proj"], f"{name}.down")
 
-    def _pick(self, values: str, name: str) -> str:
-        return self.graph.node("Gather", [values, "logit_rows"], name, axis=0)
+    def _pick(self, states: str, name: str) -> str:
+        return self.graph.node("Gather", [states, "logit_rows"], name, axis=self.attention.rows_axis)
 
     def _norm_of_sum(self, hidden: str, added: str | None, weight: str, name: str) -> tuple[str, str]:
         """The sum of hidden states and what was added to them, and its norm."""
@@ -171,6 +173,8 @@ class _Decoder:
 
     def _logits(self, hidden: str, added: str | None) -> None:
         _, normed = self._norm_of_sum(hidden, added, "model.norm.weight", "norm")
+        if self.attention.rows_axis:
+            normed = self.graph.node("Squeeze", [normed, self.graph.constant([0])], "norm.rows")
         half = self.graph.dtype == np.float16
         name = "logits_half" if half else "logits"
         self.linears.add(self.graph, normed, ["lm_head"], name, output=True)

@@ -15,7 +15,7 @@ from export.weight_files import StoredWeight, Tensor, WeightFile
 # Opset 17 is the newest that every runtime we aim at reads (TensorRT 10.3, onnxruntime from 1.17).
 OPSET = 17
 # The IR version that goes with an opset.
-_IR_VERSIONS = {17: 8, 21: 10}
+_IR_VERSIONS = {17: 8, 21: 10, 23: 11}
 MICROSOFT = "com.microsoft"
 
 # Weights from this size on are stored beside the graph where a side file is asked for.
@@ -139,7 +139,7 @@ class GraphBuilder:
         return name
 
     def require_opset(self, opset: int) -> None:
-        """Raises the opset of the graph, for an operator that needs it: 17 or 21."""
+        """Raises the opset of the graph, for an operator that needs it: 17, 21 or 23."""
         if opset not in _IR_VERSIONS:
             raise ValueError(f"opset must be one of {', '.join(map(str, _IR_VERSIONS))}, not {opset}")
         self._opset = max(self._opset, opset)

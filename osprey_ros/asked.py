@@ -34,7 +34,8 @@ class Asked:
     def keys(self) -> list[tuple[int, ...]]:
         """What tells a branch apart from all others, whatever else is asked: its region's id and its question."""
         ids = [0] if self.together else [int(region) & 0xFFFFFFFF for region in self.regions.ids]
-        return [(zlib.crc32(question.encode()), region) for question in self.questions for region in ids]
+        questions = [zlib.crc32(question.encode()) for question in self.questions]
+        return [(question, region) for question in questions for region in ids]
 
     def region_of(self, branch: int) -> int:
         """Id of the region that a branch is about, 0 where it is about all."""

@@ -79,10 +79,13 @@ class RowsOfBranches:
         for index, rows in enumerate(branches.stems):
             self.add(rows, np.full(len(rows), _FIRST_STEM - index), position + np.arange(len(rows)))
 
-    def add_question(self, branches: Branches, branch: int, position: int) -> None:
-        """The question of a branch, which begins at a position."""
-        rows = branches.questions[branch]
-        self.add(rows, np.full(len(rows), branch), position + np.arange(len(rows)))
+    def add_questions(self, branches: Branches, which: np.ndarray, positions: np.ndarray) -> None:
+        """The questions of some branches, integers [n] at least one, and where each begins."""
+        questions = [branches.questions[branch] for branch in which]
+        lengths = np.array([len(rows) for rows in questions])
+        starts = np.cumsum(lengths) - lengths
+        each = np.repeat(positions - starts, lengths) + np.arange(lengths.sum())
+        self.add(np.concatenate(questions), np.repeat(which, lengths), each)
 
     def take(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows, positions and owners in the order in which they were added; none are left."""

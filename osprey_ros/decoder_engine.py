@@ -44,8 +44,12 @@ class DecoderEngine:
         )
         self._in_place = self._all_names[0] in engine.input_names
         self._dtype = engine.input_dtypes["inputs_embeds"]
-        dtype = engine.input_dtypes[self._all_names[0] if self._in_place else self._prefix_names[0]]
-        self._rows = KeyValueRows(engine, len(self._new_names), (spec.num_heads, spec.head_dim), dtype)
+        self._row_shape = (spec.num_heads, spec.head_dim)
+        keys = self._all_names[0] if self._in_place else self._prefix_names[0]
+        # A graph that attends in place takes rows flat, as a batch of one.
+        row_shape = (spec.num_heads * spec.head_dim,) if self._in_place else self._row_shape
+        dtype = engine.input_dtypes[keys]
+        self._rows = KeyValueRows(engine, len(self._new_names), row_shape, dtype, batch=self._in_place)
         self.most_rows = UNBOUNDED if self._in_place else engine.most_rows(self._branch_names[0])
         self.most_logits = engine.most_rows("logit_rows")
         self.branches = BranchRows(self._rows, self.most_rows)
@@ -111,7 +115,7 @@ class DecoderEngine:
             past = {**self._rows.head(self._prefix_names, prefix), **self.branches.none(self._branch_names)}
         new = self.branches.tail(self._new_names, count)
         logits = self._run(embeds, positions, mask, logit_rows, past, new, Meter())
-        return logits.copy(), [buffer.read().copy() for buffer in new.values()]
+        return logits.copy(), [buffer.read().reshape(count, *self._row_shape).copy() for buffer in new.values()]
 
     def _behind(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from time import perf_counter
 from typing import TypeAlias
 
@@ -58,6 +59,7 @@ AnyRegions: TypeAlias = Regions | EncodedRegions | np.ndarray
 # Bounds on the answer where the caller gives none; fewer where the model has not so many positions left.
 MAX_NEW_TOKENS = {"short": 32, "detailed": 192, "category": 16}
 MAX_NEW_TOKENS_FREE = 96
+_PROMPTS = 256  # so many are kept
 _SHOWN = 60  # characters of a question that is too long
 
 
@@ -101,6 +103,7 @@ class Describer:
         preprocess = Preprocessor(self.spec, preprocessing, cores)
         self._builder = PromptBuilder(self.bundle.tokenizer(), self.spec, template_named(self.bundle.manifest.template))
         self._guides = Guides(self._builder)
+        self._prompt = lru_cache(_PROMPTS)(self._checked_prompt)  # the same questions come frame after frame
         self._embeddings = np.asarray(self.bundle.embeddings())  # a plain view: numpy is slow to index its memory maps
         vision = self._load("vision", threads, "pixels", "image_tokens")
         extractor = self._load("mask_extractor", threads, "position", "position_tokens")
@@ -207,7 +210,7 @@ class Describer:
             limits = np.maximum(limits, [guide.longest if guide else 0 for guide in each])
             sampling = Guided(guides=each, free=sampling)
         answers = self._decoded(asked, limits, sampling, should_stop, clock)
-        texts = [self._builder.decode(answer.tokens) for answer in answers]
+        texts = [self._builder.decode(answer.tokens.tolist()) for answer in answers]
         clock.stage_done()
         timing = self._timing(clock, picture, asked, sum(len(answer.tokens) for answer in answers))
         results = []
@@ -233,7 +236,7 @@ class Describer:
         picture, clock = self._current(), Clock()
         asked = self._asked(picture, regions, [question], clock, together=True)
         (answer,) = self._decoded(asked, self._limits(asked, max_new_tokens), sampling, should_stop, clock)
-        text = self._builder.decode(answer.tokens)
+        text = self._builder.decode(answer.tokens.tolist())
         clock.stage_done()
         self._timing(clock, picture, asked, len(answer.tokens))
         return Description(0, text, answer.tokens, answer.logprobs, answer.ended)
@@ -400,7 +403,7 @@ class Describer:
             )
         return regions
 
-    def _prompt(self, question: str, regions: int) -> tuple[int, ...]:
+    def _checked_prompt(self, question: str, regions: int) -> tuple[int, ...]:
         prompt = self._builder.prompt(question, regions)
         if prompt.count(MASK) != regions:
             named = "once: it is asked of each region" if regions == 1 else f"{regions} times, once for each region"

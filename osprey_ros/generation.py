@@ -82,8 +82,8 @@ def decode(engine: DecoderEngine, request: Request, meter: Meter) -> Iterator[St
             free = room - int(most[active].sum())
             joining = _joining(waiting, lengths, most, len(active), new.count, free, request.max_parallel)
             logit_rows = np.concatenate([logit_rows, new.count + np.cumsum(lengths[joining]) - 1])
-            for branch in joining:
-                new.add_question(branches, branch, starts[branch])
+            if len(joining):
+                new.add_questions(branches, joining, starts[joining])
             active = np.concatenate([active, joining])
             positions = np.concatenate([positions, starts[joining] + lengths[joining]])
             left = np.concatenate([left, limits[joining]])
@@ -102,24 +102,22 @@ def decode(engine: DecoderEngine, request: Request, meter: Meter) -> Iterator[St
 def collect(steps: Iterator[Step], limits: np.ndarray, should_stop: Callable[[], bool] | None) -> list[Generation]:
     """The answers, [N]: after all steps, or as far as they were when ``should_stop`` said so."""
     done: list[Step] = []
+    ended = np.zeros(len(limits), dtype=bool)
     while should_stop is None or not should_stop():
         step = next(steps, None)
         if step is None:
             break
         done.append(step)
-    tokens: list[list[int]] = [[] for _ in limits]
-    logprobs: list[list[float]] = [[] for _ in limits]
-    ended = np.zeros(len(limits), dtype=bool)
-    for step in done:
-        for branch, token, logprob in zip(
-            step.branches.tolist(), step.tokens.tolist(), step.logprobs.tolist(), strict=True
-        ):
-            tokens[branch].append(token)
-            logprobs[branch].append(logprob)
         ended[step.branches] = step.last
+    branches = np.concatenate([np.zeros(0, np.intp), *(step.branches for step in done)])
+    tokens = np.concatenate([np.zeros(0, np.int32), *(step.tokens for step in done)], dtype=np.int32)
+    logprobs = np.concatenate([np.zeros(0, np.float32), *(step.logprobs for step in done)], dtype=np.float32)
+    order = np.argsort(branches, kind="stable")  # those of a branch one behind the other, in the order they came
+    tokens, logprobs = tokens[order], logprobs[order]
+    ends = np.cumsum(np.bincount(branches, minlength=len(limits))).tolist()
     return [
-        Generation(np.array(own, dtype=np.int32), np.array(likely, dtype=np.float32), end)
-        for own, likely, end in zip(tokens, logprobs, ended.tolist(), strict=True)
+        Generation(tokens[start:end], logprobs[start:end], whole)
+        for start, end, whole in zip([0, *ends], ends, ended.tolist(), strict=False)
     ]
 
 

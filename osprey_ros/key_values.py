@@ -13,14 +13,20 @@ _GRANULE = 64
 
 
 class KeyValueRows:
-    """``count`` buffers [capacity, heads, head_dim], keys and values of each layer in turn, filled to the same row.
+    """``count`` buffers [capacity, ...], keys and values of each layer in turn, filled to the same row.
 
     Nothing is ever given back: the buffers stay as large as they once had to be.
+
+    Args:
+        row_shape: of the keys or values of a row. batch: whether the engine takes and gives them as a batch of one.
     """
 
-    def __init__(self, engine: Engine, count: int, row_shape: tuple[int, int], dtype: np.dtype) -> None:
+    def __init__(
+        self, engine: Engine, count: int, row_shape: tuple[int, ...], dtype: np.dtype, batch: bool = False
+    ) -> None:
         self._engine = engine
         self._row_shape = row_shape
+        self._batch = batch
         self._dtype = dtype
         self._buffers: list[Buffer] = [engine.buffer((0, *row_shape), dtype) for _ in range(count)]
         self.capacity = 0
@@ -44,7 +50,8 @@ class KeyValueRows:
 
     def views(self, names: Sequence[str], start: int, stop: int) -> dict[str, Buffer]:
         """The rows ``start`` to ``stop`` (not included) of each buffer, under these names in their order."""
-        return {name: buffer.rows(start, stop) for name, buffer in zip(names, self._buffers, strict=True)}
+        batch = self._batch
+        return {name: buffer.rows(start, stop, batch) for name, buffer in zip(names, self._buffers, strict=True)}
 
     def head(self, names: Sequence[str], stop: int) -> dict[str, Buffer]:
         """The rows before ``stop`` of each buffer, as `views`: made once for many runs. Not to be held or changed."""

@@ -6,7 +6,7 @@ Texts and the order of tokens are those of the published Osprey (arXiv 2312.1003
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -140,9 +140,9 @@ class PromptBuilder:
             raise PromptError(f"the tokenizer merges {lead!r} with the answer {text!r}: it cannot continue a prompt")
         return (*ids[len(lead_ids) :], self.spec.eos_id)
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Sequence[int]) -> str:
         """The text of answer tokens, without special tokens and outer white space."""
-        return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True).strip()
+        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
     def _encode(self, text: str) -> tuple[int, ...]:
         placeholders = {self.spec.mask_id: MASK, self.spec.pos_id: POSITION}

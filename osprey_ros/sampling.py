@@ -82,11 +82,12 @@ class Chooser:
         return chosen, logprobs
 
     def _free(self, logits: np.ndarray, branches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        shifted = logits - logits.max(axis=1, keepdims=True)
+        rows = np.arange(len(logits))
+        likeliest = logits.argmax(axis=1)
+        shifted = logits - logits[rows, likeliest, None]
         normaliser = np.log(np.exp(shifted).sum(axis=1))
         if self._sampling is None:
-            return logits.argmax(axis=1), -normaliser
-        rows = np.arange(len(logits))
+            return likeliest, -normaliser
         chosen = np.array([self._draw(shifted[row], branches[row]) for row in rows], dtype=np.intp)
         return chosen, shifted[rows, chosen] - normaliser
 

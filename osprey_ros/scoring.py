@@ -37,8 +37,7 @@ def score(
     new = RowsOfBranches()
     new.add_stems(branches, prefix)
     ends = new.count + np.cumsum(lengths) - 1
-    for branch in range(len(branches)):
-        new.add_question(branches, branch, starts[branch])
+    new.add_questions(branches, np.arange(len(branches)), starts)
     _check_stop(should_stop)
     logits = engine.extend(*new.take(), ends, prefix, meter)
     first = np.array([phrase[0] for phrase in phrases])

@@ -52,8 +52,8 @@ class LiveBuffer:
     def write(self, array: np.ndarray, row: int = 0) -> None:
         self.array[row : row + len(array)] = array
 
-    def rows(self, start: int, stop: int) -> LiveBuffer:
-        return LiveBuffer(self.array[start:stop], self.token)
+    def rows(self, start: int, stop: int, batch: bool = False) -> LiveBuffer:
+        return LiveBuffer(self.array[None, start:stop] if batch else self.array[start:stop], self.token)
 
 
 class _Token:

@@ -86,6 +86,14 @@ def test_buffers_are_read_and_written_in_place(engine: Engine) -> None:
     assert engine.run({"a": buffer.rows(2, 2), "b": buffer.rows(5, 5)})["sum"].shape == (0, 3)
 
 
+def test_rows_of_a_buffer_can_be_a_batch_of_one(engine: Engine) -> None:
+    buffer = engine.buffer((6, 3), np.float32)
+    buffer.write(_rows(1, 6))
+    batch = buffer.rows(2, 5, batch=True)
+    assert (batch.shape, batch.pointer) == ((1, 3, 3), buffer.pointer + 24)
+    np.testing.assert_array_equal(batch.read(), buffer.read()[None, 2:5])
+
+
 def test_buffers_outlive_the_view_they_were_made_from(engine: Engine) -> None:
     a = _rows(3, 4)
 

@@ -154,6 +154,9 @@ def test_buffers_are_read_and_written_in_place(engine: Engine) -> None:
     target = doubled.rows(0, 4)
     engine.run(given, [], into={"doubled": target})
     np.testing.assert_array_equal(target.read(), given["rows"] * 2)
+    batch = doubled.rows(1, 4, batch=True)
+    assert (batch.shape, batch.pointer) == ((1, 3, 3), doubled.rows(1, 4).pointer)
+    np.testing.assert_array_equal(batch.read(), given["rows"][None, 1:4] * 2)
 
 
 def test_an_output_may_be_read_and_returned(engine: Engine) -> None:

@@ -40,8 +40,11 @@ class Buffer(Protocol):
     def read(self) -> np.ndarray:
         """The contents. On the CPU this is the memory itself, elsewhere a copy: do not write into it."""
 
-    def rows(self, start: int, stop: int) -> Buffer:
-        """The rows ``start`` to ``stop`` (not included) of the same memory, which stays alive with the view."""
+    def rows(self, start: int, stop: int, batch: bool = False) -> Buffer:
+        """The rows ``start`` to ``stop`` (not included) of the same memory, which stays alive with the view.
+
+        With ``batch`` they are a batch of one: there is an axis of length 1 before the others.
+        """
 
 
 class Engine(Protocol):

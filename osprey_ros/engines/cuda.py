@@ -153,13 +153,14 @@ class DeviceBuffer:
         self._cuda.synchronize()
         return array
 
-    def rows(self, start: int, stop: int) -> DeviceBuffer:
+    def rows(self, start: int, stop: int, batch: bool = False) -> DeviceBuffer:
         """See `osprey_ros.engines.Buffer`. Raises EngineError for rows that it does not have."""
         if not 0 <= start <= stop <= self.shape[0]:
             raise EngineError(f"rows {start} to {stop} are not in a buffer of {self.shape[0]} rows")
         row_bytes = int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
         shape = (stop - start, *self.shape[1:])
-        return DeviceBuffer(self._cuda, self._memory, self.pointer + start * row_bytes, shape, self.dtype)
+        pointer = self.pointer + start * row_bytes
+        return DeviceBuffer(self._cuda, self._memory, pointer, (1, *shape) if batch else shape, self.dtype)
 
 
 class _Memory:

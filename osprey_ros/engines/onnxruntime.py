@@ -75,9 +75,9 @@ class HostBuffer:
         """See `osprey_ros.engines.Buffer`."""
         return self._array
 
-    def rows(self, start: int, stop: int) -> HostBuffer:
+    def rows(self, start: int, stop: int, batch: bool = False) -> HostBuffer:
         """See `osprey_ros.engines.Buffer`."""
-        return HostBuffer(self._array[start:stop])
+        return HostBuffer(self._array[None, start:stop] if batch else self._array[start:stop])
 
 
 class OnnxEngine:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-
 # Before each call: threads of the one before, which spin for a while as they wait for more work, go to sleep meanwhile.
 _REST = 0.02  # seconds
 

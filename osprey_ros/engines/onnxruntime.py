@@ -41,7 +41,6 @@ _ONNX_TYPES = {
 # Key in a graph's metadata. Its value names an input: a run with one row of it is fastest on int4 weights as they are
 # stored, others on weights unpacked to float32; and so small is the model that few rows are faster on one thread.
 FEW_ROWS = "osprey_ros.few_rows"
-_FEW = 8
 
 
 class HostBuffer:
@@ -110,7 +109,7 @@ class OnnxEngine:
         if self._few_rows:
             self._sessions.append((1, self._open(provider, 1, {"session.qdq_matmulnbits_accuracy_level": "0"})))
             if threads != 1:
-                self._sessions.append((_FEW, self._open(provider, 1, unpacked)))
+                self._sessions.append((few_rows(onnxruntime.__version__), self._open(provider, 1, unpacked)))
         self._bindings: dict[tuple[int, tuple[str, ...], tuple[str, ...]], _Binding] = {}
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         self.input_names = tuple(i.name for i in inputs)
@@ -250,13 +249,26 @@ def waiting_threads(version: str) -> dict[str, str]:
     they would hold cores that others need. Between runs, where another engine or somebody else works, they sleep.
     Where onnxruntime cannot bound the spinning (1.23 cannot, 1.26 can), they always sleep.
     """
-    if release(version) < (1, 26):
+    if not _spins_briefly(version):
         return {"session.intra_op.allow_spinning": "0"}
     return {
         "session.intra_op.allow_spinning": "1",
         "session.intra_op.spin_duration_us": "50",
         "session.force_spinning_stop": "1",
     }
+
+
+def few_rows(version: str) -> int:
+    """How many rows a small decoder runs at most on one thread.
+
+    More are faster on two, once their work outweighs handing it over: to a thread that spins much sooner than to one
+    that must be woken (`benchmarks/README.md`).
+    """
+    return 4 if _spins_briefly(version) else 24
+
+
+def _spins_briefly(version: str) -> bool:
+    return release(version) >= (1, 26)
 
 
 def harmful_optimizers(version: str) -> list[str]:

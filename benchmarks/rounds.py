@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-# Before each call: threads of the one before, which spin for a while as they wait for more work, go to sleep meanwhile.
 _REST = 0.02  # seconds
 
 
@@ -28,7 +27,8 @@ class Spread:
 
 
 def seconds_of(call: Callable[[], object]) -> float:
-    """Wall time of one call."""
+    """Wall time of one call, after a rest."""
+    _let_others_sleep()
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
@@ -41,6 +41,15 @@ def in_turns(calls: Mapping[str, Callable[[], object]], runs: int) -> dict[str, 
     for run in range(runs):
         for n in range(len(names)):
             name = names[(n + run) % len(names)]
-            time.sleep(_REST)
             seconds[name].append(seconds_of(calls[name]))
     return seconds
+
+
+def _let_others_sleep() -> None:
+    """Waits until threads of the call before, which spin for a while as they wait for more work, have gone to sleep.
+
+    Without sleeping: the first call on a core that has slept takes longer, by how long is chance.
+    """
+    end = time.perf_counter() + _REST
+    while time.perf_counter() < end:
+        pass

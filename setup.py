@@ -34,7 +34,7 @@ setup(
     install_requires=[
         "setuptools",
         "numpy",
-        "onnxruntime",
+        "onnxruntime>=1.23",
         "opencv-python-headless",
         "pillow",
         "regex",

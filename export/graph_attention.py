@@ -43,7 +43,7 @@ class Heads:
 class Attention(Protocol):
     """One spelling. `inputs`, `outputs` and `shared` are called once each, then `layer` for each layer in turn."""
 
-    rows_axis: int  # of states in this spelling: 0 where they are [S, H], 1 where they are [1, S, H]
+    batch: bool  # whether states are a batch of one, [1, S, H], or [S, H]
 
     def inputs(self) -> None:
         """Declares position_ids, the mask, keys and values."""
@@ -76,7 +76,7 @@ class InPlace:
     def __init__(self, graph: GraphBuilder, heads: Heads) -> None:
         self._graph, self._heads = graph, heads
         self._width = heads.count * heads.dim
-        self.rows_axis = 1
+        self.batch = True
 
     def inputs(self) -> None:
         """See `Attention`."""
@@ -129,7 +129,7 @@ class Apart:
     def __init__(self, graph: GraphBuilder, heads: Heads) -> None:
         self._graph, self._heads = graph, heads
         self._half = graph.dtype == np.float16
-        self.rows_axis = 0
+        self.batch = False
 
     def inputs(self) -> None:
         """See `Attention`."""

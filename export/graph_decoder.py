@@ -100,7 +100,7 @@ class _Decoder:
         self.attention.inputs()
         graph.input("logit_rows", ["R"], TensorProto.INT64)
         self.attention.shared()
-        if self.attention.rows_axis:
+        if self.attention.batch:
             hidden = graph.node("Unsqueeze", [hidden, graph.constant([0])], "embeds")
         added = None  # what is still to be added to `hidden`
         for layer in range(shape.num_layers):
@@ -139,7 +139,7 @@ class _Decoder:
         return hidden, self.linears.add(graph, gated, [f"{weights}.mlp.down_proj"], f"{name}.down")
 
     def _pick(self, states: str, name: str) -> str:
-        return self.graph.node("Gather", [states, "logit_rows"], name, axis=self.attention.rows_axis)
+        return self.graph.node("Gather", [states, "logit_rows"], name, axis=int(self.attention.batch))
 
     def _norm_of_sum(self, hidden: str, added: str | None, weight: str, name: str) -> tuple[str, str]:
         """The sum of hidden states and what was added to them, and its norm."""
@@ -173,7 +173,7 @@ class _Decoder:
 
     def _logits(self, hidden: str, added: str | None) -> None:
         _, normed = self._norm_of_sum(hidden, added, "model.norm.weight", "norm")
-        if self.attention.rows_axis:
+        if self.attention.batch:
             normed = self.graph.node("Squeeze", [normed, self.graph.constant([0])], "norm.rows")
         half = self.graph.dtype == np.float16
         name = "logits_half" if half else "logits"

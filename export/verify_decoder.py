@@ -78,7 +78,7 @@ def _prefill(decoder: Decoder, rows: np.ndarray) -> tuple[Prefix, np.ndarray]:
     split = max(0, len(rows) - _PREFIX_ROWS)
     end = np.arange(len(rows) - split)
     head = decoder.prefill(rows[:split])
-    logits, _ = decoder.run(rows[split:], split + end, causal_mask(np.zeros_like(end)), end, head)
+    logits = decoder.run(rows[split:], split + end, causal_mask(np.zeros_like(end)), end, head)
     return decoder.prefill(rows[split:], behind=head), logits
 
 
@@ -95,7 +95,7 @@ def _logits_along(
     owners = np.repeat(np.arange(len(branches)), [len(branch) for branch in branches])
     places = np.concatenate([np.arange(len(branch)) for branch in branches])
     wanted = np.concatenate(_answer_rows(branches, answers))
-    logits, _ = decoder.run(np.concatenate(branches), prefix.length + places, causal_mask(owners), wanted, prefix)
+    logits = decoder.run(np.concatenate(branches), prefix.length + places, causal_mask(owners), wanted, prefix)
     return np.split(logits, np.cumsum([len(answer) for answer in answers])[:-1])
 
 

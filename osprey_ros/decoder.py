@@ -1,7 +1,7 @@
 """Generation and scoring of many short answers behind one shared prefix, all branches packed in one sequence.
 
-The graph (see ``export/graph_decoder.py``) has no batch axis: its rows are (branch, position) pairs. Every row sees the
-whole prefix; which rows of the branches it sees is said by a mask. The engine writes keys and values of new rows
+The graph (see ``export/graph_decoder.py``) reads one sequence, whose rows are (branch, position) pairs. Every row sees
+the whole prefix; which rows of the branches it sees is said by a mask. The engine writes keys and values of new rows
 straight behind the earlier ones, in buffers on its device that are allocated once.
 """
 
@@ -28,7 +28,6 @@ __all__ = [
     "Decoder",
     "DecoderError",
     "Generation",
-    "KeyValues",
     "Meter",
     "Prefix",
     "Token",
@@ -53,14 +52,6 @@ class Prefix:
         """The first ``length`` rows: they do not depend on what follows them."""
         length = min(length, self.length)
         return Prefix(length, _up_to(self.marks, length))
-
-
-@dataclass(frozen=True)
-class KeyValues:
-    """Keys and values of some rows in host memory: one array [rows, heads, head_dim] for each layer."""
-
-    keys: list[np.ndarray]
-    values: list[np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -219,7 +210,7 @@ class Decoder:
         mask: np.ndarray,
         logit_rows: np.ndarray,
         prefix: Prefix | None = None,
-    ) -> tuple[np.ndarray, KeyValues]:
+    ) -> np.ndarray:
         """One run of the engine over S new rows behind a prefix, of which nothing is stored.
 
         Args:
@@ -227,13 +218,11 @@ class Decoder:
             mask: float32 [S, S], 0 where a row sees another of them, else HIDDEN.
             prefix: rows that every new one sees, none by default.
 
-        Returns:
-            logits float32 [R, vocab] and the keys and values of the new rows.
+        Returns logits float32 [R, vocab].
         """
         prefix = Prefix(0, ()) if prefix is None else prefix
         self._check_prefix(prefix)
-        logits, new = self._engine.run(embeds, positions, mask, logit_rows, prefix.length)
-        return logits, KeyValues(new[0::2], new[1::2])
+        return self._engine.run(embeds, positions, mask, logit_rows, prefix.length)
 
     def _request(
         self,

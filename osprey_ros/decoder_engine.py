@@ -9,7 +9,7 @@ import numpy as np
 
 from osprey_ros.branches import HIDDEN, BranchRows
 from osprey_ros.bundle import ModelSpec
-from osprey_ros.engines import UNBOUNDED, Buffer, Engine
+from osprey_ros.engines import UNBOUNDED, Buffer, Engine, EngineError
 from osprey_ros.key_values import KeyValueRows
 
 # Of one run over a prefix: longer ones are computed piece by piece, because scores take memory with the square.
@@ -44,11 +44,12 @@ class DecoderEngine:
         )
         self._in_place = self._all_names[0] in engine.input_names
         self._dtype = engine.input_dtypes["inputs_embeds"]
-        self._row_shape = (spec.num_heads, spec.head_dim)
-        keys = self._all_names[0] if self._in_place else self._prefix_names[0]
+        if self._in_place and engine.device != "cpu":
+            # Elsewhere onnxruntime may run an operator on the CPU, on a copy made before the new rows were written.
+            raise EngineError(f"this decoder was built for the CPU, not for {engine.device!r}: build the bundle for it")
         # A graph that attends in place takes rows flat, as a batch of one.
-        row_shape = (spec.num_heads * spec.head_dim,) if self._in_place else self._row_shape
-        dtype = engine.input_dtypes[keys]
+        row_shape = (spec.num_heads * spec.head_dim,) if self._in_place else (spec.num_heads, spec.head_dim)
+        dtype = engine.input_dtypes[self._all_names[0] if self._in_place else self._prefix_names[0]]
         self._rows = KeyValueRows(engine, len(self._new_names), row_shape, dtype, batch=self._in_place)
         self.most_rows = UNBOUNDED if self._in_place else engine.most_rows(self._branch_names[0])
         self.most_logits = engine.most_rows("logit_rows")
@@ -102,8 +103,8 @@ class DecoderEngine:
 
     def run(
         self, embeds: np.ndarray, positions: np.ndarray, mask: np.ndarray, logit_rows: np.ndarray, prefix: int
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Logits, and keys and values of the new rows in turn for each layer; nothing is kept."""
+    ) -> np.ndarray:
+        """Logits; nothing is kept."""
         count = len(embeds)
         self.branches.reserve(count)
         if self._in_place:
@@ -114,8 +115,7 @@ class DecoderEngine:
         else:
             past = {**self._rows.head(self._prefix_names, prefix), **self.branches.none(self._branch_names)}
         new = self.branches.tail(self._new_names, count)
-        logits = self._run(embeds, positions, mask, logit_rows, past, new, Meter())
-        return logits.copy(), [buffer.read().reshape(count, *self._row_shape).copy() for buffer in new.values()]
+        return self._run(embeds, positions, mask, logit_rows, past, new, Meter()).copy()
 
     def _behind(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from time import perf_counter
 from typing import TypeAlias
 
@@ -103,7 +103,8 @@ class Describer:
         preprocess = Preprocessor(self.spec, preprocessing, cores)
         self._builder = PromptBuilder(self.bundle.tokenizer(), self.spec, template_named(self.bundle.manifest.template))
         self._guides = Guides(self._builder)
-        self._prompt = lru_cache(_PROMPTS)(self._checked_prompt)  # the same questions come frame after frame
+        # The same questions come frame after frame. What keeps them does not hold the describer, and so its engines.
+        self._prompt = lru_cache(_PROMPTS)(partial(_prompt, self._builder))
         self._embeddings = np.asarray(self.bundle.embeddings())  # a plain view: numpy is slow to index its memory maps
         vision = self._load("vision", threads, "pixels", "image_tokens")
         extractor = self._load("mask_extractor", threads, "position", "position_tokens")
@@ -403,13 +404,6 @@ class Describer:
             )
         return regions
 
-    def _checked_prompt(self, question: str, regions: int) -> tuple[int, ...]:
-        prompt = self._builder.prompt(question, regions)
-        if prompt.count(MASK) != regions:
-            named = "once: it is asked of each region" if regions == 1 else f"{regions} times, once for each region"
-            raise PromptError(f"the question {question!r} must contain {REGION_TEXT} {named}")
-        return prompt
-
     def _limits(self, asked: Asked, max_new_tokens: int | None) -> np.ndarray:
         """The largest number of tokens of each branch's answer."""
         if max_new_tokens is not None:
@@ -443,6 +437,14 @@ class Describer:
     def _rows(self, ids: np.ndarray) -> np.ndarray:
         """Embedding rows of token ids [n], float32 [n, hidden]."""
         return self._embeddings[ids].astype(np.float32)
+
+
+def _prompt(builder: PromptBuilder, question: str, regions: int) -> tuple[int, ...]:
+    prompt = builder.prompt(question, regions)
+    if prompt.count(MASK) != regions:
+        named = "once: it is asked of each region" if regions == 1 else f"{regions} times, once for each region"
+        raise PromptError(f"the question {question!r} must contain {REGION_TEXT} {named}")
+    return prompt
 
 
 def _style_question(style: str) -> str:

@@ -114,11 +114,9 @@ def collect(steps: Iterator[Step], limits: np.ndarray, should_stop: Callable[[],
     logprobs = np.concatenate([np.zeros(0, np.float32), *(step.logprobs for step in done)], dtype=np.float32)
     order = np.argsort(branches, kind="stable")  # those of a branch one behind the other, in the order they came
     tokens, logprobs = tokens[order], logprobs[order]
-    ends = np.cumsum(np.bincount(branches, minlength=len(limits))).tolist()
-    return [
-        Generation(tokens[start:end], logprobs[start:end], whole)
-        for start, end, whole in zip([0, *ends], ends, ended.tolist(), strict=False)
-    ]
+    ends = np.cumsum(np.bincount(branches, minlength=len(limits)))[:-1]
+    answers = zip(np.split(tokens, ends), np.split(logprobs, ends), ended.tolist(), strict=True)
+    return [Generation(*answer) for answer in answers]
 
 
 def _joining(

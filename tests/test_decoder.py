@@ -13,7 +13,7 @@ from conftest import TinyModel
 from osprey_ros import decoder_engine
 from osprey_ros.bundle import DECODER, Bundle, ModelSpec
 from osprey_ros.decoder import HIDDEN, Branches, Decoder, DecoderError, Generation, Meter, Prefix, Token
-from osprey_ros.engines import UNBOUNDED, Buffer, Engine, load_engine
+from osprey_ros.engines import UNBOUNDED, Buffer, Engine, EngineError, load_engine
 from osprey_ros.sampling import Chooser, Sampling, SamplingError
 
 NEVER = -1  # an end-of-sequence id that is never chosen
@@ -89,6 +89,12 @@ class IdleEngine:
 
     def run(self, inputs: Mapping[str, Any], *arguments: Any) -> dict[str, np.ndarray]:
         return {}
+
+
+class ElsewhereEngine(CountingEngine):
+    """As another engine, on another device."""
+
+    device = "cuda"
 
 
 @pytest.fixture(scope="module")
@@ -432,7 +438,7 @@ def test_scores_are_those_of_teacher_forcing(
             count = len(whole)
             causal = np.triu(np.full((count, count), HIDDEN), k=1)
             wanted = np.arange(len(branch) - 1, count)
-            logits, _ = decoder.run(whole, prefix.length + np.arange(count), causal, wanted, prefix)
+            logits = decoder.run(whole, prefix.length + np.arange(count), causal, wanted, prefix)
             logits = logits.astype(np.float64)
             expected = logits[np.arange(len(phrase)), phrase] - np.log(np.exp(logits).sum(axis=1))
             assert found.dtype == np.float32
@@ -490,7 +496,7 @@ def test_logprobs_are_those_of_a_softmax(decoder: Decoder, rows: np.ndarray, emb
     answer = _generate(decoder, prefix, [branch], embeddings, new=2)[0]
     sequence = np.concatenate([rows[:30], branch, embeddings[answer.tokens[:1]]])
     causal = np.triu(np.full((36, 36), HIDDEN), k=1)
-    logits = decoder.run(sequence, np.arange(36), causal, np.array([35]))[0][0].astype(np.float64)
+    logits = decoder.run(sequence, np.arange(36), causal, np.array([35]))[0].astype(np.float64)
     expected = logits[answer.tokens[1]] - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
     assert answer.tokens[1] == logits.argmax()
     assert answer.logprobs[1] == pytest.approx(expected, abs=1e-4)
@@ -510,3 +516,8 @@ def test_too_many_positions_are_refused(decoder: Decoder, rows: np.ndarray, embe
 
 def test_no_branch_gives_no_answer(decoder: Decoder, rows: np.ndarray, embeddings: np.ndarray) -> None:
     assert _generate(decoder, decoder.prefill(rows[:3]), [], embeddings) == []
+
+
+def test_decoder_for_the_cpu_is_refused_elsewhere(bundle: Bundle, engine: Engine) -> None:
+    with pytest.raises(EngineError, match="built for the CPU, not for 'cuda'"):
+        Decoder(ElsewhereEngine(engine), bundle.manifest.model)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import weakref
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from itertools import pairwise
@@ -39,6 +41,20 @@ def describer(tiny_model: TinyModel) -> Describer:
 def ready(describer: Describer, picture: Picture) -> Describer:
     describer.set_image(picture.rgb)
     return describer
+
+
+def test_engines_go_with_the_describer(tiny_model: TinyModel, picture: Picture) -> None:
+    """At once, not when the garbage collector comes: a bundle may be loaded in the place of another."""
+    describer = Describer(tiny_model.bundle, threads=1)
+    describer.set_image(picture.rgb)
+    describer.describe(picture.ids)
+    gone = weakref.ref(describer)
+    gc.disable()
+    try:
+        del describer
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def _assert_same(ours: Result, other: Result) -> None:

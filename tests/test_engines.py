@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -10,6 +11,7 @@ import pytest
 
 from export.onnx_graph import GraphBuilder
 from osprey_ros.engines import UNBOUNDED, Engine, EngineError, load_engine
+from osprey_ros.engines.onnxruntime import FEW_ROWS, few_rows
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +106,33 @@ def test_buffers_outlive_the_view_they_were_made_from(engine: Engine) -> None:
 
     kept = view()
     np.testing.assert_array_equal(engine.run({"a": kept, "b": kept})["sum"], 2 * a[1:3])
+
+
+@pytest.mark.parametrize(("version", "most"), [("1.23.2", 24), ("1.25.1", 24), ("1.26.0", 4), ("1.32.0", 4)])
+def test_fewer_rows_stay_on_one_thread_where_threads_spin(version: str, most: int) -> None:
+    assert few_rows(version) == most
+
+
+def test_few_rows_run_on_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = GraphBuilder("double")
+    graph.note(FEW_ROWS, "a")
+    graph.input("a", ["N", 3])
+    graph.node("Add", ["a", "a"], "sum")
+    graph.output("sum", ["N", 3])
+    graph.save(tmp_path / "double.onnx")
+    threads = []
+
+    class Watched(onnxruntime.InferenceSession):
+        def run_with_iobinding(self, *arguments: Any) -> None:
+            threads.append(self.get_session_options().intra_op_num_threads)
+            super().run_with_iobinding(*arguments)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Watched)
+    engine = load_engine(tmp_path / "double.onnx", threads=2)
+    few = few_rows(onnxruntime.__version__)
+    for count in (1, few, few + 1):
+        np.testing.assert_array_equal(engine.run({"a": _rows(1, count)})["sum"], 2 * _rows(1, count))
+    assert threads == [1, 1, 2]
 
 
 def test_inputs_that_it_refuses_are_named(engine: Engine) -> None:

@@ -43,7 +43,7 @@ class Buffer(Protocol):
     def rows(self, start: int, stop: int, batch: bool = False) -> Buffer:
         """The rows ``start`` to ``stop`` (not included) of the same memory, which stays alive with the view.
 
-        With ``batch`` they are a batch of one, as engines may want them: there is an axis of length 1 before the others.
+        With ``batch`` they are a batch of one, as engines may want them: an axis of length 1 comes before the others.
         """
 
 

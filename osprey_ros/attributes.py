@@ -151,6 +151,11 @@ def _from_line(line: str) -> AttributeSpec:
 def _from_mapping(entry: Mapping[str, Any]) -> AttributeSpec:
     if not isinstance(entry, Mapping) or "name" not in entry or not set(entry) <= set(_KEYS):
         raise AttributeSpecError(f"attribute {entry!r}: give a mapping with name and any of {', '.join(_KEYS[1:])}")
+    for key in ("name", "question", "pattern"):
+        if not isinstance(entry.get(key, ""), str):
+            raise AttributeSpecError(
+                f"attribute {entry['name']}: {key} {entry[key]!r} must be text (quote yes, no, null and numbers)"
+            )
     values = entry.get("values", ())
     if (
         isinstance(values, str)
@@ -160,6 +165,4 @@ def _from_mapping(entry: Mapping[str, Any]) -> AttributeSpec:
         raise AttributeSpecError(
             f"attribute {entry['name']}: values {values!r} must be a list of texts (quote yes, no and numbers)"
         )
-    return AttributeSpec(
-        str(entry["name"]), str(entry.get("question", "")), tuple(values), str(entry.get("pattern", ""))
-    )
+    return AttributeSpec(entry["name"], entry.get("question", ""), tuple(values), entry.get("pattern", ""))

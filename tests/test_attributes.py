@@ -70,6 +70,9 @@ def test_lines_and_mappings_say_the_same() -> None:
         ({"name": "a", "values": None}, "values None must be a list of texts"),
         ({"name": "a", "values": 3}, "values 3 must be a list of texts"),
         ({"name": "a", "values": [True]}, "quote yes, no and numbers"),
+        ({"name": "a", "question": None}, r"attribute a: question None must be text \(quote"),
+        ({"name": "a", "pattern": 7}, "attribute a: pattern 7 must be text"),
+        ({"name": True}, "attribute True: name True must be text"),
     ],
 )
 def test_wrong_entries_are_named(entry: object, message: str) -> None:

@@ -75,7 +75,7 @@ def _ask_picture(arguments: argparse.Namespace) -> dict[str, Any]:
     manifest = describer.bundle.manifest
     if not manifest.verified:
         print(unverified_warning(manifest), file=sys.stderr)
-    finder.find(arguments.question, (), None)  # raises for a question without words before the regions are described
+    finder.check(arguments.question)  # before the regions are described
     # Without memory the objects' track ids, which reasons name, are the ids of the masks.
     settings = StepSettings(min_area=1, max_regions=len(frame.regions), remember=False)
     result = pipeline.step(frame, settings)

@@ -115,6 +115,10 @@ class Finder:
         kept = order[:limit] if limit > 0 else order
         return Found(tuple(Match(objects[n].track_id, likely[n], reasons[n]) for n in kept), "")
 
+    def check(self, text: str) -> None:
+        """Raises QueryError for a text without words."""
+        self._parse(text)
+
     def scores(self, text: str, objects: Sequence[SceneObject], seen: Seen | None) -> np.ndarray:
         """Float64 [objects] in 0..1: how likely each is meant, before calibration, which is fitted on these."""
         self._look_at(seen)

@@ -29,6 +29,15 @@ from export.linears import DecoderPrecision
 from export.onnx_graph import MICROSOFT, GraphBuilder
 from osprey_ros.engines.onnxruntime import FEW_ROWS
 
+# The linears of a layer as the graph multiplies with them: those of one product are stored side by side.
+PRODUCTS: tuple[tuple[str, ...], ...] = (
+    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    ("self_attn.o_proj",),
+    ("mlp.gate_proj",),
+    ("mlp.up_proj",),
+    ("mlp.down_proj",),
+)
+
 
 class Weights(Protocol):
     """Where the weights come from: `export.linears.Linears` or `StoredLinears`."""
@@ -118,6 +127,7 @@ class _Decoder:
         graph, name = self.graph, f"layers.{layer}"
         weights = f"model.layers.{layer}"
         hidden, normed = self._norm_of_sum(hidden, added, f"{weights}.input_layernorm.weight", f"{name}.input_norm")
+        # One product, which keys and values come out of before the query does (see `export.graph_attention.InPlace`).
         projections = [f"{weights}.self_attn.{part}_proj" for part in "qkv"]
         qkv = self.linears.add(graph, normed, projections, f"{name}.qkv")
         # Behind the last keys and values only the rows whose logits are wanted go on.
@@ -128,11 +138,9 @@ class _Decoder:
         attended = self.linears.add(graph, context, [f"{weights}.self_attn.o_proj"], f"{name}.attention_output")
         norm = f"{weights}.post_attention_layernorm.weight"
         hidden, normed = self._norm_of_sum(hidden, attended, norm, f"{name}.mlp_norm")
-        # Gate and up read the same rows: one product serves both.
-        both = self.linears.add(
-            graph, normed, [f"{weights}.mlp.gate_proj", f"{weights}.mlp.up_proj"], f"{name}.gate_up"
+        gate, up = (
+            self.linears.add(graph, normed, [f"{weights}.mlp.{part}_proj"], f"{name}.{part}") for part in ("gate", "up")
         )
-        gate, up = graph.split_node("Split", [both], [f"{name}.gate", f"{name}.up"], axis=-1)
         sigmoid = graph.node("Sigmoid", [gate], f"{name}.sigmoid")
         silu = graph.node("Mul", [gate, sigmoid], f"{name}.silu")
         gated = graph.node("Mul", [silu, up], f"{name}.gated")

@@ -93,7 +93,7 @@ def accuracy_level(bits: int, in_features: int) -> int:
 
 
 def stored_name(layers: Iterable[str]) -> str:
-    """Name under which linears are stored side by side: model.layers.0.mlp.gate_proj+up_proj."""
+    """Name under which linears are stored side by side: model.layers.0.self_attn.q_proj+k_proj+v_proj."""
     first, *others = layers
     return "+".join([first, *(other.rsplit(".", 1)[1] for other in others)])
 

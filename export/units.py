@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from export import awq
-from export.graph_decoder import DecoderShape, build_decoder
+from export.graph_decoder import PRODUCTS, DecoderShape, build_decoder
 from export.graph_mask_extractor import build_mask_extractor
 from export.graph_vision import build_vision
 from export.journal import BUNDLE, WORK, Unit, Workspace
@@ -26,7 +26,7 @@ from export.progress import Progress, Step
 from export.readback import CONFIG, decoder_weights
 from export.resources import LAYER_PARTS, REGION_PARTS, VISION_PARTS, Sizes, weight_bytes
 from export.samples import VerificationSample
-from export.streamed import LINEAR_GROUPS, NORMS, Read
+from export.streamed import NORMS, Read
 from export.verify import Limits, verify_bundle
 from export.weight_files import StoredWeight, Tensor, WeightFile, read_index, write_index
 from osprey_ros import fingerprint
@@ -166,7 +166,7 @@ class BundleUnits:
 
     def _layer(self, layer: int, step: Step) -> None:
         prefix = f"model.layers.{layer}"
-        groups = [[f"{prefix}.{part}" for part in group] for group in LINEAR_GROUPS.values()]
+        groups = [[f"{prefix}.{part}" for part in product] for product in PRODUCTS]
         self._write_weights(f"layer{layer:02d}", groups, [f"{prefix}.{norm}.weight" for norm in NORMS], step)
 
     def _lm_head(self, step: Step) -> None:

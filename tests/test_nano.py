@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import frame
 from evaluation import accuracy
+from export.graph_decoder import PRODUCTS
 from export.readback import model_from_bundle
 from osprey_ros.bundle import DECODER, Bundle
 from osprey_ros.describer import Describer
@@ -34,7 +35,7 @@ def test_it_is_small_and_was_verified(bundle: Bundle) -> None:
 def test_its_decoder_is_int4(bundle: Bundle) -> None:
     levels = [w for w in onnx.load(bundle.path(DECODER)).graph.initializer if w.name.endswith(".levels")]
     assert {w.data_type for w in levels} == {onnx.TensorProto.INT4}
-    assert len(levels) == 4 * bundle.manifest.model.num_layers
+    assert len(levels) == len(PRODUCTS) * bundle.manifest.model.num_layers
 
 
 def test_it_names_most_of_what_it_sees(bundle: Bundle) -> None:

@@ -19,7 +19,8 @@ from osprey_torch.config import OspreyConfig
 _JOINED = {
     "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "attention_output": ("self_attn.o_proj",),
-    "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+    "gate": ("mlp.gate_proj",),
+    "up": ("mlp.up_proj",),
     "down": ("mlp.down_proj",),
 }
 
@@ -36,7 +37,7 @@ class LlamaWeights:
         config: sizes and constants.
         embeddings: float16 [vocab, hidden].
         linears: products of the decoder by their names in its graph, "layers.0.qkv", "layers.0.attention_output",
-            "layers.0.gate_up", "layers.0.down" and "logits": quantized, or float [out, in].
+            "layers.0.gate", "layers.0.up", "layers.0.down" and "logits": quantized, or float [out, in].
         norms: float32 [hidden] by their names in the checkpoint.
         levels: MatMulNBits' accuracy level of each quantized product; those that the engine unpacks have none.
     """

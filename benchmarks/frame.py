@@ -172,8 +172,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     frame = crowded_frame()
     print(
         f"{bundle.manifest.name}, {arguments.threads} threads, {arguments.preprocessing} preprocessing, "
-        f"load {os.getloadavg()[0]:.1f}, "
-        f"medians of {arguments.runs} runs (quartiles)"
+        f"load {os.getloadavg()[0]:.1f}, medians of {arguments.runs} runs (quartiles)"
     )
     result: dict[str, Any] = {
         "bundle": bundle.manifest.name,

@@ -29,14 +29,15 @@ from export.linears import DecoderPrecision
 from export.onnx_graph import MICROSOFT, GraphBuilder
 from osprey_ros.engines.onnxruntime import FEW_ROWS
 
-# The linears of a layer as the graph multiplies with them: those of one product are stored side by side.
-PRODUCTS: tuple[tuple[str, ...], ...] = (
-    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    ("self_attn.o_proj",),
-    ("mlp.gate_proj",),
-    ("mlp.up_proj",),
-    ("mlp.down_proj",),
-)
+# The products of a layer, and the linears that each multiplies with, which are stored side by side. One gives queries,
+# keys and values: keys and values must come before what is asked of them (see `export.graph_attention.InPlace`).
+PRODUCTS: dict[str, tuple[str, ...]] = {
+    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "attention_output": ("self_attn.o_proj",),
+    "gate": ("mlp.gate_proj",),
+    "up": ("mlp.up_proj",),
+    "down": ("mlp.down_proj",),
+}
 
 
 class Weights(Protocol):
@@ -127,24 +128,25 @@ class _Decoder:
         graph, name = self.graph, f"layers.{layer}"
         weights = f"model.layers.{layer}"
         hidden, normed = self._norm_of_sum(hidden, added, f"{weights}.input_layernorm.weight", f"{name}.input_norm")
-        # One product, which keys and values come out of before the query does (see `export.graph_attention.InPlace`).
-        projections = [f"{weights}.self_attn.{part}_proj" for part in "qkv"]
-        qkv = self.linears.add(graph, normed, projections, f"{name}.qkv")
+        qkv = self._product(layer, "qkv", normed)
         # Behind the last keys and values only the rows whose logits are wanted go on.
         is_last = layer == self.shape.num_layers - 1
         context = self.attention.layer(layer, qkv, self._pick if is_last else None)
         if is_last:
             hidden = self._pick(hidden, "logit_hidden")
-        attended = self.linears.add(graph, context, [f"{weights}.self_attn.o_proj"], f"{name}.attention_output")
+        attended = self._product(layer, "attention_output", context)
         norm = f"{weights}.post_attention_layernorm.weight"
         hidden, normed = self._norm_of_sum(hidden, attended, norm, f"{name}.mlp_norm")
-        gate, up = (
-            self.linears.add(graph, normed, [f"{weights}.mlp.{part}_proj"], f"{name}.{part}") for part in ("gate", "up")
-        )
+        gate, up = (self._product(layer, part, normed) for part in ("gate", "up"))
         sigmoid = graph.node("Sigmoid", [gate], f"{name}.sigmoid")
         silu = graph.node("Mul", [gate, sigmoid], f"{name}.silu")
         gated = graph.node("Mul", [silu, up], f"{name}.gated")
-        return hidden, self.linears.add(graph, gated, [f"{weights}.mlp.down_proj"], f"{name}.down")
+        return hidden, self._product(layer, "down", gated)
+
+    def _product(self, layer: int, name: str, states: str) -> str:
+        """One of PRODUCTS."""
+        linears = [f"model.layers.{layer}.{part}" for part in PRODUCTS[name]]
+        return self.linears.add(self.graph, states, linears, f"layers.{layer}.{name}")
 
     def _pick(self, states: str, name: str) -> str:
         return self.graph.node("Gather", [states, "logit_rows"], name, axis=int(self.attention.batch))

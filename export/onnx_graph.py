@@ -30,7 +30,7 @@ class GraphBuilder:
     With `external` every weight goes to that file as soon as it is added and does not stay in memory, so a model of
     any size is written with the memory of its largest tensor. Without it weights lie inside the `.onnx`.
     With `half` the graph computes in float16: constants and weights are float16 where nothing else is asked for.
-    Nodes are given in the spelling of opset 17.
+    Nodes are given in the spelling of opset 17, those that it has not in that of the opset they require.
     """
 
     def __init__(self, name: str, external: Path | None = None, half: bool = False) -> None:

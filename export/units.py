@@ -166,7 +166,7 @@ class BundleUnits:
 
     def _layer(self, layer: int, step: Step) -> None:
         prefix = f"model.layers.{layer}"
-        groups = [[f"{prefix}.{part}" for part in product] for product in PRODUCTS]
+        groups = [[f"{prefix}.{part}" for part in product] for product in PRODUCTS.values()]
         self._write_weights(f"layer{layer:02d}", groups, [f"{prefix}.{norm}.weight" for norm in NORMS], step)
 
     def _lm_head(self, step: Step) -> None:

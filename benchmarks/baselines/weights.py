@@ -9,20 +9,12 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from export.graph_decoder import PRODUCTS
 from export.linears import quantized_linear
 from export.quantize import BLOCK, QuantizedLinear
 from export.weight_files import Tensor
 from osprey_ros.bundle import DECODER, Bundle
 from osprey_torch.config import OspreyConfig
-
-# Checkpoint names of what the decoder graph keeps side by side in one product.
-_JOINED = {
-    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "attention_output": ("self_attn.o_proj",),
-    "gate": ("mlp.gate_proj",),
-    "up": ("mlp.up_proj",),
-    "down": ("mlp.down_proj",),
-}
 
 
 class BaselineError(Exception):
@@ -36,8 +28,8 @@ class LlamaWeights:
     Attributes:
         config: sizes and constants.
         embeddings: float16 [vocab, hidden].
-        linears: products of the decoder by their names in its graph, "layers.0.qkv", "layers.0.attention_output",
-            "layers.0.gate", "layers.0.up", "layers.0.down" and "logits": quantized, or float [out, in].
+        linears: PRODUCTS of the decoder by their names in its graph, such as "layers.0.qkv", and "logits": quantized,
+            or float [out, in].
         norms: float32 [hidden] by their names in the checkpoint.
         levels: MatMulNBits' accuracy level of each quantized product; those that the engine unpacks have none.
     """
@@ -51,7 +43,7 @@ class LlamaWeights:
     def split(self, layer: int) -> dict[str, QuantizedLinear | np.ndarray]:
         """The linears of one layer apart, by their names in the checkpoint ("self_attn.q_proj", ...)."""
         parts = {}
-        for joined, names in _JOINED.items():
+        for joined, names in PRODUCTS.items():
             weight = self.linears[f"layers.{layer}.{joined}"]
             rows = (weight.out_features if isinstance(weight, QuantizedLinear) else len(weight)) // len(names)
             for n, name in enumerate(names):
@@ -91,7 +83,7 @@ def read_llama(bundle: Bundle) -> LlamaWeights:
             name = nodes[name].input[0]
         return numpy_helper.to_array(stored[name])
 
-    names = [f"layers.{layer}.{joined}" for layer in range(config.num_layers) for joined in _JOINED]
+    names = [f"layers.{layer}.{product}" for layer in range(config.num_layers) for product in PRODUCTS]
     linears: dict[str, QuantizedLinear | np.ndarray] = {}
     levels = {}
     for name in [*names, "logits"]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from osprey_ros.bundle import Bundle
 from osprey_ros.decoder import Decoder
+from osprey_ros.embeddings import Embeddings
 from osprey_ros.engines import Engine, load_engine
 
 NO_TOKEN = -1  # as end-of-sequence id: answers go on to the limit
@@ -25,13 +27,18 @@ class TimedEngine:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
-    def run(self, *arguments: Any, **options: Any) -> dict[str, np.ndarray]:
-        start = time.perf_counter()
-        try:
-            return self._engine.run(*arguments, **options)
-        finally:
-            self.seconds += time.perf_counter() - start
-            self.runs += 1
+    def bind(self, *arguments: Any) -> Callable[[], None]:
+        bound = self._engine.bind(*arguments)
+
+        def run() -> None:
+            start = time.perf_counter()
+            try:
+                bound()
+            finally:
+                self.seconds += time.perf_counter() - start
+                self.runs += 1
+
+        return run
 
 
 class OwnDecoder:
@@ -42,7 +49,7 @@ class OwnDecoder:
     def __init__(self, bundle: Bundle, threads: int, prefix: np.ndarray, steps: int) -> None:
         entry = bundle.engine("decoder")
         self.engine = TimedEngine(load_engine(bundle.path(entry.file), entry.runtime, entry.device, threads))
-        self._embeddings = np.asarray(bundle.embeddings())  # as the describer reads them
+        self._rows = Embeddings(bundle.embeddings())
         self._decoder = Decoder(self.engine, bundle.manifest.model)
         self._prefix = self._decoder.prefill(self._rows(prefix))
         self._steps = steps
@@ -68,6 +75,3 @@ class OwnDecoder:
 
     def close(self) -> None:
         """Nothing to give back by hand."""
-
-    def _rows(self, ids: np.ndarray) -> np.ndarray:
-        return self._embeddings[ids].astype(np.float32)

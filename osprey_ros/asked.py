@@ -57,10 +57,11 @@ def branches_of(tails: Sequence[tuple[int, ...]], encoded: EncodedRegions, embed
         stem_of += [len(stems) if at else -1] * count
         if at:
             stems.append(embed(np.array(tail[:at], dtype=np.intp)))
-        ids = np.array(tail[at:], dtype=np.intp)
-        own = np.repeat(embed(np.maximum(ids, 0))[None], count, axis=0)
-        own[:, ids == MASK] = encoded.mask_tokens[:, None]
-        own[:, ids == POSITION] = encoded.position_tokens[:, None]
+        words = embed(np.maximum(tail[at:], 0))
+        own = np.empty((count, *words.shape), dtype=words.dtype)
+        own[:] = words
+        own[:, 0] = encoded.mask_tokens
+        own[:, tail.index(POSITION) - at] = encoded.position_tokens
         rows += list(own)
     return Branches(rows, stems, stem_of)
 

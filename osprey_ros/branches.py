@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from osprey_ros.engines import Buffer
 from osprey_ros.key_values import KeyValueRows
 
 HIDDEN = np.float32(-1e9)  # finite: a row that sees nothing must not become NaN
@@ -130,7 +129,7 @@ class BranchRows:
     def __init__(self, rows: KeyValueRows, most: int) -> None:
         self._rows = rows
         self._most = most
-        self._first = 0  # where they begin: behind the rows of the prefix
+        self.first = 0  # where they begin: behind the rows of the prefix
         self._owners = np.full(0, _NOBODY, dtype=np.intp)  # of all rows there is room for
         self._stem_owners = np.zeros(0, dtype=np.intp)
         self._stems = False
@@ -139,13 +138,13 @@ class BranchRows:
 
     def follow(self, first: int) -> None:
         """Forgets all rows; those to come lie behind the first ``first`` ones of the buffers."""
-        self._first = self._rows.length = first
+        self.first = self._rows.length = first
         self._ended = 0
         self._last = None
 
     def begin(self, branches: Branches) -> None:
         """Forgets all rows, whose memory stays, for branches with these stems."""
-        self.follow(self._first)
+        self.follow(self.first)
         self._stem_owners = branches.stem_owners()
         self._stems = len(branches.stems) > 0
 
@@ -154,13 +153,13 @@ class BranchRows:
         length = self._length
         if self._ended >= max(_FEW_ROWS, length - self._ended) or (length > self._most and self._ended):
             living = np.flatnonzero(self._owners[:length] != _NOBODY)
-            self._rows.keep(living, self._first)
+            self._rows.keep(living, self.first)
             self._owners[: len(living)] = self._owners[living]
             self._ended = 0
             self._last = None
         if self._rows.length + count > self._rows.capacity:
             self._rows.reserve(max(self._rows.length + count, self._rows.capacity * 3 // 2))
-        if self._rows.capacity - self._first > len(self._owners):
+        if self._rows.capacity - self.first > len(self._owners):
             owners = np.full(self._rows.capacity, _NOBODY, dtype=np.intp)
             owners[: self._length] = self._owners[: self._length]
             self._owners = owners
@@ -173,26 +172,16 @@ class BranchRows:
 
     def drop(self, branches: np.ndarray) -> None:
         """The rows of these branches are not needed any more."""
+        ended = np.zeros(len(self._stem_owners), dtype=bool)
+        ended[branches] = True
         owned = self._owners[: self._length]
-        gone = np.isin(owned, branches)
+        gone = ended[np.maximum(owned, 0)] & (owned >= 0)
         owned[gone] = _NOBODY
         self._ended += int(np.count_nonzero(gone))
-
-    def past(self, names: Sequence[str]) -> dict[str, Buffer]:
-        """The rows there are, by the names of the engine's inputs."""
-        return self._rows.views(names, self._first, self._rows.length)
-
-    def none(self, names: Sequence[str]) -> dict[str, Buffer]:
-        """No rows, by the names of the engine's inputs."""
-        return self._rows.views(names, 0, 0)
-
-    def everything(self, names: Sequence[str], count: int) -> dict[str, Buffer]:
-        """Prefix, rows there are and the next ``count``, by the names of the engine's inputs. Call `reserve` before."""
-        return self._rows.views(names, 0, self._rows.length + count)
-
-    def tail(self, names: Sequence[str], count: int) -> dict[str, Buffer]:
-        """Where the next ``count`` rows go, by the names of the engine's outputs. Call `reserve` before."""
-        return self._rows.views(names, self._rows.length, self._rows.length + count)
+        if self._last is not None:
+            owners, mask = self._last
+            stay = ~ended[np.maximum(owners, 0)]
+            self._last = owners[stay], mask[stay]
 
     def mask(self, owners: np.ndarray, own: np.ndarray | None = None, prefix: int | None = None) -> np.ndarray:
         """Float32 [S, B + S]: which of the rows there are and of the new ones each new row sees.
@@ -202,12 +191,12 @@ class BranchRows:
         where that is not simply so. ``prefix``: with the rows before those of the branches, of which all see so many.
         """
         count, length = len(owners), self._length
-        before = 0 if prefix is None else self._first
+        before = 0 if prefix is None else self.first
         past = before + length
         mask = np.empty((count, past + count), dtype=np.float32)
         if own is None and self._last is not None:
             last_owners, last = self._last
-            if last.shape == (count, past) and (last_owners == owners).all():
+            if last.shape == (count, past) and (owners is last_owners or (owners == last_owners).all()):
                 # A step like the one before: each row sees what its predecessor saw, that one and itself.
                 mask[:, :past] = last
                 mask[:, past:] = HIDDEN
@@ -223,9 +212,10 @@ class BranchRows:
         mask[:, : prefix or 0] = 0
         mask[:, prefix or 0 : before] = HIDDEN
         mask[:, before:] = np.where(seen, np.float32(0), HIDDEN)
-        self._last = (owners, mask) if own is None and len(set(owners.tolist())) == count else None
+        one_each = own is None and count <= len(self._stem_owners) and len(set(owners.tolist())) == count
+        self._last = (owners, mask) if one_each else None
         return mask
 
     @property
     def _length(self) -> int:
-        return self._rows.length - self._first
+        return self._rows.length - self.first

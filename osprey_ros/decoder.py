@@ -252,7 +252,8 @@ class Decoder:
 
     def _checked_limits(self, prefix: Prefix, branches: Branches, max_new_tokens: int | np.ndarray) -> np.ndarray:
         """Integers [N], the most tokens of each answer."""
-        limits = np.broadcast_to(np.asarray(max_new_tokens, dtype=np.intp), len(branches))
+        limits = np.empty(len(branches), dtype=np.intp)
+        limits[:] = max_new_tokens
         if limits.min() < 1:
             raise DecoderError(f"max_new_tokens is {limits.min()}: it must be at least 1")
         self._check_request(prefix, branches, int(limits.max()))

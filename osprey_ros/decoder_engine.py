@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import prod
 from time import perf_counter
 
 import numpy as np
@@ -14,6 +16,7 @@ from osprey_ros.key_values import KeyValueRows
 
 # Of one run over a prefix: longer ones are computed piece by piece, because scores take memory with the square.
 PREFILL_ROWS = 512
+KEPT_RUNS = 256  # a few kilobytes each
 
 
 @dataclass
@@ -43,18 +46,24 @@ class DecoderEngine:
             for part in ("", "prefix_", "branch_", "new_")
         )
         self._in_place = self._all_names[0] in engine.input_names
-        self._dtype = engine.input_dtypes["inputs_embeds"]
         if self._in_place and engine.device != "cpu":
             # Elsewhere onnxruntime may run an operator on the CPU, on a copy made before the new rows were written.
             raise EngineError(f"this decoder was built for the CPU, not for {engine.device!r}: build the bundle for it")
         # A graph that attends in place takes rows flat, as a batch of one.
         row_shape = (spec.num_heads * spec.head_dim,) if self._in_place else (spec.num_heads, spec.head_dim)
         dtype = engine.input_dtypes[self._all_names[0] if self._in_place else self._prefix_names[0]]
-        self._rows = KeyValueRows(engine, len(self._new_names), row_shape, dtype, batch=self._in_place)
+        self._bound: dict[tuple[int, ...], _BoundRun] = {}
+        self._rows = KeyValueRows(engine, len(self._new_names), row_shape, dtype, self._in_place, self._bound.clear)
         self.most_rows = UNBOUNDED if self._in_place else engine.most_rows(self._branch_names[0])
         self.most_logits = engine.most_rows("logit_rows")
         self.branches = BranchRows(self._rows, self.most_rows)
-        self._vocabulary = spec.vocab_size
+        self._inputs = {
+            "inputs_embeds": _Memory(engine.input_dtypes["inputs_embeds"], self._bound.clear),
+            "position_ids": _Memory(np.int64, self._bound.clear),
+            "mask": _Memory(np.float32, self._bound.clear),
+            "logit_rows": _Memory(np.int64, self._bound.clear),
+        }
+        self._hidden_size, self._vocabulary = spec.hidden_size, spec.vocab_size
         self._logits = engine.buffer((1, spec.vocab_size), engine.output_dtypes["logits"])
 
     def prefill(self, embeds: np.ndarray, start: int, meter: Meter) -> None:
@@ -67,12 +76,8 @@ class DecoderEngine:
             mask = np.triu(np.full((count, count), HIDDEN), k=1)
             if self._in_place:
                 mask = np.concatenate([np.zeros((count, length), np.float32), mask], axis=1)
-                past = self.branches.everything(self._all_names, count)
-            else:
-                past = {**self._rows.head(self._prefix_names, length), **self.branches.none(self._branch_names)}
-            into = self.branches.tail(self._new_names, count)
             positions = np.arange(length, length + count)
-            self._run(piece, positions, mask, np.array([count - 1]), past, into, meter)
+            self._run(piece, positions, mask, np.array([count - 1]), length, length, meter)
             self.branches.follow(length + count)
 
     def extend(
@@ -111,11 +116,7 @@ class DecoderEngine:
             hidden = np.full((count, self._rows.length), HIDDEN)
             hidden[:, :prefix] = 0
             mask = np.concatenate([hidden, mask], axis=1)
-            past = self.branches.everything(self._all_names, count)
-        else:
-            past = {**self._rows.head(self._prefix_names, prefix), **self.branches.none(self._branch_names)}
-        new = self.branches.tail(self._new_names, count)
-        return self._run(embeds, positions, mask, logit_rows, past, new, Meter()).copy()
+        return self._run(embeds, positions, mask, logit_rows, prefix, self._rows.length, Meter()).copy()
 
     def _behind(
         self,
@@ -128,15 +129,10 @@ class DecoderEngine:
         meter: Meter,
     ) -> np.ndarray:
         """Runs rows behind those there are; their keys and values are written there and not counted in."""
-        stored, count = self.branches, len(owners)
-        stored.reserve(count)
-        if self._in_place:
-            mask = stored.mask(owners, own, prefix)
-            past = stored.everything(self._all_names, count)
-        else:
-            mask = stored.mask(owners, own)
-            past = {**self._rows.head(self._prefix_names, prefix), **stored.past(self._branch_names)}
-        return self._run(embeds, positions, mask, logit_rows, past, stored.tail(self._new_names, count), meter)
+        stored = self.branches
+        stored.reserve(len(owners))
+        mask = stored.mask(owners, own, prefix if self._in_place else None)
+        return self._run(embeds, positions, mask, logit_rows, prefix, stored.first, meter)
 
     def _run(
         self,
@@ -144,21 +140,72 @@ class DecoderEngine:
         positions: np.ndarray,
         mask: np.ndarray,
         logit_rows: np.ndarray,
-        past: dict[str, Buffer],
-        into: dict[str, Buffer],
+        prefix: int,
+        first: int,
         meter: Meter,
     ) -> np.ndarray:
-        inputs: dict[str, np.ndarray | Buffer] = {
-            "inputs_embeds": np.ascontiguousarray(embeds, dtype=self._dtype),
-            "position_ids": positions.astype(np.int64, copy=False),
-            "mask": mask,
-            "logit_rows": logit_rows.astype(np.int64, copy=False),
-            **past,
-        }
-        if len(logit_rows) > self._logits.shape[0]:
-            self._logits = self._engine.buffer((len(logit_rows), self._vocabulary), self._logits.dtype)
-        logits = self._logits.rows(0, len(logit_rows))
+        """Runs rows that see the first ``prefix`` ones and those from ``first`` on, where they are read apart."""
+        bound = self._bound_run(len(embeds), len(logit_rows), prefix, first)
+        for array, place in zip((embeds, positions, mask, logit_rows), bound.inputs, strict=True):
+            np.copyto(place, array, casting="same_kind")
         start = perf_counter()
-        self._engine.run(inputs, (), {"logits": logits, **into})
+        bound.start()
         meter.engine_seconds += perf_counter() - start
-        return logits.read()
+        return bound.logits.read()
+
+    def _bound_run(self, count: int, logit_rows: int, prefix: int, first: int) -> _BoundRun:
+        """A run of ``count`` rows behind those there are. Frame after frame is like the one before: it may be kept."""
+        length = self._rows.length
+        key = (length, count, logit_rows) if self._in_place else (length, count, logit_rows, prefix, first)
+        if key not in self._bound:
+            while len(self._bound) >= KEPT_RUNS:
+                self._bound.pop(next(iter(self._bound)))
+            self._bound[key] = self._bind(count, logit_rows, prefix, first)
+        return self._bound[key]
+
+    def _bind(self, count: int, logit_rows: int, prefix: int, first: int) -> _BoundRun:
+        rows, length = self._rows, self._rows.length
+        end = length + count
+        seen = end if self._in_place else end - first
+        shapes = ((count, self._hidden_size), (count,), (count, seen), (logit_rows,))
+        inputs = [memory.array(shape) for memory, shape in zip(self._inputs.values(), shapes, strict=True)]
+        if logit_rows > self._logits.shape[0]:
+            self._bound.clear()
+            self._logits = self._engine.buffer((logit_rows, self._vocabulary), self._logits.dtype)
+        logits = self._logits.rows(0, logit_rows)
+        if self._in_place:
+            past = rows.views(self._all_names, 0, end)
+        else:
+            past = {**rows.views(self._prefix_names, 0, prefix), **rows.views(self._branch_names, first, length)}
+        into = {"logits": logits, **rows.views(self._new_names, length, end)}
+        start = self._engine.bind({**dict(zip(self._inputs, inputs, strict=True)), **past}, into)
+        return _BoundRun(tuple(inputs), logits, start)
+
+
+@dataclass(frozen=True)
+class _BoundRun:
+    """A run that is ready but for what is written to its inputs: embeddings, positions, mask and logit rows."""
+
+    inputs: tuple[np.ndarray, ...]
+    logits: Buffer
+    start: Callable[[], None]
+
+
+class _Memory:
+    """Memory for arrays of one type, one after another: as much as was ever needed.
+
+    ``before_moving`` is called before it gives way to more.
+    """
+
+    def __init__(self, dtype: np.dtype | type, before_moving: Callable[[], None]) -> None:
+        self._items = np.empty(0, dtype)
+        self._before_moving = before_moving
+
+    def array(self, shape: tuple[int, ...]) -> np.ndarray:
+        """An array of this shape with anything in it."""
+        size = prod(shape)
+        if size > self._items.size:
+            self._before_moving()
+            dtype, self._items = self._items.dtype, np.empty(0)
+            self._items = np.empty(size * 3 // 2, dtype)
+        return self._items[:size].reshape(shape)

@@ -19,6 +19,7 @@ from osprey_ros.asked import Asked, branch_together, branches_of
 from osprey_ros.bundle import Bundle, BundleError
 from osprey_ros.constraints import Constraint, Guide, Guides
 from osprey_ros.decoder import Decoder, Generation, Meter, Prefix, Token
+from osprey_ros.embeddings import Embeddings
 from osprey_ros.encoders import Encoders
 from osprey_ros.engines import Engine, load_engine
 from osprey_ros.errors import OspreyError
@@ -105,7 +106,7 @@ class Describer:
         self._guides = Guides(self._builder)
         # The same questions come frame after frame. What keeps them does not hold the describer, and so its engines.
         self._prompt = lru_cache(_PROMPTS)(partial(_prompt, self._builder))
-        self._embeddings = np.asarray(self.bundle.embeddings())  # a plain view: numpy is slow to index its memory maps
+        self._rows = Embeddings(self.bundle.embeddings())
         vision = self._load("vision", threads, "pixels", "image_tokens")
         extractor = self._load("mask_extractor", threads, "position", "position_tokens")
         self._encoders = Encoders(vision, extractor, preprocess, self.spec)
@@ -433,10 +434,6 @@ class Describer:
         at = ids.index(IMAGE)
         before, after = (self._rows(np.array(part, dtype=np.intp)) for part in (ids[:at], ids[at + 1 :]))
         return np.concatenate([before, picture.image_tokens, after])
-
-    def _rows(self, ids: np.ndarray) -> np.ndarray:
-        """Embedding rows of token ids [n], float32 [n, hidden]."""
-        return self._embeddings[ids].astype(np.float32)
 
 
 def _prompt(builder: PromptBuilder, question: str, regions: int) -> tuple[int, ...]:

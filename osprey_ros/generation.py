@@ -92,7 +92,7 @@ def decode(engine: DecoderEngine, request: Request, meter: Meter) -> Iterator[St
         left = left - 1
         last = (chosen == request.eos_id) | (left == 0)
         step = Step(active, chosen, logprobs, last)
-        if last.any():
+        if np.count_nonzero(last):
             engine.branches.drop(active[last])
             active, chosen, positions, left = active[~last], chosen[~last], positions[~last], left[~last]
         meter.step_seconds.append(perf_counter() - start)
@@ -114,9 +114,9 @@ def collect(steps: Iterator[Step], limits: np.ndarray, should_stop: Callable[[],
     logprobs = np.concatenate([np.zeros(0, np.float32), *(step.logprobs for step in done)], dtype=np.float32)
     order = np.argsort(branches, kind="stable")  # those of a branch one behind the other, in the order they came
     tokens, logprobs = tokens[order], logprobs[order]
-    ends = np.cumsum(np.bincount(branches, minlength=len(limits)))[:-1]
-    answers = zip(np.split(tokens, ends), np.split(logprobs, ends), ended.tolist(), strict=True)
-    return [Generation(*answer) for answer in answers]
+    ends = np.cumsum(np.bincount(branches, minlength=len(limits))).tolist()
+    parts = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    return [Generation(tokens[part], logprobs[part], whole) for part, whole in zip(parts, ended.tolist(), strict=True)]
 
 
 def _joining(

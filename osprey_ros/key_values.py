@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -19,10 +19,17 @@ class KeyValueRows:
 
     Args:
         row_shape: of the keys or values of a row. batch: whether the engine takes and gives them as a batch of one.
+        before_moving: called before rows move to larger buffers. Whoever has views of them then must let them go.
     """
 
     def __init__(
-        self, engine: Engine, count: int, row_shape: tuple[int, ...], dtype: np.dtype, batch: bool = False
+        self,
+        engine: Engine,
+        count: int,
+        row_shape: tuple[int, ...],
+        dtype: np.dtype,
+        batch: bool,
+        before_moving: Callable[[], None],
     ) -> None:
         self._engine = engine
         self._row_shape = row_shape
@@ -31,15 +38,14 @@ class KeyValueRows:
         self._buffers: list[Buffer] = [engine.buffer((0, *row_shape), dtype) for _ in range(count)]
         self.capacity = 0
         self.length = 0
-        self._head_of: tuple[Sequence[str], int] | None = None
-        self._head: dict[str, Buffer] = {}
+        self._before_moving = before_moving
 
     def reserve(self, capacity: int) -> None:
         """Makes room for at least ``capacity`` rows in all; those that are there stay."""
         if capacity <= self.capacity:
             return
         capacity = -(-capacity // _GRANULE) * _GRANULE
-        self._head_of, self._head = None, {}  # views would keep the old buffers
+        self._before_moving()
         # One after another: at no time are there two copies of all.
         for index, old in enumerate(self._buffers):
             larger = self._engine.buffer((capacity, *self._row_shape), self._dtype)
@@ -52,12 +58,6 @@ class KeyValueRows:
         """The rows ``start`` to ``stop`` (not included) of each buffer, under these names in their order."""
         batch = self._batch
         return {name: buffer.rows(start, stop, batch) for name, buffer in zip(names, self._buffers, strict=True)}
-
-    def head(self, names: Sequence[str], stop: int) -> dict[str, Buffer]:
-        """The rows before ``stop`` of each buffer, as `views`: made once for many runs. Not to be held or changed."""
-        if (names, stop) != self._head_of:
-            self._head_of, self._head = (names, stop), self.views(names, 0, stop)
-        return self._head
 
     def keep(self, rows: np.ndarray, start: int) -> None:
         """Moves these of the rows behind the first ``start`` next to those, and forgets the others.

@@ -85,7 +85,7 @@ class Chooser:
         rows = np.arange(len(logits))
         likeliest = logits.argmax(axis=1)
         shifted = logits - logits[rows, likeliest, None]
-        normaliser = np.log(np.exp(shifted).sum(axis=1))
+        normaliser = np.log(np.add.reduce(np.exp(shifted), axis=1))
         if self._sampling is None:
             return likeliest, -normaliser
         chosen = np.array([self._draw(shifted[row], branches[row]) for row in rows], dtype=np.intp)

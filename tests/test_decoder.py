@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,12 +21,13 @@ NEVER = -1  # an end-of-sequence id that is never chosen
 
 
 class CountingEngine:
-    """Passes everything on to an engine, keeps the number of rows of each run and counts buffers."""
+    """Passes everything on to an engine, keeps the number of rows of each run, counts buffers and bound runs."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.rows: list[int] = []
         self.buffers = 0
+        self.bound = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
@@ -34,9 +36,15 @@ class CountingEngine:
         self.buffers += 1
         return self.engine.buffer(*arguments)
 
-    def run(self, inputs: Mapping[str, Any], *arguments: Any) -> dict[str, np.ndarray]:
-        self.rows.append(len(inputs["inputs_embeds"]))
-        return self.engine.run(inputs, *arguments)
+    def bind(self, inputs: Mapping[str, Any], into: Mapping[str, Buffer]) -> Callable[[], None]:
+        self.bound += 1
+        bound = self.engine.bind(inputs, into)
+
+        def run() -> None:
+            self.rows.append(len(inputs["inputs_embeds"]))
+            bound()
+
+        return run
 
 
 class LiveBuffer:
@@ -87,8 +95,12 @@ class IdleEngine:
         self.most = max(self.most, self.live())
         return LiveBuffer(np.zeros(shape, dtype), token)
 
-    def run(self, inputs: Mapping[str, Any], *arguments: Any) -> dict[str, np.ndarray]:
-        return {}
+    def bind(self, inputs: Mapping[str, Any], into: Mapping[str, LiveBuffer]) -> Callable[[], None]:
+        return partial(_nothing, (inputs, into))  # holds them, as engines do
+
+
+def _nothing(_: object) -> None:
+    pass
 
 
 class ElsewhereEngine(CountingEngine):
@@ -239,6 +251,29 @@ def test_buffers_are_allocated_once(
     assert counting.buffers == allocated > 0
     _assert_same(again, first)
     assert len(fewer) == 3
+
+
+def test_runs_like_earlier_ones_are_not_bound_again(
+    bundle: Bundle,
+    decoder: Decoder,
+    counting: CountingEngine,
+    rows: np.ndarray,
+    embeddings: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frames = [(rows[:30], _branches(rows)), (rows[1:31], _branches(rows[5:])), (rows[:29], _branches(rows)[2:])]
+    found = [_generate(decoder, decoder.prefill(first), branches, embeddings) for first, branches in frames]
+    _generate(decoder, decoder.prefill(rows[:30]), _branches(rows), embeddings)
+    bound, counting.rows = counting.bound, []
+    for (first, branches), expected in zip(frames[::-1], found[::-1], strict=True):
+        _assert_same(_generate(decoder, decoder.prefill(first), branches, embeddings), expected)
+    assert counting.bound == bound
+    assert len(counting.rows) == 3 * 21
+    monkeypatch.setattr(decoder_engine, "KEPT_RUNS", 2)  # of so few, none is left when it could be used again
+    forgetful, counting.bound, counting.rows = Decoder(counting, bundle.manifest.model), 0, []
+    for (first, branches), expected in zip(frames, found, strict=True):
+        _assert_same(_generate(forgetful, forgetful.prefill(first), branches, embeddings), expected)
+    assert counting.bound == len(counting.rows)
 
 
 def test_buffers_that_have_grown_are_held_once(spec: ModelSpec) -> None:

@@ -6,7 +6,7 @@ import gc
 import json
 import shutil
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +22,7 @@ from osprey_ros import describer as describers
 from osprey_ros.bundle import Bundle, BundleError, write_manifest
 from osprey_ros.decoder import DecoderError
 from osprey_ros.describer import DescriberError, Result
-from osprey_ros.engines import Engine, EngineError, load_engine
+from osprey_ros.engines import Buffer, Engine, EngineError, load_engine
 from osprey_ros.errors import StoppedError
 from osprey_ros.image import ImageError, preprocess
 from osprey_ros.prompt import IMAGE, MASK, QUESTIONS, PromptBuilder, PromptError, common_prefix
@@ -116,10 +116,14 @@ class Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
 
-    def run(self, inputs: Mapping[str, Any], *arguments: Any) -> dict[str, np.ndarray]:
-        if "inputs_embeds" in inputs:
+    def bind(self, inputs: Mapping[str, Any], into: Mapping[str, Buffer]) -> Callable[[], None]:
+        bound = self.engine.bind(inputs, into)
+
+        def run() -> None:
             self.rows.append(len(inputs["inputs_embeds"]))
-        return self.engine.run(inputs, *arguments)
+            bound()
+
+        return run
 
 
 def test_prefix_of_earlier_questions_is_used_again(

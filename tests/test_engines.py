@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,36 @@ def test_buffers_outlive_the_view_they_were_made_from(engine: Engine) -> None:
     np.testing.assert_array_equal(engine.run({"a": kept, "b": kept})["sum"], 2 * a[1:3])
 
 
+def test_a_bound_run_reads_what_is_there_then(engine: Engine) -> None:
+    a, buffer = _rows(1, 2), engine.buffer((6, 3), np.float32)
+
+    def bound() -> Callable[[], None]:
+        # Views that nobody else holds.
+        into = {"sum": buffer.rows(2, 4), "product": buffer.rows(4, 6)}
+        return engine.bind({"a": a[:], "b": buffer.rows(0, 2)}, into)
+
+    run = bound()
+    gc.collect()
+    for seed in (3, 4):
+        a[:] = _rows(seed, 2)
+        b = _rows(seed + 10, 2)
+        buffer.write(b)
+        engine.run({"a": b, "b": b})  # other runs in between change nothing
+        run()
+        np.testing.assert_array_equal(buffer.read(), np.concatenate([b, a + b, a * b]))
+
+
+def test_runs_that_cannot_be_bound_are_explained(engine: Engine) -> None:
+    a = _rows(1, 2)
+    into = {name: engine.buffer((2, 3), np.float32) for name in ("sum", "product")}
+    with pytest.raises(EngineError, match=r"arithmetic\.onnx failed: it was not given its input b"):
+        engine.bind({"a": a}, into)
+    with pytest.raises(EngineError, match=r"arithmetic\.onnx failed"):
+        engine.bind({"a": a, "b": a.astype(np.float64)}, into)()
+    with pytest.raises(EngineError, match=r"arithmetic\.onnx failed"):
+        engine.bind({"a": a, "b": _rows(2, 3)}, into)()
+
+
 @pytest.mark.parametrize(("version", "most"), [("1.23.2", 24), ("1.25.1", 24), ("1.26.0", 4), ("1.32.0", 4)])
 def test_fewer_rows_stay_on_one_thread_where_threads_spin(version: str, most: int) -> None:
     assert few_rows(version) == most
@@ -132,7 +164,8 @@ def test_few_rows_run_on_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     few = few_rows(onnxruntime.__version__)
     for count in (1, few, few + 1):
         np.testing.assert_array_equal(engine.run({"a": _rows(1, count)})["sum"], 2 * _rows(1, count))
-    assert threads == [1, 1, 2]
+        engine.bind({"a": _rows(1, count)}, {"sum": engine.buffer((count, 3), np.float32)})()
+    assert threads == [1, 1, 1, 1, 2, 2]
 
 
 def test_inputs_that_it_refuses_are_named(engine: Engine) -> None:

@@ -48,15 +48,23 @@ class _Distorted:
     def __getattr__(self, name: str) -> object:
         return getattr(self._engine, name)
 
-    def run(self, inputs: Mapping, outputs: Sequence[str] | None = None, into: Mapping | None = None) -> dict:
-        results = self._engine.run(inputs, outputs, into)
-        buffer = (into or {}).get(self._output)
-        wrong = np.array(results[self._output] if buffer is None else buffer.read())
+    def run(self, *arguments: object) -> dict[str, np.ndarray]:
+        results = self._engine.run(*arguments)
+        return {**results, self._output: self._wrong(results[self._output])}
+
+    def bind(self, inputs: Mapping, into: Mapping) -> Callable[[], None]:
+        bound, buffer = self._engine.bind(inputs, into), into[self._output]
+
+        def run() -> None:
+            bound()
+            buffer.write(self._wrong(buffer.read()))
+
+        return run
+
+    def _wrong(self, values: np.ndarray) -> np.ndarray:
+        wrong = np.array(values)
         wrong.reshape(-1)[::3] += self._value
-        if buffer is None:
-            return {**results, self._output: wrong}
-        buffer.write(wrong)
-        return results
+        return wrong
 
 
 def _with_wrong(role: str, output: str, value: float) -> Callable[[Path, EngineEntry], Engine]:

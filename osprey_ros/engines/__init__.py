@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -96,6 +96,16 @@ class Engine(Protocol):
                 the engine's graph is made for it (`export/graph_attention.py`).
 
         Raises EngineError for inputs it refuses.
+        """
+
+    def bind(self, inputs: Mapping[str, np.ndarray | Buffer], into: Mapping[str, Buffer]) -> Callable[[], None]:
+        """Gets a run ready that is made whenever the returned function is called, with what is in the inputs then.
+
+        Args:
+            inputs: as for `run`; arrays contiguous. They and ``into`` stay alive with the function.
+            into: as for `run`; other outputs are lost.
+
+        Raises EngineError for inputs it refuses, here or in the run.
         """
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -147,6 +147,14 @@ class TensorRTEngine:
         self._cuda.synchronize()
         del alive  # not before the copies to the GPU are done
         return {name: results[name][0] for name in wanted}
+
+    def bind(self, inputs: Mapping[str, np.ndarray | Buffer], into: Mapping[str, Buffer]) -> Callable[[], None]:
+        """See `osprey_ros.engines.Engine`."""
+
+        def run() -> None:
+            self.run(inputs, (), into)
+
+        return run
 
     def _check(self, inputs: Mapping[str, np.ndarray | Buffer], outputs: Sequence[str]) -> None:
         missing = [name for name in self.input_names if name not in inputs]

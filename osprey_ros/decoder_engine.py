@@ -147,7 +147,7 @@ class DecoderEngine:
         """Runs rows that see the first ``prefix`` ones and those from ``first`` on, where they are read apart."""
         bound = self._bound_run(len(embeds), len(logit_rows), prefix, first)
         for array, place in zip((embeds, positions, mask, logit_rows), bound.inputs, strict=True):
-            np.copyto(place, array, casting="same_kind")
+            place[...] = array
         start = perf_counter()
         bound.start()
         meter.engine_seconds += perf_counter() - start

@@ -102,16 +102,16 @@ def decode(engine: DecoderEngine, request: Request, meter: Meter) -> Iterator[St
 def collect(steps: Iterator[Step], limits: np.ndarray, should_stop: Callable[[], bool] | None) -> list[Generation]:
     """The answers, [N]: after all steps, or as far as they were when ``should_stop`` said so."""
     done: list[Step] = []
-    ended = np.zeros(len(limits), dtype=bool)
     while should_stop is None or not should_stop():
         step = next(steps, None)
         if step is None:
             break
         done.append(step)
-        ended[step.branches] = step.last
     branches = np.concatenate([np.zeros(0, np.intp), *(step.branches for step in done)])
     tokens = np.concatenate([np.zeros(0, np.int32), *(step.tokens for step in done)], dtype=np.int32)
     logprobs = np.concatenate([np.zeros(0, np.float32), *(step.logprobs for step in done)], dtype=np.float32)
+    ended = np.zeros(len(limits), dtype=bool)
+    ended[branches[np.concatenate([np.zeros(0, bool), *(step.last for step in done)])]] = True
     order = np.argsort(branches, kind="stable")  # those of a branch one behind the other, in the order they came
     tokens, logprobs = tokens[order], logprobs[order]
     ends = np.cumsum(np.bincount(branches, minlength=len(limits))).tolist()

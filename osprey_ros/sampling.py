@@ -82,12 +82,12 @@ class Chooser:
         return chosen, logprobs
 
     def _free(self, logits: np.ndarray, branches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        rows = np.arange(len(logits))
         likeliest = logits.argmax(axis=1)
-        shifted = logits - logits[rows, likeliest, None]
+        shifted = logits - np.maximum.reduce(logits, axis=1, keepdims=True)
         normaliser = np.log(np.add.reduce(np.exp(shifted), axis=1))
         if self._sampling is None:
             return likeliest, -normaliser
+        rows = np.arange(len(logits))
         chosen = np.array([self._draw(shifted[row], branches[row]) for row in rows], dtype=np.intp)
         return chosen, shifted[rows, chosen] - normaliser
 

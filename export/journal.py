@@ -27,7 +27,7 @@ WORK = "work"
 _JOURNAL = "journal.json"
 _LOCK = "lock"
 # To be raised when units write other bytes than before: what an older version has left is then not gone on with.
-_FORMAT = 2
+_FORMAT = 3
 
 
 class JournalError(Exception):

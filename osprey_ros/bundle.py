@@ -23,7 +23,7 @@ from osprey_ros.errors import OspreyError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 MANIFEST = "manifest.json"
 VISION = "vision.onnx"
 MASK_EXTRACTOR = "mask_extractor.onnx"

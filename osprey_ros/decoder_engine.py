@@ -32,8 +32,9 @@ class DecoderEngine:
 
     The names of inputs and outputs are those of ``export/graph_decoder.py``. All ``embeds`` are [S, hidden], all
     ``positions`` integers [S], all ``logit_rows`` integers [R]: the rows whose logits, float32 [R, vocab], are wanted.
+    With them comes the natural-log probability of each row's likeliest token, float32 [R].
     ``prefix`` is how many rows of the prefix are seen.
-    Logits that are returned lie in memory that the next run writes to.
+    What is returned lies in memory that the next run writes to.
     Rows of prefix and branches lie in the same buffers, those of the branches behind those of the prefix. Some engines
     read both in one piece, the new rows with them, others apart. ``most_rows`` of branches may be there for a run, and
     ``most_logits`` be wanted of it: plans have bounds.
@@ -64,7 +65,8 @@ class DecoderEngine:
             "logit_rows": _Memory(np.int64, self._bound.clear),
         }
         self._hidden_size, self._vocabulary = spec.hidden_size, spec.vocab_size
-        self._logits = engine.buffer((1, spec.vocab_size), engine.output_dtypes["logits"])
+        self._logits = engine.buffer((1, spec.vocab_size), np.float32)
+        self._best = engine.buffer((1,), np.float32)
 
     def prefill(self, embeds: np.ndarray, start: int, meter: Meter) -> None:
         """Writes prefix rows from row ``start`` on; those that were there from there on are lost."""
@@ -88,11 +90,11 @@ class DecoderEngine:
         logit_rows: np.ndarray,
         prefix: int,
         meter: Meter,
-    ) -> np.ndarray:
-        """Runs rows of branches and keeps them. ``owners``: see `BranchRows.mask`. Returns logits."""
-        logits = self._behind(embeds, positions, owners, None, logit_rows, prefix, meter)
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Runs rows of branches and keeps them. ``owners``: see `BranchRows.mask`. Returns logits and best."""
+        found = self._behind(embeds, positions, owners, None, logit_rows, prefix, meter)
         self.branches.append(owners)
-        return logits
+        return found
 
     def probe(
         self,
@@ -102,8 +104,8 @@ class DecoderEngine:
         own: np.ndarray,
         prefix: int,
         meter: Meter,
-    ) -> np.ndarray:
-        """Logits of all rows, which are not kept. ``owners`` and ``own``: see `BranchRows.mask`."""
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Logits and best of all rows, which are not kept. ``owners`` and ``own``: see `BranchRows.mask`."""
         return self._behind(embeds, positions, owners, own, np.arange(len(owners)), prefix, meter)
 
     def run(
@@ -116,7 +118,8 @@ class DecoderEngine:
             hidden = np.full((count, self._rows.length), HIDDEN)
             hidden[:, :prefix] = 0
             mask = np.concatenate([hidden, mask], axis=1)
-        return self._run(embeds, positions, mask, logit_rows, prefix, self._rows.length, Meter()).copy()
+        logits, _ = self._run(embeds, positions, mask, logit_rows, prefix, self._rows.length, Meter())
+        return logits.copy()
 
     def _behind(
         self,
@@ -127,7 +130,7 @@ class DecoderEngine:
         logit_rows: np.ndarray,
         prefix: int,
         meter: Meter,
-    ) -> np.ndarray:
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Runs rows behind those there are; their keys and values are written there and not counted in."""
         stored = self.branches
         stored.reserve(len(owners))
@@ -143,7 +146,7 @@ class DecoderEngine:
         prefix: int,
         first: int,
         meter: Meter,
-    ) -> np.ndarray:
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Runs rows that see the first ``prefix`` ones and those from ``first`` on, where they are read apart."""
         bound = self._bound_run(len(embeds), len(logit_rows), prefix, first)
         for array, place in zip((embeds, positions, mask, logit_rows), bound.inputs, strict=True):
@@ -151,7 +154,7 @@ class DecoderEngine:
         start = perf_counter()
         bound.start()
         meter.engine_seconds += perf_counter() - start
-        return bound.logits.read()
+        return bound.logits.read(), bound.best.read()
 
     def _bound_run(self, count: int, logit_rows: int, prefix: int, first: int) -> _BoundRun:
         """A run of ``count`` rows behind those there are. Frame after frame is like the one before: it may be kept."""
@@ -171,15 +174,16 @@ class DecoderEngine:
         inputs = [memory.array(shape) for memory, shape in zip(self._inputs.values(), shapes, strict=True)]
         if logit_rows > self._logits.shape[0]:
             self._bound.clear()
-            self._logits = self._engine.buffer((logit_rows, self._vocabulary), self._logits.dtype)
-        logits = self._logits.rows(0, logit_rows)
+            self._logits = self._engine.buffer((logit_rows, self._vocabulary), np.float32)
+            self._best = self._engine.buffer((logit_rows,), np.float32)
+        logits, best = self._logits.rows(0, logit_rows), self._best.rows(0, logit_rows)
         if self._in_place:
             past = rows.views(self._all_names, 0, end)
         else:
             past = {**rows.views(self._prefix_names, 0, prefix), **rows.views(self._branch_names, first, length)}
-        into = {"logits": logits, **rows.views(self._new_names, length, end)}
+        into = {"logits": logits, "best_logprob": best, **rows.views(self._new_names, length, end)}
         start = self._engine.bind({**dict(zip(self._inputs, inputs, strict=True)), **past}, into)
-        return _BoundRun(tuple(inputs), logits, start)
+        return _BoundRun(tuple(inputs), logits, best, start)
 
 
 @dataclass(frozen=True)
@@ -188,6 +192,7 @@ class _BoundRun:
 
     inputs: tuple[np.ndarray, ...]
     logits: Buffer
+    best: Buffer
     start: Callable[[], None]
 
 

@@ -87,8 +87,8 @@ def decode(engine: DecoderEngine, request: Request, meter: Meter) -> Iterator[St
             active = np.concatenate([active, joining])
             positions = np.concatenate([positions, starts[joining] + lengths[joining]])
             left = np.concatenate([left, limits[joining]])
-        logits = engine.extend(*new.take(), logit_rows, request.prefix, meter)
-        chosen, logprobs = request.choose(logits, active)
+        logits, best = engine.extend(*new.take(), logit_rows, request.prefix, meter)
+        chosen, logprobs = request.choose(logits, best, active)
         left = left - 1
         last = (chosen == request.eos_id) | (left == 0)
         step = Step(active, chosen, logprobs, last)

@@ -11,8 +11,8 @@ from osprey_ros.branches import MAX_ROWS, Branches, RowsOfBranches, sees
 from osprey_ros.decoder_engine import DecoderEngine, Meter
 from osprey_ros.errors import StoppedError
 
-LOGIT_BYTES = 64 << 20  # of one run over phrases: every row has logits over the whole vocabulary
-_WORK_BYTES = 4 << 20  # of logits that are worked on at once, so that no copy of all of them is made
+# Of one run over phrases: every row has logits over the whole vocabulary, and the engine as many probabilities.
+LOGIT_BYTES = 32 << 20
 
 
 def score(
@@ -39,9 +39,9 @@ def score(
     ends = new.count + np.cumsum(lengths) - 1
     new.add_questions(branches, np.arange(len(branches)), starts)
     _check_stop(should_stop)
-    logits = engine.extend(*new.take(), ends, prefix, meter)
+    logits, best = engine.extend(*new.take(), ends, prefix, meter)
     first = np.array([phrase[0] for phrase in phrases])
-    firsts = logits[:, first] - _normalisers(logits)[:, None]
+    firsts = logits[:, first] + (best - logits.max(axis=1))[:, None]
     scores = [[row[p : p + 1] for p in range(len(phrases))] for row in firsts]
     meter.step_seconds.append(perf_counter() - start)
 
@@ -54,7 +54,7 @@ def score(
         start = perf_counter()
         sizes = np.array([len(phrases[p]) - 1 for _, p in pairs[part]])
         owners = np.repeat([b for b, _ in pairs[part]], sizes)
-        logits = engine.probe(
+        logits, best = engine.probe(
             embed(np.concatenate([phrases[p][:-1] for _, p in pairs[part]])),
             (starts + lengths)[owners] + np.concatenate([np.arange(size) for size in sizes]),
             owners,
@@ -63,7 +63,7 @@ def score(
             meter,
         )
         spoken = np.concatenate([phrases[p][1:] for _, p in pairs[part]])
-        found = logits[np.arange(len(spoken)), spoken] - _normalisers(logits)
+        found = logits[np.arange(len(spoken)), spoken] + (best - logits.max(axis=1))
         for (b, p), rest in zip(pairs[part], np.split(found, np.cumsum(sizes)[:-1]), strict=True):
             scores[b][p] = np.concatenate([scores[b][p], rest])
         meter.step_seconds.append(perf_counter() - start)
@@ -85,14 +85,3 @@ def _parts(rows: Sequence[int], most: int) -> Iterator[slice]:
         total += own
     if start < len(rows):
         yield slice(start, len(rows))
-
-
-def _normalisers(logits: np.ndarray) -> np.ndarray:
-    """What is taken from logits [R, vocab] to make log-probabilities of them, float32 [R]."""
-    step = max(1, _WORK_BYTES // max(1, logits.strides[0]))
-    found = np.empty(len(logits), dtype=np.float32)
-    for start in range(0, len(logits), step):
-        part = logits[start : start + step]
-        best = part.max(axis=1)
-        found[start : start + step] = best + np.log(np.exp(part - best[:, None]).sum(axis=1))
-    return found

@@ -4,7 +4,7 @@ The table holds what all of these releases of docs/operators.md in onnx/onnx-ten
 96e7811), 10.6 (0137504), 10.15 and 11.1 (7c51a63). That of 10.3 lies between the first two, that of 10.13 between the
 second and the third: what did not change around them holds for them. Of later restrictions only those are kept that
 still bind the oldest; DequantizeLinear is IDequantizeLayer of NvInfer.h 10.3, and its block sizes are those of NVIDIA's
-"Quantization Schemes".
+"Quantization Schemes". LogSoftmax and ReduceMax were looked up for 8.4 and 10.1 only.
 """
 
 from __future__ import annotations
@@ -35,11 +35,13 @@ OPERATORS: dict[str, set[int]] = {
     "Erf": REALS,
     "Gather": ALL,
     "Identity": ALL,
+    "LogSoftmax": REALS,
     "LayerNormalization": REALS,  # only the first output
     "MatMul": REALS,
     "Mul": NUMBERS,
     "Neg": NUMBERS,
     "Pow": REALS,  # integers only from 10.15 on
+    "ReduceMax": NUMBERS,  # axes must be an initializer
     "ReduceMean": NUMBERS,  # axes must be an initializer
     "ReduceSum": NUMBERS,  # axes must be an initializer
     "Relu": NUMBERS,
@@ -63,8 +65,9 @@ BLOCK_SIZES = (64, 128)
 
 # Inputs that are lengths, axes or indices and not what the operator works on, and those of them that must be
 # initializers. Sizes of a Split that are known at run time only are documented nowhere: our own rule.
-_PARAMETERS = {"Reshape": 1, "Slice": 1, "Split": 1, "Gather": 1, "ReduceSum": 1, "ReduceMean": 1, "Unsqueeze": 1}
-_CONSTANT = {"ReduceSum": (1,), "ReduceMean": (1,), "Slice": (3,), "Split": (1,), "Unsqueeze": (1,), "Conv": (1, 2)}
+_REDUCTIONS = ("ReduceMax", "ReduceMean", "ReduceSum")
+_PARAMETERS = dict.fromkeys(("Reshape", "Slice", "Split", "Gather", "Unsqueeze", *_REDUCTIONS), 1)
+_CONSTANT = {**dict.fromkeys(("Split", "Unsqueeze", *_REDUCTIONS), (1,)), "Slice": (3,), "Conv": (1, 2)}
 # These take inputs of one type only, which a strongly typed network does not convert.
 _SAME_TYPE = ("Add", "Concat", "Conv", "Div", "LayerNormalization", "MatMul", "Mul", "Pow", "Sub", "Sum")
 

@@ -170,8 +170,8 @@ def test_folder_without_manifest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(format_version=1), "format_version 1, this osprey_ros reads 3"),
-        (lambda m: m.update(format_version=2), "format_version 2, this osprey_ros reads 3"),
+        (lambda m: m.update(format_version=1), "format_version 1, this osprey_ros reads 4"),
+        (lambda m: m.update(format_version=3), "format_version 3, this osprey_ros reads 4"),
         (lambda m: m.pop("template"), "lacks template"),
         (lambda m: m["model"].pop("num_heads"), "model lacks num_heads"),
         (lambda m: m["files"].pop("tokenizer.json"), "does not list tokenizer.json"),

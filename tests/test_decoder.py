@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,8 +73,6 @@ class IdleEngine:
 
     ``most`` is their greatest number so far, ``live()`` the present one.
     """
-
-    output_dtypes: ClassVar = {"logits": np.dtype(np.float32)}
 
     def __init__(self, layers: int) -> None:
         names = [f"prefix_{kind}.{layer}" for layer in range(layers) for kind in ("key", "value")]
@@ -281,7 +279,7 @@ def test_buffers_that_have_grown_are_held_once(spec: ModelSpec) -> None:
     decoder = Decoder(engine, spec)
     rows = np.zeros((60, spec.hidden_size), np.float32)
     prefix = decoder.prefill(rows)
-    all_ = 2 * spec.num_layers + 1  # keys and values of each layer, and logits
+    all_ = 2 * spec.num_layers + 2  # keys and values of each layer, logits and log-probabilities
     assert engine.live() == all_
     tokens = decoder.stream(prefix, [rows[:10]] * 9, lambda ids: rows[ids], 5, NEVER)
     next(tokens)
@@ -374,7 +372,7 @@ def test_drawn_tokens_follow_the_distribution() -> None:
     counts = {name: np.zeros(4) for name in ("plain", "cut", "cold")}
     for _ in range(4000):
         for name, choose in (("plain", plain), ("cut", cut), ("cold", cold)):
-            (token,), (logprob,) = choose(logits, np.array([0]))
+            (token,), (logprob,) = choose(logits, logits[:, 0], np.array([0]))
             assert logprob == pytest.approx(logits[0, token], abs=1e-6)
             counts[name][token] += 1 / 4000
     np.testing.assert_allclose(counts["plain"], [0.5, 0.3, 0.15, 0.05], atol=0.03)

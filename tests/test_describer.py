@@ -414,9 +414,7 @@ def test_scores_are_computed_in_parts_where_logits_would_be_large(
 ) -> None:
     phrases = ["a red mug", "mug", "the large green bowl on the left"]
     whole = ready.score(picture.ids, phrases)
-    row = ready.spec.vocab_size * 4
-    monkeypatch.setattr(scoring, "LOGIT_BYTES", 16 * row)
-    monkeypatch.setattr(scoring, "_WORK_BYTES", 3 * row)
+    monkeypatch.setattr(scoring, "LOGIT_BYTES", 16 * ready.spec.vocab_size * 4)
     parts = ready.score(picture.ids, phrases)
     assert parts.timing.steps > whole.timing.steps == 2
     np.testing.assert_allclose(parts.log_likelihoods, whole.log_likelihoods, rtol=1e-5)

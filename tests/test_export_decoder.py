@@ -106,7 +106,8 @@ class Engine:
         for i in range(SHAPE.num_layers):
             feed[f"prefix_key.{i}"], feed[f"prefix_value.{i}"] = prefix[i]
             feed[f"branch_key.{i}"], feed[f"branch_value.{i}"] = branches[i]
-        logits, *caches = self.session.run(None, feed)
+        logits, best, *caches = self.session.run(None, feed)
+        _assert_best(best, logits)
         return logits, list(zip(caches[0::2], caches[1::2], strict=True))
 
     def _run_in_place(self, feed, prefix, branches):
@@ -125,12 +126,20 @@ class Engine:
                 binding.bind_ortvalue_output(f"new_{kind}.{i}", new)
         for name, value in feed.items():
             binding.bind_cpu_input(name, value)
-        binding.bind_output("logits", "cpu")
+        for name in ("logits", "best_logprob"):
+            binding.bind_output(name, "cpu")
         self.session.run_with_iobinding(binding)
-        return binding.get_outputs()[-1].numpy(), caches
+        logits, best = (value.numpy() for value in binding.get_outputs()[-2:])
+        _assert_best(best, logits)
+        return logits, caches
 
     def prefill(self, rows):
         return self.run(rows, range(len(rows)), _causal(len(rows)), range(len(rows)), _cache(0), _cache(0))
+
+
+def _assert_best(best: np.ndarray, logits: np.ndarray) -> None:
+    expected = torch.from_numpy(logits).double().log_softmax(-1).max(-1).values
+    np.testing.assert_allclose(best, expected, atol=1e-5)
 
 
 def _cache(rows: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -238,7 +247,7 @@ def test_graph_in_half_precision_is_near_llama(llama: Llama, tmp_path: Path) -> 
     build_decoder(SHAPE, Linears(llama.read(), precision), tmp_path / "decoder.onnx")
     engine = Engine(open_session(tmp_path / "decoder.onnx"))
     types = {i.name: i.type for i in (*engine.session.get_inputs(), *engine.session.get_outputs())}
-    assert {name for name, kind in types.items() if kind == "tensor(float)"} == {"mask", "logits"}
+    assert {name for name, kind in types.items() if kind == "tensor(float)"} == {"mask", "logits", "best_logprob"}
     rng = np.random.default_rng(5)
     shared, own = _random_rows(rng, 13), _random_rows(rng, 8)
     empty = [tuple(part.astype(np.float16) for part in layer) for layer in _cache(0)]

@@ -134,7 +134,8 @@ class BranchRows:
         self._stem_owners = np.zeros(0, dtype=np.intp)
         self._stems = False
         self._ended = 0
-        self._last: tuple[np.ndarray, np.ndarray] | None = None  # owners and mask of the last run, one row for each
+        # Of the last run, if it had one row of each branch: owners, mask with room for more columns, columns so far.
+        self._last: tuple[np.ndarray, np.ndarray, int] | None = None
 
     def follow(self, first: int) -> None:
         """Forgets all rows; those to come lie behind the first ``first`` ones of the buffers."""
@@ -179,9 +180,9 @@ class BranchRows:
         owned[gone] = _NOBODY
         self._ended += int(np.count_nonzero(gone))
         if self._last is not None:
-            owners, mask = self._last
+            owners, mask, columns = self._last
             stay = ~ended[np.maximum(owners, 0)]
-            self._last = owners[stay], mask[stay]
+            self._last = owners[stay], mask[stay], columns
 
     def mask(self, owners: np.ndarray, own: np.ndarray | None = None, prefix: int | None = None) -> np.ndarray:
         """Float32 [S, B + S]: which of the rows there are and of the new ones each new row sees.
@@ -193,28 +194,27 @@ class BranchRows:
         count, length = len(owners), self._length
         before = 0 if prefix is None else self.first
         past = before + length
-        mask = np.empty((count, past + count), dtype=np.float32)
+        end = past + count
         if own is None and self._last is not None:
-            last_owners, last = self._last
-            if last.shape == (count, past) and (owners is last_owners or (owners == last_owners).all()):
+            last_owners, mask, columns = self._last
+            same = owners is last_owners or np.array_equal(owners, last_owners)
+            if same and columns == past and end <= mask.shape[1]:
                 # A step like the one before: each row sees what its predecessor saw, that one and itself.
-                mask[:, :past] = last
-                mask[:, past:] = HIDDEN
-                mask.reshape(-1)[past :: past + count + 1] = 0
-                self._last = owners, mask
-                return mask
+                mask.reshape(-1)[past :: mask.shape[1] + 1][:count] = 0
+                self._last = owners, mask, end
+                return mask[:, :end]
         everyone = np.concatenate([self._owners[:length], owners])
         seen = owners[:, None] == everyone
         if self._stems:
             stems = np.where(owners >= 0, self._stem_owners[np.maximum(owners, 0)], owners)
             seen |= stems[:, None] == everyone
         seen[:, length:] &= np.tri(count, dtype=bool) if own is None else own
-        mask[:, : prefix or 0] = 0
-        mask[:, prefix or 0 : before] = HIDDEN
-        mask[:, before:] = np.where(seen, np.float32(0), HIDDEN)
         one_each = own is None and count <= len(self._stem_owners) and len(set(owners.tolist())) == count
-        self._last = (owners, mask) if one_each else None
-        return mask
+        mask = np.full((count, before + len(self._owners) if one_each else end), HIDDEN)
+        mask[:, : prefix or 0] = 0
+        mask[:, before:end][seen] = 0
+        self._last = (owners, mask, end) if one_each else None
+        return mask[:, :end]
 
     @property
     def _length(self) -> int:

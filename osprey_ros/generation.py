@@ -11,6 +11,7 @@ import numpy as np
 
 from osprey_ros.branches import MAX_ROWS, Branches, RowsOfBranches
 from osprey_ros.decoder_engine import DecoderEngine, Meter
+from osprey_ros.engines import UNBOUNDED
 from osprey_ros.sampling import Chooser
 
 Embed = Callable[[np.ndarray], np.ndarray]
@@ -28,7 +29,7 @@ class Generation:
     ended: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Step:
     """What one run over the branches has given: for some of them a token each, and whether it is their last."""
 
@@ -67,8 +68,10 @@ def decode(engine: DecoderEngine, request: Request, meter: Meter) -> Iterator[St
     most = lengths + limits - 1  # rows of each at its end: the last token is not fed back
     room = engine.most_rows - sum(len(rows) for rows in branches.stems)
     waiting = deque(range(len(branches)))
-    # Of the branches that have begun and not ended: which, position of the next token, tokens left, the latest token.
-    active = positions = left = chosen = np.zeros(0, dtype=np.intp)
+    # Of the branches that have begun and not ended: which, position of the next token, the latest token, and the step
+    # that gives each its last one, if no other does before.
+    active = positions = chosen = finals = np.zeros(0, dtype=np.intp)
+    number = next_final = 0
     new = RowsOfBranches()
     new.add_stems(branches, request.prefix)
     while waiting or len(active):
@@ -86,15 +89,19 @@ def decode(engine: DecoderEngine, request: Request, meter: Meter) -> Iterator[St
                 new.add_questions(branches, joining, starts[joining])
             active = np.concatenate([active, joining])
             positions = np.concatenate([positions, starts[joining] + lengths[joining]])
-            left = np.concatenate([left, limits[joining]])
+            finals = np.concatenate([finals, number + limits[joining] - 1])
+            next_final = int(finals.min())
         logits, best = engine.extend(*new.take(), logit_rows, request.prefix, meter)
         chosen, logprobs = request.choose(logits, best, active)
-        left = left - 1
-        last = (chosen == request.eos_id) | (left == 0)
+        last = chosen == request.eos_id
+        if number == next_final:
+            last |= finals == number
         step = Step(active, chosen, logprobs, last)
         if np.count_nonzero(last):
             engine.branches.drop(active[last])
-            active, chosen, positions, left = active[~last], chosen[~last], positions[~last], left[~last]
+            active, chosen, positions, finals = active[~last], chosen[~last], positions[~last], finals[~last]
+            next_final = int(finals.min(initial=UNBOUNDED))
+        number += 1
         meter.step_seconds.append(perf_counter() - start)
         yield step
 

@@ -8,8 +8,9 @@ Shapes: S rows in this step, P prefix rows, B rows of the branch buffer, R rows 
     in `Apart`: mask float32 [S, B+S], prefix_key.i, prefix_value.i [P, heads, D], branch_key.i, branch_value.i
         [B, heads, D]
     in `InPlace`: mask float32 [S, T], key.i, value.i [1, T, heads * D]: T rows in all, the last S of them the new ones
- -> logits float32 [R, V], best_logprob float32 [R]: the natural-log probability of each row's likeliest token,
-    new_key.i, new_value.i of the S rows, shaped as those, with keys rotated to their positions.
+ -> logits float32 [R, V], of each row the likeliest token, best_token int64 [R], and its natural-log probability,
+    best_logprob float32 [R]; new_key.i, new_value.i of the S rows, shaped as those, with keys rotated to their
+    positions.
 The mask is 0 where a row is visible and a large negative number where it is hidden. P and B may be 0. The graph
 computes in float32 or float16, as do its keys, values and inputs_embeds; norms, rotation and softmax are float32 in
 either case.
@@ -122,6 +123,7 @@ class _Decoder:
         if self.linears.precision.unpacked:
             graph.note(FEW_ROWS, "inputs_embeds")
         graph.output("logits", ["R", shape.vocab_size])
+        graph.output("best_token", ["R"], TensorProto.INT64)
         graph.output("best_logprob", ["R"])
         self.attention.outputs()
         graph.save(path)
@@ -192,5 +194,6 @@ class _Decoder:
         self.linears.add(self.graph, normed, ["lm_head"], name, output=True)
         if half:
             self.graph.cast(name, "logits", np.float32)
+        self.graph.node("ArgMax", ["logits"], "best_token", axis=-1, keepdims=0)
         logprobs = self.graph.node("LogSoftmax", ["logits"], "logprobs", axis=-1)
         self.graph.node("ReduceMax", [logprobs], "best_logprob", axes=[-1], keepdims=0)

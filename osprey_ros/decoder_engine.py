@@ -13,6 +13,7 @@ from osprey_ros.branches import HIDDEN, BranchRows
 from osprey_ros.bundle import ModelSpec
 from osprey_ros.engines import UNBOUNDED, Buffer, Engine, EngineError
 from osprey_ros.key_values import KeyValueRows
+from osprey_ros.prediction import Prediction
 
 # Of one run over a prefix: longer ones are computed piece by piece, because scores take memory with the square.
 PREFILL_ROWS = 512
@@ -32,9 +33,7 @@ class DecoderEngine:
 
     The names of inputs and outputs are those of ``export/graph_decoder.py``. All ``embeds`` are [S, hidden], all
     ``positions`` integers [S], all ``logit_rows`` integers [R]: the rows whose logits, float32 [R, vocab], are wanted.
-    With them comes the natural-log probability of each row's likeliest token, float32 [R].
     ``prefix`` is how many rows of the prefix are seen.
-    What is returned lies in memory that the next run writes to.
     Rows of prefix and branches lie in the same buffers, those of the branches behind those of the prefix. Some engines
     read both in one piece, the new rows with them, others apart. ``most_rows`` of branches may be there for a run, and
     ``most_logits`` be wanted of it: plans have bounds.
@@ -65,8 +64,8 @@ class DecoderEngine:
             "logit_rows": _Memory(np.int64, self._bound.clear),
         }
         self._hidden_size, self._vocabulary = spec.hidden_size, spec.vocab_size
-        self._logits = engine.buffer((1, spec.vocab_size), np.float32)
-        self._best = engine.buffer((1,), np.float32)
+        self._outputs: dict[str, Buffer] = {}
+        self._reserve_outputs(1)
 
     def prefill(self, embeds: np.ndarray, start: int, meter: Meter) -> None:
         """Writes prefix rows from row ``start`` on; those that were there from there on are lost."""
@@ -90,11 +89,11 @@ class DecoderEngine:
         logit_rows: np.ndarray,
         prefix: int,
         meter: Meter,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Runs rows of branches and keeps them. ``owners``: see `BranchRows.mask`. Returns logits and best."""
-        found = self._behind(embeds, positions, owners, None, logit_rows, prefix, meter)
+    ) -> Prediction:
+        """Runs rows of branches and keeps them. ``owners``: see `BranchRows.mask`. Returns what comes behind."""
+        prediction = self._behind(embeds, positions, owners, None, logit_rows, prefix, meter)
         self.branches.append(owners)
-        return found
+        return prediction
 
     def probe(
         self,
@@ -104,8 +103,8 @@ class DecoderEngine:
         own: np.ndarray,
         prefix: int,
         meter: Meter,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Logits and best of all rows, which are not kept. ``owners`` and ``own``: see `BranchRows.mask`."""
+    ) -> Prediction:
+        """What comes behind all rows, which are not kept. ``owners`` and ``own``: see `BranchRows.mask`."""
         return self._behind(embeds, positions, owners, own, np.arange(len(owners)), prefix, meter)
 
     def run(
@@ -118,8 +117,8 @@ class DecoderEngine:
             hidden = np.full((count, self._rows.length), HIDDEN)
             hidden[:, :prefix] = 0
             mask = np.concatenate([hidden, mask], axis=1)
-        logits, _ = self._run(embeds, positions, mask, logit_rows, prefix, self._rows.length, Meter())
-        return logits.copy()
+        prediction = self._run(embeds, positions, mask, logit_rows, prefix, self._rows.length, Meter())
+        return prediction.logits.copy()
 
     def _behind(
         self,
@@ -130,7 +129,7 @@ class DecoderEngine:
         logit_rows: np.ndarray,
         prefix: int,
         meter: Meter,
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> Prediction:
         """Runs rows behind those there are; their keys and values are written there and not counted in."""
         stored = self.branches
         stored.reserve(len(owners))
@@ -146,7 +145,7 @@ class DecoderEngine:
         prefix: int,
         first: int,
         meter: Meter,
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> Prediction:
         """Runs rows that see the first ``prefix`` ones and those from ``first`` on, where they are read apart."""
         bound = self._bound_run(len(embeds), len(logit_rows), prefix, first)
         for array, place in zip((embeds, positions, mask, logit_rows), bound.inputs, strict=True):
@@ -154,7 +153,8 @@ class DecoderEngine:
         start = perf_counter()
         bound.start()
         meter.engine_seconds += perf_counter() - start
-        return bound.logits.read(), bound.best.read()
+        outputs = bound.outputs
+        return Prediction(outputs["best_token"].read(), outputs["best_logprob"].read(), outputs["logits"])
 
     def _bound_run(self, count: int, logit_rows: int, prefix: int, first: int) -> _BoundRun:
         """A run of ``count`` rows behind those there are. Frame after frame is like the one before: it may be kept."""
@@ -172,18 +172,23 @@ class DecoderEngine:
         seen = end if self._in_place else end - first
         shapes = ((count, self._hidden_size), (count,), (count, seen), (logit_rows,))
         inputs = [memory.array(shape) for memory, shape in zip(self._inputs.values(), shapes, strict=True)]
-        if logit_rows > self._logits.shape[0]:
+        if logit_rows > self._outputs["logits"].shape[0]:
             self._bound.clear()
-            self._logits = self._engine.buffer((logit_rows, self._vocabulary), np.float32)
-            self._best = self._engine.buffer((logit_rows,), np.float32)
-        logits, best = self._logits.rows(0, logit_rows), self._best.rows(0, logit_rows)
+            self._reserve_outputs(logit_rows)
+        outputs = {name: buffer.rows(0, logit_rows) for name, buffer in self._outputs.items()}
         if self._in_place:
             past = rows.views(self._all_names, 0, end)
         else:
             past = {**rows.views(self._prefix_names, 0, prefix), **rows.views(self._branch_names, first, length)}
-        into = {"logits": logits, "best_logprob": best, **rows.views(self._new_names, length, end)}
+        into = {**outputs, **rows.views(self._new_names, length, end)}
         start = self._engine.bind({**dict(zip(self._inputs, inputs, strict=True)), **past}, into)
-        return _BoundRun(tuple(inputs), logits, best, start)
+        return _BoundRun(tuple(inputs), outputs, start)
+
+    def _reserve_outputs(self, rows: int) -> None:
+        """Makes room for what is said of so many rows. Nobody may have views of it."""
+        self._outputs["logits"] = self._engine.buffer((rows, self._vocabulary), np.float32)
+        self._outputs["best_token"] = self._engine.buffer((rows,), np.int64)
+        self._outputs["best_logprob"] = self._engine.buffer((rows,), np.float32)
 
 
 @dataclass(frozen=True)
@@ -191,8 +196,7 @@ class _BoundRun:
     """A run that is ready but for what is written to its inputs: embeddings, positions, mask and logit rows."""
 
     inputs: tuple[np.ndarray, ...]
-    logits: Buffer
-    best: Buffer
+    outputs: dict[str, Buffer]
     start: Callable[[], None]
 
 

@@ -91,8 +91,8 @@ def decode(engine: DecoderEngine, request: Request, meter: Meter) -> Iterator[St
             positions = np.concatenate([positions, starts[joining] + lengths[joining]])
             finals = np.concatenate([finals, number + limits[joining] - 1])
             next_final = int(finals.min())
-        logits, best = engine.extend(*new.take(), logit_rows, request.prefix, meter)
-        chosen, logprobs = request.choose(logits, best, active)
+        prediction = engine.extend(*new.take(), logit_rows, request.prefix, meter)
+        chosen, logprobs = request.choose(prediction, active)
         last = chosen == request.eos_id
         if number == next_final:
             last |= finals == number

@@ -9,6 +9,7 @@ import numpy as np
 
 from osprey_ros.constraints import Guide
 from osprey_ros.errors import OspreyError
+from osprey_ros.prediction import Prediction
 
 
 class SamplingError(OspreyError):
@@ -62,33 +63,25 @@ class Chooser:
         self._generators = [] if sampling is None else [np.random.default_rng([sampling.seed, *key]) for key in keys]
         self._walks = {branch: guide.begin() for branch, guide in enumerate(guides) if guide is not None}
 
-    def __call__(self, logits: np.ndarray, best: np.ndarray, branches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens for the rows of logits [R, vocab], which belong to ``branches`` [R].
+    def __call__(self, prediction: Prediction, branches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens for the rows of a prediction, which belong to ``branches`` [R].
 
-        ``best``: float32 [R], the log-probability of each row's likeliest token.
         Returns integers [R] and their log-probabilities float32 [R] as the model gives them, temperature aside; those
         of a guided branch are as its guide says.
         """
-        if not self._walks:
-            return self._free(logits, best, branches)
-        walks = [self._walks.get(branch) for branch in branches.tolist()]
-        free = np.array([walk is None for walk in walks], dtype=bool)
-        chosen = np.zeros(len(logits), dtype=np.intp)
-        logprobs = np.zeros(len(logits), dtype=np.float32)
-        if free.any():
-            chosen[free], logprobs[free] = self._free(logits[free], best[free], branches[free])
-        for row, walk in enumerate(walks):
+        chosen, logprobs = prediction.tokens.copy(), prediction.logprobs.copy()
+        if self._sampling is None and not self._walks:
+            return chosen, logprobs
+        logits = prediction.logits
+        for row, branch in enumerate(branches.tolist()):
+            walk = self._walks.get(branch)
             if walk is not None:
                 chosen[row], logprobs[row] = walk(logits[row])
+            elif self._sampling is not None:
+                shifted = logits[row] - logits[row, prediction.tokens[row]]
+                chosen[row] = self._draw(shifted, branch)
+                logprobs[row] += shifted[chosen[row]]
         return chosen, logprobs
-
-    def _free(self, logits: np.ndarray, best: np.ndarray, branches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if self._sampling is None:
-            return logits.argmax(axis=1), best.copy()
-        shifted = logits - logits.max(axis=1, keepdims=True)
-        rows = np.arange(len(logits))
-        chosen = np.array([self._draw(shifted[row], branches[row]) for row in rows], dtype=np.intp)
-        return chosen, shifted[rows, chosen] + best
 
     def _draw(self, shifted: np.ndarray, branch: int) -> int:
         assert self._sampling is not None

@@ -4,7 +4,7 @@ The table holds what all of these releases of docs/operators.md in onnx/onnx-ten
 96e7811), 10.6 (0137504), 10.15 and 11.1 (7c51a63). That of 10.3 lies between the first two, that of 10.13 between the
 second and the third: what did not change around them holds for them. Of later restrictions only those are kept that
 still bind the oldest; DequantizeLinear is IDequantizeLayer of NvInfer.h 10.3, and its block sizes are those of NVIDIA's
-"Quantization Schemes". LogSoftmax and ReduceMax were looked up for 8.4 and 10.1 only.
+"Quantization Schemes". ArgMax, LogSoftmax and ReduceMax were looked up for 10.1 only.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ INDICES = {INT32, INT64}
 # Types of the tensors that an operator works on. BF16 is left out: onnxruntime has none of it on the CPU.
 OPERATORS: dict[str, set[int]] = {
     "Add": NUMBERS,
+    "ArgMax": NUMBERS,
     "Cast": ALL,
     "Concat": ALL,
     "Conv": REALS,

@@ -15,6 +15,8 @@ from osprey_ros import decoder_engine
 from osprey_ros.bundle import DECODER, Bundle, ModelSpec
 from osprey_ros.decoder import HIDDEN, Branches, Decoder, DecoderError, Generation, Meter, Prefix, Token
 from osprey_ros.engines import UNBOUNDED, Buffer, Engine, EngineError, load_engine
+from osprey_ros.engines.onnxruntime import HostBuffer
+from osprey_ros.prediction import Prediction
 from osprey_ros.sampling import Chooser, Sampling, SamplingError
 
 NEVER = -1  # an end-of-sequence id that is never chosen
@@ -279,7 +281,7 @@ def test_buffers_that_have_grown_are_held_once(spec: ModelSpec) -> None:
     decoder = Decoder(engine, spec)
     rows = np.zeros((60, spec.hidden_size), np.float32)
     prefix = decoder.prefill(rows)
-    all_ = 2 * spec.num_layers + 2  # keys and values of each layer, logits and log-probabilities
+    all_ = 2 * spec.num_layers + 3  # keys and values of each layer; logits, likeliest tokens and their probabilities
     assert engine.live() == all_
     tokens = decoder.stream(prefix, [rows[:10]] * 9, lambda ids: rows[ids], 5, NEVER)
     next(tokens)
@@ -366,13 +368,14 @@ def test_sampling_depends_on_seed_and_key_alone(decoder: Decoder, rows: np.ndarr
 
 def test_drawn_tokens_follow_the_distribution() -> None:
     logits = np.log(np.array([[0.5, 0.3, 0.15, 0.05]], dtype=np.float32))
+    predicted = Prediction(np.array([0]), logits[:, 0], HostBuffer(logits))
     plain = Chooser(Sampling(seed=1), [(0,)])
     cut = Chooser(Sampling(top_p=0.75, seed=1), [(0,)])
     cold = Chooser(Sampling(temperature=0.5, seed=1), [(0,)])
     counts = {name: np.zeros(4) for name in ("plain", "cut", "cold")}
     for _ in range(4000):
         for name, choose in (("plain", plain), ("cut", cut), ("cold", cold)):
-            (token,), (logprob,) = choose(logits, logits[:, 0], np.array([0]))
+            (token,), (logprob,) = choose(predicted, np.array([0]))
             assert logprob == pytest.approx(logits[0, token], abs=1e-6)
             counts[name][token] += 1 / 4000
     np.testing.assert_allclose(counts["plain"], [0.5, 0.3, 0.15, 0.05], atol=0.03)

@@ -106,8 +106,8 @@ class Engine:
         for i in range(SHAPE.num_layers):
             feed[f"prefix_key.{i}"], feed[f"prefix_value.{i}"] = prefix[i]
             feed[f"branch_key.{i}"], feed[f"branch_value.{i}"] = branches[i]
-        logits, best, *caches = self.session.run(None, feed)
-        _assert_best(best, logits)
+        logits, token, logprob, *caches = self.session.run(None, feed)
+        _assert_best(token, logprob, logits)
         return logits, list(zip(caches[0::2], caches[1::2], strict=True))
 
     def _run_in_place(self, feed, prefix, branches):
@@ -126,20 +126,20 @@ class Engine:
                 binding.bind_ortvalue_output(f"new_{kind}.{i}", new)
         for name, value in feed.items():
             binding.bind_cpu_input(name, value)
-        for name in ("logits", "best_logprob"):
+        for name in ("logits", "best_token", "best_logprob"):
             binding.bind_output(name, "cpu")
         self.session.run_with_iobinding(binding)
-        logits, best = (value.numpy() for value in binding.get_outputs()[-2:])
-        _assert_best(best, logits)
+        logits, token, logprob = (value.numpy() for value in binding.get_outputs()[-3:])
+        _assert_best(token, logprob, logits)
         return logits, caches
 
     def prefill(self, rows):
         return self.run(rows, range(len(rows)), _causal(len(rows)), range(len(rows)), _cache(0), _cache(0))
 
 
-def _assert_best(best: np.ndarray, logits: np.ndarray) -> None:
-    expected = torch.from_numpy(logits).double().log_softmax(-1).max(-1).values
-    np.testing.assert_allclose(best, expected, atol=1e-5)
+def _assert_best(token: np.ndarray, logprob: np.ndarray, logits: np.ndarray) -> None:
+    np.testing.assert_array_equal(token, logits.argmax(axis=-1))
+    np.testing.assert_allclose(logprob, torch.from_numpy(logits).double().log_softmax(-1).max(-1).values, atol=1e-5)
 
 
 def _cache(rows: int) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -190,6 +190,7 @@ class BranchRows:
         ``owners``: integers [S], the branch (or stem) of each new row, whose earlier rows and stem it sees. Rows of one
         branch come in their order, stems before the branches. ``own``: bool [S, S], who sees whom among the new ones
         where that is not simply so. ``prefix``: with the rows before those of the branches, of which all see so many.
+        The mask is a view of memory that the next call writes to.
         """
         count, length = len(owners), self._length
         before = 0 if prefix is None else self.first

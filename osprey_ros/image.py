@@ -92,7 +92,8 @@ class Preprocessor:
             from the exact ones by 0.1 levels on average (`benchmarks/pixels.py` measures both).
         threads: how many share the work of exact mode (OpenCV sees to it in fast mode). Used are 1, 2 or 4.
 
-    It keeps a plan, and memory, for the last size of picture. Raises ImageError for an unknown mode.
+    It keeps a plan, and memory, for the last size of picture. ``pixels`` is what it made last: always the same array.
+    Raises ImageError for an unknown mode.
     """
 
     def __init__(self, spec: ModelSpec, mode: str = "exact", threads: int = 1) -> None:
@@ -101,7 +102,7 @@ class Preprocessor:
         self._spec, self._mode = spec, mode
         self._strips = 4 if threads >= 4 else 2 if threads >= 2 else 1
         self._pool = ThreadPoolExecutor(self._strips - 1, "preprocess") if self._strips > 1 else None
-        self._pixels = np.empty((1, 3, spec.image_size, spec.image_size), np.float32)
+        self.pixels = np.empty((1, 3, spec.image_size, spec.image_size), np.float32)
         self._plan: _ExactPlan | _FastPlan | None = None
 
     def __call__(self, rgb: np.ndarray) -> np.ndarray:
@@ -119,8 +120,8 @@ class Preprocessor:
                 if exact
                 else _FastPlan(rgb.shape, self._spec)
             )
-        self._plan(np.ascontiguousarray(rgb), self._pixels[0])
-        return self._pixels
+        self._plan(np.ascontiguousarray(rgb), self.pixels[0])
+        return self.pixels
 
 
 def preprocess(rgb: np.ndarray, spec: ModelSpec, mode: str = "exact") -> np.ndarray:

@@ -120,7 +120,8 @@ class Watched:
         bound = self.engine.bind(inputs, into)
 
         def run() -> None:
-            self.rows.append(len(inputs["inputs_embeds"]))
+            if "inputs_embeds" in inputs:
+                self.rows.append(len(inputs["inputs_embeds"]))
             bound()
 
         return run

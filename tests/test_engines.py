@@ -155,6 +155,10 @@ def test_few_rows_run_on_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     threads = []
 
     class Watched(onnxruntime.InferenceSession):
+        def run(self, *arguments: Any) -> Any:
+            threads.append(self.get_session_options().intra_op_num_threads)
+            return super().run(*arguments)
+
         def run_with_iobinding(self, *arguments: Any) -> None:
             threads.append(self.get_session_options().intra_op_num_threads)
             super().run_with_iobinding(*arguments)

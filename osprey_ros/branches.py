@@ -166,7 +166,7 @@ class BranchRows:
             self._owners = owners
 
     def append(self, owners: np.ndarray) -> None:
-        """Counts in the rows that the engine has written to `tail`: ``owners`` [S] says the branch of each."""
+        """Counts in rows that the engine has written behind those there are: ``owners`` [S] says whose each is."""
         length = self._length
         self._owners[length : length + len(owners)] = owners
         self._rows.length += len(owners)

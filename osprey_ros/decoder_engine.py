@@ -17,7 +17,8 @@ from osprey_ros.prediction import Prediction
 
 # Of one run over a prefix: longer ones are computed piece by piece, because scores take memory with the square.
 PREFILL_ROWS = 512
-KEPT_RUNS = 256  # a few kilobytes each
+KEPT_RUNS = 256  # of about 4 KB for each layer
+_LARGE = 1 << 20  # items: so many grow by what is needed only
 
 
 @dataclass
@@ -63,7 +64,7 @@ class DecoderEngine:
             "mask": _Memory(np.float32, self._bound.clear),
             "logit_rows": _Memory(np.int64, self._bound.clear),
         }
-        self._hidden_size, self._vocabulary = spec.hidden_size, spec.vocab_size
+        self._hidden_size, self.vocabulary = spec.hidden_size, spec.vocab_size
         self._outputs: dict[str, Buffer] = {}
         self._reserve_outputs(1)
 
@@ -185,10 +186,11 @@ class DecoderEngine:
         return _BoundRun(tuple(inputs), outputs, start)
 
     def _reserve_outputs(self, rows: int) -> None:
-        """Makes room for what is said of so many rows. Nobody may have views of it."""
-        self._outputs["logits"] = self._engine.buffer((rows, self._vocabulary), np.float32)
+        """Makes room for what is said of so many rows."""
         self._outputs["best_token"] = self._engine.buffer((rows,), np.int64)
         self._outputs["best_logprob"] = self._engine.buffer((rows,), np.float32)
+        # Last of all: by its length it is known how many rows there is room for, even if one of these has failed.
+        self._outputs["logits"] = self._engine.buffer((rows, self.vocabulary), np.float32)
 
 
 @dataclass(frozen=True)
@@ -215,6 +217,7 @@ class _Memory:
         size = prod(shape)
         if size > self._items.size:
             self._before_moving()
-            dtype, self._items = self._items.dtype, np.empty(0)
-            self._items = np.empty(size * 3 // 2, dtype)
+            dtype = self._items.dtype
+            self._items = np.empty(0, dtype)  # two at once may be too much
+            self._items = np.empty(size * 3 // 2 if size < _LARGE else size, dtype)
         return self._items[:size].reshape(shape)

@@ -30,7 +30,8 @@ class Encoders:
             )
         }
         # Every picture is encoded in the same memory.
-        self._pixels = preprocess.pixels.astype(vision.input_dtypes["pixels"], copy=False)
+        pixels, dtype = preprocess.pixels, vision.input_dtypes["pixels"]
+        self._pixels = pixels if pixels.dtype == dtype else np.empty(pixels.shape, dtype)
         self._tokens = vision.buffer((spec.image_tokens, spec.hidden_size), vision.output_dtypes["image_tokens"])
         self._encode = vision.bind({"pixels": self._pixels}, {**self._features, "image_tokens": self._tokens})
         self._device = vision.device

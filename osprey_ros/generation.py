@@ -91,8 +91,7 @@ def decode(engine: DecoderEngine, request: Request, meter: Meter) -> Iterator[St
             positions = np.concatenate([positions, starts[joining] + lengths[joining]])
             finals = np.concatenate([finals, number + limits[joining] - 1])
             next_final = int(finals.min())
-        prediction = engine.extend(*new.take(), logit_rows, request.prefix, meter)
-        chosen, logprobs = request.choose(prediction, active)
+        chosen, logprobs = request.choose(engine.extend(*new.take(), logit_rows, request.prefix, meter), active)
         last = chosen == request.eos_id
         if number == next_final:
             last |= finals == number

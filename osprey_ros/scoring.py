@@ -39,22 +39,23 @@ def score(
     ends = new.count + np.cumsum(lengths) - 1
     new.add_questions(branches, np.arange(len(branches)), starts)
     _check_stop(should_stop)
-    prediction = engine.extend(*new.take(), ends, prefix, meter)
     first = np.array([phrase[0] for phrase in phrases])
-    firsts = prediction.normalised(np.arange(len(branches))[:, None], first)
+    behind = engine.extend(*new.take(), ends, prefix, meter)
+    firsts = behind.normalised(np.arange(len(branches))[:, None], first)
+    del behind  # its memory may have to give way to more
     scores = [[row[p : p + 1] for p in range(len(phrases))] for row in firsts]
     meter.step_seconds.append(perf_counter() - start)
 
     # Behind them the phrases, all tokens but the last, whose row would say nothing about the phrase. They see their
     # question and not one another, and are not kept.
     pairs = [(b, p) for b in range(len(branches)) for p, phrase in enumerate(phrases) if len(phrase) > 1]
-    most = min(MAX_ROWS, LOGIT_BYTES // (4 * prediction.buffer.shape[1]), engine.most_logits)
+    most = min(MAX_ROWS, LOGIT_BYTES // (4 * engine.vocabulary), engine.most_logits)
     for part in _parts([len(phrases[p]) - 1 for _, p in pairs], most):
         _check_stop(should_stop)
         start = perf_counter()
         sizes = np.array([len(phrases[p]) - 1 for _, p in pairs[part]])
         owners = np.repeat([b for b, _ in pairs[part]], sizes)
-        prediction = engine.probe(
+        behind = engine.probe(
             embed(np.concatenate([phrases[p][:-1] for _, p in pairs[part]])),
             (starts + lengths)[owners] + np.concatenate([np.arange(size) for size in sizes]),
             owners,
@@ -63,7 +64,8 @@ def score(
             meter,
         )
         spoken = np.concatenate([phrases[p][1:] for _, p in pairs[part]])
-        found = prediction.normalised(np.arange(len(spoken)), spoken)
+        found = behind.normalised(np.arange(len(spoken)), spoken)
+        del behind
         for (b, p), rest in zip(pairs[part], np.split(found, np.cumsum(sizes)[:-1]), strict=True):
             scores[b][p] = np.concatenate([scores[b][p], rest])
         meter.step_seconds.append(perf_counter() - start)

@@ -276,6 +276,37 @@ def test_runs_like_earlier_ones_are_not_bound_again(
     assert counting.bound == len(counting.rows)
 
 
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_too_little_memory_for_more_branches_spoils_nothing(
+    bundle: Bundle,
+    decoder: Decoder,
+    counting: CountingEngine,
+    rows: np.ndarray,
+    embeddings: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+    failing: int,
+) -> None:
+    branches = [rows[at : at + 2] for at in range(40, 48)]
+    decoder.prefill(rows[:100])  # room for all rows, so that only what is said of them has to grow
+    _generate(decoder, decoder.prefill(rows[:30]), branches[:2], embeddings, new=4)
+    first, allocate = counting.buffers, counting.engine.buffer
+
+    def buffer(*arguments: Any) -> Buffer:
+        if counting.buffers == first + failing:
+            raise EngineError("out of memory")
+        return allocate(*arguments)
+
+    prefix = decoder.prefill(rows[:30])
+    with monkeypatch.context() as patch:
+        patch.setattr(counting.engine, "buffer", buffer)
+        with pytest.raises(EngineError, match="out of memory"):
+            _generate(decoder, prefix, branches, embeddings, new=4)
+    fresh = Decoder(counting, bundle.manifest.model)
+    for some in (branches[:2], branches[:6], branches):
+        answers = _generate(decoder, decoder.prefill(rows[:30]), some, embeddings, new=4)
+        _assert_same(answers, _generate(fresh, fresh.prefill(rows[:30]), some, embeddings, new=4))
+
+
 def test_buffers_that_have_grown_are_held_once(spec: ModelSpec) -> None:
     engine = IdleEngine(spec.num_layers)
     decoder = Decoder(engine, spec)

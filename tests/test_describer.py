@@ -127,6 +127,46 @@ class Watched:
         return run
 
 
+class HalfPixels:
+    """A vision engine that takes float16."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.input_dtypes = {**engine.input_dtypes, "pixels": np.dtype(np.float16)}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+    def bind(self, inputs: Mapping[str, np.ndarray], into: Mapping[str, Buffer]) -> Callable[[], None]:
+        half = inputs["pixels"]
+        assert half.dtype == np.float16
+        wide = np.zeros(half.shape, np.float32)
+        bound = self.engine.bind({"pixels": wide}, into)
+
+        def run() -> None:
+            wide[...] = half
+            bound()
+
+        return run
+
+
+def test_vision_engines_may_take_half_precision(
+    ready: Describer, tiny_model: TinyModel, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(path: Path, *arguments: Any) -> Any:
+        engine = load_engine(path, *arguments)
+        return HalfPixels(engine) if "pixels" in engine.input_names else engine
+
+    monkeypatch.setattr(describers, "load_engine", load)
+    half = Describer(tiny_model.bundle, threads=1)
+    for rgb in (picture.rgb[::-1].copy(), picture.rgb):
+        for describer in (half, ready):
+            describer.set_image(rgb)
+        found, expected = (describer.encode(picture.ids).mask_tokens for describer in (half, ready))
+        np.testing.assert_allclose(found, expected, atol=0.01 * np.abs(expected).max())
+        assert not np.array_equal(found, expected)
+
+
 def test_prefix_of_earlier_questions_is_used_again(
     tiny_model: TinyModel, picture: Picture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

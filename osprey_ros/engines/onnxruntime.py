@@ -164,7 +164,7 @@ class OnnxEngine:
         if inputs.keys() != self._inputs:
             raise EngineError(f"{self._path} failed: {self._wrong_inputs(inputs)}")
         try:
-            if self.device == "cpu" and not targets:  # the shortest way
+            if self.device == "cpu" and names and not targets:  # the shortest way
                 arrays = {n: v.read() if isinstance(v, HostBuffer) else v for n, v in inputs.items()}
                 return dict(zip(names, self._session_for(inputs)[1].run(names, arrays), strict=True))
             binding = self._binding(inputs, tuple(targets), tuple(names))

@@ -22,7 +22,6 @@ class TimedEngine:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.seconds = 0.0
-        self.runs = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
@@ -36,7 +35,6 @@ class TimedEngine:
                 bound()
             finally:
                 self.seconds += time.perf_counter() - start
-                self.runs += 1
 
         return run
 

@@ -159,8 +159,7 @@ class DecoderEngine:
 
     def _bound_run(self, count: int, logit_rows: int, prefix: int, first: int) -> _BoundRun:
         """A run of ``count`` rows behind those there are. Frame after frame is like the one before: it may be kept."""
-        length = self._rows.length
-        key = (length, count, logit_rows) if self._in_place else (length, count, logit_rows, prefix, first)
+        key = (self._rows.length, count, logit_rows, prefix, first)
         if key not in self._bound:
             while len(self._bound) >= KEPT_RUNS:
                 self._bound.pop(next(iter(self._bound)))
@@ -199,7 +198,7 @@ class _BoundRun:
 
     inputs: tuple[np.ndarray, ...]
     outputs: dict[str, Buffer]
-    start: Callable[[], None]
+    start: Callable[[], object]
 
 
 class _Memory:

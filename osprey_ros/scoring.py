@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter
 
 import numpy as np
 
-from osprey_ros.branches import MAX_ROWS, Branches, RowsOfBranches, sees
+from osprey_ros.branches import MAX_ROWS, Branches, RowsOfBranches, parts, sees
 from osprey_ros.decoder_engine import DecoderEngine, Meter
 from osprey_ros.errors import StoppedError
 
@@ -50,7 +50,7 @@ def score(
     # question and not one another, and are not kept.
     pairs = [(b, p) for b in range(len(branches)) for p, phrase in enumerate(phrases) if len(phrase) > 1]
     most = min(MAX_ROWS, LOGIT_BYTES // (4 * engine.vocabulary), engine.most_logits)
-    for part in _parts([len(phrases[p]) - 1 for _, p in pairs], most):
+    for part in parts([len(phrases[p]) - 1 for _, p in pairs], len(pairs), 0, most):
         _check_stop(should_stop)
         start = perf_counter()
         sizes = np.array([len(phrases[p]) - 1 for _, p in pairs[part]])
@@ -75,15 +75,3 @@ def score(
 def _check_stop(should_stop: Callable[[], bool] | None) -> None:
     if should_stop is not None and should_stop():
         raise StoppedError("the scoring was stopped before all phrases had their scores")
-
-
-def _parts(rows: Sequence[int], most: int) -> Iterator[slice]:
-    """Cuts things with so many rows each into parts of at most ``most`` rows; there is at least one thing in each."""
-    start, total = 0, 0
-    for index, own in enumerate(rows):
-        if index > start and total + own > most:
-            yield slice(start, index)
-            start, total = index, 0
-        total += own
-    if start < len(rows):
-        yield slice(start, len(rows))

@@ -36,8 +36,8 @@ OPERATORS: dict[str, set[int]] = {
     "Erf": REALS,
     "Gather": ALL,
     "Identity": ALL,
-    "LogSoftmax": REALS,
     "LayerNormalization": REALS,  # only the first output
+    "LogSoftmax": REALS,
     "MatMul": REALS,
     "Mul": NUMBERS,
     "Neg": NUMBERS,

@@ -98,7 +98,7 @@ class Engine(Protocol):
         Raises EngineError for inputs it refuses.
         """
 
-    def bind(self, inputs: Mapping[str, np.ndarray | Buffer], into: Mapping[str, Buffer]) -> Callable[[], None]:
+    def bind(self, inputs: Mapping[str, np.ndarray | Buffer], into: Mapping[str, Buffer]) -> Callable[[], object]:
         """Gets a run ready that is made whenever the returned function is called, with what is in the inputs then.
 
         Args:

@@ -161,8 +161,7 @@ class OnnxEngine:
         """Runs the graph once; see `osprey_ros.engines.Engine`."""
         targets = into or {}
         names = [n for n in self.output_names if n not in targets] if outputs is None else list(outputs)
-        if inputs.keys() != self._inputs:
-            raise EngineError(f"{self._path} failed: {self._wrong_inputs(inputs)}")
+        self._check(inputs)
         try:
             if self.device == "cpu" and names and not targets:  # the shortest way
                 arrays = {n: v.read() if isinstance(v, HostBuffer) else v for n, v in inputs.items()}
@@ -171,32 +170,25 @@ class OnnxEngine:
             binding.take(inputs, targets)
             return binding.run(names)
         except Exception as error:  # as above
-            raise EngineError(f"{self._path} failed: {_one_line(error)}") from error
+            raise self._failure(error) from error
 
-    def bind(self, inputs: Mapping[str, np.ndarray | Buffer], into: Mapping[str, Buffer]) -> Callable[[], None]:
+    def bind(self, inputs: Mapping[str, np.ndarray | Buffer], into: Mapping[str, Buffer]) -> Callable[[], object]:
         """See `osprey_ros.engines.Engine`. On the CPU a bound run takes a fraction of the time to begin."""
         if self.device != "cpu":  # there a session is given copies of arrays, anew for each run
-
-            def run_anew() -> None:
-                self.run(inputs, (), into)
-
-            return run_anew
-        if inputs.keys() != self._inputs:
-            raise EngineError(f"{self._path} failed: {self._wrong_inputs(inputs)}")
+            return partial(self.run, inputs, (), into)
+        self._check(inputs)
         binding = _Binding(self._session_for(inputs)[1], self.device)
         try:
             binding.take(inputs, into)
         except Exception as error:  # as above
-            raise EngineError(f"{self._path} failed: {_one_line(error)}") from error
+            raise self._failure(error) from error
+        return partial(self._run_bound, binding)
 
-        # Not every onnxruntime keeps alive what is bound (1.27 does not).
-        return partial(self._run_bound, binding, (inputs, into))
-
-    def _run_bound(self, binding: _Binding, _: object) -> None:
+    def _run_bound(self, binding: _Binding) -> None:
         try:
             binding.run(())
         except Exception as error:  # as above
-            raise EngineError(f"{self._path} failed: {_one_line(error)}") from error
+            raise self._failure(error) from error
 
     def _binding(
         self, inputs: Mapping[str, np.ndarray | Buffer], targets: tuple[str, ...], names: tuple[str, ...]
@@ -216,10 +208,16 @@ class OnnxEngine:
                     return index, session
         return len(self._sessions), self._session
 
-    def _wrong_inputs(self, inputs: Mapping[str, Any]) -> str:
+    def _check(self, inputs: Mapping[str, Any]) -> None:
+        if inputs.keys() == self._inputs:
+            return
         missing = [name for name in self.input_names if name not in inputs]
         unknown = [name for name in inputs if name not in self.input_names]
-        return f"it was not given its input {', '.join(missing)}" if missing else f"it has no {', '.join(unknown)}"
+        wrong = f"it was not given its input {', '.join(missing)}" if missing else f"it has no {', '.join(unknown)}"
+        raise EngineError(f"{self._path} failed: {wrong}")
+
+    def _failure(self, error: Exception) -> EngineError:
+        return EngineError(f"{self._path} failed: {_one_line(error)}")
 
 
 class _Binding:
@@ -233,6 +231,7 @@ class _Binding:
         self._binding = session.io_binding()
         self._wrap = OrtValue.ortvalue_from_numpy_with_onnx_type
         self._bound: dict[str, tuple[int, tuple[int, ...]]] = {}  # buffers on the device, which stay bound
+        self._held: dict[str, np.ndarray] = {}  # not every onnxruntime keeps arrays alive (1.27 does not)
 
     def take(self, inputs: Mapping[str, np.ndarray | Buffer], into: Mapping[str, Buffer]) -> None:
         """Binds all that is not bound there already."""
@@ -242,19 +241,18 @@ class _Binding:
             self._output(name, buffer)
 
     def _input(self, name: str, value: np.ndarray | Buffer) -> None:
-        # The binding keeps arrays alive, and copies them to the device if need be. It takes them many times faster than
-        # addresses.
-        if isinstance(value, HostBuffer):
-            self._binding.bind_cpu_input(name, value.read())
-        elif isinstance(value, np.ndarray):
-            self._binding.bind_cpu_input(name, np.ascontiguousarray(value))
+        # The binding copies arrays to the device if need be, and takes them many times faster than addresses.
+        if isinstance(value, HostBuffer | np.ndarray):
+            array = value.read() if isinstance(value, HostBuffer) else np.ascontiguousarray(value)
+            self._held[name] = array
+            self._binding.bind_cpu_input(name, array)
             self._bound.pop(name, None)
         elif self._is_new(name, value):
             self._binding.bind_input(name, self._device, 0, value.dtype, value.shape, value.pointer)
 
     def _output(self, name: str, buffer: Buffer) -> None:
         if isinstance(buffer, HostBuffer):
-            array = buffer.read()
+            array = self._held[name] = buffer.read()
             self._binding.bind_ortvalue_output(name, self._wrap(array, _ONNX_TYPES[array.dtype]))
         elif self._is_new(name, buffer):
             self._binding.bind_output(name, self._device, 0, buffer.dtype, buffer.shape, buffer.pointer)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -148,13 +149,9 @@ class TensorRTEngine:
         del alive  # not before the copies to the GPU are done
         return {name: results[name][0] for name in wanted}
 
-    def bind(self, inputs: Mapping[str, np.ndarray | Buffer], into: Mapping[str, Buffer]) -> Callable[[], None]:
+    def bind(self, inputs: Mapping[str, np.ndarray | Buffer], into: Mapping[str, Buffer]) -> Callable[[], object]:
         """See `osprey_ros.engines.Engine`."""
-
-        def run() -> None:
-            self.run(inputs, (), into)
-
-        return run
+        return partial(self.run, inputs, (), into)
 
     def _check(self, inputs: Mapping[str, np.ndarray | Buffer], outputs: Sequence[str]) -> None:
         missing = [name for name in self.input_names if name not in inputs]

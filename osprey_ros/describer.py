@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from time import perf_counter
 from typing import TypeAlias
 
 import numpy as np
@@ -73,7 +72,6 @@ class _Picture:
     """What is known of the picture that was set. ``unreported``: its seconds while no call has reported them."""
 
     shape: tuple[int, int]
-    image_tokens: np.ndarray  # float32 [image_tokens, hidden]
     unreported: PictureSeconds
     prefix_ids: tuple[int, ...]  # of the last call: at first the words before the picture
     prefix: Prefix
@@ -123,14 +121,15 @@ class Describer:
     def set_image(self, rgb: np.ndarray) -> None:
         """Takes a picture, uint8 [H, W, 3] in RGB order, and computes its features.
 
-        Raises ImageError for other arrays.
+        Raises ImageError for other arrays. A GPU goes on with it after the return: the call that follows waits for it,
+        and raises EngineError where it fails.
         """
         check_rgb(rgb)
         self.pictures += 1
         self._picture = None
         self._decoder.abandon()
-        tokens, unreported = self._encoders.picture(rgb)
-        self._picture = _Picture(rgb.shape[:2], tokens, unreported, self._opening_ids, self._opening)
+        seconds = self._encoders.picture(rgb)
+        self._picture = _Picture(rgb.shape[:2], seconds, self._opening_ids, self._opening)
 
     def encode(self, regions: Regions | np.ndarray) -> EncodedRegions:
         """Computes what the model sees of each region of the picture, to be given to several calls in its stead.
@@ -138,18 +137,17 @@ class Describer:
         The seconds of it are in the timing of the call that follows. Raises as `answer` does for regions.
         """
         picture, clock = self._current(), Clock()
-        start = perf_counter()
-        checked = self._checked(picture, as_regions(regions))
-        mask_tokens, position_tokens = self._encoders.regions(checked, clock.meter)
-        seconds = perf_counter() - start
+        encoded = self._encoded(picture, self._checked(picture, as_regions(regions)), clock)
+        seconds = clock.stage_done()
         before = picture.unreported
         engine = before.engine + clock.meter.engine_seconds
         picture.unreported = replace(before, regions=before.regions + seconds, engine=engine)
-        return EncodedRegions(checked, mask_tokens, position_tokens, seconds)
+        return replace(encoded, seconds=seconds)
 
     def take_seconds(self) -> Timing:
         """What `set_image` and `encode` took, if no call has had it in its timing; the next one then has not."""
         picture = self._current()
+        self._wait(picture, Clock())
         spent, picture.unreported = picture.unreported, PictureSeconds()
         return spent.timing()
 
@@ -370,6 +368,19 @@ class Describer:
             raise DescriberError("no picture is set: call set_image first")
         return self._picture
 
+    def _encoded(self, picture: _Picture, regions: Regions, clock: Clock) -> EncodedRegions:
+        grids = self._encoders.grids(regions)
+        self._wait(picture, clock)
+        return EncodedRegions(regions, *self._encoders.tokens(grids, clock.meter))
+
+    def _wait(self, picture: _Picture, clock: Clock) -> None:
+        """Waits until the picture is encoded. That counts as vision, not as a stage of the clock."""
+        seconds = self._encoders.wait()
+        if seconds:
+            before = picture.unreported
+            picture.unreported = replace(before, vision=before.vision + seconds, engine=before.engine + seconds)
+            clock.leave_out(seconds)
+
     def _asked(
         self,
         picture: _Picture,
@@ -385,7 +396,8 @@ class Describer:
         if not prompts:
             raise PromptError("no question is given")
         if encoded is None:
-            encoded = EncodedRegions(known, *self._encoders.regions(known, clock.meter))
+            encoded = self._encoded(picture, known, clock)
+        self._wait(picture, clock)
         clock.stage_done()
         split = common_prefix(prompts)
         prefix = self._prefix(picture, prompts[0][:split], clock.meter)
@@ -421,19 +433,19 @@ class Describer:
             if mine != known:
                 break
             shared += 1
-        rows = shared + ids[:shared].count(IMAGE) * (len(picture.image_tokens) - 1)
+        rows = shared + ids[:shared].count(IMAGE) * (self.spec.image_tokens - 1)
         # Set before the rest is computed: should that fail, this much is still good.
         picture.prefix_ids, picture.prefix = ids[:shared], picture.prefix.head(rows)
-        prefix = self._decoder.prefill(self._prefix_rows(ids[shared:], picture), picture.prefix, meter)
+        prefix = self._decoder.prefill(self._prefix_rows(ids[shared:]), picture.prefix, meter)
         picture.prefix_ids, picture.prefix = ids, prefix
         return prefix
 
-    def _prefix_rows(self, ids: tuple[int, ...], picture: _Picture) -> np.ndarray:
+    def _prefix_rows(self, ids: tuple[int, ...]) -> np.ndarray:
         if IMAGE not in ids:
             return self._rows(np.array(ids, dtype=np.intp))
         at = ids.index(IMAGE)
         before, after = (self._rows(np.array(part, dtype=np.intp)) for part in (ids[:at], ids[at + 1 :]))
-        return np.concatenate([before, picture.image_tokens, after])
+        return np.concatenate([before, self._encoders.image_tokens, after])
 
 
 def _prompt(builder: PromptBuilder, question: str, regions: int) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent import futures
 from time import perf_counter
 
 import numpy as np
@@ -17,7 +18,11 @@ from osprey_ros.timing import PictureSeconds
 
 
 class Encoders:
-    """The vision engine and the mask extractor, with the feature maps of one picture between them."""
+    """The vision engine and the mask extractor, with the feature maps of one picture between them.
+
+    A GPU encodes a picture while its regions are prepared. The engines of the CPU have all cores for themselves: a
+    picture's regions wait for it (`benchmarks/README.md`).
+    """
 
     def __init__(self, vision: Engine, extractor: Engine, preprocess: Preprocessor, spec: ModelSpec) -> None:
         self._extractor, self._preprocess = extractor, preprocess
@@ -35,26 +40,48 @@ class Encoders:
         self._tokens = vision.buffer((spec.image_tokens, spec.hidden_size), vision.output_dtypes["image_tokens"])
         self._encode = vision.bind({"pixels": self._pixels}, {**self._features, "image_tokens": self._tokens})
         self._device = vision.device
+        self._beside = futures.ThreadPoolExecutor(1, "vision") if vision.device != "cpu" else None
+        self._under_way: futures.Future[object] | None = None
+        self.image_tokens = np.zeros(self._tokens.shape, np.float32)  # [image_tokens, hidden], once `wait` has returned
 
-    def picture(self, rgb: np.ndarray) -> tuple[np.ndarray, PictureSeconds]:
-        """Image tokens float32 [image_tokens, hidden] of uint8 [H, W, 3], and what it took."""
+    def picture(self, rgb: np.ndarray) -> PictureSeconds:
+        """Takes a picture, uint8 [H, W, 3], and says what that took; `wait` before anything of it is used."""
+        if self._under_way is not None:
+            futures.wait([self._under_way])  # it reads the pixels
         start = perf_counter()
         pixels = self._preprocess(rgb)
         ready = perf_counter()
         if pixels is not self._pixels:
             self._pixels[...] = pixels
-        self._encode()
-        tokens = self._tokens.read().astype(np.float32)
+        if self._beside is not None:
+            self._under_way = self._beside.submit(self._encode)
+        else:
+            self._encode()
+            self._take_tokens()
         vision = perf_counter() - ready
-        return tokens, PictureSeconds(preprocess=ready - start, vision=vision, engine=vision)
+        return PictureSeconds(preprocess=ready - start, vision=vision, engine=vision)
 
-    def regions(self, regions: Regions, meter: Meter) -> tuple[np.ndarray, np.ndarray]:
-        """Mask tokens and position tokens, float32 [N, hidden] both, of regions of the latest picture."""
-        engine = self._extractor
+    def wait(self) -> float:
+        """Waits for the latest picture and says for how many seconds. Raises EngineError if it was not encoded."""
+        if self._under_way is None:
+            return 0.0
+        start = perf_counter()
+        self._under_way.result()
+        self._under_way = None
+        self._take_tokens()
+        return perf_counter() - start
+
+    def grids(self, regions: Regions) -> dict[str, np.ndarray]:
+        """The extractor's inputs of regions, which the next call overwrites. They do not depend on the picture."""
         *masks, positions = self._grids.of(regions)
         arrays = {f"mask_res{level}": mask for level, mask in enumerate(masks, start=2)}
         arrays["position"] = positions
-        grids = {name: array.astype(engine.input_dtypes[name], copy=False) for name, array in arrays.items()}
+        dtypes = self._extractor.input_dtypes
+        return {name: array.astype(dtypes[name], copy=False) for name, array in arrays.items()}
+
+    def tokens(self, grids: Mapping[str, np.ndarray], meter: Meter) -> tuple[np.ndarray, np.ndarray]:
+        """Mask tokens and position tokens, float32 [N, hidden] both, of regions of the latest picture."""
+        engine = self._extractor
         features: dict[str, np.ndarray | Buffer] = {}
         for name, feature in self._features.items():
             here = self._device == engine.device and feature.dtype == engine.input_dtypes[name]
@@ -63,6 +90,9 @@ class Encoders:
         tokens = region_tokens(engine, features, grids)
         meter.engine_seconds += perf_counter() - start
         return tokens
+
+    def _take_tokens(self) -> None:
+        self.image_tokens = self._tokens.read().astype(np.float32)
 
 
 def region_tokens(

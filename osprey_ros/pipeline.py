@@ -15,6 +15,7 @@ import numpy as np
 from osprey_ros.attributes import AttributeSpec, questions_for, words_from
 from osprey_ros.describer import Describer, Timing
 from osprey_ros.frame import Frame, FrameError, RegionLabel
+from osprey_ros.geometry import Extent
 from osprey_ros.motion import differs, small_gray, small_picture
 from osprey_ros.objects import SceneObject, State
 from osprey_ros.regions import NoRegionError, Regions
@@ -218,12 +219,13 @@ class Pipeline:
         small = small_picture(frame.rgb)
         if not settings.remember or not self._stands_still(frame.rgb, small, settings.still_difference):
             self._encode(frame.rgb, small)
+        # While a GPU encodes the picture. A copy: its memory is the caller's, who may fill it with the next one.
+        places, rgb = frame.places(regions), frame.rgb.copy()
         encoded = self.describer.encode(regions)
         timing = self.describer.take_seconds()
-        sightings = self._sightings(frame, small, encoded, settings.remember)
+        sightings = self._sightings(frame, small, encoded, places, settings.remember)
         track_ids = np.array([sighting.track_id for sighting in sightings], dtype=np.int64)
-        # A copy: its memory is the caller's, who may fill it with the next picture.
-        self._shown = Seen(frame.stamp, frame.frame_id, regions, encoded, track_ids, frame.rgb.copy())
+        self._shown = Seen(frame.stamp, frame.frame_id, regions, encoded, track_ids, rgb)
         self._recent.append(self._shown)
         self.scene.see(frame.stamp, frame.frame_id, sightings, _change(settings), regions.shape)
 
@@ -293,9 +295,16 @@ class Pipeline:
             return False
         return not differs(before.small, small, levels)
 
-    def _sightings(self, frame: Frame, small: np.ndarray, encoded: EncodedRegions, remember: bool) -> list[Sighting]:
+    def _sightings(
+        self,
+        frame: Frame,
+        small: np.ndarray,
+        encoded: EncodedRegions,
+        places: Sequence[Extent | None],
+        remember: bool,
+    ) -> list[Sighting]:
         """The regions of a frame with the track id of each; where nothing is remembered, that is its own id."""
-        regions, places = encoded.regions, frame.places(encoded.regions)
+        regions = encoded.regions
         track_ids: Sequence[int] | np.ndarray = regions.ids
         if remember:
             unknown = (np.nan, np.nan, np.nan)

@@ -15,7 +15,8 @@ class Timing:
     ``preprocess`` and ``vision`` are spent in `Describer.set_image` and counted in the first call that follows it;
     later calls on the same picture have 0 there. So it is with the part of ``regions`` that was spent in
     `Describer.encode`. ``prefix`` is (nearly) 0 where the keys and values of an earlier call could be used again.
-    ``total`` is the whole call: the sum of these five stages.
+    ``total`` is the whole call: the sum of these five stages. A GPU encodes the picture while regions are prepared:
+    ``vision`` and ``engine`` then are what was waited for.
     """
 
     preprocess: float
@@ -55,11 +56,16 @@ class Clock:
         self._last = perf_counter()
         self._stages: list[float] = []
 
-    def stage_done(self) -> None:
-        """Ends a stage; they are regions, prefix and branches."""
+    def stage_done(self) -> float:
+        """Ends a stage, and says what it took; they are regions, prefix and branches."""
         now = perf_counter()
         self._stages.append(now - self._last)
         self._last = now
+        return self._stages[-1]
+
+    def leave_out(self, seconds: float) -> None:
+        """So much of the time since the last stage was done belongs to none of the three."""
+        self._last += seconds
 
     def timing(self, picture: PictureSeconds, prefix_tokens: int, branch_tokens: int, new_tokens: int) -> Timing:
         """All of it, once the three stages are done."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import pytest
 import torch
 from conftest import Picture, TinyModel
 
-from osprey_ros import Describer, OspreyError, regions_from_id_image, scoring
+from osprey_ros import Describer, OspreyError, encoders, regions_from_id_image, scoring
 from osprey_ros import describer as describers
 from osprey_ros.bundle import Bundle, BundleError, write_manifest
 from osprey_ros.decoder import DecoderError
@@ -26,6 +27,7 @@ from osprey_ros.engines import Buffer, Engine, EngineError, load_engine
 from osprey_ros.errors import StoppedError
 from osprey_ros.image import ImageError, preprocess
 from osprey_ros.prompt import IMAGE, MASK, QUESTIONS, PromptBuilder, PromptError, common_prefix
+from osprey_ros.region_grids import RegionGrids, Source
 from osprey_ros.regions import RegionError
 from osprey_ros.sampling import Sampling
 from osprey_torch.checkpoint import load_checkpoint
@@ -165,6 +167,146 @@ def test_vision_engines_may_take_half_precision(
         found, expected = (describer.encode(picture.ids).mask_tokens for describer in (half, ready))
         np.testing.assert_allclose(found, expected, atol=0.01 * np.abs(expected).max())
         assert not np.array_equal(found, expected)
+
+
+class OnGpu:
+    """A vision engine that passes for one of a GPU. ``before`` is called at the beginning of each run."""
+
+    device = "cuda"
+
+    def __init__(self, engine: Engine, before: Callable[[np.ndarray], None]) -> None:
+        self.engine, self.before = engine, before
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+    def bind(self, inputs: Mapping[str, np.ndarray], into: Mapping[str, Buffer]) -> Callable[[], None]:
+        bound = self.engine.bind(inputs, into)
+
+        def run() -> None:
+            self.before(inputs["pixels"])
+            bound()
+
+        return run
+
+
+@pytest.fixture
+def on_gpu(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Callable[[np.ndarray], None]], Describer]:
+    """Makes a describer whose vision engine is `OnGpu`."""
+
+    def make(before: Callable[[np.ndarray], None]) -> Describer:
+        def load(path: Path, *arguments: Any) -> Any:
+            engine = load_engine(path, *arguments)
+            return OnGpu(engine, before) if "pixels" in engine.input_names else engine
+
+        monkeypatch.setattr(describers, "load_engine", load)
+        return Describer(tiny_model.bundle, threads=1)
+
+    return make
+
+
+def test_regions_are_prepared_while_a_gpu_encodes_the_picture(
+    on_gpu: Callable[[Callable[[np.ndarray], None]], Describer],
+    ready: Describer,
+    picture: Picture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prepared = Event()
+
+    class Grids(RegionGrids):
+        def of(self, regions: Source) -> list[np.ndarray]:
+            grids = super().of(regions)
+            prepared.set()
+            return grids
+
+    monkeypatch.setattr(encoders, "RegionGrids", Grids)
+    in_time: list[bool] = []
+    describer = on_gpu(lambda _: in_time.append(prepared.wait(timeout=10)))
+    describer.set_image(picture.rgb)
+    found = describer.describe(picture.ids, max_new_tokens=5)
+    _assert_same(found, ready.describe(picture.ids, max_new_tokens=5))
+    assert in_time == [True]
+    timing = found.timing
+    assert timing.vision > 0
+    assert timing.total == pytest.approx(
+        timing.preprocess + timing.vision + timing.regions + timing.prefix + timing.branches, rel=1e-6
+    )
+    assert describer.describe(picture.ids, max_new_tokens=5).timing.vision == 0
+
+
+def test_all_calls_wait_for_a_gpu_that_encodes_the_picture(
+    on_gpu: Callable[[Callable[[np.ndarray], None]], Describer],
+    ready: Describer,
+    picture: Picture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whichever comes first; regions that are encoded already are no exception."""
+    go = Event()
+    describer = on_gpu(lambda _: go.wait(timeout=10) or pytest.fail("nobody waits for it"))
+    wait = encoders.Encoders.wait
+
+    def wait_and_let_go(self: encoders.Encoders) -> float:
+        go.set()
+        return wait(self)
+
+    monkeypatch.setattr(encoders.Encoders, "wait", wait_and_let_go)
+    encoded = ready.encode(picture.ids)
+    phrases = ["a", "short phrase"]
+    calls: list[Callable[[Describer], Any]] = [
+        lambda d: d.encode(picture.ids).mask_tokens.tolist(),
+        lambda d: [answer.tokens.tolist() for answer in d.describe(encoded, max_new_tokens=4)],
+        lambda d: [answer.tokens.tolist() for answer in d.describe(picture.ids, max_new_tokens=4)],
+        lambda d: d.ask_together(encoded.select([3]), "What is it?", max_new_tokens=4).tokens.tolist(),
+        lambda d: d.score(encoded, phrases).log_likelihoods.tolist(),
+        lambda d: [update.token for update in d.stream(encoded, "What is it?", max_new_tokens=4)],
+        lambda d: d.take_seconds().vision > 0,
+    ]
+    for call in calls:
+        go.clear()
+        describer.set_image(picture.rgb)
+        ready.set_image(picture.rgb)
+        assert call(describer) == call(ready)
+
+
+def test_a_picture_is_not_changed_while_a_gpu_encodes_it(
+    on_gpu: Callable[[Callable[[np.ndarray], None]], Describer], ready: Describer, picture: Picture
+) -> None:
+    begun, go, same = Event(), Event(), []
+
+    def encode(pixels: np.ndarray) -> None:
+        before = pixels.copy()
+        begun.set()
+        go.wait(timeout=0.2)
+        same.append(np.array_equal(pixels, before))
+
+    describer = on_gpu(encode)
+    describer.set_image(picture.rgb[::-1].copy())
+    assert begun.wait(timeout=10)
+    describer.set_image(picture.rgb)  # waits for the one before
+    go.set()
+    _assert_same(describer.describe(picture.ids, max_new_tokens=4), ready.describe(picture.ids, max_new_tokens=4))
+    assert same == [True, True]
+
+
+def test_a_gpu_that_fails_is_named_by_the_calls_that_follow(
+    on_gpu: Callable[[Callable[[np.ndarray], None]], Describer], ready: Describer, picture: Picture
+) -> None:
+    failing = [True]
+
+    def encode(_: np.ndarray) -> None:
+        if failing[0]:
+            raise EngineError("vision.plan failed: out of memory")
+
+    describer = on_gpu(encode)
+    describer.set_image(picture.rgb)
+    for call in (describer.describe, describer.encode, describer.describe):
+        with pytest.raises(EngineError, match=r"vision\.plan failed"):
+            call(picture.ids)
+    failing[0] = False
+    describer.set_image(picture.rgb)
+    _assert_same(describer.describe(picture.ids, max_new_tokens=4), ready.describe(picture.ids, max_new_tokens=4))
 
 
 def test_prefix_of_earlier_questions_is_used_again(
@@ -409,7 +551,7 @@ def test_encoded_regions_answer_as_the_regions_do_without_the_extractor(
     scores = describer.score(picture.ids, ["a", "short phrase"])
     encoded = describer.encode(regions_from_id_image(picture.ids))
     assert encoded.mask_tokens.shape == encoded.position_tokens.shape == (5, describer.spec.hidden_size)
-    monkeypatch.setattr(describer._encoders, "regions", None)  # would raise
+    monkeypatch.setattr(describer._encoders, "tokens", None)  # would raise
     first = describer.answer(encoded, [QUESTIONS["short"], "What is it?"], max_new_tokens=6)
     for a, b in zip(first, plain, strict=True):
         _assert_same(a, b)

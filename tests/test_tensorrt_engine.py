@@ -509,7 +509,8 @@ def test_more_regions_than_a_plan_takes_are_encoded_in_parts(
     for engine in (load_engine(extractor, threads=1), plan):
         encoders = Encoders(vision, engine, Preprocessor(spec), spec)
         encoders.picture(picture.rgb)
-        found.append(encoders.regions(regions, Meter()))
+        encoders.wait()
+        found.append(encoders.tokens(encoders.grids(regions), Meter()))
     for ours, expected in zip(found[1], found[0], strict=True):
         assert ours.shape == (5, spec.hidden_size)
         np.testing.assert_allclose(ours, expected, atol=1e-5)

@@ -3,7 +3,8 @@
 `python benchmarks/decode.py --bundle engines/nano --json build/decode.json`
 
 Each continues one sequence, and 16 sequences behind the same prefix, by greedy tokens. The prefix, as long as that of a
-described region, is computed beforehand. What is not installed is left out and its reason printed.
+described region, is computed beforehand; nor is it timed how a sequence gets its first token. What is not installed is
+left out and its reason printed.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from benchmarks.bundles import open_bundle
 from benchmarks.cost import decode_step
 from benchmarks.machine import MachineLimits, measure_limits
 from benchmarks.own_decoder import OwnDecoder
-from benchmarks.rounds import Spread, seconds_of
+from benchmarks.rounds import Spread, let_others_sleep
 from osprey_ros.bundle import Bundle
 from osprey_ros.engines import DEVICES
 from osprey_ros.errors import OspreyError
@@ -45,8 +46,8 @@ class Contender(Protocol):
     def prepare(self, first: np.ndarray) -> None:
         """Gets ready to continue the prefix and one token of each sequence, int64 [N]. Not timed."""
 
-    def run(self) -> None:
-        """Decodes the agreed number of steps."""
+    def run(self) -> float:
+        """Decodes the agreed number of steps and returns the seconds of them."""
 
     def tokens(self, branches: int) -> np.ndarray:
         """What the last run gave, [steps, branches]."""
@@ -100,15 +101,18 @@ def measure(ready: list[Contender], branches: int, arguments: argparse.Namespace
     first = np.random.default_rng(1).integers(3, vocab, branches)
     seconds: dict[str, list[float]] = {c.name: [] for c in ready}
     outside: list[float] = []
+    between: list[float] = []
     for run in range(arguments.runs + 1):
         for n in range(len(ready)):
             contender = ready[(n + run) % len(ready)]
             contender.prepare(first)
-            elapsed = seconds_of(contender.run) / arguments.steps
+            let_others_sleep()
+            elapsed = contender.run() / arguments.steps
             if run:  # the first round warms up
                 seconds[contender.name].append(elapsed)
                 if isinstance(contender, OwnDecoder):
                     outside.append(contender.outside)
+                    between.append(contender.between)
     expected = ready[0].tokens(branches)
     results = {}
     for contender in ready:
@@ -119,6 +123,7 @@ def measure(ready: list[Contender], branches: int, arguments: argparse.Namespace
             "same_tokens": _agreement(expected, contender.tokens(branches)),
         }
         if isinstance(contender, OwnDecoder):
+            results[contender.name]["between_runs"] = statistics.median(between)
             results[contender.name]["outside_engine"] = statistics.median(outside)
     return results
 
@@ -183,8 +188,11 @@ def _print(branches: int, measured: dict[str, Any], floor: dict[str, float]) -> 
             f"  {name:18s} {1e3 * step['median']:8.2f} ms a step ({1e3 * step['low']:.2f} to "
             f"{1e3 * step['high']:.2f}), {one['tokens_per_second']:8.1f} tokens/s, same tokens {one['same_tokens']:.0%}"
         )
-        if "outside_engine" in one:
-            line += f", outside the engine {one['outside_engine']:.1%}"
+        if "between_runs" in one:
+            line += (
+                f"; of a step {one['between_runs']:.1%} is between runs of the engine, of the whole call "
+                f"{one['outside_engine']:.1%} outside"
+            )
         print(line, flush=True)
 
 

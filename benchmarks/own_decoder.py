@@ -17,11 +17,11 @@ NO_TOKEN = -1  # as end-of-sequence id: answers go on to the limit
 
 
 class TimedEngine:
-    """An engine that adds up the seconds of its runs; everything else is passed on."""
+    """An engine that notes when its runs begin and end; everything else is passed on."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.seconds = 0.0
+        self.runs: list[tuple[float, float]] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
@@ -31,10 +31,8 @@ class TimedEngine:
 
         def run() -> None:
             start = time.perf_counter()
-            try:
-                bound()
-            finally:
-                self.seconds += time.perf_counter() - start
+            bound()
+            self.runs.append((start, time.perf_counter()))
 
         return run
 
@@ -53,23 +51,31 @@ class OwnDecoder:
         self._steps = steps
         self._first = np.zeros(0, np.int64)
         self._tokens = np.zeros((0, 0), np.int64)
-        self.outside = 0.0  # share of the last run spent outside the engine
+        self.between = 0.0  # share of the last steps that was spent between runs of the engine
+        self.outside = 0.0  # share of the whole call, its beginning and end included, that was spent outside of them
 
     def prepare(self, first: np.ndarray) -> None:
         """Takes the first token of every branch; the prefix was computed once for good."""
         self._first = first
 
-    def run(self) -> None:
-        """`steps` steps, each of them one run of the engine."""
-        inside, start = self.engine.seconds, time.perf_counter()
+    def run(self) -> float:
+        """`steps` steps behind a first one, each of them one run of the engine; the seconds from its end to theirs."""
+        self.engine.runs.clear()
+        start = time.perf_counter()
         branches = list(self._rows(self._first)[:, None])
-        answers = self._decoder.generate(self._prefix, branches, self._rows, self._steps, NO_TOKEN)
+        answers = self._decoder.generate(self._prefix, branches, self._rows, self._steps + 1, NO_TOKEN)
+        whole = time.perf_counter() - start
         self._tokens = np.array([answer.tokens for answer in answers]).T
-        self.outside = 1.0 - (self.engine.seconds - inside) / (time.perf_counter() - start)
+        runs = self.engine.runs
+        inside = [end - begin for begin, end in runs]
+        steps = runs[-1][1] - runs[0][1]
+        self.between = 1.0 - sum(inside[1:]) / steps
+        self.outside = 1.0 - sum(inside) / whole
+        return steps
 
     def tokens(self, branches: int) -> np.ndarray:
-        """What the last run gave, [steps, branches]."""
-        return self._tokens[:, :branches]
+        """What the last run gave, [steps, branches]: as with the others, without the last step's."""
+        return self._tokens[: self._steps, :branches]
 
     def close(self) -> None:
         """Nothing to give back by hand."""

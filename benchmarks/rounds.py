@@ -28,7 +28,7 @@ class Spread:
 
 def seconds_of(call: Callable[[], object]) -> float:
     """Wall time of one call, after a rest."""
-    _let_others_sleep()
+    let_others_sleep()
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
@@ -45,7 +45,7 @@ def in_turns(calls: Mapping[str, Callable[[], object]], runs: int) -> dict[str, 
     return seconds
 
 
-def _let_others_sleep() -> None:
+def let_others_sleep() -> None:
     """Waits until threads of the call before, which spin for a while as they wait for more work, have gone to sleep.
 
     Without sleeping: the first call on a core that has slept takes longer, by how long is chance.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -32,15 +33,26 @@ class Branches:
     def __len__(self) -> int:
         return len(self.questions)
 
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Integers [N]: rows of each question."""
+        return np.array([len(rows) for rows in self.questions], dtype=np.intp)
+
+    @cached_property
+    def stem_lengths(self) -> np.ndarray:
+        """Integers [N]: how many rows come before each branch's own."""
+        lengths = np.array([len(stem) for stem in self.stems] + [0], dtype=np.intp)  # -1 is the last one
+        return lengths[np.asarray(self.stem_of, dtype=np.intp)] if len(self.stem_of) else np.zeros(len(self), np.intp)
+
     @property
     def rows(self) -> int:
         """Rows of all questions and stems."""
-        return sum(len(rows) for rows in (*self.questions, *self.stems))
+        return int(self.lengths.sum()) + sum(len(stem) for stem in self.stems)
 
     @property
     def longest(self) -> int:
         """Most rows of a branch, those of its stem included."""
-        return max(len(rows) + int(stem) for rows, stem in zip(self.questions, self.stem_lengths(), strict=True))
+        return int((self.lengths + self.stem_lengths).max())
 
     def part(self, which: slice) -> Branches:
         """Some of the branches, with the stems that they have."""
@@ -48,11 +60,6 @@ class Branches:
         used = sorted(set(stem_of) - {-1})
         places = {stem: place for place, stem in enumerate(used)} | {-1: -1}
         return Branches(self.questions[which], [self.stems[s] for s in used], [places[stem] for stem in stem_of])
-
-    def stem_lengths(self) -> np.ndarray:
-        """Integers [N]: how many rows come before each branch's own."""
-        lengths = np.array([len(stem) for stem in self.stems] + [0], dtype=np.intp)  # -1 is the last one
-        return lengths[np.asarray(self.stem_of, dtype=np.intp)] if len(self.stem_of) else np.zeros(len(self), np.intp)
 
     def stem_owners(self) -> np.ndarray:
         """Integers [N]: the number under which the rows of each branch's stem are owned, its own where it has none."""
@@ -81,7 +88,7 @@ class RowsOfBranches:
     def add_questions(self, branches: Branches, which: np.ndarray, positions: np.ndarray) -> None:
         """The questions of some branches, integers [n] at least one, and where each begins."""
         questions = [branches.questions[branch] for branch in which]
-        lengths = np.array([len(rows) for rows in questions])
+        lengths = branches.lengths[which]
         starts = np.cumsum(lengths) - lengths
         each = np.repeat(positions - starts, lengths) + np.arange(lengths.sum())
         self.add(np.concatenate(questions), np.repeat(which, lengths), each)
@@ -137,15 +144,20 @@ class BranchRows:
         # Of the last run, if it had one row of each branch: owners, mask with room for more columns, columns so far.
         self._last: tuple[np.ndarray, np.ndarray, int] | None = None
 
-    def follow(self, first: int) -> None:
-        """Forgets all rows; those to come lie behind the first ``first`` ones of the buffers."""
-        self.first = self._rows.length = first
+    def forget(self) -> None:
+        """Forgets all rows; their memory stays."""
+        self._rows.length = self.first
         self._ended = 0
         self._last = None
 
+    def follow(self, first: int) -> None:
+        """Forgets all rows; those to come lie behind the first ``first`` ones of the buffers."""
+        self.first = first
+        self.forget()
+
     def begin(self, branches: Branches) -> None:
-        """Forgets all rows, whose memory stays, for branches with these stems."""
-        self.follow(self.first)
+        """Forgets all rows, for branches with these stems."""
+        self.forget()
         self._stem_owners = branches.stem_owners()
         self._stems = len(branches.stems) > 0
 

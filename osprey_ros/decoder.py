@@ -199,7 +199,7 @@ class Decoder:
         meter = meter or Meter()
         result: list[list[np.ndarray]] = []
         most = min(MAX_ROWS, self._engine.most_rows)
-        for part in parts([len(rows) for rows in branches.questions], self.max_parallel, stems, most):
+        for part in parts(branches.lengths.tolist(), self.max_parallel, stems, most):
             result += score(self._engine, prefix.length, branches.part(part), ids, embed, meter, should_stop)
         return result
 
@@ -261,7 +261,7 @@ class Decoder:
 
     def _check_request(self, prefix: Prefix, branches: Branches, new_tokens: int) -> None:
         self._check_prefix(prefix)
-        if min(len(rows) for rows in branches.questions) == 0:
+        if branches.lengths.min() == 0:
             raise DecoderError("a question is empty: each branch needs at least one row")
         longest = branches.longest
         # The last token is not fed back, so it takes no position.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
 from time import perf_counter
 
@@ -75,9 +76,7 @@ class DecoderEngine:
         for at in range(0, len(embeds), PREFILL_ROWS):
             piece = embeds[at : at + PREFILL_ROWS]
             count, length = len(piece), self._rows.length
-            mask = np.triu(np.full((count, count), HIDDEN), k=1)
-            if self._in_place:
-                mask = np.concatenate([np.zeros((count, length), np.float32), mask], axis=1)
+            mask = _mask_behind(length if self._in_place else 0, count)
             positions = np.arange(length, length + count)
             self._run(piece, positions, mask, np.array([count - 1]), length, length, meter)
             self.branches.follow(length + count)
@@ -190,6 +189,15 @@ class DecoderEngine:
         self._outputs["best_logprob"] = self._engine.buffer((rows,), np.float32)
         # Last of all: by its length it is known how many rows there is room for, even if one of these has failed.
         self._outputs["logits"] = self._engine.buffer((rows, self.vocabulary), np.float32)
+
+
+@lru_cache(4)  # frame after frame has the same prefixes
+def _mask_behind(before: int, count: int) -> np.ndarray:
+    """Float32 [count, before + count], read-only: each of ``count`` rows sees ``before`` ones and all up to itself."""
+    mask = np.zeros((count, before + count), np.float32)
+    np.copyto(mask[:, before:], HIDDEN, where=~np.tri(count, dtype=bool))
+    mask.flags.writeable = False
+    return mask
 
 
 @dataclass(frozen=True)

@@ -308,7 +308,7 @@ class Describer:
             limits,
             self.spec.eos_id,
             sampling,
-            asked.keys,
+            None if sampling is None else asked.keys,
             should_stop,
             clock.meter,
         )

@@ -19,4 +19,4 @@ class Embeddings:
 
     def __call__(self, ids: np.ndarray) -> np.ndarray:
         """The rows float32 [n, hidden_size] of token ids, integers [n]."""
-        return self._table[ids].astype(np.float32, copy=False)
+        return self._table.take(ids, axis=0).astype(np.float32, copy=False)

@@ -63,8 +63,8 @@ def decode(engine: DecoderEngine, request: Request, meter: Meter) -> Iterator[St
     request.check()  # first of all: what follows forgets the rows of the call under way
     branches, limits = request.branches, request.limits
     engine.branches.begin(branches)
-    lengths = np.array([len(rows) for rows in branches.questions])
-    starts = request.prefix + branches.stem_lengths()
+    lengths = branches.lengths
+    starts = request.prefix + branches.stem_lengths
     most = lengths + limits - 1  # rows of each at its end: the last token is not fed back
     room = engine.most_rows - sum(len(rows) for rows in branches.stems)
     waiting = deque(range(len(branches)))
@@ -72,9 +72,10 @@ def decode(engine: DecoderEngine, request: Request, meter: Meter) -> Iterator[St
     # that gives each its last one, if no other does before.
     active = positions = chosen = finals = np.zeros(0, dtype=np.intp)
     number = next_final = 0
+    done = False
     new = RowsOfBranches()
     new.add_stems(branches, request.prefix)
-    while waiting or len(active):
+    while not done:
         request.check()
         start = perf_counter()
         if len(active):
@@ -96,7 +97,11 @@ def decode(engine: DecoderEngine, request: Request, meter: Meter) -> Iterator[St
         if number == next_final:
             last |= finals == number
         step = Step(active, chosen, logprobs, last)
-        if np.count_nonzero(last):
+        ended = np.count_nonzero(last)
+        done = ended == len(last) and not waiting
+        if done:
+            engine.branches.forget()
+        elif ended:
             engine.branches.drop(active[last])
             active, chosen, positions, finals = active[~last], chosen[~last], positions[~last], finals[~last]
             next_final = int(finals.min(initial=UNBOUNDED))

@@ -89,9 +89,10 @@ class Regions:
 
     def layers(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Label images, as `RegionGrids` takes them: each with the labels in it, and the numbers, of its regions."""
-        for number in np.unique(self._image_of):
+        for number, image in enumerate(self._images):
             rows = np.flatnonzero(self._image_of == number)
-            yield self._images[number], self._labels[rows], rows
+            if len(rows):
+                yield image, self._labels[rows], rows
 
     def _take(self, rows: np.ndarray) -> Regions:
         kept = (part[rows] for part in (self._image_of, self._labels, self.ids, self.areas, self.boxes))

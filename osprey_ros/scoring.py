@@ -32,8 +32,8 @@ def score(
     engine.branches.begin(branches)
     # The questions: their last rows say how likely each phrase's first token is.
     start = perf_counter()
-    lengths = np.array([len(rows) for rows in branches.questions])
-    starts = prefix + branches.stem_lengths()
+    lengths = branches.lengths
+    starts = prefix + branches.stem_lengths
     new = RowsOfBranches()
     new.add_stems(branches, prefix)
     ends = new.count + np.cumsum(lengths) - 1

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -143,10 +144,12 @@ class Genai:
         self._generator.append_tokens(rows.astype(np.int32))
         self._generator.generate_next_token()
 
-    def run(self) -> None:
-        """`steps` steps, each of them one run of the model."""
+    def run(self) -> float:
+        """`steps` steps, each of them one run of the model; the seconds of them."""
+        start = time.perf_counter()
         for _ in range(self._steps):
             self._generator.generate_next_token()
+        return time.perf_counter() - start
 
     def tokens(self, branches: int) -> np.ndarray:
         """What the last run gave, [steps, branches]."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import time
 from pathlib import Path
 
 import numpy as np
@@ -121,8 +122,9 @@ class LlamaCpp:
             llama_cpp.llama_memory_seq_cp(memory, 0, branch, 0, rows)
         self._first = first
 
-    def run(self) -> None:
-        """`steps` steps, each of them one run of the model."""
+    def run(self) -> float:
+        """`steps` steps, each of them one run of the model; the seconds of them."""
+        start = time.perf_counter()
         branches = len(self._first)
         self._tokens = np.zeros((self._steps, branches), np.int64)
         fed, owners = self._first, list(range(branches))
@@ -131,6 +133,7 @@ class LlamaCpp:
             logits = llama_cpp.llama_get_logits(self._contexts[branches])
             rows = np.ctypeslib.as_array(logits, shape=(branches, self._vocab))
             fed = self._tokens[step] = rows.argmax(axis=1)
+        return time.perf_counter() - start
 
     def tokens(self, branches: int) -> np.ndarray:
         """What the last run gave, [steps, branches]."""

@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -72,17 +73,21 @@ def contenders(
     def own() -> Contender:
         return OwnDecoder(bundle, arguments.threads, prefix, arguments.steps)
 
-    def genai() -> Contender:
+    def genai(float32: bool = False) -> Contender:
         from benchmarks.baselines.genai import Genai
 
-        return Genai(weights, bundle, folder, arguments.threads, prefix, arguments.steps, device)
+        files = folder / f"genai-{float32}"
+        return Genai(weights, bundle, files, arguments.threads, prefix, arguments.steps, device, float32)
 
     def llama_cpp() -> Contender:
         from benchmarks.baselines.llama_cpp import LlamaCpp
 
         return LlamaCpp(weights, folder, arguments.threads, prefix, arguments.steps)
 
-    makers: dict[str, Callable[[], Contender]] = {"osprey_ros": own, "onnxruntime-genai": genai, "llama.cpp": llama_cpp}
+    makers: dict[str, Callable[[], Contender]] = {"osprey_ros": own, "onnxruntime-genai": genai}
+    if not weights.levels:  # this bundle's products are in float32
+        makers["onnxruntime-genai, float32"] = partial(genai, float32=True)
+    makers["llama.cpp"] = llama_cpp
     ready: list[Contender] = []
     skipped = {}
     for name, make in makers.items():
@@ -185,7 +190,7 @@ def _print(branches: int, measured: dict[str, Any], floor: dict[str, float]) -> 
     for name, one in measured.items():
         step = one["step"]
         line = (
-            f"  {name:18s} {1e3 * step['median']:8.2f} ms a step ({1e3 * step['low']:.2f} to "
+            f"  {name:26s} {1e3 * step['median']:8.2f} ms a step ({1e3 * step['low']:.2f} to "
             f"{1e3 * step['high']:.2f}), {one['tokens_per_second']:8.1f} tokens/s, same tokens {one['same_tokens']:.0%}"
         )
         if "between_runs" in one:

@@ -19,6 +19,8 @@ from benchmarks.baselines.weights import BaselineError, LlamaWeights, as_float
 from export.quantize import BLOCK, QuantizedLinear
 from osprey_ros.bundle import Bundle
 
+NAME = "onnxruntime-genai"
+
 try:
     import onnxruntime_genai as genai
 except ImportError as error:
@@ -61,8 +63,13 @@ def write_llama_folder(weights: LlamaWeights, bundle: Bundle, folder: Path) -> N
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}\n')
 
 
-def build_model(weights: LlamaWeights, bundle: Bundle, folder: Path, threads: int, device: str) -> Path:
-    """Runs the model builder (int4, blocks of 32) and puts the bundle's levels in the place of the builder's."""
+def build_model(
+    weights: LlamaWeights, bundle: Bundle, folder: Path, threads: int, device: str, float32: bool = False
+) -> Path:
+    """Runs the model builder (int4, blocks of 32) and puts the bundle's levels in the place of the builder's.
+
+    float32: products are computed in float32, as those of small bundles are; else in int8, as the builder has them.
+    """
     write_llama_folder(weights, bundle, folder / "llama")
     options = [f"block_size={BLOCK}", "prune_lm_head=true"]
     output_layer = weights.linears["logits"]
@@ -78,7 +85,7 @@ def build_model(weights: LlamaWeights, bundle: Bundle, folder: Path, threads: in
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise BaselineError(f"onnxruntime-genai's model builder failed: {last}")
-    _take_levels(weights, output / "model.onnx")
+    _take_levels(weights, output / "model.onnx", float32)
     path = output / "genai_config.json"
     settings = json.loads(path.read_text())
     settings["model"]["eos_token_id"] = settings["model"]["bos_token_id"]  # answers go on to the limit
@@ -87,7 +94,7 @@ def build_model(weights: LlamaWeights, bundle: Bundle, folder: Path, threads: in
     return output
 
 
-def _take_levels(weights: LlamaWeights, path: Path) -> None:
+def _take_levels(weights: LlamaWeights, path: Path, float32: bool) -> None:
     """Replaces the quantized weights of a built model by the bundle's: the same graph and the same bytes to read."""
     model = onnx.load(path)
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -105,6 +112,9 @@ def _take_levels(weights: LlamaWeights, path: Path) -> None:
         packed, scales = stored[node.input[1]], stored[node.input[2]]
         if not isinstance(linear, QuantizedLinear) or math.prod(packed.dims) != linear.packed().size:
             raise BaselineError(f"the model builder stores {node.name} otherwise than the bundle")
+        if float32:
+            (level,) = (attribute for attribute in node.attribute if attribute.name == "accuracy_level")
+            level.i = 0
         packed.raw_data = linear.packed().tobytes()
         scales.raw_data = linear.scales.tobytes()
     data = path.with_name(f"{path.name}.data")
@@ -115,8 +125,6 @@ def _take_levels(weights: LlamaWeights, path: Path) -> None:
 class Genai:
     """Greedy decoding of a batch, each sequence with keys and values of its own: prefixes cannot be shared."""
 
-    name = "onnxruntime-genai"
-
     def __init__(
         self,
         weights: LlamaWeights,
@@ -126,8 +134,10 @@ class Genai:
         prefix: np.ndarray,
         steps: int,
         device: str = "cpu",
+        float32: bool = False,
     ) -> None:
-        self._model = genai.Model(str(build_model(weights, bundle, folder, threads, device)))
+        self.name = f"{NAME}, float32" if float32 else NAME
+        self._model = genai.Model(str(build_model(weights, bundle, folder, threads, device, float32)))
         self._prefix = prefix
         self._steps = steps
         self._generator: genai.Generator | None = None

@@ -3,8 +3,8 @@
 `python benchmarks/decode.py --bundle engines/nano --json build/decode.json`
 
 Each continues one sequence, and 16 sequences behind the same prefix, by greedy tokens. The prefix, as long as that of a
-described region, is computed beforehand; nor is it timed how a sequence gets its first token. What is not installed is
-left out and its reason printed.
+described region, is computed beforehand, and a first step is made that is not timed. What is not installed is left out
+and its reason printed.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class Contender(Protocol):
         """Gets ready to continue the prefix and one token of each sequence, int64 [N]. Not timed."""
 
     def run(self) -> float:
-        """Decodes the agreed number of steps and returns the seconds of them."""
+        """Decodes the agreed number of steps behind one more, which is not timed, and returns the seconds of them."""
 
     def tokens(self, branches: int) -> np.ndarray:
-        """What the last run gave, [steps, branches]."""
+        """What the last run gave, [steps + 1, branches]."""
 
     def close(self) -> None:
         """Gives memory back."""
@@ -86,7 +86,7 @@ def contenders(
 
     makers: dict[str, Callable[[], Contender]] = {"osprey_ros": own, "onnxruntime-genai": genai}
     if not weights.levels:  # this bundle's products are in float32
-        makers["onnxruntime-genai, float32"] = partial(genai, float32=True)
+        makers["onnxruntime-genai-float32"] = partial(genai, float32=True)
     makers["llama.cpp"] = llama_cpp
     ready: list[Contender] = []
     skipped = {}

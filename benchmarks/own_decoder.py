@@ -67,6 +67,7 @@ class OwnDecoder:
         whole = time.perf_counter() - start
         self._tokens = np.array([answer.tokens for answer in answers]).T
         runs = self.engine.runs
+        assert len(runs) == self._steps + 1, "more branches than are decoded together"
         inside = [end - begin for begin, end in runs]
         steps = runs[-1][1] - runs[0][1]
         self.between = 1.0 - sum(inside[1:]) / steps
@@ -74,8 +75,8 @@ class OwnDecoder:
         return steps
 
     def tokens(self, branches: int) -> np.ndarray:
-        """What the last run gave, [steps, branches]: as with the others, without the last step's."""
-        return self._tokens[: self._steps, :branches]
+        """What the last run gave, [steps + 1, branches]."""
+        return self._tokens[:, :branches]
 
     def close(self) -> None:
         """Nothing to give back by hand."""

@@ -122,7 +122,7 @@ class Describer:
         """Takes a picture, uint8 [H, W, 3] in RGB order, and computes its features.
 
         Raises ImageError for other arrays. A GPU goes on with it after the return: the call that follows waits for it,
-        and raises EngineError where it fails.
+        and raises EngineError where it has failed; the one after that waits for another try.
         """
         check_rgb(rgb)
         self.pictures += 1
@@ -145,7 +145,10 @@ class Describer:
         return replace(encoded, seconds=seconds)
 
     def take_seconds(self) -> Timing:
-        """What `set_image` and `encode` took, if no call has had it in its timing; the next one then has not."""
+        """What `set_image` and `encode` took, if no call has had it in its timing; the next one then has not.
+
+        A GPU is waited for, as other calls do.
+        """
         picture = self._current()
         self._wait(picture, Clock())
         spent, picture.unreported = picture.unreported, PictureSeconds()
@@ -289,7 +292,7 @@ class Describer:
         return self._updates(
             asked,
             self._decoder.stream(
-                asked.prefix, asked.branches, self._rows, limits, self.spec.eos_id, sampling, asked.keys
+                asked.prefix, asked.branches, self._rows, limits, self.spec.eos_id, sampling, _keys(asked, sampling)
             ),
         )
 
@@ -308,7 +311,7 @@ class Describer:
             limits,
             self.spec.eos_id,
             sampling,
-            None if sampling is None else asked.keys,
+            _keys(asked, sampling),
             should_stop,
             clock.meter,
         )
@@ -454,6 +457,11 @@ def _prompt(builder: PromptBuilder, question: str, regions: int) -> tuple[int, .
         named = "once: it is asked of each region" if regions == 1 else f"{regions} times, once for each region"
         raise PromptError(f"the question {question!r} must contain {REGION_TEXT} {named}")
     return prompt
+
+
+def _keys(asked: Asked, sampling: Sampling | None) -> list[tuple[int, ...]] | None:
+    """What tells branches apart, where that matters."""
+    return None if sampling is None else asked.keys
 
 
 def _style_question(style: str) -> str:

@@ -47,26 +47,31 @@ class Encoders:
     def picture(self, rgb: np.ndarray) -> PictureSeconds:
         """Takes a picture, uint8 [H, W, 3], and says what that took; `wait` before anything of it is used."""
         if self._under_way is not None:
-            futures.wait([self._under_way])  # it reads the pixels
+            futures.wait([self._under_way])  # that run still reads the pixels
         start = perf_counter()
         pixels = self._preprocess(rgb)
         ready = perf_counter()
         if pixels is not self._pixels:
             self._pixels[...] = pixels
-        if self._beside is not None:
-            self._under_way = self._beside.submit(self._encode)
-        else:
-            self._encode()
+        self._under_way = self._begin()
+        if self._under_way is None:
             self._take_tokens()
         vision = perf_counter() - ready
         return PictureSeconds(preprocess=ready - start, vision=vision, engine=vision)
 
     def wait(self) -> float:
-        """Waits for the latest picture and says for how many seconds. Raises EngineError if it was not encoded."""
+        """Waits for the latest picture and says for how many seconds.
+
+        Raises EngineError if it could not be encoded; it is tried again, and the next call waits for that.
+        """
         if self._under_way is None:
             return 0.0
         start = perf_counter()
-        self._under_way.result()
+        try:
+            self._under_way.result()
+        except Exception:
+            self._under_way = self._begin()
+            raise
         self._under_way = None
         self._take_tokens()
         return perf_counter() - start
@@ -90,6 +95,13 @@ class Encoders:
         tokens = region_tokens(engine, features, grids)
         meter.engine_seconds += perf_counter() - start
         return tokens
+
+    def _begin(self) -> futures.Future[object] | None:
+        """Encodes the pixels: on the CPU at once, elsewhere beside what this thread does."""
+        if self._beside is not None:
+            return self._beside.submit(self._encode)
+        self._encode()
+        return None
 
     def _take_tokens(self) -> None:
         self.image_tokens = self._tokens.read().astype(np.float32)

@@ -73,6 +73,7 @@ def decode(engine: DecoderEngine, request: Request, meter: Meter) -> Iterator[St
     active = positions = chosen = finals = np.zeros(0, dtype=np.intp)
     number = next_final = 0
     done = False
+    numbers = np.arange(len(branches))
     new = RowsOfBranches()
     new.add_stems(branches, request.prefix)
     while not done:
@@ -81,7 +82,7 @@ def decode(engine: DecoderEngine, request: Request, meter: Meter) -> Iterator[St
         if len(active):
             new.add(request.embed(chosen), active, positions)
             positions = positions + 1
-        logit_rows = np.arange(new.count - len(active), new.count)
+        logit_rows = numbers[: len(active)]  # they come first: stems are in the first run only
         if waiting:
             free = room - int(most[active].sum())
             joining = _joining(waiting, lengths, most, len(active), new.count, free, request.max_parallel)

@@ -16,7 +16,7 @@ class Timing:
     later calls on the same picture have 0 there. So it is with the part of ``regions`` that was spent in
     `Describer.encode`. ``prefix`` is (nearly) 0 where the keys and values of an earlier call could be used again.
     ``total`` is the whole call: the sum of these five stages. A GPU encodes the picture while regions are prepared:
-    ``vision`` and ``engine`` then are what was waited for.
+    ``vision`` and its part of ``engine`` then are what was waited for.
     """
 
     preprocess: float

@@ -112,9 +112,9 @@ def _take_levels(weights: LlamaWeights, path: Path, float32: bool) -> None:
         packed, scales = stored[node.input[1]], stored[node.input[2]]
         if not isinstance(linear, QuantizedLinear) or math.prod(packed.dims) != linear.packed().size:
             raise BaselineError(f"the model builder stores {node.name} otherwise than the bundle")
-        if float32:
-            (level,) = (attribute for attribute in node.attribute if attribute.name == "accuracy_level")
-            level.i = 0
+        for attribute in node.attribute:
+            if float32 and attribute.name == "accuracy_level":
+                attribute.i = 0
         packed.raw_data = linear.packed().tobytes()
         scales.raw_data = linear.scales.tobytes()
     data = path.with_name(f"{path.name}.data")
@@ -136,7 +136,7 @@ class Genai:
         device: str = "cpu",
         float32: bool = False,
     ) -> None:
-        self.name = f"{NAME}, float32" if float32 else NAME
+        self.name = f"{NAME}-float32" if float32 else NAME
         self._model = genai.Model(str(build_model(weights, bundle, folder, threads, device, float32)))
         self._prefix = prefix
         self._steps = steps
@@ -146,7 +146,7 @@ class Genai:
         """Runs the prefix and the first token of every sequence, and takes the token that follows."""
         rows = np.concatenate([np.repeat(self._prefix[None], len(first), axis=0), first[:, None]], axis=1)
         parameters = genai.GeneratorParams(self._model)
-        longest = rows.shape[1] + self._steps + 1
+        longest = rows.shape[1] + self._steps + 2
         # With as many tokens demanded as allowed, nothing stops it before.
         parameters.set_search_options(max_length=longest, min_length=longest, batch_size=len(first), do_sample=False)
         self._generator = None  # before the next takes as much memory again
@@ -155,16 +155,17 @@ class Genai:
         self._generator.generate_next_token()
 
     def run(self) -> float:
-        """`steps` steps, each of them one run of the model; the seconds of them."""
+        """`steps` steps behind a first one, each of them one run of the model; the seconds of them."""
+        self._generator.generate_next_token()
         start = time.perf_counter()
         for _ in range(self._steps):
             self._generator.generate_next_token()
         return time.perf_counter() - start
 
     def tokens(self, branches: int) -> np.ndarray:
-        """What the last run gave, [steps, branches]."""
+        """What the last run gave, [steps + 1, branches]."""
         start = len(self._prefix) + 1
-        rows = [self._generator.get_sequence(n)[start : start + self._steps] for n in range(branches)]
+        rows = [self._generator.get_sequence(n)[start : start + self._steps + 1] for n in range(branches)]
         return np.array(rows).T
 
     def close(self) -> None:

@@ -123,12 +123,14 @@ class LlamaCpp:
         self._first = first
 
     def run(self) -> float:
-        """`steps` steps, each of them one run of the model; the seconds of them."""
-        start = time.perf_counter()
+        """`steps` steps behind a first one, each of them one run of the model; the seconds of them."""
         branches = len(self._first)
-        self._tokens = np.zeros((self._steps, branches), np.int64)
+        self._tokens = np.zeros((self._steps + 1, branches), np.int64)
         fed, owners = self._first, list(range(branches))
-        for step in range(self._steps):
+        start = 0.0
+        for step in range(self._steps + 1):
+            if step == 1:
+                start = time.perf_counter()
             self._decode(branches, fed, np.full(branches, len(self._prefix) + step), owners, last_only=False)
             logits = llama_cpp.llama_get_logits(self._contexts[branches])
             rows = np.ctypeslib.as_array(logits, shape=(branches, self._vocab))
@@ -136,7 +138,7 @@ class LlamaCpp:
         return time.perf_counter() - start
 
     def tokens(self, branches: int) -> np.ndarray:
-        """What the last run gave, [steps, branches]."""
+        """What the last run gave, [steps + 1, branches]."""
         return self._tokens[:, :branches]
 
     def close(self) -> None:

@@ -75,6 +75,13 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--max-new-tokens", default=0, type=positive, metavar="N", help="longest answer, in tokens")
     command.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: one per core)")
+    command.add_argument(
+        "--preprocessing",
+        default="exact",
+        metavar="MODE",
+        help='"exact" or, nearly the same in less time, "fast", which is how the node prepares pictures by default '
+        "(default: %(default)s)",
+    )
 
 
 def annotate(arguments: argparse.Namespace) -> int:
@@ -120,7 +127,7 @@ def annotate(arguments: argparse.Namespace) -> int:
         ),
         OutputSettings(node, arguments.overlay),
     )
-    describer = Describer(arguments.bundle, threads=arguments.threads)
+    describer = Describer(arguments.bundle, threads=arguments.threads, preprocessing=arguments.preprocessing)
     if not describer.bundle.manifest.verified:
         print(unverified_warning(describer.bundle.manifest), file=sys.stderr)
     with _stop_on_interrupt() as stop, Progress("describing", "frames", len(plan.frames)) as progress:

@@ -194,6 +194,31 @@ def test_words_are_the_describers_and_the_rest_is_as_it_was(
     assert "MSG: osprey_interfaces/ObjectDescription\n" in definitions["/osprey/objects"]
 
 
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+def test_pictures_are_prepared_as_was_asked_for(
+    mode: str, items: list[Item], picture: Picture, tmp_path: Path, tiny_model: TinyModel
+) -> None:
+    source, output = _write(tmp_path / "in", items), tmp_path / "out.mcap"
+    assert main(_command(source, output, tiny_model, "--no-memory", "--min-area", "1", "--preprocessing", mode)) == 0
+    objects = _arrays(output)[0][1].objects
+    confidences = {}
+    for preprocessing in ("exact", "fast"):
+        describer = Describer(tiny_model.bundle, threads=1, preprocessing=preprocessing)
+        describer.set_image(_picture(picture, 0))
+        confidences[preprocessing] = [d.confidence for d in describer.describe(picture.ids, "short", 6)]
+    np.testing.assert_allclose([o.confidence for o in objects], confidences[mode], rtol=1e-4)
+    assert not np.allclose(confidences["exact"], confidences["fast"], rtol=1e-3)
+
+
+def test_an_unknown_way_to_prepare_pictures_is_named(
+    items: list[Item], tmp_path: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, output = _write(tmp_path / "in", items), tmp_path / "out.mcap"
+    error = _failure(capsys, _command(source, output, tiny_model, "--preprocessing", "quick"))
+    assert "'quick': choose one of exact, fast" in error
+    assert not output.exists()
+
+
 def test_words_are_kept_from_frame_to_frame(
     picture: Picture, tmp_path: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
 ) -> None:

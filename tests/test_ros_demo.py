@@ -116,7 +116,8 @@ def test_what_the_demo_records_is_annotated_and_read_back(env: dict[str, str], t
     ended = demo(env, tmp_path / "out", "--bundle", BUNDLE, "--frames", "2", "--record", str(recording))
     assert ended.returncode == 0, ended.stderr
     topics = ["--image", "/camera/image", "--segmentation", "/camera/segmentation"]
-    assert main(["bag", str(recording), *topics, "--output", str(output), "--bundle", BUNDLE, "--no-memory"]) == 0
+    like_the_node = ["--no-memory", "--preprocessing", "fast"]
+    assert main(["bag", str(recording), *topics, "--output", str(output), "--bundle", BUNDLE, *like_the_node]) == 0
     entries = json.loads((tmp_path / "out" / "objects.json").read_text())
     told = {(entry["stamp"], entry["instance_id"]): entry["description"] for entry in entries}
     said: dict[tuple[float, int], str] = {}

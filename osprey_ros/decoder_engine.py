@@ -159,11 +159,12 @@ class DecoderEngine:
     def _bound_run(self, count: int, logit_rows: int, prefix: int, first: int) -> _BoundRun:
         """A run of ``count`` rows behind those there are. Frame after frame is like the one before: it may be kept."""
         key = (self._rows.length, count, logit_rows, prefix, first)
-        if key not in self._bound:
+        bound = self._bound.get(key)
+        if bound is None:
             while len(self._bound) >= KEPT_RUNS:
                 self._bound.pop(next(iter(self._bound)))
-            self._bound[key] = self._bind(count, logit_rows, prefix, first)
-        return self._bound[key]
+            bound = self._bound[key] = self._bind(count, logit_rows, prefix, first)
+        return bound
 
     def _bind(self, count: int, logit_rows: int, prefix: int, first: int) -> _BoundRun:
         rows, length = self._rows, self._rows.length

@@ -45,9 +45,14 @@ class Branches:
         return lengths[np.asarray(self.stem_of, dtype=np.intp)] if len(self.stem_of) else np.zeros(len(self), np.intp)
 
     @property
+    def stem_rows(self) -> int:
+        """Rows of all stems."""
+        return sum(len(stem) for stem in self.stems)
+
+    @property
     def rows(self) -> int:
         """Rows of all questions and stems."""
-        return int(self.lengths.sum()) + sum(len(stem) for stem in self.stems)
+        return int(self.lengths.sum()) + self.stem_rows
 
     @property
     def longest(self) -> int:

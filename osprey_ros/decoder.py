@@ -194,12 +194,11 @@ class Decoder:
             raise DecoderError("a phrase is empty: it must have at least one token to be scored")
         self._check_request(prefix, branches, max(len(phrase) for phrase in phrases))
         ids = [np.asarray(phrase, dtype=np.intp) for phrase in phrases]
-        stems = sum(len(stem) for stem in branches.stems)
         self._begin()
         meter = meter or Meter()
         result: list[list[np.ndarray]] = []
         most = min(MAX_ROWS, self._engine.most_rows)
-        for part in parts(branches.lengths.tolist(), self.max_parallel, stems, most):
+        for part in parts(branches.lengths.tolist(), self.max_parallel, branches.stem_rows, most):
             result += score(self._engine, prefix.length, branches.part(part), ids, embed, meter, should_stop)
         return result
 

@@ -150,7 +150,7 @@ class Describer:
         A GPU is waited for, as other calls do.
         """
         picture = self._current()
-        self._wait(picture, Clock())
+        self._wait(picture)
         spent, picture.unreported = picture.unreported, PictureSeconds()
         return spent.timing()
 
@@ -373,16 +373,16 @@ class Describer:
 
     def _encoded(self, picture: _Picture, regions: Regions, clock: Clock) -> EncodedRegions:
         grids = self._encoders.grids(regions)
-        self._wait(picture, clock)
+        clock.leave_out(self._wait(picture))
         return EncodedRegions(regions, *self._encoders.tokens(grids, clock.meter))
 
-    def _wait(self, picture: _Picture, clock: Clock) -> None:
-        """Waits until the picture is encoded. That counts as vision, not as a stage of the clock."""
+    def _wait(self, picture: _Picture) -> float:
+        """Waits until the picture is encoded. The seconds of it, which are returned, count as vision."""
         seconds = self._encoders.wait()
         if seconds:
             before = picture.unreported
             picture.unreported = replace(before, vision=before.vision + seconds, engine=before.engine + seconds)
-            clock.leave_out(seconds)
+        return seconds
 
     def _asked(
         self,
@@ -400,7 +400,8 @@ class Describer:
             raise PromptError("no question is given")
         if encoded is None:
             encoded = self._encoded(picture, known, clock)
-        self._wait(picture, clock)
+        else:
+            clock.leave_out(self._wait(picture))
         clock.stage_done()
         split = common_prefix(prompts)
         prefix = self._prefix(picture, prompts[0][:split], clock.meter)

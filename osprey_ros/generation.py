@@ -66,7 +66,7 @@ def decode(engine: DecoderEngine, request: Request, meter: Meter) -> Iterator[St
     lengths = branches.lengths
     starts = request.prefix + branches.stem_lengths
     most = lengths + limits - 1  # rows of each at its end: the last token is not fed back
-    room = engine.most_rows - sum(len(rows) for rows in branches.stems)
+    room = engine.most_rows - branches.stem_rows
     waiting = deque(range(len(branches)))
     # Of the branches that have begun and not ended: which, position of the next token, the latest token, and the step
     # that gives each its last one, if no other does before.

@@ -6,14 +6,14 @@ import gc
 import json
 import shutil
 import weakref
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from threading import Event
 from time import perf_counter, sleep
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -47,18 +47,24 @@ def ready(describer: Describer, picture: Picture) -> Describer:
     return describer
 
 
+@contextmanager
+def _without_the_collector(describer: weakref.ref[Describer]) -> Iterator[None]:
+    """What is done in it must free a describer."""
+    gc.disable()
+    try:
+        yield
+        assert describer() is None
+    finally:
+        gc.enable()
+
+
 def test_engines_go_with_the_describer(tiny_model: TinyModel, picture: Picture) -> None:
     """At once, not when the garbage collector comes: a bundle may be loaded in the place of another."""
     describer = Describer(tiny_model.bundle, threads=1)
     describer.set_image(picture.rgb)
     describer.describe(picture.ids)
-    gone = weakref.ref(describer)
-    gc.disable()
-    try:
+    with _without_the_collector(weakref.ref(describer)):
         del describer
-        assert gone() is None
-    finally:
-        gc.enable()
 
 
 def _assert_same(ours: Result, other: Result) -> None:
@@ -154,15 +160,27 @@ class HalfPixels:
         return run
 
 
-def test_vision_engines_may_take_half_precision(
-    ready: Describer, tiny_model: TinyModel, picture: Picture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def load(path: Path, *arguments: Any) -> Any:
-        engine = load_engine(path, *arguments)
-        return HalfPixels(engine) if "pixels" in engine.input_names else engine
+@pytest.fixture
+def with_vision(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Callable[[Engine], Any]], Describer]:
+    """Makes a describer whose vision engine is what a function makes of the bundle's."""
 
-    monkeypatch.setattr(describers, "load_engine", load)
-    half = Describer(tiny_model.bundle, threads=1)
+    def make(wrap: Callable[[Engine], Any]) -> Describer:
+        def load(path: Path, *arguments: Any) -> Any:
+            engine = load_engine(path, *arguments)
+            return wrap(engine) if "pixels" in engine.input_names else engine
+
+        monkeypatch.setattr(describers, "load_engine", load)
+        return Describer(tiny_model.bundle, threads=1)
+
+    return make
+
+
+def test_vision_engines_may_take_half_precision(
+    ready: Describer, with_vision: Callable[[Callable[[Engine], Any]], Describer], picture: Picture
+) -> None:
+    half = with_vision(HalfPixels)
     for rgb in (picture.rgb[::-1].copy(), picture.rgb):
         for describer in (half, ready):
             describer.set_image(rgb)
@@ -192,25 +210,17 @@ class OnGpu:
         return run
 
 
+MakeOnGpu: TypeAlias = Callable[[Callable[[np.ndarray], None]], Describer]
+
+
 @pytest.fixture
-def on_gpu(
-    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[Callable[[np.ndarray], None]], Describer]:
+def on_gpu(with_vision: Callable[[Callable[[Engine], Any]], Describer]) -> MakeOnGpu:
     """Makes a describer whose vision engine is `OnGpu`."""
-
-    def make(before: Callable[[np.ndarray], None]) -> Describer:
-        def load(path: Path, *arguments: Any) -> Any:
-            engine = load_engine(path, *arguments)
-            return OnGpu(engine, before) if "pixels" in engine.input_names else engine
-
-        monkeypatch.setattr(describers, "load_engine", load)
-        return Describer(tiny_model.bundle, threads=1)
-
-    return make
+    return lambda before: with_vision(lambda engine: OnGpu(engine, before))
 
 
 def test_regions_are_prepared_while_a_gpu_encodes_the_picture(
-    on_gpu: Callable[[Callable[[np.ndarray], None]], Describer],
+    on_gpu: MakeOnGpu,
     ready: Describer,
     picture: Picture,
     monkeypatch: pytest.MonkeyPatch,
@@ -233,9 +243,7 @@ def test_regions_are_prepared_while_a_gpu_encodes_the_picture(
     assert describer.describe(picture.ids, max_new_tokens=5).timing.vision == 0
 
 
-def test_waiting_for_a_gpu_counts_as_vision_and_once(
-    on_gpu: Callable[[Callable[[np.ndarray], None]], Describer], picture: Picture
-) -> None:
+def test_waiting_for_a_gpu_counts_as_vision_and_once(on_gpu: MakeOnGpu, picture: Picture) -> None:
     describer = on_gpu(lambda _: sleep(0.1))  # so long does it work
     for encoded_apart in (False, True):
         start = perf_counter()
@@ -253,7 +261,7 @@ def test_waiting_for_a_gpu_counts_as_vision_and_once(
 
 
 def test_all_calls_wait_for_a_gpu_that_encodes_the_picture(
-    on_gpu: Callable[[Callable[[np.ndarray], None]], Describer],
+    on_gpu: MakeOnGpu,
     ready: Describer,
     picture: Picture,
     monkeypatch: pytest.MonkeyPatch,
@@ -288,9 +296,7 @@ def test_all_calls_wait_for_a_gpu_that_encodes_the_picture(
         assert go.is_set()
 
 
-def test_a_picture_is_not_changed_while_a_gpu_encodes_it(
-    on_gpu: Callable[[Callable[[np.ndarray], None]], Describer], ready: Describer, picture: Picture
-) -> None:
+def test_a_picture_is_not_changed_while_a_gpu_encodes_it(on_gpu: MakeOnGpu, ready: Describer, picture: Picture) -> None:
     begun, go, same = Event(), Event(), []
 
     def encode(pixels: np.ndarray) -> None:
@@ -309,7 +315,7 @@ def test_a_picture_is_not_changed_while_a_gpu_encodes_it(
 
 
 def test_a_gpu_that_fails_is_named_by_the_call_that_follows_and_tried_again_by_the_next(
-    on_gpu: Callable[[Callable[[np.ndarray], None]], Describer], ready: Describer, picture: Picture
+    on_gpu: MakeOnGpu, ready: Describer, picture: Picture
 ) -> None:
     runs: list[int] = []
 
@@ -331,9 +337,7 @@ def test_a_gpu_that_fails_is_named_by_the_call_that_follows_and_tried_again_by_t
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_engines_of_a_gpu_go_with_the_describer(
-    on_gpu: Callable[[Callable[[np.ndarray], None]], Describer], picture: Picture, fails: bool
-) -> None:
+def test_engines_of_a_gpu_go_with_the_describer(on_gpu: MakeOnGpu, picture: Picture, fails: bool) -> None:
     def encode(_: np.ndarray) -> None:
         if fails:
             raise EngineError("out of memory")
@@ -342,13 +346,8 @@ def test_engines_of_a_gpu_go_with_the_describer(
     describer.set_image(picture.rgb)
     with pytest.raises(EngineError) if fails else nullcontext():
         describer.describe(picture.ids)
-    gone = weakref.ref(describer)
-    gc.disable()
-    try:
+    with _without_the_collector(weakref.ref(describer)):
         del describer
-        assert gone() is None
-    finally:
-        gc.enable()
 
 
 def test_prefix_of_earlier_questions_is_used_again(

@@ -2,8 +2,9 @@
 
 `python benchmarks/frame.py --bundle engines/nano --regions 1,4,16,32,64 --json build/frame.json --plot build/frame.png`
 
-The engines are compared with the PyTorch loop over the regions and with a batch of whole prompts through the same int4
-decoder; then peak memory is taken and `benchmarks/decode.py` run. `benchmarks/README.md` says how each figure is made.
+The engines are compared with PyTorch loops over the regions, by the libraries that the original demo calls and without
+them, and with a batch of whole prompts through the same int4 decoder; then peak memory is taken and
+`benchmarks/decode.py` run. `benchmarks/README.md` says how each figure is made.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
 
 from benchmarks.baselines.batched import BatchedSide
-from benchmarks.baselines.torch_loop import LoopAnswers, TorchLoop
+from benchmarks.baselines.torch_loop import DemoLoop, LoopAnswers, TorchLoop
 from benchmarks.baselines.weights import BaselineError, read_llama
 from benchmarks.bundles import open_bundle
 from benchmarks.decode import numbers
@@ -41,7 +43,17 @@ from osprey_ros.prompt import QUESTIONS
 
 STYLE = "detailed"  # answers longer than the limit on tokens: all sides then generate equally many for every region
 STAGES = ("preprocess", "vision", "regions", "prefix", "branches")
-PARTS = ("loop", "batched", "memory", "decode")
+LOOPS = ("demo", "loop")
+PARTS = (*LOOPS, "batched", "memory", "decode")
+
+
+@dataclass(frozen=True)
+class LoopMeasured:
+    """A loop over the regions. Times in seconds, of the whole frame."""
+
+    seconds: Spread
+    one_encoding: float  # median, had it encoded the picture once
+    same_tokens: float  # share of the regions whose tokens are all equal to the engines'
 
 
 @dataclass(frozen=True)
@@ -50,13 +62,12 @@ class Measured:
 
     regions: int
     engines: Spread
+    first: Spread  # of the engines' frames that came right behind another side
     stages: dict[str, float]  # medians
     in_engines: float  # median share of the frame spent inside engines
     new_tokens: int
-    loop: Spread | None
-    loop_regions: int  # how many the loop was run on; its time is scaled up to all
-    loop_one_encoding: float | None  # median, had the loop encoded the picture once
-    loop_same_tokens: float | None  # share of the regions whose tokens are all equal to the engines'
+    loops: dict[str, LoopMeasured]
+    loop_regions: int  # how many the loops were run on; their times are scaled up to all
     batched: Spread | None
     batched_same_tokens: float | None
 
@@ -67,16 +78,18 @@ class Sides:
     def __init__(self, bundle: Bundle, arguments: argparse.Namespace, folder: Path) -> None:
         self.describer = Describer(bundle, threads=arguments.threads, preprocessing=arguments.preprocessing)
         self.skipped: dict[str, str] = {}
-        self.loop: TorchLoop | None = None
+        self.loops: dict[str, TorchLoop] = {}
         self.batched: BatchedSide | None = None
-        if {"loop", "batched"} <= set(arguments.without):
+        if {*LOOPS, "batched"} <= set(arguments.without):
             return
         device = bundle.engine("decoder").device
-        self.loop = TorchLoop(bundle, device)
+        loop = TorchLoop(bundle, device)
+        each = {"demo": DemoLoop(bundle, device, loop.model), "loop": loop}
+        self.loops = {name: one for name, one in each.items() if name not in arguments.without}
         if "batched" not in arguments.without:
             try:
                 weights = read_llama(bundle)
-                self.batched = BatchedSide(weights, self.loop, folder, arguments.threads, device)
+                self.batched = BatchedSide(weights, loop, folder, arguments.threads, device)
             except BaselineError as error:
                 self.skipped["batched"] = str(error)
 
@@ -85,32 +98,36 @@ class Sides:
         regions = frame.regions(count)
         limit = arguments.new_tokens
         results: list[Result] = []
-        loops: list[LoopAnswers] = []
+        firsts: list[Result] = []
+        answers: dict[str, list[LoopAnswers]] = {name: [] for name in self.loops}
 
-        def engines() -> None:
+        def describe() -> Result:
             self.describer.set_image(frame.rgb)
-            results.append(self.describer.describe(regions, style=STYLE, max_new_tokens=limit))
+            return self.describer.describe(regions, style=STYLE, max_new_tokens=limit)
 
-        calls: dict[str, Callable[[], object]] = {"engines": engines}
-        engines()
-        expected = [d.tokens.tolist() for d in results[0]]
+        calls: dict[str, Callable[[], object]] = {"engines": lambda: results.append(describe())}
+        # What comes first in a turn finds the caches full of another side's weights.
+        before: dict[str, Callable[[], object]] = {"engines": lambda: firsts.append(describe())}
+        expected = [d.tokens.tolist() for d in describe()]
 
         part = regions.select([int(i) for i in regions.ids[: arguments.loop_regions or count]])
-        loop, batched = self.loop, self.batched
-        if loop is not None and "loop" not in arguments.without:
-            calls["loop"] = lambda: loops.append(loop(frame.rgb, part, QUESTIONS[STYLE], limit))
-            calls["loop"]()
+        one = part.select([int(part.ids[0])])
+        for name, loop in self.loops.items():
+            calls[name] = partial(_append, answers[name], partial(loop, frame.rgb, part, QUESTIONS[STYLE], limit))
+            calls[name]()
+            before[name] = partial(loop, frame.rgb, one, QUESTIONS[STYLE], limit)
+        batched = self.batched
         batched_tokens: list[list[int]] = []
         if batched is not None:
             try:
                 prompts = batched.prompts(frame.rgb, regions, QUESTIONS[STYLE], limit)
-                calls["batched"] = lambda: batched.generate(prompts, limit)
+                calls["batched"] = before["batched"] = lambda: batched.generate(prompts, limit)
                 batched_tokens = batched.generate(prompts, limit)
             except BaselineError as error:
                 self.skipped[f"batched, {count} regions"] = str(error)
 
-        seconds = in_turns(calls, arguments.runs)
-        timings = [asdict(result.timing) for result in results[1:]]
+        seconds = in_turns(calls, arguments.runs, before)
+        timings = [asdict(result.timing) for result in results]
         stages = {name: statistics.median(t[name] for t in timings) for name in STAGES}
         # The batched decoder stands behind the same pixels, vision and regions: what these took in the same run.
         encoding = stages["preprocess"] + stages["vision"] + stages["regions"]
@@ -118,20 +135,30 @@ class Sides:
         return Measured(
             regions=count,
             engines=Spread.of(seconds["engines"]),
+            first=Spread.of([result.timing.total for result in firsts]),
             stages=stages,
             in_engines=statistics.median(t["engine"] / t["total"] for t in timings),
             new_tokens=timings[-1]["new_tokens"],
-            loop=Spread.of([scale * s for s in seconds["loop"]]) if loops else None,
+            loops={
+                name: LoopMeasured(
+                    Spread.of([scale * s for s in seconds[name]]),
+                    _one_encoding(runs[1:], count),
+                    _share_equal(expected, runs[0].tokens),
+                )
+                for name, runs in answers.items()
+            },
             loop_regions=len(part),
-            loop_one_encoding=_one_encoding(loops[1:], count) if loops else None,
-            loop_same_tokens=_share_equal(expected, loops[0].tokens) if loops else None,
             batched=Spread.of([encoding + s for s in seconds["batched"]]) if batched_tokens else None,
             batched_same_tokens=_share_equal(expected, batched_tokens) if batched_tokens else None,
         )
 
 
+def _append(answers: list[LoopAnswers], call: Callable[[], LoopAnswers]) -> None:
+    answers.append(call())
+
+
 def _one_encoding(runs: Sequence[LoopAnswers], count: int) -> float:
-    """Median seconds of the loop over `count` regions, less all encodings of the picture but one."""
+    """Median seconds of a loop over `count` regions, less all encodings of the picture but one."""
     each = [((run.seconds - run.encoding_seconds) * count + run.encoding_seconds) / len(run.tokens) for run in runs]
     return statistics.median(each)
 
@@ -148,14 +175,16 @@ def describe_measured(one: Measured) -> str:
     lines = [
         f"{one.regions} regions, {one.new_tokens} new tokens",
         f"  engines  {1e3 * total:10.1f} ms ({1e3 * one.engines.low:.1f} to {1e3 * one.engines.high:.1f}), "
-        f"{one.regions / total:.1f} regions/s: {stages}; {one.in_engines:.0%} inside engines",
+        f"{one.regions / total:.1f} regions/s: {stages}; {one.in_engines:.0%} inside engines; "
+        f"right behind another side {1e3 * one.first.median:.1f} ms",
     ]
-    if one.loop is not None and one.loop_one_encoding is not None:
-        scaled = f", scaled from {one.loop_regions} regions" if one.loop_regions != one.regions else ""
+    scaled = f", scaled from {one.loop_regions} regions" if one.loop_regions != one.regions else ""
+    for name, loop in one.loops.items():
+        took = loop.seconds
         lines.append(
-            f"  loop     {1e3 * one.loop.median:10.1f} ms ({1e3 * one.loop.low:.1f} to {1e3 * one.loop.high:.1f}), "
-            f"{one.loop.median / total:.1f} times; picture encoded once {1e3 * one.loop_one_encoding:.1f}, "
-            f"{one.loop_one_encoding / total:.1f} times; same tokens for {one.loop_same_tokens:.0%}{scaled}"
+            f"  {name:8} {1e3 * took.median:10.1f} ms ({1e3 * took.low:.1f} to {1e3 * took.high:.1f}), "
+            f"{took.median / total:.1f} times; picture encoded once {1e3 * loop.one_encoding:.1f}, "
+            f"{loop.one_encoding / total:.1f} times; same tokens for {loop.same_tokens:.0%}{scaled}"
         )
     if one.batched is not None:
         lines.append(
@@ -229,9 +258,11 @@ def _plot(path: Path, name: str, measured: Sequence[Measured], peaks: Sequence[P
     except ImportError as error:
         print(f"no plot: {error} (requirements/bench.txt says what it needs)")
         return
+    demo, loop = ([one.loops.get(name) for one in measured] for name in LOOPS)
     seconds = {
-        "PyTorch loop": [one.loop.median if one.loop else None for one in measured],
-        "PyTorch loop, picture encoded once": [one.loop_one_encoding for one in measured],
+        "as the original demo": [one and one.seconds.median for one in demo],
+        "PyTorch loop": [one and one.seconds.median for one in loop],
+        "PyTorch loop, picture encoded once": [one and one.one_encoding for one in loop],
         "same int4 decoder, batched": [one.batched.median if one.batched else None for one in measured],
         "osprey_ros": [one.engines.median for one in measured],
     }
@@ -247,14 +278,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--regions", type=numbers, default="1,4,16,32,64", help=f"how many, each at most {MAX_REGIONS}")
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--new-tokens", type=int, default=12, help="tokens generated for each region")
-    parser.add_argument("--loop-regions", type=int, default=0, metavar="N", help="run the loop on N regions and scale")
+    parser.add_argument("--loop-regions", type=int, default=0, metavar="N", help="run the loops on N regions and scale")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--device", choices=DEVICES, help="default: the bundle's")
     parser.add_argument(
         "--preprocessing",
         choices=MODES,
         default="exact",
-        help="of the engines' pictures; the loop's is exact (%(default)s)",
+        help="of the engines' pictures; the loops' are exact (%(default)s)",
     )
     parser.add_argument("--without", type=lambda text: text.split(","), default=[], help=f"any of {','.join(PARTS)}")
     parser.add_argument("--json", type=Path, metavar="OUT")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 _REST = 0.02  # seconds
+_WORK = bytes(1 << 18)  # some 30 microseconds
 
 
 @dataclass(frozen=True)
@@ -26,30 +30,45 @@ class Spread:
         return cls(median, low, high)
 
 
-def seconds_of(call: Callable[[], object]) -> float:
-    """Wall time of one call, after a rest."""
+def seconds_of(call: Callable[[], object], before: Callable[[], object] | None = None) -> float:
+    """Wall time of one call, after a rest and a call that is not timed."""
     let_others_sleep()
+    if before is not None:
+        before()
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
 
 
-def in_turns(calls: Mapping[str, Callable[[], object]], runs: int) -> dict[str, list[float]]:
-    """Seconds of each call in each of `runs` rounds; every round runs all of them once, beginning at another one."""
+def in_turns(
+    calls: Mapping[str, Callable[[], object]], runs: int, before: Mapping[str, Callable[[], object]] | None = None
+) -> dict[str, list[float]]:
+    """Seconds of each call in each of `runs` rounds; every round runs all of them once, beginning at another one.
+
+    before: for some of them, by name, what is done right before each time and not timed.
+    """
     names = list(calls)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for run in range(runs):
         for n in range(len(names)):
             name = names[(n + run) % len(names)]
-            seconds[name].append(seconds_of(calls[name]))
+            seconds[name].append(seconds_of(calls[name], (before or {}).get(name)))
     return seconds
 
 
 def let_others_sleep() -> None:
     """Waits until threads of the call before, which spin for a while as they wait for more work, have gone to sleep.
 
-    Without sleeping: the first call on a core that has slept takes longer, by how long is chance.
+    All cores stay awake meanwhile: on one that has slept the next call would take longer, and a virtual machine's
+    scheduler would rather put two threads on one core than wake it.
     """
     end = time.perf_counter() + _REST
+    cores = len(os.sched_getaffinity(0))
+    with ThreadPoolExecutor(cores) as pool:
+        for _ in range(cores):
+            pool.submit(_stay_awake, end)
+
+
+def _stay_awake(end: float) -> None:
     while time.perf_counter() < end:
-        pass
+        zlib.crc32(_WORK)  # without the interpreter's lock

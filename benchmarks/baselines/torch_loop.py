@@ -1,12 +1,16 @@
-"""Baseline "loop": plain PyTorch, one region after another, as the original demo answers each click."""
+"""Plain PyTorch, one region after another, as the original demo answers each click: baselines "demo" and "loop"."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.nn.functional import interpolate
+from transformers import CLIPImageProcessor, LlamaForCausalLM
+from transformers.models import clip
 
 from export.readback import model_from_bundle
 from osprey_ros.bundle import Bundle
@@ -29,12 +33,12 @@ class LoopAnswers:
 class TorchLoop:
     """For every region: preprocess and encode the picture, pool the region, run the prompt, generate with a KV cache.
 
-    The weights are the bundle's, int4 dequantized, in fp32.
+    The weights are the bundle's, int4 dequantized, in fp32. model: these in PyTorch, where they have been read before.
     """
 
-    def __init__(self, bundle: Bundle, device: str = "cpu") -> None:
+    def __init__(self, bundle: Bundle, device: str = "cpu", model: Osprey | None = None) -> None:
         self.device = device
-        self.model: Osprey = model_from_bundle(bundle).to(device)
+        self.model = model_from_bundle(bundle).to(device) if model is None else model
         self.spec = bundle.manifest.model
         self.prompts = PromptBuilder(bundle.tokenizer(), self.spec)
 
@@ -49,10 +53,7 @@ class TorchLoop:
             features, image_tokens = self._encode(rgb)
             encoding += time.perf_counter() - before
             mask_tokens, position_tokens = self._pool(features, regions.select([int(region_id)]))
-            tokens, _ = generate_region(
-                self.model, prompt, image_tokens[0], mask_tokens[0], position_tokens[0], new_tokens
-            )
-            answers.append(tokens.tolist())
+            answers.append(self._answer(prompt, image_tokens[0], mask_tokens[0], position_tokens[0], new_tokens))
         return LoopAnswers(answers, time.perf_counter() - start, encoding)
 
     @torch.inference_mode()
@@ -63,7 +64,20 @@ class TorchLoop:
         return image_tokens[0].cpu().numpy(), mask_tokens.cpu().numpy(), position_tokens.cpu().numpy()
 
     def _encode(self, rgb: np.ndarray) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-        return self.model.encode_image(self._tensor(preprocess(rgb, self.spec)))
+        return self.model.encode_image(self._pixels(rgb))
+
+    def _pixels(self, rgb: np.ndarray) -> torch.Tensor:
+        return self._tensor(preprocess(rgb, self.spec))
+
+    def _answer(
+        self,
+        prompt: Sequence[int],
+        image_tokens: torch.Tensor,
+        mask_token: torch.Tensor,
+        position_token: torch.Tensor,
+        new_tokens: int,
+    ) -> list[int]:
+        return generate_region(self.model, prompt, image_tokens, mask_token, position_token, new_tokens)[0].tolist()
 
     def _pool(self, features: tuple[torch.Tensor, ...], regions: Regions) -> tuple[torch.Tensor, torch.Tensor]:
         masks = [self._tensor(m) for m in regions.pooling_masks(self.spec.feature_sizes)]
@@ -72,3 +86,49 @@ class TorchLoop:
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)
+
+
+class DemoLoop(TorchLoop):
+    """The loop by the libraries that the original demo calls: CLIPImageProcessor, and `generate` of transformers.
+
+    The demo draws its answers at random, which takes more; here they are the likeliest ones, to be compared.
+    """
+
+    def __init__(self, bundle: Bundle, device: str = "cpu", model: Osprey | None = None) -> None:
+        super().__init__(bundle, device, model)
+        # transformers 5 calls the one that resizes with Pillow, as the demo's does, CLIPImageProcessorPil.
+        self._processor = getattr(clip, "CLIPImageProcessorPil", CLIPImageProcessor)(
+            size={"shortest_edge": self.spec.image_size},
+            do_center_crop=False,
+            image_mean=list(self.spec.image_mean),
+            image_std=list(self.spec.image_std),
+        )
+        with torch.device("meta"):  # its own weights are not wanted
+            self._language = LlamaForCausalLM(self.model.model.config)
+        self._language.model, self._language.lm_head = self.model.model, self.model.lm_head
+        self._language.eval()
+
+    def _pixels(self, rgb: np.ndarray) -> torch.Tensor:
+        pixels = self._processor(rgb, return_tensors="pt")["pixel_values"].to(self.device)
+        size = (self.spec.image_size, self.spec.image_size)
+        return interpolate(pixels, size=size, mode="bilinear", align_corners=False)
+
+    def _answer(
+        self,
+        prompt: Sequence[int],
+        image_tokens: torch.Tensor,
+        mask_token: torch.Tensor,
+        position_token: torch.Tensor,
+        new_tokens: int,
+    ) -> list[int]:
+        embeds = self.model.embed_prompt(prompt, image_tokens, mask_token, position_token)
+        end = self.spec.eos_id
+        tokens = self._language.generate(
+            inputs_embeds=embeds[None],
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            use_cache=True,
+            eos_token_id=end,
+            pad_token_id=end,
+        )
+        return tokens[0].tolist()

@@ -12,9 +12,10 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from export.linears import DecoderPrecision, Linears
 from export.onnx_graph import GraphBuilder
 from osprey_ros.engines import UNBOUNDED, Engine, EngineError, load_engine
-from osprey_ros.engines.onnxruntime import FEW_ROWS, few_rows
+from osprey_ros.engines.onnxruntime import FEW_ROWS, cpu_flags, few_rows
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +149,50 @@ def test_runs_that_cannot_be_bound_are_explained(engine: Engine) -> None:
 @pytest.mark.parametrize(("version", "most"), [("1.23.2", 24), ("1.25.1", 24), ("1.26.0", 4), ("1.32.0", 4)])
 def test_fewer_rows_stay_on_one_thread_where_threads_spin(version: str, most: int) -> None:
     assert few_rows(version) == most
+
+
+@pytest.mark.parametrize(
+    ("flags", "levels"),
+    [({"fma", "avx2"}, False), ({"fma", "avx2", "avx512f"}, True), ({"asimd", "asimddp"}, True), (set(), True)],
+)
+def test_one_row_is_multiplied_with_int4_levels_where_that_is_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: set[str], levels: bool
+) -> None:
+    path = tmp_path / "linear.onnx"
+    weights = np.random.default_rng(0).normal(size=(32, 64)).astype(np.float32)
+    graph = GraphBuilder("linear")
+    graph.note(FEW_ROWS, "a")
+    graph.input("a", ["N", 64])
+    Linears({"linear.weight": weights}.__getitem__, DecoderPrecision(unpacked=True)).add(graph, "a", ["linear"], "b")
+    graph.output("b", ["N", 32])
+    graph.save(path)
+    unpacked: list[bool] = []
+
+    class Watched(onnxruntime.InferenceSession):
+        def __init__(self, file: str, sess_options: onnxruntime.SessionOptions, **options: Any) -> None:
+            self._options = sess_options
+            super().__init__(file, sess_options, **options)
+
+        def run(self, *arguments: Any) -> Any:
+            try:
+                unpacked.append(self._options.get_session_config_entry("session.disable_quant_qdq") == "1")
+            except RuntimeError:  # has none
+                unpacked.append(False)
+            return super().run(*arguments)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Watched)
+    monkeypatch.setattr("osprey_ros.engines.onnxruntime.cpu_flags", lambda: frozenset(flags))
+    engine = load_engine(path, threads=2)
+    states = np.random.default_rng(1).normal(size=(2, 64)).astype(np.float32)
+    one, two = engine.run({"a": states[:1]})["b"], engine.run({"a": states})["b"]
+    assert unpacked == [not levels, True]
+    np.testing.assert_allclose(one[0], two[0], rtol=1e-4, atol=1e-4)
+
+
+def test_the_processor_says_what_it_can_do() -> None:
+    flags = cpu_flags()
+    assert flags & {"fpu", "fp"}  # x86 and ARM
+    assert not any(set(flag) & set(": \t") for flag in flags)
 
 
 def test_few_rows_run_on_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,8 +40,8 @@ _ONNX_TYPES = {
     )
 }
 
-# Key in a graph's metadata. Its value names an input: a run with one row of it is fastest on int4 weights as they are
-# stored, others on weights unpacked to float32; and so small is the model that few rows are faster on one thread.
+# Key in a graph's metadata. Its value names an input: a run with one row of it may be fastest on int4 weights as they
+# are stored, others are on weights unpacked to float32; and so small is the model that few rows gain by one thread.
 FEW_ROWS = "osprey_ros.few_rows"
 
 
@@ -108,7 +109,8 @@ class OnnxEngine:
         self._few_rows = self._session.get_modelmeta().custom_metadata_map.get(FEW_ROWS) if device == "cpu" else None
         self._sessions: list[tuple[int, Any]] = []
         if self._few_rows:
-            self._sessions.append((1, self._open(provider, 1, {"session.qdq_matmulnbits_accuracy_level": "0"})))
+            if levels_are_fast(cpu_flags()):
+                self._sessions.append((1, self._open(provider, 1, {"session.qdq_matmulnbits_accuracy_level": "0"})))
             if threads != 1:
                 self._sessions.append((few_rows(onnxruntime.__version__), self._open(provider, 1, unpacked)))
         self._bindings: dict[tuple[int, tuple[str, ...], tuple[str, ...]], _Binding] = {}
@@ -299,6 +301,23 @@ def few_rows(version: str) -> int:
     that must be woken (`benchmarks/README.md`).
     """
     return 4 if _spins_briefly(version) else 24
+
+
+def cpu_flags() -> frozenset[str]:
+    """What the processor says it can do, by Linux's names such as "avx2"; nothing where Linux does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.split(":")[1] for line in lines if line.startswith(("flags", "Features"))), "").split())
+
+
+def levels_are_fast(flags: frozenset[str]) -> bool:
+    """Whether one row is multiplied faster with int4 levels as they are than with weights unpacked to float32.
+
+    onnxruntime's kernel for AVX2 takes longer: a step of one row 0.37 ms against 0.28 (`benchmarks/README.md`).
+    """
+    return "avx512f" in flags or "avx2" not in flags
 
 
 def _spins_briefly(version: str) -> bool:

@@ -62,12 +62,12 @@ class Attention(Protocol):
         """
 
 
-def rope_tables(heads: Heads) -> tuple[np.ndarray, np.ndarray]:
-    """Returns cosines and sines of every position's angles, float32 [max_positions, dim / 2]."""
+def rope_tables(heads: Heads, factor: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Returns `factor` times cosines and sines of every position's angles, float32 [max_positions, dim / 2]."""
     half = heads.dim // 2
     frequencies = heads.rope_theta ** (-np.arange(half, dtype=np.float64) / half)
     angles = np.arange(heads.max_positions, dtype=np.float64)[:, None] * frequencies
-    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    return (factor * np.cos(angles)).astype(np.float32), (factor * np.sin(angles)).astype(np.float32)
 
 
 class InPlace:
@@ -98,7 +98,9 @@ class InPlace:
         """See `Attention`."""
         graph = self._graph
         positions = graph.node("Unsqueeze", ["position_ids", graph.constant([0])], "rope.positions")
-        for name, table in zip(("cos", "sin"), rope_tables(self._heads), strict=True):
+        # Scores are divided by the root of the dimension: half of that here for queries, half for keys. Then Attention
+        # has nothing to scale, and only so does onnxruntime multiply a single row by its kernels for single rows.
+        for name, table in zip(("cos", "sin"), rope_tables(self._heads, self._heads.dim**-0.25), strict=True):
             weight = graph.weight(f"rope.{name}_table", table, dtype=np.float32)
             graph.node("Gather", [weight, positions], f"rope.{name}")
 
@@ -119,7 +121,7 @@ class InPlace:
             f"{name}.context",
             q_num_heads=heads.count,
             kv_num_heads=heads.count,
-            scale=float(1.0 / np.sqrt(heads.dim)),
+            scale=1.0,
         )
 
 

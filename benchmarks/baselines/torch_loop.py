@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch.nn.functional import interpolate
-from transformers import CLIPImageProcessor, LlamaForCausalLM
-from transformers.models import clip
+from transformers import LlamaForCausalLM
 
 from export.readback import model_from_bundle
 from osprey_ros.bundle import Bundle
@@ -19,6 +18,11 @@ from osprey_ros.prompt import PromptBuilder
 from osprey_ros.regions import Regions
 from osprey_torch.model import Osprey
 from osprey_torch.reference import generate_region
+
+try:  # transformers 5 has it by this name, and another that needs torchvision by the former
+    from transformers import CLIPImageProcessorPil as CLIPImageProcessor
+except ImportError:
+    from transformers import CLIPImageProcessor
 
 
 @dataclass(frozen=True)
@@ -96,8 +100,7 @@ class DemoLoop(TorchLoop):
 
     def __init__(self, bundle: Bundle, device: str = "cpu", model: Osprey | None = None) -> None:
         super().__init__(bundle, device, model)
-        # transformers 5 calls the one that resizes with Pillow, as the demo's does, CLIPImageProcessorPil.
-        self._processor = getattr(clip, "CLIPImageProcessorPil", CLIPImageProcessor)(
+        self._processor = CLIPImageProcessor(
             size={"shortest_edge": self.spec.image_size},
             do_center_crop=False,
             image_mean=list(self.spec.image_mean),

@@ -48,28 +48,26 @@ PARTS = (*LOOPS, "batched", "memory", "decode")
 
 
 @dataclass(frozen=True)
-class LoopMeasured:
-    """A loop over the regions. Times in seconds, of the whole frame."""
+class Compared:
+    """A baseline. Times in seconds, of the whole frame; its ratio to the engines is taken round by round."""
 
     seconds: Spread
-    one_encoding: float  # median, had it encoded the picture once
+    ratio: Spread
+    one_encoding: float | None  # of a loop: median, had it encoded the picture once
     same_tokens: float  # share of the regions whose tokens are all equal to the engines'
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One number of regions. Times in seconds, of the whole frame; None where a side was left out."""
+    """One number of regions. Times in seconds, of the whole frame."""
 
     regions: int
     engines: Spread
-    first: Spread  # of the engines' frames that came right behind another side
     stages: dict[str, float]  # medians
     in_engines: float  # median share of the frame spent inside engines
     new_tokens: int
-    loops: dict[str, LoopMeasured]
     loop_regions: int  # how many the loops were run on; their times are scaled up to all
-    batched: Spread | None
-    batched_same_tokens: float | None
+    others: dict[str, Compared]  # without those that were left out
 
 
 class Sides:
@@ -84,8 +82,10 @@ class Sides:
             return
         device = bundle.engine("decoder").device
         loop = TorchLoop(bundle, device)
-        each = {"demo": DemoLoop(bundle, device, loop.model), "loop": loop}
-        self.loops = {name: one for name, one in each.items() if name not in arguments.without}
+        if "demo" not in arguments.without:
+            self.loops["demo"] = DemoLoop(bundle, device, loop.model)
+        if "loop" not in arguments.without:
+            self.loops["loop"] = loop
         if "batched" not in arguments.without:
             try:
                 weights = read_llama(bundle)
@@ -96,33 +96,38 @@ class Sides:
     def measure(self, frame: Frame, count: int, arguments: argparse.Namespace) -> Measured:
         """Runs all sides in turns; the first round of each warms up and gives the tokens that are compared."""
         regions = frame.regions(count)
+        part = regions.select([int(i) for i in regions.ids[: arguments.loop_regions or count]])
         limit = arguments.new_tokens
         results: list[Result] = []
-        firsts: list[Result] = []
         answers: dict[str, list[LoopAnswers]] = {name: [] for name in self.loops}
 
         def describe() -> Result:
             self.describer.set_image(frame.rgb)
             return self.describer.describe(regions, style=STYLE, max_new_tokens=limit)
 
-        calls: dict[str, Callable[[], object]] = {"engines": lambda: results.append(describe())}
-        # What comes first in a turn finds the caches full of another side's weights.
-        before: dict[str, Callable[[], object]] = {"engines": lambda: firsts.append(describe())}
-        expected = [d.tokens.tolist() for d in describe()]
+        def engines() -> None:
+            results.append(describe())
 
-        part = regions.select([int(i) for i in regions.ids[: arguments.loop_regions or count]])
+        def loop(name: str) -> None:
+            answers[name].append(self.loops[name](frame.rgb, part, QUESTIONS[STYLE], limit))
+
+        expected = [d.tokens.tolist() for d in describe()]
+        calls: dict[str, Callable[[], object]] = {"engines": engines}
+        # What comes first in a turn finds the caches full of another side's weights.
+        before: dict[str, Callable[[], object]] = {"engines": describe}
+        tokens: dict[str, list[list[int]]] = {}
         one = part.select([int(part.ids[0])])
-        for name, loop in self.loops.items():
-            calls[name] = partial(_append, answers[name], partial(loop, frame.rgb, part, QUESTIONS[STYLE], limit))
-            calls[name]()
-            before[name] = partial(loop, frame.rgb, one, QUESTIONS[STYLE], limit)
+        for name, side in self.loops.items():
+            loop(name)
+            tokens[name] = answers[name].pop().tokens
+            calls[name] = partial(loop, name)
+            before[name] = partial(side, frame.rgb, one, QUESTIONS[STYLE], limit)
         batched = self.batched
-        batched_tokens: list[list[int]] = []
         if batched is not None:
             try:
                 prompts = batched.prompts(frame.rgb, regions, QUESTIONS[STYLE], limit)
-                calls["batched"] = before["batched"] = lambda: batched.generate(prompts, limit)
-                batched_tokens = batched.generate(prompts, limit)
+                tokens["batched"] = batched.generate(prompts, limit)
+                calls["batched"] = before["batched"] = partial(batched.generate, prompts, limit)
             except BaselineError as error:
                 self.skipped[f"batched, {count} regions"] = str(error)
 
@@ -132,29 +137,21 @@ class Sides:
         # The batched decoder stands behind the same pixels, vision and regions: what these took in the same run.
         encoding = stages["preprocess"] + stages["vision"] + stages["regions"]
         scale = count / len(part)
+        others = {}
+        for name, found in tokens.items():
+            whole = [scale * s if name in answers else encoding + s for s in seconds[name]]
+            ratios = [other / own for other, own in zip(whole, seconds["engines"], strict=True)]
+            one_encoding = _one_encoding(answers[name], count) if name in answers else None
+            others[name] = Compared(Spread.of(whole), Spread.of(ratios), one_encoding, _share_equal(expected, found))
         return Measured(
             regions=count,
             engines=Spread.of(seconds["engines"]),
-            first=Spread.of([result.timing.total for result in firsts]),
             stages=stages,
             in_engines=statistics.median(t["engine"] / t["total"] for t in timings),
             new_tokens=timings[-1]["new_tokens"],
-            loops={
-                name: LoopMeasured(
-                    Spread.of([scale * s for s in seconds[name]]),
-                    _one_encoding(runs[1:], count),
-                    _share_equal(expected, runs[0].tokens),
-                )
-                for name, runs in answers.items()
-            },
             loop_regions=len(part),
-            batched=Spread.of([encoding + s for s in seconds["batched"]]) if batched_tokens else None,
-            batched_same_tokens=_share_equal(expected, batched_tokens) if batched_tokens else None,
+            others=others,
         )
-
-
-def _append(answers: list[LoopAnswers], call: Callable[[], LoopAnswers]) -> None:
-    answers.append(call())
 
 
 def _one_encoding(runs: Sequence[LoopAnswers], count: int) -> float:
@@ -175,23 +172,18 @@ def describe_measured(one: Measured) -> str:
     lines = [
         f"{one.regions} regions, {one.new_tokens} new tokens",
         f"  engines  {1e3 * total:10.1f} ms ({1e3 * one.engines.low:.1f} to {1e3 * one.engines.high:.1f}), "
-        f"{one.regions / total:.1f} regions/s: {stages}; {one.in_engines:.0%} inside engines; "
-        f"right behind another side {1e3 * one.first.median:.1f} ms",
+        f"{one.regions / total:.1f} regions/s: {stages}; {one.in_engines:.0%} inside engines",
     ]
-    scaled = f", scaled from {one.loop_regions} regions" if one.loop_regions != one.regions else ""
-    for name, loop in one.loops.items():
-        took = loop.seconds
-        lines.append(
+    for name, other in one.others.items():
+        took, ratio = other.seconds, other.ratio
+        line = (
             f"  {name:8} {1e3 * took.median:10.1f} ms ({1e3 * took.low:.1f} to {1e3 * took.high:.1f}), "
-            f"{took.median / total:.1f} times; picture encoded once {1e3 * loop.one_encoding:.1f}, "
-            f"{loop.one_encoding / total:.1f} times; same tokens for {loop.same_tokens:.0%}{scaled}"
+            f"{ratio.median:.1f} times ({ratio.low:.1f} to {ratio.high:.1f}); same tokens for {other.same_tokens:.0%}"
         )
-    if one.batched is not None:
-        lines.append(
-            f"  batched  {1e3 * one.batched.median:10.1f} ms "
-            f"({1e3 * one.batched.low:.1f} to {1e3 * one.batched.high:.1f}), "
-            f"{one.batched.median / total:.1f} times; same tokens for {one.batched_same_tokens:.0%}"
-        )
+        if other.one_encoding is not None:
+            line += f"; picture encoded once {1e3 * other.one_encoding:.1f}, {other.one_encoding / total:.1f} times"
+            line += f"; scaled from {one.loop_regions} regions" if one.loop_regions != one.regions else ""
+        lines.append(line)
     return "\n".join(lines)
 
 
@@ -258,14 +250,11 @@ def _plot(path: Path, name: str, measured: Sequence[Measured], peaks: Sequence[P
     except ImportError as error:
         print(f"no plot: {error} (requirements/bench.txt says what it needs)")
         return
-    demo, loop = ([one.loops.get(name) for one in measured] for name in LOOPS)
-    seconds = {
-        "as the original demo": [one and one.seconds.median for one in demo],
-        "PyTorch loop": [one and one.seconds.median for one in loop],
-        "PyTorch loop, picture encoded once": [one and one.one_encoding for one in loop],
-        "same int4 decoder, batched": [one.batched.median if one.batched else None for one in measured],
-        "osprey_ros": [one.engines.median for one in measured],
-    }
+    labels = {"demo": "as the original demo", "loop": "PyTorch loop", "batched": "same int4 decoder, batched"}
+    others = {side: [one.others.get(side) for one in measured] for side in labels}
+    seconds = {label: [one and one.seconds.median for one in others[side]] for side, label in labels.items()}
+    seconds["PyTorch loop, picture encoded once"] = [one and one.one_encoding for one in others["loop"]]
+    seconds["osprey_ros"] = [one.engines.median for one in measured]
     stages = {stage: [one.stages[stage] for one in measured] for stage in STAGES}
     counts = [one.regions for one in measured]
     draw(path, f"{name}: cost of a frame", counts, seconds, stages, {one.regions: one.peak for one in peaks})

@@ -10,7 +10,7 @@ Shapes: S rows in this step, P prefix rows, B rows of the branch buffer, R rows 
     in `InPlace`: mask float32 [S, T], key.i, value.i [1, T, heads * D]: T rows in all, the last S of them the new ones
  -> logits float32 [R, V], of each row the likeliest token, best_token int64 [R], and its natural-log probability,
     best_logprob float32 [R]; new_key.i, new_value.i of the S rows, shaped as those, with keys rotated to their
-    positions.
+    positions and, in `InPlace`, times D**-0.25.
 The mask is 0 where a row is visible and a large negative number where it is hidden. P and B may be 0. The graph
 computes in float32 or float16, as do its keys, values and inputs_embeds; norms, rotation and softmax are float32 in
 either case.

@@ -34,7 +34,7 @@ class DecoderPrecision:
     llm, lm_head: one of LINEAR_PRECISIONS, for the layers and for the output layer. method: how int4 and int8 weights
     are quantized, see `export.quantize.METHODS`. dialect: the runtime for which the graph is spelled. half: the graph
     computes in float16. unpacked: onnxruntime on the CPU unpacks int4 layers when it loads the graph, and multiplies
-    with the stored levels only where there is a single row (for small decoders).
+    with the stored levels at most where there is a single row (for small decoders).
     """
 
     llm: str = "int4"

@@ -169,15 +169,12 @@ def test_one_row_is_multiplied_with_int4_levels_where_that_is_faster(
     unpacked: list[bool] = []
 
     class Watched(onnxruntime.InferenceSession):
-        def __init__(self, file: str, sess_options: onnxruntime.SessionOptions, **options: Any) -> None:
-            self._options = sess_options
-            super().__init__(file, sess_options, **options)
-
         def run(self, *arguments: Any) -> Any:
             try:
-                unpacked.append(self._options.get_session_config_entry("session.disable_quant_qdq") == "1")
-            except RuntimeError:  # has none
-                unpacked.append(False)
+                setting = self.get_session_options().get_session_config_entry("session.disable_quant_qdq")
+            except RuntimeError:  # it was not made
+                setting = "0"
+            unpacked.append(setting == "1")
             return super().run(*arguments)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Watched)
@@ -189,10 +186,19 @@ def test_one_row_is_multiplied_with_int4_levels_where_that_is_faster(
     np.testing.assert_allclose(one[0], two[0], rtol=1e-4, atol=1e-4)
 
 
-def test_the_processor_says_what_it_can_do() -> None:
-    flags = cpu_flags()
-    assert flags & {"fpu", "fp"}  # x86 and ARM
-    assert not any(set(flag) & set(": \t") for flag in flags)
+@pytest.mark.parametrize(
+    ("text", "flags"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu avx2\nbugs\t\t: none\n\nprocessor\t: 1\nflags\t\t: fpu\n", {"fpu", "avx2"}),
+        ("processor\t: 0\nFeatures\t: fp asimd\nCPU part\t: 0xd42\n", {"fp", "asimd"}),
+        ("processor\t: 0\nhart\t\t: 0\n", set()),
+    ],
+)
+def test_the_processor_says_what_it_can_do(tmp_path: Path, text: str, flags: set[str]) -> None:
+    (tmp_path / "cpuinfo").write_text(text)
+    assert cpu_flags(tmp_path / "cpuinfo") == flags
+    assert cpu_flags(tmp_path / "none") == set()
+    assert cpu_flags() & {"fpu", "fp"}  # this one: x86 or ARM
 
 
 def test_few_rows_run_on_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

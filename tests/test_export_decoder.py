@@ -290,7 +290,7 @@ def test_graph_for_the_cpu_has_few_nodes_and_operators_of_its_runtime(llama: Lla
         kept = {f"key.{layer}", f"value.{layer}"}
         (reader,) = (node for node in model.graph.node if kept & set(node.input))
         assert reader.op_type == "Attention"
-        # Scaled by nothing: otherwise onnxruntime has no kernel for a single row of queries.
+        # Scaled by nothing: otherwise onnxruntime does not take its kernel for a single row of queries.
         assert {a.name: a.f for a in reader.attribute}["scale"] == 1.0
         before = _ancestors(model.graph, reader.input[0])
         for written in (f"new_key.{layer}", f"new_value.{layer}"):
@@ -311,8 +311,12 @@ def _ancestors(graph: onnx.GraphProto, value: str) -> list[onnx.NodeProto]:
     return list(found.values())
 
 
-def test_unpacked_layers_are_equal_in_every_session_that_is_made_of_them(llama: Llama, tmp_path: Path) -> None:
-    """One row is multiplied with int4 weights, few rows on one thread, more on all: the numbers are the same."""
+@pytest.mark.parametrize("flags", [{"avx2"}, {"avx2", "avx512f"}])
+def test_unpacked_layers_are_equal_in_every_session_that_is_made_of_them(
+    llama: Llama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: set[str]
+) -> None:
+    """One row is multiplied with int4 weights where that is faster, few on one thread, more on all: all the same."""
+    monkeypatch.setattr("osprey_ros.engines.onnxruntime.cpu_flags", lambda: frozenset(flags))
     path = tmp_path / "decoder.onnx"
     build_decoder(SHAPE, Linears(llama.read(), DecoderPrecision("int4", "fp16", unpacked=True)), path)
     model = onnx.load(path)

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPImageProcessor
-from transformers.models import clip
+from transformers import CLIPImageProcessorPil
 
 from osprey_ros.bundle import ModelSpec
 from osprey_ros.image import ImageError, Preprocessor, load_image, normalise_and_square, preprocess, save_image
@@ -20,8 +19,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def _published(rgb: np.ndarray, size: int) -> np.ndarray:
-    # transformers 5 calls the Pillow one CLIPImageProcessorPil; before, it was the only one.
-    processor = getattr(clip, "CLIPImageProcessorPil", CLIPImageProcessor)(
+    processor = CLIPImageProcessorPil(
         size={"shortest_edge": size}, do_center_crop=False, image_mean=CLIP_MEAN, image_std=CLIP_STD
     )
     pixels = processor(images=rgb, return_tensors="pt", input_data_format="channels_last")["pixel_values"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch.nn.functional import interpolate
-from transformers import LlamaForCausalLM
+from transformers import CLIPImageProcessorPil, LlamaForCausalLM
 
 from export.readback import model_from_bundle
 from osprey_ros.bundle import Bundle
@@ -18,11 +18,6 @@ from osprey_ros.prompt import PromptBuilder
 from osprey_ros.regions import Regions
 from osprey_torch.model import Osprey
 from osprey_torch.reference import generate_region
-
-try:  # transformers 5 has it by this name, and another that needs torchvision by the former
-    from transformers import CLIPImageProcessorPil as CLIPImageProcessor
-except ImportError:
-    from transformers import CLIPImageProcessor
 
 
 @dataclass(frozen=True)
@@ -37,7 +32,7 @@ class LoopAnswers:
 class TorchLoop:
     """For every region: preprocess and encode the picture, pool the region, run the prompt, generate with a KV cache.
 
-    The weights are the bundle's, int4 dequantized, in fp32. model: these in PyTorch, where they have been read before.
+    The weights are the bundle's, int4 dequantized, in fp32. model: the same on `device`, if it is there already.
     """
 
     def __init__(self, bundle: Bundle, device: str = "cpu", model: Osprey | None = None) -> None:
@@ -95,12 +90,13 @@ class TorchLoop:
 class DemoLoop(TorchLoop):
     """The loop by the libraries that the original demo calls: CLIPImageProcessor, and `generate` of transformers.
 
-    The demo draws its answers at random, which takes more; here they are the likeliest ones, to be compared.
+    Its processor is the one that resizes with Pillow, as the demo's did. The demo draws its answers at random, which
+    takes more; here they are the likeliest ones, to be compared. Regions are pooled by our own masks and grids.
     """
 
     def __init__(self, bundle: Bundle, device: str = "cpu", model: Osprey | None = None) -> None:
         super().__init__(bundle, device, model)
-        self._processor = CLIPImageProcessor(
+        self._processor = CLIPImageProcessorPil(
             size={"shortest_edge": self.spec.image_size},
             do_center_crop=False,
             image_mean=list(self.spec.image_mean),

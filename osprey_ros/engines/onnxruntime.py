@@ -303,19 +303,22 @@ def few_rows(version: str) -> int:
     return 4 if _spins_briefly(version) else 24
 
 
-def cpu_flags() -> frozenset[str]:
+def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
     """What the processor says it can do, by Linux's names such as "avx2"; nothing where Linux does not tell."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
+        lines = path.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
         return frozenset()
-    return frozenset(next((line.split(":")[1] for line in lines if line.startswith(("flags", "Features"))), "").split())
+    for line in lines:
+        if line.startswith(("flags", "Features")):  # on x86 and on ARM; of the first core
+            return frozenset(line.partition(":")[2].split())
+    return frozenset()
 
 
 def levels_are_fast(flags: frozenset[str]) -> bool:
     """Whether one row is multiplied faster with int4 levels as they are than with weights unpacked to float32.
 
-    onnxruntime's kernel for AVX2 takes longer: a step of one row 0.37 ms against 0.28 (`benchmarks/README.md`).
+    onnxruntime's kernel for AVX2 takes longer: a run over one row 0.37 ms against 0.28 (`benchmarks/README.md`).
     """
     return "avx512f" in flags or "avx2" not in flags
 

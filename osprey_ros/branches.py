@@ -169,7 +169,7 @@ class BranchRows:
     def reserve(self, count: int) -> None:
         """Makes room for ``count`` more rows."""
         length = self._length
-        if self._ended >= max(_FEW_ROWS, length - self._ended) or (length > self._most and self._ended):
+        if self._ended and (self._ended >= max(_FEW_ROWS, length - self._ended) or length > self._most):
             living = np.flatnonzero(self._owners[:length] != _NOBODY)
             self._rows.keep(living, self.first)
             self._owners[: len(living)] = self._owners[living]

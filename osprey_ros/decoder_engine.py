@@ -18,6 +18,7 @@ from osprey_ros.prediction import Prediction
 
 # Of one run over a prefix: longer ones are computed piece by piece, because scores take memory with the square.
 PREFILL_ROWS = 512
+_OUTPUTS = ("best_token", "best_logprob", "logits")
 KEPT_RUNS = 256  # of about 4 KB for each layer
 _LARGE = 1 << 20  # items: so many grow by what is needed only
 
@@ -153,8 +154,8 @@ class DecoderEngine:
         start = perf_counter()
         bound.start()
         meter.engine_seconds += perf_counter() - start
-        outputs = bound.outputs
-        return Prediction(outputs["best_token"].read(), outputs["best_logprob"].read(), outputs["logits"])
+        tokens, logprobs, logits = bound.outputs
+        return Prediction(tokens.read(), logprobs.read(), logits)
 
     def _bound_run(self, count: int, logit_rows: int, prefix: int, first: int) -> _BoundRun:
         """A run of ``count`` rows behind those there are. Frame after frame is like the one before: it may be kept."""
@@ -175,12 +176,12 @@ class DecoderEngine:
         if logit_rows > self._outputs["logits"].shape[0]:
             self._bound.clear()
             self._reserve_outputs(logit_rows)
-        outputs = {name: buffer.rows(0, logit_rows) for name, buffer in self._outputs.items()}
+        outputs = tuple(self._outputs[name].rows(0, logit_rows) for name in _OUTPUTS)
         if self._in_place:
             past = rows.views(self._all_names, 0, end)
         else:
             past = {**rows.views(self._prefix_names, 0, prefix), **rows.views(self._branch_names, first, length)}
-        into = {**outputs, **rows.views(self._new_names, length, end)}
+        into = {**dict(zip(_OUTPUTS, outputs, strict=True)), **rows.views(self._new_names, length, end)}
         start = self._engine.bind({**dict(zip(self._inputs, inputs, strict=True)), **past}, into)
         return _BoundRun(tuple(inputs), outputs, start)
 
@@ -206,7 +207,7 @@ class _BoundRun:
     """A run that is ready but for what is written to its inputs: embeddings, positions, mask and logit rows."""
 
     inputs: tuple[np.ndarray, ...]
-    outputs: dict[str, Buffer]
+    outputs: tuple[Buffer, ...]  # as in _OUTPUTS
     start: Callable[[], object]
 
 

@@ -18,9 +18,9 @@ from osprey_ros.prediction import Prediction
 
 # Of one run over a prefix: longer ones are computed piece by piece, because scores take memory with the square.
 PREFILL_ROWS = 512
-_OUTPUTS = ("best_token", "best_logprob", "logits")
 KEPT_RUNS = 256  # of about 4 KB for each layer
 _LARGE = 1 << 20  # items: so many grow by what is needed only
+_OUTPUTS = ("best_token", "best_logprob", "logits")  # for the rows whose logits are wanted
 
 
 @dataclass

@@ -7,23 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from transformers import CLIPImageProcessorPil
 
 from osprey_ros.bundle import ModelSpec
 from osprey_ros.image import ImageError, Preprocessor, load_image, normalise_and_square, preprocess, save_image
+from osprey_torch.published import PublishedPixels
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-
-
-def _published(rgb: np.ndarray, size: int) -> np.ndarray:
-    processor = CLIPImageProcessorPil(
-        size={"shortest_edge": size}, do_center_crop=False, image_mean=CLIP_MEAN, image_std=CLIP_STD
-    )
-    pixels = processor(images=rgb, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
-    return torch.nn.functional.interpolate(pixels, (size, size), mode="bilinear", align_corners=False).numpy()
 
 
 @pytest.mark.parametrize("size", [64, 192, 512])
@@ -35,7 +26,7 @@ def test_preprocessing_is_the_published_one(shape: tuple[int, int], size: int, s
     assert ours.dtype == np.float32
     assert ours.flags.c_contiguous
     # Equal to the last bit where torch has fused multiply-adds; without them the last bit may differ.
-    np.testing.assert_allclose(ours, _published(rgb, size), rtol=0, atol=5e-7)
+    np.testing.assert_allclose(ours, PublishedPixels(spec)(rgb).numpy(), rtol=0, atol=5e-7)
 
 
 @pytest.mark.parametrize("threads", [2, 3, 8])

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn.functional import interpolate
-from transformers import CLIPImageProcessorPil, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from export.readback import model_from_bundle
 from osprey_ros.bundle import Bundle
@@ -17,6 +16,7 @@ from osprey_ros.image import preprocess
 from osprey_ros.prompt import PromptBuilder
 from osprey_ros.regions import Regions
 from osprey_torch.model import Osprey
+from osprey_torch.published import PublishedPixels
 from osprey_torch.reference import generate_region
 
 
@@ -90,27 +90,20 @@ class TorchLoop:
 class DemoLoop(TorchLoop):
     """The loop by the libraries that the original demo calls: CLIPImageProcessor, and `generate` of transformers.
 
-    Its processor is the one that resizes with Pillow, as the demo's did. The demo draws its answers at random, which
-    takes more; here they are the likeliest ones, to be compared. Regions are pooled by our own masks and grids.
+    The demo draws its answers at random, which takes more; here they are the likeliest ones, to be compared. Regions
+    are pooled by our own masks and grids.
     """
 
     def __init__(self, bundle: Bundle, device: str = "cpu", model: Osprey | None = None) -> None:
         super().__init__(bundle, device, model)
-        self._processor = CLIPImageProcessorPil(
-            size={"shortest_edge": self.spec.image_size},
-            do_center_crop=False,
-            image_mean=list(self.spec.image_mean),
-            image_std=list(self.spec.image_std),
-        )
+        self._published = PublishedPixels(self.spec)
         with torch.device("meta"):  # its own weights are not wanted
             self._language = LlamaForCausalLM(self.model.model.config)
         self._language.model, self._language.lm_head = self.model.model, self.model.lm_head
         self._language.eval()
 
     def _pixels(self, rgb: np.ndarray) -> torch.Tensor:
-        pixels = self._processor(rgb, return_tensors="pt")["pixel_values"].to(self.device)
-        size = (self.spec.image_size, self.spec.image_size)
-        return interpolate(pixels, size=size, mode="bilinear", align_corners=False)
+        return self._published(rgb).to(self.device)
 
     def _answer(
         self,

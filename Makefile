@@ -61,7 +61,7 @@ $(STAMPS)/gl: tools/check_rendering.py $(STAMPS)/packages
 	@touch $@
 
 # The package itself, as a link to this folder: brings the command `osprey`.
-$(STAMPS)/robot: setup.py $(STAMPS)/interfaces $(STAMPS)/gl
+$(STAMPS)/robot: setup.py package.xml $(STAMPS)/interfaces $(STAMPS)/gl
 	PYTHONWARNINGS=ignore $(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 

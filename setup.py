@@ -1,29 +1,36 @@
-"""The osprey_ros package, for colcon (ament_python) and for pip. Its ROS dependencies are in package.xml."""
+"""Install osprey_ros, for colcon (ament_python) and for pip.
+
+Name, version, description, maintainer and license come from package.xml, as do the ROS dependencies.
+"""
 
 from pathlib import Path
+from xml.etree import ElementTree
 
 from setuptools import find_packages, setup
 
-NAME = "osprey_ros"
+PACKAGE = ElementTree.parse(Path(__file__).resolve().with_name("package.xml"))
+NAME = PACKAGE.findtext("name")
+MAINTAINER = PACKAGE.find("maintainer")
 
 
 def files(folder: str) -> tuple[str, list[str]]:
-    """One entry of data_files: the files of a folder of the source tree, installed below share/osprey_ros."""
+    """Return one entry of data_files: the files of a folder of the source tree, installed below share/osprey_ros."""
     return f"share/{NAME}/{folder}", sorted(str(path) for path in Path(folder).iterdir() if path.is_file())
 
 
 setup(
     name=NAME,
-    version="0.1.0",
-    description="Camera images and masks in, descriptions of objects out: Osprey on ROS 2.",
-    maintainer="osprey_ros maintainers",
-    maintainer_email="maintainers@example.org",
-    license="Apache-2.0",
+    version=PACKAGE.findtext("version"),
+    description=PACKAGE.findtext("description"),
+    maintainer=MAINTAINER.text,
+    maintainer_email=MAINTAINER.get("email"),
+    license=PACKAGE.findtext("license"),
+    license_files=["LICENSE", "NOTICE"],
     python_requires=">=3.10",
     packages=find_packages(include=["osprey_ros", "osprey_ros.*", "osprey_sim", "osprey_sim.*"]),
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
-        (f"share/{NAME}", ["package.xml"]),
+        (f"share/{NAME}", ["package.xml", "LICENSE", "NOTICE"]),
         files("launch"),
         files("osprey_interfaces/msg"),
         files("config"),

@@ -16,6 +16,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
+
     from osprey_ros.bundle import Bundle, BundleError
     from osprey_ros.describer import Describer
     from osprey_ros.errors import OspreyError
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from osprey_ros.results import Description, Result, Scores, Update
     from osprey_ros.sampling import Sampling
     from osprey_ros.timing import Timing
-
-__version__ = "0.1.0"
 
 # Where each public name lives. Modules are imported when first asked for: importing the package costs nothing.
 _MODULES = {
@@ -70,10 +70,29 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted([*globals(), *__all__, "__version__"])
+
+
+def _version() -> str:
+    """Return the version in the package.xml of this checkout, or of the installed package.
+
+    The checkout comes first: another version may be installed in the same environment.
+    """
+    from importlib.metadata import version
+    from pathlib import Path
+    from xml.etree import ElementTree
+
+    manifest = Path(__file__).resolve().parents[1] / "package.xml"
+    if manifest.is_file():
+        package = ElementTree.parse(manifest)
+        if package.findtext("name") == __name__:
+            return package.findtext("version", "")
+    return version(__name__)

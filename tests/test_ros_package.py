@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import json
+import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from runpy import run_path
@@ -14,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from catkin_pkg.changelog import get_changelog_from_path
 
 import osprey_ros
 
@@ -28,11 +31,48 @@ def setup_arguments() -> dict[str, ast.expr]:
     raise AssertionError("setup.py does not call setup()")
 
 
-def test_one_version_everywhere() -> None:
+def test_one_version_and_license_everywhere() -> None:
     packages = [ElementTree.parse(ROOT / place / "package.xml") for place in (".", "osprey_interfaces")]
     assert [p.findtext("name") for p in packages] == ["osprey_ros", "osprey_interfaces"]
-    versions = {p.findtext("version") for p in packages} | {ast.literal_eval(setup_arguments()["version"])}
-    assert versions == {osprey_ros.__version__}
+    assert {p.findtext("version") for p in packages} == {osprey_ros.__version__}
+    assert {p.findtext("license") for p in packages} == {"Apache-2.0"}
+    fields = ["name", "version", "license", "description", "maintainer", "maintainer-email"]
+    command = [sys.executable, "setup.py", "--quiet", *(f"--{field}" for field in fields)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    package = packages[0]
+    maintainer = package.find("maintainer")
+    assert maintainer is not None
+    expected = [package.findtext(field) for field in fields[:4]] + [maintainer.text, maintainer.get("email")]
+    assert done.stdout.splitlines() == expected
+
+
+def test_the_version_of_an_installed_package_comes_from_its_metadata(tmp_path: Path) -> None:
+    installed = tmp_path / "osprey_ros"
+    installed.mkdir()
+    (installed / "__init__.py").write_text((ROOT / "osprey_ros" / "__init__.py").read_text())
+    (tmp_path / "osprey_ros-7.8.9.dist-info").mkdir()
+    metadata = "Metadata-Version: 2.1\nName: osprey_ros\nVersion: 7.8.9\n"
+    (tmp_path / "osprey_ros-7.8.9.dist-info" / "METADATA").write_text(metadata)
+    show = [sys.executable, "-c", "import osprey_ros; print(osprey_ros.__version__)"]
+    done = subprocess.run(show, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
+    assert done.stdout == "7.8.9\n", done.stderr
+
+
+def test_the_license_is_the_full_text_and_is_installed() -> None:
+    text = (ROOT / "LICENSE").read_text()
+    # The published text, with its appendix.
+    assert sha256(text.encode()).hexdigest() == "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
+    assert ast.literal_eval(setup_arguments()["license_files"]) == ["LICENSE", "NOTICE"]
+    for name in ("NOTICE", "README.md", "engines/nano/README.md"):
+        assert "Apache" in (ROOT / name).read_text()
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    changelog = get_changelog_from_path(str(ROOT), "osprey_ros")
+    versions = [version for version, _, _ in changelog.foreach_version(reverse=True)]
+    assert versions == sorted(versions, key=lambda v: [int(n) for n in v.split(".")], reverse=True)
+    assert versions[0] == osprey_ros.__version__
+    assert all(changelog.get_content_of_version(version) for version in versions)
 
 
 def test_the_entry_points_exist() -> None:

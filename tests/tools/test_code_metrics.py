@@ -141,8 +141,12 @@ def test_tables_name_each_folder(checkout: Path) -> None:
     assert all(name in done.stdout for name in ("export", "product", "tests", "5 BuildError, 6 run"))
 
 
-def test_this_repository_is_the_default() -> None:
-    assert report()["folders"]["osprey_ros"]["files"] > 20
+def test_the_checkout_of_the_tool_is_the_default(checkout: Path) -> None:
+    copy = checkout / "tools" / "code_metrics.py"
+    copy.parent.mkdir()
+    copy.write_text(TOOL.read_text())
+    done = subprocess.run([sys.executable, str(copy)], capture_output=True, text=True, check=True)
+    assert done.stdout == run(checkout).stdout
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from evaluation.accuracy import MIN_AREA
 from export.build import BuildError, Precisions, build_bundle
@@ -24,7 +24,7 @@ from export.figures import TokenFigures
 from export.quantize import quantize_linear
 from export.readback import model_from_bundle
 from export.samples import SampleError, VerificationSample
-from export.streamed import LINEAR_GROUPS
+from export.streamed import LINEARS
 from export.verify import QUESTION
 from export.verify_decoder import Answers, Conversation, ask_engine, follow_with_engine
 from export.verify_encoders import EncoderInputs, Tokens, encode_with_engines
@@ -39,6 +39,8 @@ from osprey_sim.render import Renderer
 from osprey_sim.scene import sample_scene
 from osprey_torch.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 
+log = logging.getLogger(__name__)
+
 _MARGIN = 0.1
 
 REFERENCE = "fp32"
@@ -47,7 +49,6 @@ VARIANTS = {
     "int8 clip": Precisions(llm="int8", method="clip"),
     "int4 rtn": Precisions(llm="int4", method="rtn"),
     "int4 clip": Precisions(llm="int4", method="clip"),
-    "int4 awq": Precisions(llm="int4", method="awq"),
 }
 
 
@@ -89,9 +90,8 @@ def compare(
     folders: dict[str, Path],
     checkpoint: Checkpoint,
     samples: Sequence[VerificationSample],
-    progress: Callable[[str], None] = lambda line: None,
 ) -> list[Row]:
-    """One row for each bundle but that of REFERENCE. All must be of this checkpoint, with equal encoders."""
+    """Return one row for each bundle except REFERENCE. All must be of this checkpoint, with equal encoders."""
     spec = checkpoint.config.model_spec()
     prompt = PromptBuilder(checkpoint.tokenizer, spec).prompt(QUESTION)
     conversation = Conversation(prompt, MAX_NEW_TOKENS["short"], spec.eos_id)
@@ -100,18 +100,17 @@ def compare(
     encoded = encode_with_engines(
         [EncoderInputs.of(sample, checkpoint.config) for sample in samples],
         lambda role: load_engine(reference.path(reference.engine(role).file)),
-        progress,
     )
     pictures = [one.tokens for one in encoded]
 
-    progress(f"answers: {REFERENCE}")
+    log.info("answers: %s", REFERENCE)
     decoder = Decoder(load_engine(folders[REFERENCE] / DECODER), spec)
     exact = [ask_engine(decoder, tokens, table, conversation) for tokens in pictures]
     rows = []
     for name, folder in folders.items():
         if name == REFERENCE:
             continue
-        progress(f"answers: {name}")
+        log.info("answers: %s", name)
         decoder = Decoder(load_engine(folder / DECODER), spec)
         size = (folder / DECODER).stat().st_size
         rows.append(_row(name, size, decoder, pictures, exact, table, conversation))
@@ -150,7 +149,7 @@ def distance_from_grid(checkpoint: Checkpoint) -> float:
     """Squared error of the decoder's weights in int4, relative to their squares; 0 if they lie on its grid."""
     error = total = 0.0
     for layer in range(checkpoint.config.num_layers):
-        for part in (part for parts in LINEAR_GROUPS.values() for part in parts):
+        for part in LINEARS:
             weight = checkpoint.read(f"model.layers.{layer}.{part}.weight")
             error += float(np.square(quantize_linear(weight, 4).dequantize() - weight).sum(dtype=np.float64))
             total += float(np.square(weight).sum(dtype=np.float64))
@@ -185,20 +184,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--regions", type=positive, default=500)
     parser.add_argument("--json", type=Path, help="write the figures there")
     arguments = parser.parse_args(argv)
-    say = lambda line: tqdm.write(f"quantization: {line}", file=sys.stderr)  # noqa: E731
+    logging.basicConfig(format="quantization: %(message)s", force=True)
+    log.setLevel(logging.INFO)
     try:
         with tempfile.TemporaryDirectory() as temporary:
             work = Path(temporary)
             checkpoint = Checkpoint.open(_checkpoint_folder(arguments, work / "checkpoint"))
-            say(f"rendering scenes with {arguments.regions} regions")
+            log.info("rendering scenes with %d regions", arguments.regions)
             samples = scenes_of_test_split(arguments.regions)
             folders = {name: work / name.replace(" ", "_") for name in VARIANTS}
             for name, precisions in VARIANTS.items():
-                say(f"building {name}")
-                build_bundle(
-                    checkpoint.folder, folders[name], verify=False, precisions=precisions, report=lambda line: None
-                )
-            rows = compare(folders, checkpoint, samples, say)
+                log.info("building %s", name)
+                build_bundle(checkpoint.folder, folders[name], verify=False, precisions=precisions)
+            rows = compare(folders, checkpoint, samples)
             distance = distance_from_grid(checkpoint)
     except (OspreyError, BuildError, CheckpointError, SampleError, OSError) as error:
         print(f"quantization: {error}", file=sys.stderr)

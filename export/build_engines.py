@@ -1,16 +1,18 @@
-"""Command line of the bundle builder: `python export/build_engines.py --checkpoint DIR --output DIR`."""
+"""Builds a bundle of engines: `python export/build_engines.py --checkpoint DIR --output DIR`."""
 
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
-# Run as a script, Python looks for modules beside this file: the packages lie one folder up.
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+# Run as a script, Python searches modules beside this file; the packages are one folder up.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from export.build import BuildError, build_bundle, partial_folder
-from export.journal import JournalError
+from export.build import BuildError, build_bundle
 from export.linears import LINEAR_PRECISIONS
 from export.options import DEVICES, FLOAT_PRECISIONS, RUNTIMES, OptionError, Precisions, Targets
 from export.quantize import METHODS
@@ -18,11 +20,12 @@ from export.resources import ResourceError, return_freed_memory
 from export.samples import SampleError
 from export.tensorrt_plan import PlanError
 from export.verify import VerificationError
+from export.workspace import WorkspaceError, partial_folder
 from osprey_ros.errors import OspreyError
 from osprey_torch.checkpoint import CheckpointError
 
 _EXPECTED = (
-    BuildError, OptionError, ResourceError, JournalError, CheckpointError, SampleError, PlanError, OspreyError,
+    BuildError, OptionError, ResourceError, WorkspaceError, CheckpointError, SampleError, PlanError, OspreyError,
     ValueError, OSError,
 )  # fmt: skip
 
@@ -35,21 +38,29 @@ For an NVIDIA GPU, vision as TensorRT plans and the decoder with onnxruntime:
 
     python export/build_engines.py --checkpoint DIR --output engines/osprey-7b --runtime tensorrt --device cuda
 
---checkpoint is a folder in the published layout or the name of a repository on the Hugging Face hub. A build that is
-broken off goes on where it stood when the same command is given again. --help lists all options."""
+--checkpoint is a folder in the published layout or the name of a repository on the Hugging Face hub. An interrupted
+build continues when the same command is given again. --help lists all options."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Returns 0 when the bundle is built, 1 when its engines differ from PyTorch, 2 for input that cannot be used.
+def main(argv: list[str] | None = None) -> int:
+    """Build a bundle and return the exit status.
 
-    130 when the user breaks it off.
+    0: built. 1: the engines differ from PyTorch. 2: the input cannot be used. 130: interrupted by the user.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments:
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv:
         print(_GUIDE)
         return 2
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(argv)
+    logging.basicConfig(format="%(message)s", force=True)
+    for package in ("export", "osprey_torch"):
+        logging.getLogger(package).setLevel(logging.INFO)
     return_freed_memory()
+    with logging_redirect_tqdm():
+        return _build(options)
+
+
+def _build(options: argparse.Namespace) -> int:
     try:
         targets = Targets(
             runtime=options.runtime,
@@ -70,7 +81,6 @@ def main(arguments: list[str] | None = None) -> int:
             precisions,
             targets,
             vision_weights=options.vision_weights,
-            calibration=options.calibration,
             verify_layers=options.verify_layers,
             force=options.force,
         )
@@ -78,28 +88,29 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"build_engines: {error}", file=sys.stderr)
         print(
             f"build_engines: no bundle was written. The engines are kept in {partial_folder(options.output)}: the same "
-            "command with --no-verify makes an unverified bundle of them",
+            "command with --no-verify makes an unverified bundle from them",
             file=sys.stderr,
         )
         return 1
     except _EXPECTED as error:
         print(f"build_engines: {error}", file=sys.stderr)
-        _say_how_to_go_on(options.output)
+        _print_how_to_continue(options.output)
         return 2
     except KeyboardInterrupt:
-        print("build_engines: broken off", file=sys.stderr)
-        _say_how_to_go_on(options.output)
+        print("build_engines: interrupted", file=sys.stderr)
+        _print_how_to_continue(options.output)
         return 130
     return 0
 
 
-def _say_how_to_go_on(output: Path) -> None:
+def _print_how_to_continue(output: Path) -> None:
     if not output.resolve().name:
-        return  # "/" has nothing beside it
+        return  # "/" has no folder beside it
     partial = partial_folder(output)
     if partial.is_dir():
         print(
-            f"build_engines: what is whole is kept in {partial}: the same command goes on from there", file=sys.stderr
+            f"build_engines: complete parts are kept in {partial}: the same command continues with them",
+            file=sys.stderr,
         )
 
 
@@ -118,17 +129,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--runtime", choices=RUNTIMES, default="onnxruntime", help="what runs vision and mask extractor")
     add("--decoder", choices=RUNTIMES, default="onnxruntime", help="what runs the language model")
     add("--device", choices=DEVICES, help="default: cuda where TensorRT is asked for, else cpu")
-    add(
-        "--max-regions",
-        type=int,
-        default=Targets.max_regions,
-        metavar="N",
-        help="regions described at once (%(default)s)",
-    )
-    add("--max-tokens", type=int, metavar="N", help="rows of picture, question and answer (default: all of the model)")
-    add(
-        "--image-size", type=int, metavar="PIXELS", help="side of the square that pictures are resized to (the model's)"
-    )
+    most = Targets.max_regions
+    add("--max-regions", type=int, default=most, metavar="N", help="regions described at once (%(default)s)")
+    add("--max-tokens", type=int, metavar="N", help="rows of image, question and answer (default: all of the model)")
+    add("--image-size", type=int, metavar="PIXELS", help="side of the square that images are resized to (the model's)")
 
     group = parser.add_argument_group("weights")
     add = group.add_argument
@@ -139,16 +143,15 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="the decoder's output layer (auto: fp16 for small models and TensorRT, else int8)",
     )
-    add("--method", choices=METHODS, help=f"how int4 and int8 are found ({Precisions.method})")
-    add("--calibration", type=Path, metavar="FOLDER", help="pictures and masks for --method awq (default: simulated)")
+    add("--method", choices=METHODS, help=f"how int4 and int8 scales are chosen ({Precisions.method})")
     add("--vision", choices=FLOAT_PRECISIONS, default="auto", help="vision (auto: fp32 on the CPU, fp16 on the GPU)")
     add("--mask-extractor", choices=FLOAT_PRECISIONS, default="auto", help="mask extractor, as --vision")
 
     group = parser.add_argument_group("checks")
     add = group.add_argument
-    add("--no-verify", action="store_true", help="do not compare with PyTorch; the manifest says that it was not done")
+    add("--no-verify", action="store_true", help="do not compare with PyTorch; the manifest records this")
     add("--verify-layers", type=int, metavar="N", help="compare only the first N layers of the decoder")
-    add("--force", action="store_true", help="begin even where memory or disk do not seem to suffice")
+    add("--force", action="store_true", help="begin even if memory or disk seem too small")
     return parser
 
 

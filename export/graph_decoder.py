@@ -19,7 +19,7 @@ either case.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol
 
@@ -30,6 +30,7 @@ from export.graph_attention import Apart, Attention, Heads, InPlace
 from export.linears import DecoderPrecision
 from export.onnx_graph import MICROSOFT, GraphBuilder
 from osprey_ros.engines.onnxruntime import FEW_ROWS
+from osprey_torch.config import OspreyConfig
 
 # The products of a layer, and the linears that each multiplies with, which are stored side by side. One gives queries,
 # keys and values: keys and values must come before what is asked of them (see `export.graph_attention.InPlace`).
@@ -73,6 +74,11 @@ class DecoderShape:
     def heads(self) -> Heads:
         """What attention needs to know."""
         return Heads(self.num_layers, self.num_heads, self.head_dim, self.max_positions, self.rope_theta)
+
+    @classmethod
+    def of(cls, config: OspreyConfig) -> DecoderShape:
+        """Return the decoder's part of a model configuration."""
+        return cls(**{field.name: getattr(config, field.name) for field in fields(cls)})
 
 
 def build_decoder(

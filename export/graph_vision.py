@@ -31,17 +31,16 @@ def build_vision(
     path: Path,
     half: bool = False,
     external: Path | None = None,
-    progress: Callable[[str], None] | None = None,
     half_compute: bool = False,
 ) -> None:
     """Writes the vision graph to `path`.
 
     read(name) returns one tensor of the checkpoint as float32. With `half` the weights of convolutions and linears are
     stored as float16 and computed with in float32; with `half_compute` they are computed with in float16, too.
-    external: side file for the weights. progress is called with each stage's name.
+    external: side file for the weights.
     Raises ValueError for weights beyond float16 where that is asked for.
     """
-    _Vision(config, read, half, GraphBuilder("vision", external, half_compute), progress).build(path)
+    _Vision(config, read, half, GraphBuilder("vision", external, half_compute)).build(path)
 
 
 class _Vision:
@@ -51,13 +50,11 @@ class _Vision:
         read: Callable[[str], np.ndarray],
         half: bool,
         graph: GraphBuilder,
-        progress: Callable[[str], None] | None,
     ) -> None:
         self.config = config
         self.read = read
         self.half = half
         self.graph = graph
-        self.progress = progress
 
     def build(self, path: Path) -> None:
         graph, config = self.graph, self.config
@@ -66,8 +63,6 @@ class _Vision:
         states = self._widen(self._convolution(states, f"{TRUNK}.stem.0", stride=STRIDES[0]))
         states = self._channel_norm(states, f"{TRUNK}.stem.1")
         for stage, depth in enumerate(config.vision_depths):
-            if self.progress is not None:
-                self.progress(f"stage {stage}")
             name = f"{TRUNK}.stages.{stage}"
             if stage > 0:
                 states = self._channel_norm(states, f"{name}.downsample.0")

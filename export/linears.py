@@ -60,8 +60,6 @@ class DecoderPrecision:
                 raise ValueError(f"{part} fp32: this decoder computes in fp16, choose fp16 or int4")
         if self.unpacked and not (self.in_place and self.llm == "int4"):
             raise ValueError("layers are unpacked where they are int4 and onnxruntime multiplies them in float32")
-        if self.method == "awq" and self.llm not in ("int4", "int8"):
-            raise ValueError(f"llm {self.llm}: the method awq is for layers in int4 or int8")
 
     @property
     def block(self) -> int:

@@ -19,9 +19,9 @@ BLOCK = 32
 # TensorRT takes int4 weights in blocks of 64 or 128 only (its documentation, "Quantization Schemes").
 TENSORRT_BLOCK = 64
 
-# rtn: round to nearest, the largest magnitude of a block at the largest level. clip: of many scales the one with the
-# least squared error. awq: channels are scaled first by how large their activations are (export/awq.py), then as clip.
-METHODS = ("rtn", "clip", "awq")
+# rtn: round to nearest, the largest magnitude of a block at the largest level. clip: search the scale with the least
+# squared error.
+METHODS = ("rtn", "clip")
 
 # The levels at which the clip search tries to place a block's largest magnitude. Past the largest level it is clipped.
 # Both largest levels themselves, top and top + 1 (on the negative side), are among them: a weight that is already
@@ -35,8 +35,6 @@ _SMALLEST_SCALE = np.float32(2.0**-24)
 _LARGEST_SCALE = float(np.finfo(np.float16).max)
 # Blocks handled at a time: temporaries that stay in a core's cache, however large the matrix.
 _BLOCKS_AT_A_TIME = 1 << 11
-# With moments fewer: up to this size OpenBLAS multiplies on the thread that asks, and leaves the others to our own.
-_BLOCKS_WITH_MOMENTS = 1 << 8
 
 
 @dataclass(frozen=True)
@@ -87,24 +85,20 @@ def quantize_linear(
     method: str = "clip",
     name: str = "weight",
     threads: int | None = None,
-    moments: np.ndarray | None = None,
     block: int = BLOCK,
 ) -> QuantizedLinear:
-    """Quantizes a linear layer's weight, float [out_features, in_features], to 4 or 8 bits.
+    """Quantize the weight of a linear layer to 4 or 8 bits.
 
     Args:
-        weight: the weight.
-        method: one of METHODS. "awq" expects what `export.awq.settled` gives, and finds it again as "clip" does.
-        name: what error messages call the weight.
-        threads: how many work on it, by default as many as there are cores; the result does not depend on it.
-        moments: float32 [blocks, block, block], for each block of inputs the mean of x x^T over activations x. With
-            them the clip search minimises the squared error of the block's contribution to the output, else that of
-            the weights.
-        block: how many neighbouring inputs share a scale.
+        weight: float [out_features, in_features].
+        bits: 4 or 8.
+        method: one of METHODS.
+        name: name of the weight in error messages.
+        threads: number of worker threads, by default one per core; the result does not depend on it.
+        block: number of neighboring inputs that share a scale.
 
     Raises:
-        ValueError: other bit widths, methods and ranks; values that are not finite or so large that float16 cannot hold
-            their scale.
+        ValueError: unsupported bits, method or rank; values that are not finite or too large for a float16 scale.
     """
     if bits not in _PLACES:
         raise ValueError(f"bits must be 4 or 8, not {bits}")
@@ -125,18 +119,7 @@ def quantize_linear(
         levels[part] = found[0].T.reshape(levels[part].shape)
         scales[part] = found[1].reshape(scales[part].shape)
 
-    def quantize_block(number: int, of_block: np.ndarray) -> None:
-        for start in range(0, rows, _BLOCKS_WITH_MOMENTS):
-            part = slice(start, start + _BLOCKS_WITH_MOMENTS)
-            values = _as_columns(weight[part, number * block : (number + 1) * block], block)
-            found = _quantize_blocks(values, places, bits, name, of_block)
-            levels[part, number] = found[0].T
-            scales[part, number] = found[1]
-
-    if moments is None:
-        _for_each(quantize_rows, range(0, rows, row_step), threads or os.cpu_count() or 1)
-    else:
-        _for_each(lambda n: quantize_block(n, moments[n]), range(blocks), threads or os.cpu_count() or 1)
+    _for_each(quantize_rows, range(0, rows, row_step), threads or os.cpu_count() or 1)
     return QuantizedLinear(levels, scales, columns, bits)
 
 
@@ -160,9 +143,9 @@ def _as_columns(weight: np.ndarray, block: int) -> np.ndarray:
 
 
 def _quantize_blocks(
-    values: np.ndarray, places: tuple[float, ...], bits: int, name: str, moments: np.ndarray | None = None
+    values: np.ndarray, places: tuple[float, ...], bits: int, name: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Levels, whole float32 numbers [block, n], and scales [n] of blocks [block, n], which share their moments."""
+    """Return the levels (whole float32 numbers [block, n]) and scales [n] of blocks [block, n]."""
     largest = np.maximum(values.max(axis=0), -values.min(axis=0))
     if not np.isfinite(largest).all():
         raise ValueError(f"{name} has values that are not finite: the checkpoint is damaged or has overflowed")
@@ -182,17 +165,17 @@ def _quantize_blocks(
         _levels(values, scale, bits, work)
         np.multiply(work, scale, out=work)
         np.subtract(work, values, out=work)
-        error = _dot(work, work, moments)
+        error = _dot(work, work)
         better = error < least
         np.copyto(best, scale, where=better)
         np.copyto(least, error, where=better)
     _levels(values, best, bits, work)
     # For given levels the best scale is known in closed form: (v.l) / (l.l). It may be no better once rounded.
-    energy = _dot(work, work, moments)
-    scale = _dot(work, values, moments) / np.where(energy > 0, energy, np.float32(1))
+    energy = _dot(work, work)
+    scale = _dot(work, values) / np.where(energy > 0, energy, np.float32(1))
     scale = _rounded(np.maximum(scale, 0))
     rest = work * scale - values
-    np.copyto(best, scale, where=_dot(rest, rest, moments) < least)
+    np.copyto(best, scale, where=_dot(rest, rest) < least)
     return work, best
 
 
@@ -210,6 +193,6 @@ def _levels(values: np.ndarray, scales: np.ndarray, bits: int, out: np.ndarray) 
     np.maximum(out, -top - np.float32(1), out=out)
 
 
-def _dot(first: np.ndarray, second: np.ndarray, moments: np.ndarray | None) -> np.ndarray:
-    """Inner product of the columns [block, n] of two arrays, in the metric of `moments` where there are any."""
-    return np.einsum("kn,kn->n", first if moments is None else moments @ first, second)
+def _dot(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the inner products [n] of the columns of two arrays [block, n]."""
+    return np.einsum("kn,kn->n", first, second)

@@ -1,4 +1,4 @@
-"""The language model in fp32 with one layer's weights in memory at a time: calibration and verification at any size."""
+"""Runs the language model in fp32 with one layer's weights in memory at a time, to verify models of any size."""
 
 from __future__ import annotations
 
@@ -13,18 +13,11 @@ from osprey_torch.config import OspreyConfig
 
 # Reads one tensor of a checkpoint by its published name, float32.
 Read = Callable[[str], np.ndarray]
-# Takes the input rows [S, in_features] of a group of linears, named as in LINEAR_GROUPS, of one sequence.
-Observe = Callable[[str, torch.Tensor], None]
 
-# The linears of a layer that read the same rows, under one name for those rows.
-LINEAR_GROUPS: dict[str, tuple[str, ...]] = {
-    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "output": ("self_attn.o_proj",),
-    "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
-    "down": ("mlp.down_proj",),
-}
+_QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+LINEARS = (*_QKV, "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 NORMS = ("input_layernorm", "post_attention_layernorm")
-LAYER_TENSORS = tuple(f"{part}.weight" for part in (*NORMS, *(n for group in LINEAR_GROUPS.values() for n in group)))
+_LAYER_TENSORS = tuple(f"{part}.weight" for part in (*NORMS, *LINEARS))
 
 
 @dataclass(frozen=True)
@@ -72,8 +65,8 @@ class StreamedDecoder:
         self._read = read
 
     def read_layer(self, index: int) -> dict[str, torch.Tensor]:
-        """The weights of one layer by their names within it, LAYER_TENSORS."""
-        return {name: self._tensor(f"model.layers.{index}.{name}") for name in LAYER_TENSORS}
+        """Return the weights of one layer by their names within it."""
+        return {name: self._tensor(f"model.layers.{index}.{name}") for name in _LAYER_TENSORS}
 
     @torch.inference_mode()
     def run(
@@ -84,7 +77,7 @@ class StreamedDecoder:
         for index in range(self.layers):
             weights = self.read_layer(index)
             for number, sequence in enumerate(sequences):
-                states[number] = run_layer(self.config, weights, states[number], sequence)
+                states[number] = _run_layer(self.config, weights, states[number], sequence)
             del weights  # before the next ones are read
             progress(index + 1)
         return states
@@ -100,14 +93,10 @@ class StreamedDecoder:
 
 
 @torch.inference_mode()
-def run_layer(
-    config: OspreyConfig,
-    weights: dict[str, torch.Tensor],
-    states: torch.Tensor,
-    sequence: PackedRows,
-    observe: Observe = lambda group, rows: None,
+def _run_layer(
+    config: OspreyConfig, weights: dict[str, torch.Tensor], states: torch.Tensor, sequence: PackedRows
 ) -> torch.Tensor:
-    """One LLaMA layer: states [S, H] -> [S, H]. `observe` is given what each group of linears reads."""
+    """Run one LLaMA layer: states [S, H] -> [S, H]."""
 
     def linear(part: str, rows: torch.Tensor) -> torch.Tensor:
         return functional.linear(rows, weights[f"{part}.weight"])
@@ -116,20 +105,16 @@ def run_layer(
         return rows.unflatten(1, (config.num_heads, config.head_dim)).transpose(0, 1)
 
     rows = _rms_norm(states, weights["input_layernorm.weight"], config.rms_norm_eps)
-    observe("qkv", rows)
-    query, key, value = (heads(linear(part, rows)) for part in LINEAR_GROUPS["qkv"])
+    query, key, value = (heads(linear(part, rows)) for part in _QKV)
     cos, sin = _rotation(config, sequence.positions)
     attended = functional.scaled_dot_product_attention(
         _rotate(query, cos, sin)[None], _rotate(key, cos, sin)[None], value[None], attn_mask=sequence.visible
     )[0]
     rows = attended.transpose(0, 1).flatten(1)
-    observe("output", rows)
     states = states + linear("self_attn.o_proj", rows)
 
     rows = _rms_norm(states, weights["post_attention_layernorm.weight"], config.rms_norm_eps)
-    observe("gate_up", rows)
     rows = functional.silu(linear("mlp.gate_proj", rows)) * linear("mlp.up_proj", rows)
-    observe("down", rows)
     return states + linear("mlp.down_proj", rows)
 
 

@@ -1,20 +1,22 @@
-"""ONNX graphs to TensorRT plans, on the machine that will run them: one code path for TensorRT 10.3 to 11.
+"""Builds TensorRT plans from ONNX graphs on the machine that will run them, with TensorRT 10.3 to 11.
 
-Networks are strongly typed: the graph says in which type each part is computed, and no flag of the builder does.
+Networks are strongly typed: the types in the graph determine the precision of each layer, not flags of the builder.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
+from tqdm import tqdm
 
 from osprey_ros import fingerprint
 from osprey_ros.bundle import EngineEntry, sha256_of
@@ -23,17 +25,16 @@ from osprey_ros.engines.tensorrt import make_logger, require_tensorrt
 if TYPE_CHECKING:
     import tensorrt as trt
 
-# Called with the outermost phase of TensorRT's builder and how much of it is done, 0 to 1.
-PlanProgress = Callable[[str, float], None]
+log = logging.getLogger(__name__)
 
 
 class PlanError(Exception):
-    """A plan that cannot be built; the message says what TensorRT refuses, node by node."""
+    """TensorRT rejects a graph; the message lists the nodes."""
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """The lengths that a free axis of a graph takes: the least, the one to be fast for, and the greatest."""
+    """Lengths of a free axis of a graph: the least, the one to optimize for, and the greatest."""
 
     least: int
     usual: int
@@ -44,13 +45,13 @@ class Lengths:
             raise ValueError(f"lengths must rise from at least 0, not {self.least}, {self.usual}, {self.greatest}")
 
 
-# The lengths of all free axes, by their names in the graph. A plan has one profile or more, the first that takes a
-# shape is used: narrow ones come first.
+# Lengths of all free axes by their names in the graph. A run uses the first profile of the plan that takes its shapes,
+# so narrow profiles come first.
 Profile = Mapping[str, Lengths]
 
 
 def mask_extractor_profiles(max_regions: int) -> list[Profile]:
-    """Profiles of the mask-extractor graph for up to `max_regions` regions at once."""
+    """Return the profiles of the mask-extractor graph for up to `max_regions` regions at once."""
     return [{"N": Lengths(1, min(16, max_regions), max_regions)}]
 
 
@@ -60,26 +61,26 @@ def build_plan(
     profiles: Sequence[Profile] = (),
     workspace: int = 2 << 30,
     timing_cache: Path | None = None,
-    progress: PlanProgress | None = None,
-    report: Callable[[str], None] = lambda line: None,
 ) -> EngineEntry:
-    """Builds the plan of an ONNX graph and writes it to `folder`, its fingerprint beside it. Can take many minutes.
+    """Build the plan of an ONNX graph in `folder`, with its fingerprint beside it. This can take many minutes.
 
-    A plan that is there already and has the same fingerprint is kept; other plans of the graph in `folder` are removed
-    once the new one is there. Ctrl-C stops the build at its next step, which is mostly a matter of seconds.
+    An existing plan with the same fingerprint is kept; other plans of the graph in `folder` are removed afterwards.
+    Ctrl-C stops the build at its next step, usually within seconds.
 
     Args:
-        graph: the `.onnx` file; its weights may lie in files beside it. Its name without ".onnx" begins the plan's.
-        profiles: what lengths the free axes of the graph take; nothing for a graph without free axes.
+        graph: `.onnx` file; its weights may be in files beside it. The name of the plan begins with its stem.
+        profiles: lengths of the free axes of the graph; empty for a graph without free axes.
         workspace: bytes of GPU memory that a layer may use while it runs.
-        timing_cache: file of measured kernels, read if it is there and written again, also where the build breaks
-            off: the next build of the same GPU and TensorRT goes faster. Where it cannot be read or written the plan is
-            built without.
-        progress: called from another thread, rarely more than a few times a second.
-        report: takes a line about a timing cache that cannot be used.
+        timing_cache: file of kernel measurements, read and updated, also by a build that fails. It makes the next
+            build for the same GPU and TensorRT faster; a file that cannot be read or written is ignored.
 
-    Returns the entry for the manifest. Raises EngineError where there is no GPU or no TensorRT, PlanError for a graph
-    that TensorRT refuses and ValueError for profiles that do not fit the graph.
+    Returns:
+        The entry for the manifest.
+
+    Raises:
+        EngineError: no GPU or no TensorRT.
+        PlanError: TensorRT rejects the graph.
+        ValueError: the profiles do not fit the graph.
     """
     require_tensorrt()
     shapes = [profile_shapes(graph, profile) for profile in profiles or ({},)]
@@ -96,8 +97,8 @@ def build_plan(
     entry = EngineEntry(plan.name, "tensorrt", "cuda", print_)
     if plan.is_file() and fingerprint.sidecar(plan).is_file() and fingerprint.read_fingerprint(plan) == print_:
         return entry
-    data = _build(graph, shapes, workspace, timing_cache, progress, report)
-    # The plan last: where it is, it is whole and its fingerprint is there.
+    data = _build(graph, shapes, workspace, timing_cache)
+    # The plan last, so that a plan always has its fingerprint.
     fingerprint.write_fingerprint(plan, print_)
     _write(plan, data)
     for old in folder.glob(f"{graph.stem}.*.plan"):
@@ -108,7 +109,7 @@ def build_plan(
 
 
 def graph_sha256(graph: Path) -> str:
-    """SHA-256 over an ONNX file and the files of weights beside it."""
+    """Return the SHA-256 over an ONNX file and the weight files beside it."""
     tensors = onnx.load(os.fspath(graph), load_external_data=False).graph.initializer
     files = {e.value for t in tensors for e in t.external_data if e.key == "location"}
     digest = hashlib.sha256()
@@ -118,9 +119,9 @@ def graph_sha256(graph: Path) -> str:
 
 
 def profile_shapes(graph: Path, profile: Profile) -> dict[str, tuple[tuple[int, ...], ...]]:
-    """Least, usual and greatest shape of each input that has free axes.
+    """Return the least, usual and greatest shape of each input that has free axes.
 
-    Raises ValueError for free axes without lengths and for lengths of axes that the graph does not have.
+    Raises ValueError for free axes without lengths and for lengths of unknown axes.
     """
     shapes: dict[str, tuple[tuple[int, ...], ...]] = {}
     axes: set[str] = set()
@@ -149,10 +150,8 @@ def _build(
     profiles: Sequence[Mapping[str, tuple[tuple[int, ...], ...]]],
     workspace: int,
     timing_cache: Path | None,
-    progress: PlanProgress | None,
-    report: Callable[[str], None],
 ) -> trt.IHostMemory:
-    """The bytes of the plan."""
+    """Return the bytes of the plan."""
     import tensorrt as trt
 
     errors: list[str] = []
@@ -166,7 +165,7 @@ def _build(
 
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
-    # What the graph computes in float32 needs float32: TF32 has the precision of float16.
+    # TF32 has the precision of float16.
     config.clear_flag(trt.BuilderFlag.TF32)
     for shapes in profiles:
         profile = builder.create_optimization_profile()
@@ -178,34 +177,32 @@ def _build(
         try:
             stored = timing_cache.read_bytes() if timing_cache.is_file() else b""
         except OSError as error:
-            report(f"kernels that TensorRT has measured before cannot be read: {error}")
+            log.warning("the timing cache of TensorRT cannot be read: %s", error)
             stored = b""
         cache = config.create_timing_cache(stored)
         if cache is None or not config.set_timing_cache(cache, False):
-            # Damaged, or of another GPU or another TensorRT: begin a new one.
+            # Damaged, or of another GPU or TensorRT version.
             cache = config.create_timing_cache(b"")
             config.set_timing_cache(cache, False)
-    watch = Watch(progress)
-    monitor = _monitor(watch)
+    phases = _Phases()
+    monitor = _monitor(phases)
     config.progress_monitor = monitor
 
     try:
-        # In a thread of its own: the builder does not come back to Python for minutes, and Ctrl-C only reaches Python.
+        # In another thread: the builder does not return to Python for minutes, and Python alone handles Ctrl-C.
         with ThreadPoolExecutor(1) as pool:
             try:
                 plan = pool.submit(lambda: builder.build_serialized_network(network, config)).result()
             except KeyboardInterrupt:
-                watch.cancelled = True
-                raise  # the pool is left when the builder has come back
+                phases.cancelled = True
+                raise  # the pool waits for the builder
     finally:
         if timing_cache is not None:
             measured = config.get_timing_cache()
             try:
                 _write(timing_cache, measured.serialize())
-            except OSError as error:  # it only saves time: the plan, or what broke it off, comes before
-                report(f"kernels that TensorRT has measured are not kept for the next build: {error}")
-    if watch.failure is not None:
-        raise watch.failure
+            except OSError as error:
+                log.warning("the timing cache of TensorRT is not kept for the next build: %s", error)
     if plan is None:
         raise PlanError(
             f"TensorRT {trt.__version__} cannot build {graph.name}: {'; '.join(errors) or 'no reason given'}"
@@ -213,76 +210,51 @@ def _build(
     return plan
 
 
-def _monitor(watch: Watch) -> trt.IProgressMonitor:
-    """A monitor that tells `watch` what TensorRT's builder does."""
+class _Phases:
+    """Shows the phases of the builder, which can be nested, as bars on a terminal."""
+
+    def __init__(self) -> None:
+        self.cancelled = False
+        self._bars: dict[str, tqdm] = {}
+
+    def start(self, phase: str, steps: int) -> None:
+        self._bars[phase] = tqdm(desc=phase, total=steps, leave=False, disable=None)
+
+    def step(self, phase: str) -> bool:
+        """Count a step of a phase. Return whether the build continues."""
+        if phase in self._bars:
+            self._bars[phase].update()
+        return not self.cancelled
+
+    def finish(self, phase: str) -> None:
+        if phase in self._bars:
+            self._bars.pop(phase).close()
+
+
+def _monitor(phases: _Phases) -> trt.IProgressMonitor:
+    """Return a monitor that passes the progress of the builder on to `phases`."""
     import tensorrt as trt
 
     class Monitor(trt.IProgressMonitor):
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            watch.start(phase_name, parent_phase, num_steps)
+            phases.start(phase_name, num_steps)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            return watch.complete(phase_name, step)
+            return phases.step(phase_name)
 
         def phase_finish(self, phase_name: str) -> None:
-            watch.finish(phase_name)
+            phases.finish(phase_name)
 
     return Monitor()
 
 
-class Watch:
-    """Follows the phases of a build, which lie within each other, passes on how far it is, and can end it.
-
-    Set `cancelled` to end the build. `failure` is what `progress` raised, which ends the build, too.
-    """
-
-    def __init__(self, progress: PlanProgress | None) -> None:
-        self.cancelled = False
-        self.failure: Exception | None = None
-        self._progress = progress
-        self._steps: dict[str, tuple[int, int]] = {}  # of each phase that is under way: done, total
-        self._parents: dict[str, str | None] = {}
-
-    def start(self, phase: str, parent: str | None, steps: int) -> None:
-        """A phase of so many steps begins, within `parent` if that is given."""
-        self._steps[phase] = (0, max(steps, 1))
-        self._parents[phase] = parent if parent in self._steps else None
-
-    def complete(self, phase: str, step: int) -> bool:
-        """Step number `step` of a phase, counted from 0, is done. Returns whether the build shall go on."""
-        if phase in self._steps:
-            self._steps[phase] = (step + 1, self._steps[phase][1])
-        if self._progress is not None and not self.cancelled:
-            try:
-                self._progress(*self._outermost(phase))
-            except Exception as error:  # through TensorRT it would end the process: the build raises it again
-                self.failure = error
-                self.cancelled = True
-        return not self.cancelled
-
-    def finish(self, phase: str) -> None:
-        """A phase is over."""
-        self._steps.pop(phase, None)
-        self._parents.pop(phase, None)
-
-    def _outermost(self, phase: str) -> tuple[str, float]:
-        """The outermost phase around `phase` and how much of it is done, parts of the step under way included."""
-        outer, fraction = phase, 0.0
-        name: str | None = phase
-        while name is not None and name in self._steps:
-            done, total = self._steps[name]
-            outer, fraction = name, min((done + fraction) / total, 1.0)
-            name = self._parents[name]
-        return outer, fraction
-
-
 def _describe(error: trt.ParserError) -> str:
-    """One error of the parser in words: which node, its operator, and what is wrong with it."""
+    """Return one error of the parser: the node, its operator and the description."""
     return f"node {error.node()} {error.node_name()!r} ({error.node_operator()}): {error.desc()}"
 
 
 def _write(path: Path, data: trt.IHostMemory) -> None:
-    """Writes a file that is whole or not there."""
+    """Write a file atomically."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
         file.write(data)

@@ -9,6 +9,7 @@ One engine or one part of PyTorch is in memory at a time, and of the language mo
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -33,6 +34,8 @@ from osprey_torch.config import OspreyConfig
 
 __all__ = ["STAGES", "Limit", "Limits", "VerificationError", "verify_bundle"]
 
+log = logging.getLogger(__name__)
+
 QUESTION = QUESTIONS["short"]
 
 
@@ -54,7 +57,6 @@ def verify_bundle(
     layers: int | None = None,
     decoder: Path | None = None,
     load: Callable[[Path, EngineEntry], Engine] = _load,
-    report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Compares the engines in `folder` with the checkpoint on `samples`; returns the manifest's `verification`.
 
@@ -70,7 +72,6 @@ def verify_bundle(
         layers: compare only that many of the decoder's first layers, for machines that cannot hold all of them.
         decoder: then, the file of an engine that has only these layers.
         load: opens an engine file, by default as its entry says.
-        report: takes lines of progress.
 
     Raises:
         VerificationError: naming every stage that is past its limit, with its figures.
@@ -93,24 +94,24 @@ def verify_bundle(
         return load(files[role], entries[role])
 
     stages = {stage: StageFigures() for stage in STAGES}
-    own, exact = _encode(inputs, open_engine, config, checkpoint.read, stages, report)
+    own, exact = _encode(inputs, open_engine, config, checkpoint.read, stages)
 
-    report(f"verify: decoder engine, {spec.num_layers} of {config.num_layers} layers")
+    log.info("verify: decoder engine, %d of %d layers", spec.num_layers, config.num_layers)
     table = np.load(folder / EMBEDDINGS, mmap_mode="r", allow_pickle=False)
     runner = Decoder(open_engine("decoder"), spec)
     answers = [ask_engine(runner, one, table, conversation) for one in own]
     del runner  # the largest engine makes room for PyTorch
     trim()
 
-    report("verify: decoder in PyTorch with the weights of the engine")
+    log.info("verify: decoder in PyTorch with the weights of the engine")
     scripts = [Script.of(*pair, table, conversation) for pair in zip(own, answers, strict=True)]
-    same_weights = follow(StreamedDecoder(config, weights, spec.num_layers), scripts, report)
-    report("verify: decoder in PyTorch with the weights of the checkpoint")
+    same_weights = follow(StreamedDecoder(config, weights, spec.num_layers), scripts)
+    log.info("verify: decoder in PyTorch with the weights of the checkpoint")
     table = checkpoint.read("model.embed_tokens.weight")
     scripts = [Script.of(*pair, table, conversation) for pair in zip(exact, answers, strict=True)]
     del table
     trim()
-    references = follow(StreamedDecoder(config, checkpoint.read, spec.num_layers), scripts, report)
+    references = follow(StreamedDecoder(config, checkpoint.read, spec.num_layers), scripts)
 
     tokens = TokenFigures()
     for n, answer in enumerate(answers):
@@ -131,7 +132,7 @@ def verify_bundle(
         },
         "versions": {"onnxruntime": onnxruntime.__version__, "torch": torch.__version__},
     }
-    failures = _failures(stages, tokens, limits, report)
+    failures = _failures(stages, tokens, limits)
     if failures:
         failed = {"verified": False, "failures": failures, **figures}
         raise VerificationError("engines differ from PyTorch: " + "; ".join(failures), failed)
@@ -144,32 +145,29 @@ def _encode(
     config: OspreyConfig,
     read: Read,
     stages: Mapping[str, StageFigures],
-    report: Callable[[str], None],
 ) -> tuple[list[Tokens], list[Tokens]]:
-    """The tokens of every picture from the engines and from PyTorch, compared; feature maps are not kept."""
-    own = encode_with_engines(inputs, open_engine, report)
-    exact = encode_with_torch(inputs, config, read, report)
+    """Compare the encoders and return the tokens of every image from the engines and from PyTorch."""
+    own = encode_with_engines(inputs, open_engine)
+    exact = encode_with_torch(inputs, config, read)
     for pair in zip(own, exact, strict=True):
         compare_encoders(*pair, stages)
     return [one.tokens for one in own], [one.tokens for one in exact]
 
 
-def _failures(
-    stages: Mapping[str, StageFigures], tokens: TokenFigures, limits: Limits, report: Callable[[str], None]
-) -> list[str]:
-    """One line for each limit that is passed; all figures are reported."""
+def _failures(stages: Mapping[str, StageFigures], tokens: TokenFigures, limits: Limits) -> list[str]:
+    """Log all figures and return one line for each limit that is exceeded."""
     failures = []
     for stage, found in stages.items():
         limit: Limit = getattr(limits, stage)
         line = f"{stage}: cosine {found.cosine:.6f}, relative difference {found.relative:.2e}"
-        report(f"verify: {line}")
+        log.info("verify: %s", line)
         if not found.within(limit):
             failures.append(f"{line} (limits {limit.cosine} and {limit.relative:.2e})")
     line = (
         f"greedy_tokens: {tokens.identical_answers} of {tokens.regions} answers identical, "
         f"{tokens.decided_steps_equal} of {tokens.decided_steps} decided steps equal"
     )
-    report(f"verify: {line}")
+    log.info("verify: %s", line)
     if tokens.decided_steps and not tokens.agreement >= limits.agreement:
         failures.append(f"{line} (limit {limits.agreement})")
     return failures

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +15,9 @@ from export.verify_encoders import Tokens
 from osprey_ros.decoder import HIDDEN, Decoder, Prefix
 from osprey_ros.prompt import common_prefix
 
-# Prefix logits are compared for at most this many rows at its end: enough words, and no gigabyte at 32000 tokens.
-_PREFIX_ROWS = 32
+log = logging.getLogger(__name__)
+
+_PREFIX_ROWS = 32  # compare logits of this many rows at the end of the prefix; all would be a gigabyte at 32000 tokens
 
 
 @dataclass(frozen=True)
@@ -122,13 +124,13 @@ class Script:
         )
 
 
-def follow(streamed: StreamedDecoder, scripts: Sequence[Script], report: Callable[[str], None]) -> list[Answers]:
+def follow(streamed: StreamedDecoder, scripts: Sequence[Script]) -> list[Answers]:
     """PyTorch along the answers of the engine, all pictures in one pass over the layers.
 
     Returned are the tokens that PyTorch would say next at every step, and its logits.
     """
     states = streamed.run(
-        [script.rows for script in scripts], lambda layer: report(f"verify: layer {layer} of {streamed.layers}")
+        [script.rows for script in scripts], lambda layer: log.info("verify: layer %d of %d", layer, streamed.layers)
     )
     wanted = [torch.from_numpy(np.concatenate(script.wanted)) for script in scripts]
     result = []

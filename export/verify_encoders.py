@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -21,6 +22,8 @@ from osprey_ros.prompt import IMAGE, MASK, POSITION
 from osprey_ros.regions import regions_from_id_image
 from osprey_torch.config import OspreyConfig
 from osprey_torch.model import Osprey
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -73,14 +76,12 @@ class Encoded:
         return Tokens(self.image, *self.regions)
 
 
-def encode_with_engines(
-    inputs: Sequence[EncoderInputs], load: Callable[[str], Engine], report: Callable[[str], None]
-) -> list[Encoded]:
-    """Runs the two engines, of which `load` gives one by its role, over all pictures; one is in memory at a time.
+def encode_with_engines(inputs: Sequence[EncoderInputs], load: Callable[[str], Engine]) -> list[Encoded]:
+    """Run the two engines over all images; one is in memory at a time.
 
-    More regions than the mask extractor takes in one run, as a plan does, are run in parts.
+    `load` returns an engine by its role. Regions that the mask extractor cannot take in one run are run in parts.
     """
-    report("verify: vision engine")
+    log.info("verify: vision engine")
     engine = load("vision")
     encoded = []
     for one in inputs:
@@ -88,7 +89,7 @@ def encode_with_engines(
         encoded.append(Encoded([outputs[level] for level in LEVELS], outputs["image_tokens"]))
     del engine
     trim()
-    report("verify: mask-extractor engine")
+    log.info("verify: mask-extractor engine")
     engine = load("mask_extractor")
     for one, out in zip(inputs, encoded, strict=True):
         grids = {f"mask_{level}": mask for level, mask in zip(LEVELS, one.masks, strict=True)}
@@ -101,11 +102,9 @@ def encode_with_engines(
 
 
 @torch.inference_mode()
-def encode_with_torch(
-    inputs: Sequence[EncoderInputs], config: OspreyConfig, read: Read, report: Callable[[str], None]
-) -> list[Encoded]:
-    """The same in fp32 PyTorch with the weights that `read` gives: first the tower, then the mask extractor."""
-    report("verify: vision in PyTorch")
+def encode_with_torch(inputs: Sequence[EncoderInputs], config: OspreyConfig, read: Read) -> list[Encoded]:
+    """Run the vision tower, then the mask extractor in fp32 PyTorch with the weights that `read` returns."""
+    log.info("verify: vision in PyTorch")
     model = _without_weights(config)
     _give_weights(model.model.vision_tower, "model.vision_tower.", read)
     _give_weights(model.model.mm_projector, "model.mm_projector.", read)
@@ -115,7 +114,7 @@ def encode_with_torch(
         encoded.append(Encoded([feature.numpy() for feature in features], tokens[0].numpy()))
     del model
     trim()
-    report("verify: mask extractor in PyTorch")
+    log.info("verify: mask extractor in PyTorch")
     model = _without_weights(config)
     _give_weights(model.mask_extractor, "mask_extractor.", read)
     for one, out in zip(inputs, encoded, strict=True):

@@ -85,7 +85,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
         name="tiny",
         verify=False,
         precisions=Precisions(llm="fp32", lm_head="fp32"),
-        report=lambda line: None,
     )
     return TinyModel(folder / "checkpoint", folder / "bundle")
 

@@ -15,7 +15,7 @@ from onnx_session import open_session
 from tiny import TINY
 
 from export import resources
-from export.build import BuildError, Precisions, Targets, build_bundle, partial_folder
+from export.build import BuildError, Precisions, Targets, build_bundle
 from export.build_engines import main
 from export.figures import STAGES, Limit, Limits, VerificationError
 from export.linears import decode, encode
@@ -23,6 +23,7 @@ from export.options import OptionError, decoder_precision, resolved
 from export.readback import CONFIG, decoder_weights, model_from_bundle
 from export.samples import VerificationSample
 from export.tensorrt_plan import PlanError
+from export.workspace import partial_folder
 from osprey_ros.bundle import (
     DECODER,
     MASK_EXTRACTOR,
@@ -42,7 +43,6 @@ from osprey_torch.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from osprey_torch.model import Osprey
 from training.tokenizer import train_tokenizer
 
-QUIET = {"report": lambda line: None}
 # The weights are random: what int4 costs in words says nothing here, the graph must still be right.
 LOOSE = Limits(prefix_logits=Limit(0.8, 1.0), answer_logits=Limit(0.8, 1.0), agreement=0.0)
 
@@ -74,7 +74,7 @@ def samples() -> list[VerificationSample]:
 @pytest.fixture(scope="module")
 def exact(checkpoint: Path, samples: list[VerificationSample], tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("bundles") / "exact"
-    build_bundle(checkpoint, output, precisions=Precisions(llm="fp32", lm_head="fp32"), samples=samples, **QUIET)
+    build_bundle(checkpoint, output, precisions=Precisions(llm="fp32", lm_head="fp32"), samples=samples)
     return output
 
 
@@ -99,7 +99,7 @@ def test_bundle_is_whole_and_holds_its_figures(checkpoint: Path, exact: Path) ->
 CPU_OPTIONS = {
     "int4 clip": (Precisions(), "int4 symmetric, block 32, clip, accuracy level 0"),
     "int4 rtn": (Precisions(method="rtn"), "int4 symmetric, block 32, rtn, accuracy level 0"),
-    "int4 awq": (Precisions(method="awq", lm_head="int8"), "int4 symmetric, block 32, awq, accuracy level 0"),
+    "int4 with int8 output": (Precisions(lm_head="int8"), "int4 symmetric, block 32, clip, accuracy level 0"),
     "int8": (Precisions(llm="int8", lm_head="int8"), "int8 symmetric, block 32, clip, accuracy level 4"),
     "fp16": (Precisions("fp16", "fp16", llm="fp16"), "fp16"),
 }
@@ -107,11 +107,10 @@ CPU_OPTIONS = {
 
 @pytest.mark.parametrize("option", CPU_OPTIONS)
 def test_every_option_for_the_cpu_gives_a_bundle_that_passes_and_speaks(
-    checkpoint: Path, samples: list[VerificationSample], exact: Path, tmp_path: Path, option: str, monkeypatch
+    checkpoint: Path, samples: list[VerificationSample], exact: Path, tmp_path: Path, option: str
 ) -> None:
     precisions, described = CPU_OPTIONS[option]
-    monkeypatch.setattr("export.build.simulated_samples", lambda count, first=0: samples)
-    manifest = build_bundle(checkpoint, tmp_path / "bundle", precisions=precisions, limits=LOOSE, **QUIET)
+    manifest = build_bundle(checkpoint, tmp_path / "bundle", precisions=precisions, samples=samples, limits=LOOSE)
     assert manifest.verified
     assert manifest.precisions["decoder"] == described
     assert manifest.verification["stages"]["decoder_graph"]["relative"] < 1e-2
@@ -123,7 +122,7 @@ def test_every_option_for_the_cpu_gives_a_bundle_that_passes_and_speaks(
 
 def test_weights_read_back_from_a_bundle_are_the_quantized_ones(checkpoint: Path, tmp_path: Path) -> None:
     precisions = Precisions(lm_head="int8")
-    build_bundle(checkpoint, tmp_path / "bundle", verify=False, precisions=precisions, **QUIET)
+    build_bundle(checkpoint, tmp_path / "bundle", verify=False, precisions=precisions)
     source = Checkpoint.open(checkpoint)
     precision = decoder_precision(resolved(precisions, Targets(), source.config), Targets(), source.config)
     model = model_from_bundle(Bundle.open(tmp_path / "bundle"))
@@ -143,7 +142,7 @@ def test_weights_read_back_from_a_bundle_are_the_quantized_ones(checkpoint: Path
 
 
 def test_a_float16_tower_is_read_back_with_its_layer_scales(checkpoint: Path, tmp_path: Path) -> None:
-    build_bundle(checkpoint, tmp_path / "bundle", targets=Targets(device="cuda"), verify=False, **QUIET)
+    build_bundle(checkpoint, tmp_path / "bundle", targets=Targets(device="cuda"), verify=False)
     found, original = model_from_bundle(Bundle.open(tmp_path / "bundle")), load_checkpoint(checkpoint)[0]
     pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -161,7 +160,7 @@ def test_a_large_model_has_its_weights_beside_small_graphs(
     checkpoint: Path, samples: list[VerificationSample], exact: Path, tmp_path: Path, large: None
 ) -> None:
     precisions = Precisions(llm="fp32", lm_head="fp32")
-    build_bundle(checkpoint, tmp_path / "large", precisions=precisions, samples=samples, **QUIET)
+    build_bundle(checkpoint, tmp_path / "large", precisions=precisions, samples=samples)
     found = Bundle.open(tmp_path / "large")
     data = {"vision.onnx.data", "decoder.layer00.data", "decoder.layer01.data", "decoder.lm_head.data"}
     assert set(found.manifest.files) == {*Bundle.open(exact).manifest.files, *data}
@@ -179,7 +178,7 @@ def test_a_large_model_has_its_weights_beside_small_graphs(
 def test_a_large_decoder_is_verified_on_its_first_layers_over_the_same_files(
     checkpoint: Path, samples: list[VerificationSample], tmp_path: Path, large: None
 ) -> None:
-    manifest = build_bundle(checkpoint, tmp_path / "large", samples=samples, limits=LOOSE, verify_layers=1, **QUIET)
+    manifest = build_bundle(checkpoint, tmp_path / "large", samples=samples, limits=LOOSE, verify_layers=1)
     assert manifest.verified
     assert manifest.verification["decoder_layers"] == {"compared": 1, "all": 2}
     assert "first 1 of 2 layers" in (tmp_path / "large" / "report.md").read_text()
@@ -191,9 +190,7 @@ def test_image_size_and_tokens_make_another_model_of_the_same_weights(
 ) -> None:
     targets = Targets(image_size=96, max_tokens=128)
     precisions = Precisions(llm="fp32", lm_head="fp32")
-    manifest = build_bundle(
-        checkpoint, tmp_path / "b", precisions=precisions, targets=targets, samples=samples, **QUIET
-    )
+    manifest = build_bundle(checkpoint, tmp_path / "b", precisions=precisions, targets=targets, samples=samples)
     assert manifest.verified
     model = manifest.model
     assert (model.image_size, model.image_tokens, model.max_positions, model.position_size) == (96, 36, 128, 14)
@@ -205,7 +202,7 @@ def test_image_size_and_tokens_make_another_model_of_the_same_weights(
 
 
 def test_a_bundle_for_the_gpu_computes_in_half_precision(checkpoint: Path, tmp_path: Path) -> None:
-    manifest = build_bundle(checkpoint, tmp_path / "b", verify=False, targets=Targets(device="cuda"), **QUIET)
+    manifest = build_bundle(checkpoint, tmp_path / "b", verify=False, targets=Targets(device="cuda"))
     assert {entry.device for entry in manifest.engines.values()} == {"cuda"}
     assert manifest.precisions["vision"] == manifest.precisions["mask_extractor"] == "fp16"
     decoder = open_session(tmp_path / "b" / DECODER)
@@ -221,7 +218,7 @@ def test_plans_take_the_place_of_graphs(checkpoint: Path, tmp_path: Path, monkey
     """TensorRT itself is played: what it is given and what becomes of its plans is real."""
     made = {}
 
-    def make_plan(role, graph, folder, config, max_regions, progress) -> EngineEntry:
+    def make_plan(role, graph, folder, config, max_regions) -> EngineEntry:
         model = onnx.load(graph)
         made[role] = ({node.op_type for node in model.graph.node}, {node.domain for node in model.graph.node})
         plan = folder / f"{role}.0123.plan"
@@ -229,10 +226,10 @@ def test_plans_take_the_place_of_graphs(checkpoint: Path, tmp_path: Path, monkey
         write_fingerprint(plan, {"gpu": "played"})
         return EngineEntry(plan.name, "tensorrt", "cuda", {"gpu": "played"})
 
-    monkeypatch.setattr("export.units.make_plan", make_plan)
+    monkeypatch.setattr("export.parts.make_plan", make_plan)
     monkeypatch.setattr("osprey_ros.fingerprint.current", lambda: {})
     targets = Targets(runtime="tensorrt", decoder="tensorrt", device="cuda")
-    manifest = build_bundle(checkpoint, tmp_path / "b", verify=False, targets=targets, **QUIET)
+    manifest = build_bundle(checkpoint, tmp_path / "b", verify=False, targets=targets)
     assert set(made) == {"vision", "mask_extractor", "decoder"}
     assert {domain for _, domains in made.values() for domain in domains} == {""}
     assert "DequantizeLinear" in made["decoder"][0]
@@ -250,7 +247,7 @@ def test_plans_of_another_machine_are_not_gone_on_with(
 ) -> None:
     made: list[str] = []
 
-    def make_plan(role, graph, folder, config, max_regions, progress) -> EngineEntry:
+    def make_plan(role, graph, folder, config, max_regions) -> EngineEntry:
         made.append(role)
         if role == "mask_extractor" and not again_begun:
             raise KeyboardInterrupt
@@ -261,10 +258,10 @@ def test_plans_of_another_machine_are_not_gone_on_with(
         write_fingerprint(plan, machine)
         return EngineEntry(plan.name, "tensorrt", "cuda", machine)
 
-    monkeypatch.setattr("export.units.make_plan", make_plan)
+    monkeypatch.setattr("export.parts.make_plan", make_plan)
     monkeypatch.setattr("osprey_ros.fingerprint.current", lambda: machine)
     again_begun, machine = False, {"gpu": "played", "multiprocessors": "8"}
-    options = {"verify": False, "targets": Targets(runtime="tensorrt", device="cuda"), **QUIET}
+    options = {"verify": False, "targets": Targets(runtime="tensorrt", device="cuda")}
     with pytest.raises(KeyboardInterrupt):
         build_bundle(checkpoint, tmp_path / "b", **options)
     made.clear()
@@ -280,13 +277,13 @@ def test_a_graph_that_tensorrt_refuses_is_said_in_a_line(
     def refuse(*arguments: object) -> EngineEntry:
         raise PlanError("TensorRT 10.3.0 refuses vision.onnx")
 
-    monkeypatch.setattr("export.units.make_plan", refuse)
+    monkeypatch.setattr("export.parts.make_plan", refuse)
     monkeypatch.setattr("osprey_ros.fingerprint.current", lambda: {})
     options = ["--checkpoint", str(checkpoint), "--output", str(tmp_path / "b"), "--no-verify"]
     assert main([*options, "--runtime", "tensorrt"]) == 2
     error = capsys.readouterr().err
     assert "build_engines: TensorRT 10.3.0 refuses vision.onnx\n" in error
-    assert f"what is whole is kept in {tmp_path / '.b.partial'}" in error
+    assert f"complete parts are kept in {tmp_path / '.b.partial'}" in error
 
 
 def test_a_tokenizer_that_cannot_be_written_is_said_in_a_line(
@@ -306,26 +303,26 @@ def test_a_tokenizer_that_cannot_be_written_is_said_in_a_line(
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_limit_that_is_passed_stops_the_build_by_the_stage_s_name_and_keeps_the_engines(
-    checkpoint: Path, samples: list[VerificationSample], tmp_path: Path, stage: str
+    checkpoint: Path, samples: list[VerificationSample], tmp_path: Path, stage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     limits = replace(LOOSE, **{stage: Limit(cosine=1.01, relative=1.0)})
     with pytest.raises(VerificationError, match=stage):
-        build_bundle(checkpoint, tmp_path / "bundle", samples=samples, limits=limits, **QUIET)
+        build_bundle(checkpoint, tmp_path / "bundle", samples=samples, limits=limits)
     assert [path.name for path in tmp_path.iterdir()] == [".bundle.partial"]
-    lines: list[str] = []
-    manifest = build_bundle(checkpoint, tmp_path / "bundle", verify=False, report=lines.append)
+    with caplog.at_level("INFO"):
+        manifest = build_bundle(checkpoint, tmp_path / "bundle", verify=False)
     assert not manifest.verified
-    assert "decoder: kept from before" in lines
+    assert "decoder graph: kept from before" in caplog.messages
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
 def test_a_rebuild_replaces_the_bundle_and_keeps_its_card(checkpoint: Path, tmp_path: Path) -> None:
     output = tmp_path / "bundle"
-    first = build_bundle(checkpoint, output, verify=False, **QUIET)
+    first = build_bundle(checkpoint, output, verify=False)
     (output / "README.md").write_text("written by hand\n")
     (output / "report.md").write_text("of the old bundle\n")
     (output / DECODER).write_bytes(b"spoilt")
-    second = build_bundle(checkpoint, output, verify=False, **QUIET)
+    second = build_bundle(checkpoint, output, verify=False)
     assert second.files == first.files
     assert (output / "README.md").read_text() == "written by hand\n"
     assert "Not verified" in (output / "report.md").read_text()
@@ -346,9 +343,9 @@ def test_a_calibration_that_a_rebuild_ends_is_spoken_of(checkpoint: Path, tmp_pa
 def test_what_is_in_the_way_is_named_and_left_alone(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("two years of work")
     with pytest.raises(BuildError, match="not an engine bundle"):
-        build_bundle(checkpoint, tmp_path, verify=False, **QUIET)
+        build_bundle(checkpoint, tmp_path, verify=False)
     with pytest.raises(BuildError, match=r"thesis\.txt/bundle cannot be written: .*thesis\.txt is not a folder"):
-        build_bundle(checkpoint, tmp_path / "thesis.txt" / "bundle", verify=False, **QUIET)
+        build_bundle(checkpoint, tmp_path / "thesis.txt" / "bundle", verify=False)
     assert (tmp_path / "thesis.txt").read_text() == "two years of work"
 
 
@@ -360,7 +357,7 @@ def test_a_folder_with_a_manifest_of_something_else_is_left_alone(
     write(app / "src" / "x", "two years of work")
     write(app / "manifest.json", manifest)
     with pytest.raises(BuildError, match="not an engine bundle"):
-        build_bundle(checkpoint, app, verify=False, **QUIET)
+        build_bundle(checkpoint, app, verify=False)
     assert (app / "src" / "x").read_text() == "two years of work"
     assert (app / "manifest.json").read_text() == manifest
     assert [path.name for path in tmp_path.iterdir()] == ["app"]
@@ -384,7 +381,7 @@ def test_a_link_to_a_bundle_stays_and_what_it_leads_to_is_built(checkpoint: Path
     there.parent.mkdir()
     link.symlink_to(there)  # nothing is there yet
     for _ in range(2):
-        manifest = build_bundle(checkpoint, link, verify=False, **QUIET)
+        manifest = build_bundle(checkpoint, link, verify=False)
         assert manifest.name == "newest"
         assert link.readlink() == there
         assert Bundle.open(link).manifest == manifest == Bundle.open(there).manifest
@@ -403,21 +400,20 @@ def test_a_link_to_a_bundle_stays_and_what_it_leads_to_is_built(checkpoint: Path
         ({"targets": Targets(device="cuda"), "precisions": Precisions(llm="fp32")}, "llm fp32: this decoder computes"),
         ({"targets": Targets(device="cuda"), "verify": True}, "this onnxruntime has no CUDA"),
         ({"verify": True, "verify_layers": 3}, "3 layers to verify: the decoder has 2"),
-        ({"calibration": Path("pictures")}, "calibration pictures serve the method awq only, not clip"),
     ],
 )
 def test_the_impossible_is_refused_before_anything_is_written(
     checkpoint: Path, tmp_path: Path, options: dict, message: str
 ) -> None:
     with pytest.raises(OptionError, match=message):
-        build_bundle(checkpoint, tmp_path / "b", **{"verify": False, "samples": [], **QUIET, **options})
+        build_bundle(checkpoint, tmp_path / "b", **{"verify": False, "samples": [], **options})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_without_tensorrt_or_its_gpu_plans_are_refused_at_once(checkpoint: Path, tmp_path: Path) -> None:
     for targets in (Targets(runtime="tensorrt", device="cuda"), Targets(decoder="tensorrt", device="cuda")):
         with pytest.raises(EngineError):
-            build_bundle(checkpoint, tmp_path / "b", verify=False, targets=targets, **QUIET)
+            build_bundle(checkpoint, tmp_path / "b", verify=False, targets=targets)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -425,7 +421,7 @@ def test_without_tensorrt_or_its_gpu_plans_are_refused_at_once(checkpoint: Path,
     ("kind", "values", "message"),
     [
         (Precisions, {"vision": "int4"}, "precision of vision must be one of auto, fp32, fp16"),
-        (Precisions, {"method": "gptq"}, "method must be one of rtn, clip, awq"),
+        (Precisions, {"method": "gptq"}, "method must be one of rtn, clip"),
         (Targets, {"device": "tpu"}, "device must be one of cpu, cuda"),
         (Targets, {"max_regions": 0}, "max_regions is 0"),
     ],

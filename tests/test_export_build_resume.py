@@ -1,12 +1,12 @@
-"""A build that is killed goes on where it stood and ends with the same bytes; what does not fit is begun anew."""
+"""A killed build continues with its complete parts and ends with the same bytes; other inputs start over."""
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import shutil
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,11 @@ import torch
 from tiny import TINY
 
 from export import build_engines, resources
-from export.build import Precisions, Targets, build_bundle, partial_folder
+from export.build import Precisions, Targets, build_bundle
 from export.figures import Limit, Limits
-from export.journal import JournalError, Workspace
-from export.progress import Progress
 from export.samples import VerificationSample
-from osprey_ros.bundle import DECODER, MANIFEST, Bundle, Manifest, sha256_of
+from export.workspace import Workspace, WorkspaceError, partial_folder
+from osprey_ros.bundle import DECODER, Bundle, Manifest, sha256_of
 from osprey_ros.prompt import QUESTIONS
 from osprey_torch.checkpoint import Checkpoint, save_checkpoint
 from osprey_torch.model import Osprey
@@ -49,13 +48,13 @@ def large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resources, "LARGE_BYTES", 1000)
 
 
-def build(checkpoint: Path, output: Path, report=lambda line: None) -> Manifest:
+def build(checkpoint: Path, output: Path) -> Manifest:
     ids = np.zeros((40, 50), np.uint16)
     ids[5:20, 3:30] = 1
     rgb = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
     limits = Limits(prefix_logits=Limit(0.5, 2.0), answer_logits=Limit(0.5, 2.0), agreement=0.0)
     samples = [VerificationSample("noise", rgb, ids)]
-    return build_bundle(checkpoint, output, name="b", samples=samples, limits=limits, verify_layers=1, report=report)
+    return build_bundle(checkpoint, output, name="b", samples=samples, limits=limits, verify_layers=1)
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -92,12 +91,14 @@ def build_and_die(checkpoint: Path, output: Path, moment: str) -> None:
             die()
         return target
 
-    def hear_or_die(line: str) -> None:
-        if moment in line:
-            die()
+    class DieAtMoment(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if moment in record.getMessage():
+                die()
 
     Checkpoint.read, Path.rename = read_or_die, rename_and_die
-    build(checkpoint, output, hear_or_die)
+    logging.basicConfig(handlers=[DieAtMoment()], level=logging.INFO, force=True)
+    build(checkpoint, output)
 
 
 @pytest.fixture(scope="module")
@@ -111,10 +112,10 @@ def processes() -> multiprocessing.context.ForkServerContext:
     ("moment", "kept"),
     [
         (VISION_TENSOR, []),  # in the middle of a file
-        (DECODER_TENSOR, ["vision", "mask extractor", "embeddings", "tokenizer"]),
-        ("verify: decoder engine", ["vision", "decoder", "decoder graph"]),
-        ("manifest: reading", ["vision", "decoder", "decoder graph", "verification"]),
-        ("bundle renamed", None),  # the bundle is in place already, only the working folder is left
+        (DECODER_TENSOR, ["vision", "mask extractor", "embeddings", "tokenizer", "layer 0"]),
+        ("verify: decoder engine", ["vision", "layer 1", "output layer", "decoder graph"]),
+        ("manifest: hashing", ["vision", "layer 1", "output layer", "decoder graph"]),
+        ("bundle renamed", None),  # the bundle is in place, but the working folder is not removed
     ],
 )
 def test_killed_and_started_again_it_ends_with_the_same_hashes(
@@ -122,6 +123,7 @@ def test_killed_and_started_again_it_ends_with_the_same_hashes(
     expected: dict[str, str],
     tmp_path: Path,
     processes: multiprocessing.context.ForkServerContext,
+    caplog: pytest.LogCaptureFixture,
     moment: str,
     kept: list[str] | None,
 ) -> None:
@@ -133,15 +135,13 @@ def test_killed_and_started_again_it_ends_with_the_same_hashes(
     assert output.exists() == (kept is None)
     assert partial_folder(output).exists()
 
-    lines: list[str] = []
-    manifest = build(checkpoint, output, lines.append)
+    caplog.set_level("INFO")
+    manifest = build(checkpoint, output)
     assert hashes(output) == expected
     assert manifest == Bundle.open(output).manifest
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
-    for title in kept or []:
-        assert f"{title}: kept from before" in lines
-    if moment == DECODER_TENSOR:
-        assert any(line.startswith("decoder: ") and "kept from before)" in line for line in lines)
+    for part in kept or []:
+        assert f"{part}: kept from before" in caplog.messages
 
 
 def test_killed_while_it_replaces_an_older_bundle(
@@ -151,7 +151,7 @@ def test_killed_while_it_replaces_an_older_bundle(
     processes: multiprocessing.context.ForkServerContext,
 ) -> None:
     output = tmp_path / "replaced"
-    build_bundle(checkpoint, output, verify=False, precisions=Precisions(llm="fp32"), report=lambda line: None)
+    build_bundle(checkpoint, output, verify=False, precisions=Precisions(llm="fp32"))
     (output / "README.md").write_text("by hand")
     process = processes.Process(target=build_and_die, args=(checkpoint, output, "replaced renamed"))
     process.start()
@@ -167,7 +167,7 @@ def test_killed_while_it_removes_the_older_bundle(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output, rmtree = tmp_path / "b", shutil.rmtree
-    first = build_bundle(checkpoint, output, verify=False, report=lambda line: None)
+    first = build_bundle(checkpoint, output, verify=False)
 
     def break_off(folder: Path) -> None:
         if folder.name == ".b.old":
@@ -177,9 +177,9 @@ def test_killed_while_it_removes_the_older_bundle(
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", break_off)
         with pytest.raises(Breaks):
-            build_bundle(checkpoint, output, verify=False, report=lambda line: None)
+            build_bundle(checkpoint, output, verify=False)
     assert {path.name for path in tmp_path.iterdir()} == {"b", ".b.old", ".b.partial"}
-    assert build_bundle(checkpoint, output, verify=False, report=lambda line: None).files == first.files
+    assert build_bundle(checkpoint, output, verify=False).files == first.files
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
@@ -204,10 +204,10 @@ def break_at(monkeypatch: pytest.MonkeyPatch, tensor: str, error: type[BaseExcep
 def test_what_is_whole_is_not_read_again(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = break_at(monkeypatch, DECODER_TENSOR)
     with pytest.raises(Breaks):
-        build_bundle(checkpoint, tmp_path / "b", verify=False, report=lambda line: None)
+        build_bundle(checkpoint, tmp_path / "b", verify=False)
     names.clear()
     names.append(DECODER_TENSOR)
-    build_bundle(checkpoint, tmp_path / "b", verify=False, report=lambda line: None)
+    build_bundle(checkpoint, tmp_path / "b", verify=False)
     assert {name.split(".")[0] for name in names} == {"model", "lm_head"}
     assert {".".join(name.split(".")[:3]) for name in names if name.startswith("model.")} == {
         "model.layers.1",
@@ -216,16 +216,16 @@ def test_what_is_whole_is_not_read_again(checkpoint: Path, tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("change", ["option", "target", "checkpoint"])
-def test_other_inputs_start_anew_and_say_so(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+def test_other_inputs_start_over_with_a_message(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, change: str
 ) -> None:
     output = tmp_path / "b"
     with monkeypatch.context() as patch:
         break_at(patch, DECODER_TENSOR)
         with pytest.raises(Breaks):
-            build_bundle(checkpoint, output, verify=False, report=lambda line: None)
-    lines: list[str] = []
-    inputs = {"checkpoint": checkpoint, "output": output, "verify": False, "report": lines.append}
+            build_bundle(checkpoint, output, verify=False)
+    caplog.clear()
+    inputs = {"checkpoint": checkpoint, "output": output, "verify": False}
     if change == "option":
         inputs["precisions"] = Precisions(method="rtn")
         reason = "method was clip, is rtn"
@@ -236,16 +236,19 @@ def test_other_inputs_start_anew_and_say_so(
         inputs["checkpoint"] = write_checkpoint(tmp_path / "other", seed=1)
         reason = "checkpoint was "
     build_bundle(**inputs)
-    assert any(
-        line.startswith("starting anew: an unfinished build has other inputs") and reason in line for line in lines
-    )
-    assert not any("kept" in line for line in lines)
+    start = "starting over: an unfinished build has other inputs"
+    assert any(line.startswith(start) and reason in line for line in caplog.messages)
+    assert not any("kept" in line for line in caplog.messages)
     fresh = build_bundle(**{**inputs, "output": tmp_path / "fresh"})
     assert fresh.files == Bundle.open(output).manifest.files
 
 
 def test_damaged_files_are_made_again(
-    checkpoint: Path, expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path,
+    expected: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     output = tmp_path / "b"
     with monkeypatch.context() as patch:
@@ -255,36 +258,36 @@ def test_damaged_files_are_made_again(
     bundle = partial_folder(output) / "bundle"
     (bundle / "embeddings.npy").write_bytes(b"cut off")
     (bundle / "decoder.layer01.data").unlink()
-    (bundle / "left.over").write_bytes(b"of a unit that was killed")
+    (bundle / "left.over").write_bytes(b"of a part that was killed")
     layer = bundle / "decoder.layer00.data"
     data = bytearray(layer.read_bytes())
-    data[5000] ^= 1  # only its hash tells
+    data[5000] ^= 1  # only its hash differs
     layer.write_bytes(data)
-    with pytest.raises(JournalError, match=r"decoder\.layer00\.data was changed after it was written"):
-        build_bundle(checkpoint, output, name="b", verify=False, report=lambda line: None)
     build(checkpoint, output)
     assert hashes(output) == expected
+    for part in ("embeddings", "layer 0", "layer 1"):
+        assert any(line.startswith(f"{part}: made again") for line in caplog.messages)
 
 
-def test_a_journal_that_cannot_be_read_starts_anew(checkpoint: Path, expected: dict[str, str], tmp_path: Path) -> None:
+def test_a_record_that_cannot_be_read_starts_over(
+    checkpoint: Path, expected: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     partial = partial_folder(tmp_path / "b")
     (partial / "bundle").mkdir(parents=True)
     (partial / "bundle" / DECODER).write_bytes(b"half")
-    (partial / "journal.json").write_text("{")
-    lines: list[str] = []
-    build(checkpoint, tmp_path / "b", lines.append)
-    assert any(line.startswith("starting anew") and "journal.json cannot be read" in line for line in lines)
+    (partial / "record.json").write_text("{")
+    build(checkpoint, tmp_path / "b")
+    assert any(line.startswith("starting over") and "record.json cannot be read" in line for line in caplog.messages)
     assert hashes(tmp_path / "b") == expected
 
 
 def test_two_builds_do_not_write_one_bundle(checkpoint: Path, tmp_path: Path) -> None:
-    other = Workspace(tmp_path / "b", {}, Progress(lambda line: None))
-    with other, pytest.raises(JournalError, match="another build is writing"):
+    with Workspace(tmp_path / "b", {}), pytest.raises(WorkspaceError, match="another build is writing"):
         build(checkpoint, tmp_path / "b")
     assert build(checkpoint, tmp_path / "b").verified
 
 
-def test_breaking_off_keeps_what_is_whole_and_says_how_to_go_on(
+def test_an_interrupted_build_keeps_its_parts_and_prints_how_to_continue(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--checkpoint", str(checkpoint), "--output", str(tmp_path / "b"), "--no-verify"]
@@ -292,22 +295,10 @@ def test_breaking_off_keeps_what_is_whole_and_says_how_to_go_on(
         break_at(patch, DECODER_TENSOR, KeyboardInterrupt)
         assert build_engines.main(options) == 130
     error = capsys.readouterr().err
-    assert "broken off" in error
-    assert f"{partial_folder(tmp_path / 'b')}: the same command goes on from there" in error
-    assert build_engines.main(options) == 0
-    assert "going on with" in capsys.readouterr().err
-
-
-def test_the_name_of_a_bundle_is_no_reason_to_start_anew(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        break_at(patch, DECODER_TENSOR)
-        with pytest.raises(Breaks):
-            build_bundle(checkpoint, tmp_path / "b", name="one", verify=False, report=lambda line: None)
-    lines: list[str] = []
-    manifest = build_bundle(checkpoint, tmp_path / "b", name="two", verify=False, report=lines.append)
-    assert manifest.name == "two"
-    assert "vision: kept from before" in lines
-    assert replace(manifest, name="one") != manifest
-    assert (tmp_path / "b" / MANIFEST).is_file()
+    assert "interrupted" in error
+    assert f"{partial_folder(tmp_path / 'b')}: the same command continues with them" in error
+    assert build_engines.main([*options, "--name", "other"]) == 0  # the name does not change the parts
+    error = capsys.readouterr().err
+    assert "continuing with" in error
+    assert "vision: kept from before" in error
+    assert Bundle.open(tmp_path / "b").manifest.name == "other"

@@ -166,7 +166,6 @@ def test_stored_names_tell_their_members() -> None:
         ({"llm": "int3"}, "llm precision must be one of int4"),
         ({"lm_head": "int8", "dialect": "tensorrt"}, "lm_head int8: TensorRT"),
         ({"llm": "fp32", "half": True}, "llm fp32: this decoder computes in fp16"),
-        ({"llm": "fp16", "method": "awq"}, "llm fp16: the method awq is for layers in int4 or int8"),
         ({"method": "gptq"}, "method must be one of rtn"),
         ({"dialect": "tvm"}, "dialect must be one of onnxruntime"),
     ],

@@ -28,7 +28,6 @@ def test_rows_say_how_far_words_are_from_those_of_exact_weights(
         tmp_path / "int4",
         verify=False,
         precisions=Precisions(llm="int4", lm_head="fp32", method="rtn"),
-        report=lambda line: None,
     )
     folders = {REFERENCE: tiny_model.bundle, "same": tiny_model.bundle, "int4": tmp_path / "int4"}
     samples = [VerificationSample("desk", picture.rgb, picture.ids)]

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from conftest import Picture, TinyModel
 
-from export.build import decoder_shape
 from export.figures import STAGES, Limit, Limits, StageFigures, TokenFigures, VerificationError
-from export.graph_decoder import build_decoder
+from export.graph_decoder import DecoderShape, build_decoder
 from export.linears import DecoderPrecision, Linears
 from export.samples import VerificationSample
 from export.verify import verify_bundle
@@ -76,10 +75,13 @@ def _with_wrong(role: str, output: str, value: float) -> Callable[[Path, EngineE
 
 
 def test_exact_engines_agree_at_every_stage(
-    tiny_model: TinyModel, checkpoint: Checkpoint, samples: list[VerificationSample]
+    tiny_model: TinyModel,
+    checkpoint: Checkpoint,
+    samples: list[VerificationSample],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    lines: list[str] = []
-    figures = verify_bundle(tiny_model.bundle, checkpoint, checkpoint.read, samples, report=lines.append)
+    caplog.set_level("INFO")
+    figures = verify_bundle(tiny_model.bundle, checkpoint, checkpoint.read, samples)
     assert figures["verified"]
     assert figures["pictures"] == ["all five", "two of them"]
     assert tuple(figures["stages"]) == STAGES
@@ -91,7 +93,7 @@ def test_exact_engines_agree_at_every_stage(
     assert tokens["steps"] == tokens["steps_equal"] > 14
     assert tokens["max_kl_divergence"] < 1e-3
     assert figures["decoder_layers"] == {"compared": 2, "all": 2}
-    assert all(any(stage in line for line in lines) for stage in (*STAGES, "greedy_tokens"))
+    assert all(any(stage in line for line in caplog.messages) for stage in (*STAGES, "greedy_tokens"))
 
 
 @pytest.mark.parametrize(
@@ -154,7 +156,7 @@ def test_more_regions_than_an_engine_takes_are_encoded_in_parts(
 
     inputs = [EncoderInputs.of(sample, checkpoint.config) for sample in samples if sample.ids.any()]
     assert [len(one.ids) for one in inputs] == [5, 2]
-    at_once, in_parts = (encode_with_engines(inputs, load, lambda line: None) for load in (load, load_bounded))
+    at_once, in_parts = (encode_with_engines(inputs, load) for load in (load, load_bounded))
     for whole, parts in zip(at_once, in_parts, strict=True):
         for tokens, same in zip(whole.regions, parts.regions, strict=True):
             np.testing.assert_allclose(same, tokens, rtol=1e-5, atol=1e-6)
@@ -187,7 +189,7 @@ def test_a_limit_that_is_passed_fails_by_the_stage_s_name(
 def test_the_first_layers_alone_are_compared_with_an_engine_that_has_no_more(
     tiny_model: TinyModel, checkpoint: Checkpoint, samples: list[VerificationSample], tmp_path: Path
 ) -> None:
-    shape = replace(decoder_shape(checkpoint.config), num_layers=1)
+    shape = replace(DecoderShape.of(checkpoint.config), num_layers=1)
     build_decoder(shape, Linears(checkpoint.read, DecoderPrecision("fp32", "fp32")), tmp_path / "first.onnx")
     read: list[str] = []
 

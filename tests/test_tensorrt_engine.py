@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,19 +19,17 @@ from conftest import Picture, TinyModel
 from onnx import TensorProto
 from tiny import TINY
 
-from export.build import decoder_shape
-from export.graph_decoder import build_decoder
+from export import tensorrt_plan
+from export.graph_decoder import DecoderShape, build_decoder
 from export.graph_mask_extractor import build_mask_extractor
 from export.graph_vision import build_vision
 from export.linears import DecoderPrecision, Linears
 from export.onnx_graph import MICROSOFT, GraphBuilder
 from export.plans import decoder_profiles, make_plan
-from export.progress import Progress
 from export.tensorrt_plan import (
     Lengths,
     PlanError,
     Profile,
-    Watch,
     build_plan,
     mask_extractor_profiles,
 )
@@ -366,17 +363,20 @@ def test_timing_cache_is_kept_and_replaced(gpu: Callable[[], int], graph: Path) 
 
 @pytest.mark.parametrize("there", [False, True])
 def test_a_timing_cache_that_cannot_be_kept_costs_no_plan(
-    gpu: Callable[[], int], graph: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+    gpu: Callable[[], int],
+    graph: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    there: bool,
 ) -> None:
     (graph.parent / "in_the_way").write_bytes(b"")
     cache = graph.parent / "in_the_way" / "cache"
     if there:
         cache = graph.parent / "folder"
         cache.mkdir()
-    lines: list[str] = []
-    entry = build_plan(graph, graph.parent, PROFILES, timing_cache=cache, report=lines.append)
+    entry = build_plan(graph, graph.parent, PROFILES, timing_cache=cache)
     _same(_inputs(3), load_engine(graph.parent / entry.file, "tensorrt", "cuda").run(_inputs(3)))
-    assert [line for line in lines if "not kept for the next build" in line and str(cache) in line]
+    assert [line for line in caplog.messages if "not kept for the next build" in line and str(cache) in line]
 
     # Nor does a home in which nothing can be written.
     monkeypatch.setenv("XDG_CACHE_HOME", str(graph.parent / "in_the_way"))
@@ -385,59 +385,37 @@ def test_a_timing_cache_that_cannot_be_kept_costs_no_plan(
     builder.node("Abs", ["x"], "y")
     builder.output("y", [2])
     builder.save(graph.parent / "vision.onnx")
-    entry = make_plan("vision", graph.parent / "vision.onnx", graph.parent, TINY, 4, Progress(lines.append))
+    entry = make_plan("vision", graph.parent / "vision.onnx", graph.parent, TINY, 4)
     assert (graph.parent / entry.file).is_file()
-    assert [line for line in lines if "not kept for the next build" in line and "osprey_ros" in line]
+    assert [line for line in caplog.messages if "not kept for the next build" in line and "osprey_ros" in line]
 
 
-def test_progress_tells_of_the_outermost_phase(gpu: Callable[[], int], graph: Path) -> None:
-    told: list[tuple[str, float]] = []
-    build_plan(graph, graph.parent, PROFILES, progress=lambda *state: told.append(state))
-    assert {phase for phase, _ in told} == {"Building"}
-    parts = [part for _, part in told]
-    assert parts == sorted(parts)
-    assert parts[0] == 1 / 8
-    assert parts[-1] == 1.0
-
-
-def test_progress_that_fails_ends_the_build(gpu: Callable[[], int], graph: Path) -> None:
-    def fail(phase: str, part: float) -> None:
-        raise RuntimeError("no more paper")
-
-    with pytest.raises(RuntimeError, match="no more paper"):
-        build_plan(graph, graph.parent, PROFILES, progress=fail)
-    assert not list(graph.parent.glob("*.plan*"))
-
-
-def test_interrupt_ends_the_build_and_keeps_what_was_measured(
+def test_interrupt_ends_the_build_and_keeps_the_timing_cache(
     gpu: Callable[[], int], graph: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C comes while the builder works in its thread; the builder must see it at its next step."""
-    told: list[float] = []
-    watches: list[Watch] = []
-    original = Watch.__init__
+    """Ctrl-C arrives while the builder works in its thread; the builder stops at its next step."""
+    steps: list[bool] = []
+    step = tensorrt_plan._Phases.step
 
-    def remember(self: Watch, *arguments: Any) -> None:
-        original(self, *arguments)
-        watches.append(self)
+    def interrupt(self: tensorrt_plan._Phases, phase: str) -> bool:
+        if not steps:
+            os.kill(os.getpid(), signal.SIGINT)
+            deadline = time.monotonic() + 10
+            while not self.cancelled and time.monotonic() < deadline:
+                os.sched_yield()  # the main thread handles the signal
+        steps.append(step(self, phase))
+        return steps[-1]
 
-    def interrupt(phase: str, part: float) -> None:
-        told.append(part)
-        os.kill(os.getpid(), signal.SIGINT)
-        deadline = time.monotonic() + 10
-        while not watches[0].cancelled and time.monotonic() < deadline:
-            os.sched_yield()  # the main thread takes the signal
-
-    monkeypatch.setattr(Watch, "__init__", remember)
+    monkeypatch.setattr(tensorrt_plan._Phases, "step", interrupt)
     cache = graph.parent / ".timing_cache"
-    # A ROS node that ran in this process before has left the signal ignored.
+    # A ROS node in this process may have left the signal ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
-            build_plan(graph, graph.parent, PROFILES, timing_cache=cache, progress=interrupt)
+            build_plan(graph, graph.parent, PROFILES, timing_cache=cache)
     finally:
         signal.signal(signal.SIGINT, before)
-    assert told == [1 / 8]
+    assert steps == [False]
     assert cache.read_bytes() == b"measured"
     assert not list(graph.parent.glob("*.plan*"))
 
@@ -474,7 +452,7 @@ def test_our_graphs_on_the_whole_path(
         profiles = mask_extractor_profiles(8)
     else:
         precision = DecoderPrecision("fp16", "fp16", dialect="tensorrt", half=True)
-        build_decoder(decoder_shape(config), Linears(read, precision), path)
+        build_decoder(DecoderShape.of(config), Linears(read, precision), path)
         profiles = decoder_profiles(config, max_regions=4)
     graph = load_engine(path)
     entry = build_plan(path, tmp_path, profiles)
@@ -524,7 +502,7 @@ def test_the_decoder_keeps_to_what_its_plan_takes(
     checkpoint, bundle = Checkpoint.open(tiny_model.checkpoint), Bundle.open(tiny_model.bundle)
     config, spec = checkpoint.config, bundle.manifest.model
     build_decoder(
-        decoder_shape(config),
+        DecoderShape.of(config),
         Linears(checkpoint.read, DecoderPrecision("fp32", "fp32", dialect="tensorrt")),
         tmp_path / DECODER,
     )
@@ -552,19 +530,3 @@ def test_the_decoder_keeps_to_what_its_plan_takes(
         np.testing.assert_array_equal(ours.tokens, expected.tokens)
     for ours, expected in zip(scores[1], scores[0], strict=True):
         np.testing.assert_allclose(np.concatenate(ours), np.concatenate(expected), atol=1e-4)
-
-
-def test_watch_follows_phases_within_phases() -> None:
-    told: list[tuple[str, float]] = []
-    watch = Watch(lambda *state: told.append(state))
-    watch.start("outer", None, 2)
-    watch.start("inner", "outer", 2)
-    assert watch.complete("inner", 0)
-    watch.finish("inner")  # before all of its steps, as TensorRT may
-    watch.complete("outer", 0)
-    watch.start("orphan", "never started", 4)
-    watch.complete("orphan", 1)
-    watch.complete("unknown", 5)
-    watch.cancelled = True
-    assert not watch.complete("outer", 1)
-    assert told == [("outer", 0.25), ("outer", 0.5), ("orphan", 0.5), ("unknown", 0.0)]

@@ -13,8 +13,7 @@ from onnx import TensorProto
 from tensorrt_operators import violations
 from tiny import TINY
 
-from export.build import decoder_shape
-from export.graph_decoder import build_decoder
+from export.graph_decoder import DecoderShape, build_decoder
 from export.graph_mask_extractor import build_mask_extractor
 from export.graph_vision import build_vision
 from export.linears import DecoderPrecision, Linears
@@ -38,7 +37,7 @@ def read() -> Callable[[str], np.ndarray]:
 
 def _decoder(read: Callable[[str], np.ndarray], path: Path, llm: str) -> Path:
     precision = DecoderPrecision(llm, "fp16", method="rtn", dialect="tensorrt", half=True)
-    build_decoder(decoder_shape(CONFIG), Linears(read, precision), path)
+    build_decoder(DecoderShape.of(CONFIG), Linears(read, precision), path)
     return path
 
 

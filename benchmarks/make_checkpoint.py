@@ -1,10 +1,10 @@
-"""Makes a checkpoint folder in the published layout with seeded random float16 weights.
+"""Writes a checkpoint folder in the published layout with seeded random float16 weights.
 
     python benchmarks/make_checkpoint.py --output DIR                 # 7B: 32 layers, two .bin shards, 14 GB
     python benchmarks/make_checkpoint.py --output DIR --layers 2      # full widths, 2 GB
 
-Each file is laid out empty first and then filled one tensor at a time, so little memory is needed. A tensor's numbers
-depend on the seed and its name alone: the same model comes out in every format.
+One shard is in memory at a time. The values of a tensor depend on the seed and its name alone, so all formats hold the
+same model.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import struct
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -20,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tqdm import tqdm
 
@@ -29,13 +29,12 @@ from osprey_ros.prompt import MASK_TEXT, OSPREY_V1, POSITION_TEXT, QUESTIONS
 from osprey_sim import words
 from osprey_torch.config import OSPREY_7B, OspreyConfig
 from osprey_torch.tokenizer_files import SPACE, SPECIAL, llama_tokenizer
-from osprey_torch.weight_layout import TOWER, list_file, parameter_shapes
+from osprey_torch.weight_layout import TOWER, parameter_shapes
 
 FORMATS = ("bin", "safetensors")
 MODEL_TYPES = ("osprey", "osprey-stage2")
 OPEN_CLIP_FILE = "open_clip_pytorch_model.bin"
 
-_CHUNK = 1 << 22  # numbers made at a time
 _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
 
@@ -173,47 +172,27 @@ def _split(shapes: Mapping[str, tuple[int, ...]], count: int) -> list[dict[str, 
 def _write_file(
     path: Path, shapes: Mapping[str, tuple[int, ...]], seed: int, progress: Callable[[int], object] | None
 ) -> None:
-    if path.suffix == ".safetensors":
-        _lay_out_safetensors(path, shapes)
-    else:
-        # torch.empty touches no memory, and skip_data writes none of it.
-        with torch.serialization.skip_data():
-            torch.save({name: torch.empty(shape, dtype=torch.float16) for name, shape in shapes.items()}, path)
-    with path.open("r+b") as file:
-        for name, place in list_file(path).items():
-            file.seek(place.start)
-            for numbers in _random(name, place.shape, seed):
-                raw = numbers.half().numpy().tobytes()
-                file.write(raw)
-                if progress:
-                    progress(len(raw))
-
-
-def _lay_out_safetensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    end = 0
+    tensors = {}
     for name, shape in shapes.items():
-        start, end = end, end + 2 * math.prod(shape)
-        header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [start, end]}
-    raw = json.dumps(header).encode()
-    raw += b" " * (-len(raw) % 8)
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(raw)) + raw)
-        file.truncate(8 + len(raw) + end)
+        tensors[name] = _random(name, shape, seed)
+        if progress:
+            progress(tensors[name].nbytes)
+    if path.suffix == ".safetensors":
+        save_file(tensors, path, metadata={"format": "pt"})
+    else:
+        torch.save(tensors, path)
 
 
-def _random(name: str, shape: tuple[int, ...], seed: int) -> Iterable[torch.Tensor]:
-    """Numbers of one tensor, flat, in chunks: norms near 1, layer scales near 0.1, the rest small."""
+def _random(name: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
+    """Return random values of one tensor as float16: norms near 1, layer scales near 0.1, the rest near 0."""
     published = TOWER + name if name.startswith("visual.") else name
     generator = torch.Generator().manual_seed(zlib.crc32(published.encode(), seed))
     mean = 0.0
     if name.endswith(".gamma"):
-        mean = 0.1  # at their initial 1e-6 the blocks would do nothing
+        mean = 0.1  # with their initial 1e-6 the blocks would have no effect
     elif len(shape) == 1 and name.endswith("weight"):
         mean = 1.0  # norms are the only weights with one axis
-    total = math.prod(shape)
-    for start in range(0, total, _CHUNK):
-        yield torch.empty(min(_CHUNK, total - start)).normal_(mean, 0.02, generator=generator)
+    return torch.empty(shape).normal_(mean, 0.02, generator=generator).half()
 
 
 def _write_json(path: Path, data: object) -> None:

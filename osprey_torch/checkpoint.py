@@ -18,13 +18,13 @@ from osprey_torch.config import OspreyConfig
 from osprey_torch.errors import CheckpointError
 from osprey_torch.hub import fetch_checkpoint, is_hub_id
 from osprey_torch.model import Osprey
-from osprey_torch.tensor_files import StoredTensor, read_stored
+from osprey_torch.tensor_files import StoredTensor, map_file, read_stored
 from osprey_torch.tokenizer_files import read_tokenizer
 from osprey_torch.weight_layout import CONFIG, TOWER, check_shapes, list_vision_weights, list_weights, read_json
 
 __all__ = ["Checkpoint", "CheckpointError", "load_checkpoint", "save_checkpoint"]
 
-_IDENTITY_BYTES = 1 << 13  # of each parameter
+_IDENTITY_VALUES = 1 << 12  # of each parameter
 
 
 @dataclass(frozen=True)
@@ -74,29 +74,29 @@ class Checkpoint:
         return frozenset(self.tensors)
 
     def read_tensor(self, name: str) -> torch.Tensor:
-        """One parameter in its stored type; the file is read anew at each call and nothing is kept."""
-        return read_stored(name, self.tensors[name])
+        """Read one parameter in its stored type. Nothing is cached."""
+        return read_stored(self.tensors[name])
 
     def read(self, name: str) -> np.ndarray:
-        """One parameter as float32; memory for the result and a few megabytes."""
-        return read_stored(name, self.tensors[name], torch.float32).numpy()
+        """Read one parameter as float32. Nothing is cached."""
+        return read_stored(self.tensors[name], torch.float32).numpy()
 
     @property
     def digest(self) -> str:
-        """SHA-256 over configuration, tokenizer and, of each parameter, type and first kilobytes.
+        """SHA-256 over the configuration, the tokenizer, and the type, shape and first values of each parameter.
 
-        Cheap, and different for any two checkpoints of which training has moved a single parameter; not a proof that
-        each byte is the same.
+        It is fast to compute and differs between any two checkpoints whose parameters training has changed. It does not
+        cover every byte.
         """
         digest = hashlib.sha256(json.dumps(self.config.to_json(), sort_keys=True).encode())
         digest.update(self.tokenizer.to_str().encode())
         for path in self.files:
-            own = sorted((t.start, name, t) for name, t in self.tensors.items() if t.path == path)
-            with path.open("rb") as file:
-                for start, name, tensor in own:
-                    digest.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())
-                    file.seek(start)
-                    digest.update(file.read(min(_IDENTITY_BYTES, tensor.nbytes)))
+            mapped = map_file(path)
+            for name, stored in sorted(self.tensors.items()):
+                if stored.path == path:
+                    digest.update(f"{name} {stored.dtype} {stored.shape}\n".encode())
+                    values = mapped[stored.name].reshape(-1)[:_IDENTITY_VALUES].contiguous()
+                    digest.update(values.view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
 
@@ -137,5 +137,5 @@ def load_checkpoint(source: Path | str, vision_weights: Path | None = None) -> t
     checkpoint = Checkpoint.open(source, vision_weights)
     model = Osprey(checkpoint.config)
     for name, parameter in model.state_dict().items():  # each shares its memory with the model's own
-        parameter.copy_(read_stored(name, checkpoint.tensors[name], torch.float32))
+        parameter.copy_(read_stored(checkpoint.tensors[name], torch.float32))
     return model.eval(), checkpoint.tokenizer

@@ -1,9 +1,9 @@
-"""The tokenizer of a checkpoint folder, with `<mask>` and `<pos>` at the two ids behind the vocabulary.
+"""Reads the tokenizer of a checkpoint folder, with `<mask>` and `<pos>` at the two ids after the vocabulary.
 
-Osprey was trained and is shown with the *fast* LLaMA tokenizer of transformers 4.31 (its code asks for `use_fast=True`
-throughout): byte-pair encoding, "▁" put before each piece of text between two added tokens, and no space stripped
-around an added token. So "of <mask><pos>. Using" ends in "▁of", "▁" before the mask and goes on with "▁.", "▁Using"
-behind the position. The slow tokenizer of 4.31 and the tokenizers of newer versions differ there.
+Osprey was trained with the *fast* LLaMA tokenizer of transformers 4.31 (its code sets `use_fast=True` everywhere):
+byte-pair encoding, "▁" before each piece of text between two added tokens, and no stripping of spaces around an added
+token. "of <mask><pos>. Using" therefore becomes "▁of", "▁" before the mask and "▁.", "▁Using" after the position. The
+slow tokenizer of 4.31 and the tokenizers of newer versions differ in this.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from google.protobuf.message import DecodeError
+from sentencepiece.sentencepiece_model_pb2 import ModelProto, TrainerSpec
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
 from osprey_ros.prompt import MASK_TEXT, POSITION_TEXT
 from osprey_torch.config import OspreyConfig
 from osprey_torch.errors import CheckpointError
-from osprey_torch.sentencepiece_file import merges_of, read_pieces
 
 SPACE = "▁"  # stands for a space in the vocabulary
 SPECIAL = ("<unk>", "<s>", "</s>")
@@ -37,8 +38,7 @@ def read_tokenizer(folder: Path, config: OspreyConfig) -> Tokenizer:
             raise CheckpointError(f"{path} is not a tokenizer: {error}; download it again") from error
     elif model.is_file():
         path = model
-        pieces = read_pieces(model)
-        tokenizer = llama_tokenizer([piece.text for piece in pieces], merges_of(pieces))
+        tokenizer = llama_tokenizer(*_read_sentencepiece(model))
     else:
         raise CheckpointError(f"{folder}: no tokenizer.json and no tokenizer.model in this checkpoint folder")
     _add_tokens(tokenizer, folder / "added_tokens.json")
@@ -54,7 +54,7 @@ def read_tokenizer(folder: Path, config: OspreyConfig) -> Tokenizer:
 
 
 def llama_tokenizer(pieces: Sequence[str], merges: Sequence[tuple[str, str]]) -> Tokenizer:
-    """LLaMA's tokenizer from its vocabulary in order of id (`<unk>`, `<s>`, `</s>`, 256 bytes, words) and merges."""
+    """Return LLaMA's tokenizer for merges and a vocabulary in order of id: `<unk>`, `<s>`, `</s>`, 256 bytes, words."""
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
     tokenizer = Tokenizer(models.BPE(vocabulary, list(merges), unk_token=SPECIAL[0], fuse_unk=True, byte_fallback=True))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
@@ -63,6 +63,34 @@ def llama_tokenizer(pieces: Sequence[str], merges: Sequence[tuple[str, str]]) ->
     )
     tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in SPECIAL])
     return tokenizer
+
+
+def _read_sentencepiece(path: Path) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return the pieces of a SentencePiece BPE model in order of id, and its merges.
+
+    The file has no merges: each normal piece is merged from two other pieces, those with the best score first.
+
+    Raises:
+        CheckpointError: the file is damaged or another kind of tokenizer than LLaMA's.
+    """
+    model = ModelProto()
+    try:
+        model.ParseFromString(path.read_bytes())
+    except DecodeError as error:
+        raise CheckpointError(f"{path} is not a SentencePiece model ({error}); download it again") from error
+    if not model.pieces:
+        raise CheckpointError(f"{path} is not a SentencePiece model: it has no pieces; download it again")
+    if model.trainer_spec.model_type != TrainerSpec.BPE or model.normalizer_spec.precompiled_charsmap:
+        raise CheckpointError(f"{path} is not LLaMA's kind of SentencePiece model: byte-pair encoding, text as it is")
+    ids = {piece.piece: number for number, piece in enumerate(model.pieces)}
+    ranked = []
+    for piece in model.pieces:
+        if piece.type == ModelProto.SentencePiece.NORMAL:
+            for cut in range(1, len(piece.piece)):
+                left, right = piece.piece[:cut], piece.piece[cut:]
+                if left in ids and right in ids:
+                    ranked.append((-piece.score, ids[left], ids[right], left, right))
+    return list(ids), [(left, right) for *_, left, right in sorted(ranked)]
 
 
 def _add_tokens(tokenizer: Tokenizer, path: Path) -> None:

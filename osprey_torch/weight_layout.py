@@ -12,8 +12,7 @@ import torch
 from osprey_torch.config import OspreyConfig
 from osprey_torch.errors import CheckpointError
 from osprey_torch.model import Osprey
-from osprey_torch.tensor_files import StoredTensor, list_safetensors
-from osprey_torch.torch_zip import list_torch_zip
+from osprey_torch.tensor_files import StoredTensor, list_file
 
 CONFIG = "config.json"
 # (index of shards, file without shards), in the order in which they are looked for.
@@ -58,14 +57,6 @@ def weight_file_names(folder: Path) -> list[str]:
         if (folder / single).is_file():
             return [single]
     return []
-
-
-def list_file(path: Path) -> dict[str, StoredTensor]:
-    """Names and places of all tensors of a .safetensors file or of a .bin; raises CheckpointError."""
-    try:
-        return list_safetensors(path) if path.suffix == ".safetensors" else list_torch_zip(path)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
 def list_weights(folder: Path) -> dict[str, StoredTensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from tokenizers import Tokenizer
 
 from osprey_torch.checkpoint import CheckpointError, config_from_json, load_checkpoint
@@ -39,6 +40,6 @@ def model_from_llm(folder: Path, vision_weights: Path) -> tuple[Osprey, Tokenize
     stored = list_weights(folder) | list_vision_weights(folder, None, vision_weights)
     check_shapes(folder, config, stored, optional=_NEW)
     model = Osprey(config)
-    state = {name: read_stored(name, tensor).float() for name, tensor in stored.items()}
+    state = {name: read_stored(tensor, torch.float32) for name, tensor in stored.items()}
     model.load_state_dict(state, strict=False)
     return model, read_tokenizer(folder, config)

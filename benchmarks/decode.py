@@ -27,10 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script 
 
 from benchmarks.baselines.weights import BaselineError, LlamaWeights, read_llama
 from benchmarks.bundles import open_bundle
-from benchmarks.cost import decode_step
+from benchmarks.decoder_side import OwnDecoder
+from benchmarks.interleaved_timing import Spread, let_others_sleep
 from benchmarks.machine import MachineLimits, measure_limits
-from benchmarks.own_decoder import OwnDecoder
-from benchmarks.rounds import Spread, let_others_sleep
+from benchmarks.roofline import decode_step
 from osprey_ros.bundle import Bundle
 from osprey_ros.engines import DEVICES
 from osprey_ros.errors import OspreyError

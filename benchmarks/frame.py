@@ -31,9 +31,9 @@ from benchmarks.baselines.torch_loop import DemoLoop, LoopAnswers, TorchLoop
 from benchmarks.baselines.weights import BaselineError, read_llama
 from benchmarks.bundles import open_bundle
 from benchmarks.decode import numbers
+from benchmarks.interleaved_timing import Spread, in_turns
 from benchmarks.memory import PeakMemory, measure_memory
 from benchmarks.pictures import MAX_REGIONS, Frame, crowded_frame
-from benchmarks.rounds import Spread, in_turns
 from osprey_ros.bundle import Bundle
 from osprey_ros.describer import Describer, Result
 from osprey_ros.engines import DEVICES

@@ -12,7 +12,7 @@ import onnxruntime
 import torch
 from onnx import TensorProto
 
-from benchmarks.rounds import seconds_of
+from benchmarks.interleaved_timing import seconds_of
 from export.onnx_graph import GraphBuilder
 
 _SIDE = 2048  # of the matrices

@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 
 from osprey_ros.image import MODES
-from osprey_sim.child import Child
 
 SETTLED = 10.0  # seconds before memory is compared
 GROWTH = 5.0  # MB
@@ -184,15 +183,15 @@ def measure(options: argparse.Namespace) -> Figures:
         camera = ["--publish", "--rate", options.rate, "--width", options.width, "--height", options.height]
         camera += ["--regions", options.regions]
         with (
-            Child("osprey", "osprey_ros.ros.node", node, Path(folder) / "osprey.log", os.environ) as osprey,
-            Child(
+            NodeProcess("osprey", "osprey_ros.ros.node", node, Path(folder) / "osprey.log", os.environ) as osprey,
+            NodeProcess(
                 "camera", "benchmarks.node", list(map(str, camera)), Path(folder) / "camera.log", os.environ
             ) as sender,
         ):
             return listen(osprey, sender, options.seconds)
 
 
-def listen(osprey: Child, sender: Child, seconds: float) -> Figures:
+def listen(osprey: NodeProcess, sender: NodeProcess, seconds: float) -> Figures:
     """Collects what the node publishes; its clock starts with the first result."""
     import rclpy
     from diagnostic_msgs.msg import DiagnosticArray

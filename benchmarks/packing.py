@@ -19,7 +19,7 @@ import torch
 from tokenizers import Tokenizer
 from torch.nn import functional
 
-from benchmarks.rounds import Spread, in_turns
+from benchmarks.interleaved_timing import Spread, in_turns
 from osprey_ros.image import preprocess
 from osprey_ros.prompt import PromptBuilder
 from osprey_ros.regions import regions_from_id_image

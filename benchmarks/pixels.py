@@ -26,7 +26,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
 
-from benchmarks.rounds import Spread, in_turns
+from benchmarks.interleaved_timing import Spread, in_turns
 from osprey_ros.bundle import Bundle, ModelSpec
 from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError

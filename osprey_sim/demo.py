@@ -26,7 +26,7 @@ import numpy as np
 from osprey_ros.arguments import positive
 from osprey_ros.bundle import Bundle, BundleError
 from osprey_ros.errors import OspreyError
-from osprey_sim.child import Child
+from osprey_sim.node_process import NodeProcess
 
 if TYPE_CHECKING:
     from osprey_sim.recorder import CameraRecorder
@@ -108,8 +108,12 @@ def run(output: Path, bundle: str, frames: int, seed: int, timeout: float, recor
             "frames_per_scene:=1",
         ]
         children = [
-            stack.enter_context(Child("osprey", "osprey_ros.ros.node", osprey, output / "osprey.log", os.environ)),
-            stack.enter_context(Child("camera", "osprey_sim.camera_node", camera, output / "camera.log", os.environ)),
+            stack.enter_context(
+                NodeProcess("osprey", "osprey_ros.ros.node", osprey, output / "osprey.log", os.environ)
+            ),
+            stack.enter_context(
+                NodeProcess("camera", "osprey_sim.camera_node", camera, output / "camera.log", os.environ)
+            ),
         ]
         print(f"ROS domain {os.environ['ROS_DOMAIN_ID']}: waiting for {frames} described frames", flush=True)
         collected = collect(children, frames, timeout, record)
@@ -133,7 +137,7 @@ def run(output: Path, bundle: str, frames: int, seed: int, timeout: float, recor
         )
 
 
-def collect(children: Sequence[Child], frames: int, timeout: float, record: Path | None = None) -> Collected:
+def collect(children: Sequence[NodeProcess], frames: int, timeout: float, record: Path | None = None) -> Collected:
     """Listens until enough frames are complete, and records the camera meanwhile if it shall.
 
     Raises DemoError if a node ends or the time is up, BagError where it cannot be recorded.
@@ -242,7 +246,7 @@ def print_table(entries: Sequence[dict[str, Any]], first: int) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def last_lines(child: Child, count: int = 15) -> str:
+def last_lines(child: NodeProcess, count: int = 15) -> str:
     """The end of a node's output."""
     return "\n".join(child.output().splitlines()[-count:])
 

@@ -24,7 +24,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
 from osprey_ros.ros import messages
-from osprey_sim.child import Child
+from osprey_sim.node_process import NodeProcess
 
 BUNDLE = os.environ.get("OSPREY_TEST_BUNDLE") or str(Path(__file__).resolve().parents[1] / "engines" / "nano")
 DEADLINE = 30.0  # seconds; generous, because a loaded machine is slow
@@ -53,12 +53,12 @@ def ros_environment(folder: Path) -> Iterator[dict[str, str]]:
     raise RuntimeError("101 test runs at once: no DDS domain is left")
 
 
-def osprey_node(env: dict[str, str], folder: Path, *parameters: str, bundle: str = BUNDLE) -> Child:
+def osprey_node(env: dict[str, str], folder: Path, *parameters: str, bundle: str = BUNDLE) -> NodeProcess:
     """The node as a process, its inputs on /image and /segmentation; ``parameters`` are written ``name:=value``."""
     arguments = ["--ros-args"]
     for parameter in (f"bundle:={bundle}", *parameters):
         arguments += ["-p", parameter]
-    return Child("osprey", "osprey_ros.ros.node", arguments, folder / "osprey.log", env)
+    return NodeProcess("osprey", "osprey_ros.ros.node", arguments, folder / "osprey.log", env)
 
 
 class Client:

@@ -19,7 +19,7 @@ from std_msgs.msg import String
 
 from osprey_ros.cli import main
 from osprey_ros.ros import images, messages
-from osprey_sim.child import Child
+from osprey_sim.node_process import NodeProcess
 from osprey_sim.recorder import CameraRecorder
 from osprey_sim.render import Renderer
 from osprey_sim.scene import sample_scene
@@ -60,7 +60,7 @@ def test_the_camera_publishes_what_the_simulator_draws(env: dict[str, str], tmp_
             kind, f"/{topic}", lambda message, stored=stored: stored.update({messages.stamp_of(message): message}), 5
         )
     client.node.create_subscription(String, "/camera/truth", lambda message: truths.append(json.loads(message.data)), 5)
-    with Child("camera", "osprey_sim.camera_node", arguments, tmp_path / "camera.log", env) as camera:
+    with NodeProcess("camera", "osprey_sim.camera_node", arguments, tmp_path / "camera.log", env) as camera:
         try:
             client.wait_for(lambda: set.intersection(*map(set, received.values())) and truths, "a whole frame comes")
         finally:
@@ -90,7 +90,7 @@ def test_the_camera_publishes_what_the_simulator_draws(env: dict[str, str], tmp_
 
 def test_the_camera_names_an_impossible_parameter(env: dict[str, str], tmp_path: Path) -> None:
     arguments = ["--ros-args", "-p", "split:=holiday"]
-    with Child("camera", "osprey_sim.camera_node", arguments, tmp_path / "camera.log", env) as camera:
+    with NodeProcess("camera", "osprey_sim.camera_node", arguments, tmp_path / "camera.log", env) as camera:
         assert camera.wait(30) == 2
         assert "split is 'holiday': it must be one of train, validation, test" in camera.output()
 

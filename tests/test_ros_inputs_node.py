@@ -16,7 +16,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from osprey_interfaces.msg import Region, RegionArray
 from osprey_ros.mask_codecs import rle_from_mask
 from osprey_ros.ros import messages
-from osprey_sim.child import Child
+from osprey_sim.node_process import NodeProcess
 
 IMAGE, IDS = tabletop()
 STAMPS = count(1_000_000_000, 100_000_000)  # a new one for each frame, in nanoseconds
@@ -37,7 +37,7 @@ def env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def node(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
+def node(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
     """One node, which subscribes anew for each test."""
     folder = tmp_path_factory.mktemp("node")
     # Nothing is remembered: the words of each test are of its own messages.
@@ -73,14 +73,14 @@ class Camera(Client):
 
 
 @pytest.fixture
-def camera(env: dict[str, str], node: Child) -> Iterator[Camera]:
+def camera(env: dict[str, str], node: NodeProcess) -> Iterator[Camera]:
     camera = Camera(env)
     yield camera
     camera.close()
 
 
 @pytest.fixture(scope="module")
-def expected(env: dict[str, str], node: Child) -> dict[int, str]:
+def expected(env: dict[str, str], node: NodeProcess) -> dict[int, str]:
     """The words about each id, from a raw image and a raw segmentation."""
     camera = Camera(env)
     try:
@@ -201,7 +201,7 @@ def test_stamps_may_differ_by_the_slop(camera: Camera, expected: dict[int, str])
     assert words(camera.describe(stamp, sent)) == expected
 
 
-def test_depth_of_another_size_is_named(camera: Camera, node: Child) -> None:
+def test_depth_of_another_size_is_named(camera: Camera, node: NodeProcess) -> None:
     camera.listen(use_depth=True)
     stamp = next(STAMPS)
     depth = camera.node.create_publisher(Image, "depth", 5)

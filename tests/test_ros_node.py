@@ -15,7 +15,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from osprey_ros.ros import images, messages
 from osprey_ros.ros.detections import detection_type
-from osprey_sim.child import Child
+from osprey_sim.node_process import NodeProcess
 
 IMAGE, IDS = tabletop()
 STAMPS = count(1_000_000_000, 33_333_333)  # a new one for each frame, in nanoseconds
@@ -35,7 +35,7 @@ def own_env(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def active(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
+def active(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
     """One node for all tests that leave it as it was."""
     folder = tmp_path_factory.mktemp("node")
     with osprey_node(env, folder, "autostart:=true", "max_new_tokens:=8", "threads:=1") as child:
@@ -49,7 +49,7 @@ def client(env: dict[str, str]) -> Iterator[Client]:
     client.close()
 
 
-def test_every_region_is_described_with_the_header_of_the_frame(active: Child, client: Client) -> None:
+def test_every_region_is_described_with_the_header_of_the_frame(active: NodeProcess, client: Client) -> None:
     client.wait_until_heard()
     stamp = next(STAMPS)
     client.send(stamp, IMAGE, IDS)
@@ -70,7 +70,7 @@ def test_every_region_is_described_with_the_header_of_the_frame(active: Child, c
         assert described.described_at == described.first_seen == described.last_seen == result.header.stamp
 
 
-def test_the_overlay_has_the_header_and_size_of_the_image(active: Child, client: Client) -> None:
+def test_the_overlay_has_the_header_and_size_of_the_image(active: NodeProcess, client: Client) -> None:
     client.listen_to_overlay()
     client.wait_until_heard()
 
@@ -86,7 +86,7 @@ def test_the_overlay_has_the_header_and_size_of_the_image(active: Child, client:
     assert (drawn != IMAGE).any(axis=2)[IDS > 0].mean() > 0.5
 
 
-def test_a_segmentation_without_regions_gives_an_empty_array_and_a_warning(active: Child, client: Client) -> None:
+def test_a_segmentation_without_regions_gives_an_empty_array_and_a_warning(active: NodeProcess, client: Client) -> None:
     client.wait_until_heard()
     stamp = next(STAMPS)
     client.send(stamp, IMAGE, np.zeros_like(IDS))
@@ -108,7 +108,7 @@ def test_a_segmentation_without_regions_gives_an_empty_array_and_a_warning(activ
     ],
 )
 def test_wrong_input_is_named_and_survived(
-    active: Child, client: Client, image: np.ndarray, ids: np.ndarray, encodings: tuple[str, str], complaint: str
+    active: NodeProcess, client: Client, image: np.ndarray, ids: np.ndarray, encodings: tuple[str, str], complaint: str
 ) -> None:
     client.wait_until_heard()
     client.send(next(STAMPS), image, ids, encodings)
@@ -119,7 +119,7 @@ def test_wrong_input_is_named_and_survived(
     assert active.status is None
 
 
-def test_the_latest_frame_wins(active: Child, client: Client) -> None:
+def test_the_latest_frame_wins(active: NodeProcess, client: Client) -> None:
     client.wait_until_heard()
     stamps = [next(STAMPS) for _ in range(20)]
     for number, stamp in enumerate(stamps):
@@ -199,7 +199,7 @@ def test_markers_and_detections_say_the_same_as_the_objects(own_env: dict[str, s
 def test_each_name_is_a_topic_of_its_own_namespace(own_env: dict[str, str], tmp_path: Path) -> None:
     client = Client(own_env, publish=False)
     arguments = ["--ros-args", "-r", "__ns:=/left", "-p", f"bundle:={BUNDLE}", "-p", "autostart:=true"]
-    with Child("osprey", "osprey_ros.ros.node", arguments, tmp_path / "osprey.log", own_env):
+    with NodeProcess("osprey", "osprey_ros.ros.node", arguments, tmp_path / "osprey.log", own_env):
         try:
             wanted = {"/left/image", "/left/segmentation", "/left/osprey/objects", "/diagnostics"}
             client.wait_for(

@@ -19,7 +19,7 @@ from ros_harness import BUNDLE, DEADLINE, Client, osprey_node, process_group_is_
 from sensor_msgs.msg import Image
 
 from osprey_ros.ros import messages
-from osprey_sim.child import Child
+from osprey_sim.node_process import NodeProcess
 
 IMAGE, IDS = tabletop()
 STAMPS = count(1_000_000_000, 33_333_333)
@@ -40,7 +40,7 @@ def client(env: dict[str, str]) -> Iterator[Client]:
     client.close()
 
 
-def resident(child: Child) -> int:
+def resident(child: NodeProcess) -> int:
     """Bytes of memory that a process holds, pages of files aside: the kernel takes those as it likes."""
     lines = Path(f"/proc/{child.pid}/status").read_text().splitlines()
     (anonymous,) = (line.split()[1] for line in lines if line.startswith("RssAnon:"))
@@ -140,7 +140,7 @@ def test_deactivation_does_not_wait_for_the_frame(env: dict[str, str], client: C
         assert describes(client)
 
 
-def processor_seconds(child: Child) -> float:
+def processor_seconds(child: NodeProcess) -> float:
     """Time that a process has computed for."""
     fields = Path(f"/proc/{child.pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -151,7 +151,7 @@ def test_an_error_leads_to_a_state_from_which_configure_works(
 ) -> None:
     # The middleware refuses two types under one name: an error that nobody has foreseen.
     arguments = ["--ros-args", "-p", f"bundle:={BUNDLE}", "-r", "/osprey/markers:=/osprey/objects"]
-    with Child("osprey", "osprey_ros.ros.node", arguments, tmp_path / "osprey.log", env) as child:
+    with NodeProcess("osprey", "osprey_ros.ros.node", arguments, tmp_path / "osprey.log", env) as child:
         for _ in range(2):
             assert not client.change_state("configure")
             assert client.state() == "unconfigured"
@@ -165,7 +165,7 @@ def test_an_activation_that_fails_leaves_nothing_subscribed(
     env: dict[str, str], client: Client, tmp_path: Path
 ) -> None:
     arguments = ["--ros-args", "-p", f"bundle:={BUNDLE}", "-p", "use_depth:=true", "-r", "camera_info:=/depth"]
-    with Child("osprey", "osprey_ros.ros.node", arguments, tmp_path / "osprey.log", env) as child:
+    with NodeProcess("osprey", "osprey_ros.ros.node", arguments, tmp_path / "osprey.log", env) as child:
         depth = client.node.create_publisher(Image, "depth", 5)
         assert client.change_state("configure")
         assert not client.change_state("activate")

@@ -14,7 +14,7 @@ from rcl_interfaces.srv import DescribeParameters
 from ros_harness import Client, osprey_node, ros_environment, tabletop
 
 from osprey_ros.ros.parameters import OPTIONS
-from osprey_sim.child import Child
+from osprey_sim.node_process import NodeProcess
 
 IMAGE, IDS = tabletop()
 # Twelve patches, for what concerns many regions.
@@ -193,7 +193,7 @@ def test_wrong_values_are_refused_with_the_reason(client: Client, name: str, val
 
 
 def test_what_is_read_later_is_said_to_be(client: Client) -> None:
-    child: Child = client.node_log
+    child: NodeProcess = client.node_log
     assert client.set_parameter("queue_size", 20).successful
     said = "queue_size: the new value takes effect when the node is activated again"
     client.wait_for(lambda: said in child.output(), "it is said")

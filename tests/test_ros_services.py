@@ -29,7 +29,7 @@ from osprey_ros.ros import messages
 from osprey_ros.ros.ask import query_node
 from osprey_ros.ros.messages import DescribeRegion, DescribeRegionAction, Forget, GetScene, QueryScene, Region
 from osprey_ros.scene_store import SceneStore, StoreError, model_of
-from osprey_sim.child import Child
+from osprey_sim.node_process import NodeProcess
 from osprey_sim.render import Renderer
 from osprey_sim.scene import sample_scene
 
@@ -61,7 +61,7 @@ def own_env(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def active(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
+def active(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
     """One node for all tests that leave it active."""
     folder = tmp_path_factory.mktemp("node")
     with osprey_node(env, folder, *PARAMETERS, "attributes:=['colour = red | green | white']") as child:
@@ -69,7 +69,7 @@ def active(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.fixture
-def client(env: dict[str, str], active: Child, picture: tuple[np.ndarray, np.ndarray]) -> Iterator[Client]:
+def client(env: dict[str, str], active: NodeProcess, picture: tuple[np.ndarray, np.ndarray]) -> Iterator[Client]:
     """A client, after one frame of the scene."""
     client = Client(env)
     show(client, picture)

@@ -17,12 +17,12 @@ from osprey_ros.bundle import sha256_of
 from osprey_ros.prompt import MASK_TEXT, PromptBuilder
 from osprey_torch.config import OSPREY_NANO, OspreyConfig
 from osprey_torch.model import Osprey
-from training.clock import Clock
 from training.data import Item, SceneDataset, Selection
+from training.deadline import Deadline
 from training.mixed_data import MixedDataset
-from training.readers.known import READERS
 from training.readers.mixture import Mixture, Source
 from training.readers.records import Record, RecordError, Skipped
+from training.readers.registry import READERS
 from training.readers.shards import Shards, write_shards
 from training.recipe import ModelStart, Recipe, RecipeError, RecordSource
 from training.record_data import RecordDataset
@@ -44,7 +44,7 @@ class Prepared:
     items: Callable[[Selection, int], Dataset[Item]]
 
 
-def prepare(recipe: Recipe, folder: Path, workers: int, clock: Clock = Clock()) -> Prepared:  # noqa: B008
+def prepare(recipe: Recipe, folder: Path, workers: int, deadline: Deadline = Deadline()) -> Prepared:  # noqa: B008
     """Renders or reads the data, trains a tokenizer where there is none, and makes the model; what is there is kept.
 
     Raises RecipeError, RecordError or CheckpointError for what cannot be used, and TimeIsUp.
@@ -56,13 +56,13 @@ def prepare(recipe: Recipe, folder: Path, workers: int, clock: Clock = Clock()) 
     store = None
     if recipe.model.preset is not None and recipe.data.scenes:
         config = _preset(recipe.model)
-        store = _scenes(recipe, folder, config.image_size, workers, clock)
+        store = _scenes(recipe, folder, config.image_size, workers, deadline)
         tokenizer = _tokenizer(store, folder / "tokenizer.json", config.vocab_size)
         model = Osprey(config.with_vocabulary(tokenizer.token_to_id(MASK_TEXT)))
     else:
         model, tokenizer = starting_model(recipe.model)
         if recipe.data.scenes:
-            store = _scenes(recipe, folder, model.config.image_size, workers, clock)
+            store = _scenes(recipe, folder, model.config.image_size, workers, deadline)
     shards = [_shards(source, folder / "records" / f"{n}-{source.reader}", recipe.data.strict)
               for n, source in enumerate(recipe.data.sources)]  # fmt: skip
     sources = [Source(s.reader, records, s.weight) for s, records in zip(recipe.data.sources, shards, strict=True)]
@@ -92,14 +92,14 @@ def _preset(start: ModelStart) -> OspreyConfig:
         raise RecipeError(f"model.shape: {error}") from error
 
 
-def _scenes(recipe: Recipe, folder: Path, image_size: int, workers: int, clock: Clock) -> SceneStore:
+def _scenes(recipe: Recipe, folder: Path, image_size: int, workers: int, deadline: Deadline) -> SceneStore:
     data = recipe.data
     with tqdm(total=data.scenes, desc="scenes", unit="scene", mininterval=5, file=sys.stderr) as bar:
 
         def ready(count: int) -> None:
             bar.update(count)
             if bar.n < data.scenes:
-                clock.check("while scenes were rendered")
+                deadline.check("while scenes were rendered")
 
         scenes = folder / "scenes"
         return render_scenes(scenes, "train", data.scenes, image_size, workers, ready, data.scene_size)

@@ -58,7 +58,7 @@ class ModelStart:
 
 @dataclass(frozen=True)
 class RecordSource:
-    """One data set: its reader (a key of training.readers.known.READERS), its annotations, its pictures, its share."""
+    """A data set: its reader (a key of training.readers.registry.READERS), annotations, images and share."""
 
     reader: str
     file: str

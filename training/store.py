@@ -13,7 +13,7 @@ import numpy as np
 from osprey_ros.image import resize_shortest_edge
 from osprey_sim.render import Renderer
 from osprey_sim.scene import sample_scene
-from training.whole_file import write_whole
+from training.atomic_write import atomic_write
 from training.words import RegionFacts, region_facts
 
 WIDTH, HEIGHT = 320, 240
@@ -99,7 +99,7 @@ def _render_chunk(job: tuple[Path, str, int, int, int, tuple[int, int]]) -> int:
     for kind, arrays in (("picture", pictures), ("instances", instances), ("parts", parts)):
         np.save(_file(facts_path, kind), np.stack(arrays))
     # Written last and moved into place: its presence says that the chunk is whole.
-    write_whole(facts_path, "\n".join(lines) + "\n")
+    atomic_write(facts_path, "\n".join(lines) + "\n")
     return stop - start
 
 

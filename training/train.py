@@ -20,12 +20,12 @@ import torch
 from accelerate import PartialState
 
 from osprey_torch.checkpoint import CheckpointError
-from training.clock import Clock, TimeIsUp
+from training.atomic_write import atomic_write
+from training.deadline import Deadline, TimeIsUp
 from training.prepare import prepare
 from training.readers.records import RecordError
 from training.recipe import Recipe, RecipeError, load_recipe
 from training.trainer import Trainer
-from training.whole_file import write_whole
 
 TIME_IS_UP = 3
 
@@ -42,7 +42,7 @@ def claim(folder: Path, recipe: Recipe) -> None:
         if note.read_text() != wanted:
             raise RecipeError(f"{folder} holds a run of another recipe ({note}): give another --output or remove it")
         return
-    write_whole(note, wanted)
+    atomic_write(note, wanted)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, metavar="M", help="stop after so many, with everything saved")
     arguments = parser.parse_args(argv)
     started = time.monotonic()
-    clock = Clock(60 * arguments.minutes if arguments.minutes else None, started)
+    deadline = Deadline(60 * arguments.minutes if arguments.minutes else None, started)
     try:
         recipe = load_recipe(arguments.config)
         if arguments.scale != 1:
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         # One process prepares the data, those beside it find it there.
         with state.main_process_first():
             claim(output, recipe)
-            prepared = prepare(recipe, output, arguments.workers, clock)
+            prepared = prepare(recipe, output, arguments.workers, deadline)
         trainer = Trainer(recipe, prepared, output)
         parameters = sum(p.numel() for p in prepared.model.parameters())
         state.print(
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
             f"on {trainer.accelerator.num_processes} x {trainer.accelerator.device}",
             file=sys.stderr,
         )
-        trainer.run(arguments.save_every, clock)
+        trainer.run(arguments.save_every, deadline)
     except (RecipeError, RecordError, CheckpointError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 2

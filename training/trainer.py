@@ -18,16 +18,16 @@ from torch import nn
 from tqdm import tqdm
 
 from osprey_torch.checkpoint import save_checkpoint
-from training.clock import Clock, TimeIsUp
+from training.atomic_write import atomic_write
 from training.cpu import prepare_for_cpu
 from training.data import batches
+from training.deadline import Deadline, TimeIsUp
 from training.int4_aware import int4_weights, settle_on_int4
 from training.lora import add_lora, freeze_below_adapters, merged_state
 from training.objective import Objective
 from training.prepare import Prepared
 from training.recipe import Recipe, RecipeError
 from training.stages import Stage, freeze_all_but, group_parameters
-from training.whole_file import write_whole
 
 PROGRESS = "progress.json"
 _START = {"stage": 0, "step": 0, "state": None}
@@ -59,20 +59,22 @@ class Trainer:
             prepared.model.model.gradient_checkpointing_enable({"use_reentrant": False})
         self.workers = max(1, min(16, (os.cpu_count() or 2) - 1))
 
-    def run(self, save_every: float, clock: Clock = Clock()) -> None:  # noqa: B008
+    def run(self, save_every: float, deadline: Deadline = Deadline()) -> None:  # noqa: B008
         """All stages, from where an earlier run has stopped. `save_every` is in seconds.
 
-        Raises TimeIsUp, with everything saved, when the clock runs out.
+        Raises TimeIsUp, with everything saved, when the deadline runs out.
         """
         self.accelerator.init_trackers("tensorboard")
         progress = self._progress()
         for number, stage in enumerate(self.recipe.stages):
             if number >= progress["stage"]:
                 start = progress if number == progress["stage"] else _START
-                self._run_stage(number, stage, start, save_every, clock)
+                self._run_stage(number, stage, start, save_every, deadline)
         self.accelerator.end_training()
 
-    def _run_stage(self, number: int, stage: Stage, resume: dict[str, Any], save_every: float, clock: Clock) -> None:
+    def _run_stage(
+        self, number: int, stage: Stage, resume: dict[str, Any], save_every: float, deadline: Deadline
+    ) -> None:
         accelerator, accumulated = self.accelerator, self.recipe.gradient_accumulation
         pictures = accelerator.num_processes * accumulated  # a step's smallest batch
         if stage.batch_size % pictures:
@@ -125,10 +127,10 @@ class Trainer:
                 bar.set_postfix(loss=f"{mean_loss:.3f}", right=f"{mean_right:.3f}", refresh=False)
                 self._log(stage=stage.name, step=step, loss=mean_loss, right=mean_right)
             shares = torch.zeros_like(shares)
-            if self._together(clock.is_up or time.monotonic() - saved > save_every):
+            if self._together(deadline.has_passed or time.monotonic() - saved > save_every):
                 self._save(number, step + 1)
                 saved = time.monotonic()
-                if self._together(clock.is_up):
+                if self._together(deadline.has_passed):
                     bar.close()
                     raise TimeIsUp(f"time is up at step {step + 1} of {steps} in stage {stage.name}")
         bar.close()
@@ -161,7 +163,7 @@ class Trainer:
         return json.loads(path.read_text()) if path.is_file() else _START
 
     def _together(self, decision: bool) -> bool:
-        """The main process's decision, for all: each has a clock of its own, and saving waits for everyone."""
+        """The main process's decision, for all: each has a deadline of its own, and saving waits for everyone."""
         if self.accelerator.num_processes == 1:
             return decision
         decisions = [decision]
@@ -193,7 +195,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(self.folder / state))
         if self.accelerator.is_main_process:
-            write_whole(self.folder / PROGRESS, json.dumps({"stage": stage, "step": step, "state": state}) + "\n")
+            atomic_write(self.folder / PROGRESS, json.dumps({"stage": stage, "step": step, "state": state}) + "\n")
         self.accelerator.wait_for_everyone()
 
     def _log(self, stage: str, step: int, loss: float, right: float) -> None:

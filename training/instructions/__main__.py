@@ -22,14 +22,14 @@ from tqdm import tqdm
 
 from osprey_ros.arguments import positive
 from osprey_sim.scene import SPLITS
+from training.instructions.budget import Budget, Prices
 from training.instructions.endpoint import Endpoint, EndpointError
 from training.instructions.facts import KnownPicture, pictures_from_records, pictures_from_scenes, vocabulary
 from training.instructions.files import FILES, KINDS, write_files
 from training.instructions.journal import Journal
 from training.instructions.maker import Made, Writer, make
-from training.instructions.purse import Prices, Purse
-from training.readers.known import READERS
 from training.readers.records import RecordError, Skipped
+from training.readers.registry import READERS
 
 BOUND_REACHED = 3
 
@@ -93,7 +93,7 @@ def _make(
     if arguments.templates:
         return make(pictures, names, **options), {}
     prices = Prices(arguments.price_sent, arguments.price_received)
-    purse = Purse(prices, arguments.most_dollars, arguments.most_tokens)
+    budget = Budget(prices, arguments.most_dollars, arguments.most_tokens)
     endpoint = Endpoint(
         arguments.endpoint,
         os.environ.get(arguments.key_variable),
@@ -103,12 +103,11 @@ def _make(
     )
     journal = Journal(arguments.output / "answers.jsonl")
     try:
-        writer = Writer(endpoint, arguments.model, journal, purse, arguments.parallel)
-        with tqdm(desc="answers", mininterval=5, file=sys.stderr) as bar:
-            made = make(pictures, names, **options, writer=writer, progress=bar.update)
+        writer = Writer(endpoint, arguments.model, journal, budget, arguments.parallel)
+        made = make(pictures, names, **options, writer=writer)
     finally:
         journal.close()
-    return made, {"tokens_sent": purse.sent, "tokens_received": purse.received, "dollars": round(purse.dollars, 6)}
+    return made, {"tokens_sent": budget.sent, "tokens_received": budget.received, "dollars": round(budget.dollars, 6)}
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from training.atomic_write import atomic_write
 from training.instructions.facts import KnownPicture, KnownRegion
 from training.instructions.templates import Pair
-from training.whole_file import write_whole
 
 DESCRIPTION, CONVERSATION, SHORT_FORM, PART_LEVEL, POSITIVE_NEGATIVE, MASKS = KINDS = (
     "detail_description",
@@ -67,7 +67,7 @@ def write_files(folder: Path, contents: Mapping[str, Any]) -> None:
     """Writes the content of each kind under its name in FILES; each file appears whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     for kind, content in contents.items():
-        write_whole(folder / FILES[kind], json.dumps(content, ensure_ascii=False) + "\n")
+        atomic_write(folder / FILES[kind], json.dumps(content, ensure_ascii=False) + "\n")
 
 
 def _head(picture: KnownPicture, regions: Sequence[KnownRegion]) -> dict[str, Any]:

@@ -1,17 +1,20 @@
-"""From known regions to the six files: words by templates or by an endpoint, everything that is unfit left out."""
+"""Makes the content of the six files from known regions, with words from templates or from an endpoint."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from threading import Event
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from training.instructions import answers, templates
 from training.instructions.answers import UnfitAnswer
+from training.instructions.budget import Budget
 from training.instructions.endpoint import Endpoint, EndpointError, Reply, Request
 from training.instructions.facts import KnownPicture, KnownRegion
 from training.instructions.files import (
@@ -27,74 +30,66 @@ from training.instructions.files import (
     talk_entry,
 )  # fmt: skip
 from training.instructions.journal import Journal
-from training.instructions.purse import Purse
 
 
 @dataclass
 class Made:
-    """What was made: contents by kind, samples counted by kind, and what was left out and why."""
+    """The contents and number of samples by kind, and how many entries were left out for which reason."""
 
     contents: dict[str, Any]
     samples: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
-    not_asked: int = 0  # requests beyond the bound on spending
+    not_asked: int = 0  # requests beyond the budget
 
 
 @dataclass
 class Writer:
-    """A language model that is asked through a journal and within a bound."""
+    """A language model whose answers are kept in a journal and paid from a budget."""
 
     endpoint: Endpoint
     model: str
     journal: Journal
-    purse: Purse
+    budget: Budget
     parallel: int = 4
 
     def __post_init__(self) -> None:
-        self.purse.count(self.journal.sent, self.journal.received)
+        self._ended = Event()
+        self.budget.count(self.journal.sent, self.journal.received)
         self.endpoint.lost = self._lost
 
-    def ask_all(self, requests: Sequence[Request], progress: Callable[[], None]) -> int:
-        """Asks what has no answer in the journal yet; returns how many were left because of the bound.
+    def ask_all(self, requests: Sequence[Request]) -> int:
+        """Send the requests without an answer in the journal. Return how many did not fit the budget.
 
-        Raises EndpointError; answers that came before are in the journal.
+        Raises EndpointError; answers that arrived before are in the journal.
         """
-        missing = iter(dict.fromkeys(request for request in requests if self.journal.get(request) is None))
-        left = 0
-        running: set[Future[None]] = set()
+        missing = list(dict.fromkeys(request for request in requests if self.journal.get(request) is None))
         with ThreadPoolExecutor(self.parallel) as pool:
             try:
-                for request in missing:
-                    fits = self.purse.reserve(request.most_sent, request.max_tokens)
-                    while not fits and running:
-                        running = _finish(running, progress)  # it cost less than was set aside for it
-                        fits = self.purse.reserve(request.most_sent, request.max_tokens)
-                    if not fits:
-                        left += 1  # a shorter one may still fit
-                        continue
-                    running.add(pool.submit(self._ask, request))
-                    if len(running) >= self.parallel:
-                        running = _finish(running, progress)
-                while running:
-                    running = _finish(running, progress)
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-        return left
+                answered = tqdm(pool.map(self._ask, missing), total=len(missing), desc="answers", disable=None)
+                return sum(not fitted for fitted in answered)
+            finally:
+                self._ended.set()
 
-    def _ask(self, request: Request) -> None:
+    def _ask(self, request: Request) -> bool:
+        most = (request.most_sent, request.max_tokens)
+        if self._ended.is_set() or not self.budget.reserve(*most):
+            return False
         reply = Reply("", 0, 0)
         try:
             reply = self.endpoint.ask(request)
             self.journal.add(request, reply)
+        except BaseException:
+            self._ended.set()  # the remaining requests are not sent
+            raise
         finally:
-            self.purse.settle((request.most_sent, request.max_tokens), reply.sent, reply.received)
+            self.budget.settle(most, reply.sent, reply.received)
+        return True
 
     def _lost(self, request: Request) -> None:
         self.journal.lose(request)
-        self.purse.count(request.most_sent, request.max_tokens)
-        if not self.purse.has_room:
-            raise EndpointError(f"{self.endpoint.url}: requests without an answer have used up the bound on spending")
+        self.budget.count(request.most_sent, request.max_tokens)
+        if self.budget.is_exceeded:
+            raise EndpointError(f"{self.endpoint.url}: requests without an answer have used up the budget")
 
 
 def make(
@@ -104,13 +99,15 @@ def make(
     seed: int = 0,
     max_regions: int = 8,
     writer: Writer | None = None,
-    progress: Callable[[], None] = lambda: None,
 ) -> Made:
-    """The content of the files of `kinds`, by templates, or the kinds in answers.ASKED by `writer`.
+    """Return the content of the files of `kinds`, from templates or, for the kinds in answers.ASKED, from `writer`.
 
-    names: categories of the whole data set, of which `pictures` may be a part. max_regions: of one record; a picture
-    with more gives several records. Positive and negative questions, parts and masks are exact as they are and always
-    come from templates.
+    Positive and negative questions, parts and masks are exact and always come from templates.
+
+    Args:
+        pictures: the images and what is known of their regions.
+        names: categories of the whole data set, of which `pictures` can be a part.
+        max_regions: most regions in one record; an image with more gives several records.
     """
     asked = [kind for kind in kinds if kind in answers.ASKED] if writer is not None else []
     groups = list(_groups(pictures, max_regions))
@@ -122,7 +119,7 @@ def make(
             if objects
             for kind in asked
         ]
-        made.not_asked = writer.ask_all(requests, progress)
+        made.not_asked = writer.ask_all(requests)
     for picture, objects, parts, number in groups:
         for kind in made.contents:
             regions = parts if kind == PART_LEVEL else objects
@@ -151,7 +148,7 @@ _Group = tuple[KnownPicture, Sequence[KnownRegion], Sequence[KnownRegion], int]
 
 
 def _groups(pictures: Sequence[KnownPicture], most: int) -> Iterator[_Group]:
-    """(picture, objects, parts, number) with at most so many of each."""
+    """Yield (picture, objects, parts, number) with at most `most` objects and parts."""
     number = 0
     for picture in pictures:
         for start in range(0, max(len(picture.objects), len(picture.parts)), most):
@@ -187,11 +184,3 @@ def _from_templates(
         POSITIVE_NEGATIVE: lambda: templates.positive_negative(picture, regions, names, rng),
     }[kind]()
     return talk_entry(picture, regions, pairs) if pairs else None
-
-
-def _finish(running: set[Future[None]], progress: Callable[[], None]) -> set[Future[None]]:
-    done, rest = wait(running, return_when=FIRST_COMPLETED)
-    for future in done:
-        future.result()
-        progress()
-    return rest

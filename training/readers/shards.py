@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from training.atomic_write import atomic_write
 from training.readers.records import Record, Skipped, Turn
 from training.readers.segmentation import Segmentation
-from training.whole_file import write_whole
 
 PER_SHARD = 2000  # records a file
 _INDEX = "index.json"
@@ -67,7 +67,7 @@ def write_shards(
             flush()
     if lines:
         flush()
-    write_whole(folder / _INDEX, json.dumps({"shards": names, "skipped": skipped.count, "source": source}) + "\n")
+    atomic_write(folder / _INDEX, json.dumps({"shards": names, "skipped": skipped.count, "source": source}) + "\n")
     return Shards(folder)
 
 

@@ -1,4 +1,4 @@
-"""A node in a process of its own, for the demo and the tests: started apart, watched, and always ended."""
+"""Runs a node in its own process, for the demo and the tests."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
-class Child:
-    """Runs ``python -m MODULE ARGUMENTS`` in a session of its own, its output going to a file. Ends with the block."""
+class NodeProcess:
+    """``python -m MODULE ARGUMENTS`` in its own session, with its output in a file; stopped when the block ends."""
 
     def __init__(self, name: str, module: str, arguments: Sequence[str], log: Path, env: Mapping[str, str]) -> None:
         self.name = name
@@ -26,7 +26,7 @@ class Child:
                 start_new_session=True,
             )
 
-    def __enter__(self) -> Child:
+    def __enter__(self) -> NodeProcess:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -43,21 +43,21 @@ class Child:
         return self._process.poll()
 
     def output(self) -> str:
-        """What it has written so far, to stdout and stderr."""
+        """Return the output so far, stdout and stderr."""
         return self.log.read_text(errors="replace")
 
     def wait(self, patience: float) -> int:
-        """Waits for its end. Returns the exit status; raises subprocess.TimeoutExpired after ``patience`` seconds."""
+        """Return the exit status. Raise subprocess.TimeoutExpired after ``patience`` seconds."""
         return self._process.wait(patience)
 
     def stop(self, how: signal.Signals = signal.SIGINT, patience: float = 10.0) -> int:
-        """Asks it to end as Ctrl-C does, kills it after ``patience`` seconds. Returns the exit status."""
+        """Interrupt the process as Ctrl-C does, kill it after ``patience`` seconds, and return the exit status."""
         for _ in range(3):
             if self._process.poll() is None:
                 self._process.send_signal(how)
             try:
                 return self._process.wait(patience / 3)
             except subprocess.TimeoutExpired:
-                continue  # Python loses an interrupt that comes while it runs a destructor: ask again
+                continue  # Python loses an interrupt that arrives in a destructor
         os.killpg(self.pid, signal.SIGKILL)
         return self._process.wait()

@@ -1,4 +1,4 @@
-"""When a run has to stop: work that is cut into slices of so many minutes."""
+"""The end of a time slice, for runs that are split into slices of some minutes."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass, field
 
 
 class TimeIsUp(RuntimeError):
-    """The slice is over; what was done is on disk, and the same command goes on from there."""
+    """The time slice is over; the state is saved, and the same command continues from there."""
 
 
 @dataclass(frozen=True)
-class Clock:
-    """Runs from when it is made; `seconds` None never ends."""
+class Deadline:
+    """A number of `seconds` after `started` (time.monotonic, by default now); None never passes."""
 
     seconds: float | None = None
     started: float = field(default_factory=time.monotonic)
 
     @property
-    def is_up(self) -> bool:
+    def has_passed(self) -> bool:
         return self.seconds is not None and time.monotonic() - self.started >= self.seconds
 
     def check(self, where: str) -> None:
-        """Raises TimeIsUp when it is."""
-        if self.is_up:
+        """Raise TimeIsUp if the deadline has passed."""
+        if self.has_passed:
             raise TimeIsUp(f"time is up {where}")

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from osprey_ros.image import MODES
+from osprey_sim.node_process import NodeProcess
 
 SETTLED = 10.0  # seconds before memory is compared
 GROWTH = 5.0  # MB

@@ -57,7 +57,7 @@ setup(
     zip_safe=False,
     entry_points={
         "console_scripts": [
-            "osprey = osprey_ros.cli:main",
+            "osprey = osprey_ros.cli.main:main",
             "osprey_node = osprey_ros.ros.node:main",
             "sim_camera = osprey_sim.camera_node:main",
         ],

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from osprey_ros.bundle import Bundle, onnx_engines
+from osprey_ros.bundle.bundle import Bundle
+from osprey_ros.bundle.manifest import onnx_engines
 
 
 def open_bundle(path: str, device: str | None) -> Bundle:

@@ -31,10 +31,10 @@ from benchmarks.decoder_side import OwnDecoder
 from benchmarks.interleaved_timing import Spread, let_others_sleep
 from benchmarks.machine import MachineLimits, measure_limits
 from benchmarks.roofline import decode_step
-from osprey_ros.bundle import Bundle
-from osprey_ros.engines import DEVICES
+from osprey_ros.bundle.bundle import Bundle
+from osprey_ros.decoding.prompt import MASK, QUESTIONS, PromptBuilder
+from osprey_ros.engines.base import DEVICES
 from osprey_ros.errors import OspreyError
-from osprey_ros.prompt import MASK, QUESTIONS, PromptBuilder
 
 BRANCHES = (1, 16)
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from osprey_ros.bundle import Bundle
-from osprey_ros.decoder import Decoder
-from osprey_ros.embeddings import Embeddings
-from osprey_ros.engines import Engine, load_engine
+from osprey_ros.bundle.bundle import Bundle
+from osprey_ros.decoding.decoder import Decoder
+from osprey_ros.decoding.embeddings import Embeddings
+from osprey_ros.engines.base import Engine, load_engine
 
 NO_TOKEN = -1  # as end-of-sequence id: answers go on to the limit
 

@@ -34,12 +34,13 @@ from benchmarks.decode import numbers
 from benchmarks.interleaved_timing import Spread, in_turns
 from benchmarks.memory import PeakMemory, measure_memory
 from benchmarks.pictures import MAX_REGIONS, Frame, crowded_frame
-from osprey_ros.bundle import Bundle
-from osprey_ros.describer import Describer, Result
-from osprey_ros.engines import DEVICES
+from osprey_ros.bundle.bundle import Bundle
+from osprey_ros.decoding.prompt import QUESTIONS
+from osprey_ros.describer import Describer
+from osprey_ros.engines.base import DEVICES
 from osprey_ros.errors import OspreyError
-from osprey_ros.image import MODES
-from osprey_ros.prompt import QUESTIONS
+from osprey_ros.results import Result
+from osprey_ros.vision.preprocess import MODES
 
 STYLE = "detailed"  # answers longer than the limit on tokens: all sides then generate equally many for every region
 STAGES = ("preprocess", "vision", "regions", "prefix", "branches")

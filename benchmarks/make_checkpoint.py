@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from osprey_ros.prompt import MASK_TEXT, OSPREY_V1, POSITION_TEXT, QUESTIONS
+from osprey_ros.decoding.prompt import MASK_TEXT, OSPREY_V1, POSITION_TEXT, QUESTIONS
 from osprey_sim import words
 from osprey_torch.config import OSPREY_7B, OspreyConfig
 from osprey_torch.tokenizer_files import SPACE, SPECIAL, llama_tokenizer

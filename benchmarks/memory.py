@@ -60,7 +60,7 @@ def _peak() -> int:
 def _describe(arguments: argparse.Namespace) -> dict[str, int]:
     from benchmarks.bundles import open_bundle
     from osprey_ros.describer import Describer
-    from osprey_ros.regions import regions_from_id_image
+    from osprey_ros.regions.regions import regions_from_id_image
 
     frame = np.load(arguments.picture)
     regions = regions_from_id_image(frame["ids"], only=range(1, arguments.regions + 1))

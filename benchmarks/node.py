@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from osprey_ros.image import MODES
+from osprey_ros.vision.preprocess import MODES
 from osprey_sim.node_process import NodeProcess
 
 SETTLED = 10.0  # seconds before memory is compared
@@ -198,6 +198,7 @@ def listen(osprey: NodeProcess, sender: NodeProcess, seconds: float) -> Figures:
     from diagnostic_msgs.msg import DiagnosticArray
     from rclpy.executors import SingleThreadedExecutor
 
+    from osprey_ros.messages.stamps import stamp_of
     from osprey_ros.ros import messages
 
     results: list[tuple[float, int, float]] = []  # arrival (monotonic), stamp, age in seconds
@@ -206,7 +207,7 @@ def listen(osprey: NodeProcess, sender: NodeProcess, seconds: float) -> Figures:
     shared = 0.0
 
     def on_objects(message: Any) -> None:
-        stamp = messages.stamp_of(message)
+        stamp = stamp_of(message)
         results.append((time.monotonic(), stamp, (time.time_ns() - stamp) / 1e9))
 
     def on_diagnostics(message: DiagnosticArray) -> None:

@@ -20,9 +20,9 @@ from tokenizers import Tokenizer
 from torch.nn import functional
 
 from benchmarks.interleaved_timing import Spread, in_turns
-from osprey_ros.image import preprocess
-from osprey_ros.prompt import PromptBuilder
-from osprey_ros.regions import regions_from_id_image
+from osprey_ros.decoding.prompt import PromptBuilder
+from osprey_ros.regions.regions import regions_from_id_image
+from osprey_ros.vision.preprocess import preprocess
 from osprey_sim.render import Renderer
 from osprey_sim.scene import MAX_OBJECTS, sample_scene
 from osprey_torch.checkpoint import CheckpointError, load_checkpoint

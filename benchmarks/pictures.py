@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from osprey_ros.regions import Regions, regions_from_id_image
+from osprey_ros.regions.regions import Regions, regions_from_id_image
 from osprey_sim.render import Renderer
 from osprey_sim.scene import MAX_OBJECTS, sample_scene
 

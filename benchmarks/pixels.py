@@ -4,7 +4,7 @@
 
 Times are taken in turns, Pillow's own resize of the same picture among them: wall time, and in brackets the processor
 time, which other work on the machine disturbs less. OpenCV gets one thread; the others are those of
-`osprey_ros.image.Preprocessor`. The difference of fast to exact pixels, in levels of 8 bits, and of
+`osprey_ros.vision.preprocess.Preprocessor`. The difference of fast to exact pixels, in levels of 8 bits, and of
 the words that follow are taken over rendered scenes of the test split.
 """
 
@@ -27,13 +27,14 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
 
 from benchmarks.interleaved_timing import Spread, in_turns
-from osprey_ros.bundle import Bundle, ModelSpec
+from osprey_ros.bundle.bundle import Bundle
+from osprey_ros.bundle.spec import ModelSpec
 from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError
-from osprey_ros.image import Preprocessor
-from osprey_ros.pixels import short_edge_size
-from osprey_ros.region_grids import RegionGrids
-from osprey_ros.regions import regions_from_id_image, regions_from_masks
+from osprey_ros.regions.pooling import RegionGrids
+from osprey_ros.regions.regions import regions_from_id_image, regions_from_masks
+from osprey_ros.vision.pixels import short_edge_size
+from osprey_ros.vision.preprocess import Preprocessor
 from osprey_sim.render import Renderer
 from osprey_sim.scene import sample_scene
 

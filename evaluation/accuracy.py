@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError
-from osprey_ros.image import MODES
-from osprey_ros.prompt import QUESTIONS
-from osprey_ros.regions import Regions, regions_from_id_image
+from osprey_ros.regions.regions import Regions, regions_from_id_image
+from osprey_ros.vision.preprocess import MODES
 from osprey_sim.catalog import HELD_OUT
 from osprey_sim.claims import FORM, PART, PLACE, RELATION, TABLE, THING, Claim, Witness
 from osprey_sim.render import Frame, Renderer

@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from osprey_ros.attributes import AttributeSpec
-from osprey_ros.bundle import write_calibration
-from osprey_ros.calibration import ATTRIBUTE, CATEGORY, DESCRIPTION, Calibration, Curve
+from osprey_ros.bundle.bundle import write_calibration
+from osprey_ros.bundle.calibration import ATTRIBUTE, CATEGORY, DESCRIPTION, Calibration, Curve
+from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError
-from osprey_ros.prompt import QUESTIONS
-from osprey_ros.regions import regions_from_id_image
+from osprey_ros.regions.regions import regions_from_id_image
+from osprey_ros.scene.attributes import AttributeSpec
 from osprey_sim.render import Renderer
 from osprey_sim.scene import sample_scene
 from osprey_sim.words import COLOURS
@@ -90,7 +90,7 @@ def fit(answers: Answers) -> Curve:
     """Isotonic regression of right on confidence: pools neighbours until shares do not fall, each pool large enough.
 
     A pool of n answers, k of them right, says (k + 1) / (n + 2), which is never quite 0 or 1. Answers that are equally
-    sure are in one pool. Raises CalibrationError where there are none.
+    sure are in one pool. Raises BundleError where there are none.
     """
     order = np.argsort(answers.confidences, kind="stable")
     confidences, right = answers.confidences[order], answers.right[order]

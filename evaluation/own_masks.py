@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
+from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError
-from osprey_ros.image import load_image
-from osprey_ros.prompt import QUESTIONS
-from osprey_ros.regions import regions_from_masks
+from osprey_ros.regions.regions import regions_from_masks
+from osprey_ros.vision.image_io import load_image
 from training.readers.coco import own_masks
 from training.readers.records import Record, RecordError, Skipped
 

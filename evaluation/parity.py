@@ -20,13 +20,14 @@ import torch
 from tqdm import tqdm
 
 from export.readback import model_from_bundle
-from osprey_ros.arguments import positive
-from osprey_ros.bundle import Bundle
-from osprey_ros.describer import Describer, Result
+from osprey_ros.bundle.bundle import Bundle
+from osprey_ros.cli._options import positive
+from osprey_ros.decoding.prompt import QUESTIONS, PromptBuilder
+from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError
-from osprey_ros.image import preprocess
-from osprey_ros.prompt import QUESTIONS, PromptBuilder
-from osprey_ros.regions import Regions, regions_from_id_image
+from osprey_ros.regions.regions import Regions, regions_from_id_image
+from osprey_ros.results import Result
+from osprey_ros.vision.preprocess import preprocess
 from osprey_sim.render import Renderer
 from osprey_sim.scene import sample_scene
 from osprey_torch.model import Osprey

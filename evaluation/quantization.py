@@ -28,13 +28,14 @@ from export.streamed import LINEARS
 from export.verify import QUESTION
 from export.verify_decoder import Answers, Conversation, ask_engine, follow_with_engine
 from export.verify_encoders import EncoderInputs, Tokens, encode_with_engines
-from osprey_ros.arguments import positive
-from osprey_ros.bundle import DECODER, Bundle
-from osprey_ros.decoder import Decoder
+from osprey_ros.bundle.bundle import Bundle
+from osprey_ros.bundle.manifest import DECODER
+from osprey_ros.cli._options import positive
+from osprey_ros.decoding.decoder import Decoder
+from osprey_ros.decoding.prompt import PromptBuilder
 from osprey_ros.describer import MAX_NEW_TOKENS
-from osprey_ros.engines import load_engine
+from osprey_ros.engines.base import load_engine
 from osprey_ros.errors import OspreyError
-from osprey_ros.prompt import PromptBuilder
 from osprey_sim.render import Renderer
 from osprey_sim.scene import sample_scene
 from osprey_torch.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint

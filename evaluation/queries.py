@@ -18,16 +18,16 @@ import numpy as np
 from tqdm import tqdm
 
 from evaluation.calibration import Answers, expected_calibration_error, fit
-from osprey_ros.arguments import positive
-from osprey_ros.bundle import write_calibration
-from osprey_ros.calibration import QUERY, Curve
+from osprey_ros.bundle.bundle import write_calibration
+from osprey_ros.bundle.calibration import QUERY, Curve
+from osprey_ros.cli._options import positive
 from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError
 from osprey_ros.frame import Frame
-from osprey_ros.objects import SceneObject
 from osprey_ros.pipeline import Pipeline, Seen, StepSettings
-from osprey_ros.queries import COLOUR, MIN_SCORE, Finder
-from osprey_ros.regions import regions_from_id_image
+from osprey_ros.query.finder import COLOUR, MIN_SCORE, Finder
+from osprey_ros.regions.regions import regions_from_id_image
+from osprey_ros.scene.types import SceneObject
 from osprey_sim import words
 from osprey_sim.render import Renderer
 from osprey_sim.scene import Scene, camera_matrix, camera_pose, object_center, sample_scene

@@ -24,14 +24,15 @@ import numpy as np
 
 from evaluation import calibration, queries
 from evaluation.tracking import TrackingFigures, tracking_figures
-from osprey_ros.arguments import positive
-from osprey_ros.attributes import AttributeSpec
+from osprey_ros.cli._options import positive
 from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError
-from osprey_ros.image import MODES
-from osprey_ros.objects import SceneObject
-from osprey_ros.pipeline import Frame, Pipeline, StepResult, StepSettings
-from osprey_ros.scheduler import Scheduler
+from osprey_ros.frame import Frame
+from osprey_ros.pipeline import Pipeline, StepResult, StepSettings
+from osprey_ros.scene.attributes import AttributeSpec
+from osprey_ros.scene.scheduler import Scheduler
+from osprey_ros.scene.types import SceneObject
+from osprey_ros.vision.preprocess import MODES
 from osprey_sim.catalog import COLOURS
 from osprey_sim.render import Renderer
 from osprey_sim.scene import sample_scene

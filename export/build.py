@@ -20,8 +20,9 @@ from export.report import write_report
 from export.samples import VerificationSample, simulated_samples
 from export.verify import Limits
 from export.workspace import Workspace
-from osprey_ros.bundle import CALIBRATION, MANIFEST, Manifest, write_manifest
-from osprey_ros.prompt import OSPREY_V1
+from osprey_ros.bundle.bundle import write_manifest
+from osprey_ros.bundle.manifest import CALIBRATION, MANIFEST, Manifest
+from osprey_ros.decoding.prompt import OSPREY_V1
 from osprey_torch.checkpoint import Checkpoint
 from osprey_torch.config import OspreyConfig
 

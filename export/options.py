@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from export.linears import LINEAR_PRECISIONS, DecoderPrecision
 from export.quantize import METHODS
-from osprey_ros import fingerprint
+from osprey_ros.engines import machine
 from osprey_torch.config import STRIDES, OspreyConfig
 
 FLOAT_PRECISIONS = ("auto", "fp32", "fp16")
@@ -155,7 +155,7 @@ def check_machine(targets: Targets, verify: bool) -> None:
     if targets.tensorrt and targets.device != "cuda":
         raise OptionError("TensorRT runs on NVIDIA GPUs only: give --device cuda, or choose onnxruntime")
     if targets.tensorrt:
-        fingerprint.current()
+        machine.current()
     if targets.device == "cuda" and verify and "onnxruntime" in (targets.runtime, targets.decoder):
         import onnxruntime
 

@@ -26,8 +26,8 @@ from export.streamed import NORMS
 from export.verify import Limits, verify_bundle
 from export.weight_files import StoredWeight, Tensor, WeightFile, read_index, write_index
 from export.workspace import Part, Workspace
-from osprey_ros import fingerprint
-from osprey_ros.bundle import (
+from osprey_ros.bundle import fingerprint
+from osprey_ros.bundle.manifest import (
     DECODER,
     EMBEDDINGS,
     MASK_EXTRACTOR,
@@ -37,6 +37,7 @@ from osprey_ros.bundle import (
     EngineEntry,
     onnx_engines,
 )
+from osprey_ros.engines import machine
 from osprey_torch.checkpoint import Checkpoint
 from osprey_torch.config import OspreyConfig
 
@@ -70,8 +71,8 @@ class BundleParts:
         parts += [Part(f"layer {layer}", partial(self._layer, layer)) for layer in range(self.config.num_layers)]
         parts += [Part("output layer", self._lm_head), Part("decoder graph", self._decoder_graph)]
         # A build can continue after an upgrade, in another power mode or on another machine; its plans cannot.
-        machine = json.dumps(fingerprint.current(), sort_keys=True) if self._plan_roles() else ""
-        return parts + [Part(f"{role} plan", partial(self._plan, role), machine) for role in self._plan_roles()]
+        here = json.dumps(machine.current(), sort_keys=True) if self._plan_roles() else ""
+        return parts + [Part(f"{role} plan", partial(self._plan, role), here) for role in self._plan_roles()]
 
     def engines(self) -> dict[str, EngineEntry]:
         """Return the `engines` of the manifest; all parts must be complete."""

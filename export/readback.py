@@ -17,7 +17,8 @@ from onnx import TensorProto, numpy_helper
 from export.linears import quantized_linear, stored_members
 from export.streamed import Read
 from export.weight_files import Tensor, index_of_graph
-from osprey_ros.bundle import DECODER, EMBEDDINGS, MASK_EXTRACTOR, VISION, Bundle
+from osprey_ros.bundle.bundle import Bundle
+from osprey_ros.bundle.manifest import DECODER, EMBEDDINGS, MASK_EXTRACTOR, VISION
 from osprey_torch.config import OspreyConfig
 from osprey_torch.model import Osprey
 

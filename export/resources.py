@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from export.options import Precisions, Targets
-from osprey_ros import memory
+from osprey_ros.system import process_memory as memory
 from osprey_torch.checkpoint import Checkpoint
 from osprey_torch.config import OspreyConfig
 

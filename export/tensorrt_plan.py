@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING
 import onnx
 from tqdm import tqdm
 
-from osprey_ros import fingerprint
-from osprey_ros.bundle import EngineEntry, sha256_of
+from osprey_ros.bundle import fingerprint
+from osprey_ros.bundle.bundle import sha256_of
+from osprey_ros.bundle.manifest import EngineEntry
+from osprey_ros.engines import machine
 from osprey_ros.engines.tensorrt import make_logger, require_tensorrt
 
 if TYPE_CHECKING:
@@ -89,7 +91,7 @@ def build_plan(
         "tf32": False,
         "workspace": workspace,
     }
-    print_ = fingerprint.current() | {
+    print_ = machine.current() | {
         "onnx_sha256": graph_sha256(graph),
         "options": json.dumps(options, sort_keys=True),
     }

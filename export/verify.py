@@ -24,11 +24,11 @@ from export.samples import VerificationSample
 from export.streamed import Read, StreamedDecoder
 from export.verify_decoder import Conversation, Script, ask_engine, compare_graph, compare_words, follow
 from export.verify_encoders import EncoderInputs, Tokens, compare_encoders, encode_with_engines, encode_with_torch
-from osprey_ros.bundle import EMBEDDINGS, EngineEntry, onnx_engines
-from osprey_ros.decoder import Decoder
-from osprey_ros.engines import Engine, load_engine
-from osprey_ros.memory import trim
-from osprey_ros.prompt import QUESTIONS, PromptBuilder
+from osprey_ros.bundle.manifest import EMBEDDINGS, EngineEntry, onnx_engines
+from osprey_ros.decoding.decoder import Decoder
+from osprey_ros.decoding.prompt import QUESTIONS, PromptBuilder
+from osprey_ros.engines.base import Engine, load_engine
+from osprey_ros.system.process_memory import trim
 from osprey_torch.checkpoint import Checkpoint
 from osprey_torch.config import OspreyConfig
 

@@ -12,8 +12,9 @@ import torch
 from export.figures import StageFigures, TokenFigures
 from export.streamed import PackedRows, StreamedDecoder
 from export.verify_encoders import Tokens
-from osprey_ros.decoder import HIDDEN, Decoder, Prefix
-from osprey_ros.prompt import common_prefix
+from osprey_ros.decoding.branches import HIDDEN
+from osprey_ros.decoding.decoder import Decoder, Prefix
+from osprey_ros.decoding.prompt import common_prefix
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from osprey_ros.bundle import sha256_of
+from osprey_ros.bundle.bundle import sha256_of
 
 log = logging.getLogger(__name__)
 

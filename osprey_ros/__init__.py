@@ -18,34 +18,34 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     __version__: str
 
-    from osprey_ros.bundle import Bundle, BundleError
+    from osprey_ros.bundle.bundle import Bundle
+    from osprey_ros.decoding.sampling import Sampling
     from osprey_ros.describer import Describer
-    from osprey_ros.errors import OspreyError
-    from osprey_ros.image import ImageError, load_image
-    from osprey_ros.regions import RegionError, Regions, as_regions, regions_from_id_image, regions_from_masks
+    from osprey_ros.errors import BundleError, ImageError, OspreyError, RegionError
+    from osprey_ros.regions.regions import Regions, as_regions, regions_from_id_image, regions_from_masks
     from osprey_ros.results import Description, Result, Scores, Update
-    from osprey_ros.sampling import Sampling
     from osprey_ros.timing import Timing
+    from osprey_ros.vision.image_io import load_image
 
 # Where each public name lives. Modules are imported when first asked for: importing the package costs nothing.
 _MODULES = {
-    "Bundle": "bundle",
-    "BundleError": "bundle",
+    "Bundle": "bundle.bundle",
+    "BundleError": "errors",
     "Describer": "describer",
     "Description": "results",
-    "ImageError": "image",
+    "ImageError": "errors",
     "OspreyError": "errors",
-    "RegionError": "regions",
-    "Regions": "regions",
+    "RegionError": "errors",
+    "Regions": "regions.regions",
     "Result": "results",
-    "Sampling": "sampling",
+    "Sampling": "decoding.sampling",
     "Scores": "results",
     "Timing": "timing",
     "Update": "results",
-    "as_regions": "regions",
-    "load_image": "image",
-    "regions_from_id_image": "regions",
-    "regions_from_masks": "regions",
+    "as_regions": "regions.regions",
+    "load_image": "vision.image_io",
+    "regions_from_id_image": "regions.regions",
+    "regions_from_masks": "regions.regions",
 }
 
 __all__ = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from osprey_ros.cli import main
+from osprey_ros.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -14,16 +14,12 @@ from typing import TypeAlias
 
 import numpy as np
 
-from osprey_ros.asked import Asked, branch_together, branches_of
-from osprey_ros.bundle import Bundle, BundleError
-from osprey_ros.constraints import Constraint, Guide, Guides
-from osprey_ros.decoder import Decoder, Generation, Meter, Prefix, Token
-from osprey_ros.embeddings import Embeddings
-from osprey_ros.encoders import Encoders
-from osprey_ros.engines import Engine, load_engine
-from osprey_ros.errors import OspreyError
-from osprey_ros.image import Preprocessor, check_rgb
-from osprey_ros.prompt import (
+from osprey_ros.bundle.bundle import Bundle
+from osprey_ros.decoding.constraints import Constraint, Guide, Guides
+from osprey_ros.decoding.decoder import Decoder, Prefix, Token
+from osprey_ros.decoding.embeddings import Embeddings
+from osprey_ros.decoding.loop import Generation
+from osprey_ros.decoding.prompt import (
     IMAGE,
     MASK,
     MASK_TEXT,
@@ -31,26 +27,19 @@ from osprey_ros.prompt import (
     QUESTIONS,
     REGION_TEXT,
     PromptBuilder,
-    PromptError,
     common_prefix,
     template_named,
 )
-from osprey_ros.regions import RegionError, Regions, as_regions
-from osprey_ros.results import Description, EncodedRegions, Result, Scores, Timing, Update
-from osprey_ros.sampling import Guided, Sampling
-from osprey_ros.timing import Clock, PictureSeconds
-
-__all__ = [
-    "STYLES",
-    "Describer",
-    "DescriberError",
-    "Description",
-    "EncodedRegions",
-    "Result",
-    "Scores",
-    "Timing",
-    "Update",
-]
+from osprey_ros.decoding.prompt_batch import Asked, branch_together, branches_of
+from osprey_ros.decoding.sampling import Guided, Sampling
+from osprey_ros.engines.base import Engine, load_engine
+from osprey_ros.errors import BundleError, InputError, PromptError, RegionError
+from osprey_ros.regions.regions import Regions, as_regions
+from osprey_ros.results import Description, EncodedRegions, Result, Scores, Update
+from osprey_ros.timing import Clock, Meter, PictureSeconds, Timing
+from osprey_ros.vision.encoder import Encoders
+from osprey_ros.vision.image_io import check_rgb
+from osprey_ros.vision.preprocess import Preprocessor
 
 STYLES = tuple(QUESTIONS)
 
@@ -61,10 +50,6 @@ MAX_NEW_TOKENS = {"short": 32, "detailed": 192, "category": 16}
 MAX_NEW_TOKENS_FREE = 96
 _PROMPTS = 256  # so many are kept
 _SHOWN = 60  # characters of a question that is too long
-
-
-class DescriberError(OspreyError):
-    """A call that the describer cannot answer; the message says what to do first."""
 
 
 @dataclass
@@ -84,7 +69,7 @@ class Describer:
         bundle: an opened bundle, its folder, or a name such as "nano".
         threads: CPU threads of each engine, by default one per core.
         max_parallel: how many region-question pairs are decoded together; more wait until one of them has ended.
-        preprocessing: "exact" gives the published numbers, "fast" nearly so (see `osprey_ros.image.Preprocessor`).
+        preprocessing: "exact" gives the published numbers, "fast" nearly so (see `Preprocessor`).
 
     Raises BundleError, EngineError or ImageError if the bundle cannot be used so.
     """
@@ -164,7 +149,7 @@ class Describer:
     ) -> Result:
         """Describes every region in one of the published styles: "short", "detailed" or "category".
 
-        ``regions`` may be an id image or a stack of masks (see `osprey_ros.regions.as_regions`), of the picture's size,
+        ``regions`` may be an id image or a stack of masks (see `as_regions`), of the picture's size,
         or what `encode` has made of them.
         """
         return self.answer(regions, [_style_question(style)], max_new_tokens, sampling, should_stop)[0]
@@ -200,9 +185,9 @@ class Describer:
             constraints: for each question what its answers must be, or None. Such an answer is never drawn, and
                 ``max_new_tokens`` does not cut one from a list.
 
-        Raises DescriberError before `set_image` and for constraints that are not one for each question, RegionError for
-        regions of another size than the picture, PromptError for a question that cannot be asked, ConstraintError for
-        an answer that the model cannot give, DecoderError if question and answer do not fit the model.
+        Raises InputError before `set_image` and for constraints that are not one for each question, RegionError for
+        regions of another size than the picture, PromptError for a question that cannot be asked, PromptError for
+        an answer that the model cannot give, InputError if question and answer do not fit the model.
         """
         picture, clock = self._current(), Clock()
         guides = self._guides_of(questions, constraints)
@@ -247,7 +232,7 @@ class Describer:
     def check(self, constraints: Iterable[Constraint | None], questions: Iterable[str] = ()) -> None:
         """Makes constraints ready for `answer`, and makes sure that questions about one region can be asked.
 
-        No picture is needed. Raises ConstraintError for an answer that the model cannot give, PromptError for a
+        No picture is needed. Raises PromptError for an answer that the model cannot give, PromptError for a
         question that cannot be asked or is longer than the model can read.
         """
         for constraint in constraints:
@@ -267,7 +252,7 @@ class Describer:
         if constraints is None:
             return [None] * len(questions)
         if len(constraints) != len(questions):
-            raise DescriberError(
+            raise InputError(
                 f"there are {len(constraints)} constraints for {len(questions)} questions: give one or None for each"
             )
         return [self._guides.of(constraint) if constraint is not None else None for constraint in constraints]
@@ -283,7 +268,7 @@ class Describer:
         """As `ask`, but gives each region's answer token by token as it is decoded; as `ask_together` if ``together``.
 
         Errors of the call itself are raised at once. Closing the iterator stops the decoding; so does any other call of
-        the describer, and going on with the iterator then raises DecoderError. The call that follows has the seconds of
+        the describer, and going on with the iterator then raises InputError. The call that follows has the seconds of
         `set_image` in its timing.
         """
         picture = self._current()
@@ -368,7 +353,7 @@ class Describer:
 
     def _current(self) -> _Picture:
         if self._picture is None:
-            raise DescriberError("no picture is set: call set_image first")
+            raise InputError("no picture is set: call set_image first")
         return self._picture
 
     def _encoded(self, picture: _Picture, regions: Regions, clock: Clock) -> EncodedRegions:

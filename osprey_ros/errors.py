@@ -1,11 +1,46 @@
-"""The one base class of what goes wrong with what a user gave: picture, regions, question or bundle."""
+"""Exceptions of osprey_ros: one base class, and eight classes by what the caller has to change.
+
+Every message is one line: what is wrong, with the values, then the remedy.
+"""
 
 from __future__ import annotations
 
 
 class OspreyError(Exception):
-    """Something given to osprey_ros cannot be used. The message is one line: what, its value, and the remedy."""
+    """Base class of all errors that a user can remedy."""
+
+
+class InputError(OspreyError):
+    """A setting, a message, a request or a call that cannot be used."""
+
+
+class ImageError(OspreyError):
+    """An image that cannot be read, used or written."""
+
+
+class RegionError(OspreyError):
+    """Masks or regions that cannot be used."""
+
+
+class NoRegionError(RegionError):
+    """A segmentation without a region to describe."""
+
+
+class PromptError(OspreyError):
+    """A question, a phrase or a constraint on the answer that the model cannot take."""
+
+
+class BundleError(OspreyError):
+    """A bundle, or a file in it, that cannot be used."""
+
+
+class EngineError(OspreyError):
+    """An engine, its runtime or its device that failed or cannot be used."""
+
+
+class StorageError(OspreyError):
+    """A recording or a scene file that cannot be read or written."""
 
 
 class StoppedError(OspreyError):
-    """A call was told to stop before its answer was there."""
+    """A call that was canceled before its answer was complete."""

@@ -7,13 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from osprey_ros.errors import OspreyError
-from osprey_ros.geometry import Extent, extents
-from osprey_ros.regions import NoRegionError, Regions, regions_from_id_image
-
-
-class FrameError(OspreyError):
-    """A frame whose parts do not belong together; the message names what differs and the remedy."""
+from osprey_ros.errors import InputError, NoRegionError
+from osprey_ros.regions.geometry import Extent, extents
+from osprey_ros.regions.regions import Regions, regions_from_id_image
 
 
 @dataclass(frozen=True)
@@ -47,16 +43,16 @@ class Frame:
     camera_matrix: np.ndarray | None = None
 
     def check_sizes(self) -> None:
-        """Raises FrameError where segmentation or depth are of another size than the picture."""
+        """Raises InputError where segmentation or depth are of another size than the picture."""
         height, width = self.rgb.shape[:2]
         shape = self.regions.shape
         if shape != (height, width):
-            raise FrameError(
+            raise InputError(
                 f"the segmentation is {shape[1]}x{shape[0]} pixels and the image {width}x{height}: "
                 "publish both in the same size (scale the segmentation with nearest neighbour)"
             )
         if self.depth is not None and self.depth.shape != (height, width):
-            raise FrameError(
+            raise InputError(
                 f"the depth is {self.depth.shape[1]}x{self.depth.shape[0]} pixels and the image {width}x{height}: "
                 "publish depth that is registered to the image (depth_image_proc does that), or set use_depth to false"
             )

@@ -1,6 +1,6 @@
 """One step of the robot's perception: a frame in, what is known of its objects out. Knows nothing of ROS.
 
-A frame is numpy arrays and an integer stamp here; ``osprey_ros.ros.frames`` makes it from messages.
+A frame is numpy arrays and an integer stamp here; ``osprey_ros.messages.frames`` makes it from messages.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from osprey_ros.attributes import AttributeSpec, questions_for, words_from
-from osprey_ros.describer import Describer, Timing
-from osprey_ros.frame import Frame, FrameError, RegionLabel
-from osprey_ros.geometry import Extent
-from osprey_ros.motion import differs, small_gray, small_picture
-from osprey_ros.objects import SceneObject, State
-from osprey_ros.regions import NoRegionError, Regions
+from osprey_ros.describer import Describer
+from osprey_ros.errors import NoRegionError
+from osprey_ros.frame import Frame, RegionLabel
+from osprey_ros.regions.geometry import Extent
+from osprey_ros.regions.regions import Regions
 from osprey_ros.results import EncodedRegions
-from osprey_ros.scene import Change, Scene, Sighting
-from osprey_ros.scheduler import Candidate, Scheduler, Wave
-from osprey_ros.tracker import Observations, Track, Tracker
-
-__all__ = ["Frame", "FrameError", "Pipeline", "RegionLabel", "Seen", "StepResult", "StepSettings"]
+from osprey_ros.scene.attributes import AttributeSpec, questions_for, words_from
+from osprey_ros.scene.camera_motion import differs, small_gray, small_picture
+from osprey_ros.scene.scene import Change, Scene, Sighting
+from osprey_ros.scene.scheduler import Candidate, Scheduler, Wave
+from osprey_ros.scene.tracker import Observations, Track, Tracker
+from osprey_ros.scene.types import SceneObject, State
+from osprey_ros.timing import Timing
 
 _NO_LABEL = RegionLabel("", 0.0)
 _HISTORY = 8  # frames that questions may be asked about
@@ -182,7 +182,7 @@ class Pipeline:
             objects: those of `Scene.lasting`. Beyond the scene's bound they are forgotten at once.
             asked: what `asked` was then: where the first step asks for other words, these do not hold.
 
-        Raises TrackerError for track ids that are no good.
+        Raises InputError for track ids that are no good.
         """
         # Where things were was said for where the camera was then, which is not known any more.
         tracks = [Track(o.track_id, o.appearance, o.box, None, o.last_seen) for o in objects]
@@ -203,7 +203,7 @@ class Pipeline:
         have. ``should_stop`` is asked before each decode step; when it says yes, what is not yet described is skipped.
 
         A segmentation without any region, or with none of ``min_area``, gives an empty result that says so. Raises
-        FrameError for parts of another size than the picture, RegionError for a segmentation that cannot be used.
+        InputError for parts of another size than the picture, RegionError for a segmentation that cannot be used.
         """
         started = self._scheduler.clock()
         frame.check_sizes()

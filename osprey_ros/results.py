@@ -8,7 +8,7 @@ from typing import overload
 
 import numpy as np
 
-from osprey_ros.regions import Regions
+from osprey_ros.regions.regions import Regions
 from osprey_ros.timing import Timing
 
 
@@ -56,7 +56,7 @@ class Description:
 
     @property
     def confidence(self) -> float:
-        """How sure the answer is, in 0..1. It is not calibrated (see `osprey_ros.calibration`).
+        """How sure the answer is, in 0..1. It is not calibrated (see `osprey_ros.bundle.calibration`).
 
         Geometric mean of the probabilities of the answer's tokens; of an answer from a list its probability, where
         those of all answers in the list add up to 1. 0 where decoding was stopped before the first token.

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 
-from osprey_ros.decoder_engine import Meter
+
+@dataclass
+class Meter:
+    """Adds up what decoding costs: seconds inside engines, and wall seconds of each decode step."""
+
+    engine_seconds: float = 0.0
+    step_seconds: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

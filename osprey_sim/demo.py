@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from osprey_ros.arguments import positive
-from osprey_ros.bundle import Bundle, BundleError
-from osprey_ros.errors import OspreyError
+from osprey_ros.bundle.bundle import Bundle
+from osprey_ros.cli._options import positive
+from osprey_ros.errors import BundleError, OspreyError
 from osprey_sim.node_process import NodeProcess
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(output: Path, bundle: str, frames: int, seed: int, timeout: float, record: Path | None = None) -> None:
     """Starts both nodes, waits for the described frames and writes the results.
 
-    Raises DemoError, and BagError where the camera is to be recorded and cannot be.
+    Raises DemoError, and StorageError where the camera is to be recorded and cannot be.
     """
     try:
         Bundle.open(bundle, verify=False)
@@ -140,7 +140,7 @@ def run(output: Path, bundle: str, frames: int, seed: int, timeout: float, recor
 def collect(children: Sequence[NodeProcess], frames: int, timeout: float, record: Path | None = None) -> Collected:
     """Listens until enough frames are complete, and records the camera meanwhile if it shall.
 
-    Raises DemoError if a node ends or the time is up, BagError where it cannot be recorded.
+    Raises DemoError if a node ends or the time is up, StorageError where it cannot be recorded.
     """
     # Here and not above: the environment that rclpy reads is made by run().
     import rclpy
@@ -148,12 +148,14 @@ def collect(children: Sequence[NodeProcess], frames: int, timeout: float, record
     from sensor_msgs.msg import Image
     from std_msgs.msg import String
 
-    from osprey_ros.ros import images, messages
+    from osprey_ros.messages import images
+    from osprey_ros.messages.stamps import stamp_of
+    from osprey_ros.ros import messages
 
     collected = Collected()
 
     def on_objects(message: messages.ObjectDescriptionArray) -> None:
-        collected.objects[messages.stamp_of(message)] = [
+        collected.objects[stamp_of(message)] = [
             {
                 "instance_id": described.instance_id,
                 "category": described.category,
@@ -171,7 +173,7 @@ def collect(children: Sequence[NodeProcess], frames: int, timeout: float, record
         }
 
     def on_overlay(message: Image) -> None:
-        collected.overlays[messages.stamp_of(message)] = images.rgb_from_message(message)
+        collected.overlays[stamp_of(message)] = images.rgb_from_message(message)
 
     rclpy.init(args=[])
     node = rclpy.create_node("demo")

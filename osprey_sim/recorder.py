@@ -10,9 +10,10 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 
-from osprey_ros.bag_read import About, Entry, Topic
-from osprey_ros.bag_types import MessageTypes, stamp_of
-from osprey_ros.bag_write import BagWriter, new_topic
+from osprey_ros.messages.stamps import stamp_of
+from osprey_ros.recording.reader import About, Entry, Topic
+from osprey_ros.recording.types import MessageTypes
+from osprey_ros.recording.writer import BagWriter, new_topic
 
 _QOS_DEPTH = 10
 
@@ -25,7 +26,7 @@ class CameraRecorder:
         output: a file NAME.mcap, or a folder to be made.
         camera: namespace of the camera, such as "/camera".
 
-    Raises BagError for an output that cannot be written.
+    Raises StorageError for an output that cannot be written.
     """
 
     def __init__(self, node: Node, output: Path, camera: str) -> None:
@@ -59,7 +60,7 @@ class CameraRecorder:
         return set.intersection(*self._stamps.values())
 
     def close(self) -> None:
-        """Completes the recording. Raises BagError."""
+        """Completes the recording. Raises StorageError."""
         self._writer.close()
 
     def abort(self) -> None:

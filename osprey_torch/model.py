@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaModel
 
-from osprey_ros.prompt import IMAGE, MASK, POSITION
+from osprey_ros.decoding.prompt import IMAGE, MASK, POSITION
 from osprey_torch.config import IMAGE_TOKEN_LEVEL, OspreyConfig
 from osprey_torch.mask_extractor import MaskExtractor
 from osprey_torch.packing import PackedBatch

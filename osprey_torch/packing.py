@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from osprey_ros.prompt import IMAGE, MASK, POSITION, common_prefix
+from osprey_ros.decoding.prompt import IMAGE, MASK, POSITION, common_prefix
 
 PREFIX = 0  # branch number of the shared prefix
 PADDING = -1
@@ -22,7 +22,7 @@ NO_TARGET = -100
 class Sample:
     """One dialogue about an image and some of its regions, of one turn or more."""
 
-    tokens: tuple[int, ...]  # with placeholders, see osprey_ros.prompt
+    tokens: tuple[int, ...]  # with placeholders, see osprey_ros.decoding.prompt
     answers: tuple[bool, ...]  # which of the tokens belong to answers, and are learned
     regions: tuple[int, ...]  # index in the image of each region that is named, in the order of mention
 

@@ -1,4 +1,4 @@
-"""The published preprocessing by the libraries that the published code calls: the reference for `osprey_ros.image`."""
+"""The published preprocessing by the libraries of the published code: the reference for `vision.preprocess`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import interpolate
 from transformers import CLIPImageProcessorPil
 
-from osprey_ros.bundle import ModelSpec
+from osprey_ros.bundle.spec import ModelSpec
 
 
 class PublishedPixels:

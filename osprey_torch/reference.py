@@ -22,7 +22,7 @@ def generate_region(
     """Greedy answer to one prompt about one region.
 
     Args:
-        prompt: token ids and placeholders (`osprey_ros.prompt`).
+        prompt: token ids and placeholders (`osprey_ros.decoding.prompt`).
         image_tokens: [T, H]; mask_token, position_token: [H].
         max_new_tokens: the answer is cut there if it has not ended.
 

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from sentencepiece.sentencepiece_model_pb2 import ModelProto, TrainerSpec
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
-from osprey_ros.prompt import MASK_TEXT, POSITION_TEXT
+from osprey_ros.decoding.prompt import MASK_TEXT, POSITION_TEXT
 from osprey_torch.config import OspreyConfig
 from osprey_torch.errors import CheckpointError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from osprey_ros.bundle import ModelSpec
+from osprey_ros.bundle.spec import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
     from tiny import TINY
 
     from export.build import Precisions, build_bundle
-    from osprey_ros.prompt import QUESTIONS
+    from osprey_ros.decoding.prompt import QUESTIONS
     from osprey_torch.checkpoint import save_checkpoint
     from osprey_torch.model import Osprey
     from training.tokenizer import train_tokenizer

@@ -23,6 +23,7 @@ from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
+from osprey_ros.messages.stamps import stamp_of
 from osprey_ros.ros import messages
 from osprey_sim.node_process import NodeProcess
 
@@ -82,7 +83,7 @@ class Client:
         self.node.create_subscription(
             messages.ObjectDescriptionArray,
             "/osprey/objects",
-            lambda message: self.results.update({messages.stamp_of(message): message}),
+            lambda message: self.results.update({stamp_of(message): message}),
             10,
         )
         if publish:
@@ -93,7 +94,7 @@ class Client:
     def listen_to_overlay(self) -> None:
         """Subscribes to the overlay, which makes the node draw it."""
         self.node.create_subscription(
-            Image, "/osprey/overlay", lambda message: self.overlays.update({messages.stamp_of(message): message}), 5
+            Image, "/osprey/overlay", lambda message: self.overlays.update({stamp_of(message): message}), 5
         )
 
     def listen_to_diagnostics(self) -> None:

@@ -20,18 +20,27 @@ import pytest
 import torch
 from conftest import Picture, TinyModel
 
-from osprey_ros import Describer, OspreyError, encoders, regions_from_id_image, scoring
+from osprey_ros import Describer, regions_from_id_image
 from osprey_ros import describer as describers
-from osprey_ros.bundle import Bundle, BundleError, write_manifest
-from osprey_ros.decoder import DecoderError
-from osprey_ros.describer import DescriberError, Result
-from osprey_ros.engines import Buffer, Engine, EngineError, load_engine
-from osprey_ros.errors import StoppedError
-from osprey_ros.image import ImageError, preprocess
-from osprey_ros.prompt import IMAGE, MASK, QUESTIONS, PromptBuilder, PromptError, common_prefix
-from osprey_ros.region_grids import RegionGrids, Source
-from osprey_ros.regions import RegionError
-from osprey_ros.sampling import Sampling
+from osprey_ros.bundle.bundle import Bundle, write_manifest
+from osprey_ros.decoding import scoring
+from osprey_ros.decoding.prompt import IMAGE, MASK, QUESTIONS, PromptBuilder, common_prefix
+from osprey_ros.decoding.sampling import Sampling
+from osprey_ros.engines.base import Buffer, Engine, load_engine
+from osprey_ros.errors import (
+    BundleError,
+    EngineError,
+    ImageError,
+    InputError,
+    OspreyError,
+    PromptError,
+    RegionError,
+    StoppedError,
+)
+from osprey_ros.regions.pooling import RegionGrids, Source
+from osprey_ros.results import Result
+from osprey_ros.vision import encoder as encoders
+from osprey_ros.vision.preprocess import preprocess
 from osprey_torch.checkpoint import load_checkpoint
 from osprey_torch.reference import generate_region
 
@@ -452,7 +461,7 @@ def test_a_stream_ends_with_its_picture(ready: Describer, picture: Picture) -> N
     prepared = ready.stream(picture.ids, "What colour is it?", max_new_tokens=6)
     ready.set_image(picture.rgb[::-1].copy())
     for stream in (begun, prepared):
-        with pytest.raises(DecoderError, match="cannot go on"):
+        with pytest.raises(InputError, match="cannot go on"):
             list(stream)
     ready.set_image(picture.rgb)
     with pytest.raises(PromptError):
@@ -531,7 +540,7 @@ def test_answer_length_without_a_bound_fits_the_model(ready: Describer, picture:
     long = ready.describe(picture.ids, "detailed")  # its usual bound is beyond the 256 positions of this model
     timing = long.timing
     assert timing.prefix_tokens + timing.branch_tokens // len(long) + timing.steps - 1 <= ready.spec.max_positions
-    with pytest.raises(DecoderError, match="the model has 256"):
+    with pytest.raises(InputError, match="the model has 256"):
         ready.describe(picture.ids, "detailed", max_new_tokens=192)
 
 
@@ -552,7 +561,7 @@ def test_wrong_input_is_named(ready: Describer, picture: Picture) -> None:
 
 def test_picture_must_be_set_first(tiny_model: TinyModel, picture: Picture) -> None:
     describer = Describer(str(tiny_model.bundle), threads=1)
-    with pytest.raises(DescriberError, match="set_image first"):
+    with pytest.raises(InputError, match="set_image first"):
         describer.describe(picture.ids)
 
 
@@ -579,7 +588,7 @@ def test_engine_that_fails_is_named(tiny_model: TinyModel, picture: Picture, tmp
 
 
 def test_errors_share_one_base_class() -> None:
-    for error in (BundleError, DecoderError, DescriberError, EngineError, ImageError, PromptError, RegionError):
+    for error in (BundleError, InputError, InputError, EngineError, ImageError, PromptError, RegionError):
         assert issubclass(error, OspreyError)
 
 

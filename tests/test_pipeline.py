@@ -9,15 +9,16 @@ import cv2
 import numpy as np
 import pytest
 
-from osprey_ros.attributes import AttributeSpec
+from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.describer import Describer
-from osprey_ros.errors import OspreyError
-from osprey_ros.mask_codecs import regions_from_parts
-from osprey_ros.objects import UNKNOWN, State
-from osprey_ros.pipeline import Frame, FrameError, Pipeline, RegionLabel, StepResult, StepSettings
-from osprey_ros.prompt import QUESTIONS
-from osprey_ros.regions import regions_from_masks
-from osprey_ros.scene import Scene
+from osprey_ros.errors import InputError, OspreyError
+from osprey_ros.frame import Frame, RegionLabel
+from osprey_ros.pipeline import Pipeline, StepResult, StepSettings
+from osprey_ros.regions.masks import regions_from_parts
+from osprey_ros.regions.regions import regions_from_masks
+from osprey_ros.scene.attributes import AttributeSpec
+from osprey_ros.scene.scene import Scene
+from osprey_ros.scene.types import UNKNOWN, State
 
 NANO = Path(__file__).resolve().parents[1] / "engines" / "nano"
 SHORT = StepSettings(max_new_tokens=8)
@@ -327,13 +328,13 @@ def test_depth_says_where_objects_are(pipeline: Pipeline) -> None:
 
 def test_sizes_that_differ_are_named(pipeline: Pipeline) -> None:
     frame = patches()
-    with pytest.raises(FrameError, match="the segmentation is 80x60 pixels and the image 160x120"):
+    with pytest.raises(InputError, match="the segmentation is 80x60 pixels and the image 160x120"):
         pipeline.step(replace(frame, regions=frame.regions[::2, ::2]), SHORT)
     half = regions_from_masks(np.ones((1, 60, 80), bool))
-    with pytest.raises(FrameError, match="the segmentation is 80x60 pixels and the image 160x120"):
+    with pytest.raises(InputError, match="the segmentation is 80x60 pixels and the image 160x120"):
         pipeline.step(replace(frame, regions=half), SHORT)
     with pytest.raises(
-        FrameError, match="the depth is 80x60 pixels and the image 160x120: publish depth that is regis"
+        InputError, match="the depth is 80x60 pixels and the image 160x120: publish depth that is regis"
     ):
         pipeline.step(replace(frame, depth=np.ones((60, 80), np.float32)), SHORT)
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from osprey_ros.bundle import ModelSpec
-from osprey_ros.image import normalise_and_square, resize_shortest_edge
-from osprey_ros.prompt import PromptBuilder
-from osprey_ros.regions import regions_from_id_image
+from osprey_ros.bundle.spec import ModelSpec
+from osprey_ros.decoding.prompt import PromptBuilder
+from osprey_ros.regions.regions import regions_from_id_image
+from osprey_ros.vision.preprocess import normalise_and_square, resize_shortest_edge
 from osprey_sim.words import CLASSES, COLOURS, PARTS, SIZES, TABLES
 from osprey_torch.packing import PackedBatch, PackedSequence, Sample, collate, pack
 from training.store import SceneStore

@@ -13,8 +13,8 @@ from tokenizers import Tokenizer
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from osprey_ros.bundle import sha256_of
-from osprey_ros.prompt import MASK_TEXT, PromptBuilder
+from osprey_ros.bundle.bundle import sha256_of
+from osprey_ros.decoding.prompt import MASK_TEXT, PromptBuilder
 from osprey_torch.config import OSPREY_NANO, OspreyConfig
 from osprey_torch.model import Osprey
 from training.data import Item, SceneDataset, Selection

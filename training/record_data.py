@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 from torch.utils.data import Dataset
 
-from osprey_ros.bundle import ModelSpec
+from osprey_ros.bundle.spec import ModelSpec
+from osprey_ros.decoding.prompt import IMAGE, MASK, PromptBuilder
 from osprey_ros.errors import OspreyError
-from osprey_ros.image import load_image, normalise_and_square, resize_shortest_edge
-from osprey_ros.prompt import IMAGE, MASK, PromptBuilder
-from osprey_ros.regions import regions_from_masks
+from osprey_ros.regions.regions import regions_from_masks
+from osprey_ros.vision.image_io import load_image
+from osprey_ros.vision.preprocess import normalise_and_square, resize_shortest_edge
 from osprey_torch.packing import PackedSequence, Sample, pack
 from training.data import Item, Selection
 from training.readers.mixture import BLOCK, Mixture

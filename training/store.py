@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from osprey_ros.image import resize_shortest_edge
+from osprey_ros.vision.preprocess import resize_shortest_edge
 from osprey_sim.render import Renderer
 from osprey_sim.scene import sample_scene
 from training.atomic_write import atomic_write

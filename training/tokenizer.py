@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from osprey_ros.prompt import MASK_TEXT, OSPREY_V1, POSITION_TEXT
+from osprey_ros.decoding.prompt import MASK_TEXT, OSPREY_V1, POSITION_TEXT
 
 SPECIAL = ("<unk>", "<s>", "</s>")  # ids 0, 1, 2 as in LLaMA
 

@@ -12,9 +12,9 @@ import onnxruntime
 from benchmarks.baselines.batched_graph import build_batched_decoder
 from benchmarks.baselines.torch_loop import TorchLoop
 from benchmarks.baselines.weights import BaselineError, LlamaWeights
+from osprey_ros.decoding.prompt import IMAGE, MASK, POSITION
 from osprey_ros.engines.onnxruntime import release, waiting_threads
-from osprey_ros.prompt import IMAGE, MASK, POSITION
-from osprey_ros.regions import Regions
+from osprey_ros.regions.regions import Regions
 
 # Activations that live at the same time in the widest part of a layer, in floats for each row.
 _LIVE_ROWS = 3

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from benchmarks.baselines.weights import BaselineError, LlamaWeights, as_float
 from export.quantize import BLOCK, QuantizedLinear
-from osprey_ros.bundle import Bundle
+from osprey_ros.bundle.bundle import Bundle
 
 NAME = "onnxruntime-genai"
 

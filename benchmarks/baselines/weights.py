@@ -13,7 +13,8 @@ from export.graph_decoder import PRODUCTS
 from export.linears import quantized_linear
 from export.quantize import BLOCK, QuantizedLinear
 from export.weight_files import Tensor
-from osprey_ros.bundle import DECODER, Bundle
+from osprey_ros.bundle.bundle import Bundle
+from osprey_ros.bundle.manifest import DECODER
 from osprey_torch.config import OspreyConfig
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from osprey_ros.engines import EngineError
+from osprey_ros.errors import EngineError
 
 LIBRARY = "libcuda.so.1"
 # Addresses that TensorRT takes are multiples of this; so are those that the driver gives out.
@@ -28,22 +28,18 @@ _CAPABILITY_MAJOR = 75
 _CAPABILITY_MINOR = 76
 
 
-class CudaError(EngineError):
-    """The GPU or its driver cannot do what was asked of it."""
-
-
 class Cuda:
     """The first GPU, and one stream of its own in which work is queued.
 
     ``name``, ``compute_capability`` ("8.7"), ``multiprocessors`` and ``driver`` (the newest CUDA version that the
-    driver serves, "12.6") describe it. Raises CudaError where there is no driver or no GPU.
+    driver serves, "12.6") describe it. Raises EngineError where there is no driver or no GPU.
     """
 
     def __init__(self) -> None:
         try:
             self._library = ctypes.CDLL(LIBRARY)
         except OSError as error:
-            raise CudaError(
+            raise EngineError(
                 f"this machine has no NVIDIA driver ({error}): use a bundle that was built for the device 'cpu'"
             ) from error
         self._call("cuInit", ctypes.c_uint(0))
@@ -71,7 +67,7 @@ class Cuda:
         self._call("cuCtxSetCurrent", self._context)
 
     def buffer(self, shape: Sequence[int], dtype: np.dtype | type) -> DeviceBuffer:
-        """New memory filled with zeros. Raises CudaError if there is not enough."""
+        """New memory filled with zeros. Raises EngineError if there is not enough."""
         self.enter()
         memory = _Memory(self, int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize)
         self.synchronize()  # other streams, such as onnxruntime's, may use it at once
@@ -96,7 +92,7 @@ class Cuda:
             self._call("cuMemcpyDtoDAsync_v2", *pointers, *self._size_and_stream(nbytes))
 
     def synchronize(self) -> None:
-        """Waits until all that is queued is done. Raises CudaError for what went wrong in it."""
+        """Waits until all that is queued is done. Raises EngineError for what went wrong in it."""
         self._call("cuStreamSynchronize", ctypes.c_void_p(self.stream))
 
     def _size_and_stream(self, nbytes: int) -> tuple[ctypes.c_size_t, ctypes.c_void_p]:
@@ -110,7 +106,7 @@ class Cuda:
     def _call(self, function: str, *arguments: object) -> None:
         status = getattr(self._library, function)(*arguments)
         if status != 0:
-            raise CudaError(self._words(function, status))
+            raise EngineError(self._words(function, status))
 
     def _words(self, function: str, status: int) -> str:
         if status == _NO_DEVICE:
@@ -124,7 +120,7 @@ class Cuda:
 
 
 class DeviceBuffer:
-    """Memory on the GPU; see `osprey_ros.engines.Buffer`. Made by `Cuda.buffer`."""
+    """Memory on the GPU; see `osprey_ros.engines.base.Buffer`. Made by `Cuda.buffer`."""
 
     def __init__(self, cuda: Cuda, memory: _Memory, pointer: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
         self._cuda = cuda
@@ -135,7 +131,7 @@ class DeviceBuffer:
         self.nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
 
     def write(self, array: np.ndarray, row: int = 0) -> None:
-        """See `osprey_ros.engines.Buffer`. Raises EngineError for rows that do not fit."""
+        """See `osprey_ros.engines.base.Buffer`. Raises EngineError for rows that do not fit."""
         if array.dtype != self.dtype or array.shape[1:] != self.shape[1:] or not 0 <= row <= self.shape[0] - len(array):
             raise EngineError(
                 f"{array.dtype} {array.shape} cannot be written to row {row} of a {self.dtype} {self.shape} buffer"
@@ -146,7 +142,7 @@ class DeviceBuffer:
         self._cuda.synchronize()
 
     def read(self) -> np.ndarray:
-        """See `osprey_ros.engines.Buffer`; a copy."""
+        """See `osprey_ros.engines.base.Buffer`; a copy."""
         array = np.empty(self.shape, self.dtype)
         self._cuda.enter()
         self._cuda.download(array, self.pointer)
@@ -154,7 +150,7 @@ class DeviceBuffer:
         return array
 
     def rows(self, start: int, stop: int, batch: bool = False) -> DeviceBuffer:
-        """See `osprey_ros.engines.Buffer`. Raises EngineError for rows that it does not have."""
+        """See `osprey_ros.engines.base.Buffer`. Raises EngineError for rows that it does not have."""
         if not 0 <= start <= stop <= self.shape[0]:
             raise EngineError(f"rows {start} to {stop} are not in a buffer of {self.shape[0]} rows")
         row_bytes = int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize

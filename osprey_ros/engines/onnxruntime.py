@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from osprey_ros.engines import UNBOUNDED, Buffer, EngineError
+from osprey_ros.engines.base import UNBOUNDED, Buffer
+from osprey_ros.errors import EngineError
 
 if TYPE_CHECKING:
     from osprey_ros.engines.cuda import Cuda
@@ -55,29 +56,29 @@ class HostBuffer:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """See `osprey_ros.engines.Buffer`."""
+        """See `osprey_ros.engines.base.Buffer`."""
         return self._array.shape
 
     @property
     def dtype(self) -> np.dtype:
-        """See `osprey_ros.engines.Buffer`."""
+        """See `osprey_ros.engines.base.Buffer`."""
         return self._array.dtype
 
     @property
     def pointer(self) -> int:
-        """See `osprey_ros.engines.Buffer`."""
+        """See `osprey_ros.engines.base.Buffer`."""
         return int(self._array.ctypes.data)
 
     def write(self, array: np.ndarray, row: int = 0) -> None:
-        """See `osprey_ros.engines.Buffer`."""
+        """See `osprey_ros.engines.base.Buffer`."""
         self._array[row : row + len(array)] = array
 
     def read(self) -> np.ndarray:
-        """See `osprey_ros.engines.Buffer`."""
+        """See `osprey_ros.engines.base.Buffer`."""
         return self._array
 
     def rows(self, start: int, stop: int, batch: bool = False) -> HostBuffer:
-        """See `osprey_ros.engines.Buffer`."""
+        """See `osprey_ros.engines.base.Buffer`."""
         return HostBuffer(self._array[None, start:stop] if batch else self._array[start:stop])
 
 
@@ -145,11 +146,11 @@ class OnnxEngine:
         return session
 
     def most_rows(self, name: str) -> int:
-        """See `osprey_ros.engines.Engine`: graphs take any number."""
+        """See `osprey_ros.engines.base.Engine`: graphs take any number."""
         return UNBOUNDED
 
     def buffer(self, shape: Sequence[int], dtype: np.dtype | type) -> Buffer:
-        """New memory filled with zeros; see `osprey_ros.engines.Engine`."""
+        """New memory filled with zeros; see `osprey_ros.engines.base.Engine`."""
         if self._cuda is not None:
             return self._cuda.buffer(shape, dtype)
         return HostBuffer(np.zeros(tuple(shape), dtype))
@@ -160,7 +161,7 @@ class OnnxEngine:
         outputs: Sequence[str] | None = None,
         into: Mapping[str, Buffer] | None = None,
     ) -> dict[str, np.ndarray]:
-        """Runs the graph once; see `osprey_ros.engines.Engine`."""
+        """Runs the graph once; see `osprey_ros.engines.base.Engine`."""
         targets = into or {}
         names = [n for n in self.output_names if n not in targets] if outputs is None else list(outputs)
         self._check(inputs)
@@ -175,7 +176,7 @@ class OnnxEngine:
             raise self._failure(error) from error
 
     def bind(self, inputs: Mapping[str, np.ndarray | Buffer], into: Mapping[str, Buffer]) -> Callable[[], object]:
-        """See `osprey_ros.engines.Engine`. On the CPU a bound run takes a fraction of the time to begin."""
+        """See `osprey_ros.engines.base.Engine`. On the CPU a bound run takes a fraction of the time to begin."""
         if self.device != "cpu":  # there a session is given copies of arrays, anew for each run
             return partial(self.run, inputs, (), into)
         self._check(inputs)

@@ -1,6 +1,6 @@
 """Engines as TensorRT plans: one code path for TensorRT 10.3 to 11.
 
-A plan is loaded only where its fingerprint says that it fits (see `osprey_ros.fingerprint`). It takes the shapes of its
+A plan is loaded only where its fingerprint says that it fits (see `bundle.fingerprint`). It takes the shapes of its
 optimization profiles; each run uses the first profile that takes all of its shapes.
 """
 
@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from osprey_ros.engines import Buffer, EngineError
+from osprey_ros.engines.base import Buffer
 from osprey_ros.engines.cuda import ALIGNMENT, Cuda, DeviceBuffer
-from osprey_ros.fingerprint import check_plan
+from osprey_ros.engines.machine import check_plan
+from osprey_ros.errors import EngineError
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -92,11 +93,11 @@ class TensorRTEngine:
         self._staging: dict[str, DeviceBuffer] = {}
 
     def most_rows(self, name: str) -> int:
-        """See `osprey_ros.engines.Engine`: the most that any profile takes."""
+        """See `osprey_ros.engines.base.Engine`: the most that any profile takes."""
         return max(profile.greatest(name)[0] for profile in self._profiles)
 
     def buffer(self, shape: Sequence[int], dtype: np.dtype | type) -> DeviceBuffer:
-        """New memory on the GPU filled with zeros; see `osprey_ros.engines.Engine`."""
+        """New memory on the GPU filled with zeros; see `osprey_ros.engines.base.Engine`."""
         return self._cuda.buffer(shape, dtype)
 
     def run(
@@ -105,7 +106,7 @@ class TensorRTEngine:
         outputs: Sequence[str] | None = None,
         into: Mapping[str, Buffer] | None = None,
     ) -> dict[str, np.ndarray]:
-        """Runs the plan once; see `osprey_ros.engines.Engine`."""
+        """Runs the plan once; see `osprey_ros.engines.base.Engine`."""
         targets = dict(into or {})
         wanted = [n for n in self.output_names if n not in targets] if outputs is None else list(outputs)
         self._check(inputs, [*wanted, *targets])
@@ -150,7 +151,7 @@ class TensorRTEngine:
         return {name: results[name][0] for name in wanted}
 
     def bind(self, inputs: Mapping[str, np.ndarray | Buffer], into: Mapping[str, Buffer]) -> Callable[[], object]:
-        """See `osprey_ros.engines.Engine`."""
+        """See `osprey_ros.engines.base.Engine`."""
         return partial(self.run, inputs, (), into)
 
     def _check(self, inputs: Mapping[str, np.ndarray | Buffer], outputs: Sequence[str]) -> None:

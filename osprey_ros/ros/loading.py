@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from osprey_ros import memory
-from osprey_ros.bundle import Bundle, BundleError
+from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.describer import Describer
+from osprey_ros.errors import BundleError
+from osprey_ros.system import process_memory as memory
 
 _REPORT = 5.0  # seconds between two lines about a load that takes long
 

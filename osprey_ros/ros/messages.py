@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -12,7 +11,8 @@ from geometry_msgs.msg import Point, Vector3
 from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
 from std_msgs.msg import Header
 
-from osprey_ros.objects import STATE_NUMBERS, SceneObject
+from osprey_ros.messages.stamps import NANOSECONDS
+from osprey_ros.scene.types import STATE_NUMBERS, SceneObject
 
 try:
     from osprey_interfaces.action import DescribeRegion as DescribeRegionAction  # type: ignore[attr-defined]
@@ -50,13 +50,6 @@ __all__ = [
     "Region",
     "RegionArray",
 ]
-
-NANOSECONDS = 1_000_000_000
-
-
-def stamp_of(message: Any) -> int:
-    """Stamp of a message's header, in nanoseconds."""
-    return message.header.stamp.sec * NANOSECONDS + message.header.stamp.nanosec
 
 
 def time_message(stamp: int) -> Time:

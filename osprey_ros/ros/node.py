@@ -18,21 +18,21 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
-from osprey_ros import memory
-from osprey_ros.errors import OspreyError
-from osprey_ros.results import Timing
-from osprey_ros.ros import health, parameters
+from osprey_ros.errors import InputError, OspreyError
+from osprey_ros.messages.frames import RawFrame, frame_from_messages
+from osprey_ros.ros import parameters
 from osprey_ros.ros.complaints import Complaints
-from osprey_ros.ros.diagnostics import Diagnostics
-from osprey_ros.ros.frames import RawFrame, frame_from_messages
-from osprey_ros.ros.images import MessageError
-from osprey_ros.ros.inputs import FrameInputs
-from osprey_ros.ros.outputs import Outputs
-from osprey_ros.ros.perception import Perception
+from osprey_ros.ros.diagnostics import status as health
+from osprey_ros.ros.diagnostics.statistics import ObjectCounts, Statistics, Summary
+from osprey_ros.ros.diagnostics.updater import Diagnostics
+from osprey_ros.ros.inputs.frame_inputs import FrameInputs
+from osprey_ros.ros.outputs.publishers import Outputs
 from osprey_ros.ros.run import run_node
-from osprey_ros.ros.services import Services
-from osprey_ros.ros.statistics import ObjectCounts, Statistics, Summary
+from osprey_ros.ros.runtime import Perception
+from osprey_ros.ros.services.server import Services
 from osprey_ros.ros.worker import LatestWorker
+from osprey_ros.system import process_memory as memory
+from osprey_ros.timing import Timing
 
 _UNCONFIGURED = "the node is unconfigured: configure and activate it, or start it with autostart:=true"
 _INACTIVE = "the node is inactive: activate it"
@@ -237,7 +237,7 @@ class OspreyNode(LifecycleNode):
             self._statistics.described(age, seconds, counts, nothing)
             if nothing:
                 self._complaints.say("nothing", f"{nothing}; an empty array is published", serious=False)
-        except MessageError as error:
+        except InputError as error:
             topic, _, _ = str(error).partition(": ")
             self._fail(topic, str(error))
         except OspreyError as error:

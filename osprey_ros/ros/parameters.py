@@ -10,11 +10,12 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from osprey_ros.attributes import AttributeSpecError, attributes_from
-from osprey_ros.image import MODES
+from osprey_ros.decoding.prompt import QUESTIONS
+from osprey_ros.errors import InputError
 from osprey_ros.pipeline import StepSettings
-from osprey_ros.prompt import QUESTIONS
-from osprey_ros.ros.inputs import DEPTH_TRANSPORTS, REGION_SOURCES, TRANSPORTS, InputSettings
+from osprey_ros.ros.inputs.frame_inputs import DEPTH_TRANSPORTS, REGION_SOURCES, TRANSPORTS, InputSettings
+from osprey_ros.scene.attributes import attributes_from
+from osprey_ros.vision.preprocess import MODES
 
 RELIABILITIES = ("auto", "reliable", "best_effort")
 
@@ -37,7 +38,7 @@ class Settings:
     scene_file: str = ""  # "": none
     scene_file_size: int = 64  # MB
     max_objects: int = 500
-    attributes: tuple[str, ...] = ()  # as `osprey_ros.attributes.attributes_from` takes them
+    attributes: tuple[str, ...] = ()  # as `osprey_ros.scene.attributes.attributes_from` takes them
     inputs: InputSettings = field(default_factory=InputSettings)
     step: StepSettings = field(default_factory=StepSettings)
 
@@ -55,7 +56,7 @@ class Settings:
         attributes = tuple(line for line in values["attributes"] if line.strip())
         try:
             attributes_from(attributes)
-        except AttributeSpecError as error:
+        except InputError as error:
             raise ValueError(f"attributes: {error}") from error
         own = {f.name: values[f.name] for f in fields(cls) if f.name not in ("inputs", "step", "attributes")}
         inputs = InputSettings(**{f.name: values[f.name] for f in fields(InputSettings)})

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from osprey_ros.arguments import positive
+from osprey_ros.cli._options import positive
 from osprey_sim.scene import SPLITS
 from training.instructions.budget import Budget, Prices
 from training.instructions.endpoint import Endpoint, EndpointError

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_masks
 
-from osprey_ros.prompt import QUESTIONS
+from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_sim.render import Renderer
 from osprey_sim.scene import sample_scene
 from osprey_sim.words import visible_objects

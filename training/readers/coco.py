@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from osprey_ros.prompt import QUESTIONS, REGION_TEXT
+from osprey_ros.decoding.prompt import QUESTIONS, REGION_TEXT
 from training.readers.files import read_json
 from training.readers.records import Record, RecordError, Skipped, Turn, each_record
 from training.readers.segmentation import Segmentation, with_area

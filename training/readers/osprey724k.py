@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from osprey_ros.prompt import QUESTIONS, REGION_TEXT
+from osprey_ros.decoding.prompt import QUESTIONS, REGION_TEXT
 from training.readers.files import read_list
 from training.readers.records import Record, Skipped, Turn, each_record
 from training.readers.segmentation import Segmentation, with_area

@@ -1,0 +1,1 @@
+"""Bundles: folders of engines that belong together, their manifest, calibration and fingerprints. Pure data."""

@@ -1,0 +1,53 @@
+"""The numbers that the runtime must know about a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from osprey_ros.errors import BundleError
+
+REBUILD = "rebuild it with `python export/build_engines.py --checkpoint DIR --output BUNDLE`"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The numbers that the runtime must know about a model. Sizes in pixels or rows, ids are token ids.
+
+    ``mask_id`` and ``pos_id`` are ids of the tokenizer at or above ``vocab_size``: they mark where a region is named
+    and are never looked up in the embedding table.
+    """
+
+    image_size: int  # the square side the picture is resized to
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
+    feature_channels: tuple[int, int, int, int]
+    image_tokens: int
+    position_size: int  # side of the grid from which a position token is made
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    head_dim: int
+    vocab_size: int  # rows of the embedding table
+    max_positions: int
+    bos_id: int
+    eos_id: int
+    mask_id: int
+    pos_id: int
+    feature_strides: tuple[int, int, int, int] = (4, 8, 16, 32)
+
+    @property
+    def feature_sizes(self) -> tuple[tuple[int, int], ...]:
+        """(height, width) of the four feature maps res2 to res5."""
+        return tuple((self.image_size // stride, self.image_size // stride) for stride in self.feature_strides)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ModelSpec:
+        """Reads the ``model`` part of a manifest. Raises BundleError naming fields that are missing."""
+        names = {f.name for f in fields(cls)}
+        missing = sorted(names - set(data) - {"feature_strides"})
+        if missing:
+            raise BundleError(f"manifest.json: model lacks {', '.join(missing)}; {REBUILD}")
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in names}
+        return cls(**values)

@@ -1,0 +1,336 @@
+"""The commands ``osprey bundle show`` and ``osprey bundle verify``: what a bundle is, and whether it is still whole.
+
+`check_bundle` is the long way round of `Bundle.open`: it stops at nothing and lists every fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from numbers import Real
+from pathlib import Path
+from typing import Any, TextIO
+
+from osprey_ros.bundle import fingerprint
+from osprey_ros.bundle.bundle import Bundle, find_bundle
+from osprey_ros.bundle.manifest import FORMAT_VERSION, MANIFEST, TABLES, FileEntry, Manifest, manifest_sha256
+from osprey_ros.engines import machine
+from osprey_ros.errors import BundleError, OspreyError
+
+FAULTY = 1
+_PIECE = 1 << 22  # bytes hashed at a time
+_REDRAW = 0.2  # seconds between two drawings of the progress line
+_REPAIR = "copy the bundle again, or rebuild it with `python export/build_engines.py --checkpoint DIR --output BUNDLE`"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with one file of a bundle, in words."""
+
+    file: str
+    fault: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """What `check_bundle` found. ``unlisted`` are files in the folder that the manifest does not know.
+
+    ``manifest`` is None where it cannot be read; then nothing but it was checked.
+    """
+
+    folder: Path
+    manifest: Manifest | None
+    faults: tuple[Fault, ...]
+    unlisted: tuple[str, ...]
+
+
+def unverified_warning(manifest: Manifest) -> str:
+    """The line for people who use a bundle that was never compared with its PyTorch model; empty if it was."""
+    if manifest.verified:
+        return ""
+    return f"osprey: warning: bundle {manifest.name} was never compared with its PyTorch model"
+
+
+def check_bundle(path: str | Path, progress: Callable[[str, int, int], None] | None = None) -> Check:
+    """Compares every file of a bundle with its manifest, and the manifest with its own seal.
+
+    ``progress`` is called with (file, bytes read of all files, bytes of all files). Raises BundleError where there is
+    no bundle, or one of a format that this version does not read.
+    """
+    root = find_bundle(path)
+    manifest, faults = _read_manifest(root)
+    if manifest is None:
+        return Check(root, None, tuple(faults), ())
+    needed = [*(entry.file for entry in manifest.engines.values()), *TABLES]
+    for name in dict.fromkeys(needed):
+        if name not in manifest.files:
+            faults.append(Fault(name, f"is needed, and {MANIFEST} does not list it"))
+    total = sum(entry.bytes for entry in manifest.files.values())
+    before = 0
+    for name, entry in sorted(manifest.files.items()):
+
+        def read(done: int, name: str = name, before: int = before) -> None:
+            if progress is not None:
+                progress(name, before + done, total)
+
+        fault = _file_fault(root, name, entry, read)
+        if fault:
+            faults.append(Fault(name, fault))
+        before += entry.bytes
+    return Check(root, manifest, tuple(faults), _unlisted(root, manifest))
+
+
+def _read_manifest(root: Path) -> tuple[Manifest | None, list[Fault]]:
+    """The manifest, even with a broken seal, and what is wrong with it. Raises BundleError if it is none of ours."""
+    try:
+        text = (root / MANIFEST).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise BundleError(f"{root} has no {MANIFEST}: it is not an engine bundle") from error
+    except OSError as error:
+        raise BundleError(f"bundle {root}: {MANIFEST} cannot be read ({error.strerror or error})") from error
+    except UnicodeDecodeError:
+        return None, [Fault(MANIFEST, "is not UTF-8 text")]
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        return None, [Fault(MANIFEST, f"is not valid JSON ({error})")]
+    faults = []
+    if isinstance(data, dict):
+        if data.get("format_version") != FORMAT_VERSION:
+            raise BundleError(
+                f"bundle {root}: {MANIFEST} has format_version {data.get('format_version')!r}, this osprey_ros reads "
+                f"{FORMAT_VERSION}: use the osprey_ros that it was built with, or build it again"
+            )
+        if "sha256" in data and data["sha256"] != manifest_sha256(data):
+            faults.append(Fault(MANIFEST, "was changed after it was written (its SHA-256 is not the one in it)"))
+            data["sha256"] = manifest_sha256(data)  # the files can still be compared with what it says now
+    try:
+        return Manifest.from_json(json.dumps(data)), faults
+    except BundleError as error:
+        return None, [*faults, Fault(MANIFEST, str(error).removeprefix(f"{MANIFEST} ").removeprefix(f"{MANIFEST}: "))]
+
+
+def _file_fault(root: Path, name: str, entry: FileEntry, read: Callable[[int], None]) -> str:
+    """What is wrong with a file; empty if nothing is."""
+    if Path(name).name != name:
+        return "is not a plain file name"
+    path = root / name
+    try:
+        if not path.is_file():
+            return "is missing"
+        size = path.stat().st_size
+        if size != entry.bytes:
+            return f"has {size} bytes, the manifest says {entry.bytes}: it is cut off or was changed"
+        digest = hashlib.sha256()
+        done = 0
+        with path.open("rb") as file:
+            while piece := file.read(_PIECE):
+                digest.update(piece)
+                done += len(piece)
+                read(done)
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error})"
+    return "" if digest.hexdigest() == entry.sha256 else "was changed (its SHA-256 is not the manifest's)"
+
+
+def _unlisted(root: Path, manifest: Manifest) -> tuple[str, ...]:
+    """Files beside those of the bundle; hidden files and Markdown may always lie there."""
+    names = (path.name for path in root.iterdir() if path.suffix != ".md" and path.name[0] != ".")
+    return tuple(sorted(name for name in names if name != MANIFEST and name not in manifest.files))
+
+
+class _ProgressLine:
+    """One line on a terminal, drawn again and again: file, share, rate and remaining time. Elsewhere silent."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream if stream.isatty() else None
+        self._started = self._drawn = time.monotonic()
+        self._width = 0
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self._stream is None or now - self._drawn < _REDRAW:
+            return
+        self._drawn = now
+        rate = done / (now - self._started)
+        left = (total - done) / rate
+        self._draw(f"{100 * done // total:3d} %  {size_text(rate)}/s  {left:.0f} s left  {name}")
+
+    def close(self) -> None:
+        """Wipes the line."""
+        if self._stream is not None and self._width:
+            self._draw("")
+            self._stream.write("\r")
+
+    def _draw(self, text: str) -> None:
+        assert self._stream is not None
+        self._stream.write("\r" + text.ljust(self._width))
+        self._stream.flush()
+        self._width = len(text)
+
+
+def plan_notes(manifest: Manifest) -> list[str]:
+    """One sentence for each TensorRT plan that does not fit this machine, which is no fault: it may be for another.
+
+    Where this machine has no GPU or no TensorRT, one sentence says that it cannot be told.
+    """
+    plans = [entry for entry in manifest.engines.values() if entry.fingerprint]
+    if not plans:
+        return []
+    try:
+        here = machine.current()
+    except OspreyError as error:
+        return [f"whether its plans fit a machine can be told only there ({error})"]
+    notes = []
+    for entry in plans:
+        found = fingerprint.differences(entry.fingerprint, here)
+        if found:
+            notes.append(f"{entry.file} was built for another machine: {'; '.join(map(str, found))}")
+    return notes
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """``osprey bundle verify``. Returns the exit status: FAULTY if there are faults."""
+    line = _ProgressLine(sys.stderr)
+    try:
+        check = check_bundle(arguments.bundle, line)
+    finally:
+        line.close()
+    manifest = check.manifest
+    notes = [f"{name} lies in the folder and does not belong to the bundle" for name in check.unlisted]
+    if manifest is not None:
+        notes += plan_notes(manifest)
+    if arguments.json:
+        report = {
+            "folder": str(check.folder),
+            "name": manifest.name if manifest else None,
+            "ok": not check.faults,
+            "verified": manifest.verified if manifest else None,
+            "faults": [asdict(fault) for fault in check.faults],
+            "notes": notes,
+        }
+        print(json.dumps(report, indent=2))
+    else:
+        _print_check(check, notes)
+    if manifest is not None and not manifest.verified:
+        print(unverified_warning(manifest), file=sys.stderr)
+    return FAULTY if check.faults else 0
+
+
+def _print_check(check: Check, notes: Sequence[str]) -> None:
+    for fault in check.faults:
+        print(f"{fault.file} {fault.fault}")
+    if check.faults:
+        count = len(check.faults)
+        print(f"{count} fault{'s' if count > 1 else ''} in {check.folder}: {_REPAIR}")
+    elif check.manifest is not None:
+        files = check.manifest.files.values()
+        print(f"OK: {len(files)} files, {size_text(sum(e.bytes for e in files))}, all as {MANIFEST} says")
+    for note in notes:
+        print(f"note: {note}")
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """``osprey bundle show``. Returns the exit status."""
+    bundle = Bundle.open(arguments.bundle, verify=False)
+    manifest = bundle.manifest
+    if arguments.json:
+        report = {
+            "folder": str(bundle.root),
+            "verified": manifest.verified,
+            "bytes": sum(entry.bytes for entry in manifest.files.values()),
+            **asdict(manifest),
+        }
+        print(json.dumps(report, indent=2))
+    else:
+        print("\n".join(describe_bundle(bundle)))
+    return 0
+
+
+def describe_bundle(bundle: Bundle) -> list[str]:
+    """The lines of ``osprey bundle show``."""
+    manifest, model = bundle.manifest, bundle.manifest.model
+    compared = "compared with its PyTorch model" if manifest.verified else "NEVER compared with its PyTorch model"
+    layers = manifest.verification.get("decoder_layers", {})
+    if manifest.verified and layers.get("compared") != layers.get("all"):
+        compared += f" (of the language model the first {layers['compared']} of {layers['all']} layers)"
+    lines = [
+        f"{manifest.name}  {bundle.root}",
+        f"{compared}; format {manifest.format_version}, prompt template {manifest.template}",
+        "",
+        "Model",
+        f"  picture         {model.image_size} x {model.image_size} pixels, {model.image_tokens} tokens",
+        f"  language model  {model.num_layers} layers of {model.hidden_size}, {model.num_heads} heads of "
+        f"{model.head_dim}, {model.vocab_size} words, {model.max_positions} positions",
+        "",
+        "Engines",
+    ]
+    rows = [
+        (role, entry.file, f"{entry.runtime} on {entry.device}", manifest.precisions.get(role, "-"))
+        for role, entry in manifest.engines.items()
+    ]
+    others = sorted(set(manifest.precisions) - set(manifest.engines))
+    lines += _table([*rows, *((name, "", "", manifest.precisions[name]) for name in others)])
+    for role, entry in manifest.engines.items():
+        if entry.fingerprint:
+            lines += ["", f"Built for ({role}, {entry.file})", *_table(sorted(entry.fingerprint.items()))]
+    total = sum(entry.bytes for entry in manifest.files.values())
+    lines += ["", f"Files, {size_text(total)}"]
+    lines += _table([(name, size_text(entry.bytes)) for name, entry in sorted(manifest.files.items())])
+    return [*lines, *_verification(manifest.verification)]
+
+
+def _verification(figures: Mapping[str, Any]) -> list[str]:
+    """The figures of the verification: a table of the stages, then whatever else was recorded, one line each."""
+    stages = figures.get("stages")
+    lines = []
+    if isinstance(stages, Mapping) and stages:
+        columns = list(dict.fromkeys(k for f in stages.values() for k, v in f.items() if isinstance(v, Real)))
+        rows = [("stage", *(column.replace("_", " ") for column in columns), "limits")]
+        for name, stage in stages.items():
+            limits = stage.get("limits", {})
+            rows.append((name, *(_figure(stage.get(column)) for column in columns), _in_line(limits)))
+        lines += ["", "Verification", *_table(rows)]
+    rest = {name: value for name, value in figures.items() if name not in ("stages", "verified")}
+    if rest:
+        lines += ["", "Verification, further" if lines else "Verification"]
+        lines += _table([(name.replace("_", " "), _in_line(value)) for name, value in rest.items()])
+    return lines
+
+
+def _in_line(value: Any) -> str:
+    """A figure, or what holds figures, on one line."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name.replace('_', ' ')} {_in_line(v)}" for name, v in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(_in_line(v) for v in value)
+    return _figure(value)
+
+
+def _figure(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.8f}".rstrip("0").rstrip(".") if 0.001 <= abs(value) < 1e6 else f"{value:.3g}"
+    return str(value)
+
+
+def _table(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Rows of cells as indented lines, columns aligned."""
+    cells = [list(row) for row in rows]
+    widths = [max((len(row[i]) for row in cells if i < len(row)), default=0) for i in range(max(map(len, cells)))]
+    return ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=False)).rstrip() for row in cells]
+
+
+def size_text(count: float) -> str:
+    """A number of bytes for people, in decimal units."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"

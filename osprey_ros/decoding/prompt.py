@@ -1,0 +1,179 @@
+"""Conversation template: a question about a region becomes token ids with placeholders for picture and region.
+
+Training and the robot both build their prompts here, so that the words around the picture never differ between them.
+Texts and the order of tokens are those of the published Osprey (arXiv 2312.10032 and its code).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from osprey_ros.errors import PromptError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from osprey_ros.bundle.spec import ModelSpec
+
+# Placeholders in token sequences, negative so that they are never mistaken for rows of the embedding table.
+IMAGE = -1  # expands to ModelSpec.image_tokens rows
+MASK = -2  # one row: the mask token of the region
+POSITION = -3  # one row: the position token of the region
+
+IMAGE_TEXT = "<image>"
+MASK_TEXT = "<mask>"
+POSITION_TEXT = "<pos>"
+REGION_TEXT = MASK_TEXT + POSITION_TEXT
+
+QUESTIONS: dict[str, str] = {
+    "short": "Please give me a short description of <mask><pos>. Using a short phrase.",
+    "detailed": "Can you give me a detailed description of <mask><pos>?",
+    "category": "What is the category of <mask><pos>? Using only one word or phrase.",
+}
+
+
+@dataclass(frozen=True)
+class Template:
+    """The fixed words of a conversation: ``{system} {user}: {overview}{question} {assistant}:``.
+
+    The overview is the opening of the published evaluation, with one newline behind the picture, for all styles (the
+    published demo puts two there): with the same words up to the question, one prefix serves every style.
+    """
+
+    name: str
+    system: str
+    user: str = "USER"
+    assistant: str = "ASSISTANT"
+    overview: str = "<image>\nThis provides an overview of the picture.\n"
+
+
+OSPREY_V1 = Template(
+    name="osprey_v1",
+    system=(
+        "A chat between a curious human and an artificial intelligence assistant. "
+        "The assistant gives helpful, detailed, and polite answers to the human's questions."
+    ),
+)
+
+
+def template_named(name: str) -> Template:
+    """The template a manifest names. Raises PromptError for a name this version does not know."""
+    if name != OSPREY_V1.name:
+        raise PromptError(f"unknown conversation template {name!r}: this version knows {OSPREY_V1.name!r} only")
+    return OSPREY_V1
+
+
+class PromptBuilder:
+    """Turns questions and answers into token ids, and token ids back into text."""
+
+    def __init__(self, tokenizer: Tokenizer, spec: ModelSpec, template: Template = OSPREY_V1) -> None:
+        for text, expected in ((MASK_TEXT, spec.mask_id), (POSITION_TEXT, spec.pos_id)):
+            found = tokenizer.token_to_id(text)
+            if found != expected:
+                raise PromptError(
+                    f"the tokenizer gives {text} the id {found}, the model expects {expected}: "
+                    "they do not belong together"
+                )
+        self.tokenizer = tokenizer
+        self.spec = spec
+        self.template = template
+
+    def prompt(self, question: str, regions: int = 1) -> tuple[int, ...]:
+        """Token ids of the whole conversation up to where the answer begins, with IMAGE, MASK and POSITION in it.
+
+        ``<mask><pos>`` in the question marks where the region is named; a question without it gets
+        "Regarding <mask><pos>: " in front, with as many of them as there are ``regions``. Several pairs are kept in
+        order of mention.
+        Raises PromptError for an empty question, for one that is not UTF-8, for ``<image>``, and for a ``<mask>``
+        without its ``<pos>``.
+        """
+        question = _checked(question)
+        if REGION_TEXT not in question:
+            question = f"Regarding {' and '.join([REGION_TEXT] * regions)}: {question}"
+        return self._opening(question)
+
+    def dialogue(self, turns: Sequence[tuple[str, str]]) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+        """Token ids of questions and their answers, as (question, answer) pairs, and which of them are answers.
+
+        Questions are taken as they are: they may name no region, one or several. Raises PromptError as `prompt` does.
+        """
+        if not turns:
+            raise PromptError("a dialogue needs at least one question and its answer")
+        ids: list[int] = []
+        is_answer: list[bool] = []
+        for question, answer in turns:
+            asked = _checked(question)
+            # An answer ends with its end-of-sequence token, and the next question follows at once.
+            follow_up = f"{self.template.user}: {asked} {self.template.assistant}:"
+            words = self._encode(follow_up) if ids else self._opening(asked)
+            reply = self.answer(answer)
+            ids += [*words, *reply]
+            is_answer += [False] * len(words) + [True] * len(reply)
+        return tuple(ids), tuple(is_answer)
+
+    def _opening(self, question: str) -> tuple[int, ...]:
+        """Token ids from the system's words to where the first answer begins."""
+        template = self.template
+        text = f"{template.system} {template.user}: {template.overview}{question} {template.assistant}:"
+        before, after = text.split(IMAGE_TEXT)
+        # The published code tokenizes the text on both sides of the picture on its own.
+        return (self.spec.bos_id, *self._encode(before), IMAGE, *self._encode(after))
+
+    def answer(self, text: str) -> tuple[int, ...]:
+        """Token ids of an answer as it continues a prompt, with the end-of-sequence id behind it.
+
+        Raises PromptError for a text that has none.
+        """
+        check_text(text, "the answer")
+        # Whether a leading space belongs to the first token depends on the tokenizer: encode the answer behind the word
+        # it will follow, and keep what was added.
+        lead = f"{self.template.assistant}:"
+        lead_ids = self._encode(lead)
+        ids = self._encode(f"{lead} {text.strip()}")
+        if ids[: len(lead_ids)] != lead_ids:
+            raise PromptError(f"the tokenizer merges {lead!r} with the answer {text!r}: it cannot continue a prompt")
+        return (*ids[len(lead_ids) :], self.spec.eos_id)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of answer tokens, without special tokens and outer white space."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        placeholders = {self.spec.mask_id: MASK, self.spec.pos_id: POSITION}
+        ids = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return tuple(placeholders.get(i, i) for i in ids)
+
+
+def check_text(text: str, what: str) -> None:
+    """Raises PromptError for text that was made of bytes which are not UTF-8; ``what`` it is begins the message."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise PromptError(f"{what} {text!r} is not UTF-8 text: write it in UTF-8, or without that character") from error
+
+
+def _checked(question: str) -> str:
+    question = question.strip()
+    check_text(question, "the question")
+    if not question:
+        raise PromptError("the question is empty: ask something, such as 'What colour is <mask><pos>?'")
+    if IMAGE_TEXT in question:
+        raise PromptError(f"the question {question!r} contains {IMAGE_TEXT}: the picture is put in by the template")
+    pairs = question.count(REGION_TEXT)
+    if question.count(MASK_TEXT) != pairs or question.count(POSITION_TEXT) != pairs:
+        raise PromptError(f"the question {question!r} must name a region as {REGION_TEXT}, the two together")
+    return question
+
+
+def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """Number of leading tokens that all prompts share. It never reaches past the first MASK of any of them."""
+    if not prompts:
+        return 0
+    first = prompts[0]
+    limit = min(len(p) for p in prompts)
+    length = 0
+    while length < limit and first[length] != MASK and all(p[length] == first[length] for p in prompts):
+        length += 1
+    return length

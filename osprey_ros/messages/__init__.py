@@ -1,0 +1,1 @@
+"""ROS messages and recorded messages as numpy arrays, without rclpy."""

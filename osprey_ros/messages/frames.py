@@ -1,0 +1,132 @@
+"""The messages of one moment as the frame that the pipeline takes. ROS types end here: nothing below knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from osprey_ros.errors import InputError
+from osprey_ros.frame import Frame, RegionLabel
+from osprey_ros.messages import images
+from osprey_ros.messages.regions import regions_from_detections, regions_from_message
+from osprey_ros.messages.stamps import stamp_of
+from osprey_ros.regions.regions import Regions
+
+if TYPE_CHECKING:
+    from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+IMAGE, SEGMENTATION, REGIONS, DETECTIONS = "image", "segmentation", "regions", "detections"
+DEPTH, CAMERA_INFO = "depth", "camera_info"
+
+
+@dataclass(frozen=True)
+class RawFrame:
+    """The messages of one moment, as they came.
+
+    Attributes:
+        image: sensor_msgs/Image or CompressedImage.
+        regions: what ``regions_from`` names.
+        regions_from: "segmentation" (Image or CompressedImage), "regions" (RegionArray) or "detections"
+            (vision_msgs/Detection2DArray).
+        depth: sensor_msgs/Image or CompressedImage. camera_info: the latest that came, whatever its stamp.
+        topics: full name of the topic of each input, by its relative name ("image", "segmentation" ...).
+    """
+
+    image: Image | CompressedImage
+    regions: Any
+    regions_from: str
+    topics: Mapping[str, str]
+    depth: Image | CompressedImage | None = None
+    camera_info: CameraInfo | None = None
+
+    @property
+    def stamp(self) -> int:
+        """Stamp of the image, in nanoseconds: that of the frame."""
+        return stamp_of(self.image)
+
+
+def frame_from_messages(raw: RawFrame) -> Frame:
+    """The frame of these messages; where pictures are compressed, this takes milliseconds.
+
+    Raises InputError that begins with the topic of the message that is no good.
+    """
+
+    def read(topic: str, convert: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return convert(*arguments)
+        except InputError as error:
+            raise InputError(f"{raw.topics[topic]}: {error}") from error
+
+    rgb = read(IMAGE, _rgb, raw.image)
+    regions, labels = read(raw.regions_from, _regions, raw, rgb.shape[:2])
+    depth = None if raw.depth is None else read(DEPTH, _depth, raw.depth)
+    matrix = None if raw.camera_info is None else read(CAMERA_INFO, camera_matrix_of, raw.camera_info, rgb.shape[:2])
+    return Frame(
+        stamp=raw.stamp,
+        frame_id=raw.image.header.frame_id,
+        rgb=rgb,
+        regions=regions,
+        labels=labels,
+        depth=depth,
+        camera_matrix=matrix,
+    )
+
+
+def camera_matrix_of(message: CameraInfo, shape: tuple[int, int]) -> np.ndarray:
+    """The camera's matrix, float64 [3, 3], for an image of this (height, width): binning and roi are taken in.
+
+    That is the left part of P, as the image should be a rectified one; K, the raw image's, where P is not filled.
+    Distortion is left out. Raises InputError for a camera without calibration and for one whose images have another
+    size.
+    """
+    matrix = np.array(message.p, np.float64).reshape(3, 4)[:, :3]
+    if not (matrix[0, 0] > 0 and matrix[1, 1] > 0):
+        matrix = np.array(message.k, np.float64).reshape(3, 3)
+    if not (matrix[0, 0] > 0 and matrix[1, 1] > 0):
+        raise InputError(
+            f"the focal lengths are {matrix[0, 0]:g} and {matrix[1, 1]:g}: calibrate the camera, or set use_depth to "
+            "false"
+        )
+    across, down = max(1, message.binning_x), max(1, message.binning_y)
+    # A roi of 0 by 0 pixels is the whole image.
+    wide, tall = message.roi.width or message.width, message.roi.height or message.height
+    height, width = shape
+    if (wide // across, tall // down) != (width, height):
+        raise InputError(
+            f"it is about images of {wide // across}x{tall // down} pixels, the image is {width}x{height}: "
+            "scale camera_info together with the image"
+        )
+    matrix[0, 2] -= message.roi.x_offset
+    matrix[1, 2] -= message.roi.y_offset
+    # The centre of the first pixel is at 0: the middle of the first `across` columns moves there.
+    matrix[0, 2] = (matrix[0, 2] + 0.5) / across - 0.5
+    matrix[1, 2] = (matrix[1, 2] + 0.5) / down - 0.5
+    matrix[0, :2] /= across
+    matrix[1, :2] /= down
+    return matrix
+
+
+def is_compressed(message: Image | CompressedImage) -> bool:
+    """Return whether an image message is compressed: only that kind has the field ``format``."""
+    return hasattr(message, "format")
+
+
+def _rgb(message: Any) -> np.ndarray:
+    return images.rgb_from_compressed(message) if is_compressed(message) else images.rgb_from_message(message)
+
+
+def _depth(message: Any) -> np.ndarray:
+    return images.depth_from_compressed(message) if is_compressed(message) else images.depth_from_message(message)
+
+
+def _regions(raw: RawFrame, shape: tuple[int, int]) -> tuple[np.ndarray | Regions, dict[int, RegionLabel]]:
+    if raw.regions_from == REGIONS:
+        return regions_from_message(raw.regions)
+    if raw.regions_from == DETECTIONS:
+        return regions_from_detections(raw.regions, *shape)
+    if is_compressed(raw.regions):
+        return images.ids_from_compressed(raw.regions), {}
+    return images.ids_from_message(raw.regions), {}

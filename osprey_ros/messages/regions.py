@@ -1,0 +1,99 @@
+"""Arrays of regions and of detections as regions of a picture. Imports no ROS: the fields of the messages will do."""
+
+from __future__ import annotations
+
+from math import inf, isfinite
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from osprey_ros.errors import InputError, RegionError
+from osprey_ros.frame import RegionLabel
+from osprey_ros.regions.masks import MaskPart, part_from_box, part_from_polygon, part_from_rle, regions_from_parts
+from osprey_ros.regions.regions import MAX_ID, Regions
+
+if TYPE_CHECKING:
+    from osprey_interfaces.msg import Region, RegionArray  # type: ignore[attr-defined]
+
+RLE, POLYGON, BOX = 0, 1, 2  # the constants of osprey_interfaces/Region
+
+
+def regions_from_message(message: RegionArray) -> tuple[Regions, dict[int, RegionLabel]]:
+    """The regions of a RegionArray, which may overlap, and what is known of each by its id. Raises InputError."""
+    height, width = message.height, message.width
+    if not height or not width:
+        raise InputError(f"the regions are of an image of {width}x{height} pixels: fill height and width")
+    parts = []
+    for region in message.regions:
+        try:
+            parts.append(part_of(region, height, width))
+        except RegionError as error:
+            raise InputError(f"region {region.id}: {error}") from error
+    labels = {
+        int(region.id): RegionLabel(region.label, _score(region))
+        for region in message.regions
+        if region.label or _score(region)
+    }
+    return _regions(parts, [int(region.id) for region in message.regions], height, width), labels
+
+
+def regions_from_detections(message: Any, height: int, width: int) -> tuple[Regions, dict[int, RegionLabel]]:
+    """The boxes of a vision_msgs/Detection2DArray as regions of a picture of this size, and their labels by id.
+
+    The ids of the detections are kept where all are different positive numbers (those of a tracker), else they are 1,
+    2, 3 ... in their order. Of several hypotheses the one with the highest score counts. Raises InputError.
+    """
+    ids = _detection_ids([str(detection.id) for detection in message.detections])
+    parts, labels = [], {}
+    for number, detection in zip(ids, message.detections, strict=True):
+        box = detection.bbox
+        centre = (float(box.center.position.x), float(box.center.position.y))
+        size = (float(box.size_x), float(box.size_y))
+        try:
+            parts.append(part_from_box(centre, size, float(box.center.theta), height, width))
+        except RegionError as error:
+            raise InputError(f"detection {number}: {error}") from error
+        hypotheses = [result.hypothesis for result in detection.results]
+        if hypotheses:
+            best = max(hypotheses, key=lambda hypothesis: hypothesis.score if isfinite(hypothesis.score) else -inf)
+            labels[number] = RegionLabel(str(best.class_id), _score(best))
+    return _regions(parts, ids, height, width), labels
+
+
+def _score(source: Any) -> float:
+    """The score of a region or a hypothesis; 0 where it is not finite, as a scene file takes no such number."""
+    score = float(source.score)
+    return score if isfinite(score) else 0.0
+
+
+def _regions(parts: list[MaskPart], ids: list[int], height: int, width: int) -> Regions:
+    try:
+        return regions_from_parts(parts, ids, height, width)
+    except RegionError as error:
+        raise InputError(str(error)) from error
+
+
+def part_of(region: Region, height: int, width: int) -> MaskPart:
+    """The mask of one region of a picture of this size. Raises RegionError."""
+    if region.encoding == POLYGON:
+        return part_from_polygon(np.asarray(region.polygon), height, width, list(region.outlines))
+    if region.encoding not in (RLE, BOX):
+        raise RegionError(f"encoding {region.encoding} is not RLE ({RLE}), POLYGON ({POLYGON}) or BOX ({BOX})")
+    roi = region.roi
+    left, top, wide, tall = roi.x_offset, roi.y_offset, roi.width, roi.height
+    if not wide and not tall:
+        left, top, wide, tall = 0, 0, width, height
+    if left + wide > width or top + tall > height:
+        raise RegionError(f"its roi of {wide}x{tall} pixels at ({left}, {top}) leaves the image of {width}x{height}")
+    if region.encoding == BOX:
+        return MaskPart(left, top, np.ones((tall, wide), np.bool_))
+    part = part_from_rle(np.asarray(region.rle), tall, wide)
+    return MaskPart(left + part.left, top + part.top, part.mask)
+
+
+def _detection_ids(texts: list[str]) -> list[int]:
+    if all(text.isdecimal() and 1 <= int(text) <= MAX_ID for text in texts):
+        numbers = [int(text) for text in texts]
+        if len(set(numbers)) == len(numbers):
+            return numbers
+    return list(range(1, len(texts) + 1))

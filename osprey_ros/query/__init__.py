@@ -1,0 +1,1 @@
+"""Questions about the scene: grammar, spatial relations and the finder."""

@@ -1,0 +1,1 @@
+"""Regions of an image: masks in every form, their files, pooling masks and geometry."""

@@ -1,0 +1,1 @@
+"""Subscriptions of the node: the messages of one moment."""

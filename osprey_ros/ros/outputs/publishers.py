@@ -1,0 +1,64 @@
+"""The publishers of the node: what is said of a frame, each with the frame's header. Made and used while configured."""
+
+from __future__ import annotations
+
+import numpy as np
+from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+from visualization_msgs.msg import MarkerArray
+
+from osprey_ros.frame import Frame
+from osprey_ros.pipeline import StepResult
+from osprey_ros.ros import messages
+from osprey_ros.ros.outputs.detections import detection_type, detections_message
+from osprey_ros.ros.outputs.markers import markers_message
+from osprey_ros.viz.overlay import draw_regions
+
+QOS_DEPTH = 5
+
+
+class Outputs:
+    """``~/objects`` always; ``~/detections``, ``~/overlay`` and ``~/markers`` are filled only while someone listens."""
+
+    def __init__(self, node: LifecycleNode) -> None:
+        self._node = node
+        self._made: list[LifecyclePublisher] = []
+        try:
+            self._objects = self._publisher(messages.ObjectDescriptionArray, "~/objects")
+            self._overlay = self._publisher(Image, "~/overlay")
+            self._markers = self._publisher(MarkerArray, "~/markers")
+            # vision_msgs may not be installed.
+            self._detections = self._publisher(detection_type(), "~/detections") if detection_type() else None
+        except Exception:
+            self.close()  # those that were made before the one that failed
+            raise
+
+    def publish(self, frame: Frame, result: StepResult, draw: bool) -> None:
+        """Publishes what was found in a frame; the overlay only if ``draw`` says so."""
+        header = messages.header_message(frame.stamp, frame.frame_id)
+        self._objects.publish(messages.objects_message(result.objects, header))
+        if self._detections is not None and self._detections.get_subscription_count():
+            self._detections.publish(detections_message(result.objects, header))
+        if self._markers.get_subscription_count():
+            self._markers.publish(markers_message(result.objects, header))
+        if draw and self._overlay.get_subscription_count():
+            self._overlay.publish(_overlay_message(frame, result, header))
+
+    def close(self) -> None:
+        """Takes the publishers out of the graph."""
+        while self._made:
+            self._node.destroy_lifecycle_publisher(self._made.pop())
+
+    def _publisher(self, kind: type, topic: str) -> LifecyclePublisher:
+        self._made.append(self._node.create_lifecycle_publisher(kind, topic, QOS_DEPTH))
+        return self._made[-1]
+
+
+def _overlay_message(frame: Frame, result: StepResult, header: Header) -> Image:
+    """The picture with its words, drawn where the message keeps its pixels."""
+    message = messages.image_message(frame.rgb, "rgb8", header)
+    if result.regions is not None:
+        canvas = np.frombuffer(message.data, np.uint8).reshape(frame.rgb.shape)
+        draw_regions(canvas, result.regions, [thing.description for thing in result.objects])
+    return message

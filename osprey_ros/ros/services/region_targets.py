@@ -1,0 +1,122 @@
+"""What a request is about: of which frame, and which part of its picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from osprey_ros.errors import InputError, RegionError
+from osprey_ros.messages.regions import part_of
+from osprey_ros.messages.stamps import NANOSECONDS
+from osprey_ros.pipeline import Pipeline, Seen
+from osprey_ros.regions.masks import MaskPart, regions_from_parts
+from osprey_ros.regions.regions import Regions
+
+
+@dataclass(frozen=True)
+class Target:
+    """Regions of a frame, one or more; ``track_ids`` says whose each is, 0 where that is not known."""
+
+    seen: Seen
+    regions: Regions
+    track_ids: tuple[int, ...]
+
+
+def target_of(request: Any, pipeline: Pipeline) -> Target:
+    """What a request of osprey_interfaces/DescribeRegion, service or action, is about. Raises InputError."""
+    track_ids = [int(track_id) for track_id in request.track_ids]
+    for track_id in track_ids:
+        if track_id < 1:  # in a frame that was seen 0 stands for what was forgotten
+            raise _unknown(track_id)
+    seen = _frame(request.stamp.sec * NANOSECONDS + request.stamp.nanosec, track_ids, pipeline)
+    height, width = seen.regions.shape
+    parts: list[MaskPart] = []
+    owners: list[int] = []
+    for track_id in track_ids:
+        parts.append(_part(seen, _row_of(track_id, seen)))
+        owners.append(track_id)
+    for point in request.points:
+        row = _row_at(point.x, point.y, seen)
+        parts.append(_part(seen, row))
+        owners.append(int(seen.track_ids[row]))
+    for number, region in enumerate(request.regions, start=1):
+        try:
+            part = part_of(region, height, width)
+        except RegionError as error:
+            raise InputError(f"region number {number} of the request: {error}") from error
+        if not part.mask.any():
+            raise InputError(f"region number {number} of the request has no pixel in the image of {width}x{height}")
+        parts.append(part)
+        owners.append(0)
+    if not parts:
+        raise InputError("the request names nothing: give track_ids, points or regions")
+    return Target(seen, regions_from_parts(parts, range(1, len(parts) + 1), height, width), tuple(owners))
+
+
+def _frame(stamp: int, track_ids: Sequence[int], pipeline: Pipeline) -> Seen:
+    """The frame of this stamp; with 0 the latest one, or, of tracks, the latest one that shows them all."""
+    recent = pipeline.recent
+    if not recent:
+        raise InputError("no frame with a region was seen yet: wait for the first one")
+    if stamp:
+        for seen in recent:
+            if seen.stamp == stamp:
+                return seen
+        first, last = recent[0].stamp, recent[-1].stamp
+        raise InputError(
+            f"no frame of the stamp {_text(stamp)} is kept: the latest {len(recent)} are, from {_text(first)} to "
+            f"{_text(last)}; 0 stands for the latest"
+        )
+    now, last = pipeline.scene.snapshot().stamp, recent[-1].stamp
+    if not track_ids and last != now:  # frames without a region are not among the recent ones
+        raise InputError(
+            f"the latest frame, of {_text(now)}, shows no region, the one of {_text(last)} was the last to: give its "
+            "stamp, or wait for the next with a region"
+        )
+    for seen in reversed(recent):
+        if set(track_ids) <= {int(track_id) for track_id in seen.track_ids}:
+            return seen
+    known = {thing.track_id: thing for thing in pipeline.scene.snapshot().objects}
+    for track_id in track_ids:
+        if track_id not in known:
+            raise _unknown(track_id)
+    unseen = [track_id for track_id in track_ids if track_id not in recent[-1].track_ids]
+    ago = ", ".join(f"track {track_id} at {_text(known[track_id].last_seen)}" for track_id in unseen)
+    raise InputError(f"no recent frame shows all of what is asked about; seen last: {ago}")
+
+
+def _unknown(track_id: int) -> InputError:
+    return InputError(f"track {track_id} is not known: get_scene says which there are")
+
+
+def _row_of(track_id: int, seen: Seen) -> int:
+    rows = (seen.track_ids == track_id).nonzero()[0]
+    if not len(rows):
+        raise InputError(f"track {track_id} is not in the frame of {_text(seen.stamp)}")
+    return int(rows[0])
+
+
+def _row_at(x: float, y: float, seen: Seen) -> int:
+    """The smallest region that covers a pixel."""
+    height, width = seen.regions.shape
+    if not (-0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5):  # NaN, too
+        raise InputError(f"the point ({x:g}, {y:g}) is outside of the image of {width}x{height} pixels")
+    column, line = round(x), round(y)
+    covering = []
+    for row, (left, top, wide, tall) in enumerate(seen.regions.boxes):
+        inside = left <= column < left + wide and top <= line < top + tall
+        if inside and seen.regions.crop(row)[line - top, column - left]:
+            covering.append(row)
+    if not covering:
+        raise InputError(f"no region covers the point ({x:g}, {y:g}): give a region, as a box or a mask")
+    return min(covering, key=lambda row: int(seen.regions.areas[row]))
+
+
+def _part(seen: Seen, row: int) -> MaskPart:
+    left, top = (int(v) for v in seen.regions.boxes[row][:2])
+    return MaskPart(left, top, seen.regions.crop(row))
+
+
+def _text(stamp: int) -> str:
+    return f"{stamp / NANOSECONDS:.3f}"

@@ -1,0 +1,1 @@
+"""The scene: its objects, tracking, camera motion, what is described when, and the scene file."""

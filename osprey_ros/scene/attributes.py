@@ -1,0 +1,164 @@
+"""Attributes of objects as the user configures them: a short question for each, what may be answered, and the words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from osprey_ros.bundle.calibration import ATTRIBUTE, CATEGORY, DESCRIPTION, Calibration
+from osprey_ros.decoding.constraints import Constraint, Matching, OneOf
+from osprey_ros.decoding.prompt import QUESTIONS, REGION_TEXT
+from osprey_ros.errors import InputError, PromptError
+from osprey_ros.results import Description, Result
+from osprey_ros.scene.types import UNKNOWN, Attribute, Words
+
+_NAME = re.compile(r"[^\W\d]\w*")
+_KEYS = ("name", "question", "values", "pattern")
+_ENTRY = re.compile(
+    r"\s*(?P<name>[^=;]*?)\s*(?:=\s*(?:/(?P<pattern>.*)/|(?P<values>[^/;][^;]*))\s*)?(?:;(?P<question>.*))?"
+)
+_WORDS = {"colour": "color"}  # as the data sets spell what they ask
+
+
+@dataclass(frozen=True)
+class AttributeSpec:
+    """One attribute: its name, the question that is asked of every object, and what may be answered.
+
+    ``question``: in it ``<mask><pos>`` names the object; by default "What <name> is <mask><pos>?". ``values``: the
+    answer is one of these. ``pattern``: it matches this regular expression. Without either it is free.
+    Raises InputError for a name that is none, for values together with a pattern, and for unusable ones.
+    """
+
+    name: str
+    question: str = ""
+    values: tuple[str, ...] = ()
+    pattern: str = ""
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise InputError(f"attribute {self.name!r}: a name is letters, digits and _, a letter first")
+        if self.values and self.pattern:
+            raise InputError(f"attribute {self.name}: give values or a pattern, not both")
+        if not self.question:
+            asked = _WORDS.get(self.name, self.name.replace("_", " "))
+            object.__setattr__(self, "question", f"What {asked} is {REGION_TEXT}?")
+        try:
+            _ = self.constraint
+        except PromptError as error:
+            raise InputError(f"attribute {self.name}: {error}") from error
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What its answers are held to."""
+        if self.values:
+            return OneOf(self.values)
+        return Matching(self.pattern) if self.pattern else None
+
+
+def attributes_from(entries: Iterable[str | Mapping[str, Any]]) -> tuple[AttributeSpec, ...]:
+    """Attributes from a configuration: mappings with the fields of `AttributeSpec`, or one line for each.
+
+    A line is ``NAME``, ``NAME = RED | GREEN | BLUE`` for a list or ``NAME = /REGULAR EXPRESSION/`` for a pattern, and
+    may go on with ``; QUESTION``. Raises InputError for others, and for two of one name.
+    """
+    specs = [_from_line(entry) if isinstance(entry, str) else _from_mapping(entry) for entry in entries]
+    names = [spec.name for spec in specs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"attribute {', '.join(twice)} is given more than once: give every name once")
+    return tuple(specs)
+
+
+class WordSettings(Protocol):
+    """What is asked of every object; `osprey_ros.pipeline.StepSettings` is one."""
+
+    @property
+    def style(self) -> str:
+        """A key of `osprey_ros.decoding.prompt.QUESTIONS`."""
+
+    @property
+    def categories(self) -> bool:
+        """Whether the category is asked for as well."""
+
+    @property
+    def attributes(self) -> tuple[AttributeSpec, ...]:
+        """Asked for besides."""
+
+    @property
+    def min_confidence(self) -> float:
+        """An answer that is less sure, calibrated, becomes UNKNOWN."""
+
+
+def questions_for(settings: WordSettings) -> tuple[list[str], list[Constraint | None]]:
+    """What to give to `Describer.answer`, and `words_from` expects the answers to: questions and their constraints."""
+    styles = [settings.style, *([CATEGORY] if _asks_category(settings) else [])]
+    questions = [QUESTIONS[style] for style in styles] + [spec.question for spec in settings.attributes]
+    return questions, [None] * len(styles) + [spec.constraint for spec in settings.attributes]
+
+
+def words_from(results: Sequence[Result], settings: WordSettings, calibration: Calibration, stamp: int) -> list[Words]:
+    """Words about each region from the answers to `questions_for`, whose picture has this stamp in nanoseconds.
+
+    Confidences are calibrated. An answer below ``min_confidence``, one that was not finished, or that is not what its
+    attribute allows, is UNKNOWN.
+    """
+    asks_category = _asks_category(settings)
+    words = []
+    for row, described in enumerate(results[0]):
+        kind = CATEGORY if settings.style == CATEGORY else DESCRIPTION
+        text, confidence = _judged(described, kind, settings.min_confidence, calibration)
+        category = text if settings.style == CATEGORY else ""
+        if asks_category:
+            category, _ = _judged(results[1][row], CATEGORY, settings.min_confidence, calibration)
+        attributes = []
+        for spec, result in zip(settings.attributes, results[1 + asks_category :], strict=True):
+            value, sure = _judged(result[row], ATTRIBUTE, settings.min_confidence, calibration, spec.constraint)
+            attributes.append(Attribute(spec.name, value, sure))
+        words.append(Words(category, text, confidence, stamp, tuple(attributes)))
+    return words
+
+
+def _asks_category(settings: WordSettings) -> bool:
+    return settings.categories and settings.style != CATEGORY
+
+
+def _judged(
+    answer: Description, kind: str, least: float, calibration: Calibration, constraint: Constraint | None = None
+) -> tuple[str, float]:
+    """The text, or UNKNOWN, and its calibrated confidence."""
+    if not answer.text or not answer.ended or (constraint is not None and not constraint.accepts(answer.text)):
+        return UNKNOWN, 0.0
+    confidence = calibration.apply(kind, answer.confidence)
+    return (answer.text if confidence >= least else UNKNOWN), confidence
+
+
+def _from_line(line: str) -> AttributeSpec:
+    found = _ENTRY.fullmatch(line)
+    if found is None or not found["name"]:
+        raise InputError(
+            f"attribute {line!r}: write NAME, NAME = RED | GREEN | BLUE or NAME = /PATTERN/, and then ; QUESTION if any"
+        )
+    values = tuple(value.strip() for value in found["values"].split("|")) if found["values"] else ()
+    return AttributeSpec(found["name"], (found["question"] or "").strip(), values, found["pattern"] or "")
+
+
+def _from_mapping(entry: Mapping[str, Any]) -> AttributeSpec:
+    if not isinstance(entry, Mapping) or "name" not in entry or not set(entry) <= set(_KEYS):
+        raise InputError(f"attribute {entry!r}: give a mapping with name and any of {', '.join(_KEYS[1:])}")
+    for key in ("name", "question", "pattern"):
+        if not isinstance(entry.get(key, ""), str):
+            raise InputError(
+                f"attribute {entry['name']}: {key} {entry[key]!r} must be text (quote yes, no, null and numbers)"
+            )
+    values = entry.get("values", ())
+    if (
+        isinstance(values, str)
+        or not isinstance(values, Sequence)
+        or not all(isinstance(value, str) for value in values)
+    ):
+        raise InputError(
+            f"attribute {entry['name']}: values {values!r} must be a list of texts (quote yes, no and numbers)"
+        )
+    return AttributeSpec(entry["name"], entry.get("question", ""), tuple(values), entry.get("pattern", ""))

@@ -1,0 +1,1 @@
+"""What the process uses of the machine."""

@@ -1,0 +1,1 @@
+"""From images to features: files, preprocessing and the encoders."""

@@ -1,0 +1,146 @@
+"""Overlay pictures: every region tinted and outlined in a colour of its own, with its words beside it."""
+
+from __future__ import annotations
+
+import colorsys
+import textwrap
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from osprey_ros.errors import RegionError
+from osprey_ros.regions.regions import Regions
+from osprey_ros.vision.image_io import check_rgb
+
+TINT = 0.18  # how much of the region's colour covers the picture: little, since words often name the object's own
+LINE_LENGTH = 28  # characters, then a label goes on in another line; a longer word is broken
+MAX_LINES = 3
+_CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+
+
+def overlay(rgb: np.ndarray, regions: Regions, labels: Sequence[str], scale: int = 1) -> np.ndarray:
+    """A new picture, uint8 [H * scale, W * scale, 3], with the regions of ``rgb`` (uint8 [H, W, 3]) drawn and labelled.
+
+    ``labels`` holds one text for each region, "" for none; long ones are wrapped and cut. A region without pixels is
+    passed over. ``scale`` enlarges small pictures so that labels find room. Raises RegionError if sizes or numbers do
+    not agree.
+    """
+    check_rgb(rgb)
+    size = (rgb.shape[1] * scale, rgb.shape[0] * scale)
+    canvas = rgb.copy() if scale == 1 else np.array(Image.fromarray(np.ascontiguousarray(rgb)).resize(size))
+    draw_regions(canvas, regions, labels, scale)
+    return canvas
+
+
+def draw_regions(canvas: np.ndarray, regions: Regions, labels: Sequence[str], scale: int = 1) -> None:
+    """Does the same on a picture, uint8 [H * scale, W * scale, 3], in place."""
+    height, width = canvas.shape[:2]
+    if (regions.shape[0] * scale, regions.shape[1] * scale) != (height, width):
+        raise RegionError(
+            f"the regions are {regions.shape[1]}x{regions.shape[0]} pixels, "
+            f"the picture is {width // scale}x{height // scale}"
+        )
+    if len(labels) != len(regions):
+        raise RegionError(f"{len(regions)} regions need as many labels, not {len(labels)}")
+    outline = max(1, min(height, width) // 240)
+    drawn = regions.areas > 0
+    for row in np.flatnonzero(drawn).tolist():
+        mask = regions.crop(row).repeat(scale, axis=0).repeat(scale, axis=1)
+        _paint(canvas, mask, regions.boxes[row] * scale, colour_of(int(regions.ids[row])), outline)
+
+    font = _font(max(11, min(height, width) // 45))
+    taken: list[tuple[int, int, int, int]] = []
+    # Small regions first: large ones have more places to put their label.
+    for row in np.argsort(regions.areas, kind="stable"):
+        if labels[row] and drawn[row]:
+            label = _label(_wrapped(labels[row]), font, colour_of(int(regions.ids[row])))[:height, :width]
+            box = _place(label.shape[:2], regions.boxes[row] * scale, (width, height), taken)
+            canvas[box[1] : box[3], box[0] : box[2]] = label
+            taken.append(box)
+
+
+def colour_of(region_id: int) -> tuple[int, int, int]:
+    """The colour (RGB, 0 to 255) of a region id: the same in every frame, far apart for neighbouring ids."""
+    hue = region_id * 0.61803398875 % 1.0  # steps of the golden ratio spread evenly over the colour circle
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, 1.0)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def _paint(canvas: np.ndarray, mask: np.ndarray, box: np.ndarray, colour: tuple[int, int, int], outline: int) -> None:
+    x, y, width, height = (int(v) for v in box)
+    part = canvas[y : y + height, x : x + width]
+    inside = mask.view(np.uint8)
+    # What is outside of the box is outside of the region: its edge is an outline, too.
+    eroded = cv2.erode(inside, _CROSS, iterations=outline, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    tinted = cv2.addWeighted(part, 1 - TINT, np.full(part.shape, colour, np.uint8), TINT, 0)
+    cv2.copyTo(tinted, eroded, part)
+    part[inside > eroded] = colour
+
+
+def _wrapped(label: str) -> str:
+    return "\n".join(textwrap.wrap(label, LINE_LENGTH, max_lines=MAX_LINES, placeholder=" ..."))
+
+
+def _place(
+    size: tuple[int, int], box: np.ndarray, picture: tuple[int, int], taken: Sequence[tuple[int, int, int, int]]
+) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom for a label of (height, width) that fits the picture (width, height): near its region,
+    with least overlap of other labels.
+    """
+    height, width = size
+    x, y, region_width, region_height = (int(v) for v in box)
+    middle = x + (region_width - width) // 2
+    choices = [
+        (middle, y - height),
+        (middle, y + region_height),
+        (middle, y + (region_height - height) // 2),
+        (x + region_width, y + (region_height - height) // 2),
+        (x - width, y + (region_height - height) // 2),
+        (middle, y - 2 * height),
+        (middle, y + region_height + height),
+    ]
+    best, best_cost = (0, 0, width, height), float("inf")
+    for wanted_left, wanted_top in choices:
+        a = max(0, min(wanted_left, picture[0] - width))
+        b = max(0, min(wanted_top, picture[1] - height))
+        place = (a, b, a + width, b + height)
+        cost = sum(_common_area(place, other) for other in taken) + abs(a - wanted_left) + abs(b - wanted_top)
+        if cost < best_cost:
+            best, best_cost = place, cost
+    return best
+
+
+def _label(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, colour: tuple[int, int, int]) -> np.ndarray:
+    """A text on a dark ground, framed: uint8 [height, width, 3]."""
+    if not isinstance(font, ImageFont.FreeTypeFont):  # the bitmap font has the characters of Latin-1 only
+        text = text.encode("latin-1", "replace").decode("latin-1")
+    left, top, right, bottom = _text_box(ImageDraw.Draw(Image.new("RGB", (1, 1))), font, text)
+    picture = Image.new("RGB", (int(right - left) + 6, int(bottom - top) + 6), (20, 20, 20))
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle((0, 0, picture.width - 1, picture.height - 1), outline=colour)
+    draw.multiline_text((3 - left, 3 - top), text, font=font, fill=(255, 255, 255))
+    return np.asarray(picture)
+
+
+def _text_box(
+    draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, text: str
+) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of a text written at (0, 0)."""
+    try:
+        return draw.multiline_textbbox((0, 0), text, font=font)
+    except ValueError:  # Pillow 9 measures its bitmap font only in the way that Pillow 10 no longer has
+        return (0, 0, *draw.multiline_textsize(text, font=font))  # type: ignore[attr-defined]
+
+
+def _common_area(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> int:
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    return max(0, width) * max(0, height)
+
+
+def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    try:
+        return ImageFont.load_default(size)
+    except (TypeError, ImportError):  # before Pillow 10.1, or built without FreeType: its one bitmap font
+        return ImageFont.load_default()

@@ -1,0 +1,174 @@
+"""The simulated camera and the demo, as processes over real DDS."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from ros_harness import BUNDLE, Client, process_group_is_gone, ros_environment
+from rosbags.highlevel import AnyReader
+from rosbags.typesys import Stores, get_typestore
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import String
+
+from osprey_ros.cli.main import main
+from osprey_ros.messages import images
+from osprey_ros.messages.stamps import stamp_of
+from osprey_ros.ros import messages
+from osprey_sim.node_process import NodeProcess
+from osprey_sim.recorder import CameraRecorder
+from osprey_sim.render import Renderer
+from osprey_sim.scene import sample_scene
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> Iterator[dict[str, str]]:
+    with ros_environment(tmp_path) as environment:
+        yield environment
+
+
+def demo(env: dict[str, str], output: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "osprey_sim.demo", "--output", str(output), *arguments]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+
+
+def processes_with(variable: str, value: str) -> list[str]:
+    """Process ids of all that was started with this variable in its environment and still runs."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            if f"{variable}={value}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(folder.name)
+        except OSError:
+            continue  # not a process, or one of another user, or gone
+    return found
+
+
+def test_the_camera_publishes_what_the_simulator_draws(env: dict[str, str], tmp_path: Path) -> None:
+    parameters = ("width:=160", "height:=120", "rate:=5.0", "seed:=3", "encoding:=bgr8", "frames_per_scene:=1000")
+    arguments = ["--ros-args", *(part for parameter in parameters for part in ("-p", parameter))]
+    client = Client(env)
+    received: dict[str, dict[int, object]] = {topic: {} for topic in ("image", "segmentation", "depth", "camera_info")}
+    truths: list[dict] = []
+    for topic, stored in received.items():
+        kind = CameraInfo if topic == "camera_info" else Image
+        client.node.create_subscription(
+            kind, f"/{topic}", lambda message, stored=stored: stored.update({stamp_of(message): message}), 5
+        )
+    client.node.create_subscription(String, "/camera/truth", lambda message: truths.append(json.loads(message.data)), 5)
+    with NodeProcess("camera", "osprey_sim.camera_node", arguments, tmp_path / "camera.log", env) as camera:
+        try:
+            client.wait_for(lambda: set.intersection(*map(set, received.values())) and truths, "a whole frame comes")
+        finally:
+            client.close()
+        assert camera.stop() == 0
+    assert process_group_is_gone(camera.pid)
+
+    stamp = set.intersection(*map(set, received.values())).pop()
+    image, segmentation, depth, camera_info = (received[topic][stamp] for topic in received)
+    assert (image.encoding, segmentation.encoding, depth.encoding) == ("bgr8", "mono16", "32FC1")
+    assert {m.header.frame_id for m in (image, segmentation, depth, camera_info)} == {"camera_optical_frame"}
+
+    scene = sample_scene(3, "test", (4, 9))
+    with Renderer(160, 120) as renderer:
+        frame = renderer.render(scene)
+    np.testing.assert_array_equal(images.rgb_from_message(image), frame.rgb)
+    np.testing.assert_array_equal(images.ids_from_message(segmentation), frame.instance_ids)
+    assert np.frombuffer(depth.data, np.float32).reshape(120, 160) == pytest.approx(frame.depth)
+    # The renderer's principal point counts from the corner of the first pixel, that of ROS from its centre.
+    assert camera_info.k[2] == pytest.approx(frame.camera_matrix[0, 2] - 0.5)
+    assert camera_info.k[0] == pytest.approx(frame.camera_matrix[0, 0])
+
+    shown = truths[0]["objects"]
+    assert [o["instance_id"] for o in shown] == sorted(set(np.unique(frame.instance_ids).tolist()) - {0})
+    assert all(o["category"] in o["short"] for o in shown)
+
+
+def test_the_camera_names_an_impossible_parameter(env: dict[str, str], tmp_path: Path) -> None:
+    arguments = ["--ros-args", "-p", "split:=holiday"]
+    with NodeProcess("camera", "osprey_sim.camera_node", arguments, tmp_path / "camera.log", env) as camera:
+        assert camera.wait(30) == 2
+        assert "split is 'holiday': it must be one of train, validation, test" in camera.output()
+
+
+def test_the_demo_shows_three_frames_and_leaves_nothing_behind(env: dict[str, str], tmp_path: Path) -> None:
+    mark = ("OSPREY_TEST_FOLDER", str(tmp_path))
+    ended = demo({**env, mark[0]: mark[1]}, tmp_path / "out", "--bundle", BUNDLE)
+    assert ended.returncode == 0, ended.stderr
+    entries = json.loads((tmp_path / "out" / "objects.json").read_text())
+    assert len({entry["stamp"] for entry in entries}) == 3
+    for entry in entries:
+        assert list(entry) == ["stamp", "instance_id", "category", "description", "confidence", "truth"]
+        assert list(entry["truth"]) == ["category", "short"]
+        assert 0 <= entry["confidence"] <= 1
+        assert entry["truth"]["short"] in ended.stdout
+    overlay = cv2.imread(str(tmp_path / "out" / "overlay.png"))
+    assert overlay.shape == (480, 640, 3)
+    assert processes_with(*mark) == []
+
+
+def test_what_the_demo_records_is_annotated_and_read_back(env: dict[str, str], tmp_path: Path) -> None:
+    recording, output = tmp_path / "demo.mcap", tmp_path / "described.mcap"
+    ended = demo(env, tmp_path / "out", "--bundle", BUNDLE, "--frames", "2", "--record", str(recording))
+    assert ended.returncode == 0, ended.stderr
+    topics = ["--image", "/camera/image", "--segmentation", "/camera/segmentation"]
+    like_the_node = ["--no-memory", "--preprocessing", "fast"]
+    assert main(["bag", str(recording), *topics, "--output", str(output), "--bundle", BUNDLE, *like_the_node]) == 0
+    entries = json.loads((tmp_path / "out" / "objects.json").read_text())
+    told = {(entry["stamp"], entry["instance_id"]): entry["description"] for entry in entries}
+    said: dict[tuple[float, int], str] = {}
+    kept: set[str] = set()
+    with AnyReader([output], default_typestore=get_typestore(Stores.ROS2_HUMBLE)) as reader:
+        for connection, _, data in reader.messages():
+            if connection.topic != "/osprey/objects":
+                kept.add(connection.topic)
+                continue
+            message = reader.deserialize(data, connection.msgtype)
+            stamp = stamp_of(message) / 1e9  # the same division as the demo's: floats of the same bits
+            said |= {(stamp, thing.instance_id): thing.description for thing in message.objects}
+    assert kept == {f"/camera/{name}" for name in ("image", "segmentation", "depth", "camera_info", "camera/truth")}
+    assert told.items() <= said.items()  # all that the node said of the frames that were shown
+
+    again = demo(env, tmp_path / "out", "--bundle", BUNDLE, "--frames", "1", "--record", str(recording))
+    assert again.returncode == 1
+    assert "demo.mcap exists already" in again.stderr
+
+
+def test_a_frame_that_lacks_a_message_does_not_count_as_recorded(env: dict[str, str], tmp_path: Path) -> None:
+    client = Client(env, publish=False)
+    recorder = CameraRecorder(client.node, tmp_path / "camera.mcap", "/camera")
+    kinds = {"image": Image, "segmentation": Image, "depth": Image, "camera_info": CameraInfo}
+    topics = {name: client.node.create_publisher(kind, f"/camera/{name}", 10) for name, kind in kinds.items()}
+    try:
+        client.wait_for(lambda: all(topic.get_subscription_count() for topic in topics.values()), "discovery")
+        for stamp, lacking in ((5_000_000_001, {"segmentation"}), (7_000_000_002, set())):
+            for name in topics.keys() - lacking:
+                topics[name].publish(kinds[name](header=messages.header_message(stamp, "camera")))
+        client.wait_for(recorder.frames, "a whole frame is recorded")
+        assert recorder.frames() == {7_000_000_002}
+        recorder.close()
+    finally:
+        client.close()
+
+
+def test_no_frame_to_show_is_a_usage_error(env: dict[str, str], tmp_path: Path) -> None:
+    ended = demo(env, tmp_path / "out", "--bundle", BUNDLE, "--frames", "0")
+    assert ended.returncode == 2
+    assert "argument --frames: '0' is not a whole number of at least 1" in ended.stderr
+
+
+def test_the_demo_says_why_it_failed(env: dict[str, str], tmp_path: Path) -> None:
+    ended = demo(env, tmp_path / "out", "--bundle", str(tmp_path / "nowhere"))
+    assert ended.returncode == 1
+    assert f"demo failed: no engine bundle '{tmp_path / 'nowhere'}'" in ended.stderr
+
+    ended = demo({**env, "MUJOCO_GL": "nonsense"}, tmp_path / "out", "--bundle", BUNDLE)
+    assert ended.returncode == 1
+    assert "demo failed: the camera node ended with status" in ended.stderr
+    assert "MUJOCO_GL" in ended.stderr

@@ -1,0 +1,223 @@
+"""What the node keeps of its scene in the file, whatever its parameters are meanwhile, and what it refuses."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Point
+from ros_harness import BUNDLE
+from sensor_msgs.msg import RegionOfInterest
+
+from osprey_interfaces.msg import Region, RegionArray
+from osprey_ros.bundle.bundle import Bundle, sha256_of
+from osprey_ros.bundle.manifest import MANIFEST, FileEntry
+from osprey_ros.errors import BundleError, InputError, OspreyError, StorageError
+from osprey_ros.frame import Frame, RegionLabel
+from osprey_ros.messages.regions import regions_from_message
+from osprey_ros.pipeline import StepResult
+from osprey_ros.ros import runtime as perception
+from osprey_ros.ros.messages import DescribeRegion, Forget, GetScene
+from osprey_ros.ros.parameters import Settings
+from osprey_ros.ros.runtime import Perception
+from osprey_ros.scene.types import State
+
+COLOURS = {1: (200, 30, 30), 2: (20, 160, 40), 3: (30, 40, 190)}
+
+
+def frame(stamp: int, label: str = "") -> Frame:
+    """Three coloured patches on grey."""
+    rgb, ids = np.full((120, 160, 3), 150, np.uint8), np.zeros((120, 160), np.uint8)
+    for number, colour in COLOURS.items():
+        rgb[20:80, 50 * number - 40 : 50 * number] = colour
+        ids[20:80, 50 * number - 40 : 50 * number] = number
+    return Frame(stamp, "camera", rgb, ids, labels={1: RegionLabel(label, 0.5)} if label else {})
+
+
+class Node:
+    """A perception with settings that can be changed; what it logs is kept."""
+
+    def __init__(self, file: Path, **settings: Any) -> None:
+        self.settings = replace(Settings(threads=1, scene_file=str(file)), **settings)
+        self.lines: list[str] = []
+        self.complaints: list[str] = []
+        self.perception = Perception(lambda: self.settings, self.lines.append, self.complaints.append)
+        self._stamp = 0
+
+    def step(self, label: str = "", **settings: Any) -> StepResult:
+        self.settings = replace(self.settings, step=replace(self.settings.step, **settings))
+        self._stamp += 1
+        return self.perception.step(frame(self._stamp, label), lambda: False)
+
+    def forget(self, **request: Any) -> Any:
+        return self.perception.requests.forget(Forget.Request(**request), Forget.Response())
+
+    def describe(self, **request: Any) -> Any:
+        asked = DescribeRegion.Request(**request)
+        return self.perception.requests.describe_region(
+            asked, DescribeRegion.Response(), lambda: "", lambda header, text: None
+        )
+
+    def known(self) -> list[int]:
+        response = self.perception.requests.get_scene(GetScene.Request(), GetScene.Response())
+        return [thing.track_id for thing in response.objects]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "scene.db"
+
+
+@pytest.fixture
+def node(file: Path) -> Iterator[Node]:
+    node = Node(file)
+    yield node
+    node.perception.close()
+
+
+def stored(file: Path, **settings: Any) -> list[int]:
+    """The track ids that a node finds in the file."""
+    node = Node(file, **settings)
+    node.perception.close()
+    return node.known()
+
+
+def test_what_is_remembered_stays_in_the_file_while_nothing_is(node: Node, file: Path) -> None:
+    node.step()
+    node.step(remember=False)
+    assert node.known() == [1, 2, 3]  # of the segmentation
+    node.step(remember=True)
+    node.perception.close()
+    assert stored(file) == [1, 2, 3]
+    again = Node(file)
+    assert again.step().reused == 3
+    again.perception.close()
+
+
+def test_forgetting_reaches_the_file_whatever_is_remembered(node: Node, file: Path) -> None:
+    node.step()
+    node.perception.close()
+    other = Node(file)
+    other.step(remember=False)
+    assert other.forget(track_ids=[2]).success
+    other.perception.close()
+    assert stored(file) == [1, 3]
+    other = Node(file)
+    other.step(remember=False)
+    assert other.forget(everything=True).success
+    other.perception.close()
+    assert stored(file) == []
+
+
+def test_words_from_before_a_restart_are_not_those_of_other_settings(node: Node, file: Path) -> None:
+    node.step()
+    node.perception.close()
+    other = Node(file, attributes=("colour = red | green | blue",))
+    assert other.lines[-1] == f"3 objects are known from {file}"
+    result = other.step(max_regions=1)
+    assert sorted(thing.state for thing in result.objects) == [State.FRESH, State.SKIPPED, State.SKIPPED]
+    assert result.described == 1
+    other.perception.close()
+
+
+def test_a_file_of_a_bundle_that_was_built_again_is_refused(node: Node, file: Path, tmp_path: Path) -> None:
+    node.step()
+    node.perception.close()
+    rebuilt = tmp_path / "nano"
+    shutil.copytree(node.perception.bundle.root, rebuilt)
+    manifest = node.perception.bundle.manifest
+    vision = rebuilt / manifest.engines["vision"].file
+    vision.write_bytes(vision.read_bytes() + b"\x12\x01x")  # another producer_name
+    entry = FileEntry(vision.stat().st_size, sha256_of(vision))
+    (rebuilt / MANIFEST).write_text(replace(manifest, files={**manifest.files, vision.name: entry}).to_json())
+    with pytest.raises(StorageError, match=r"is of the bundle 'nano \(engines .*name another scene_file, or delete"):
+        Node(file, bundle=str(rebuilt))
+    assert stored(file) == [1, 2, 3]
+
+
+def test_a_file_that_cannot_be_used_is_refused_before_the_engines_load(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("CREATE TABLE things (name)")
+    monkeypatch.setattr(perception, "load_describer", None)  # which cannot be called
+    with pytest.raises(StorageError, match=r"scene.db is a database, and not a scene file"):
+        Node(file)
+
+
+def test_engines_that_do_not_load_leave_the_file_to_another_bundle(file: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="lower memory_reserve"):
+        Node(file, memory_reserve=1_000_000)
+    assert stored(file) == []
+    renamed = tmp_path / "other"
+    shutil.copytree(BUNDLE, renamed)
+    (renamed / MANIFEST).write_text(replace(Bundle.open(BUNDLE).manifest, name="other").to_json())
+    assert stored(file, bundle=str(renamed)) == []
+
+
+def test_fewer_objects_than_the_file_holds(node: Node, file: Path) -> None:
+    node.step()
+    node.perception.close()
+    other = Node(file, max_objects=2)
+    assert other.lines[-1] == f"2 objects are known from {file}"
+    other.perception.close()
+
+
+def test_what_is_forgotten_cannot_be_asked_about(node: Node) -> None:
+    node.step()
+    node.forget(track_ids=[2])
+    with pytest.raises(InputError, match="track 2 is not known"):
+        node.describe(track_ids=[2])
+    with pytest.raises(InputError, match="track 0 is not known"):
+        node.describe(track_ids=[0])
+    pointed = node.describe(points=[Point(x=80.0, y=50.0)])
+    assert pointed.success
+    assert list(pointed.track_ids) == [0]
+
+
+@pytest.mark.parametrize("remember", [True, False])
+def test_a_point_in_the_latest_frame_is_not_looked_for_in_an_older_one(node: Node, remember: bool) -> None:
+    there = {"points": [Point(x=80.0, y=50.0)]}
+    node.step(remember=remember)
+    assert node.describe(**there).success
+    node.perception.step(replace(frame(90_000_000_000), regions=np.zeros((120, 160), np.uint8)), lambda: False)
+    reason = r"the latest frame, of 90.000, shows no region, the one of 0.000 was the last to: give its stamp, or wait"
+    with pytest.raises(InputError, match=reason):
+        node.describe(**there)
+    assert node.describe(**there, stamp=Time(nanosec=1)).success
+    assert node.describe(track_ids=[2]).success  # a track may be one of before
+
+
+def test_a_last_write_that_fails_is_said_once(node: Node) -> None:
+    node.step(label="\ud800")  # half a character, which the file does not take
+    assert node.complaints == []
+    node.perception.flush()
+    (complaint,) = node.complaints
+    assert "the scene cannot be written to" in complaint
+    node.perception.close()
+    assert len(node.complaints) == 1
+
+
+def test_a_score_that_is_no_number_does_not_keep_the_scene_from_its_file(node: Node, file: Path) -> None:
+    corner = RegionOfInterest(width=20, height=20)
+    region = Region(id=1, encoding=Region.BOX, roi=corner, label="cup", score=float("nan"))
+    regions, labels = regions_from_message(RegionArray(height=120, width=160, regions=[region]))
+    result = node.perception.step(replace(frame(1), regions=regions, labels=labels), lambda: False)
+    assert [(thing.label, thing.score) for thing in result.objects] == [("cup", 0.0)]
+    node.perception.close()
+    assert node.complaints == []
+    assert stored(file) == [1]
+
+
+def test_questions_that_cannot_be_asked_are_refused(file: Path) -> None:
+    for question in ("Is <mask><pos> near <mask><pos>?", "What is <image>?"):
+        with pytest.raises(OspreyError, match="near"):
+            Node(file, attributes=(f"near; {question}",))

@@ -1,0 +1,175 @@
+"""The rules behind /diagnostics, the counts they look at, and the memory they know of; no ROS."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from osprey_ros.bundle.bundle import Bundle
+from osprey_ros.ros.diagnostics.input_status import InputState, TopicState
+from osprey_ros.ros.diagnostics.statistics import KEPT, ObjectCounts, Statistics, Summary
+from osprey_ros.ros.diagnostics.status import (
+    Level,
+    bundle_status,
+    frames_status,
+    inputs_status,
+    lifecycle_status,
+    memory_status,
+    scene_status,
+    stages_status,
+)
+from osprey_ros.system import process_memory as memory
+
+IMAGE = TopicState("image", "/image", "sensor_msgs/msg/Image", 1, (), 9, 0, 10**9, "reliable", ("reliable",), ())
+FINE = InputState((IMAGE, replace(IMAGE, role="segmentation", name="/ids")), 9, 0, None, (), 0.0, 15)
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_no_ros_is_imported() -> None:
+    names = ("ros.diagnostics.status", "ros.diagnostics.statistics", "system.process_memory", "ros.worker")
+    modules = ", ".join(f"osprey_ros.{name}" for name in names)
+    code = f"import sys, {modules}; sys.exit('rclpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_failed_transition_is_an_error_and_waiting_is_not() -> None:
+    assert lifecycle_status("unconfigured", "configure failed: no bundle").level == Level.ERROR
+    waiting = lifecycle_status("inactive", "")
+    assert waiting.level == Level.OK
+    assert "activate the node" in waiting.message
+
+
+def test_inputs_say_what_is_missing() -> None:
+    assert inputs_status(FINE, 0.1).level == Level.OK
+    silent = inputs_status(FINE, 60.0)
+    assert silent.level == Level.WARN
+    assert "no complete frame for 60 s" in silent.message
+
+    absent = inputs_status(replace(FINE, topics=(replace(IMAGE, publishers=0, received=0),)), 1.0)
+    assert absent.level == Level.WARN
+    assert "/image: no publisher" in absent.message
+
+    deaf = replace(IMAGE, received=0, offered_reliability=("best effort",), incompatible_qos=("RELIABILITY",))
+    refused = inputs_status(replace(FINE, topics=(deaf,)), 1.0)
+    assert refused.level == Level.ERROR
+    assert "RELIABILITY" in refused.message
+    assert refused.values["/image incompatible QoS"] == "RELIABILITY"
+
+    apart = inputs_status(replace(FINE, offset=40_000_000), 1.0)
+    assert apart.level == Level.ERROR
+    assert "stamps differ by 40 ms" in apart.message
+
+
+@pytest.mark.parametrize(
+    ("change", "level", "text"),
+    [
+        ({}, Level.OK, "0.100 s old"),
+        ({"failure": "the sizes differ"}, Level.ERROR, "the sizes differ"),
+        ({"nothing": "no region"}, Level.WARN, "no region; empty arrays are published"),
+        ({"age": 7.0}, Level.WARN, "results are 7 s old (max_age 5 s)"),
+        ({"age": -3.0}, Level.WARN, "3 s ahead of this clock"),
+        ({"silent_for": 9.0}, Level.WARN, "no result for 9 s, though frames come"),
+        ({"age": None}, Level.OK, "no frame was described yet"),
+    ],
+)
+def test_frames(change: dict, level: Level, text: str) -> None:
+    status = frames_status(replace(Summary(age=0.1, rate_in=30.0), **change), max_age=5.0, interval=0.0)
+    assert (status.level, text in status.message) == (level, True), status
+
+
+def test_an_age_is_never_too_high_without_a_limit_and_a_slow_rate_is_no_silence() -> None:
+    old = Summary(age=1e9, rate_in=30.0, silent_for=9.0)
+    assert frames_status(old, max_age=0.0, interval=10.0).level == Level.OK
+
+
+def test_bundles_and_memory() -> None:
+    bundle = Bundle.open("nano", verify=False)
+    good = bundle_status(replace(bundle.manifest, verification={"verified": True}), "here")
+    assert good.level == Level.OK
+    assert good.values["decoder"].startswith("onnxruntime on cpu")
+    bad = bundle_status(replace(bundle.manifest, verification={"verified": False}), "here")
+    assert bad.level == Level.WARN
+    assert "was not verified against its PyTorch model" in bad.message
+
+    assert memory_status(1 << 30, 1 << 30, 200 << 20).level == Level.OK
+    assert memory_status(1 << 30, 100 << 20, 200 << 20).level == Level.WARN
+    assert memory_status(None, None, 200 << 20).level == Level.OK
+
+
+def test_the_scene() -> None:
+    summary = Summary(objects=ObjectCounts(described=5, reused=20, skipped=1, known=7))
+    fine = scene_status(summary, "/home/robot/scene.db", "")
+    assert (fine.level, fine.values["known objects"], fine.values["skipped"]) == (Level.OK, "7", "1")
+    assert fine.message == "7 objects are known; described 5 times, reused 20 times"
+    assert scene_status(summary, "", "").values["file"] == "none"
+    full = scene_status(summary, "/home/robot/scene.db", "the scene cannot be written: is the disk full?")
+    assert (full.level, full.message) == (Level.ERROR, "the scene cannot be written: is the disk full?")
+
+
+def test_memory_is_known_and_a_bundle_that_is_too_large_is_refused() -> None:
+    bundle = Bundle.open("nano", verify=False)
+    resident, available = memory.resident(), memory.available()
+    assert resident is not None
+    assert available is not None
+    assert resident > 10 * memory.MIB
+    assert available > 10 * memory.MIB
+    assert memory.shortage(bundle, reserve=0) == ""
+    refused = memory.shortage(bundle, reserve=2 * available)
+    assert f"bundle {bundle.manifest.name} needs about" in refused
+    assert "lower memory_reserve" in refused
+
+
+def test_rates_counts_and_percentiles() -> None:
+    clock = Clock()
+    statistics = Statistics(clock)
+    for number in range(100):
+        clock.now += 0.1
+        statistics.matched()
+        if number % 2:
+            counts = ObjectCounts(described=1, reused=2, skipped=3, known=number)
+            statistics.described(0.2, {"frame": 0.001 * number}, counts)
+    summary = statistics.summary(replaced=3)
+    assert summary.rate_in == pytest.approx(10, abs=0.5)
+    assert summary.rate_out == pytest.approx(5, abs=0.5)
+    assert (summary.matched, summary.described, summary.replaced) == (100, 50, 3)
+    assert summary.objects == ObjectCounts(described=50, reused=100, skipped=150, known=99)
+    assert summary.seconds["frame"].p50 == pytest.approx(0.050, abs=0.002)
+    assert summary.seconds["frame"].p95 == pytest.approx(0.095, abs=0.003)
+    assert stages_status(summary).values["frame p50"] == "50.00 ms"
+
+    clock.now += 60
+    later = statistics.summary()
+    assert later.rate_in == later.rate_out == 0
+    assert later.silent_for == pytest.approx(60)
+
+
+def test_a_failure_is_remembered_until_a_frame_succeeds() -> None:
+    statistics = Statistics(Clock())
+    statistics.failed("sizes differ")
+    assert statistics.summary().failure == "sizes differ"
+    statistics.described(0.1, {})
+    assert statistics.summary().failure == ""
+    assert statistics.summary().failed == 1
+    statistics.start()
+    assert statistics.summary() == Summary()
+
+
+def test_what_is_kept_does_not_grow() -> None:
+    statistics = Statistics(Clock())
+    for number in range(5000):
+        statistics.matched()
+        statistics.described(0.0, {"frame": float(number)})
+    # Only the latest count: the median of the last ones, not of all.
+    assert statistics.summary().seconds["frame"].p50 == pytest.approx(5000 - KEPT / 2, abs=1)

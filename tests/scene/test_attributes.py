@@ -1,0 +1,138 @@
+"""Attributes: how they are configured, asked for together with the description, and turned into words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from conftest import Picture, TinyModel
+
+from osprey_ros import Describer
+from osprey_ros.bundle.calibration import Calibration, Curve
+from osprey_ros.decoding.constraints import Matching, OneOf
+from osprey_ros.decoding.prompt import QUESTIONS
+from osprey_ros.errors import InputError
+from osprey_ros.results import Description, Result
+from osprey_ros.scene.attributes import AttributeSpec, attributes_from, questions_for, words_from
+from osprey_ros.scene.types import UNKNOWN
+
+COLOUR = AttributeSpec("colour", values=("red", "green"))
+WIDTH = AttributeSpec("width", "How wide is <mask><pos>?", pattern=r"\d{1,2} cm")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked for."""
+
+    style: str = "short"
+    categories: bool = True
+    attributes: tuple[AttributeSpec, ...] = (COLOUR, WIDTH)
+    min_confidence: float = 0.0
+
+
+def _answer(text: str, probability: float, ended: bool = True, listed: bool = False) -> Result:
+    logprobs = np.log(np.full(2, probability, np.float32))
+    # Only what words are made from matters here.
+    return Result("", (Description(3, text, np.array([5, 2]), logprobs, ended, listed),), None)  # type: ignore[arg-type]
+
+
+def test_lines_and_mappings_say_the_same() -> None:
+    lines = ["colour = red | green", r"width = /\d{1,2} cm/; How wide is <mask><pos>?", "state", "kind; What is it?"]
+    mappings = [
+        {"name": "colour", "values": ["red", "green"]},
+        {"name": "width", "pattern": r"\d{1,2} cm", "question": "How wide is <mask><pos>?"},
+        {"name": "state"},
+        {"name": "kind", "question": "What is it?"},
+    ]
+    specs = attributes_from(lines)
+    assert specs == attributes_from(mappings)
+    assert specs[:2] == (COLOUR, WIDTH)
+    assert [spec.question for spec in specs] == [
+        *("What color is <mask><pos>?", "How wide is <mask><pos>?", "What state is <mask><pos>?", "What is it?"),
+    ]
+    assert [spec.constraint for spec in specs] == [OneOf(("red", "green")), Matching(r"\d{1,2} cm"), None, None]
+    assert attributes_from(["a = /x;y|z/; Which?"]) == (AttributeSpec("a", "Which?", pattern="x;y|z"),)
+    assert attributes_from([]) == ()
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("", "write NAME"),
+        ("= red", "write NAME"),
+        ("2nd = red", "'2nd': a name is letters"),
+        ("colour = red || green", "an answer in the list"),
+        ("width = /(/", "not a regular expression"),
+        ({"name": "a", "values": ["x"], "pattern": "y"}, "values or a pattern, not both"),
+        ({"values": ["x"]}, "give a mapping with name"),
+        ({"name": "a", "colour": "x"}, "give a mapping with name"),
+        ({"name": "a", "values": "red"}, "must be a list"),
+        ({"name": "a", "values": None}, "values None must be a list of texts"),
+        ({"name": "a", "values": 3}, "values 3 must be a list of texts"),
+        ({"name": "a", "values": [True]}, "quote yes, no and numbers"),
+        ({"name": "a", "question": None}, r"attribute a: question None must be text \(quote"),
+        ({"name": "a", "pattern": 7}, "attribute a: pattern 7 must be text"),
+        ({"name": True}, "attribute True: name True must be text"),
+    ],
+)
+def test_wrong_entries_are_named(entry: object, message: str) -> None:
+    with pytest.raises(InputError, match=message.replace("|", r"\|")):
+        attributes_from([entry])  # type: ignore[list-item]
+
+
+def test_a_name_comes_once() -> None:
+    with pytest.raises(InputError, match="colour is given more than once"):
+        attributes_from(["colour", "width", "colour = red"])
+
+
+def test_words_are_made_of_one_call(tiny_model: TinyModel, picture: Picture) -> None:
+    describer = Describer(tiny_model.bundle, threads=1)
+    describer.set_image(picture.rgb)
+    settings = Settings()
+    questions, constraints = questions_for(settings)
+    assert questions == [QUESTIONS["short"], QUESTIONS["category"], COLOUR.question, WIDTH.question]
+    results = describer.answer(picture.ids, questions, max_new_tokens=30, constraints=constraints)
+    words = words_from(results, settings, Calibration(), stamp=17)
+    assert len(words) == 5
+    for row, said in enumerate(words):
+        assert (said.description, said.category) == (results[0][row].text or UNKNOWN, results[1][row].text or UNKNOWN)
+        assert said.described_at == 17
+        colour, width = said.attributes
+        assert (colour.name, width.name) == ("colour", "width")
+        assert colour.value in COLOUR.values
+        assert 0.5 <= colour.confidence <= 1
+        assert width.value == UNKNOWN or Matching(WIDTH.pattern).accepts(width.value)
+    assert any(said.attributes[1].value != UNKNOWN for said in words)
+
+
+def test_the_category_alone_is_description_too() -> None:
+    (said,) = words_from([_answer("mug", 0.9)], Settings("category", True, ()), Calibration(), 1)
+    assert (said.category, said.description) == ("mug", "mug")
+    (said,) = words_from([_answer("a mug", 0.9)], Settings("short", False, ()), Calibration(), 1)
+    assert (said.category, said.description) == ("", "a mug")
+
+
+def test_confidence_is_calibrated_and_what_is_less_sure_is_unknown() -> None:
+    calibration = Calibration(
+        {"description": Curve((0.5, 1.0), (0.0, 1.0)), "attribute": Curve((0.0, 1.0), (0.2, 0.9))}
+    )
+    results = [_answer("a mug", 0.75), _answer("mug", 0.75), _answer("red", 0.75, listed=True), _answer("9 cm", 0.75)]
+    (said,) = words_from(results, Settings(min_confidence=0.6), calibration, 1)
+    assert (said.description, said.category) == (UNKNOWN, "mug")
+    assert said.confidence == pytest.approx(0.5)
+    colour, width = said.attributes
+    assert (colour.value, colour.confidence) == (UNKNOWN, pytest.approx(0.2 + 0.7 * 0.75**2, abs=1e-6))
+    assert (width.value, width.confidence) == ("9 cm", pytest.approx(0.2 + 0.7 * 0.75, abs=1e-6))
+
+
+def test_what_was_cut_off_is_unknown() -> None:
+    results = [
+        _answer("a m", 0.9, ended=False),
+        _answer("", 0.9),
+        _answer("red", 0.9, listed=True),
+        _answer("9 c", 0.9),
+    ]
+    (said,) = words_from(results, Settings(), Calibration(), 1)
+    assert (said.description, said.category, said.confidence) == (UNKNOWN, UNKNOWN, 0.0)
+    assert [(a.value, a.confidence > 0) for a in said.attributes] == [("red", True), (UNKNOWN, False)]

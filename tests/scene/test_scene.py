@@ -1,0 +1,361 @@
+"""What is remembered of objects, and when words about them stop to hold. Looks are small vectors here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from osprey_ros.errors import InputError
+from osprey_ros.scene.scene import Change, Scene, Sighting, overlap
+from osprey_ros.scene.types import State, Words
+
+CHANGE = Change(appearance=0.2, view=2.0)
+
+
+def looks(degrees: float) -> np.ndarray:
+    """Two looks lie 1 - cos(angle between them) apart."""
+    angle = np.radians(degrees)
+    return np.array([np.cos(angle), np.sin(angle), 0.0], np.float32)
+
+
+MUG = Sighting(track_id=3, instance_id=7, box=(10, 20, 40, 50), area=1500, appearance=looks(0))
+FAR = np.degrees(np.arccos(1 - 0.25))  # beyond the threshold of 0.2
+VERY_FAR = np.degrees(np.arccos(1 - 0.85))  # beyond four times as much
+
+
+def words(stamp: int, text: str = "a small red mug") -> Words:
+    return Words("mug", text, 0.9, stamp)
+
+
+class Watch:
+    """A scene that is shown one object, frame by frame."""
+
+    def __init__(self) -> None:
+        self.scene, self.stamp = Scene(), 0
+        self.shape: tuple[int, int] | None = None
+
+    def see(self, *sightings: Sighting) -> State:
+        self.stamp += 1
+        self.scene.see(self.stamp, "camera", sightings, CHANGE, self.shape)
+        return self.scene.object(3).state
+
+    def say(self) -> None:
+        self.scene.say(3, words(self.stamp))
+
+    def wanted(self) -> bool:
+        """Whether the object is to be described."""
+        return 3 in [thing.track_id for thing in self.scene.wanting()]
+
+
+def test_an_object_from_its_first_frame_on() -> None:
+    watch = Watch()
+    assert watch.see(MUG) is State.PENDING
+    thing = watch.scene.object(3)
+    assert (thing.words, thing.category, thing.description, thing.reason) == (None, "", "", "it is new")
+    assert [other.track_id for other in watch.scene.wanting()] == [3]
+
+    watch.scene.skip(3, "no time left")
+    thing = watch.scene.object(3)
+    assert (thing.state, thing.reason) == (State.SKIPPED, "no time left; it is new")
+    assert watch.scene.waited(3) == 1
+
+    watch.say()
+    thing = watch.scene.object(3)
+    assert (thing.state, thing.reason, thing.description) == (State.FRESH, "", "a small red mug")
+    assert watch.scene.wanting() == []
+    assert watch.scene.waited(3) == 0
+
+    assert watch.see(replace(MUG, instance_id=9, box=(12, 20, 40, 50))) is State.FRESH
+    thing = watch.scene.object(3)
+    assert (thing.first_seen, thing.last_seen, thing.instance_id, thing.box[0]) == (1, 2, 9, 12)
+    assert watch.scene.snapshot().stamp == 2
+    assert watch.scene.snapshot().objects == (thing,)
+
+    assert watch.see() is State.FRESH  # gone
+    thing = watch.scene.object(3)
+    assert (thing.visible, thing.last_seen, thing.description) == (False, 2, "a small red mug")
+
+
+def test_one_that_leaves_before_it_is_described_waits_for_its_return() -> None:
+    watch = Watch()
+    watch.see(MUG)
+    watch.scene.skip(3, "no time left")
+    assert watch.see() is State.PENDING
+    assert watch.scene.object(3).reason == "it is new"
+    assert watch.scene.wanting() == []  # it is not there to be described
+    assert watch.see(MUG) is State.PENDING
+    assert len(watch.scene.wanting()) == 1
+
+
+def test_other_looks_in_the_same_place_are_a_change_and_noise_is_none() -> None:
+    watch = Watch()
+    watch.see(MUG)
+    watch.say()
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        assert watch.see(replace(MUG, appearance=looks(rng.normal(0, 5)))) is State.FRESH
+    changed = replace(MUG, appearance=looks(FAR))
+    for frame in range(3):
+        assert watch.see(changed) is State.STALE
+        thing = watch.scene.object(3)
+        assert thing.description == "a small red mug"  # the old words are still there
+        assert watch.wanted() == (frame == 2)  # new ones are wanted when it looks the same for a while
+        waits = "" if watch.wanted() else ", and has not settled"
+        assert thing.reason == f"it looks otherwise than when it was described{waits}"
+    watch.scene.skip(3, "no time left")
+    thing = watch.scene.object(3)
+    assert (thing.state, thing.reason) == (
+        State.SKIPPED,
+        "no time left; it looks otherwise than when it was described",
+    )
+    assert watch.see(MUG) is State.FRESH  # it was a hand that passed by
+    assert watch.see(changed) is State.STALE
+    watch.say()
+    assert watch.see(changed) is State.FRESH
+    assert watch.see(MUG) is State.STALE
+
+
+def test_what_never_settles_is_described_in_the_end() -> None:
+    watch = Watch()
+    watch.see(MUG)
+    watch.say()
+    frames = 0
+    while not watch.wanted():
+        frames += 1
+        watch.see(replace(MUG, appearance=looks(FAR + 40 * (frames % 2))))
+    assert frames == 11
+
+    watch.say()
+    watch.see(replace(MUG, appearance=looks(-20)))
+    assert not watch.wanted()
+    watch.scene.ask_for([3])
+    assert watch.wanted()  # who asks does not wait
+
+
+def test_a_change_is_not_forgotten_because_the_thing_moves_afterwards() -> None:
+    watch = Watch()
+    watch.see(MUG)
+    watch.say()
+    assert watch.see(replace(MUG, appearance=looks(FAR))) is State.STALE
+    assert watch.see(replace(MUG, appearance=looks(FAR), box=(90, 20, 40, 50))) is State.STALE
+
+
+def test_what_moves_in_the_picture_may_look_somewhat_otherwise() -> None:
+    watch = Watch()
+    watch.see(MUG)
+    watch.say()
+    for frame in range(1, 31):  # it goes by, and shows its other side
+        moved = replace(MUG, box=(10 + 15 * frame, 20, 40, 50), appearance=looks(FAR * frame / 30))
+        assert watch.see(moved) is State.FRESH
+    still = replace(MUG, box=(460, 20, 40, 50))
+    assert watch.see(replace(still, appearance=looks(FAR))) is State.FRESH
+    assert watch.see(replace(still, appearance=looks(2.0 * FAR))) is State.STALE  # a jump, there where it stands
+
+    other = Watch()
+    other.see(MUG)
+    other.say()
+    assert other.see(replace(still, appearance=looks(VERY_FAR))) is State.STALE
+
+
+def test_a_better_view_is_a_change_and_a_worse_one_is_not() -> None:
+    watch = Watch()
+    watch.see(MUG)
+    watch.say()
+    hidden = replace(MUG, area=700, box=(10, 20, 20, 50), appearance=looks(VERY_FAR))
+    assert watch.see(hidden) is State.FRESH  # behind something: what was said of the whole still holds
+    partly = replace(MUG, area=1000, box=(10, 20, 38, 50))
+    assert watch.see(replace(partly, appearance=looks(FAR))) is State.FRESH
+    assert watch.see(replace(partly, appearance=looks(VERY_FAR))) is State.STALE  # too much for that
+    assert watch.see(MUG) is State.FRESH
+    assert watch.see(replace(MUG, area=2900, box=(0, 10, 60, 75))) is State.FRESH
+    nearer = replace(MUG, area=3100, box=(0, 10, 60, 75))
+    assert watch.see(nearer) is State.STALE
+    watch.see(nearer)
+    assert watch.wanted()
+    assert watch.scene.object(3).reason == "it is seen larger than when it was described"
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_pictures_of_another_size_are_judged_as_before(scale: float) -> None:
+    other = replace(MUG, box=tuple(int(v * scale) for v in MUG.box), area=int(MUG.area * scale**2))
+    watch = Watch()
+    watch.shape = (240, 320)
+    watch.see(MUG)
+    watch.say()
+    watch.shape = (int(240 * scale), int(320 * scale))
+    assert [watch.see(other) for _ in range(3)] == [State.FRESH] * 3
+    changed = replace(other, appearance=looks(VERY_FAR))
+    assert [watch.see(changed) for _ in range(4)] == [State.STALE] * 4
+    assert watch.wanted()
+
+
+def test_other_questions_make_all_words_stale() -> None:
+    watch = Watch()
+    watch.see(MUG, replace(MUG, track_id=4, instance_id=8))
+    watch.say()
+    watch.scene.outdate("other words are wanted")
+    assert watch.scene.object(3).state is State.STALE
+    assert watch.scene.object(4).state is State.PENDING
+    assert watch.see(MUG) is State.STALE
+    assert watch.scene.object(3).reason == "other words are wanted"
+    watch.say()
+    assert watch.see(MUG) is State.FRESH
+
+
+def test_asking_for_an_object_lasts_until_it_is_described() -> None:
+    watch = Watch()
+    watch.see(MUG)
+    watch.scene.ask_for([3, 99])
+    assert watch.scene.asked_for(3)
+    watch.see()
+    watch.see(MUG)
+    assert watch.scene.asked_for(3)
+    watch.say()
+    assert not watch.scene.asked_for(3)
+
+
+def test_asking_for_an_object_whose_words_hold_changes_nothing() -> None:
+    watch = Watch()
+    watch.see(MUG)
+    watch.say()
+    watch.scene.ask_for([3])
+    assert not watch.scene.asked_for(3)
+    changed = replace(MUG, appearance=looks(FAR))
+    assert watch.see(changed) is State.STALE
+    assert not watch.wanted()  # it waits until it has settled, as others do
+    watch.scene.ask_for([3])
+    assert watch.wanted()
+    assert watch.see(MUG) is State.FRESH  # it was nothing: nobody waits for other words
+    assert not watch.scene.asked_for(3)
+
+
+def test_forgetting() -> None:
+    scene = Scene()
+    scene.see(1, "camera", [replace(MUG, track_id=n) for n in (1, 2, 3)], CHANGE)
+    assert scene.forget([2, 9, 2]) == (2,)
+    with pytest.raises(KeyError):
+        scene.object(2)
+    assert scene.forget() == (1, 3)
+    assert len(scene) == 0
+
+
+def test_the_bound_takes_the_longest_unseen_then_the_smallest() -> None:
+    with pytest.raises(InputError, match="max_objects is 0"):
+        Scene(0)
+    scene = Scene(max_objects=4)
+    for stamp, track_ids in ((1, (1, 2)), (2, (2, 3)), (3, (4, 5, 6))):
+        sightings = [replace(MUG, track_id=n, area=100 * n) for n in track_ids]
+        scene.see(stamp, "camera", sightings, CHANGE)
+        scene.forget_surplus()
+    assert [thing.track_id for thing in scene.snapshot().objects] == [3, 4, 5, 6]
+    scene.see(4, "camera", [replace(MUG, track_id=n, area=100 * n) for n in range(10, 16)], CHANGE)
+    assert scene.forget_surplus() == (3, 4, 5, 6, 10, 11)
+    assert [thing.track_id for thing in scene.snapshot().objects] == [12, 13, 14, 15]
+
+
+def test_the_bound_holds_when_the_clock_goes_back() -> None:
+    scene = Scene(max_objects=2)
+    for stamp, track_ids, gone in ((10**18, (1, 2), ()), (1, (3,), (1,)), (2, (4,), (2,))):
+        scene.see(stamp, "camera", [replace(MUG, track_id=n, area=100 * n) for n in track_ids], CHANGE)
+        assert scene.forget_surplus() == gone
+    assert [thing.track_id for thing in scene.lasting()] == [4, 3]
+
+    again = Scene(max_objects=3)
+    again.restore([replace(thing, last_seen=10**18 - thing.track_id) for thing in scene.lasting()])
+    again.see(3, "camera", [replace(MUG, track_id=n) for n in (5, 6)], CHANGE)
+    assert again.forget_surplus() == (4,)  # the one with the earlier stamp
+    assert [thing.track_id for thing in again.lasting()] == [5, 6, 3]
+
+
+def test_one_that_seemed_new_is_joined_with_the_older_one() -> None:
+    scene = Scene()
+    scene.see(1, "camera", [replace(MUG, track_id=n) for n in (1, 2)], CHANGE)
+    scene.say(1, words(1, "the older words"))
+    scene.see(2, "camera", [replace(MUG, track_id=n) for n in (3, 4)], CHANGE)
+    scene.say(3, words(2))
+    scene.say(4, words(2))
+    scene.join(3, 1)
+    scene.join(4, 2)  # which has no words of its own
+    scene.join(8, 9)
+    assert [thing.track_id for thing in scene.snapshot().objects] == [1, 2]
+    assert scene.object(1).description == "the older words"
+    assert (scene.object(2).description, scene.object(2).first_seen) == ("a small red mug", 1)
+    scene.see(3, "camera", [replace(MUG, track_id=n) for n in (1, 2)], CHANGE)
+    assert scene.wanting() == []
+
+
+def test_one_that_is_joined_stays_asked_for() -> None:
+    scene = Scene()
+    scene.see(1, "camera", [replace(MUG, track_id=1)], CHANGE)
+    scene.see(2, "camera", [replace(MUG, track_id=n) for n in (2, 3)], CHANGE)
+    scene.ask_for([2])
+    scene.join(2, 1)
+    assert scene.asked_for(1)
+    scene.say(3, words(2))
+    scene.join(3, 1)
+    assert scene.object(1).state is State.FRESH
+    assert not scene.asked_for(1)
+
+
+def test_a_restored_scene_goes_on_where_it_was() -> None:
+    watch = Watch()
+    watch.see(MUG, *(replace(MUG, track_id=n) for n in (4, 5)))
+    watch.say()
+    watch.scene.say(4, words(1))
+    watch.scene.outdate("other words are wanted")
+    watch.say()
+    watch.scene.skip(5, "no time left")
+    before = watch.scene.lasting()
+    assert [thing.reason for thing in before] == ["", "other words are wanted", "it is new"]
+
+    again = Watch()
+    again.scene.restore(before)
+    assert [(thing.track_id, thing.state, thing.visible) for thing in again.scene.snapshot().objects] == [
+        (3, State.FRESH, False),
+        (4, State.STALE, False),
+        (5, State.PENDING, False),
+    ]
+    assert again.scene.object(3).words == before[0].words
+    assert again.scene.wanting() == []
+    moved = replace(MUG, box=(200, 20, 40, 50))
+    assert again.see(moved) is State.FRESH
+    assert again.see(replace(moved, appearance=looks(2 * FAR))) is State.STALE
+
+
+def test_reasons_do_not_grow_with_restarts() -> None:
+    watch = Watch()
+    watch.see(MUG, replace(MUG, track_id=4))
+    watch.say()
+    reasons = set()
+    for number in range(3):
+        watch.see(replace(MUG, appearance=looks(FAR + 40 * number)), replace(MUG, track_id=4))
+        assert watch.scene.object(3).reason.endswith(", and has not settled")
+        watch.scene.skip(4, "no time left")
+        before, watch = watch.scene, Watch()
+        watch.scene.restore(before.lasting())
+        reasons.update((thing.track_id, thing.reason) for thing in watch.scene.snapshot().objects)
+        watch.say()
+    assert reasons == {(3, "it looks otherwise than when it was described"), (4, "it is new")}
+    # Also where what was left out of a frame is taken as it was there.
+    watch.see(replace(MUG, track_id=4), replace(MUG, appearance=looks(VERY_FAR)))
+    watch.scene.skip(3, "no time left")
+    watch.scene.skip(4, "no time left")
+    before, watch = watch.scene, Watch()
+    watch.scene.restore(before.snapshot().objects)
+    assert "no time left" not in {thing.reason for thing in watch.scene.snapshot().objects}.pop()
+
+
+def test_overlap() -> None:
+    assert overlap((0, 0, 10, 10), (0, 0, 10, 10)) == 1
+    assert overlap((0, 0, 10, 10), (5, 0, 10, 10)) == pytest.approx(1 / 3)
+    assert overlap((0, 0, 10, 10), (10, 0, 10, 10)) == 0
+
+
+def test_a_mask_that_vanishes_says_nothing_of_looks() -> None:
+    watch = Watch()
+    watch.see(MUG)
+    watch.say()
+    assert watch.see(replace(MUG, appearance=np.zeros(3, np.float32))) is State.FRESH
+    assert watch.see(replace(MUG, appearance=5 * looks(0))) is State.FRESH  # only the direction counts

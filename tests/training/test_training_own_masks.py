@@ -1,0 +1,72 @@
+"""Finetuning on masks of your own: what the recipe asks for, and how the result is judged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from evaluation import own_masks
+from training import instructions
+from training.instructions import __main__ as command
+from training.recipe import load_recipe
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("old")
+    arguments = ["--scenes", "3", "--split", "test", "--templates", "--kinds", "masks", "--output", str(folder)]
+    assert command.main(arguments) == 0
+    return folder
+
+
+def test_nano_is_right_about_most_masks_of_its_own_world(old: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "shares.json"
+    files = ["--file", str(old / "masks.json"), "--images", str(old / "images"), "--json", str(out)]
+    assert own_masks.main(["--bundle", str(ROOT / "engines" / "nano"), *files]) == 0
+    shares = json.loads(out.read_text())
+    annotations = json.loads((old / "masks.json").read_text())["annotations"]
+    colours = [share for share in shares if share["question"].startswith("What color")]
+    assert sum(share["asked"] for share in colours) == sum("attributes" in a for a in annotations) > 10
+    assert sum(share["right"] for share in colours) / sum(share["asked"] for share in colours) > 0.85
+    categories = [share for share in shares if share["question"].startswith("What is the category")]
+    assert sum(share["asked"] for share in categories) == len(annotations)
+    for share in categories:
+        assert sum(share["instead"].values()) <= share["asked"] - share["right"]
+    assert "What color is <mask><pos>?" in capsys.readouterr().out
+
+
+def test_a_file_that_is_missing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = ["--file", str(tmp_path / "none.json"), "--images", str(tmp_path)]
+    assert own_masks.main(["--bundle", str(ROOT / "engines" / "nano"), *files]) == 2
+    assert "none.json cannot be read" in capsys.readouterr().err
+
+
+def test_a_file_without_a_usable_mask_is_nothing_to_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = {"id": 1, "file_name": "1.png", "height": 4, "width": 4}
+    broken = {"id": 7, "image_id": 1, "category_id": 1, "segmentation": []}  # a box without a mask
+    data = {"images": [image], "annotations": [broken], "categories": [{"id": 1, "name": "mug"}]}
+    file = tmp_path / "masks.json"
+    file.write_text(json.dumps(data))
+    out = tmp_path / "shares.json"
+    files = ["--file", str(file), "--images", str(tmp_path), "--json", str(out)]
+    assert own_masks.main(["--bundle", str(ROOT / "engines" / "nano"), *files]) == 2
+    said = capsys.readouterr().err
+    assert "its segmentation has no polygon" in said
+    assert f"own_masks: nothing to judge: {file}" in said
+    assert not out.exists()
+
+
+def test_the_guides_recipe_learns_adapters_beside_old_pictures() -> None:
+    recipe = load_recipe(Path(instructions.__file__).parents[1] / "configs" / "finetune_lora.yaml")
+    guide = (ROOT / "docs" / "finetune.md").read_text()
+    assert recipe.lora is not None
+    assert recipe.data.scenes > 0
+    (source,) = recipe.data.sources
+    assert source.reader == "own_masks"
+    assert str(Path(source.file).parent) in guide
+    assert recipe.model.checkpoint is not None
+    assert recipe.model.checkpoint in guide

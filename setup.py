@@ -54,6 +54,7 @@ setup(
         "sim": ["mujoco", "PyOpenGL"],
         "test": ["pytest"],
     },
+    package_data={NAME: ["py.typed"]},
     zip_safe=False,
     entry_points={
         "console_scripts": [

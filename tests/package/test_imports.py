@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.resources import files
 
 import pytest
 
@@ -39,6 +40,28 @@ def test_every_public_name_and_module_comes_without_torch_or_ros() -> None:
     assert {f"osprey_ros.{name}" for name in ("describer", "cli", "pipeline", "engines.onnxruntime")} <= loaded
     assert "osprey_ros.ros" not in loaded
     assert loaded.isdisjoint(HEAVY)
+
+
+def test_a_name_loads_only_its_own_module() -> None:
+    loaded = _loaded_after("from osprey_ros import OspreyError")
+    assert loaded.isdisjoint({*HEAVY, "numpy", "onnxruntime", "tokenizers", "cv2", "PIL", "osprey_ros.describer"})
+
+
+def test_public_names_are_what_their_modules_define() -> None:
+    import osprey_ros
+
+    expected = {"AttributeSpec", "Describer", "Frame", "Matching", "OneOf", "Pipeline", "StepSettings", "load_image"}
+    assert expected <= set(osprey_ros.__all__) <= set(dir(osprey_ros))
+    for name in osprey_ros.__all__:
+        found = getattr(osprey_ros, name)
+        assert found.__name__ == name
+        assert found.__module__.startswith("osprey_ros.")
+
+
+def test_type_information_is_shipped() -> None:
+    import osprey_ros
+
+    assert files(osprey_ros).joinpath("py.typed").is_file()
 
 
 def test_unknown_name_is_an_attribute_error() -> None:

@@ -16,6 +16,8 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from osprey_ros import _moved
+
 # The public names, each with the module that defines it; "as" marks a name as public for type checkers. At run time
 # `__getattr__` reads this table and imports a module when one of its names is used. Imports that run at once would
 # load NumPy, OpenCV and tokenizers even for an exception class, and take more than 100 times as long.
@@ -56,6 +58,9 @@ else:
         if name not in homes:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(import_module(homes[name]), name)
+
+
+_moved.install()
 
 
 def __dir__() -> list[str]:

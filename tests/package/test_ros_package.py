@@ -49,7 +49,8 @@ def test_one_version_and_license_everywhere() -> None:
 def test_the_version_of_an_installed_package_comes_from_its_metadata(tmp_path: Path) -> None:
     installed = tmp_path / "osprey_ros"
     installed.mkdir()
-    (installed / "__init__.py").write_text((ROOT / "osprey_ros" / "__init__.py").read_text())
+    for name in ("__init__.py", "_moved.py"):
+        (installed / name).write_text((ROOT / "osprey_ros" / name).read_text())
     (tmp_path / "osprey_ros-7.8.9.dist-info").mkdir()
     metadata = "Metadata-Version: 2.1\nName: osprey_ros\nVersion: 7.8.9\n"
     (tmp_path / "osprey_ros-7.8.9.dist-info" / "METADATA").write_text(metadata)

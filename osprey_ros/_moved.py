@@ -1,0 +1,129 @@
+"""Names of version 0.1, which work until version 0.3 with a DeprecationWarning. Remove this file then."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+# Modules of 0.1 and those that have their names now, below osprey_ros. Modules of the command line and of `ros` are not
+# among them.
+MODULES = {
+    "asked": ("decoding.prompt_batch",),
+    "association": ("scene.association",),
+    "attributes": ("scene.attributes",),
+    "bag": ("recording.annotate",),
+    "bag_frames": ("recording.frames",),
+    "bag_read": ("recording.reader",),
+    "bag_types": ("recording.types",),
+    "bag_write": ("recording.writer",),
+    "bilinear": ("regions.bilinear",),
+    "branches": ("decoding.branches",),
+    "bundle": ("bundle.bundle", "bundle.manifest", "bundle.spec"),
+    "calibration": ("bundle.calibration",),
+    "constraints": ("decoding.constraints",),
+    "decoder": ("decoding.decoder",),
+    "decoder_engine": ("decoding.runner",),
+    "draw": ("viz.overlay",),
+    "embeddings": ("decoding.embeddings",),
+    "encoders": ("vision.encoder",),
+    "engines": ("engines.base",),
+    "fingerprint": ("bundle.fingerprint", "engines.machine"),
+    "generation": ("decoding.loop",),
+    "geometry": ("regions.geometry",),
+    "image": ("vision.image_io", "vision.preprocess"),
+    "key_values": ("decoding.kv_cache",),
+    "mask_codecs": ("regions.masks",),
+    "mask_files": ("regions.files",),
+    "memory": ("system.process_memory",),
+    "motion": ("scene.camera_motion",),
+    "objects": ("scene.types",),
+    "phrases": ("query.grammar",),
+    "pixels": ("vision.pixels",),
+    "prediction": ("decoding.logits",),
+    "prompt": ("decoding.prompt",),
+    "queries": ("query.finder",),
+    "region_grids": ("regions.pooling",),
+    "regions": ("regions.regions",),
+    "relations": ("query.spatial",),
+    "sampling": ("decoding.sampling",),
+    "scene": ("scene.scene",),
+    "scene_store": ("scene.store",),
+    "scheduler": ("scene.scheduler",),
+    "scoring": ("decoding.scoring",),
+    "tracker": ("scene.tracker",),
+    "tracks": ("scene.tracks",),
+}
+# These are packages now, which find the old names themselves.
+PACKAGES = ("bundle", "engines", "regions", "scene")
+# Names of 0.1 that have another name or place now.
+NAMES = {
+    # What raised these raises one of a few broader classes now.
+    **dict.fromkeys(
+        (
+            "AttributeSpecError",
+            "BagError",
+            "CalibrationError",
+            "ConstraintError",
+            "CudaError",
+            "DecoderError",
+            "FingerprintError",
+            "FrameFault",
+            "MaskError",
+            "QueryError",
+            "SamplingError",
+            "SceneError",
+            "StoreError",
+            "TrackerError",
+        ),
+        ("errors", "OspreyError"),
+    ),
+}
+
+
+def old_names(module: str) -> Callable[[str], object]:
+    """Return the `__getattr__` of a module of 0.1: it finds names in the modules that have them now."""
+
+    def __getattr__(name: str) -> object:
+        if not name.startswith("_"):
+            places = [NAMES[name]] if name in NAMES else [(home, name) for home in MODULES[module]]
+            for home, new_name in places:
+                found = getattr(import_module(f"osprey_ros.{home}"), new_name, None)
+                if found is not None and not isinstance(found, ModuleType):
+                    warnings.warn(
+                        f"osprey_ros.{module}.{name} is now osprey_ros.{home}.{new_name}; "
+                        "the old name will be removed in 0.3",
+                        DeprecationWarning,
+                        stacklevel=2,
+                    )
+                    return found
+        raise AttributeError(f"module 'osprey_ros.{module}' has no attribute {name!r}")
+
+    return __getattr__
+
+
+class _MovedModules:
+    """Import finder and loader of the modules of 0.1 whose names are free now."""
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None = None, target: object = None) -> ModuleSpec | None:
+        package, _, module = name.partition(".")
+        if package == "osprey_ros" and module in MODULES and module not in PACKAGES:
+            return ModuleSpec(name, _MovedModules)  # type: ignore[arg-type]
+        return None
+
+    @staticmethod
+    def create_module(spec: ModuleSpec) -> None:
+        return None
+
+    @staticmethod
+    def exec_module(module: ModuleType) -> None:
+        module.__dict__["__getattr__"] = old_names(module.__name__.partition(".")[2])
+
+
+def install() -> None:
+    """Make the modules of 0.1 importable. Files of 0.1 that an installation left behind are not loaded."""
+    sys.meta_path.insert(0, _MovedModules)  # type: ignore[arg-type]

@@ -55,9 +55,9 @@ else:
         homes = _homes()
         if name == "__all__":
             return sorted(homes)
-        if name not in homes:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(homes[name]), name)
+        if name in homes:
+            return getattr(import_module(homes[name]), name)
+        return _moved.old_names("")(name)
 
 
 _moved.install()

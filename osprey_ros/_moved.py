@@ -18,7 +18,7 @@ MODULES = {
     "bag": ("recording.annotate",),
     "bag_frames": ("recording.frames",),
     "bag_read": ("recording.reader",),
-    "bag_types": ("recording.types",),
+    "bag_types": ("recording.types", "messages.stamps"),
     "bag_write": ("recording.writer",),
     "bilinear": ("regions.bilinear",),
     "branches": ("decoding.branches",),
@@ -59,7 +59,8 @@ MODULES = {
 }
 # These are packages now, which find the old names themselves.
 PACKAGES = ("bundle", "engines", "regions", "scene")
-# Names of 0.1 that have another name or place now.
+# Names of 0.1 that have another name or place now, also in modules that did not move: these end with
+# `__getattr__ = old_names(...)`.
 NAMES = {
     # What raised these raises one of a few broader classes now.
     **dict.fromkeys(
@@ -70,7 +71,9 @@ NAMES = {
             "ConstraintError",
             "CudaError",
             "DecoderError",
+            "DescriberError",
             "FingerprintError",
+            "FrameError",
             "FrameFault",
             "MaskError",
             "QueryError",
@@ -85,22 +88,25 @@ NAMES = {
 
 
 def old_names(module: str) -> Callable[[str], object]:
-    """Return the `__getattr__` of a module of 0.1: it finds names in the modules that have them now."""
+    """Return the `__getattr__` of a module of 0.1: it finds names in the modules that have them now.
+
+    ``module`` is a name below osprey_ros, or "" for osprey_ros itself.
+    """
+    path = f"osprey_ros.{module}".rstrip(".")
 
     def __getattr__(name: str) -> object:
         if not name.startswith("_"):
-            places = [NAMES[name]] if name in NAMES else [(home, name) for home in MODULES[module]]
+            places = [NAMES[name]] if name in NAMES else [(home, name) for home in MODULES.get(module, ())]
             for home, new_name in places:
                 found = getattr(import_module(f"osprey_ros.{home}"), new_name, None)
                 if found is not None and not isinstance(found, ModuleType):
                     warnings.warn(
-                        f"osprey_ros.{module}.{name} is now osprey_ros.{home}.{new_name}; "
-                        "the old name will be removed in 0.3",
+                        f"{path}.{name} is now osprey_ros.{home}.{new_name}; the old name will be removed in 0.3",
                         DeprecationWarning,
                         stacklevel=2,
                     )
                     return found
-        raise AttributeError(f"module 'osprey_ros.{module}' has no attribute {name!r}")
+        raise AttributeError(f"module {path!r} has no attribute {name!r}")
 
     return __getattr__
 

@@ -10,10 +10,11 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from osprey_ros._moved import old_names
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.decoding.constraints import Constraint, Guide, Guides
 from osprey_ros.decoding.decoder import Decoder, Prefix, Token
@@ -463,3 +464,7 @@ def _descriptions(
         Description(int(region), text, answer.tokens, answer.logprobs, answer.ended, listed)
         for region, text, answer in zip(regions.ids, texts, answers, strict=True)
     )
+
+
+if not TYPE_CHECKING:  # a type checker would accept any name
+    __getattr__ = old_names("describer")

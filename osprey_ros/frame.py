@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from osprey_ros._moved import old_names
 from osprey_ros.errors import InputError, NoRegionError
 from osprey_ros.regions.geometry import Extent, extents
 from osprey_ros.regions.regions import Regions, regions_from_id_image
@@ -79,3 +81,7 @@ class Frame:
         if self.depth is None or self.camera_matrix is None:
             return [None] * len(regions)
         return extents(regions, self.depth, self.camera_matrix)
+
+
+if not TYPE_CHECKING:  # a type checker would accept any name
+    __getattr__ = old_names("frame")

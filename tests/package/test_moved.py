@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import osprey_ros
 from osprey_ros import _moved
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,6 +54,21 @@ def test_an_error_of_0_1_is_a_class_that_catches_what_is_raised_now() -> None:
     with pytest.warns(DeprecationWarning, match=r"StoreError is now osprey_ros\.errors\.OspreyError"):
         from osprey_ros.scene_store import StoreError
     assert StoreError is OspreyError
+
+
+@pytest.mark.parametrize(("module", "name"), [("describer", "DescriberError"), ("frame", "FrameError")])
+def test_errors_of_0_1_are_found_in_modules_that_did_not_move(module: str, name: str) -> None:
+    from osprey_ros import OspreyError
+
+    with pytest.warns(DeprecationWarning, match=f"{name} is now"):
+        assert getattr(import_module(f"osprey_ros.{module}"), name) is OspreyError
+
+
+def test_a_public_name_of_0_1_with_another_name_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_moved.NAMES, "OldDescription", ("results", "Description"))
+    with pytest.warns(DeprecationWarning, match=r"osprey_ros\.OldDescription is now osprey_ros\.results\.Description"):
+        from osprey_ros import OldDescription  # type: ignore[attr-defined]
+    assert OldDescription is osprey_ros.Description
 
 
 @pytest.mark.parametrize("module", ["queries", "bundle"])

@@ -31,7 +31,7 @@ from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.bundle.spec import ModelSpec
 from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError
-from osprey_ros.regions.pooling import RegionGrids
+from osprey_ros.regions.pooling import MaskPooler
 from osprey_ros.regions.regions import regions_from_id_image, regions_from_masks
 from osprey_ros.vision.pixels import short_edge_size
 from osprey_ros.vision.preprocess import Preprocessor
@@ -137,14 +137,14 @@ def measure_regions(side: int, position_size: int, runs: int) -> list[RegionTime
     calls: dict[str, Callable[[], object]] = {}
     stacks: dict[str, Callable[[], object]] = {}
     for count in COUNTS:
-        ids, grids = drawn_ids(count), RegionGrids(sizes, position_size)
+        ids, grids = drawn_ids(count), MaskPooler(sizes, position_size)
         regions, masks = regions_from_id_image(ids), np.stack([ids == number for number in range(1, count + 1)])
         calls |= {
-            f"total {count}": lambda ids=ids, grids=grids: grids.of(regions_from_id_image(ids)),
+            f"total {count}": lambda ids=ids, grids=grids: grids.pool(regions_from_id_image(ids)),
             f"found {count}": lambda ids=ids: regions_from_id_image(ids),
-            f"grids {count}": lambda regions=regions, grids=grids: grids.of(regions),
+            f"grids {count}": lambda regions=regions, grids=grids: grids.pool(regions),
         }
-        stacks[f"stack {count}"] = lambda masks=masks, grids=grids: grids.of(regions_from_masks(masks))
+        stacks[f"stack {count}"] = lambda masks=masks, grids=grids: grids.pool(regions_from_masks(masks))
     times = times_in_turns(calls, runs) | times_in_turns(stacks, runs)
     return [
         RegionTimes(count, *(times[f"{part} {count}"] for part in ("total", "found", "grids", "stack")))

@@ -16,9 +16,9 @@ from export.samples import VerificationSample
 from export.streamed import Read
 from osprey_ros.decoding.prompt import IMAGE, MASK, POSITION
 from osprey_ros.engines.base import Engine
+from osprey_ros.regions.encoder import region_tokens
 from osprey_ros.regions.regions import regions_from_id_image
 from osprey_ros.system.process_memory import trim
-from osprey_ros.vision.encoder import region_tokens
 from osprey_ros.vision.preprocess import preprocess
 from osprey_torch.config import OspreyConfig
 from osprey_torch.model import Osprey

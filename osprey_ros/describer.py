@@ -35,10 +35,11 @@ from osprey_ros.decoding.prompt_batch import Asked, branch_together, branches_of
 from osprey_ros.decoding.sampling import Guided, Sampling
 from osprey_ros.engines.base import Engine, load_engine
 from osprey_ros.errors import BundleError, InputError, PromptError, RegionError
+from osprey_ros.regions.encoder import RegionEncoder
 from osprey_ros.regions.regions import Regions, as_regions
 from osprey_ros.results import Description, EncodedRegions, Result, Scores, Update
 from osprey_ros.timing import Clock, Meter, PictureSeconds, Timing
-from osprey_ros.vision.encoder import Encoders
+from osprey_ros.vision.encoder import ImageEncoder
 from osprey_ros.vision.image_io import check_rgb
 from osprey_ros.vision.preprocess import Preprocessor
 
@@ -93,7 +94,8 @@ class Describer:
         self._rows = Embeddings(self.bundle.embeddings())
         vision = self._load("vision", threads, "pixels", "image_tokens")
         extractor = self._load("mask_extractor", threads, "position", "position_tokens")
-        self._encoders = Encoders(vision, extractor, preprocess, self.spec)
+        self._image_encoder = ImageEncoder(vision, preprocess, self.spec)
+        self._region_encoder = RegionEncoder(extractor, self.spec)
         last = self.spec.num_layers - 1
         decoder = self._load("decoder", threads, "inputs_embeds", f"new_value.{last}")
         self._decoder = Decoder(decoder, self.spec, max_parallel)
@@ -114,7 +116,7 @@ class Describer:
         self.pictures += 1
         self._picture = None
         self._decoder.abandon()
-        seconds = self._encoders.picture(rgb)
+        seconds = self._image_encoder.encode(rgb)
         self._picture = _Picture(rgb.shape[:2], seconds, self._opening_ids, self._opening)
 
     def encode(self, regions: Regions | np.ndarray) -> EncodedRegions:
@@ -358,13 +360,14 @@ class Describer:
         return self._picture
 
     def _encoded(self, picture: _Picture, regions: Regions, clock: Clock) -> EncodedRegions:
-        grids = self._encoders.grids(regions)
+        pooled = self._region_encoder.pool(regions)
         clock.leave_out(self._wait(picture))
-        return EncodedRegions(regions, *self._encoders.tokens(grids, clock.meter))
+        tokens = self._region_encoder.encode(self._image_encoder.features, pooled, clock.meter)
+        return EncodedRegions(regions, *tokens)
 
     def _wait(self, picture: _Picture) -> float:
         """Waits until the picture is encoded. The seconds of it, which are returned, count as vision."""
-        seconds = self._encoders.wait()
+        seconds = self._image_encoder.synchronize()
         if seconds:
             before = picture.unreported
             picture.unreported = replace(before, vision=before.vision + seconds, engine=before.engine + seconds)
@@ -435,7 +438,7 @@ class Describer:
             return self._rows(np.array(ids, dtype=np.intp))
         at = ids.index(IMAGE)
         before, after = (self._rows(np.array(part, dtype=np.intp)) for part in (ids[:at], ids[at + 1 :]))
-        return np.concatenate([before, self._encoders.image_tokens, after])
+        return np.concatenate([before, self._image_encoder.image_tokens, after])
 
 
 def _prompt(builder: PromptBuilder, question: str, regions: int) -> tuple[int, ...]:

@@ -37,9 +37,10 @@ from osprey_ros.errors import (
     RegionError,
     StoppedError,
 )
-from osprey_ros.regions.pooling import RegionGrids, Source
+from osprey_ros.regions import encoder as region_encoder
+from osprey_ros.regions.pooling import LabelImages, MaskPooler
 from osprey_ros.results import Result
-from osprey_ros.vision import encoder as encoders
+from osprey_ros.vision.encoder import ImageEncoder
 from osprey_ros.vision.preprocess import preprocess
 from osprey_torch.checkpoint import load_checkpoint
 from osprey_torch.reference import generate_region
@@ -236,13 +237,13 @@ def test_regions_are_prepared_while_a_gpu_encodes_the_picture(
 ) -> None:
     prepared = Event()
 
-    class Grids(RegionGrids):
-        def of(self, regions: Source) -> list[np.ndarray]:
-            grids = super().of(regions)
+    class Pooler(MaskPooler):
+        def pool(self, regions: LabelImages) -> list[np.ndarray]:
+            pooled = super().pool(regions)
             prepared.set()
-            return grids
+            return pooled
 
-    monkeypatch.setattr(encoders, "RegionGrids", Grids)
+    monkeypatch.setattr(region_encoder, "MaskPooler", Pooler)
     in_time: list[bool] = []
     describer = on_gpu(lambda _: in_time.append(prepared.wait(timeout=10)))
     describer.set_image(picture.rgb)
@@ -278,13 +279,13 @@ def test_all_calls_wait_for_a_gpu_that_encodes_the_picture(
     """Whichever comes first; regions that are encoded already are no exception."""
     go = Event()
     describer = on_gpu(lambda _: go.wait(timeout=10) or pytest.fail("nobody waits for it"))
-    wait = encoders.Encoders.wait
+    synchronize = ImageEncoder.synchronize
 
-    def wait_and_let_go(self: encoders.Encoders) -> float:
+    def wait_and_let_go(self: ImageEncoder) -> float:
         go.set()
-        return wait(self)
+        return synchronize(self)
 
-    monkeypatch.setattr(encoders.Encoders, "wait", wait_and_let_go)
+    monkeypatch.setattr(ImageEncoder, "synchronize", wait_and_let_go)
     encoded = ready.encode(picture.ids)
     phrases = ["a", "short phrase"]
     calls: list[Callable[[Describer], Any]] = [
@@ -601,7 +602,7 @@ def test_encoded_regions_answer_as_the_regions_do_without_the_extractor(
     scores = describer.score(picture.ids, ["a", "short phrase"])
     encoded = describer.encode(regions_from_id_image(picture.ids))
     assert encoded.mask_tokens.shape == encoded.position_tokens.shape == (5, describer.spec.hidden_size)
-    monkeypatch.setattr(describer._encoders, "tokens", None)  # would raise
+    monkeypatch.setattr(describer._region_encoder, "encode", None)  # would raise
     first = describer.answer(encoded, [QUESTIONS["short"], "What is it?"], max_new_tokens=6)
     for a, b in zip(first, plain, strict=True):
         _assert_same(a, b)

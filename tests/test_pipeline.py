@@ -14,7 +14,7 @@ from osprey_ros.describer import Describer
 from osprey_ros.errors import InputError, OspreyError
 from osprey_ros.frame import Frame, RegionLabel
 from osprey_ros.pipeline import Pipeline, StepResult, StepSettings
-from osprey_ros.regions.masks import regions_from_parts
+from osprey_ros.regions.masks import regions_from_crops
 from osprey_ros.regions.regions import regions_from_masks
 from osprey_ros.scene.attributes import AttributeSpec
 from osprey_ros.scene.scene import Scene
@@ -266,7 +266,7 @@ def test_no_region_is_left_of_an_array(pipeline: Pipeline) -> None:
     assert pipeline.step(replace(patches(), regions=tiny), SHORT).nothing == (
         "no region is left: all 1 are smaller than 50 pixels"
     )
-    none = regions_from_parts([], [], 120, 160)
+    none = regions_from_crops([], [], 120, 160)
     assert pipeline.step(replace(patches(), regions=none), SHORT).nothing == "there is no region in the array"
 
 

@@ -27,6 +27,10 @@ class Buffer(Protocol):
         """Element type."""
 
     @property
+    def device(self) -> str:
+        """Where the memory lies: one of DEVICES."""
+
+    @property
     def pointer(self) -> int:
         """Address of the first element, on the device."""
 

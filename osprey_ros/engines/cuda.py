@@ -122,6 +122,8 @@ class Cuda:
 class DeviceBuffer:
     """Memory on the GPU; see `osprey_ros.engines.base.Buffer`. Made by `Cuda.buffer`."""
 
+    device = "cuda"
+
     def __init__(self, cuda: Cuda, memory: _Memory, pointer: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
         self._cuda = cuda
         self._memory = memory  # lives as long as any view of it

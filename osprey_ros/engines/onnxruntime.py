@@ -50,6 +50,7 @@ class HostBuffer:
     """A buffer in host memory: rows of a contiguous numpy array."""
 
     __slots__ = ("_array",)
+    device = "cpu"
 
     def __init__(self, array: np.ndarray) -> None:
         self._array = array

@@ -9,7 +9,7 @@ import numpy as np
 
 from osprey_ros.errors import InputError, RegionError
 from osprey_ros.frame import RegionLabel
-from osprey_ros.regions.masks import MaskPart, part_from_box, part_from_polygon, part_from_rle, regions_from_parts
+from osprey_ros.regions.masks import MaskCrop, mask_from_box, mask_from_polygon, mask_from_rle, regions_from_crops
 from osprey_ros.regions.regions import MAX_ID, Regions
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def regions_from_detections(message: Any, height: int, width: int) -> tuple[Regi
         centre = (float(box.center.position.x), float(box.center.position.y))
         size = (float(box.size_x), float(box.size_y))
         try:
-            parts.append(part_from_box(centre, size, float(box.center.theta), height, width))
+            parts.append(mask_from_box(centre, size, float(box.center.theta), height, width))
         except RegionError as error:
             raise InputError(f"detection {number}: {error}") from error
         hypotheses = [result.hypothesis for result in detection.results]
@@ -66,17 +66,17 @@ def _score(source: Any) -> float:
     return score if isfinite(score) else 0.0
 
 
-def _regions(parts: list[MaskPart], ids: list[int], height: int, width: int) -> Regions:
+def _regions(parts: list[MaskCrop], ids: list[int], height: int, width: int) -> Regions:
     try:
-        return regions_from_parts(parts, ids, height, width)
+        return regions_from_crops(parts, ids, height, width)
     except RegionError as error:
         raise InputError(str(error)) from error
 
 
-def part_of(region: Region, height: int, width: int) -> MaskPart:
+def part_of(region: Region, height: int, width: int) -> MaskCrop:
     """The mask of one region of a picture of this size. Raises RegionError."""
     if region.encoding == POLYGON:
-        return part_from_polygon(np.asarray(region.polygon), height, width, list(region.outlines))
+        return mask_from_polygon(np.asarray(region.polygon), height, width, list(region.outlines))
     if region.encoding not in (RLE, BOX):
         raise RegionError(f"encoding {region.encoding} is not RLE ({RLE}), POLYGON ({POLYGON}) or BOX ({BOX})")
     roi = region.roi
@@ -86,9 +86,9 @@ def part_of(region: Region, height: int, width: int) -> MaskPart:
     if left + wide > width or top + tall > height:
         raise RegionError(f"its roi of {wide}x{tall} pixels at ({left}, {top}) leaves the image of {width}x{height}")
     if region.encoding == BOX:
-        return MaskPart(left, top, np.ones((tall, wide), np.bool_))
-    part = part_from_rle(np.asarray(region.rle), tall, wide)
-    return MaskPart(left + part.left, top + part.top, part.mask)
+        return MaskCrop(left, top, np.ones((tall, wide), np.bool_))
+    part = mask_from_rle(np.asarray(region.rle), tall, wide)
+    return MaskCrop(left + part.left, top + part.top, part.mask)
 
 
 def _detection_ids(texts: list[str]) -> list[int]:

@@ -16,7 +16,7 @@ _FAR = 1 << 20  # pixels; corners beyond are as good as there
 
 
 @dataclass(frozen=True)
-class MaskPart:
+class MaskCrop:
     """The part of a picture that holds a mask: ``mask``, bool [h, w], begins at column ``left`` and row ``top``."""
 
     left: int
@@ -24,7 +24,7 @@ class MaskPart:
     mask: np.ndarray
 
 
-def part_from_rle(counts: np.ndarray, height: int, width: int) -> MaskPart:
+def mask_from_rle(counts: np.ndarray, height: int, width: int) -> MaskCrop:
     """What run lengths, integers [n], cover of a picture: in turn outside and inside, down the columns.
 
     This is the order of COCO's uncompressed counts. Raises RegionError if they do not add up to all pixels.
@@ -37,23 +37,23 @@ def part_from_rle(counts: np.ndarray, height: int, width: int) -> MaskPart:
         )
     begins, stops = ends[1:-1:2], ends[2::2]  # of the runs inside
     if not len(begins):
-        return MaskPart(0, 0, np.zeros((0, 0), np.bool_))
+        return MaskCrop(0, 0, np.zeros((0, 0), np.bool_))
     # Only the columns from the first pixel inside to the last one are spread out.
     left, right = int(begins[0]) // height, -(-int(stops[-1]) // height)
     edges = np.clip(ends, left * height, right * height)
     inside = np.arange(len(counts)) % 2 == 1
     mask = np.repeat(inside, np.diff(edges)).reshape(right - left, height).T
-    return MaskPart(left, 0, mask)
+    return MaskCrop(left, 0, mask)
 
 
 def rle_from_mask(mask: np.ndarray) -> np.ndarray:
-    """Run lengths, uint32 [n], of a mask, bool or integers [H, W]: what `part_from_rle` reads."""
+    """Run lengths, uint32 [n], of a mask, bool or integers [H, W]: what `mask_from_rle` reads."""
     inside = np.asarray(mask, np.bool_).T.reshape(-1)
     changes = np.flatnonzero(np.diff(inside, prepend=False))  # an empty first run where the first pixel is inside
     return np.diff(changes, prepend=0, append=inside.size).astype(np.uint32)
 
 
-def part_from_polygon(corners: np.ndarray, height: int, width: int, outlines: Sequence[int] = ()) -> MaskPart:
+def mask_from_polygon(corners: np.ndarray, height: int, width: int, outlines: Sequence[int] = ()) -> MaskCrop:
     """What a polygon covers of a picture.
 
     ``corners`` is [n, 2] or flat: x and y in pixels, the centre of the first pixel at (0, 0). Pixels on an outline are
@@ -79,12 +79,12 @@ def part_from_polygon(corners: np.ndarray, height: int, width: int, outlines: Se
         near = np.clip(points - low, -_FAR, _FAR)
         fixed = np.round(near * (1 << _SUBPIXEL_BITS)).astype(np.int32)
         cv2.fillPoly(canvas, np.split(fixed, np.cumsum(sizes)[:-1]), 1, shift=_SUBPIXEL_BITS)
-    return MaskPart(int(low[0]), int(low[1]), canvas.view(np.bool_))
+    return MaskCrop(int(low[0]), int(low[1]), canvas.view(np.bool_))
 
 
-def part_from_box(
+def mask_from_box(
     centre: tuple[float, float], size: tuple[float, float], angle: float, height: int, width: int
-) -> MaskPart:
+) -> MaskCrop:
     """What a box covers of a picture. Its edges lie between pixels: the first pixel reaches from 0 to 1.
 
     ``angle`` in radians, from x to y, turns it around its centre. Raises RegionError.
@@ -96,15 +96,15 @@ def part_from_box(
         # Through the centres of the outermost pixels, which a polygon includes.
         half = np.maximum(np.array(size) - 1, 0) / 2
         corners = half * [[-1, -1], [1, -1], [1, 1], [-1, 1]] @ np.array([[cos, sin], [-sin, cos]])
-        return part_from_polygon(corners + centre - 0.5, height, width)
+        return mask_from_polygon(corners + centre - 0.5, height, width)
     # To the nearest pixel, halves up on both sides: np.round, to even, would change the size.
     middle, half = np.array(centre) + 0.5, np.array(size) / 2
     left, top = (int(v) for v in np.clip(np.floor(middle - half), 0, (width, height)))
     right, bottom = (int(v) for v in np.clip(np.floor(middle + half), (left, top), (width, height)))
-    return MaskPart(left, top, np.ones((bottom - top, right - left), np.bool_))
+    return MaskCrop(left, top, np.ones((bottom - top, right - left), np.bool_))
 
 
-def regions_from_parts(parts: Sequence[MaskPart], ids: Sequence[int], height: int, width: int) -> Regions:
+def regions_from_crops(parts: Sequence[MaskCrop], ids: Sequence[int], height: int, width: int) -> Regions:
     """Regions of a picture of this size from the parts of it that they cover; they may overlap.
 
     Those without a pixel are left out: there may be none at the end. ``ids`` are as many different numbers from 1 to

@@ -16,8 +16,8 @@ import numpy as np
 from osprey_ros.regions import bilinear
 
 
-class Source(Protocol):
-    """What `RegionGrids` asks of regions."""
+class LabelImages(Protocol):
+    """What `MaskPooler` asks of regions."""
 
     shape: tuple[int, int]
 
@@ -28,7 +28,7 @@ class Source(Protocol):
         labels (intp) of the regions in it and the numbers (intp) that these have among all regions."""
 
 
-class RegionGrids:
+class MaskPooler:
     """Makes pooling masks and position grids, picture after picture. Use it from one thread at a time.
 
     Args:
@@ -50,7 +50,7 @@ class RegionGrids:
         self._offset = np.zeros(0, np.intp)  # of each pixel of each grid in the memory, for the first region
         self._set: list[np.ndarray] = []  # indices into the memory of all that is not 0
 
-    def of(self, regions: Source) -> list[np.ndarray]:
+    def pool(self, regions: LabelImages) -> list[np.ndarray]:
         """The grids of N regions, as views of memory that the next call overwrites: copy what must outlive it.
 
         For each size float32 [N, h, w] of 0 and 1, the masks resized bilinearly and thresholded above 0; and last, if

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from osprey_ros.errors import NoRegionError, RegionError
-from osprey_ros.regions.pooling import RegionGrids
+from osprey_ros.regions.pooling import MaskPooler
 
 MAX_ID = 2**31 - 1  # ids are kept, and published, as int32
 _LAYERS_TRIED = 4  # label images in which room is looked for before there is a new one: bounds the search
@@ -51,13 +51,13 @@ class Regions:
         """For each (h, w): float32 [N, h, w] of 0 and 1, the masks resized bilinearly and then thresholded above 0.
 
         A thin region can vanish at a coarse size: its mask is then all 0, as in the published code. Where pictures
-        follow one another, one `RegionGrids` for all of them is faster.
+        follow one another, one `MaskPooler` for all of them is faster.
         """
-        return RegionGrids(sizes).of(self)
+        return MaskPooler(sizes).pool(self)
 
     def position_grids(self, size: int) -> np.ndarray:
         """float32 [N, size, size] in 0..1: the masks resized bilinearly, values kept."""
-        return RegionGrids((), size).of(self)[0]
+        return MaskPooler((), size).pool(self)[0]
 
     def select(self, ids: Iterable[int]) -> Regions:
         """The regions with these ids, in this order. Raises RegionError for an id that is not there or comes twice."""
@@ -80,7 +80,7 @@ class Regions:
         return self._images[self._image_of[row]][y : y + height, x : x + width] == self._labels[row]
 
     def layers(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Label images, as `RegionGrids` takes them: each with the labels in it, and the numbers, of its regions."""
+        """Label images, as `MaskPooler` takes them: each with the labels in it, and the numbers, of its regions."""
         for number, image in enumerate(self._images):
             rows = np.flatnonzero(self._image_of == number)
             if len(rows):

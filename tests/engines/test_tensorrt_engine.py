@@ -40,9 +40,10 @@ from osprey_ros.decoding.decoder import Decoder
 from osprey_ros.engines import cuda
 from osprey_ros.engines.base import Engine, load_engine
 from osprey_ros.errors import BundleError, EngineError
+from osprey_ros.regions.encoder import RegionEncoder
 from osprey_ros.regions.regions import regions_from_id_image
 from osprey_ros.timing import Meter
-from osprey_ros.vision.encoder import Encoders
+from osprey_ros.vision.encoder import ImageEncoder
 from osprey_ros.vision.preprocess import Preprocessor
 from osprey_torch.checkpoint import Checkpoint
 from osprey_torch.model import Osprey
@@ -488,10 +489,10 @@ def test_more_regions_than_a_plan_takes_are_encoded_in_parts(
     regions = regions_from_id_image(picture.ids)
     found = []
     for engine in (load_engine(extractor, threads=1), plan):
-        encoders = Encoders(vision, engine, Preprocessor(spec), spec)
-        encoders.picture(picture.rgb)
-        encoders.wait()
-        found.append(encoders.tokens(encoders.grids(regions), Meter()))
+        images, extractor = ImageEncoder(vision, Preprocessor(spec), spec), RegionEncoder(engine, spec)
+        images.encode(picture.rgb)
+        images.synchronize()
+        found.append(extractor.encode(images.features, extractor.pool(regions), Meter()))
     for ours, expected in zip(found[1], found[0], strict=True):
         assert ours.shape == (5, spec.hidden_size)
         np.testing.assert_allclose(ours, expected, atol=1e-5)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from osprey_ros.errors import RegionError
-from osprey_ros.regions.pooling import RegionGrids
+from osprey_ros.regions.pooling import MaskPooler
 from osprey_ros.regions.regions import Regions, as_regions, regions_from_id_image, regions_from_masks
 
 SIZES = [(48, 48), (24, 24), (12, 12), (6, 6)]
@@ -112,7 +112,7 @@ def test_both_forms_are_equal_to_the_last_bit() -> None:
 
 
 def test_grids_used_again_hold_nothing_of_earlier_pictures() -> None:
-    grids = RegionGrids(SIZES, 28)
+    grids = MaskPooler(SIZES, 28)
     overlapping = _overlapping(120, 90, 6, seed=1)
     many, few = _blobs(97, 131, 0), np.zeros((97, 131), np.int32)
     few[20:60, 30:100] = 4
@@ -126,7 +126,7 @@ def test_grids_used_again_hold_nothing_of_earlier_pictures() -> None:
         (regions_from_id_image(many), _stack(many)),
     )
     for regions, masks in pictures:
-        *pooling, positions = grids.of(regions)
+        *pooling, positions = grids.pool(regions)
         for size, ours in zip(SIZES, pooling, strict=True):
             assert ours.flags.c_contiguous
             np.testing.assert_array_equal(ours, _published(masks, size) > 0)
@@ -135,7 +135,7 @@ def test_grids_used_again_hold_nothing_of_earlier_pictures() -> None:
 
 def test_grids_for_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one size"):
-        RegionGrids([])
+        MaskPooler([])
 
 
 def test_regions_outlive_the_array_they_came_from() -> None:

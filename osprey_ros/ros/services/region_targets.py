@@ -10,7 +10,7 @@ from osprey_ros.errors import InputError, RegionError
 from osprey_ros.messages.regions import part_of
 from osprey_ros.messages.stamps import NANOSECONDS
 from osprey_ros.pipeline import Pipeline, Seen
-from osprey_ros.regions.masks import MaskPart, regions_from_parts
+from osprey_ros.regions.masks import MaskCrop, regions_from_crops
 from osprey_ros.regions.regions import Regions
 
 
@@ -31,7 +31,7 @@ def target_of(request: Any, pipeline: Pipeline) -> Target:
             raise _unknown(track_id)
     seen = _frame(request.stamp.sec * NANOSECONDS + request.stamp.nanosec, track_ids, pipeline)
     height, width = seen.regions.shape
-    parts: list[MaskPart] = []
+    parts: list[MaskCrop] = []
     owners: list[int] = []
     for track_id in track_ids:
         parts.append(_part(seen, _row_of(track_id, seen)))
@@ -51,7 +51,7 @@ def target_of(request: Any, pipeline: Pipeline) -> Target:
         owners.append(0)
     if not parts:
         raise InputError("the request names nothing: give track_ids, points or regions")
-    return Target(seen, regions_from_parts(parts, range(1, len(parts) + 1), height, width), tuple(owners))
+    return Target(seen, regions_from_crops(parts, range(1, len(parts) + 1), height, width), tuple(owners))
 
 
 def _frame(stamp: int, track_ids: Sequence[int], pipeline: Pipeline) -> Seen:
@@ -113,9 +113,9 @@ def _row_at(x: float, y: float, seen: Seen) -> int:
     return min(covering, key=lambda row: int(seen.regions.areas[row]))
 
 
-def _part(seen: Seen, row: int) -> MaskPart:
+def _part(seen: Seen, row: int) -> MaskCrop:
     left, top = (int(v) for v in seen.regions.boxes[row][:2])
-    return MaskPart(left, top, seen.regions.crop(row))
+    return MaskCrop(left, top, seen.regions.crop(row))
 
 
 def _text(stamp: int) -> str:

@@ -1,8 +1,10 @@
-"""Whether the right object is found by words: `python -m evaluation.queries --bundle engines/nano`.
+"""Measure whether the right objects are found by words: `python -m evaluation.queries --bundle engines/nano`.
 
-Asks for things on simulated test scenes: half of the questions by category and colour, a quarter by a relation to
-another object, a quarter for things that are not there. The first match counts; for what is not there, any is false.
-`--fit` learns on validation scenes how often scores are right and puts that into the bundle's calibration.
+Asks about simulated test scenes, which are drawn from other seeds than training and validation scenes. 300 questions:
+half of them by category and color, a quarter by a relation to another object, a quarter about objects that are not
+there. The first match counts; if the object is not there, any match is wrong. 60 more questions have negation,
+superlatives, ordinals and clauses; for these, wrong matches with a score over 0.5 are counted as well.
+`--fit` fits the calibration of scores on validation scenes and writes it into the bundle.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import numpy as np
 from tqdm import tqdm
 
 from evaluation.calibration import Answers, expected_calibration_error, fit
+from evaluation.query_forms import FORMS, FormQuestions
+from evaluation.query_questions import ABSENT, NAMED, RELATED, Questions
 from osprey_ros.bundle.bundle import write_calibration
 from osprey_ros.bundle.calibration import QUERY, Curve
 from osprey_ros.cli._options import positive
@@ -25,30 +29,19 @@ from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError
 from osprey_ros.frame import Frame
 from osprey_ros.pipeline import Pipeline, Seen, StepSettings
-from osprey_ros.query.finder import COLOUR, MIN_SCORE, Finder
+from osprey_ros.query.finder import COLOR, MIN_SCORE, Finder
 from osprey_ros.regions.regions import regions_from_id_image
 from osprey_ros.scene.types import SceneObject
-from osprey_sim import words
 from osprey_sim.render import Renderer
-from osprey_sim.scene import Scene, camera_matrix, camera_pose, object_center, sample_scene
-from osprey_sim.scene import SceneObject as SimObject
+from osprey_sim.scene import Scene, camera_matrix, sample_scene
 from training.store import HEIGHT, WIDTH
 
 MIN_AREA = 200
-NAMED, RELATED, ABSENT = "category and colour", "relation", "not there"
 TARGETS = {NAMED: ("top-1", 0.85), RELATED: ("top-1", 0.60), ABSENT: ("false finds", 0.10)}
 _A_SCENE = 4  # questions
+_FORMS_A_SCENE = 2  # questions of `FORMS`
+FORM_TARGETS = (0.85, 0.03)  # least share of right answers, largest share of sure wrong ones
 _IN_QUESTION = 0.02  # scores below it are of objects that nobody would take for what was asked
-_NEXT_TO, _CLEARLY = 0.25, 1.5  # metres, and how much nearer than the next one
-
-
-@dataclass(frozen=True)
-class Question:
-    """Words, what kind of question they are, and the instance ids that are a right answer (none: not there)."""
-
-    kind: str
-    text: str
-    right: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -67,98 +60,21 @@ class Asked:
     meant: tuple[bool, ...]
 
 
-class Questions:
-    """Questions about the visible objects of one scene, drawn with a generator."""
+@dataclass(frozen=True)
+class FormAsked:
+    """A question of `FORMS` about the scene of a seed, the matches with their scores, and how good they are.
 
-    def __init__(self, scene: Scene, visible: set[int], rng: np.random.Generator) -> None:
-        self._objects = [obj for obj in scene.objects if obj.instance_id in visible]
-        self._rng = rng
-        rotation = camera_pose(scene.camera)[1]
-        right = rotation[:, 0]
-        away = np.array([-right[1], right[0], 0.0])
-        self._place = {
-            obj.instance_id: np.array([object_center(obj) @ right, object_center(obj) @ away]) for obj in self._objects
-        }
+    ``right``: the first match is right, or there is none and should be none; if the question asks for several objects
+    by name, all of them are found. ``surely_wrong``: any match with a score over 0.5 is wrong.
+    """
 
-    def draw(self, kind: str) -> Question | None:
-        """A question of a kind; None where this scene does not lend itself to one that was drawn."""
-        return {NAMED: self._named, RELATED: self._related, ABSENT: self._absent}[kind]()
-
-    def _named(self) -> Question:
-        target = self._pick(self._objects)
-        noun = self._noun(target, int(self._rng.integers(3)))
-        return Question(NAMED, f"the {noun}", self._ids(noun))
-
-    def _absent(self) -> Question | None:
-        """A category that is not there, with a colour or without one; or one that is there in another colour."""
-        colour = str(self._rng.choice(words.COLOURS))
-        if self._rng.random() < 0.5:
-            category = self._pick(self._objects).category
-        else:
-            category = str(self._rng.choice(sorted(set(words.CLASSES) - {obj.category for obj in self._objects})))
-            if self._rng.random() < 0.5:
-                return Question(ABSENT, f"the {category}", frozenset())
-        noun = f"{colour} {category}"
-        return None if self._ids(noun) else Question(ABSENT, f"the {noun}", frozenset())
-
-    def _related(self) -> Question | None:
-        """The one thing of a kind that is in a relation to another, which no other thing can be taken for."""
-        reference, target = self._pick(self._objects), self._pick(self._objects)
-        about = f"{reference.colour} {reference.category}"
-        if target is reference or len(self._ids(about)) > 1:
-            return None
-        noun = self._noun(target, int(self._rng.integers(4)))
-        others = self._ids(noun) - {target.instance_id, reference.instance_id}
-        if not others:
-            return None  # it would be found without the relation
-        relation = str(self._rng.choice([*words.RELATIONS, "next to", "between"]))
-        if relation == "between":
-            return self._between(target, noun, others, reference)
-        if not self._is(relation, target.instance_id, reference.instance_id, others):
-            return None
-        return Question(RELATED, f"the {noun} {relation} the {about}", frozenset({target.instance_id}))
-
-    def _between(self, target: SimObject, noun: str, others: frozenset[int], first: SimObject) -> Question | None:
-        second = self._pick(self._objects)
-        about = f"{second.colour} {second.category}"
-        if len({target.instance_id, first.instance_id, second.instance_id}) < 3 or len(self._ids(about)) > 1:
-            return None
-        start, line = self._place[first.instance_id], self._place[second.instance_id] - self._place[first.instance_id]
-
-        def off(instance: int) -> float:
-            step = self._place[instance] - start
-            along = float(step @ line / (line @ line))
-            return float(np.linalg.norm(step - along * line)) if 0.2 < along < 0.8 else np.inf
-
-        if off(target.instance_id) > 0.06 or any(off(o) < 0.15 for o in others - {second.instance_id}):
-            return None
-        text = f"the {noun} between the {first.colour} {first.category} and the {about}"
-        return Question(RELATED, text, frozenset({target.instance_id}))
-
-    def _is(self, relation: str, target: int, reference: int, others: frozenset[int]) -> bool:
-        """Whether the target clearly is in the relation, and none of the others can be meant."""
-
-        def step(instance: int) -> np.ndarray:
-            return self._place[instance] - self._place[reference]
-
-        if relation == "next to":
-            distance = float(np.linalg.norm(step(target)))
-            return distance < _NEXT_TO and all(np.linalg.norm(step(o)) > _CLEARLY * distance for o in others)
-        axis = 0 if relation in (words.LEFT, words.RIGHT) else 1
-        sign = -1 if relation in (words.LEFT, words.FRONT) else 1
-        along, across = sign * step(target)[axis], abs(step(target)[1 - axis])
-        return along > max(0.05, _CLEARLY * across) and all(sign * step(o)[axis] < 0 for o in others)
-
-    def _noun(self, obj: SimObject, level: int) -> str:
-        return (f"{obj.colour} {obj.category}", obj.category, f"{obj.colour} thing", "thing")[level]
-
-    def _ids(self, noun: str) -> frozenset[int]:
-        return frozenset(
-            obj.instance_id for obj in self._objects if noun in {self._noun(obj, level) for level in range(4)}
-        )
-
-    def _pick(self, objects: list[SimObject]) -> SimObject:
-        return objects[int(self._rng.integers(len(objects)))]
+    seed: int
+    kind: str
+    text: str
+    meant: tuple[int, ...]
+    found: tuple[tuple[int, float], ...]
+    right: bool
+    surely_wrong: bool
 
 
 def kinds(count: int) -> list[str]:
@@ -170,7 +86,7 @@ def seen_scenes(
     describer: Describer, split: str, depth: bool, seed: int = 0
 ) -> Iterator[tuple[int, Scene, tuple[SceneObject, ...], Seen]]:
     """Scene after scene as the pipeline sees it, with the seed of each."""
-    settings = StepSettings(attributes=(COLOUR,), remember=False)
+    settings = StepSettings(attributes=(COLOR,), remember=False)
     with Renderer(WIDTH, HEIGHT) as renderer:
         while True:
             scene = sample_scene(seed, split)
@@ -231,6 +147,40 @@ def summary(asked: list[Asked]) -> dict[str, float]:
     return shares
 
 
+def ask_forms(describer: Describer, count: int, split: str, depth: bool = True) -> list[FormAsked]:
+    """Ask ``count`` questions with negation, superlatives, ordinals and clauses, in turns, about scenes from seed 0."""
+    asked: list[FormAsked] = []
+    finder = Finder(describer)
+    for seed, scene, objects, seen in seen_scenes(describer, split, depth):
+        instance = {thing.track_id: thing.instance_id for thing in objects}
+        questions = FormQuestions(scene, set(instance.values()), np.random.default_rng([seed, 11]))
+        for _ in range(_FORMS_A_SCENE):
+            if len(asked) == count:
+                return asked
+            kind = FORMS[len(asked) % len(FORMS)]
+            question = next((q for q in (questions.draw(kind) for _ in range(60)) if q), None)
+            if question is None:
+                break
+            found = finder.find(question.text, objects, seen)
+            matches = tuple((instance[match.track_id], match.score) for match in found.matches)
+            ids = {number for number, _ in matches}
+            right = matches[0][0] in question.right if matches else not question.right
+            if question.complete:
+                right = right and ids >= question.right
+            wrong = any(score > MIN_SCORE and number not in question.right for number, score in matches)
+            meant = tuple(sorted(question.right))
+            asked.append(FormAsked(seed, kind, question.text, meant, matches, right, wrong))
+    return asked
+
+
+def form_summary(asked: list[FormAsked]) -> tuple[float, float]:
+    """Return the share of right answers and of those with a sure wrong match."""
+    return (
+        sum(one.right for one in asked) / max(1, len(asked)),
+        sum(one.surely_wrong for one in asked) / max(1, len(asked)),
+    )
+
+
 def answers(asked: list[Asked]) -> Answers:
     """Scores of all objects that come into question for what was asked, and whether each is meant."""
     pairs = [
@@ -247,6 +197,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--bundle", default="nano")
     parser.add_argument("--split", choices=("test", "validation"), default="test")
     parser.add_argument("--questions", type=positive, default=300)
+    parser.add_argument("--forms", type=positive, default=60, help="questions with negation, superlatives and so on")
     parser.add_argument("--no-depth", action="store_true", help="judge relations by places in the picture alone")
     parser.add_argument("--min-score", type=float, default=MIN_SCORE)
     parser.add_argument("--fit", action="store_true", help="fit on validation scenes and write the bundle, first")
@@ -264,6 +215,7 @@ def main(argv: list[str] | None = None) -> int:
             write_calibration(describer.bundle.root, replace(known, curves={**known.curves, QUERY: curve}))
             describer = Describer(arguments.bundle)
         asked = ask(describer, arguments.questions, arguments.split, not arguments.no_depth, arguments.min_score)
+        forms = ask_forms(describer, arguments.forms, arguments.split, not arguments.no_depth)
     except OspreyError as error:
         print(f"queries: {error}", file=sys.stderr)
         return 2
@@ -280,7 +232,18 @@ def main(argv: list[str] | None = None) -> int:
         after = expected_calibration_error(raw.calibrated(describer.bundle.calibration(), QUERY))
         print(f"  scores of {len(raw.right)} objects: calibration error {before:.3f} before, {after:.3f} after")
         report |= {"ece_before": before, "ece_after": after}
+    right, wrong = form_summary(forms)
+    least, most = FORM_TARGETS
+    print(f"{len(forms)} questions with negation, superlatives, ordinals and clauses:")
+    print(f"  right {right:.1%} (target {least:.0%})")
+    print(f"  wrong with a score over {MIN_SCORE}: {wrong:.1%} (target at most {most:.0%})")
+    for form in FORMS:
+        own = [one for one in forms if one.kind == form]
+        shares_of_form = form_summary(own)
+        print(f"  {form:20s} {len(own):4d}   right {shares_of_form[0]:6.1%}   surely wrong {shares_of_form[1]:6.1%}")
+    report |= {"forms_right": right, "forms_surely_wrong": wrong}
     if arguments.json:
+        report["forms"] = [asdict(one) for one in forms]
         report["asked"] = [asdict(one) for one in asked]
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
     return 0

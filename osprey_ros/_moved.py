@@ -41,7 +41,7 @@ MODULES = {
     "memory": ("system.process_memory",),
     "motion": ("scene.camera_motion",),
     "objects": ("scene.types",),
-    "phrases": ("query.grammar",),
+    "phrases": ("query.grammar", "query.word_forms", "query.question"),
     "pixels": ("vision.pixels",),
     "prediction": ("decoding.logits",),
     "prompt": ("decoding.prompt",),
@@ -84,6 +84,7 @@ NAMES = {
         ),
         ("errors", "OspreyError"),
     ),
+    "COLOUR": ("query.finder", "COLOR"),
 }
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from osprey_ros.query.grammar import with_article
+from osprey_ros.query.word_forms import with_article
 from osprey_sim import words
 from osprey_sim.render import Frame
 from osprey_sim.scene import Scene, SceneObject

@@ -149,6 +149,12 @@ def object_center(obj: SceneObject) -> np.ndarray:
     return obj.position + obj.rotation @ obj.middle
 
 
+def object_extents(obj: SceneObject, in_world: bool = False) -> np.ndarray:
+    """Return the extents float64 [3] in meters of an object's bounding box along its own axes or the world's."""
+    low, high = _bounds(obj.solids, obj.rotation if in_world else np.eye(3))
+    return high - low
+
+
 def sample_scene(seed: int, split: str, objects: tuple[int, int] = (4, 9)) -> Scene:
     """The scene of this seed and split, with a number of objects drawn from `objects` (both ends included, 1 to 16).
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from osprey_ros.query.grammar import with_article
+from osprey_ros.query.word_forms import with_article
 from osprey_sim import catalog
 from osprey_sim.render import Frame
 from osprey_sim.scene import Part, Scene, SceneObject, camera_pose, object_center, project

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from osprey_ros.decoding.prompt import QUESTIONS, REGION_TEXT
-from osprey_ros.query.grammar import with_article
+from osprey_ros.query.word_forms import with_article
 from osprey_sim import words
 from osprey_sim.render import Frame
 from osprey_sim.scene import Scene

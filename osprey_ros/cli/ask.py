@@ -80,7 +80,7 @@ def _ask_picture(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "question": arguments.question,
         "image": str(arguments.image),
-        "message": found.why,
+        "message": found.message,
         "matches": [_entry(things[match.track_id], match.score, match.reason) for match in found.matches],
     }
 
@@ -135,8 +135,9 @@ def _message_entry(match: Any) -> dict[str, Any]:
 
 
 def _print_table(answer: dict[str, Any]) -> None:
-    if not answer["matches"]:
+    if answer["message"]:  # why nothing was found, or the words that were left out
         print(answer["message"])
+    if not answer["matches"]:
         return
     print(f"{'score':>5}  {'id':>5}  {'x, y, width, height':<22}  {'place (m)':<20}  description")
     for entry in answer["matches"]:

@@ -1,220 +1,305 @@
-"""English words for an object, read softly: what it is, what it is like, and where it is from something else.
+"""Read an English question about objects: "where is the second red mug from the left that is not next to the bowl?".
 
-"where is the small red mug next to the blue bowl?" is a mug, small and red, next to a bowl that is blue. What cannot be
-taken apart stays whole: "something to drink from".
+Every word is either part of the result or among the words that the result lists as left out.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Callable, Collection
+from dataclasses import replace
 
-_SPOKEN_WITH_Y = ("uni", "use", "eu")  # words that begin so begin with a consonant for the ear
+from osprey_ros.query import vocabulary as words
+from osprey_ros.query.noun_reader import Draft, NounReader
+from osprey_ros.query.question import Like, Located, Phrase, Quality, Query, Reading, Relation
+from osprey_ros.query.token_reader import Table
 
-
-class Relation(Enum):
-    """Where one thing is from another, for someone at the camera."""
-
-    NEXT_TO = "next to"
-    LEFT = "to the left of"
-    RIGHT = "to the right of"
-    FRONT = "in front of"
-    BEHIND = "behind"
-    ON = "on"
-    UNDER = "under"
-    IN = "in"
-    BETWEEN = "between"
-
-
-@dataclass(frozen=True)
-class Noun:
-    """A thing that is asked for.
-
-    ``text``: its words without article. ``head``: what it is, "" where any thing will do ("the red one").
-    ``name``: the head with the words before it that are not in ``adjectives``, such as "coffee mug". ``free``: it could
-    not be taken apart, and only the text counts.
-    """
-
-    text: str
-    head: str
-    name: str
-    adjectives: tuple[str, ...] = ()
-    free: bool = False
-
-
-@dataclass(frozen=True)
-class Query:
-    """A thing, and where it is: from ``references``, two of BETWEEN, none where a side of the picture is meant."""
-
-    text: str
-    target: Noun
-    relation: Relation | None = None
-    references: tuple[Noun, ...] = ()
-
-
-_ASKING = re.compile(
-    r"^(?:please\s+)?(?:can you\s+|could you\s+)?(?:"
-    r"where(?:'s| is| are)|which (?:one |thing |object )?(?:is|are)|what(?:'s| is| are)|is there|are there|do you see|"
-    r"find|show|look for|search for|get|give|bring|fetch|pick up|take|point (?:to|at)|i (?:want|need)|"
-    r"i(?:'m| am) looking for)\s+(?:me\s+)?",
-)
-_ARTICLE = re.compile(r"^(?:the|an?|some|any|this|that|these|those|my|your|another|one of the)\s+")
-_ANY = frozenset({"thing", "things", "object", "objects", "item", "items", "one", "ones", "something", "anything"})
-_CLAUSE = re.compile(r"\s+(?:that|which|who|with|without|for|to|of|made|i|you|we)\s+")
-_RELATIONS: tuple[tuple[str, Relation], ...] = (
-    (r"(?:to|on|at) the left(?: hand)?(?: side)? of|(?:just )?left of|left from", Relation.LEFT),
-    (r"(?:to|on|at) the right(?: hand)?(?: side)? of|(?:just )?right of|right from", Relation.RIGHT),
-    (r"in front of|before", Relation.FRONT),
-    (r"at the back of|in back of|behind", Relation.BEHIND),
-    (r"in between|between", Relation.BETWEEN),
-    (r"(?:right )?next to|beside|besides|nearest to|closest to|close to|near to|near|by|adjacent to", Relation.NEXT_TO),
-    (r"on top of|standing on|lying on|above|over|upon|on", Relation.ON),
-    (r"underneath|beneath|below|under", Relation.UNDER),
-    (r"inside of|inside|within|in", Relation.IN),
-)
-_SIDES: tuple[tuple[str, Relation], ...] = (
-    (r"(?:to|on|at|in) the (?:far )?left(?: hand)?(?: side)?", Relation.LEFT),
-    (r"(?:to|on|at|in) the (?:far )?right(?: hand)?(?: side)?", Relation.RIGHT),
-    (r"(?:to|on|at|in) the (?:front|foreground)", Relation.FRONT),
-    (r"(?:to|on|at|in) the (?:back|background|rear)", Relation.BEHIND),
-)
-_OUTERMOST = {"leftmost": Relation.LEFT, "rightmost": Relation.RIGHT, "nearest": Relation.FRONT}
-_OUTERMOST |= {"closest": Relation.FRONT, "farthest": Relation.BEHIND, "furthest": Relation.BEHIND}
-# What everything rests on or is in says nothing of where it is.
 _RESTING = (Relation.ON, Relation.IN)
-_GROUNDS = frozenset(
-    {"table", "desk", "counter", "floor", "ground", "surface", "picture", "image", "scene", "room", "view"}
-)
-_GROUNDS |= {"middle", "center", "centre"}
-_PLURALS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("ies", ("y",)),
-    ("ves", ("f", "fe")),
-    *((f"{ending}es", (ending,)) for ending in ("sh", "ch", "x", "s", "z", "o")),
-)  # beside -s
-_LINK = re.compile(r"\s+(?:that is|that are|which is|which are|that's|is|are|standing|lying|sitting)$")
+# Words behind a reference that can also belong to an earlier noun.
+_CONTINUING: tuple[Table[object], ...] = (words.RELATIONS, words.SIDES, words.COUNTED_FROM, words.EXCLUDING)
 
 
 def parse(text: str, adjectives: Collection[str] = ()) -> Query:
-    """Takes words for an object apart. ``adjectives``: those known to say what things are like, in lower case.
+    """Return the readings of a question.
 
-    Of several relations the first counts: whether the second is about the thing or about what the first names, words do
-    not tell. A side of the picture counts where there is no other.
+    A second reading exists if the last words may belong to the object that is asked for or to one that it is related
+    to: "the mug next to the bowl on the left". Readings that leave out more words than another one are dropped.
+
+    Args:
+        text: the question.
+        adjectives: words known as attribute values, in lower case, such as colors.
     """
-    words = re.sub(r"[\s,]+", " ", text.strip().lower()).strip(" ?!.")
-    words = _ASKING.sub("", words, count=1) or words
-    if not words:
-        return Query(text, noun(""))
-    words, side = _without_sides(words)
-    while (first := _first_relation(words)) is not None:
-        before, relation, after = first
-        reference = _before_relation(after)
-        if relation in _RESTING and noun(reference, adjectives).head in _GROUNDS:
-            words = f"{before}{after[len(reference) :]}".strip()
-            continue
-        parts = [after]
+    tokens = words.tokens_of(text)
+    readings = [_QuestionReader(tokens, adjectives, nested).reading() for nested in (True, False)]
+    fewest = min(len(reading.left_out()) for reading in readings)
+    kept = dict.fromkeys(reading for reading in readings if len(reading.left_out()) == fewest)
+    return Query(text, tuple(kept))
+
+
+class _QuestionReader(NounReader):
+    """A recursive descent parser for questions.
+
+    ``nested``: whether words behind a reference ("on the left" in "next to the bowl on the left") belong to the
+    reference; else they belong to the object that is asked for.
+    """
+
+    def __init__(self, tokens: list[str], adjectives: Collection[str], nested: bool) -> None:
+        super().__init__(tokens, adjectives)
+        self._nested = nested
+        self._in_pair = False  # whether "and" ends the first reference of "between"
+        self._any_object = ""  # of the latest phrase
+
+    def reading(self) -> Reading:
+        """Read all tokens."""
+        if self._take_word("neither"):
+            return Reading((Phrase(" ".join(self._tokens), conditions=tuple(self._excluded())),))
+        phrases: list[Phrase] = []
+        without_noun: list[bool] = []
+        while self._word() or not phrases:
+            while phrases and self._take(words.FILLERS) is not None:  # "the mug, please"
+                pass
+            if phrases and not self._word():
+                break
+            phrases.append(self._phrase(reference=False))
+            without_noun.append(not phrases[-1].head and self._any_object in ("", "one", "ones"))
+            self._take(words.SEPARATORS)
+        named = [phrase for phrase, without in zip(phrases, without_noun, strict=True) if not without]
+        for n, without in enumerate(without_noun):  # "the red mug and the green one", "the red and the green mug"
+            earlier = [phrase for phrase in phrases[:n] if phrase.head]
+            if named and without and not phrases[n].free_text:
+                phrases[n] = _named_like(phrases[n], earlier[-1].name if earlier else named[0].name)
+        return Reading(tuple(phrases))
+
+    # Phrases
+
+    def _phrase(self, reference: bool) -> Phrase:
+        draft = Draft(self._at)
+        self._before_noun(draft)
+        if draft.excludes:
+            draft.conditions += self._excluded()
+            draft.any_object = "thing"
+        else:
+            self._noun(draft)
+        rules = self._rules(reference)
+        while self._word():
+            if any(self._applies(rule, draft) for rule in rules):
+                continue
+            if self._find(words.SEPARATORS) or (reference and self._continues()):
+                break
+            self._leave_out(draft)
+        self._any_object = draft.any_object
+        return draft.phrase(" ".join(self._tokens[draft.start : self._at]))
+
+    def _rules(self, reference: bool) -> tuple[Callable[[Draft], bool], ...]:
+        """Return the rules for words behind a noun, in the order in which they are tried."""
+        own = (self._filler, self._quality_behind, self._parts, self._clause, self._resting)
+        if reference and not self._nested:
+            return own
+        nested = (self._counted_from, self._ranked, *own, self._located, self._group, self._negated_predicate)
+        return nested if reference else (self._exclusion, *nested, self._joined_predicate)
+
+    def _applies(self, rule: Callable[[Draft], bool], draft: Draft) -> bool:
+        """Apply a rule. If it does not fit, restore the position."""
+        start = self._at
+        if rule(draft):
+            return True
+        self._at = start
+        return False
+
+    def _continues(self) -> bool:
+        """Return whether words behind a reference can belong to an earlier noun."""
+        return any(self._find(table) for table in _CONTINUING) or self._word() == "not"
+
+    def _leave_out(self, draft: Draft) -> None:
+        # Behind "something", and without any noun, unknown words describe the object: "something to drink from".
+        free = draft.any_object or not (draft.names or draft.conditions or draft.order)
+        (draft.free if free else draft.left_out).append(self._word())
+        self._at += 1
+
+    # Orders
+
+    def _counted_from(self, draft: Draft) -> bool:
+        """Read "from the left" of "the second mug from the left" and of "second from the left mug"."""
+        order = self._take(words.COUNTED_FROM) if draft.place is not None else None
+        if order is None or draft.order is not None:
+            return False
+        draft.order = order
+        if not draft.named:
+            self._before_noun(draft)
+            self._noun(draft)
+        return True
+
+    def _ranked(self, draft: Draft) -> bool:
+        """Read "furthest to the left" behind a noun."""
+        if draft.order is not None or self._find(words.RELATIONS) or not self._is_superlative():
+            return False
+        draft.order = self._take(words.SUPERLATIVES)
+        return True
+
+    def _group(self, draft: Draft) -> bool:
+        """Read the noun of "the biggest of the balls"."""
+        if draft.named or not self._take_word("of", "among"):
+            return False
+        self._before_noun(draft)
+        self._noun(draft)
+        return draft.named
+
+    # Exclusions
+
+    def _exclusion(self, draft: Draft) -> bool:
+        """Read "but the mug", "except the red one", ", not the blue one"."""
+        if self._word() == "," and self._word(1) == "not":
+            self._at += 1
+        if self._word() == "not" and self._word(1) in words.ARTICLES:
+            self._at += 1
+        elif self._take(words.EXCLUDING) is None or self._find(words.RELATIONS) or self._word() in words.BE:
+            return False
+        for like in self._excluded():
+            # "the mugs except the biggest"
+            phrase = _named_like(like.phrase, draft.name) if like.phrase.rank and not like.phrase.head else like.phrase
+            draft.conditions.append(Like(phrase, negated=True))
+        return True
+
+    def _excluded(self) -> list[Like]:
+        """Read phrases that are excluded, up to the end of the list."""
+        found = [Like(self._phrase(reference=True), negated=True)]
+        while self._take(words.SEPARATORS):
+            self._take_word("not")
+            found.append(Like(self._phrase(reference=True), negated=True))
+        return found
+
+    # Clauses
+
+    def _clause(self, draft: Draft) -> bool:
+        """Read "that is red and not next to the bowl", "which has a handle", "standing on the book"."""
+        start = self._at
+        self._skip(words.PRONOUNS, words.BE, words.POSTURES)
+        if self._at > start:
+            self._skip(words.COLOR_WORDS, words.BE)  # "whose color is red"
+        return self._at > start and self._predicates(draft)
+
+    def _predicates(self, draft: Draft) -> bool:
+        """Read predicates joined by "and"; "or" joins them only behind a negation."""
+        negated = self._word() in ("not", "neither")
+        if not self._predicate(draft):
+            return False
+        while separator := self._find(words.SEPARATORS):
+            start = self._at
+            either = self._word(separator[0] - 1) in ("or", "nor")
+            self._at += separator[0]
+            self._skip(words.BE, words.PRONOUNS)
+            if (either and not negated) or not self._starts_predicate() or not self._predicate(draft, either):
+                self._at = start
+                break
+        return True
+
+    def _starts_predicate(self) -> bool:
+        if self._word() in ("not", "does", "do") or self._find(words.WITH) or self._find(words.WITHOUT):
+            return True
+        if value := self._adjective():
+            return not self._is_name(len(value.split()))
+        return bool(self._find(words.RELATIONS) or self._find(words.SIDES))
+
+    def _predicate(self, draft: Draft, negated: bool = False) -> bool:
+        """Read what "is" or "is not" says about the object."""
+        if self._take(words.DO_NOT_HAVE):
+            return self._part_names(draft, negated=True)
+        negated = self._take_word("neither", "not") or negated
+        if self._find(words.WITH) or self._find(words.WITHOUT):
+            return self._parts(draft, negated)
+        if self._word() == "in" and self._adjective(1):
+            self._at += 1
+        if self._adjective() and not self._is_name(len(self._adjective().split())):
+            draft.conditions.append(Quality(self._values(), negated))
+            return True
+        if self._find(words.RELATIONS) or self._find(words.SIDES):
+            return self._located(draft, negated)
+        return self._kind(draft, negated)
+
+    def _kind(self, draft: Draft, negated: bool) -> bool:
+        """Read "the biggest", "a mug" and "broken" behind "is"."""
+        start, has_article = self._at, self._word() in words.ARTICLES
+        phrase = self._phrase(reference=True)
+        if phrase.rank and not phrase.head:
+            if not phrase.conditions and not negated and draft.order is None:
+                draft.order, draft.place = phrase.rank.order, phrase.rank.place
+                draft.left_out += phrase.left_out
+                return True
+            phrase = _named_like(phrase, draft.name)
+        if has_article and (phrase.head or phrase.conditions):
+            draft.conditions.append(Like(phrase, negated))
+            return True
+        self._at = start
+        if self._ends_noun(0):
+            return False
+        # A word that is not a known attribute value, such as "broken", is read as if it stood before the noun.
+        word = self._word()
+        self._at += 1
+        if negated or not draft.names:
+            draft.left_out += ["not", word] if negated else [word]
+        else:
+            draft.names.insert(0, word)
+        return True
+
+    def _negated_predicate(self, draft: Draft) -> bool:
+        return self._word() == "not" and self._predicate(draft)
+
+    def _joined_predicate(self, draft: Draft) -> bool:
+        """Read "and behind the plate", "but not red" behind a noun."""
+        separator = self._find(words.SEPARATORS)
+        if separator is None or self._word(separator[0] - 1) in ("or", "nor"):
+            return False
+        self._at += separator[0]
+        return self._starts_predicate() and self._predicate(draft)
+
+    # Places
+
+    def _located(self, draft: Draft, negated: bool = False) -> bool:
+        """Read a side of the image or a relation with its references."""
+        side = self._find(words.SIDES)
+        if side and (self._word(side[0]) != "of" or self._is_ground(side[0] + 1)):
+            self._at += side[0]
+            if self._take_word("of"):
+                self._phrase(reference=True)
+            draft.conditions.append(Located(side[1], negated=negated))
+            return True
+        if not negated and self._applies(self._resting, draft):
+            return True
+        relation = self._take(words.RELATIONS)
+        if relation is None or not self._word():
+            return False
+        if relation in _RESTING and (self._is_ground(0) or self._is_middle()):
+            return False
         if relation is Relation.BETWEEN:
-            parts = re.split(r"\s+and\s+", after, maxsplit=1)
-            parts *= 3 - len(parts)  # "between the books"
-        references = tuple(noun(_before_relation(part), adjectives) for part in parts)
-        return Query(text, noun(_what(before), adjectives), relation, references)
-    words = _what(words)
-    if side is not None:
-        return Query(text, noun(words, adjectives), side)
-    bare = _ARTICLE.sub("", words).split()
-    if len(bare) > 1 and bare[0] in _OUTERMOST:
-        return Query(text, noun(" ".join(bare[1:]), adjectives), _OUTERMOST[bare[0]])
-    return Query(text, noun(words, adjectives), None)
+            nested, self._nested, self._in_pair = self._nested, True, True
+            first = self._phrase(reference=True)
+            self._nested, self._in_pair = nested, False
+            second = self._phrase(reference=True) if self._take(words.SEPARATORS) else first
+            draft.conditions.append(Located(relation, (first, second), negated))
+            return True
+        draft.conditions.append(Located(relation, (self._phrase(reference=True),), negated))
+        while self._nested and not self._in_pair and self._another_reference():
+            draft.conditions.append(Located(relation, (self._phrase(reference=True),), negated))
+        return True
+
+    def _another_reference(self) -> bool:
+        """Skip "and" before another reference: "next to the bowl and the plate"."""
+        separator = self._find(words.SEPARATORS)
+        if separator is None or self._word(separator[0]) not in words.ARTICLES:
+            return False
+        self._at += separator[0]
+        return True
+
+    def _resting(self, draft: Draft) -> bool:
+        """Skip "on the table", which is true of all objects; what the table is like ("wooden") is left out."""
+        if self._take(words.RELATIONS) not in _RESTING or not self._is_ground(0):
+            return False
+        ground = Draft(self._at)
+        self._before_noun(ground)
+        self._noun(ground)
+        draft.left_out += ground.names[:-1]
+        return True
 
 
-def noun(words: str, adjectives: Collection[str] = ()) -> Noun:
-    """Words for one thing, in lower case and without a relation, taken apart."""
-    text = words
-    while (shorter := _ARTICLE.sub("", text)) != text:
-        text = shorter
-    start = text.split()
-    if start and start[0] in _ANY and len(start) > 1:
-        rest = start[1:]
-        if all(word in adjectives for word in rest):  # "something red"
-            return Noun(text, "", "", tuple(rest))
-        return Noun(text, "", "", free=True)  # "something to drink from"
-    clause = _CLAUSE.search(text)
-    core = (text[: clause.start()] if clause else text).split()
-    if not core:
-        return Noun(text, "", "", free=True)
-    described = tuple(word for word in core[:-1] if word in adjectives)
-    if core[-1] in _ANY:
-        unknown = [word for word in core[:-1] if word not in adjectives]
-        return Noun(text, "", "", described, free=bool(unknown or clause))
-    if core[-1] in adjectives:  # "the red"
-        return Noun(text, "", "", (*described, core[-1]))
-    name = " ".join(word for word in core if word not in adjectives)
-    return Noun(text, core[-1], name, described)
-
-
-def same_word(a: str, b: str) -> bool:
-    """Whether two words are one, whatever their number."""
-    return a == b or not {a, *singulars(a)}.isdisjoint((b, *singulars(b)))
-
-
-def singulars(word: str) -> tuple[str, ...]:
-    """What a word is without its plural ending, if it has one: the spelling does not tell cookie from cherry."""
-    if len(word) < 3 or not word.endswith("s") or word.endswith("ss"):
-        return ()
-    found = [word[:-1]]
-    for ending, endings in _PLURALS:
-        if word.endswith(ending):
-            found += [word[: -len(ending)] + instead for instead in endings]
-    return tuple(found)
-
-
-def mentions(text: str, name: str) -> bool:
-    """Whether a text has these words in it, one behind the other, whatever their number."""
-    words, wanted = re.findall(r"\w+", text.lower()), re.findall(r"\w+", name.lower())
-    return bool(wanted) and any(
-        all(same_word(word, other) for word, other in zip(words[start:], wanted, strict=False))
-        for start in range(len(words) - len(wanted) + 1)
-    )
-
-
-def with_article(words: str) -> str:
-    """The words with their article: "a mug", "an orange apple", "a uniform"; what looks like a plural takes none."""
-    lowered = words.lower()
-    if lowered.endswith("s") and not lowered.endswith(("ss", "us")):
-        return words
-    return f"{'an' if lowered[:1] in 'aeiou' and not lowered.startswith(_SPOKEN_WITH_Y) else 'a'} {words}"
-
-
-def _without_sides(words: str) -> tuple[str, Relation | None]:
-    """The words without a side of the picture ("on the left"), and that side."""
-    for pattern, relation in _SIDES:
-        whole = rf"(?:^|\s+)(?:{pattern})(?: of the (?:picture|image|table|scene|room))?(?=\s|$)(?!\s+of\s)"
-        without, found = re.subn(whole, "", words)
-        if found:
-            return without.strip(), relation
-    return words, None
-
-
-def _before_relation(words: str) -> str:
-    """Words up to where they go on with a relation."""
-    first = _first_relation(words)
-    return (first[0] if first else "") or words
-
-
-def _what(words: str) -> str:
-    """What is asked for, by the words before a relation: none in "what is behind the mug?"."""
-    return _LINK.sub("", words) or "thing"
-
-
-def _first_relation(words: str) -> tuple[str, Relation, str] | None:
-    """What comes before the first relation, and behind it."""
-    best: tuple[int, int, Relation, int] | None = None
-    for pattern, relation in _RELATIONS:
-        found = re.search(rf"(?<![^\s])(?:{pattern})(?=\s)", words)
-        # At one place the longest: "on top of" before "on", "in front of" before "in".
-        if found and (best is None or (found.start(), -len(found[0])) < best[:2]):
-            best = (found.start(), -len(found[0]), relation, found.end())
-    if best is None or not words[best[3] :].strip():
-        return None
-    return words[: best[0]].strip(), best[2], words[best[3] :].strip()
+def _named_like(phrase: Phrase, name: str) -> Phrase:
+    """Return a phrase with the noun of another one: "the green one" behind "the red mug"."""
+    return replace(phrase, name=name, head=name.split()[-1] if name else "")

@@ -10,7 +10,7 @@ from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.errors import InputError, OspreyError
 from osprey_ros.frame import Frame
 from osprey_ros.pipeline import Pipeline, StepResult
-from osprey_ros.query.finder import COLOUR, Finder
+from osprey_ros.query.finder import COLOR, Finder
 from osprey_ros.ros.loading import load_describer
 from osprey_ros.ros.services.handlers import Requests
 from osprey_ros.scene.attributes import attributes_from
@@ -58,8 +58,8 @@ class Perception:
         self.bundle = describer.bundle
         self._pipeline = Pipeline(describer, Scene(now.max_objects))
         words = [spec for spec in self._attributes if spec.values]
-        if all(spec.name != COLOUR.name for spec in words):
-            words.append(COLOUR)
+        if all(spec.name != COLOR.name for spec in words):
+            words.append(COLOR)
         self.requests = Requests(self._pipeline, Finder(describer, words), lambda: self._settings().step, self._save)
         if self._store is not None:
             stored = self._store.load()

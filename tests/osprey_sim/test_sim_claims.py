@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from osprey_ros.query.grammar import with_article
+from osprey_ros.query.word_forms import with_article
 from osprey_sim import words
 from osprey_sim.claims import FORM, PART, PLACE, RELATION, TABLE, THING, Witness
 from osprey_sim.render import Frame, Renderer

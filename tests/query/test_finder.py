@@ -1,13 +1,13 @@
-"""Objects are found by words: those in view by what the model says of them, the others by what was said."""
+"""Objects are found by words: in view by the model's answers, else by their captions."""
 
 from __future__ import annotations
 
-import json
+import gc
 import re
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,9 @@ from evaluation import queries as measured
 from osprey_ros.describer import Describer
 from osprey_ros.errors import PromptError, StoppedError
 from osprey_ros.pipeline import Seen
-from osprey_ros.query import finder as queries
-from osprey_ros.query.finder import Finder
-from osprey_ros.query.grammar import Relation
+from osprey_ros.query import spatial
+from osprey_ros.query.finder import COLOR, MAX_UNCONFIRMED_SCORE, Finder
+from osprey_ros.query.question import Relation
 from osprey_ros.query.spatial import Places, holds
 from osprey_ros.results import EncodedRegions, Scores
 from osprey_ros.scene.attributes import AttributeSpec
@@ -83,8 +83,160 @@ def test_what_is_in_view_is_found_by_what_the_model_sees(
     assert box[left] < box[right]
 
 
+@pytest.fixture(scope="module")
+def find(describer: Describer) -> Callable[[str], dict[str, float]]:
+    """Ask about test scene 7: captions of the matches with their scores, and "" with the message if there is one.
+
+    It shows a small blue ball and a red ball on the left of it, a small green bottle with a cap, a small green vase, an
+    orange hammer, a cyan can, a large orange lamp and a small purple dice.
+    """
+    ((_, _, objects, seen),) = islice(measured.seen_scenes(describer, "test", True, seed=7), 1)
+    captions = {thing.track_id: thing.description for thing in objects}
+    finder = Finder(describer)
+
+    def ask(text: str) -> dict[str, float]:
+        describer.set_image(seen.rgb)
+        found = finder.find(text, objects, seen)
+        answers = {captions[match.track_id]: match.score for match in found.matches}
+        return answers | ({found.message: 0.0} if found.message else {})
+
+    return ask
+
+
+RED, BLUE, BOTTLE, VASE = "a red ball", "a small blue ball", "a small green bottle", "a small green vase"
+HAMMER, CAN, LAMP, DICE = "an orange hammer", "a cyan can", "a large orange lamp", "a small purple dice"
+ALL = {RED, BLUE, BOTTLE, VASE, HAMMER, CAN, LAMP, DICE}
+
+
 @pytest.mark.parametrize(
-    ("text", "why"),
+    ("text", "expected"),
+    [
+        ("not the red ball", ALL - {RED}),
+        ("the ball that is not red", {BLUE}),
+        ("the bottle with a cap", {BOTTLE}),
+        ("anything but the ball", ALL - {RED, BLUE}),
+        ("neither the lamp nor the can", ALL - {LAMP, CAN}),
+        ("the balls except the biggest", {BLUE}),
+        ("the biggest ball", {RED}),
+        ("the smallest ball", {BLUE}),
+        ("the leftmost ball", {RED}),
+        ("the second ball from the left", {BLUE}),
+        ("the last ball from the left", {BLUE}),
+        ("the farthest orange thing", {LAMP}),
+        ("the ball in red", {RED}),
+        ("the ball of blue color", {BLUE}),
+        ("the small ball", {BLUE}),
+        ("the thing with a handle", {HAMMER}),
+        ("the orange thing without a handle", {LAMP}),
+        ("the red ball and the green vase", {RED, VASE}),
+        ("the ball that is to the left of the can", {RED}),
+        ("the ball that is not to the left of the can", {BLUE}),
+        ("where did I put the dice?", {DICE}),
+        ("which one is green?", {BOTTLE, VASE}),
+        ("can you see the gray dice or the violet dice?", {DICE}),
+    ],
+)
+def test_the_form_of_a_question_is_understood(
+    find: Callable[[str], dict[str, float]], text: str, expected: set[str]
+) -> None:
+    found = find(text)
+    assert set(found) == expected
+    assert min(found.values()) > MAX_UNCONFIRMED_SCORE
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("the vase that is not green", "nothing here is a vase and not green"),
+        ("the bottle without a cap", "nothing here is a bottle and without a cap"),
+        ("second mug from the left", "nothing here is a mug"),
+        ("the third ball from the left", "nothing is clearly the third ball from the left"),
+        ("where did I put the keys", "nothing here is keys"),
+        ("everything green but the bottle and the vase", "nothing here is green"),
+    ],
+)
+def test_nothing_is_found_where_nothing_fits(find: Callable[[str], dict[str, float]], text: str, message: str) -> None:
+    (found,) = find(text)
+    assert found.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "message"),
+    [
+        ("the dice for board games", {DICE}, "left out: for board games"),
+        ("the hammer that I bought yesterday", {HAMMER}, "left out: that i bought yesterday"),
+        ("the second ball", {BLUE}, "left out: second"),
+        ("the lamp with a red handle", set(), "left out: red"),
+    ],
+)
+def test_words_that_are_left_out_are_listed_and_make_matches_uncertain(
+    find: Callable[[str], dict[str, float]], text: str, expected: set[str], message: str
+) -> None:
+    found = find(text)
+    assert {caption for caption in found if caption in ALL} == expected
+    assert max(found.values()) <= MAX_UNCONFIRMED_SCORE
+    assert any(message in words for words in found)
+
+
+@pytest.mark.parametrize("text", ["the old dice", "the dice with a zipper", "the dice without a zipper"])
+def test_what_nothing_confirms_is_uncertain(find: Callable[[str], dict[str, float]], text: str) -> None:
+    found = find(text)
+    assert max(found.values(), default=0.0) <= MAX_UNCONFIRMED_SCORE
+
+
+def test_a_match_of_one_reading_is_uncertain(describer: Describer) -> None:
+    # Only the red mug is next to the bowl, and only the blue one is to the left of the box.
+    objects = [
+        _known(1, "a red mug", "mug", box=(100, 50, 30, 30)),
+        _known(2, "a blue mug", "mug", box=(10, 50, 30, 30)),
+        _known(3, "a white bowl", "bowl", box=(135, 50, 30, 30)),
+        _known(4, "a grey box", "box", box=(260, 50, 30, 30)),
+    ]
+    finder = Finder(describer)
+    assert [m.track_id for m in finder.find("the mug next to the bowl", objects, None).matches] == [1]
+    ambiguous = finder.find("the mug next to the bowl and the box", objects, None).matches
+    assert {match.track_id for match in ambiguous} == {1, 4}
+    assert max(match.score for match in ambiguous) <= MAX_UNCONFIRMED_SCORE
+
+
+def test_what_no_caption_tells_is_uncertain(describer: Describer) -> None:
+    objects = [_known(1, "a red mug", "mug"), replace(_known(2, "a blue mug", "mug"), words=None)]
+
+    def scores(text: str) -> dict[int, float]:
+        return {match.track_id: match.score for match in Finder(describer).find(text, objects, None).matches}
+
+    found = scores("not the red bowl")
+    assert found[1] > MAX_UNCONFIRMED_SCORE
+    assert found.get(2, 0.0) <= MAX_UNCONFIRMED_SCORE
+    assert scores("mug without a lid") == {1: pytest.approx(MAX_UNCONFIRMED_SCORE)}
+
+
+@pytest.mark.parametrize("text", ["wo ist der rote Ball", "la taza roja", "赤いボール"])
+def test_other_languages_are_refused(describer: Describer, text: str) -> None:
+    with pytest.raises(PromptError, match="English only"):
+        Finder(describer).check(text)
+
+
+def test_nothing_of_a_frame_is_kept_but_answers(
+    describer: Describer, scene: tuple[tuple[SceneObject, ...], Seen]
+) -> None:
+    objects, seen = scene
+    describer.set_image(seen.rgb)
+    frame = replace(seen)
+    finder = Finder(describer)
+    assert finder.find("the pink clock", objects, frame, should_stop=lambda: False).matches
+    gone = weakref.ref(frame)
+    del frame
+    gc.collect()
+    assert gone() is None
+    # Nor is a function that stopped an earlier search asked again.
+    with pytest.raises(StoppedError):
+        finder.find("the red clock", objects, seen, should_stop=lambda: True)
+    assert finder.find("the pink clock", objects, seen).matches
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
     [
         ("the elephant", "nothing here is an elephant"),
         ("the black clock", "nothing here is a black clock"),
@@ -94,12 +246,12 @@ def test_what_is_in_view_is_found_by_what_the_model_sees(
     ],
 )
 def test_what_is_not_there_is_not_found_and_said_why(
-    describer: Describer, scene: tuple[tuple[SceneObject, ...], Seen], text: str, why: str
+    describer: Describer, scene: tuple[tuple[SceneObject, ...], Seen], text: str, message: str
 ) -> None:
     found = Finder(describer).find(text, *scene)
     assert found.matches == ()
-    assert found.why.startswith(why)
-    assert "likeliest" in found.why
+    assert found.message.startswith(message)
+    assert "likeliest" in found.message
 
 
 def test_a_list_of_the_user_tells_what_things_are_like(
@@ -133,7 +285,7 @@ def test_what_is_out_of_view_is_found_by_its_words(describer: Describer) -> None
     assert tracks("the mug to the left of the bowl")[0] == 2  # the nearer
     assert tracks("the leftmost mug")[0] == 1
     # The same objects in view of another frame are judged by it, the rest by their words.
-    assert finder.find("mug", [], None).why == "no object is known yet"
+    assert finder.find("mug", [], None).message == "no object is known yet"
     with pytest.raises(PromptError, match="empty"):
         finder.find("  ", objects, None)
 
@@ -185,7 +337,7 @@ def test_relations_between_many_objects_cost_little(
         assert evaluated <= most * len(objects)
         return degrees
 
-    monkeypatch.setattr(queries, "holds", counted)
+    monkeypatch.setattr(spatial, "holds", counted)
     found = Finder(describer).find(text, objects, None, limit=1).matches
     assert [match.track_id for match in found] == [25]
     assert evaluated > 0
@@ -209,7 +361,7 @@ def test_as_many_kinds_are_compared_as_can_be_in_view(
     assert match.track_id == clock.track_id
     in_view = {thing.category for thing in objects} - {UNKNOWN}
     assert in_view <= set(scored)
-    assert set(scored) - set(queries.COLOUR.values) <= {*in_view, "clock"}
+    assert set(scored) - set(COLOR.values) <= {*in_view, "clock"}
 
     many = [replace(thing, words=_known(1, "a grey box", f"kind{n}").words) for n, thing in enumerate(objects)]
     many = [*many, *(replace(many[0], words=thing.words) for thing in gone)]
@@ -240,55 +392,3 @@ def test_a_search_can_be_stopped(describer: Describer, scene: tuple[tuple[SceneO
             if last in (1, asked - 1):  # and asked again, it is found
                 again = finder.find(text, objects, seen)
                 assert [match.track_id for match in again.matches] == [match.track_id for match in found.matches]
-
-
-def test_a_sample_of_the_measured_questions_is_answered(describer: Describer) -> None:
-    asked = measured.ask(describer, 32, "test")
-    assert [one.kind for one in asked] == measured.kinds(32)
-    shares = measured.summary(asked)
-    assert shares[measured.NAMED] >= 0.85  # 300 questions are in the evaluation; these are a sample
-    assert shares[measured.RELATED] >= 0.60
-    assert shares[measured.ABSENT] <= 0.25
-    again = measured.ask(describer, 4, "test")
-    assert [one.text for one in again] == [one.text for one in asked[:4]]
-
-
-def test_what_was_not_asked_has_no_share() -> None:
-    one = measured.Asked(0, measured.NAMED, "the red mug", (1,), True, (0.9,), (True,))
-    assert measured.summary([one]) == {measured.NAMED: 1.0}
-    missed = replace(one, kind=measured.ABSENT)
-    assert measured.summary([one, missed]) == {measured.NAMED: 1.0, measured.ABSENT: 0.0}
-    assert measured.summary([]) == {}
-
-
-def test_the_command_leaves_out_what_was_not_asked(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The object is far from what was asked: no score comes into question.
-    asked = [measured.Asked(0, measured.NAMED, "the red mug", (), False, (0.001,), (True,))]
-    monkeypatch.setattr(measured, "ask", lambda *_: asked)
-    out = tmp_path / "out.json"
-    assert measured.main(["--questions", "1", "--json", str(out)]) == 0
-    printed = capsys.readouterr().out
-    assert measured.NAMED in printed
-    assert measured.RELATED not in printed
-    assert measured.ABSENT not in printed
-    assert "calibration error" not in printed
-    assert set(json.loads(out.read_text())) == {"shares", "asked"}
-
-
-@pytest.mark.parametrize("option", ["--questions", "--fit-questions"])
-def test_no_question_is_a_usage_error(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        measured.main(["--bundle", str(tmp_path / "none"), option, "0"])
-    assert ended.value.code == 2
-    assert f"argument {option}: '0' is not a whole number of at least 1" in capsys.readouterr().err
-
-
-def test_the_command_prints_its_targets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "out.json"
-    assert measured.main(["--questions", "4", "--no-depth", "--json", str(out)]) == 0
-    assert "target 85%" in capsys.readouterr().out
-    assert len(json.loads(out.read_text())["asked"]) == 4
-    assert measured.main(["--bundle", str(tmp_path / "none")]) == 2
-    assert "none" in capsys.readouterr().err

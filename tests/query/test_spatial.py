@@ -1,4 +1,4 @@
-"""Relations between objects by where they are: in space, and in the picture."""
+"""Relations and orders of objects by where they are, in space and in the image."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from osprey_ros.query.grammar import Relation
-from osprey_ros.query.spatial import holds, places
+from osprey_ros.query.question import Order, Rank, Relation
+from osprey_ros.query.spatial import holds, places, precedence, rank_probabilities
 from osprey_ros.scene.types import SceneObject, State
 
 ELEVATION = np.radians(40.0)
-#          right, away on the table in metres
+#          right, away on the table in meters
 GROUND = {"mug": (0.0, 0.0), "left": (-0.25, 0.02), "right": (0.3, 0.0), "far": (0.02, 0.35), "near": (0.0, -0.12)}
 
 
@@ -56,7 +56,7 @@ def test_relations_hold_where_they_do(in_space: bool) -> None:
         assert degree(relation, name, "mug") > 0.5
         others = [degree(other, name, "mug") for other in sides.values() if other is not relation]
         assert max(others) == 0
-        # The outermost on its side of the picture.
+        # The outermost on its side of the image.
         outermost = max(number, key=lambda thing: degree(relation, thing))
         assert outermost == name
     nearest = max((name for name in number if name != "mug"), key=lambda name: degree(Relation.NEXT_TO, name, "mug"))
@@ -84,7 +84,7 @@ def test_only_what_is_needed_must_have_a_place_in_space() -> None:
     all_known = places(objects)
     objects[number["far"]] = replace(objects[number["far"]], position=None)
     needed = np.ones(len(objects), bool)
-    assert places(objects, needed).reach == places(objects).reach == 1.0  # in the picture
+    assert places(objects, needed).reach == places(objects).reach == 1.0  # in the image
     needed[number["far"]] = False
     here = places(objects, needed)
     assert here.reach == all_known.reach
@@ -104,3 +104,36 @@ def test_one_place_for_all_is_no_relation() -> None:
 def _at(thing: SceneObject, position: tuple[float, float, float]) -> SceneObject:
 
     return replace(thing, position=position)
+
+
+@pytest.mark.parametrize("in_space", [True, False])
+def test_orders_sort_by_place_and_size(in_space: bool) -> None:
+    objects, number = _objects(in_space)
+
+    def sorted_by(order: Order) -> list[str]:
+        before = precedence(order, objects).sum(axis=1)
+        return sorted(number, key=lambda name: -before[number[name]])
+
+    assert sorted_by(Order.LEFT)[0] == sorted_by(Order.RIGHT)[-1] == "left"
+    assert sorted_by(Order.RIGHT)[0] == "right"
+    assert sorted_by(Order.NEAR)[0] == sorted_by(Order.BOTTOM)[0] == "near"
+    assert sorted_by(Order.FAR)[0] == sorted_by(Order.TOP)[0] == "far"
+    mug = objects[number["mug"]]
+    objects[number["mug"]] = replace(mug, size=(0.06, 0.09, 0.06) if in_space else None, box=(*mug.box[:2], 15, 23))
+    assert sorted_by(Order.TALL)[0] == sorted_by(Order.LARGE)[0] == "mug"
+    assert sorted_by(Order.SHORT)[-1] == sorted_by(Order.SMALL)[-1] == "mug"
+
+
+def test_a_place_in_an_order_is_as_certain_as_what_comes_before() -> None:
+    objects, number = _objects(True)
+    objects = [objects[number[name]] for name in ("left", "mug", "right")]
+    first, second = Rank(Order.LEFT), Rank(Order.LEFT, 2)
+    assert rank_probabilities(first, objects, np.ones(3)).tolist() == [1.0, 0.0, 0.0]
+    assert rank_probabilities(second, objects, np.ones(3)).tolist() == [0.0, 1.0, 0.0]
+    # With 0.5 the leftmost one is none of those that are counted.
+    fits = np.array([0.5, 1.0, 1.0])
+    assert rank_probabilities(first, objects, fits) == pytest.approx([1.0, 0.5, 0.0])
+    assert rank_probabilities(second, objects, fits) == pytest.approx([0.0, 0.5, 0.5])
+    assert rank_probabilities(second, objects, np.zeros(3)).tolist() == [0.0, 0.0, 0.0]
+    same = [objects[0], objects[0]]
+    assert rank_probabilities(first, same, np.ones(2)) == pytest.approx([0.5, 0.5])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from osprey_ros.query.grammar import with_article
+from osprey_ros.query.word_forms import with_article
 from training.instructions.facts import KnownPicture, KnownRegion, named_in
 
 Pair = tuple[str, str]  # question and answer, regions named as <region1>, <region2>, ...

@@ -69,7 +69,7 @@ class Requests:
             for match in found.matches
         ]
         self._pipeline.ask_for(match.track_id for match in found.matches)
-        response.success, response.message = True, found.why
+        response.success, response.message = True, found.message
         return response
 
     def get_scene(self, request: Any, response: Any) -> Any:

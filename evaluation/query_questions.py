@@ -1,0 +1,121 @@
+"""Questions about simulated scenes by category, color and relation, with their right answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from osprey_sim import words
+from osprey_sim.scene import Scene, camera_pose, object_center
+from osprey_sim.scene import SceneObject as SimObject
+
+NAMED, RELATED, ABSENT = "category and colour", "relation", "not there"
+_NEXT_TO, _CLEARLY = 0.25, 1.5  # meters, and how much nearer than the next one
+
+
+@dataclass(frozen=True)
+class Question:
+    """Words, their kind, and the instance ids that are a right answer (none if the object is not there).
+
+    With ``complete``, an answer is right only if it has all of these.
+    """
+
+    kind: str
+    text: str
+    right: frozenset[int]
+    complete: bool = False
+
+
+class Questions:
+    """Questions about the visible objects of one scene, drawn with a generator."""
+
+    def __init__(self, scene: Scene, visible: set[int], rng: np.random.Generator) -> None:
+        self._objects = [obj for obj in scene.objects if obj.instance_id in visible]
+        self._rng = rng
+        rotation = camera_pose(scene.camera)[1]
+        right = rotation[:, 0]
+        away = np.array([-right[1], right[0], 0.0])
+        self._place = {
+            obj.instance_id: np.array([object_center(obj) @ right, object_center(obj) @ away]) for obj in self._objects
+        }
+
+    def draw(self, kind: str) -> Question | None:
+        """A question of a kind; None where this scene does not lend itself to one that was drawn."""
+        return {NAMED: self._named, RELATED: self._related, ABSENT: self._absent}[kind]()
+
+    def _named(self) -> Question:
+        target = self._pick(self._objects)
+        noun = self._noun(target, int(self._rng.integers(3)))
+        return Question(NAMED, f"the {noun}", self._ids(noun))
+
+    def _absent(self) -> Question | None:
+        """A category that is not there, with a colour or without one; or one that is there in another colour."""
+        colour = str(self._rng.choice(words.COLOURS))
+        if self._rng.random() < 0.5:
+            category = self._pick(self._objects).category
+        else:
+            category = str(self._rng.choice(sorted(set(words.CLASSES) - {obj.category for obj in self._objects})))
+            if self._rng.random() < 0.5:
+                return Question(ABSENT, f"the {category}", frozenset())
+        noun = f"{colour} {category}"
+        return None if self._ids(noun) else Question(ABSENT, f"the {noun}", frozenset())
+
+    def _related(self) -> Question | None:
+        """The one thing of a kind that is in a relation to another, which no other thing can be taken for."""
+        reference, target = self._pick(self._objects), self._pick(self._objects)
+        about = f"{reference.colour} {reference.category}"
+        if target is reference or len(self._ids(about)) > 1:
+            return None
+        noun = self._noun(target, int(self._rng.integers(4)))
+        others = self._ids(noun) - {target.instance_id, reference.instance_id}
+        if not others:
+            return None  # it would be found without the relation
+        relation = str(self._rng.choice([*words.RELATIONS, "next to", "between"]))
+        if relation == "between":
+            return self._between(target, noun, others, reference)
+        if not self._is(relation, target.instance_id, reference.instance_id, others):
+            return None
+        return Question(RELATED, f"the {noun} {relation} the {about}", frozenset({target.instance_id}))
+
+    def _between(self, target: SimObject, noun: str, others: frozenset[int], first: SimObject) -> Question | None:
+        second = self._pick(self._objects)
+        about = f"{second.colour} {second.category}"
+        if len({target.instance_id, first.instance_id, second.instance_id}) < 3 or len(self._ids(about)) > 1:
+            return None
+        start, line = self._place[first.instance_id], self._place[second.instance_id] - self._place[first.instance_id]
+
+        def off(instance: int) -> float:
+            step = self._place[instance] - start
+            along = float(step @ line / (line @ line))
+            return float(np.linalg.norm(step - along * line)) if 0.2 < along < 0.8 else np.inf
+
+        if off(target.instance_id) > 0.06 or any(off(o) < 0.15 for o in others - {second.instance_id}):
+            return None
+        text = f"the {noun} between the {first.colour} {first.category} and the {about}"
+        return Question(RELATED, text, frozenset({target.instance_id}))
+
+    def _is(self, relation: str, target: int, reference: int, others: frozenset[int]) -> bool:
+        """Whether the target clearly is in the relation, and none of the others can be meant."""
+
+        def step(instance: int) -> np.ndarray:
+            return self._place[instance] - self._place[reference]
+
+        if relation == "next to":
+            distance = float(np.linalg.norm(step(target)))
+            return distance < _NEXT_TO and all(np.linalg.norm(step(o)) > _CLEARLY * distance for o in others)
+        axis = 0 if relation in (words.LEFT, words.RIGHT) else 1
+        sign = -1 if relation in (words.LEFT, words.FRONT) else 1
+        along, across = sign * step(target)[axis], abs(step(target)[1 - axis])
+        return along > max(0.05, _CLEARLY * across) and all(sign * step(o)[axis] < 0 for o in others)
+
+    def _noun(self, obj: SimObject, level: int) -> str:
+        return (f"{obj.colour} {obj.category}", obj.category, f"{obj.colour} thing", "thing")[level]
+
+    def _ids(self, noun: str) -> frozenset[int]:
+        return frozenset(
+            obj.instance_id for obj in self._objects if noun in {self._noun(obj, level) for level in range(4)}
+        )
+
+    def _pick(self, objects: list[SimObject]) -> SimObject:
+        return objects[int(self._rng.integers(len(objects)))]

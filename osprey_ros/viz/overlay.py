@@ -1,4 +1,4 @@
-"""Overlay pictures: every region tinted and outlined in a colour of its own, with its words beside it."""
+"""Draw overlay images: each region tinted and outlined in its color, with a label beside it."""
 
 from __future__ import annotations
 
@@ -14,69 +14,96 @@ from osprey_ros.errors import RegionError
 from osprey_ros.regions.regions import Regions
 from osprey_ros.vision.image_io import check_rgb
 
-TINT = 0.18  # how much of the region's colour covers the picture: little, since words often name the object's own
-LINE_LENGTH = 28  # characters, then a label goes on in another line; a longer word is broken
+TINT = 0.18  # share of the region's color: little, because descriptions often name the object's own color
+LINE_LENGTH = 28  # characters; longer labels are wrapped and longer words are broken
 MAX_LINES = 3
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
-def overlay(rgb: np.ndarray, regions: Regions, labels: Sequence[str], scale: int = 1) -> np.ndarray:
-    """A new picture, uint8 [H * scale, W * scale, 3], with the regions of ``rgb`` (uint8 [H, W, 3]) drawn and labelled.
+def overlay(
+    rgb: np.ndarray,
+    regions: Regions,
+    labels: Sequence[str],
+    scale: int = 1,
+    color_ids: Sequence[int] | None = None,
+) -> np.ndarray:
+    """Return a copy of an image with labeled regions.
 
-    ``labels`` holds one text for each region, "" for none; long ones are wrapped and cut. A region without pixels is
-    passed over. ``scale`` enlarges small pictures so that labels find room. Raises RegionError if sizes or numbers do
-    not agree.
+    Args:
+        rgb: Image, uint8 [H, W, 3].
+        regions: Regions of the image. Those without pixels are skipped.
+        labels: One text for each region, "" for none. Long ones are wrapped and cut.
+        scale: Factor by which small images are enlarged, so that labels have room.
+        color_ids: An id for each region, which selects its color, such as the track id of its object. By default the
+            ids of the regions.
+
+    Returns:
+        uint8 [H * scale, W * scale, 3].
+
+    Raises:
+        RegionError: The regions have another size, or the number of labels or ids differs.
     """
     check_rgb(rgb)
     size = (rgb.shape[1] * scale, rgb.shape[0] * scale)
     canvas = rgb.copy() if scale == 1 else np.array(Image.fromarray(np.ascontiguousarray(rgb)).resize(size))
-    draw_regions(canvas, regions, labels, scale)
+    draw_regions(canvas, regions, labels, scale, color_ids)
     return canvas
 
 
-def draw_regions(canvas: np.ndarray, regions: Regions, labels: Sequence[str], scale: int = 1) -> None:
-    """Does the same on a picture, uint8 [H * scale, W * scale, 3], in place."""
+def draw_regions(
+    canvas: np.ndarray,
+    regions: Regions,
+    labels: Sequence[str],
+    scale: int = 1,
+    color_ids: Sequence[int] | None = None,
+) -> None:
+    """Draw labeled regions in place on an image, uint8 [H * scale, W * scale, 3]. Arguments as in `overlay`."""
     height, width = canvas.shape[:2]
     if (regions.shape[0] * scale, regions.shape[1] * scale) != (height, width):
         raise RegionError(
             f"the regions are {regions.shape[1]}x{regions.shape[0]} pixels, "
-            f"the picture is {width // scale}x{height // scale}"
+            f"the image is {width // scale}x{height // scale}"
         )
     if len(labels) != len(regions):
         raise RegionError(f"{len(regions)} regions need as many labels, not {len(labels)}")
+    if color_ids is None:
+        color_ids = regions.ids.tolist()
+    if len(color_ids) != len(regions):
+        raise RegionError(f"{len(regions)} regions need as many color ids, not {len(color_ids)}")
+    colors = [color_of(int(number)) for number in color_ids]
     outline = max(1, min(height, width) // 240)
     drawn = regions.areas > 0
     for row in np.flatnonzero(drawn).tolist():
         mask = regions.crop(row).repeat(scale, axis=0).repeat(scale, axis=1)
-        _paint(canvas, mask, regions.boxes[row] * scale, colour_of(int(regions.ids[row])), outline)
+        _paint(canvas, mask, regions.boxes[row] * scale, colors[row], outline)
 
     font = _font(max(11, min(height, width) // 45))
     taken: list[tuple[int, int, int, int]] = []
-    # Small regions first: large ones have more places to put their label.
+    # Small regions first: large ones have more places for their label.
     for row in np.argsort(regions.areas, kind="stable"):
         if labels[row] and drawn[row]:
-            label = _label(_wrapped(labels[row]), font, colour_of(int(regions.ids[row])))[:height, :width]
+            label = _label(_wrapped(labels[row]), font, colors[row])[:height, :width]
             box = _place(label.shape[:2], regions.boxes[row] * scale, (width, height), taken)
             canvas[box[1] : box[3], box[0] : box[2]] = label
             taken.append(box)
 
 
-def colour_of(region_id: int) -> tuple[int, int, int]:
-    """The colour (RGB, 0 to 255) of a region id: the same in every frame, far apart for neighbouring ids."""
-    hue = region_id * 0.61803398875 % 1.0  # steps of the golden ratio spread evenly over the colour circle
+def color_of(number: int) -> tuple[int, int, int]:
+    """Return the color of an id as RGB, 0 to 255. Neighboring ids have colors that differ clearly."""
+    hue = number * 0.61803398875 % 1.0  # steps of the golden ratio are spread evenly over the color circle
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, 1.0)
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def _paint(canvas: np.ndarray, mask: np.ndarray, box: np.ndarray, colour: tuple[int, int, int], outline: int) -> None:
+def _paint(canvas: np.ndarray, mask: np.ndarray, box: np.ndarray, color: tuple[int, int, int], outline: int) -> None:
     x, y, width, height = (int(v) for v in box)
     part = canvas[y : y + height, x : x + width]
     inside = mask.view(np.uint8)
-    # What is outside of the box is outside of the region: its edge is an outline, too.
+    # Everything outside of the box is outside of the region, so edges of the box are outlines too.
     eroded = cv2.erode(inside, _CROSS, iterations=outline, borderType=cv2.BORDER_CONSTANT, borderValue=0)
-    tinted = cv2.addWeighted(part, 1 - TINT, np.full(part.shape, colour, np.uint8), TINT, 0)
+    tinted = cv2.addWeighted(part, 1 - TINT, np.full(part.shape, color, np.uint8), TINT, 0)
     cv2.copyTo(tinted, eroded, part)
-    part[inside > eroded] = colour
+    part[inside > eroded] = color
 
 
 def _wrapped(label: str) -> str:
@@ -84,10 +111,11 @@ def _wrapped(label: str) -> str:
 
 
 def _place(
-    size: tuple[int, int], box: np.ndarray, picture: tuple[int, int], taken: Sequence[tuple[int, int, int, int]]
+    size: tuple[int, int], box: np.ndarray, image: tuple[int, int], taken: Sequence[tuple[int, int, int, int]]
 ) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom for a label of (height, width) that fits the picture (width, height): near its region,
-    with least overlap of other labels.
+    """Return left, top, right and bottom for a label of ``size`` (height, width).
+
+    It lies inside the image (width, height), near its region, with the least overlap of the labels that are ``taken``.
     """
     height, width = size
     x, y, region_width, region_height = (int(v) for v in box)
@@ -103,8 +131,8 @@ def _place(
     ]
     best, best_cost = (0, 0, width, height), float("inf")
     for wanted_left, wanted_top in choices:
-        a = max(0, min(wanted_left, picture[0] - width))
-        b = max(0, min(wanted_top, picture[1] - height))
+        a = max(0, min(wanted_left, image[0] - width))
+        b = max(0, min(wanted_top, image[1] - height))
         place = (a, b, a + width, b + height)
         cost = sum(_common_area(place, other) for other in taken) + abs(a - wanted_left) + abs(b - wanted_top)
         if cost < best_cost:
@@ -112,25 +140,25 @@ def _place(
     return best
 
 
-def _label(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, colour: tuple[int, int, int]) -> np.ndarray:
-    """A text on a dark ground, framed: uint8 [height, width, 3]."""
-    if not isinstance(font, ImageFont.FreeTypeFont):  # the bitmap font has the characters of Latin-1 only
+def _label(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, color: tuple[int, int, int]) -> np.ndarray:
+    """Return a text on a dark background with a frame in the color, uint8 [height, width, 3]."""
+    if not isinstance(font, ImageFont.FreeTypeFont):  # the bitmap font has only the characters of Latin-1
         text = text.encode("latin-1", "replace").decode("latin-1")
     left, top, right, bottom = _text_box(ImageDraw.Draw(Image.new("RGB", (1, 1))), font, text)
-    picture = Image.new("RGB", (int(right - left) + 6, int(bottom - top) + 6), (20, 20, 20))
-    draw = ImageDraw.Draw(picture)
-    draw.rectangle((0, 0, picture.width - 1, picture.height - 1), outline=colour)
+    image = Image.new("RGB", (int(right - left) + 6, int(bottom - top) + 6), (20, 20, 20))
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((0, 0, image.width - 1, image.height - 1), outline=color)
     draw.multiline_text((3 - left, 3 - top), text, font=font, fill=(255, 255, 255))
-    return np.asarray(picture)
+    return np.asarray(image)
 
 
 def _text_box(
     draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, text: str
 ) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of a text written at (0, 0)."""
+    """Return left, top, right and bottom of a text at (0, 0)."""
     try:
         return draw.multiline_textbbox((0, 0), text, font=font)
-    except ValueError:  # Pillow 9 measures its bitmap font only in the way that Pillow 10 no longer has
+    except ValueError:  # Pillow 9 measures its bitmap font only with a method that Pillow 10 removed
         return (0, 0, *draw.multiline_textsize(text, font=font))  # type: ignore[attr-defined]
 
 

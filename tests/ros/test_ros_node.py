@@ -17,6 +17,7 @@ from osprey_ros.messages import images
 from osprey_ros.messages.stamps import stamp_of
 from osprey_ros.ros import messages
 from osprey_ros.ros.outputs.detections import detection_type
+from osprey_ros.viz.overlay import color_of
 from osprey_sim.node_process import NodeProcess
 
 IMAGE, IDS = tabletop()
@@ -86,6 +87,27 @@ def test_the_overlay_has_the_header_and_size_of_the_image(active: NodeProcess, c
     drawn = images.rgb_from_message(message)
     assert drawn.shape == IMAGE.shape
     assert (drawn != IMAGE).any(axis=2)[IDS > 0].mean() > 0.5
+
+
+def test_a_renumbering_segmentation_keeps_the_color_of_each_object(active: NodeProcess, client: Client) -> None:
+    client.listen_to_overlay()
+    client.wait_until_heard()
+    colors: dict[int, set[tuple[int, int, int]]] = {}
+    for offset in (0, 40):
+        start = next(STAMPS)
+        renumbered = np.where(IDS > 0, IDS + offset, 0).astype(IDS.dtype)
+
+        def new_overlay(start: int = start, renumbered: np.ndarray = renumbered) -> int:
+            client.send(next(STAMPS), IMAGE, renumbered)
+            return max((stamp for stamp in client.overlays if stamp > start), default=0)
+
+        stamp = client.wait_for(new_overlay, "the overlay comes")
+        drawn = images.rgb_from_message(client.overlays[stamp])
+        for described in client.described(stamp).objects:
+            inside = drawn[renumbered == described.instance_id]
+            assert (inside == color_of(described.track_id)).all(axis=1).any()  # its outline
+            colors.setdefault(int(described.instance_id - offset), set()).add(color_of(described.track_id))
+    assert [len(found) for found in colors.values()] == [1, 1, 1]
 
 
 def test_a_segmentation_without_regions_gives_an_empty_array_and_a_warning(active: NodeProcess, client: Client) -> None:

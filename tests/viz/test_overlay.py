@@ -9,7 +9,7 @@ from PIL import ImageFont
 from osprey_ros.errors import RegionError
 from osprey_ros.regions.regions import regions_from_id_image, regions_from_masks
 from osprey_ros.viz import overlay as draw
-from osprey_ros.viz.overlay import TINT, colour_of, overlay
+from osprey_ros.viz.overlay import TINT, color_of, overlay
 
 GREY = np.full((120, 160, 3), 100, np.uint8)
 
@@ -21,17 +21,17 @@ def _ids() -> np.ndarray:
     return ids
 
 
-def test_regions_are_tinted_in_their_colour_and_the_rest_is_untouched() -> None:
+def test_regions_are_tinted_in_their_color_and_the_rest_is_untouched() -> None:
     ids, before = _ids(), GREY.copy()
     drawn = overlay(GREY, regions_from_id_image(ids), ["", ""])
     np.testing.assert_array_equal(GREY, before)
     np.testing.assert_array_equal(drawn[ids == 0], GREY[ids == 0])
     for region in (4, 5):
-        colour = np.array(colour_of(region))
+        color = np.array(color_of(region))
         ys, xs = np.nonzero(ids == region)
-        np.testing.assert_array_equal(drawn[ys.min(), xs.min()], colour)  # outline
-        np.testing.assert_allclose(drawn[ys.min() + 3, xs.min() + 3], (1 - TINT) * 100 + TINT * colour, atol=1)
-    assert np.abs(np.subtract(colour_of(4), colour_of(5))).sum() > 100
+        np.testing.assert_array_equal(drawn[ys.min(), xs.min()], color)  # outline
+        np.testing.assert_allclose(drawn[ys.min() + 3, xs.min() + 3], (1 - TINT) * 100 + TINT * color, atol=1)
+    assert np.abs(np.subtract(color_of(4), color_of(5))).sum() > 100
 
 
 def test_labels_are_inside_the_picture_even_at_its_corners() -> None:
@@ -74,7 +74,7 @@ def test_overlapping_masks_and_scale() -> None:
     masks[1, 60:110, 60:150] = True
     drawn = overlay(GREY, regions_from_masks(masks), ["", ""], scale=3)
     assert drawn.shape == (360, 480, 3)
-    np.testing.assert_array_equal(drawn[60, 60], colour_of(1))
+    np.testing.assert_array_equal(drawn[60, 60], color_of(1))
     np.testing.assert_array_equal(drawn[0, 0], [100, 100, 100])
 
 
@@ -100,5 +100,5 @@ def test_what_does_not_belong_together_is_refused() -> None:
     regions = regions_from_id_image(_ids())
     with pytest.raises(RegionError, match="2 regions need as many labels, not 1"):
         overlay(GREY, regions, ["a"])
-    with pytest.raises(RegionError, match="160x120 pixels, the picture is 80x120"):
+    with pytest.raises(RegionError, match="160x120 pixels, the image is 80x120"):
         overlay(GREY[:, ::2], regions, ["a", "b"])

@@ -11,7 +11,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from osprey_ros.ros.messages import point_message
 from osprey_ros.scene.types import SceneObject
-from osprey_ros.viz.overlay import colour_of
+from osprey_ros.viz.overlay import color_of
 
 LIFETIME = 10  # seconds that markers stay where no new ones come: a node that is gone leaves none behind
 _TEXT_HEIGHT = 0.05  # metres
@@ -24,7 +24,7 @@ def markers_message(objects: Sequence[SceneObject], header: Header) -> MarkerArr
     for thing in objects:
         if thing.position is None or thing.size is None:
             continue
-        red, green, blue = (channel / 255 for channel in colour_of(thing.track_id))
+        red, green, blue = (channel / 255 for channel in color_of(thing.track_id))
         x, y, z = thing.position
         box = _marker(header, ns="boxes", id=thing.track_id, type=Marker.CUBE)
         box.pose.position = point_message(thing.position)

@@ -56,9 +56,10 @@ class Outputs:
 
 
 def _overlay_message(frame: Frame, result: StepResult, header: Header) -> Image:
-    """The picture with its words, drawn where the message keeps its pixels."""
+    """Return the image with labeled regions in the colors of their tracks, as the markers have them."""
     message = messages.image_message(frame.rgb, "rgb8", header)
     if result.regions is not None:
-        canvas = np.frombuffer(message.data, np.uint8).reshape(frame.rgb.shape)
-        draw_regions(canvas, result.regions, [thing.description for thing in result.objects])
+        canvas = np.frombuffer(message.data, np.uint8).reshape(frame.rgb.shape)  # the memory of the message
+        labels, tracks = [thing.description for thing in result.objects], [thing.track_id for thing in result.objects]
+        draw_regions(canvas, result.regions, labels, color_ids=tracks)
     return message

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -11,8 +12,9 @@ from geometry_msgs.msg import Point, Vector3
 from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
 from std_msgs.msg import Header
 
+from osprey_ros.messages.objects import object_message as make_object_message
 from osprey_ros.messages.stamps import NANOSECONDS
-from osprey_ros.scene.types import STATE_NUMBERS, SceneObject
+from osprey_ros.scene.types import SceneObject
 
 try:
     from osprey_interfaces.action import DescribeRegion as DescribeRegionAction  # type: ignore[attr-defined]
@@ -50,6 +52,15 @@ __all__ = [
     "Region",
     "RegionArray",
 ]
+
+_PARTS: dict[str, type] = {
+    "builtin_interfaces/msg/Time": Time,
+    "geometry_msgs/msg/Point": Point,
+    "geometry_msgs/msg/Vector3": Vector3,
+    "osprey_interfaces/msg/Attribute": Attribute,
+    "osprey_interfaces/msg/ObjectDescription": ObjectDescription,
+    "sensor_msgs/msg/RegionOfInterest": RegionOfInterest,
+}
 
 
 def time_message(stamp: int) -> Time:
@@ -94,40 +105,17 @@ def camera_info_message(camera_matrix: np.ndarray, width: int, height: int, head
 
 
 def objects_message(objects: Sequence[SceneObject], header: Header) -> ObjectDescriptionArray:
-    """All objects of one frame."""
+    """Return a message with all objects of one frame."""
     return ObjectDescriptionArray(header=header, objects=[object_message(thing) for thing in objects])
 
 
 def object_message(thing: SceneObject) -> ObjectDescription:
-    """One object; what was said of it, where something was."""
-    x, y, width, height = thing.box
-    message = ObjectDescription(
-        track_id=thing.track_id,
-        instance_id=thing.instance_id,
-        visible=thing.visible,
-        roi=RegionOfInterest(x_offset=x, y_offset=y, width=width, height=height),
-        area=thing.area,
-        label=thing.label,
-        score=thing.score,
-        state=STATE_NUMBERS[thing.state],
-        reason=thing.reason,
-        first_seen=time_message(thing.first_seen),
-        last_seen=time_message(thing.last_seen),
-    )
-    if thing.words is not None:
-        words = thing.words
-        message.category, message.description = words.category, words.description
-        message.confidence = words.confidence
-        message.described_at = time_message(words.described_at)
-        message.attributes = [
-            Attribute(name=attribute.name, value=attribute.value, confidence=attribute.confidence)
-            for attribute in words.attributes
-        ]
-    if thing.position is not None and thing.size is not None:
-        message.has_position = True
-        message.position = point_message(thing.position)
-        message.size = vector_message(thing.size)
-    return message
+    """Return a message with one object."""
+    return make_object_message(thing, _make)
+
+
+def _make(name: str, /, **fields: Any) -> Any:
+    return _PARTS[name](**fields)
 
 
 def point_message(position: Sequence[float]) -> Point:

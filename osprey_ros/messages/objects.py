@@ -1,0 +1,60 @@
+"""Objects of the scene as messages, for any library that constructs messages: rclpy on the robot, rosbags without ROS.
+
+Their ``make`` constructs a message from the name of its type and its fields.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from osprey_ros.messages.stamps import NANOSECONDS
+from osprey_ros.scene.types import STATE_NUMBERS, SceneObject
+
+_ORIGIN = (0.0, 0.0, 0.0)
+
+
+class MakeMessage(Protocol):
+    """Constructor of messages."""
+
+    def __call__(self, name: str, /, **fields: Any) -> Any:
+        """Return a message of a type such as "std_msgs/msg/Header" with these fields."""
+
+
+def time_message(stamp: int, make: MakeMessage) -> Any:
+    """Return a builtin_interfaces/Time from a stamp in nanoseconds."""
+    return make("builtin_interfaces/msg/Time", sec=stamp // NANOSECONDS, nanosec=stamp % NANOSECONDS)
+
+
+def object_message(thing: SceneObject, make: MakeMessage) -> Any:
+    """Return an osprey_interfaces/ObjectDescription. Fields that are unknown are empty or 0."""
+    x, y, width, height = thing.box
+    words = thing.words
+    has_position = thing.position is not None and thing.size is not None
+    position, size = (thing.position or _ORIGIN, thing.size or _ORIGIN) if has_position else (_ORIGIN, _ORIGIN)
+    return make(
+        "osprey_interfaces/msg/ObjectDescription",
+        track_id=thing.track_id,
+        instance_id=thing.instance_id,
+        visible=thing.visible,
+        roi=make(
+            "sensor_msgs/msg/RegionOfInterest", x_offset=x, y_offset=y, width=width, height=height, do_rectify=False
+        ),
+        area=thing.area,
+        label=thing.label,
+        score=thing.score,
+        state=STATE_NUMBERS[thing.state],
+        reason=thing.reason,
+        category=thing.category,
+        description=thing.description,
+        confidence=words.confidence if words else 0.0,
+        attributes=[
+            make("osprey_interfaces/msg/Attribute", name=found.name, value=found.value, confidence=found.confidence)
+            for found in (words.attributes if words else ())
+        ],
+        described_at=time_message(words.described_at if words else 0, make),
+        first_seen=time_message(thing.first_seen, make),
+        last_seen=time_message(thing.last_seen, make),
+        has_position=has_position,
+        position=make("geometry_msgs/msg/Point", **dict(zip("xyz", position, strict=True))),
+        size=make("geometry_msgs/msg/Vector3", **dict(zip("xyz", size, strict=True))),
+    )

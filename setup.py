@@ -47,6 +47,7 @@ setup(
         "regex",
         "scipy",
         "tokenizers",
+        "tqdm",
     ],
     # By "test" colcon knows that `colcon test` is pytest: without it, it finds no test.
     extras_require={

@@ -9,22 +9,21 @@ import argparse
 import hashlib
 import json
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from numbers import Real
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from osprey_ros.bundle import fingerprint
 from osprey_ros.bundle.bundle import Bundle, find_bundle
 from osprey_ros.bundle.manifest import FORMAT_VERSION, MANIFEST, TABLES, FileEntry, Manifest, manifest_sha256
+from osprey_ros.cli._progress import progress_bar
 from osprey_ros.engines import machine
 from osprey_ros.errors import BundleError, OspreyError
 
 FAULTY = 1
 _PIECE = 1 << 22  # bytes hashed at a time
-_REDRAW = 0.2  # seconds between two drawings of the progress line
 _REPAIR = "copy the bundle again, or rebuild it with `python export/build_engines.py --checkpoint DIR --output BUNDLE`"
 
 
@@ -144,36 +143,6 @@ def _unlisted(root: Path, manifest: Manifest) -> tuple[str, ...]:
     return tuple(sorted(name for name in names if name != MANIFEST and name not in manifest.files))
 
 
-class _ProgressLine:
-    """One line on a terminal, drawn again and again: file, share, rate and remaining time. Elsewhere silent."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream if stream.isatty() else None
-        self._started = self._drawn = time.monotonic()
-        self._width = 0
-
-    def __call__(self, name: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if self._stream is None or now - self._drawn < _REDRAW:
-            return
-        self._drawn = now
-        rate = done / (now - self._started)
-        left = (total - done) / rate
-        self._draw(f"{100 * done // total:3d} %  {size_text(rate)}/s  {left:.0f} s left  {name}")
-
-    def close(self) -> None:
-        """Wipes the line."""
-        if self._stream is not None and self._width:
-            self._draw("")
-            self._stream.write("\r")
-
-    def _draw(self, text: str) -> None:
-        assert self._stream is not None
-        self._stream.write("\r" + text.ljust(self._width))
-        self._stream.flush()
-        self._width = len(text)
-
-
 def plan_notes(manifest: Manifest) -> list[str]:
     """One sentence for each TensorRT plan that does not fit this machine, which is no fault: it may be for another.
 
@@ -196,11 +165,14 @@ def plan_notes(manifest: Manifest) -> list[str]:
 
 def verify(arguments: argparse.Namespace) -> int:
     """``osprey bundle verify``. Returns the exit status: FAULTY if there are faults."""
-    line = _ProgressLine(sys.stderr)
-    try:
-        check = check_bundle(arguments.bundle, line)
-    finally:
-        line.close()
+    with progress_bar("verifying", "B", 0, unit_scale=True) as bar:
+
+        def show(file: str, done: int, total: int) -> None:
+            bar.total = total
+            bar.set_postfix_str(file, refresh=False)
+            bar.update(done - bar.n)
+
+        check = check_bundle(arguments.bundle, show)
     manifest = check.manifest
     notes = [f"{name} lies in the folder and does not belong to the bundle" for name in check.unlisted]
     if manifest is not None:

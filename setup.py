@@ -51,7 +51,7 @@ setup(
     ],
     # By "test" colcon knows that `colcon test` is pytest: without it, it finds no test.
     extras_require={
-        "bag": ["mcap", "rosbags", "ruamel.yaml", "zstandard"],
+        "bag": ["mcap", "rosbags"],
         "sim": ["mujoco", "PyOpenGL"],
         "test": ["pytest"],
     },

@@ -119,9 +119,10 @@ def _add_bundle(commands: Any) -> None:
 def _add_bag(commands: Any) -> None:
     command = commands.add_parser(
         "bag",
-        help="words about the objects of a recording (rosbag2), written beside what it holds",
-        description="Writes a recording again, as mcap, with a topic of described objects. ROS is not needed. "
-        "Exit status: 0, or 1 if some frames could not be described. Ctrl-C ends the output early, readable.",
+        help="describe the objects of a recording (rosbag2)",
+        description="Copy a recording to MCAP and add a topic with described objects. ROS is not needed. "
+        "Exit status: 0; 1 if some frames could not be described; 130 after Ctrl-C, which leaves a readable "
+        "output with the frames until then; 2 for errors, which leave no output.",
     )
     add_bag_arguments(command)
     command.set_defaults(run=_annotate_bag)

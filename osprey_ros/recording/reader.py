@@ -1,272 +1,244 @@
-"""Recordings as rosbag2 writes them (mcap or sqlite3; one file, or a folder with metadata.yaml), message by message.
+"""Read recordings of rosbag2: MCAP and SQLite files, or folders with metadata.yaml.
 
-mcap is read with the format's own library, because rosbags keeps neither publication times, sequence numbers and type
-hashes nor attachments. sqlite3, and what rosbag2 itself has compressed, is read by rosbags.
+rosbags reads both. MCAP files without an index, as a killed recorder leaves them, are read from the beginning by the
+`mcap` package.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
-from typing import IO, Any, BinaryIO, NamedTuple, Protocol, cast
+from collections import Counter
+from collections.abc import Collection, Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, BinaryIO, NamedTuple, cast
 
-import zstandard
-from mcap.exceptions import McapError
-from mcap.reader import make_reader
-from mcap.records import Attachment, Channel, Message, Metadata, Schema
+from mcap.exceptions import InvalidMagic
+from mcap.records import Channel, Message, Schema
 from mcap.stream_reader import StreamReader
-from mcap.summary import Summary
-from rosbags.interfaces import Connection, ConnectionExtRosbag2, MessageDefinitionFormat
+from rosbags.interfaces import Connection, ConnectionExtRosbag2, MessageDefinition, MessageDefinitionFormat, Qos
 from rosbags.rosbag2 import Reader, ReaderError
-from rosbags.rosbag2.metadata import dump_qos_v8
-from ruamel.yaml import YAML, YAMLError
+from rosbags.rosbag2.metadata import parse_qos
+from rosbags.rosbag2.reader import DirectoryReader
+from rosbags.rosbag2.storage_mcap import McapReader
+from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader
 
 from osprey_ros.errors import StorageError
-from osprey_ros.recording.types import IDL, MSG, MessageTypes
+from osprey_ros.recording.types import MessageTypes
 
-ROSBAG2 = "rosbag2"  # name of the record of an mcap file that holds what metadata.yaml says
-METADATA_FILE = "metadata.yaml"
-OLD_VERSION, NEW_VERSION = 8, 9  # of the metadata: from 9 on, policies of QoS profiles are words instead of numbers
-_MAGIC = b"\x89MCAP0\r\n"
-_DAMAGE = (McapError, struct.error, ValueError, RuntimeError, zstandard.ZstdError)
+_UNTYPED = "__schemaless__"  # type of channels without a schema, as rosbags names it
+_FORMATS = {
+    "": MessageDefinitionFormat.NONE,
+    "ros2msg": MessageDefinitionFormat.MSG,
+    "ros2idl": MessageDefinitionFormat.IDL,
+}
 
 
 @dataclass(frozen=True)
 class Topic:
-    """A topic as it was recorded. ``metadata`` holds pairs: the QoS profiles offered, and the hash of the type.
+    """A recorded topic.
 
-    ``definition`` is in ``language`` MSG or IDL; both are "" where the recording has none and the type is not known.
+    Two topics are equal if they differ in ``definition`` or ``type_hash`` only.
+
+    Attributes:
+        name: Full name, such as "/camera/image".
+        type: Such as "sensor_msgs/msg/Image"; "" if it was not recorded.
+        qos: Profiles that the publishers offered.
+        encoding: Serialization of the messages, "cdr" in ROS 2.
+        definition: Text of the type's .msg or .idl files, "" if it is unknown.
+        type_hash: Hash of the type (REP-2011), "" if it is unknown.
     """
 
     name: str
     type: str
-    language: str
-    definition: str
+    qos: tuple[Qos, ...] = ()
     encoding: str = "cdr"
-    metadata: tuple[tuple[str, str], ...] = ()
+    definition: str = field(default="", compare=False)
+    type_hash: str = field(default="", compare=False)
 
 
-class Entry(NamedTuple):
-    """A message as it was recorded; times in nanoseconds."""
+class RecordedMessage(NamedTuple):
+    """A serialized message and the time in nanoseconds at which it was recorded."""
 
     topic: Topic
-    log_time: int
-    publish_time: int
-    sequence: int
+    time: int
     data: bytes
 
 
-@dataclass(frozen=True)
-class About:
-    """What the metadata of rosbag2 says, beside what can be counted.
+class Recording:
+    """An open recording. Use it in a ``with`` statement.
 
-    ``version`` is OLD_VERSION or NEW_VERSION: how the QoS profiles of the topics are written. ``custom_data`` is what
-    the recorder was told to note.
-    """
-
-    version: int = OLD_VERSION
-    ros_distro: str = ""
-    custom_data: Mapping[str, str] = field(default_factory=dict)
-
-
-class Recording(Protocol):
-    """A recording that is read from its beginning each time.
+    Args:
+        path: A .mcap or .db3 file, or a folder with metadata.yaml.
+        types: Definitions for topics that were recorded without one.
 
     Attributes:
-        path: what was opened.
-        topics: all of its topics, those without messages too.
-        about: what its metadata says.
-        message_count: 0 if it is not known before it is read.
-        cut_off: whether a file was found to end in the middle, when it was last read.
+        topics: All topics, with and without messages.
+        message_count: Number of messages according to the recording's index or metadata.
+        custom_data: Notes of the recorder in metadata.yaml.
+        cut_off: Whether a file ends in the middle of a record.
+
+    Raises:
+        StorageError: The path is not a recording, or it is damaged.
     """
 
-    path: Path
-    topics: tuple[Topic, ...]
-    about: About
-    message_count: int
-    cut_off: bool
+    def __init__(self, path: Path, types: MessageTypes) -> None:
+        self.path, self._count = path, 0
+        if not path.exists():
+            raise StorageError(f"{path} does not exist")
+        if not path.is_dir() and path.suffix not in _Reader.STORAGE_PLUGINS:
+            raise StorageError(
+                f"{path} is not a recording of ROS 2; give a .mcap or .db3 file, or the folder with metadata.yaml"
+            )
+        with self._errors():
+            self._reader = _Reader(path)
+            self._reader.open()
+        self._topics = {connection.id: _topic(connection, types) for connection in self._reader.connections}
+        self.topics = tuple(dict.fromkeys(self._topics.values()))
+        self.message_count = self._reader.message_count
+        self.custom_data = dict(self._reader.storage.metadata.custom or {})
+        storages = getattr(self._reader.storage, "storages", [self._reader.storage])
+        self.cut_off = any(getattr(storage, "cut_off", False) for storage in storages)
 
-    def read(self) -> Iterator[Entry | Attachment | Metadata]:
-        """All messages in the order in which they were written, and the rest of mcap files. Raises StorageError."""
+    def __enter__(self) -> Recording:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.close()
+
+    def read(self) -> Iterator[RecordedMessage]:
+        """Yield all messages by time; those of a file without an index in the order in which they were written.
+
+        Raises:
+            StorageError: The recording is damaged.
+        """
+        self._count = 0
+        with self._errors():
+            for connection, time, data in self._reader.messages():
+                self._count += 1
+                yield RecordedMessage(self._topics[connection.id], time, data)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except StorageError:
+            raise
+        except FileNotFoundError as error:
+            raise StorageError(
+                f"{self.path} has no metadata.yaml; give the .mcap or .db3 file itself, or run `ros2 bag reindex`"
+            ) from error
+        except OSError as error:
+            raise StorageError(f"{self.path} cannot be read: {error.strerror or error}") from error
+        except InvalidMagic as error:
+            raise StorageError(f"{self.path} is not an MCAP file") from error
+        except Exception as error:  # rosbags also passes on the errors of the libraries below it
+            raise StorageError(
+                f"{self.path} is damaged after {self._count} messages ({type(error).__name__}: {error}); "
+                "copy it again, or try `mcap recover`"
+            ) from error
 
 
-def open_recording(path: Path, types: MessageTypes) -> Recording:
-    """Looks into a recording. Raises StorageError if there is none, or it is damaged beyond use."""
-    if not path.exists():
-        raise StorageError(f"{path} does not exist")
-    if path.is_dir():
-        metadata = _folder_metadata(path)
-        about = _about(metadata)
-        if metadata["storage_identifier"] == "mcap" and not metadata["compressed"]:
-            return McapRecording(path, metadata["files"], about)
-        return RosbagsRecording(path, types, about)
-    if path.suffix == ".mcap":
-        return McapRecording(path, [path])
-    if path.suffix == ".db3":
-        return RosbagsRecording(path, types)
-    raise StorageError(
-        f"{path} is no recording of ROS 2: give a .mcap or .db3 file, or the folder with {METADATA_FILE}"
+def _topic(connection: Connection, types: MessageTypes) -> Topic:
+    assert isinstance(connection.ext, ConnectionExtRosbag2)
+    return Topic(
+        connection.topic,
+        "" if connection.msgtype == _UNTYPED else connection.msgtype,
+        tuple(connection.ext.offered_qos_profiles),
+        connection.ext.serialization_format,
+        connection.msgdef.data or types.definition(connection.msgtype),
+        connection.digest,
     )
 
 
-class McapRecording:
-    """One or several mcap files, one after the other."""
+class _McapStorage(McapReader):
+    """The reader of rosbags, extended to files without a complete index, which are read from their beginning."""
 
-    def __init__(self, path: Path, files: list[Path], about: About | None = None) -> None:
-        for file in files:
-            _check_magic(file)
-        self.path, self._files, self.cut_off = path, files, False
-        contents = [_look_into(file) for file in files]
-        self.topics = tuple(dict.fromkeys(topic for of_file in contents for topic in of_file.topics))
-        self.message_count = sum(of_file.message_count for of_file in contents)
-        self.about = about or contents[0].about
+    cut_off = False
+    _sequential = False
 
-    def read(self) -> Iterator[Entry | Attachment | Metadata]:
-        self.cut_off = False
-        for file in self._files:
-            yield from self._read(file)
-
-    def _read(self, file: Path) -> Iterator[Entry | Attachment | Metadata]:
-        schemas: dict[int, Schema] = {}
-        topics: dict[int, Topic] = {}
-        messages = 0
+    def open(self) -> None:
+        """Read the index, or else the whole file."""
         try:
-            for record in _records(file):
-                if isinstance(record, Message):
-                    messages += 1
-                    yield Entry(
-                        topics[record.channel_id],
-                        record.log_time,
-                        record.publish_time,
-                        record.sequence,
-                        record.data,
-                    )
-                elif isinstance(record, Schema):
+            super().open()
+        except Exception:
+            indexed = False  # cut off, most likely; other damage is reported by the reading below
+        else:
+            indexed = self._has_index()
+            if not indexed:
+                super().close()
+        if not indexed:
+            self._sequential = True
+            counts = Counter(channel for channel, _, _ in self._records())
+            self.connections = [found._replace(msgcount=counts[found.id]) for found in self.connections]
+            self.metadata = self.metadata._replace(message_count=counts.total())
+
+    def close(self) -> None:
+        """Close the file. Reading without an index keeps none open."""
+        if not self._sequential:
+            super().close()
+
+    def messages(
+        self, connections: Collection[Connection], start: int | None = None, stop: int | None = None
+    ) -> Generator[tuple[Connection, int, bytes], None, None]:
+        """Yield the messages of some connections; all of them in a file without an index, whatever their time."""
+        if not self._sequential:
+            yield from super().messages(connections, start, stop)
+            return
+        by_id = {connection.id: connection for connection in connections}
+        for channel, time, data in self._records():
+            if channel in by_id:
+                yield by_id[channel], time, data
+
+    def _has_index(self) -> bool:
+        """Return whether the summary has chunks and all channels with their types. Writers may leave out any of it."""
+        assert self.statistics is not None
+        complete = 0 < len(self.connections) == self.statistics.channel_count
+        return complete and bool(self.chunks) and all(found.msgtype != _UNTYPED for found in self.connections)
+
+    def _records(self) -> Iterator[tuple[int, int, bytes]]:
+        """Yield channel, time and data of each message in the order of the file, and collect the connections."""
+        schemas: dict[int, Schema] = {}
+        found: dict[int, Connection] = {}
+        with self.path.open("rb") as stream, suppress(_CutOffError):
+            self.cut_off = True
+            for record in StreamReader(cast("IO[bytes]", _WholeReads(stream)), validate_crcs=True).records:
+                if isinstance(record, Schema):
                     schemas[record.id] = record
                 elif isinstance(record, Channel):
-                    topics[record.id] = _topic(record, schemas.get(record.schema_id))
-                elif isinstance(record, Attachment) or (isinstance(record, Metadata) and record.name != ROSBAG2):
-                    yield record
-        except _CutOff:
-            self.cut_off = True  # the recorder was killed: what it wrote until then is good
-        except KeyError as error:
-            raise StorageError(f"{file} is damaged after {messages} messages: it has no channel {error}") from error
-        except OSError as error:
-            raise StorageError(f"{file} cannot be read: {error.strerror}") from error
-        except _DAMAGE as error:
-            raise StorageError(f"{file} is damaged after {messages} messages ({error}): try `mcap recover`") from error
+                    found[record.id] = self._connection(record, schemas.get(record.schema_id))
+                    self.connections = list(found.values())
+                elif isinstance(record, Message):
+                    if record.channel_id not in found:
+                        raise ReaderError(f"a message has the unknown channel {record.channel_id}")
+                    yield record.channel_id, record.log_time, record.data
+            self.cut_off = False
 
-
-class RosbagsRecording:
-    """What rosbags reads. It has no times of publication: those of recording stand for them."""
-
-    def __init__(self, path: Path, types: MessageTypes, about: About | None = None) -> None:
-        self.path, self.cut_off, self._types = path, False, types
-        self.about = replace(about or About(), version=OLD_VERSION)  # as the topics below are written
-        with self._open() as reader:
-            self.topics = tuple(dict.fromkeys(map(self._topic, reader.connections)))
-            self.message_count = reader.message_count
-
-    def read(self) -> Iterator[Entry]:
-        with self._open() as reader:
-            topics = {connection.id: self._topic(connection) for connection in reader.connections}
-            for connection, time, data in reader.messages():
-                yield Entry(topics[connection.id], time, time, 0, data)
-
-    @contextmanager
-    def _open(self) -> Iterator[Reader]:
-        try:
-            with Reader(self.path) as reader:
-                yield reader
-        except (ReaderError, OSError) as error:
-            raise StorageError(f"{self.path} cannot be read: {error}") from error
-        except Exception as error:  # rosbags lets through what the libraries say that it reads with, whichever they are
+    def _connection(self, channel: Channel, schema: Schema | None) -> Connection:
+        encoding = schema.encoding if schema else ""
+        if encoding not in _FORMATS:
             raise StorageError(
-                f"{self.path} is damaged ({type(error).__name__}: {error}): copy it again from where it was recorded"
-            ) from error
-
-    def _topic(self, connection: Connection) -> Topic:
-        language, definition = "", connection.msgdef.data
-        if connection.msgdef.format == MessageDefinitionFormat.NONE:
-            definition = self._types.definition(connection.msgtype)
-        if definition:
-            language = IDL if connection.msgdef.format == MessageDefinitionFormat.IDL else MSG
-        assert isinstance(connection.ext, ConnectionExtRosbag2)
-        metadata = [("offered_qos_profiles", dump_qos_v8(connection.ext.offered_qos_profiles))]
-        if connection.digest:
-            metadata.append(("topic_type_hash", connection.digest))
-        return Topic(
-            connection.topic,
-            connection.msgtype,
-            language,
-            definition,
-            connection.ext.serialization_format,
-            tuple(metadata),
+                f"topic {channel.topic} has a definition in {encoding}, not in ros2msg or ros2idl; "
+                "remove the topic with `mcap filter`"
+            )
+        return Connection(
+            channel.id,
+            channel.topic,
+            schema.name if schema else _UNTYPED,
+            MessageDefinition(_FORMATS[encoding], schema.data.decode() if schema else ""),
+            channel.metadata.get("topic_type_hash", ""),
+            0,
+            ConnectionExtRosbag2(channel.message_encoding, parse_qos(channel.metadata.get("offered_qos_profiles", ""))),
+            self,
         )
 
 
-@dataclass(frozen=True)
-class _Contents:
-    """What an mcap file has, beside its messages."""
-
-    topics: list[Topic]
-    message_count: int
-    about: About
-
-
-def _look_into(file: Path) -> _Contents:
-    """From the summary at the end of the file if there is a good one, else by reading it all."""
-    try:
-        with file.open("rb") as stream:
-            reader = make_reader(stream)
-            summary = reader.get_summary()
-            if summary and summary.statistics and _has_all_topics(summary, summary.statistics.channel_count):
-                topics = [
-                    _topic(channel, summary.schemas.get(channel.schema_id)) for channel in summary.channels.values()
-                ]
-                return _Contents(topics, summary.statistics.message_count, _about_of_records(reader.iter_metadata()))
-    except (*_DAMAGE, OSError):
-        pass  # cut off, most likely: what can be read is read below
-    return _scan(file)
-
-
-def _has_all_topics(summary: Summary, count: int) -> bool:
-    """Whether a summary names so many channels, and what their types are: writers may leave out both."""
-    # A channel without a type has the schema 0.
-    named = all(channel.schema_id in (0, *summary.schemas) for channel in summary.channels.values())
-    return named and len(summary.channels) == count
-
-
-def _scan(file: Path) -> _Contents:
-    schemas: dict[int, Schema] = {}
-    topics: dict[int, Topic] = {}
-    metadata: list[Metadata] = []
-    messages = 0
-    try:
-        for record in _records(file):
-            if isinstance(record, Schema):
-                schemas[record.id] = record
-            elif isinstance(record, Channel):
-                topics[record.id] = _topic(record, schemas.get(record.schema_id))
-            elif isinstance(record, Metadata):
-                metadata.append(record)
-            messages += isinstance(record, Message)
-    except _CutOff:
-        pass
-    except _DAMAGE as error:
-        raise StorageError(f"{file} is damaged after {messages} messages ({error}): try `mcap recover`") from error
-    return _Contents(list(topics.values()), messages, _about_of_records(metadata))
-
-
-class _CutOff(Exception):
-    """A file ends where it should go on."""
+class _CutOffError(Exception):
+    """A file ends in the middle of a record."""
 
 
 class _WholeReads:
-    """A file that gives as many bytes as asked for: mcap takes a record that is cut off for a shorter one."""
+    """A file whose reads return all requested bytes; the `mcap` package accepts shorter ones as whole records."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -274,67 +246,13 @@ class _WholeReads:
     def read(self, size: int) -> bytes:
         data = self._stream.read(size)
         if len(data) < size:
-            raise _CutOff
+            raise _CutOffError
         return data
 
 
-def _records(file: Path) -> Iterator[Any]:
-    with file.open("rb") as stream:
-        yield from StreamReader(cast("IO[bytes]", _WholeReads(stream)), validate_crcs=True).records
+class _FolderStorage(DirectoryReader):
+    STORAGE_PLUGINS: Mapping[str, Any] = {"mcap": _McapStorage, "sqlite3": Sqlite3Reader}
 
 
-def _topic(channel: Channel, schema: Schema | None) -> Topic:
-    metadata = tuple(sorted(channel.metadata.items()))
-    if schema is None:
-        return Topic(channel.topic, "", "", "", channel.message_encoding, metadata)
-    definition = schema.data.decode("utf-8")
-    return Topic(channel.topic, schema.name, schema.encoding, definition, channel.message_encoding, metadata)
-
-
-def _about_of_records(records: Iterable[Metadata]) -> About:
-    """From the record of rosbag2, the last one of several; the default if there is none that can be understood."""
-    found = About()
-    for record in records:
-        if record.name == ROSBAG2:
-            try:
-                found = _about(YAML(typ="safe").load(record.metadata["serialized_metadata"]))
-            except (KeyError, TypeError, ValueError, AttributeError, YAMLError):
-                continue
-    return found
-
-
-def _about(metadata: Mapping[str, Any]) -> About:
-    return About(
-        NEW_VERSION if int(metadata["version"]) >= NEW_VERSION else OLD_VERSION,
-        str(metadata.get("ros_distro") or ""),
-        {str(key): str(value) for key, value in (metadata.get("custom_data") or {}).items()},
-    )
-
-
-def _check_magic(file: Path) -> None:
-    try:
-        with file.open("rb") as stream:
-            if stream.read(len(_MAGIC)) != _MAGIC:
-                raise StorageError(f"{file} is no mcap file")
-    except OSError as error:
-        raise StorageError(f"{file} cannot be read: {error.strerror}") from error
-
-
-def _folder_metadata(folder: Path) -> dict[str, Any]:
-    """What metadata.yaml says; and the ``files`` that it names, and whether rosbag2 itself has ``compressed`` them."""
-    path = folder / METADATA_FILE
-    try:
-        metadata = YAML(typ="safe").load(path.read_text("utf-8"))["rosbag2_bagfile_information"]
-        # The names were paths from elsewhere once.
-        files = [folder / PurePosixPath(name).name for name in metadata["relative_file_paths"]]
-        compressed = (metadata.get("compression_mode") or "none").lower() != "none"
-        needed = {"storage_identifier": metadata["storage_identifier"], "version": int(metadata["version"])}
-        if not files:
-            raise StorageError(f"{path} names no files: run `ros2 bag reindex {folder}`")
-        return {**metadata, **needed, "files": files, "compressed": compressed}
-    except OSError as error:
-        raise StorageError(
-            f"{path} cannot be read ({error.strerror}): give the .mcap or .db3 file itself, or run `ros2 bag reindex`"
-        ) from error
-    except (KeyError, TypeError, ValueError, AttributeError, YAMLError) as error:
-        raise StorageError(f"{path} is no metadata of rosbag2 ({error}): run `ros2 bag reindex {folder}`") from error
+class _Reader(Reader):
+    STORAGE_PLUGINS: Mapping[str, Any] = {"dir": _FolderStorage, ".mcap": _McapStorage, ".db3": Sqlite3Reader}

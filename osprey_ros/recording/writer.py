@@ -1,6 +1,6 @@
-"""An mcap recording that `ros2 bag` and Foxglove read: one file, or a folder with metadata.yaml.
+"""Write MCAP recordings that `ros2 bag` and Foxglove read: one file, or a folder with metadata.yaml.
 
-It is written beside its place and moved there when it is whole.
+rosbags writes into a temporary folder beside the output. The result is moved to its place when it is complete.
 """
 
 from __future__ import annotations
@@ -8,25 +8,30 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from mcap.records import Attachment, Metadata
-from mcap.writer import Writer
-from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
-from rosbags.rosbag2.metadata import dump_qos_v8, dump_qos_v9
-from ruamel.yaml import YAML
+from rosbags.interfaces import (
+    Connection,
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from osprey_ros.errors import StorageError
-from osprey_ros.recording.reader import METADATA_FILE, NEW_VERSION, ROSBAG2, About, Entry, Topic
-from osprey_ros.recording.types import MSG, MessageTypes
+from osprey_ros.recording.reader import RecordedMessage, Topic
+from osprey_ros.recording.types import MessageTypes
 
+_VERSION: Literal[8] = 8  # of the metadata; readers of later versions read it, and older ones cannot read the next
+_UNKNOWN_HASH = "INVALID"  # as `ros2 topic info` prints it; rosbags refuses an empty one
 _FOREVER = QosTime(9_223_372_036, 854_775_807)
-# As the node offers it.
+# The profile of the node's publishers.
 _QOS = Qos(
     QosHistory.KEEP_LAST,
     5,
@@ -40,80 +45,73 @@ _QOS = Qos(
 )
 
 
-class BagWriter:
-    """Writes messages as they come; `close` puts the recording in its place, `abort` leaves no trace.
+class RecordingWriter:
+    """Write messages one after another; `close` completes the recording, `abort` removes it.
 
     Args:
-        output: a file NAME.mcap, or a folder to be made. Must not exist.
-        about: what the metadata says; the QoS profiles of all topics are written as its version has them.
+        output: A new file NAME.mcap, or a new folder.
+        types: Computes the hashes of types that were recorded without one.
+        custom_data: Notes for the metadata.
+
+    Raises:
+        StorageError: The output exists or cannot be written.
     """
 
-    def __init__(self, output: Path, about: About) -> None:
+    def __init__(self, output: Path, types: MessageTypes, custom_data: Mapping[str, str] | None = None) -> None:
         check_output(output)
-        self._output, self._about = output, about
+        self._output, self._types = output, types
+        self._connections: dict[Topic, Connection] = {}
         with self._errors():
             output.parent.mkdir(parents=True, exist_ok=True)
             self._folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-            self._file = self._folder / (output.name if output.suffix == ".mcap" else f"{output.name}_0.mcap")
-            self._stream = self._file.open("wb")
-        self._writer = Writer(self._stream)
-        self._writer.start(profile="ros2", library="osprey_ros")
-        self._schemas: dict[tuple[str, str, str], int] = {}
-        self._channels: dict[Topic, int] = {}
-        self._counts: Counter[Topic] = Counter()
-        self._first = self._last = 0
+        name = output.stem if output.suffix == ".mcap" else output.name
+        self._writer = Writer(self._folder / name, version=_VERSION, storage_plugin=StoragePlugin.MCAP)
+        self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+        for key, value in (custom_data or {}).items():
+            self._writer.set_custom_data(str(key), str(value))
+        with self._errors():
+            self._writer.open()
 
     def add_topic(self, topic: Topic) -> None:
-        """Makes a topic known, whether it will have messages or not."""
-        if topic in self._channels:
-            return
-        schema = 0
-        if topic.type:
-            key = (topic.type, topic.language, topic.definition)
-            if key not in self._schemas:
-                self._schemas[key] = self._writer.register_schema(
-                    topic.type, topic.language, topic.definition.encode("utf-8")
-                )
-            schema = self._schemas[key]
-        self._channels[topic] = self._writer.register_channel(topic.name, topic.encoding, schema, dict(topic.metadata))
+        """Add a topic, which may stay without messages. Topics that were added before are ignored."""
+        if topic not in self._connections:
+            self._connections[topic] = self._writer.add_connection(
+                topic.name,
+                topic.type,
+                msgdef=topic.definition,
+                rihs01=topic.type_hash or self._types.type_hash(topic.type, topic.definition) or _UNKNOWN_HASH,
+                serialization_format=topic.encoding,
+                offered_qos_profiles=topic.qos,
+            )
 
-    def write(self, item: Entry | Attachment | Metadata) -> None:
-        """Writes a message of a topic that was added, or what else an mcap file holds. Raises StorageError."""
+    def write(self, message: RecordedMessage) -> None:
+        """Write a message of a topic that was added.
+
+        Raises:
+            StorageError: The output cannot be written.
+        """
         with self._errors():
-            if isinstance(item, Attachment):
-                self._writer.add_attachment(item.create_time, item.log_time, item.name, item.media_type, item.data)
-            elif isinstance(item, Metadata):
-                self._writer.add_metadata(item.name, item.metadata)
-            else:
-                self._writer.add_message(
-                    self._channels[item.topic], item.log_time, item.data, item.publish_time, item.sequence
-                )
-                self._first = min(self._first, item.log_time) if self._counts else item.log_time
-                self._last = max(self._last, item.log_time)
-                self._counts[item.topic] += 1
+            self._writer.write(self._connections[message.topic], message.time, message.data)
 
     def close(self) -> None:
-        """Completes the recording and moves it to its place. Raises StorageError."""
-        about = self._metadata()
+        """Complete the recording and move it to its place.
+
+        Raises:
+            StorageError: The output cannot be written, or something else is in its place by now.
+        """
         with self._errors():
-            self._writer.add_metadata(ROSBAG2, {"serialized_metadata": _yaml(about)})
-            self._writer.finish()
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
-            self._stream.close()
-            check_output(self._output)  # something may have come there since
-            if self._output.suffix == ".mcap":
-                self._file.rename(self._output)
-                self._folder.rmdir()
-            else:
-                (self._folder / METADATA_FILE).write_text(_yaml({"rosbag2_bagfile_information": about}), "utf-8")
-                self._folder.chmod(0o777 & ~_umask())  # folders of tempfile are for their owner alone
-                self._folder.rename(self._output)
+            self._writer.close()
+            (file,) = self._writer.path.glob("*.mcap")
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+            check_output(self._output)
+            (file if self._output.suffix == ".mcap" else self._writer.path).rename(self._output)
+            shutil.rmtree(self._folder)
 
     def abort(self) -> None:
-        """Removes what was written."""
+        """Remove everything that was written."""
         with suppress(OSError):  # a full disk refuses the last bytes
-            self._stream.close()
+            self._writer.abort()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     @contextmanager
@@ -123,69 +121,19 @@ class BagWriter:
         except OSError as error:
             raise StorageError(f"{self._output} cannot be written: {error.strerror or error}") from error
 
-    def _metadata(self) -> dict[str, Any]:
-        count = sum(self._counts.values())
-        times = {
-            "starting_time": {"nanoseconds_since_epoch": self._first},
-            "duration": {"nanoseconds": self._last - self._first},
-            "message_count": count,
-        }
-        return {
-            "version": self._about.version,
-            "storage_identifier": "mcap",
-            **times,
-            "topics_with_message_count": [
-                {"topic_metadata": self._topic_metadata(topic), "message_count": self._counts[topic]}
-                for topic in self._channels
-            ],
-            "compression_format": "",
-            "compression_mode": "",
-            "relative_file_paths": [self._file.name],
-            "files": [{"path": self._file.name, **times}],
-            "custom_data": dict(self._about.custom_data),
-            "ros_distro": self._about.ros_distro,
-        }
 
-    def _topic_metadata(self, topic: Topic) -> dict[str, Any]:
-        metadata = dict(topic.metadata)
-        qos: Any = metadata.get("offered_qos_profiles", "")
-        if self._about.version >= NEW_VERSION:
-            qos = YAML(typ="safe").load(qos) or []
-        return {
-            "name": topic.name,
-            "type": topic.type,
-            "serialization_format": topic.encoding,
-            "offered_qos_profiles": qos,
-            "type_description_hash": metadata.get("topic_type_hash", ""),
-        }
-
-
-def new_topic(name: str, type_name: str, types: MessageTypes, version: int) -> Topic:
-    """A topic that the recording did not have, with the QoS of the node's publishers."""
-    qos = _yaml(dump_qos_v9([_QOS])) if version >= NEW_VERSION else dump_qos_v8([_QOS])
-    metadata = (("offered_qos_profiles", qos), ("topic_type_hash", types.type_hash(type_name)))
-    return Topic(name, type_name, MSG, types.definition(type_name), metadata=metadata)
+def new_topic(name: str, type_name: str, types: MessageTypes) -> Topic:
+    """Return a topic of a known type with the QoS profile of the node's publishers."""
+    return Topic(name, type_name, (_QOS,), definition=types.definition(type_name))
 
 
 def check_output(output: Path) -> None:
-    """Raises StorageError for a place where nothing can be put, or where something is."""
+    """Check that a recording can be written there.
+
+    Raises:
+        StorageError: Something exists there, or the suffix is that of another format.
+    """
     if output.exists():
-        raise StorageError(f"{output} exists already: give another name, or remove it")
+        raise StorageError(f"{output} exists already; give another name, or remove it")
     if output.suffix in (".db3", ".bag"):
-        raise StorageError(f"{output}: recordings are written as mcap: give NAME.mcap, or a folder NAME")
-
-
-def _yaml(data: Any) -> str:
-    yaml = YAML(typ="safe")
-    yaml.default_flow_style = False
-    yaml.width = 1 << 16
-    yaml.representer.ignore_aliases = lambda _: True  # times that are said twice are written twice
-    text = StringIO()
-    yaml.dump(data, text)
-    return text.getvalue()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        raise StorageError(f"{output}: recordings are written as MCAP; give NAME.mcap, or a folder NAME")

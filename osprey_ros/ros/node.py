@@ -18,7 +18,7 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
-from osprey_ros.errors import InputError, OspreyError
+from osprey_ros.errors import OspreyError
 from osprey_ros.messages.frames import RawFrame, frame_from_messages
 from osprey_ros.ros import parameters
 from osprey_ros.ros.complaints import Complaints
@@ -237,11 +237,12 @@ class OspreyNode(LifecycleNode):
             self._statistics.described(age, seconds, counts, nothing)
             if nothing:
                 self._complaints.say("nothing", f"{nothing}; an empty array is published", serious=False)
-        except InputError as error:
-            topic, _, _ = str(error).partition(": ")
-            self._fail(topic, str(error))
         except OspreyError as error:
-            self._fail(type(error).__name__, f"{', '.join(raw.topics.values())}: {error}")
+            topic, _, _ = str(error).partition(": ")
+            if topic in raw.topics.values():  # the conversion of one message failed
+                self._fail(topic, str(error))
+            else:
+                self._fail(type(error).__name__, f"{', '.join(raw.topics.values())}: {error}")
         except Exception as error:
             # Whatever went wrong with this frame, the next one deserves its try. Nothing is wrong if the process ends.
             if self.context.ok():

@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto
 
 from benchmarks.interleaved_timing import seconds_of
-from export.onnx_graph import GraphBuilder
+from osprey_torch.onnx_graph import GraphBuilder
 
 _SIDE = 2048  # of the matrices
 _BYTES = 1 << 30  # of each array: larger than any cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmarks.baselines.weights import LlamaWeights
-from export.quantize import QuantizedLinear
+from osprey_torch.quantize import QuantizedLinear
 
 
 @dataclass(frozen=True)

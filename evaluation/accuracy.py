@@ -25,11 +25,7 @@ from osprey_ros.regions.regions import Regions, regions_from_id_image
 from osprey_ros.vision.preprocess import MODES
 from osprey_sim.catalog import HELD_OUT
 from osprey_sim.claims import FORM, PART, PLACE, RELATION, TABLE, THING, Claim, Witness
-from osprey_sim.render import Frame, Renderer
-from osprey_sim.scene import Scene, sample_scene
-from osprey_sim.words import CLASSES, PARTS
-from training.store import HEIGHT, WIDTH
-from training.words import (
+from osprey_sim.dialogues import (
     COLOUR_QUESTION,
     RELATION_QUESTION,
     RegionFacts,
@@ -38,8 +34,9 @@ from training.words import (
     part_question,
     region_facts,
 )
-
-MIN_AREA = 200
+from osprey_sim.render import HEIGHT, MIN_AREA, WIDTH, Frame, Renderer
+from osprey_sim.scene import Scene, sample_scene
+from osprey_sim.words import CLASSES, PARTS
 
 _SAME_FOR_ALL = {
     "category": QUESTIONS["category"],

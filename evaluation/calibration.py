@@ -25,14 +25,12 @@ from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError
 from osprey_ros.regions.regions import regions_from_id_image
 from osprey_ros.scene.attributes import AttributeSpec
-from osprey_sim.render import Renderer
+from osprey_sim.dialogues import COLOUR_QUESTION, region_facts
+from osprey_sim.render import HEIGHT, MIN_AREA, WIDTH, Renderer
 from osprey_sim.scene import sample_scene
 from osprey_sim.words import COLOURS
-from training.store import HEIGHT, WIDTH
-from training.words import COLOUR_QUESTION, region_facts
 
 BINS = 15
-MIN_AREA = 200
 _BLOCK = 30  # answers behind each point of a curve, at least: fewer say little about a share
 
 

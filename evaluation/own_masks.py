@@ -21,8 +21,8 @@ from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError
 from osprey_ros.regions.regions import regions_from_masks
 from osprey_ros.vision.image_io import load_image
-from training.readers.coco import own_masks
-from training.readers.records import Record, RecordError, Skipped
+from osprey_torch.readers.coco import own_masks
+from osprey_torch.readers.records import Record, RecordError, Skipped
 
 
 @dataclass(frozen=True)

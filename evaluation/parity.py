@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from export.readback import model_from_bundle
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.cli._options import positive
 from osprey_ros.decoding.prompt import QUESTIONS, PromptBuilder
@@ -28,13 +27,12 @@ from osprey_ros.errors import OspreyError
 from osprey_ros.regions.regions import Regions, regions_from_id_image
 from osprey_ros.results import Result
 from osprey_ros.vision.preprocess import preprocess
-from osprey_sim.render import Renderer
+from osprey_sim.render import HEIGHT, MIN_AREA, WIDTH, Renderer
 from osprey_sim.scene import sample_scene
 from osprey_torch.model import Osprey
+from osprey_torch.readback import model_from_bundle
 from osprey_torch.reference import generate_region
-from training.store import HEIGHT, WIDTH
 
-MIN_AREA = 200
 FEW = 3  # regions at a time, where few are decoded together
 
 

@@ -32,11 +32,9 @@ from osprey_ros.pipeline import Pipeline, Seen, StepSettings
 from osprey_ros.query.finder import COLOR, MIN_SCORE, Finder
 from osprey_ros.regions.regions import regions_from_id_image
 from osprey_ros.scene.types import SceneObject
-from osprey_sim.render import Renderer
+from osprey_sim.render import HEIGHT, MIN_AREA, WIDTH, Renderer
 from osprey_sim.scene import Scene, camera_matrix, sample_scene
-from training.store import HEIGHT, WIDTH
 
-MIN_AREA = 200
 TARGETS = {NAMED: ("top-1", 0.85), RELATED: ("top-1", 0.60), ABSENT: ("false finds", 0.10)}
 _A_SCENE = 4  # questions
 _FORMS_A_SCENE = 2  # questions of `FORMS`

@@ -13,8 +13,8 @@ import numpy as np
 
 from evaluation.query_questions import Question, Questions
 from osprey_sim import words
+from osprey_sim.render import HEIGHT, WIDTH
 from osprey_sim.scene import Scene, SceneObject, camera_pose, object_center, object_extents, project
-from training.store import HEIGHT, WIDTH
 
 NEGATION, SUPERLATIVE, ORDINAL, CLAUSE = "negation", "superlative", "ordinal", "clause"
 FORMS = (NEGATION, SUPERLATIVE, ORDINAL, CLAUSE)

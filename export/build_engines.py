@@ -15,7 +15,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from export.build import BuildError, build_bundle
 from export.linears import LINEAR_PRECISIONS
 from export.options import DEVICES, FLOAT_PRECISIONS, RUNTIMES, OptionError, Precisions, Targets
-from export.quantize import METHODS
 from export.resources import ResourceError, return_freed_memory
 from export.samples import SampleError
 from export.tensorrt_plan import PlanError
@@ -23,6 +22,7 @@ from export.verify import VerificationError
 from export.workspace import WorkspaceError, partial_folder
 from osprey_ros.errors import OspreyError
 from osprey_torch.checkpoint import CheckpointError
+from osprey_torch.quantize import METHODS
 
 _EXPECTED = (
     BuildError, OptionError, ResourceError, WorkspaceError, CheckpointError, SampleError, PlanError, OspreyError,

@@ -22,7 +22,7 @@ from typing import Protocol
 import numpy as np
 from onnx import TensorProto
 
-from export.onnx_graph import GraphBuilder
+from osprey_torch.onnx_graph import GraphBuilder
 
 _ATTENTION_OPSET = 23  # the first with the operator Attention
 _TO_THE_END = np.iinfo(np.int64).max  # as the end of a Slice

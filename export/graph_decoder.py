@@ -28,19 +28,10 @@ from onnx import TensorProto
 
 from export.graph_attention import Apart, Attention, Heads, InPlace
 from export.linears import DecoderPrecision
-from export.onnx_graph import MICROSOFT, GraphBuilder
 from osprey_ros.engines.onnxruntime import FEW_ROWS
 from osprey_torch.config import OspreyConfig
-
-# The products of a layer, and the linears that each multiplies with, which are stored side by side. One gives queries,
-# keys and values: keys and values must come before what is asked of them (see `export.graph_attention.InPlace`).
-PRODUCTS: dict[str, tuple[str, ...]] = {
-    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "attention_output": ("self_attn.o_proj",),
-    "gate": ("mlp.gate_proj",),
-    "up": ("mlp.up_proj",),
-    "down": ("mlp.down_proj",),
-}
+from osprey_torch.onnx_graph import MICROSOFT, GraphBuilder
+from osprey_torch.stored_linears import PRODUCTS
 
 
 class Weights(Protocol):

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from export.onnx_graph import GraphBuilder, linear
 from osprey_torch.config import OspreyConfig
+from osprey_torch.onnx_graph import GraphBuilder, linear
 
 LEVELS = ("res2", "res3", "res4", "res5")
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from export.onnx_graph import GraphBuilder, gelu, linear
 from osprey_torch.config import IMAGE_TOKEN_LEVEL, STRIDES, OspreyConfig
+from osprey_torch.onnx_graph import GraphBuilder, gelu, linear
 
 TRUNK = "model.vision_tower.vision_tower.visual.trunk"
 PROJECTOR = "model.mm_projector"

@@ -1,9 +1,8 @@
-"""How the decoder's linear layers are stored and spelled in its graph; the graph builder knows nothing of it.
+"""Stores the decoder's linear layers and adds their products to a graph.
 
-One quantization (export/quantize.py), two spellings: MatMulNBits for onnxruntime; block-wise DequantizeLinear of an
-INT4 weight with a MatMul for TensorRT, in the larger blocks that it demands, and for onnxruntime where the decoder is
-so small that it does better with unpacked weights: a session then unpacks them when it loads the graph, or joins the
-two nodes to a MatMulNBits again. Scales are stored as float16, which holds them exactly.
+Quantized weights (`osprey_torch.quantize`) have two forms in a graph. MatMulNBits is for onnxruntime. Block-wise
+DequantizeLinear of an INT4 weight with a MatMul is for TensorRT, which requires larger blocks, and for small decoders
+in onnxruntime, which unpacks these weights when it loads the graph. Scales are stored as float16, which is exact.
 """
 
 from __future__ import annotations
@@ -15,9 +14,10 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto
 
-from export.onnx_graph import MICROSOFT, GraphBuilder, to_half
-from export.quantize import BLOCK, METHODS, TENSORRT_BLOCK, QuantizedLinear, quantize_linear
-from export.weight_files import StoredWeight, Tensor
+from osprey_torch.onnx_graph import MICROSOFT, GraphBuilder, to_half
+from osprey_torch.quantize import BLOCK, METHODS, TENSORRT_BLOCK, QuantizedLinear, quantize_linear
+from osprey_torch.stored_linears import quantized_linear, stored_name
+from osprey_torch.weight_files import StoredWeight, Tensor
 
 # What a linear layer's weight may be stored as.
 LINEAR_PRECISIONS = ("int4", "int8", "fp16", "fp32")
@@ -31,10 +31,14 @@ _BLOCK_OPSET = 21
 class DecoderPrecision:
     """How the decoder's weights are stored and multiplied.
 
-    llm, lm_head: one of LINEAR_PRECISIONS, for the layers and for the output layer. method: how int4 and int8 weights
-    are quantized, see `export.quantize.METHODS`. dialect: the runtime for which the graph is spelled. half: the graph
-    computes in float16. unpacked: onnxruntime on the CPU unpacks int4 layers when it loads the graph, and multiplies
-    with the stored levels at most where there is a single row (for small decoders).
+    Attributes:
+        llm: one of LINEAR_PRECISIONS, for the layers.
+        lm_head: one of LINEAR_PRECISIONS, for the output layer.
+        method: one of `osprey_torch.quantize.METHODS`.
+        dialect: one of DIALECTS, the runtime of the graph.
+        half: the graph computes in float16.
+        unpacked: onnxruntime on the CPU unpacks int4 layers when it loads the graph. It multiplies with the stored
+            levels only for a single row. Faster for small decoders.
     """
 
     llm: str = "int4"
@@ -90,18 +94,6 @@ def accuracy_level(bits: int, in_features: int) -> int:
     return 0 if bits == 4 and in_features < 1024 else 4
 
 
-def stored_name(layers: Iterable[str]) -> str:
-    """Name under which linears are stored side by side: model.layers.0.self_attn.q_proj+k_proj+v_proj."""
-    first, *others = layers
-    return "+".join([first, *(other.rsplit(".", 1)[1] for other in others)])
-
-
-def stored_members(name: str) -> list[str]:
-    """The linears that `stored_name` has joined."""
-    first, *others = name.split("+")
-    return [first, *(f"{first.rsplit('.', 1)[0]}.{other}" for other in others)]
-
-
 def encode(
     read: Callable[[str], np.ndarray], layers: Iterable[str], precision: DecoderPrecision, output: bool = False
 ) -> dict[str, Tensor]:
@@ -142,19 +134,6 @@ def decode(parts: Mapping[str, Tensor]) -> np.ndarray:
     if "weight" in parts:
         return np.ascontiguousarray(parts["weight"].data.astype(np.float32).T)
     return quantized_linear(parts).dequantize()
-
-
-def quantized_linear(parts: Mapping[str, Tensor]) -> QuantizedLinear:
-    """The levels and scales that `encode` has stored, in either spelling."""
-    levels, scales = parts["levels"], parts["scales"].data.astype(np.float32)
-    if levels.data_type == TensorProto.INT4:
-        columns, rows = levels.dims
-        packed = levels.data.reshape(columns, rows // 2)
-        signed = np.stack([packed << 4, packed], axis=-1).view(np.int8) >> 4
-        by_row = signed.reshape(columns, rows).T.reshape(rows, len(scales), -1)
-        return QuantizedLinear(np.ascontiguousarray(by_row), np.ascontiguousarray(scales.T), columns, 4)
-    rows, blocks, width = levels.dims
-    return QuantizedLinear.from_packed(levels.data, scales.reshape(rows, blocks), blocks * BLOCK, 8 * width // BLOCK)
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from export.linears import LINEAR_PRECISIONS, DecoderPrecision
-from export.quantize import METHODS
 from osprey_ros.engines import machine
 from osprey_torch.config import STRIDES, OspreyConfig
+from osprey_torch.quantize import METHODS
 
 FLOAT_PRECISIONS = ("auto", "fp32", "fp16")
 RUNTIMES = ("onnxruntime", "tensorrt")
@@ -29,10 +29,14 @@ class OptionError(Exception):
 class Precisions:
     """How the weights of each part are stored.
 
-    vision, mask_extractor: "fp32", "fp16" or "auto": fp32 for the CPU, fp16 for the GPU. On the CPU the arithmetic
-    stays float32 (quantized products apart), on the GPU it has the precision of the weights.
-    llm: the linears of the decoder's layers, one of LINEAR_PRECISIONS. lm_head: its output layer, or "auto": fp16 for
-    small models and for TensorRT, else int8. method: how int4 and int8 weights are found (`export.quantize.METHODS`).
+    On the CPU the arithmetic is float32, except for quantized products; on the GPU it has the precision of the weights.
+
+    Attributes:
+        vision: "fp32", "fp16" or "auto": fp32 for the CPU, fp16 for the GPU.
+        mask_extractor: as `vision`.
+        llm: one of LINEAR_PRECISIONS, for the linears of the decoder's layers.
+        lm_head: as `llm`, for the output layer, or "auto": fp16 for small models and TensorRT, else int8.
+        method: one of `osprey_torch.quantize.METHODS`, for int4 and int8 weights.
     """
 
     vision: str = "auto"

@@ -12,19 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from export.graph_decoder import PRODUCTS, DecoderShape, build_decoder
+from export.graph_decoder import DecoderShape, build_decoder
 from export.graph_mask_extractor import build_mask_extractor
 from export.graph_vision import build_vision
 from export.linears import DecoderPrecision, StoredLinears, encode, stored_name
-from export.onnx_graph import to_half
 from export.options import Precisions, Targets
 from export.plans import make_plan
-from export.readback import CONFIG, decoder_weights
 from export.resources import Sizes
 from export.samples import VerificationSample
 from export.streamed import NORMS
 from export.verify import Limits, verify_bundle
-from export.weight_files import StoredWeight, Tensor, WeightFile, read_index, write_index
 from export.workspace import Part, Workspace
 from osprey_ros.bundle import fingerprint
 from osprey_ros.bundle.manifest import (
@@ -40,6 +37,10 @@ from osprey_ros.bundle.manifest import (
 from osprey_ros.engines import machine
 from osprey_torch.checkpoint import Checkpoint
 from osprey_torch.config import OspreyConfig
+from osprey_torch.onnx_graph import to_half
+from osprey_torch.readback import CONFIG, decoder_weights
+from osprey_torch.stored_linears import PRODUCTS
+from osprey_torch.weight_files import StoredWeight, Tensor, WeightFile, read_index, write_index
 
 VISION_DATA = f"{VISION}.data"
 

@@ -10,9 +10,7 @@ import torch
 from torch.nn import functional
 
 from osprey_torch.config import OspreyConfig
-
-# Reads one tensor of a checkpoint by its published name, float32.
-Read = Callable[[str], np.ndarray]
+from osprey_torch.readback import Read
 
 _QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 LINEARS = (*_QKV, "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")

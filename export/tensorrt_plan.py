@@ -23,6 +23,7 @@ from osprey_ros.bundle.bundle import sha256_of
 from osprey_ros.bundle.manifest import EngineEntry
 from osprey_ros.engines import machine
 from osprey_ros.engines.tensorrt import make_logger, require_tensorrt
+from osprey_torch.atomic_write import atomic_write
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -102,7 +103,7 @@ def build_plan(
     data = _build(graph, shapes, workspace, timing_cache)
     # The plan last, so that a plan always has its fingerprint.
     fingerprint.write_fingerprint(plan, print_)
-    _write(plan, data)
+    atomic_write(plan, data)
     for old in folder.glob(f"{graph.stem}.*.plan"):
         if old != plan:
             old.unlink()
@@ -202,7 +203,7 @@ def _build(
         if timing_cache is not None:
             measured = config.get_timing_cache()
             try:
-                _write(timing_cache, measured.serialize())
+                atomic_write(timing_cache, measured.serialize())
             except OSError as error:
                 log.warning("the timing cache of TensorRT is not kept for the next build: %s", error)
     if plan is None:
@@ -253,13 +254,3 @@ def _monitor(phases: _Phases) -> trt.IProgressMonitor:
 def _describe(error: trt.ParserError) -> str:
     """Return one error of the parser: the node, its operator and the description."""
     return f"node {error.node()} {error.node_name()!r} ({error.node_operator()}): {error.desc()}"
-
-
-def _write(path: Path, data: trt.IHostMemory) -> None:
-    """Write a file atomically."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -21,7 +21,7 @@ import torch
 
 from export.figures import STAGES, Limit, Limits, StageFigures, TokenFigures, VerificationError
 from export.samples import VerificationSample
-from export.streamed import Read, StreamedDecoder
+from export.streamed import StreamedDecoder
 from export.verify_decoder import Conversation, Script, ask_engine, compare_graph, compare_words, follow
 from export.verify_encoders import EncoderInputs, Tokens, compare_encoders, encode_with_engines, encode_with_torch
 from osprey_ros.bundle.manifest import EMBEDDINGS, EngineEntry, onnx_engines
@@ -31,6 +31,7 @@ from osprey_ros.engines.base import Engine, load_engine
 from osprey_ros.system.process_memory import trim
 from osprey_torch.checkpoint import Checkpoint
 from osprey_torch.config import OspreyConfig
+from osprey_torch.readback import Read
 
 __all__ = ["STAGES", "Limit", "Limits", "VerificationError", "verify_bundle"]
 

@@ -13,7 +13,6 @@ from torch import nn
 from export.figures import StageFigures
 from export.graph_mask_extractor import LEVELS
 from export.samples import VerificationSample
-from export.streamed import Read
 from osprey_ros.decoding.prompt import IMAGE, MASK, POSITION
 from osprey_ros.engines.base import Engine
 from osprey_ros.regions.encoder import region_tokens
@@ -22,6 +21,7 @@ from osprey_ros.system.process_memory import trim
 from osprey_ros.vision.preprocess import preprocess
 from osprey_torch.config import OspreyConfig
 from osprey_torch.model import Osprey
+from osprey_torch.readback import Read
 
 log = logging.getLogger(__name__)
 

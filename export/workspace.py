@@ -20,6 +20,7 @@ from typing import Any
 from tqdm import tqdm
 
 from osprey_ros.bundle.bundle import sha256_of
+from osprey_torch.atomic_write import atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -153,6 +154,4 @@ class Workspace:
         return parts
 
     def _write_record(self) -> None:
-        temporary = self._record.with_suffix(".new")
-        temporary.write_text(json.dumps({"key": self._key, "parts": self._parts}, indent=1), encoding="utf-8")
-        temporary.replace(self._record)
+        atomic_write(self._record, json.dumps({"key": self._key, "parts": self._parts}, indent=1))

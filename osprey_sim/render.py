@@ -15,6 +15,9 @@ from osprey_sim.gl import open_context
 from osprey_sim.scene import Scene, Solid, camera_matrix, camera_pose
 from osprey_sim.textures import table_textures
 
+WIDTH, HEIGHT = 320, 240  # of the images for training and evaluation
+MIN_AREA = 200  # pixels of the smallest objects that evaluation takes into account
+
 _SHAPES = ("plane", "box", "sphere", "ellipsoid", "cylinder", "capsule")
 _NEAR, _FAR = 0.05, 12.0  # clipping planes in metres
 _TABLE_SIZE = 3.0  # half side of the table top in metres

@@ -16,10 +16,10 @@ from osprey_ros.bundle.spec import ModelSpec
 from osprey_ros.decoding.prompt import PromptBuilder
 from osprey_ros.regions.regions import regions_from_id_image
 from osprey_ros.vision.preprocess import normalise_and_square, resize_shortest_edge
+from osprey_sim.dialogues import COLOURED, KINDS, PLACED, SIZED, RegionFacts, dialogues
 from osprey_sim.words import CLASSES, COLOURS, PARTS, SIZES, TABLES
 from osprey_torch.packing import PackedBatch, PackedSequence, Sample, collate, pack
 from training.store import SceneStore
-from training.words import COLOURED, KINDS, PLACED, SIZED, RegionFacts, dialogues
 
 CATEGORIES = (*CLASSES, *PARTS)
 # What a region's two tokens are asked for in stage 0: of the mask token how the region looks and on what it stands, of
@@ -81,7 +81,7 @@ class Selection:
     zoom: float = 1.0  # enlarge a part of half of the pictures, up to so many times
     brightness: float = 0.0  # each picture is up to this share brighter or darker
     recolour: float = 0.0  # share of the pictures whose colours are exchanged, so that shapes count
-    weights: Mapping[str, float] = field(default_factory=dict)  # of kinds of dialogues, see training.words
+    weights: Mapping[str, float] = field(default_factory=dict)  # of kinds of dialogues, see osprey_sim.dialogues
 
     def __post_init__(self) -> None:
         if not 1.0 <= self.zoom <= 4.0:

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from export.quantize import BLOCK
 from osprey_torch.model import Osprey
+from osprey_torch.quantize import BLOCK
 
 
 def round_to_int4(weight: torch.Tensor) -> torch.Tensor:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch.utils.data import Dataset
 
+from osprey_torch.readers.mixture import Turns
 from training.data import Item
-from training.readers.mixture import Turns
 
 
 class MixedDataset(Dataset[Item]):

@@ -15,21 +15,21 @@ from tqdm import tqdm
 
 from osprey_ros.bundle.bundle import sha256_of
 from osprey_ros.decoding.prompt import MASK_TEXT, PromptBuilder
+from osprey_sim.dialogues import all_texts
 from osprey_torch.config import OSPREY_NANO, OspreyConfig
 from osprey_torch.model import Osprey
+from osprey_torch.readers.mixture import Mixture, Source
+from osprey_torch.readers.records import Record, RecordError, Skipped
+from osprey_torch.readers.registry import READERS
+from osprey_torch.readers.shards import Shards, write_shards
 from training.data import Item, SceneDataset, Selection
 from training.deadline import Deadline
 from training.mixed_data import MixedDataset
-from training.readers.mixture import Mixture, Source
-from training.readers.records import Record, RecordError, Skipped
-from training.readers.registry import READERS
-from training.readers.shards import Shards, write_shards
 from training.recipe import ModelStart, Recipe, RecipeError, RecordSource
 from training.record_data import RecordDataset
 from training.start import starting_model
 from training.store import SceneStore, render_scenes
 from training.tokenizer import train_tokenizer
-from training.words import all_texts
 
 PRESETS = {"nano": OSPREY_NANO}
 

@@ -11,10 +11,10 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from osprey_sim.render import HEIGHT, WIDTH
 from training.data import Selection
 from training.lora import LoraSettings
 from training.stages import Stage
-from training.store import HEIGHT, WIDTH
 
 PRECISIONS = ("fp32", "bf16")
 SAVE_DTYPES = ("fp32", "fp16", "bf16")
@@ -58,7 +58,7 @@ class ModelStart:
 
 @dataclass(frozen=True)
 class RecordSource:
-    """A data set: its reader (a key of training.readers.registry.READERS), annotations, images and share."""
+    """A data set: its reader (a key of osprey_torch.readers.registry.READERS), annotations, images and share."""
 
     reader: str
     file: str

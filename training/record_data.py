@@ -15,9 +15,9 @@ from osprey_ros.regions.regions import regions_from_masks
 from osprey_ros.vision.image_io import load_image
 from osprey_ros.vision.preprocess import normalise_and_square, resize_shortest_edge
 from osprey_torch.packing import PackedSequence, Sample, pack
+from osprey_torch.readers.mixture import BLOCK, Mixture
+from osprey_torch.readers.records import Record, RecordError, Turn
 from training.data import Item, Selection
-from training.readers.mixture import BLOCK, Mixture
-from training.readers.records import Record, RecordError, Turn
 
 _ATTEMPTS = 100  # records in turn that may be broken before training ends
 

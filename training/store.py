@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from osprey_ros.vision.preprocess import resize_shortest_edge
-from osprey_sim.render import Renderer
+from osprey_sim.dialogues import RegionFacts, region_facts
+from osprey_sim.render import HEIGHT, WIDTH, Renderer
 from osprey_sim.scene import sample_scene
-from training.atomic_write import atomic_write
-from training.words import RegionFacts, region_facts
+from osprey_torch.atomic_write import atomic_write
 
-WIDTH, HEIGHT = 320, 240
 CHUNK = 250  # scenes a file: what a stop can lose
 
 

@@ -19,11 +19,11 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
+from osprey_torch.atomic_write import atomic_write
 from osprey_torch.checkpoint import CheckpointError
-from training.atomic_write import atomic_write
+from osprey_torch.readers.records import RecordError
 from training.deadline import Deadline, TimeIsUp
 from training.prepare import prepare
-from training.readers.records import RecordError
 from training.recipe import Recipe, RecipeError, load_recipe
 from training.trainer import Trainer
 

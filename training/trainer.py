@@ -17,8 +17,8 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 from tqdm import tqdm
 
+from osprey_torch.atomic_write import atomic_write
 from osprey_torch.checkpoint import save_checkpoint
-from training.atomic_write import atomic_write
 from training.cpu import prepare_for_cpu
 from training.data import batches
 from training.deadline import Deadline, TimeIsUp

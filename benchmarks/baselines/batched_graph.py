@@ -18,8 +18,8 @@ import numpy as np
 from onnx import TensorProto
 
 from benchmarks.baselines.weights import LlamaWeights, as_float
-from export.onnx_graph import MICROSOFT, GraphBuilder
-from export.quantize import BLOCK, QuantizedLinear
+from osprey_torch.onnx_graph import MICROSOFT, GraphBuilder
+from osprey_torch.quantize import BLOCK, QuantizedLinear
 
 
 def build_batched_decoder(weights: LlamaWeights, path: Path) -> None:

@@ -16,8 +16,8 @@ import onnx
 from safetensors.numpy import save_file
 
 from benchmarks.baselines.weights import BaselineError, LlamaWeights, as_float
-from export.quantize import BLOCK, QuantizedLinear
 from osprey_ros.bundle.bundle import Bundle
+from osprey_torch.quantize import BLOCK, QuantizedLinear
 
 NAME = "onnxruntime-genai"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.baselines.weights import BaselineError, LlamaWeights, rows_of
-from export.quantize import QuantizedLinear
+from osprey_torch.quantize import QuantizedLinear
 
 try:
     import gguf

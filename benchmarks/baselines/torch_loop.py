@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from transformers import LlamaForCausalLM
 
-from export.readback import model_from_bundle
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.decoding.prompt import PromptBuilder
 from osprey_ros.regions.regions import Regions
 from osprey_ros.vision.preprocess import preprocess
 from osprey_torch.model import Osprey
 from osprey_torch.published import PublishedPixels
+from osprey_torch.readback import model_from_bundle
 from osprey_torch.reference import generate_region
 
 

@@ -9,13 +9,12 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from export.graph_decoder import PRODUCTS
-from export.linears import quantized_linear
-from export.quantize import BLOCK, QuantizedLinear
-from export.weight_files import Tensor
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.bundle.manifest import DECODER
 from osprey_torch.config import OspreyConfig
+from osprey_torch.quantize import BLOCK, QuantizedLinear
+from osprey_torch.stored_linears import PRODUCTS, quantized_linear
+from osprey_torch.weight_files import Tensor
 
 
 class BaselineError(Exception):

@@ -11,12 +11,12 @@ import pytest
 
 from benchmarks import frame
 from evaluation import accuracy
-from export.graph_decoder import PRODUCTS
-from export.readback import model_from_bundle
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.bundle.manifest import DECODER
 from osprey_ros.describer import Describer
 from osprey_ros.engines.onnxruntime import release
+from osprey_torch.readback import model_from_bundle
+from osprey_torch.stored_linears import PRODUCTS
 
 ROOT = Path(__file__).resolve().parents[2]
 NANO = ROOT / "engines" / "nano"

@@ -13,10 +13,10 @@ import onnxruntime
 import pytest
 
 from export.linears import DecoderPrecision, Linears
-from export.onnx_graph import GraphBuilder
 from osprey_ros.engines.base import UNBOUNDED, Engine, load_engine
 from osprey_ros.engines.onnxruntime import FEW_ROWS, cpu_flags, few_rows
 from osprey_ros.errors import EngineError
+from osprey_torch.onnx_graph import GraphBuilder
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,6 @@ from export.graph_decoder import DecoderShape, build_decoder
 from export.graph_mask_extractor import build_mask_extractor
 from export.graph_vision import build_vision
 from export.linears import DecoderPrecision, Linears
-from export.onnx_graph import MICROSOFT, GraphBuilder
 from export.plans import decoder_profiles, make_plan
 from export.tensorrt_plan import (
     Lengths,
@@ -47,6 +46,7 @@ from osprey_ros.vision.encoder import ImageEncoder
 from osprey_ros.vision.preprocess import Preprocessor
 from osprey_torch.checkpoint import Checkpoint
 from osprey_torch.model import Osprey
+from osprey_torch.onnx_graph import MICROSOFT, GraphBuilder
 
 # Narrow and wide, as a decoder has them for steps and for prompts.
 PROFILES: list[Profile] = [

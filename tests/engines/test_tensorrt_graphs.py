@@ -17,9 +17,9 @@ from export.graph_decoder import DecoderShape, build_decoder
 from export.graph_mask_extractor import build_mask_extractor
 from export.graph_vision import build_vision
 from export.linears import DecoderPrecision, Linears
-from export.onnx_graph import MICROSOFT, GraphBuilder
 from export.plans import decoder_profiles
 from export.tensorrt_plan import mask_extractor_profiles, profile_shapes
+from osprey_torch.onnx_graph import MICROSOFT, GraphBuilder
 
 CONFIG = replace(TINY.with_vocabulary(40), hidden_size=128, intermediate_size=192)
 
@@ -87,7 +87,7 @@ def _toy(tmp_path: Path, fill: Callable[[GraphBuilder], str], dtype: int = Tenso
 
 def _dequantize(block: int, sign: float = 1.0) -> Callable[[GraphBuilder], str]:
     def fill(graph: GraphBuilder) -> str:
-        from export.weight_files import Tensor
+        from osprey_torch.weight_files import Tensor
 
         graph.require_opset(21)
         levels = graph.tensor("levels", Tensor(np.zeros(128 * 2, np.uint8), TensorProto.INT4, (128, 4)))

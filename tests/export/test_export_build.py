@@ -20,7 +20,6 @@ from export.build_engines import main
 from export.figures import STAGES, Limit, Limits, VerificationError
 from export.linears import decode, encode
 from export.options import OptionError, decoder_precision, resolved
-from export.readback import CONFIG, decoder_weights, model_from_bundle
 from export.samples import VerificationSample
 from export.tensorrt_plan import PlanError
 from export.workspace import partial_folder
@@ -33,6 +32,7 @@ from osprey_ros.describer import Describer
 from osprey_ros.errors import EngineError
 from osprey_torch.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from osprey_torch.model import Osprey
+from osprey_torch.readback import CONFIG, decoder_weights, model_from_bundle
 from training.tokenizer import train_tokenizer
 
 # The weights are random: what int4 costs in words says nothing here, the graph must still be right.

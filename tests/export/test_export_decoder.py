@@ -17,11 +17,11 @@ from transformers import LlamaConfig, LlamaModel
 
 from export.graph_decoder import DecoderShape, build_decoder
 from export.linears import DecoderPrecision, Linears
-from export.quantize import quantize_linear
 from osprey_ros.bundle.spec import ModelSpec
 from osprey_ros.decoding.decoder import Decoder
 from osprey_ros.engines.base import load_engine
 from osprey_ros.engines.onnxruntime import FEW_ROWS
+from osprey_torch.quantize import quantize_linear
 
 SHAPE = DecoderShape(
     hidden_size=64,

@@ -18,7 +18,6 @@ from torch.nn import functional
 
 from export.graph_mask_extractor import LEVELS, build_mask_extractor
 from export.graph_vision import build_vision
-from export.onnx_graph import GraphBuilder
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.bundle.manifest import MASK_EXTRACTOR
 from osprey_ros.engines.base import load_engine
@@ -26,6 +25,7 @@ from osprey_ros.regions.regions import regions_from_masks
 from osprey_torch.checkpoint import load_checkpoint
 from osprey_torch.config import OspreyConfig
 from osprey_torch.model import Osprey
+from osprey_torch.onnx_graph import GraphBuilder
 
 CONFIG = OspreyConfig(
     image_size=64,

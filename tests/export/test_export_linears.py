@@ -18,12 +18,11 @@ from export.linears import (
     decode,
     encode,
     quantized_linear,
-    stored_members,
-    stored_name,
 )
-from export.onnx_graph import GraphBuilder
-from export.quantize import quantize_linear
-from export.weight_files import Tensor, WeightFile, index_of_graph, read_index, write_index
+from osprey_torch.onnx_graph import GraphBuilder
+from osprey_torch.quantize import quantize_linear
+from osprey_torch.stored_linears import stored_members, stored_name
+from osprey_torch.weight_files import Tensor, WeightFile, index_of_graph, read_index, write_index
 
 IN, OUT = 64, 24
 LAYERS = ["layers.0.q_proj", "layers.0.k_proj"]

@@ -8,8 +8,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from export.onnx_graph import MICROSOFT, GraphBuilder
-from export.quantize import BLOCK, QuantizedLinear, quantize_linear
+from osprey_torch.onnx_graph import MICROSOFT, GraphBuilder
+from osprey_torch.quantize import BLOCK, QuantizedLinear, quantize_linear
 
 
 def _weight(rows: int = 24, columns: int = 96, seed: int = 0) -> np.ndarray:

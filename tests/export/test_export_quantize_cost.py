@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from conftest import Picture, TinyModel
 
-from evaluation import parity, quantization
-from evaluation.quantization import REFERENCE, compare, distance_from_grid, scenes_of_test_split, table_of
+from evaluation import parity
+from export import quantization_cost
 from export.build import Precisions, build_bundle
-from export.quantize import quantize_linear
+from export.quantization_cost import REFERENCE, compare, distance_from_grid, scenes_of_test_split, table_of
 from export.samples import VerificationSample
 from osprey_torch.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from osprey_torch.quantize import quantize_linear
 
 
 def test_rows_say_how_far_words_are_from_those_of_exact_weights(
@@ -53,7 +54,7 @@ def test_weights_on_the_grid_are_told_from_others(tiny_model: TinyModel, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("command", "option"), [(quantization, "--regions"), (parity, "--regions"), (parity, "--new-tokens")]
+    ("command", "option"), [(quantization_cost, "--regions"), (parity, "--regions"), (parity, "--new-tokens")]
 )
 def test_nothing_to_compare_is_a_usage_error(
     command: ModuleType, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

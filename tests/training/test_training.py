@@ -12,11 +12,12 @@ import torch
 from tiny import TINY
 from tokenizers import Tokenizer
 
-from export.quantize import quantize_linear
 from osprey_ros.decoding.prompt import PromptBuilder
+from osprey_sim.dialogues import all_texts, dialogues
 from osprey_torch.checkpoint import load_checkpoint
 from osprey_torch.config import OspreyConfig
 from osprey_torch.model import Osprey
+from osprey_torch.quantize import quantize_linear
 from training.cpu import prepare_for_cpu
 from training.data import SceneDataset, Selection, batches
 from training.int4_aware import int4_weights, settle_on_int4
@@ -28,7 +29,6 @@ from training.store import SceneStore, render_scenes
 from training.tokenizer import train_tokenizer
 from training.train import claim
 from training.trainer import Trainer
-from training.words import all_texts, dialogues
 
 SCENES = 6
 

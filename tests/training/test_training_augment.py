@@ -21,16 +21,7 @@ from tokenizers import Tokenizer
 
 from osprey_ros.decoding.prompt import MASK, QUESTIONS, PromptBuilder
 from osprey_sim.catalog import CLASSES, COLOURS
-from osprey_sim.words import RELATIONS
-from osprey_torch.checkpoint import load_checkpoint
-from osprey_torch.config import OSPREY_NANO
-from osprey_torch.model import Osprey
-from training import train
-from training.data import CATEGORIES, LABELS, NO_LABEL, Item, SceneDataset, Selection
-from training.recipe import RecipeError, load_recipe, recipe_from_mapping
-from training.store import SceneStore, render_scenes
-from training.tokenizer import train_tokenizer
-from training.words import (
+from osprey_sim.dialogues import (
     COLOUR_QUESTION,
     KINDS,
     PAIR_QUESTION,
@@ -40,6 +31,15 @@ from training.words import (
     all_texts,
     dialogues,
 )
+from osprey_sim.words import RELATIONS
+from osprey_torch.checkpoint import load_checkpoint
+from osprey_torch.config import OSPREY_NANO
+from osprey_torch.model import Osprey
+from training import train
+from training.data import CATEGORIES, LABELS, NO_LABEL, Item, SceneDataset, Selection
+from training.recipe import RecipeError, load_recipe, recipe_from_mapping
+from training.store import SceneStore, render_scenes
+from training.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).parents[2]
 SCENES = 4

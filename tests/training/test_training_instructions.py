@@ -23,9 +23,9 @@ from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_sim import words
 from osprey_sim.catalog import CLASSES
 from osprey_sim.scene import sample_scene
+from osprey_torch.readers import coco, osprey724k
+from osprey_torch.readers.records import Record, Skipped
 from training.instructions import __main__ as command
-from training.readers import coco, osprey724k
-from training.readers.records import Record, Skipped
 
 ROOT = Path(__file__).parents[2]
 READERS = {

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_masks
 
-from training.readers import coco, llava, osprey724k, vcr
-from training.readers.mixture import Mixture, Source
-from training.readers.records import Record, RecordError, Skipped, Turn
-from training.readers.segmentation import Segmentation
-from training.readers.shards import Shards, write_shards
+from osprey_torch.readers import coco, llava, osprey724k, vcr
+from osprey_torch.readers.mixture import Mixture, Source
+from osprey_torch.readers.records import Record, RecordError, Skipped, Turn
+from osprey_torch.readers.segmentation import Segmentation
+from osprey_torch.readers.shards import Shards, write_shards
 
 HEIGHT, WIDTH = 20, 30
 SQUARE = [[2, 3, 12, 3, 12, 13, 2, 13]]  # 10 x 10 pixels

@@ -21,12 +21,12 @@ from osprey_ros.decoding.prompt import MASK, POSITION, QUESTIONS, PromptBuilder
 from osprey_ros.describer import Describer
 from osprey_torch.checkpoint import CheckpointError, load_checkpoint
 from osprey_torch.model import Osprey
+from osprey_torch.readers.mixture import Mixture, Source
+from osprey_torch.readers.records import Record, RecordError, Turn
+from osprey_torch.readers.segmentation import Segmentation
 from training import train
 from training.data import Selection
 from training.prepare import prepare
-from training.readers.mixture import Mixture, Source
-from training.readers.records import Record, RecordError, Turn
-from training.readers.segmentation import Segmentation
 from training.recipe import load_recipe
 from training.record_data import RecordDataset
 from training.start import model_from_llm

@@ -22,14 +22,14 @@ from tqdm import tqdm
 
 from osprey_ros.cli._options import positive
 from osprey_sim.scene import SPLITS
+from osprey_torch.readers.records import RecordError, Skipped
+from osprey_torch.readers.registry import READERS
 from training.instructions.budget import Budget, Prices
 from training.instructions.endpoint import Endpoint, EndpointError
 from training.instructions.facts import KnownPicture, pictures_from_records, pictures_from_scenes, vocabulary
 from training.instructions.files import FILES, KINDS, write_files
 from training.instructions.journal import Journal
 from training.instructions.maker import Made, Writer, make
-from training.readers.records import RecordError, Skipped
-from training.readers.registry import READERS
 
 BOUND_REACHED = 3
 

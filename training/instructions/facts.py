@@ -17,13 +17,13 @@ from PIL import Image
 from pycocotools import mask as coco_masks
 
 from osprey_ros.decoding.prompt import QUESTIONS
+from osprey_sim.dialogues import COLOUR_QUESTION, region_facts
 from osprey_sim.render import Renderer
 from osprey_sim.scene import sample_scene
 from osprey_sim.words import visible_objects
-from training.readers.coco import PART_QUESTION, REFERRING_QUESTION, REFERRING_QUESTION_WITHOUT_PLACE
-from training.readers.records import Record
-from training.readers.segmentation import Segmentation
-from training.words import COLOUR_QUESTION, region_facts
+from osprey_torch.readers.coco import PART_QUESTION, REFERRING_QUESTION, REFERRING_QUESTION_WITHOUT_PLACE
+from osprey_torch.readers.records import Record
+from osprey_torch.readers.segmentation import Segmentation
 
 WIDTH, HEIGHT = 640, 480  # of simulated pictures
 _LEAST_PART = 60  # visible pixels of a part at that size

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.atomic_write import atomic_write
+from osprey_torch.atomic_write import atomic_write
 from training.instructions.facts import KnownPicture, KnownRegion
 from training.instructions.templates import Pair
 

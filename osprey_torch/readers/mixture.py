@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.readers.records import Record
+from osprey_torch.readers.records import Record
 
 # Weights hold exactly within every so many records.
 BLOCK = 1000

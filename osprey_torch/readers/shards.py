@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from training.atomic_write import atomic_write
-from training.readers.records import Record, Skipped, Turn
-from training.readers.segmentation import Segmentation
+from osprey_torch.atomic_write import atomic_write
+from osprey_torch.readers.records import Record, Skipped, Turn
+from osprey_torch.readers.segmentation import Segmentation
 
 PER_SHARD = 2000  # records a file
 _INDEX = "index.json"

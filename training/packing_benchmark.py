@@ -1,16 +1,18 @@
-"""Regions a second in training: all regions of a picture packed behind one prefix, against one region a sample.
+"""Measures regions per second in training: all regions of an image packed behind one prefix, or one region a sample.
 
-`python -m benchmarks.packing --regions 1,4,16`. One step is forward, backward and the optimizer's update, on nano's
-shape with random weights, or on that of a checkpoint. All sides learn the same words of the same regions; that they
-have the same loss is checked before anything is timed.
+`python -m training.packing_benchmark --regions 1,4,16`. One step is forward, backward and the optimizer's update, with
+nano's shape and random weights, or with a checkpoint. All sides learn the same words of the same regions; their losses
+are compared before they are timed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,10 +21,10 @@ import torch
 from tokenizers import Tokenizer
 from torch.nn import functional
 
-from benchmarks.interleaved_timing import Spread, in_turns
 from osprey_ros.decoding.prompt import PromptBuilder
 from osprey_ros.regions.regions import regions_from_id_image
 from osprey_ros.vision.preprocess import preprocess
+from osprey_sim.dialogues import RegionFacts, all_texts, dialogues, region_facts
 from osprey_sim.render import Renderer
 from osprey_sim.scene import MAX_OBJECTS, sample_scene
 from osprey_torch.checkpoint import CheckpointError, load_checkpoint
@@ -33,25 +35,25 @@ from training.data import Batch
 from training.objective import Objective
 from training.stages import freeze_all_but
 from training.tokenizer import train_tokenizer
-from training.words import RegionFacts, all_texts, dialogues, region_facts
 
 PACKED, SHARED_PICTURE, ONE_BY_ONE = "packed", "one region a sample, picture encoded once", "one region a sample"
 _SAME = 2e-3  # relative difference of two losses that are the same sum in another order
 
 
 class DifferentWork(RuntimeError):
-    """The sides do not learn the same, so that their times must not be compared."""
+    """The losses of the sides differ, so their times cannot be compared."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one side did with so many regions of one picture."""
+    """Figures of one side for a number of regions of one image."""
 
     side: str
     regions: int
-    rows: int  # of the language model: picture, questions and answers of all samples, padding included
+    rows: int  # of the language model: image, questions and answers of all samples, with padding
     loss: float
-    seconds: Spread  # of a step
+    seconds: float  # median of a step
+    quartiles: tuple[float, float]
     regions_a_second: float
 
 
@@ -153,7 +155,7 @@ def compare(
     model: Osprey, tokenizer: Tokenizer, facts: Sequence[RegionFacts], rgb: np.ndarray, ids: np.ndarray, runs: int,
     device: torch.device,
 ) -> list[Result]:  # fmt: skip
-    """Times a step of every side on the same regions, in turns. Raises DifferentWork if their losses differ."""
+    """Time a step of every side on the same regions, in turns. Raises DifferentWork if their losses differ."""
     list(freeze_all_but(model, ("projector", "mask_extractor", "language_model")))  # as in the paper's last stage
     objective = Objective(model).to(device)
     scene = scene_of(model, tokenizer, facts, rgb, ids)
@@ -164,12 +166,17 @@ def compare(
         raise DifferentWork(f"losses of the sides differ: {losses}")
     for side in sides:
         side.step()  # the first step allocates
-    calls: Mapping[str, Callable[[], None]] = {side.name: side.step for side in sides}
-    seconds = in_turns(calls, runs)
-    return [
-        Result(side.name, len(facts), side.rows, loss, Spread.of(times), len(facts) / Spread.of(times).median)
-        for side, loss, times in zip(sides, losses, seconds.values(), strict=True)
-    ]
+    seconds: list[list[float]] = [[] for _ in sides]
+    for run in range(runs):
+        for n in (np.arange(len(sides)) + run) % len(sides):  # every round begins with another side
+            started = time.perf_counter()
+            sides[n].step()
+            seconds[n].append(time.perf_counter() - started)
+    results = []
+    for side, loss, times in zip(sides, losses, seconds, strict=True):
+        low, median, high = statistics.quantiles(times, n=4, method="inclusive")
+        results.append(Result(side.name, len(facts), side.rows, loss, median, (low, high), len(facts) / median))
+    return results
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -199,8 +206,7 @@ def main(argv: list[str] | None = None) -> int:
     print("| regions | side | rows | a step | quartiles | regions a second |")
     print("|---|---|---|---|---|---|")
     for r in results:
-        s = r.seconds
-        step = f"{1e3 * s.median:.0f} ms | {1e3 * s.low:.0f} to {1e3 * s.high:.0f}"
+        step = f"{1e3 * r.seconds:.0f} ms | {1e3 * r.quartiles[0]:.0f} to {1e3 * r.quartiles[1]:.0f}"
         print(f"| {r.regions} | {r.side} | {r.rows} | {step} | {r.regions_a_second:.1f} |")
     if arguments.json is not None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from osprey_ros.decoding.prompt import IMAGE_TEXT, MASK_TEXT, POSITION_TEXT, REGION_TEXT
-from training.readers.segmentation import Segmentation
+from osprey_torch.readers.segmentation import Segmentation
 
 _RESERVED = (IMAGE_TEXT, MASK_TEXT, POSITION_TEXT)
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from training.readers.records import RecordError
+from osprey_torch.readers.records import RecordError
 
 
 def read_json(path: Path) -> Any:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from training.readers import coco, llava, osprey724k, vcr
-from training.readers.records import Record, Skipped
+from osprey_torch.readers import coco, llava, osprey724k, vcr
+from osprey_torch.readers.records import Record, Skipped
 
 Reader = Callable[[Path, Path, Skipped], Iterator[Record]]
 READERS: dict[str, Reader] = {

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from osprey_ros.decoding.prompt import QUESTIONS, REGION_TEXT
-from training.readers.files import read_list
-from training.readers.records import Record, Skipped, Turn, each_record
-from training.readers.segmentation import Segmentation, with_area
+from osprey_torch.readers.files import read_list
+from osprey_torch.readers.records import Record, Skipped, Turn, each_record
+from osprey_torch.readers.segmentation import Segmentation, with_area
 
 # What the published training adds to questions whose answers are a word or two.
 BRIEFLY = " Answer the question using a single word or phrase."

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from training.readers.files import read_list
-from training.readers.records import Record, Skipped, Turn, each_record
+from osprey_torch.readers.files import read_list
+from osprey_torch.readers.records import Record, Skipped, Turn, each_record
 
 
 def image_text_pairs(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:

@@ -6,6 +6,7 @@ For comparisons in which both sides must have the same weights, tensor by tensor
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +15,15 @@ import onnx
 import torch
 from onnx import TensorProto, numpy_helper
 
-from export.linears import quantized_linear, stored_members
-from export.streamed import Read
-from export.weight_files import Tensor, index_of_graph
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.bundle.manifest import DECODER, EMBEDDINGS, MASK_EXTRACTOR, VISION
 from osprey_torch.config import OspreyConfig
 from osprey_torch.model import Osprey
+from osprey_torch.stored_linears import quantized_linear, stored_members
+from osprey_torch.weight_files import Tensor, index_of_graph
+
+# Reads one tensor of a checkpoint by its published name, float32.
+Read = Callable[[str], np.ndarray]
 
 # The checkpoint's configuration goes with the bundle: the runtime does not need it, tools that rebuild the model do.
 CONFIG = "config.json"

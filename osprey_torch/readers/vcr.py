@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from osprey_ros.decoding.prompt import REGION_TEXT
-from training.readers.files import read_json, read_lines
-from training.readers.records import Record, Skipped, Turn, each_record
-from training.readers.segmentation import Segmentation
+from osprey_torch.readers.files import read_json, read_lines
+from osprey_torch.readers.records import Record, Skipped, Turn, each_record
+from osprey_torch.readers.segmentation import Segmentation
 
 WHY = "Why do you think so?"
 

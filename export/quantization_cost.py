@@ -1,4 +1,4 @@
-"""What quantization costs in words: `python -m evaluation.quantization --bundle engines/nano`.
+"""What quantization costs in words: `python -m export.quantization_cost --bundle engines/nano`.
 
 Builds the decoder once for every method and asks each for a short description of the same regions of simulated test
 scenes, through the engines as the robot runs them. The reference is the decoder with fp32 weights.
@@ -18,11 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from evaluation.accuracy import MIN_AREA
 from export.build import BuildError, Precisions, build_bundle
 from export.figures import TokenFigures
-from export.quantize import quantize_linear
-from export.readback import model_from_bundle
 from export.samples import SampleError, VerificationSample
 from export.streamed import LINEARS
 from export.verify import QUESTION
@@ -36,9 +33,11 @@ from osprey_ros.decoding.prompt import PromptBuilder
 from osprey_ros.describer import MAX_NEW_TOKENS
 from osprey_ros.engines.base import load_engine
 from osprey_ros.errors import OspreyError
-from osprey_sim.render import Renderer
+from osprey_sim.render import MIN_AREA, Renderer
 from osprey_sim.scene import sample_scene
 from osprey_torch.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from osprey_torch.quantize import quantize_linear
+from osprey_torch.readback import model_from_bundle
 
 log = logging.getLogger(__name__)
 

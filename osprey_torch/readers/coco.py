@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from osprey_ros.decoding.prompt import QUESTIONS, REGION_TEXT
-from training.readers.files import read_json
-from training.readers.records import Record, RecordError, Skipped, Turn, each_record
-from training.readers.segmentation import Segmentation, with_area
+from osprey_torch.readers.files import read_json
+from osprey_torch.readers.records import Record, RecordError, Skipped, Turn, each_record
+from osprey_torch.readers.segmentation import Segmentation, with_area
 
 PART_QUESTION = f"What is {REGION_TEXT}, and of which object is it a part? Using a short phrase."
 REFERRING_QUESTION = (

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.weight_files import StoredWeight, Tensor, WeightFile
+from osprey_torch.weight_files import StoredWeight, Tensor, WeightFile
 
 # Opset 17 is the newest that every runtime we aim at reads (TensorRT 10.3, onnxruntime from 1.17).
 OPSET = 17

@@ -1,0 +1,48 @@
+"""Names and parts under which the decoder's linears are stored in its graph; `export.linears` writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from onnx import TensorProto
+
+from osprey_torch.quantize import BLOCK, QuantizedLinear
+from osprey_torch.weight_files import Tensor
+
+# The linears of a layer that are stored side by side and multiplied in one product.
+PRODUCTS: dict[str, tuple[str, ...]] = {
+    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "attention_output": ("self_attn.o_proj",),
+    "gate": ("mlp.gate_proj",),
+    "up": ("mlp.up_proj",),
+    "down": ("mlp.down_proj",),
+}
+
+
+def stored_name(layers: Iterable[str]) -> str:
+    """Return the name of linears stored side by side: model.layers.0.self_attn.q_proj+k_proj+v_proj."""
+    first, *others = layers
+    return "+".join([first, *(other.rsplit(".", 1)[1] for other in others)])
+
+
+def stored_members(name: str) -> list[str]:
+    """Return the linears that `stored_name` joined."""
+    first, *others = name.split("+")
+    return [first, *(f"{first.rsplit('.', 1)[0]}.{other}" for other in others)]
+
+
+def quantized_linear(parts: Mapping[str, Tensor]) -> QuantizedLinear:
+    """Return the levels and scales of stored int4 or int8 linears, in either form.
+
+    parts: `levels` and `scales` as `export.linears.encode` writes them.
+    """
+    levels, scales = parts["levels"], parts["scales"].data.astype(np.float32)
+    if levels.data_type == TensorProto.INT4:
+        columns, rows = levels.dims
+        packed = levels.data.reshape(columns, rows // 2)
+        signed = np.stack([packed << 4, packed], axis=-1).view(np.int8) >> 4
+        by_row = signed.reshape(columns, rows).T.reshape(rows, len(scales), -1)
+        return QuantizedLinear(np.ascontiguousarray(by_row), np.ascontiguousarray(scales.T), columns, 4)
+    rows, blocks, width = levels.dims
+    return QuantizedLinear.from_packed(levels.data, scales.reshape(rows, blocks), blocks * BLOCK, 8 * width // BLOCK)

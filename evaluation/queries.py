@@ -28,9 +28,10 @@ from osprey_ros.cli._options import positive
 from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError
 from osprey_ros.frame import Frame
-from osprey_ros.pipeline import Pipeline, Seen, StepSettings
+from osprey_ros.pipeline import Pipeline, StepSettings
 from osprey_ros.query.finder import COLOR, MIN_SCORE, Finder
 from osprey_ros.regions.regions import regions_from_id_image
+from osprey_ros.scene.history import ObservedFrame
 from osprey_ros.scene.types import SceneObject
 from osprey_sim.render import HEIGHT, MIN_AREA, WIDTH, Renderer
 from osprey_sim.scene import Scene, camera_matrix, sample_scene
@@ -82,7 +83,7 @@ def kinds(count: int) -> list[str]:
 
 def seen_scenes(
     describer: Describer, split: str, depth: bool, seed: int = 0
-) -> Iterator[tuple[int, Scene, tuple[SceneObject, ...], Seen]]:
+) -> Iterator[tuple[int, Scene, tuple[SceneObject, ...], ObservedFrame]]:
     """Scene after scene as the pipeline sees it, with the seed of each."""
     settings = StepSettings(attributes=(COLOR,), remember=False)
     with Renderer(WIDTH, HEIGHT) as renderer:

@@ -105,7 +105,7 @@ class _Watch:
         spoken.regions += len(truth)
         visible = Counter[int]()
         for true_id, thing in zip(truth, result.objects, strict=True):
-            if thing.words is not None and thing.words.described_at == shown.stamp:
+            if thing.caption is not None and thing.caption.described_at == shown.stamp:
                 if true_id in self._said:
                     spoken.again[self._cause(true_id, thing, shown)] += 1
                 self._said[true_id] = (thing, shown)
@@ -114,7 +114,7 @@ class _Watch:
             if visible[true_id] >= self._second and true_id not in self._judged:
                 self._judged.add(true_id)
                 spoken.visible += 1
-                spoken.late += thing.words is None
+                spoken.late += thing.caption is None
         self._for = visible
         self._seen.update(truth)
         spoken.objects, spoken.described = len(self._seen), len(self._said)

@@ -18,11 +18,12 @@ from osprey_ros.frame import Frame, RegionLabel
 from osprey_ros.regions.geometry import Extent
 from osprey_ros.regions.regions import Regions
 from osprey_ros.results import EncodedRegions
-from osprey_ros.scene.attributes import AttributeSpec, questions_for, words_from
+from osprey_ros.scene.attributes import AttributeSpec, captions_from, questions_for
 from osprey_ros.scene.camera_motion import differs, small_gray, small_picture
-from osprey_ros.scene.scene import Change, Scene, Sighting
-from osprey_ros.scene.scheduler import Candidate, Scheduler, Wave
-from osprey_ros.scene.tracker import Observations, Track, Tracker
+from osprey_ros.scene.history import ObservedFrame
+from osprey_ros.scene.scene import Change, Detection, Scene
+from osprey_ros.scene.scheduler import Batch, Candidate, Scheduler
+from osprey_ros.scene.tracker import Detections, Track, Tracker
 from osprey_ros.scene.types import SceneObject, State
 from osprey_ros.timing import Timing
 
@@ -53,23 +54,8 @@ class StepSettings:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A frame that was looked at, for questions about it.
-
-    ``track_ids`` int64 [N] says whose each region is: as it is known now, 0 where the object was forgotten since.
-    """
-
-    stamp: int
-    frame_id: str
-    regions: Regions
-    encoded: EncodedRegions
-    track_ids: np.ndarray
-    rgb: np.ndarray
-
-
-@dataclass(frozen=True)
 class StepResult:
-    """What is known of the objects of a frame, in the order of their regions; ``nothing`` says why there are none.
+    """What is known of the objects of a frame, in the order of their regions; ``empty_reason`` says why there are none.
 
     Those of an id image come by rising id. ``timing`` sums up all calls of the describer. ``described`` objects have
     words of this frame, ``reused`` ones have words of an earlier frame that still hold.
@@ -79,7 +65,7 @@ class StepResult:
     regions: Regions | None = None
     encoded: EncodedRegions | None = None
     timing: Timing | None = None
-    nothing: str = ""
+    empty_reason: str = ""
     described: int = 0
     reused: int = 0
 
@@ -106,19 +92,19 @@ class Pipeline:
     ) -> None:
         self.describer = describer
         self._remembered = scene if scene is not None else Scene()
-        self._momentary: Scene | None = None  # of the latest frame, while nothing is remembered
+        self._frame_scene: Scene | None = None  # of the latest frame, while nothing is remembered
         self._tracker = tracker if tracker is not None else Tracker()
         self._scheduler = scheduler if scheduler is not None else Scheduler()
         self._calibration = describer.bundle.calibration()
-        self._recent: deque[Seen] = deque(maxlen=_HISTORY)
-        self._shown: Seen | None = None
+        self._recent: deque[ObservedFrame] = deque(maxlen=_HISTORY)
+        self._shown: ObservedFrame | None = None
         self._encoded: _Encoded | None = None
         self._asked = ""
 
     @property
     def scene(self) -> Scene:
         """What is known after the latest frame; while nothing is remembered, of that frame alone."""
-        return self._momentary if self._momentary is not None else self._remembered
+        return self._frame_scene if self._frame_scene is not None else self._remembered
 
     @property
     def remembered(self) -> Scene:
@@ -137,25 +123,25 @@ class Pipeline:
         return {thing.track_id for scene in scenes for thing in scene.snapshot().objects}
 
     @property
-    def latest(self) -> Seen | None:
+    def latest(self) -> ObservedFrame | None:
         """The latest frame that had a region; None before the first."""
         return self._recent[-1] if self._recent else None
 
     @property
-    def recent(self) -> tuple[Seen, ...]:
+    def recent(self) -> tuple[ObservedFrame, ...]:
         """The latest frames that had a region, eight at most, the newest one last."""
         return tuple(self._recent)
 
-    def look_at(self, seen: Seen) -> None:
+    def look_at(self, seen: ObservedFrame) -> None:
         """Sets the describer's picture to that of a frame, unless it is: what is asked next is about that frame."""
         if self._shown is not seen:
             self._shown = None
             self._encode(seen.rgb, small_picture(seen.rgb))
             self._shown = seen
 
-    def ask_for(self, track_ids: Iterable[int]) -> None:
+    def prioritize(self, track_ids: Iterable[int]) -> None:
         """These objects come first until they have words that hold; those that are not known are passed over."""
-        self.scene.ask_for(track_ids)
+        self.scene.prioritize(track_ids)
 
     def forget(self, track_ids: Iterable[int] | None = None) -> tuple[int, ...]:
         """Forgets objects, all by default; returns the track ids of those that there were.
@@ -165,8 +151,8 @@ class Pipeline:
         wanted = None if track_ids is None else list(track_ids)
         gone = self._remembered.forget(wanted)
         self._tracker.forget(gone)
-        if self._momentary is not None:
-            gone = tuple(dict.fromkeys(self._momentary.forget(wanted) + gone))
+        if self._frame_scene is not None:
+            gone = tuple(dict.fromkeys(self._frame_scene.forget(wanted) + gone))
         self._disown(None if wanted is None else gone)
         return gone
 
@@ -179,7 +165,7 @@ class Pipeline:
         """Takes up what was remembered before in the place of all that is; new track ids begin at ``next_id`` or later.
 
         Args:
-            objects: those of `Scene.lasting`. Beyond the scene's bound they are forgotten at once.
+            objects: those of `Scene.persistent_objects`. Beyond the scene's bound they are forgotten at once.
             asked: what `asked` was then: where the first step asks for other words, these do not hold.
 
         Raises InputError for track ids that are no good.
@@ -213,8 +199,8 @@ class Pipeline:
         except NoRegionError as error:
             if settings.remember or len(self._tracker):
                 self._tracker.see_nothing(small_gray(frame.rgb))
-            self.scene.see(frame.stamp, frame.frame_id, (), _change(settings), frame.rgb.shape[:2])
-            return StepResult((), nothing=str(error))
+            self.scene.update(frame.stamp, frame.frame_id, (), _change(settings), frame.rgb.shape[:2])
+            return StepResult((), empty_reason=str(error))
         self._shown = None
         small = small_picture(frame.rgb)
         if not settings.remember or not self._stands_still(frame.rgb, small, settings.still_difference):
@@ -223,11 +209,11 @@ class Pipeline:
         places, rgb = frame.places(regions), frame.rgb.copy()
         encoded = self.describer.encode(regions)
         timing = self.describer.take_seconds()
-        sightings = self._sightings(frame, small, encoded, places, settings.remember)
-        track_ids = np.array([sighting.track_id for sighting in sightings], dtype=np.int64)
-        self._shown = Seen(frame.stamp, frame.frame_id, regions, encoded, track_ids, rgb)
+        detections = self._detections(frame, small, encoded, places, settings.remember)
+        track_ids = np.array([detection.track_id for detection in detections], dtype=np.int64)
+        self._shown = ObservedFrame(frame.stamp, frame.frame_id, regions, encoded, track_ids, rgb)
         self._recent.append(self._shown)
-        self.scene.see(frame.stamp, frame.frame_id, sightings, _change(settings), regions.shape)
+        self.scene.update(frame.stamp, frame.frame_id, detections, _change(settings), regions.shape)
 
         speaker = _Speaker(self, self._shown, settings, timing)
         try:
@@ -257,23 +243,23 @@ class Pipeline:
     def _take_settings(self, frame: Frame, settings: StepSettings) -> None:
         """Makes room for what other settings than before ask for."""
         if not settings.remember:
-            if self._momentary is None:
+            if self._frame_scene is None:
                 # From now on track ids are those of the segmentation.
-                self._remembered.see(frame.stamp, frame.frame_id, (), _change(settings), frame.rgb.shape[:2])
+                self._remembered.update(frame.stamp, frame.frame_id, (), _change(settings), frame.rgb.shape[:2])
                 self._disown()
-            self._momentary = Scene(self._remembered.max_objects)
+            self._frame_scene = Scene(self._remembered.max_objects)
             return
-        if self._momentary is not None:
-            self._momentary = None
+        if self._frame_scene is not None:
+            self._frame_scene = None
             self._disown()
         asked = _asked(settings)
         if asked != self._asked:
-            self._remembered.outdate("other words are asked for than when it was described")
+            self._remembered.invalidate("other words are asked for than when it was described")
             self._asked = asked
 
     def _forget_surplus(self) -> None:
         gone = self.scene.forget_surplus()
-        if self._momentary is None:
+        if self._frame_scene is None:
             self._tracker.forget(gone)
             self._disown(gone)
 
@@ -295,36 +281,34 @@ class Pipeline:
             return False
         return not differs(before.small, small, levels)
 
-    def _sightings(
+    def _detections(
         self,
         frame: Frame,
         small: np.ndarray,
         encoded: EncodedRegions,
         places: Sequence[Extent | None],
         remember: bool,
-    ) -> list[Sighting]:
+    ) -> list[Detection]:
         """The regions of a frame with the track id of each; where nothing is remembered, that is its own id."""
         regions = encoded.regions
         track_ids: Sequence[int] | np.ndarray = regions.ids
         if remember:
             unknown = (np.nan, np.nan, np.nan)
             positions = np.array([place.position if place else unknown for place in places], dtype=np.float64)
-            observations = Observations.of(
-                regions, encoded.mask_tokens, positions if np.isfinite(positions).any() else None
-            )
-            track_ids = self._tracker.update(frame.stamp, observations, small_gray(small))
+            observed = Detections.of(regions, encoded.mask_tokens, positions if np.isfinite(positions).any() else None)
+            track_ids = self._tracker.update(frame.stamp, observed, small_gray(small))
             for young, older in self._tracker.replaced.items():
-                self._remembered.join(young, older)
+                self._remembered.merge(young, older)
                 for seen in self._recent:
                     seen.track_ids[seen.track_ids == young] = older
         elif len(self._tracker):  # what is remembered waits, and the camera moves on
             self._tracker.see_nothing(small_gray(small))
-        sightings = []
+        detections = []
         for row, place in enumerate(places):
             label = frame.labels.get(int(regions.ids[row]), _NO_LABEL)
             x, y, width, height = (int(v) for v in regions.boxes[row])
-            sightings.append(
-                Sighting(
+            detections.append(
+                Detection(
                     track_id=int(track_ids[row]),
                     instance_id=int(regions.ids[row]),
                     box=(x, y, width, height),
@@ -336,7 +320,7 @@ class Pipeline:
                     score=label.score,
                 )
             )
-        return sightings
+        return detections
 
     def _candidates(self, track_ids: np.ndarray, regions: Regions) -> list[Candidate]:
         row_of = {int(track_id): row for row, track_id in enumerate(track_ids)}
@@ -344,12 +328,12 @@ class Pipeline:
         return [
             Candidate(
                 row_of[thing.track_id],
-                asked=self.scene.asked_for(thing.track_id),
-                new=thing.words is None,
+                requested=self.scene.is_prioritized(thing.track_id),
+                new=thing.caption is None,
                 importance=_importance(thing, pixels),
                 waited=self.scene.waited(thing.track_id),
             )
-            for thing in self.scene.wanting()
+            for thing in self.scene.needing_caption()
         ]
 
 
@@ -365,14 +349,14 @@ class _Encoded:
 class _Speaker:
     """Describes rows of a frame and tells the scene; sums up what that took."""
 
-    def __init__(self, pipeline: Pipeline, seen: Seen, settings: StepSettings, timing: Timing) -> None:
+    def __init__(self, pipeline: Pipeline, seen: ObservedFrame, settings: StepSettings, timing: Timing) -> None:
         self._describer, self._scene, self._calibration = pipeline.describer, pipeline.scene, pipeline._calibration
         self._seen, self._settings = seen, settings
         self._questions, self._constraints = questions_for(settings)
         self.timing = timing
         self.described = 0
 
-    def describe(self, rows: Sequence[int], should_stop: Callable[[], bool]) -> Wave:
+    def describe(self, rows: Sequence[int], should_stop: Callable[[], bool]) -> Batch:
         """Asks all questions about these rows, in one decode; those that were stopped before their end stay without."""
         rows = sorted(rows)
         encoded = self._seen.encoded
@@ -384,14 +368,14 @@ class _Speaker:
             should_stop=should_stop,
             constraints=self._constraints,
         )
-        words = words_from(results, self._settings, self._calibration, self._seen.stamp)
+        words = captions_from(results, self._settings, self._calibration, self._seen.stamp)
         done = [number for number in range(len(rows)) if all(result[number].ended for result in results)]
         for number in done:
-            self._scene.say(int(self._seen.track_ids[rows[number]]), words[number])
+            self._scene.set_caption(int(self._seen.track_ids[rows[number]]), words[number])
         self.described += len(done)
         timing = results[0].timing
         self.timing = _sum(self.timing, timing)
-        return Wave(frozenset(rows[number] for number in done), timing.prefix, timing.regions + timing.branches)
+        return Batch(frozenset(rows[number] for number in done), timing.prefix, timing.regions + timing.branches)
 
 
 def _change(settings: StepSettings) -> Change:

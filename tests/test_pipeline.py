@@ -65,9 +65,9 @@ def test_each_object_has_its_place_and_both_answers(pipeline: Pipeline, describe
     assert len({thing.track_id for thing in result.objects}) == 3
     for thing in result.objects:
         assert (thing.first_seen, thing.last_seen, thing.visible) == (5, 5, True)
-        assert thing.words is not None
-        assert (thing.words.described_at, thing.words.attributes) == (5, ())
-        assert 0 < thing.words.confidence <= 1
+        assert thing.caption is not None
+        assert (thing.caption.described_at, thing.caption.attributes) == (5, ())
+        assert 0 < thing.caption.confidence <= 1
     assert (result.described, result.reused, result.skipped) == (3, 0, 0)
     describer.set_image(frame.rgb)
     for style, found in (("short", "description"), ("category", "category")):
@@ -82,7 +82,7 @@ def test_a_scene_that_stands_still_is_described_once(pipeline: Pipeline) -> None
         assert (result.described, result.reused, result.skipped) == (0, 3, 0)
         assert [thing.instance_id for thing in result.objects] == [2, 7, 9]
         assert [thing.track_id for thing in result.objects] == [thing.track_id for thing in first.objects]
-        assert [thing.words for thing in result.objects] == [thing.words for thing in first.objects]
+        assert [thing.caption for thing in result.objects] == [thing.caption for thing in first.objects]
         assert [thing.last_seen for thing in result.objects] == [stamp] * 3
         assert result.timing is not None
         assert (result.timing.preprocess, result.timing.vision) == (0, 0)  # it is the picture that is encoded already
@@ -130,7 +130,7 @@ def test_what_changes_is_described_again_and_nothing_else(pipeline: Pipeline) ->
         described += result.described
         assert result.objects[1].state in (State.FRESH, State.STALE)
     assert described == 1
-    first, changed, last = (thing.words.described_at for thing in result.objects if thing.words)
+    first, changed, last = (thing.caption.described_at for thing in result.objects if thing.caption)
     assert (first, last) == (1, 1)
     assert 2 <= changed <= 4
 
@@ -151,7 +151,7 @@ def test_what_was_remembered_waits_while_nothing_is(pipeline: Pipeline) -> None:
         aside = pipeline.step(patches(stamp, {1: 30, 2: 20, 7: 10}), ALONE)
         assert [thing.track_id for thing in pipeline.scene.snapshot().objects] == [10, 20, 30]
         remembered = pipeline.remembered.snapshot().objects
-        assert [thing.words for thing in remembered] == [thing.words for thing in before.objects]
+        assert [thing.caption for thing in remembered] == [thing.caption for thing in before.objects]
         assert not any(thing.visible for thing in remembered)
     assert aside.described == 3
     again = pipeline.step(patches(4), SHORT)
@@ -191,8 +191,8 @@ def test_attributes_are_asked_for_in_the_same_decode(pipeline: Pipeline) -> None
     result = pipeline.step(patches(), replace(SHORT, attributes=(colour,)))
     assert result.described == 3
     for thing in result.objects:
-        assert thing.words is not None
-        (attribute,) = thing.words.attributes
+        assert thing.caption is not None
+        (attribute,) = thing.caption.attributes
         assert attribute.name == "colour"
         assert attribute.value in colour.values
         assert 0 < attribute.confidence <= 1
@@ -213,17 +213,17 @@ def test_small_regions_are_left_out_and_the_largest_come_first(pipeline: Pipelin
         assert (result.described, result.reused, result.skipped) == (1, number, 2 - number)
         for thing in result.objects[number + 1 :]:
             assert thing.reason == "1 objects of this frame came first (max_regions 1); it is new"
-            assert thing.words is None
+            assert thing.caption is None
             assert (thing.category, thing.description) == ("", "")
 
 
 def test_who_is_asked_for_comes_first(pipeline: Pipeline) -> None:
     none = replace(SHORT, max_regions=0)
     smallest = pipeline.step(patches(1), none).objects[2]
-    assert smallest.words is None
-    pipeline.ask_for([smallest.track_id, 12345])
+    assert smallest.caption is None
+    pipeline.prioritize([smallest.track_id, 12345])
     result = pipeline.step(patches(2), replace(SHORT, max_regions=1))
-    assert [bool(thing.words) for thing in result.objects] == [False, False, True]
+    assert [bool(thing.caption) for thing in result.objects] == [False, False, True]
 
 
 @pytest.mark.parametrize("ids", [np.zeros((120, 160), np.uint8), np.full((120, 160), -1, np.int32)])
@@ -231,7 +231,7 @@ def test_a_frame_without_regions_gives_nothing(pipeline: Pipeline, ids: np.ndarr
     pipeline.step(patches(1), SHORT)
     result = pipeline.step(replace(patches(2), regions=ids), SHORT)
     assert (result.objects, result.regions, result.timing) == ((), None, None)
-    assert "every pixel is background" in result.nothing
+    assert "every pixel is background" in result.empty_reason
     assert [thing.visible for thing in pipeline.scene.snapshot().objects] == [False] * 3
     assert pipeline.step(patches(3), SHORT).reused == 3
 
@@ -239,7 +239,7 @@ def test_a_frame_without_regions_gives_nothing(pipeline: Pipeline, ids: np.ndarr
 def test_a_frame_with_small_regions_only_says_so(pipeline: Pipeline) -> None:
     result = pipeline.step(patches(), replace(SHORT, min_area=100_000))
     assert result.objects == ()
-    assert "smaller than 100000 pixels" in result.nothing
+    assert "smaller than 100000 pixels" in result.empty_reason
 
 
 def test_regions_may_overlap_and_bring_labels(pipeline: Pipeline) -> None:
@@ -263,23 +263,23 @@ def test_regions_may_overlap_and_bring_labels(pipeline: Pipeline) -> None:
 
 def test_no_region_is_left_of_an_array(pipeline: Pipeline) -> None:
     tiny = regions_from_masks(np.pad(np.ones((1, 2, 2), bool), ((0, 0), (0, 118), (0, 158))))
-    assert pipeline.step(replace(patches(), regions=tiny), SHORT).nothing == (
+    assert pipeline.step(replace(patches(), regions=tiny), SHORT).empty_reason == (
         "no region is left: all 1 are smaller than 50 pixels"
     )
     none = regions_from_crops([], [], 120, 160)
-    assert pipeline.step(replace(patches(), regions=none), SHORT).nothing == "there is no region in the array"
+    assert pipeline.step(replace(patches(), regions=none), SHORT).empty_reason == "there is no region in the array"
 
 
 def test_words_that_are_not_sure_enough_become_unknown(pipeline: Pipeline) -> None:
     sure = pipeline.step(patches(), SHORT)
-    confidences = sorted(thing.words.confidence for thing in sure.objects if thing.words)
+    confidences = sorted(thing.caption.confidence for thing in sure.objects if thing.caption)
     assert confidences[0] < confidences[1]
     found = pipeline.step(patches(), replace(SHORT, min_confidence=(confidences[0] + confidences[1]) / 2))
     for before, after in zip(sure.objects, found.objects, strict=True):
-        assert before.words is not None
-        assert after.words is not None
-        assert after.words.confidence == before.words.confidence
-        unsure = before.words.confidence == confidences[0]
+        assert before.caption is not None
+        assert after.caption is not None
+        assert after.caption.confidence == before.caption.confidence
+        unsure = before.caption.confidence == confidences[0]
         assert after.description == (UNKNOWN if unsure else before.description)
 
 
@@ -293,7 +293,7 @@ def test_a_time_budget_leaves_out_what_does_not_fit(pipeline: Pipeline, describe
     assert hurried.objects[0].reason == "no time left in this frame (time_budget 0.001 s); it is new"
     # They get their turn when there is time, or else when they have waited for long.
     frames = 0
-    while other.scene.wanting():
+    while other.scene.needing_caption():
         result = other.step(patches(2 + frames), replace(SHORT, time_budget=1e-3))
         assert result.described <= 1
         frames += 1
@@ -390,11 +390,11 @@ def test_what_is_forgotten_is_new_again(pipeline: Pipeline) -> None:
 def test_a_restored_pipeline_knows_its_objects(pipeline: Pipeline, describer: Describer) -> None:
     before = pipeline.step(patches(1), SHORT)
     other = Pipeline(describer)
-    other.restore(pipeline.scene.lasting(), next_id=20, asked=pipeline.asked)
+    other.restore(pipeline.scene.persistent_objects(), next_id=20, asked=pipeline.asked)
     assert other.next_id == 20
     after = other.step(patches(2, {1: 30, 2: 20, 7: 10}), SHORT)
-    by_track = {thing.track_id: thing.words for thing in after.objects}
-    assert by_track == {thing.track_id: thing.words for thing in before.objects}
+    by_track = {thing.track_id: thing.caption for thing in after.objects}
+    assert by_track == {thing.track_id: thing.caption for thing in before.objects}
     assert after.described == 0
 
 
@@ -403,7 +403,7 @@ def test_restored_words_are_stale_where_others_are_asked_for_now(
     pipeline: Pipeline, describer: Describer, asked: str
 ) -> None:
     pipeline.step(patches(1), SHORT)
-    kept = pipeline.scene.lasting()
+    kept = pipeline.scene.persistent_objects()
     other = Pipeline(describer)
     other.restore(kept, pipeline.next_id, asked)
     assert other.asked == asked
@@ -420,7 +420,7 @@ def test_restored_words_are_stale_where_others_are_asked_for_now(
 def test_scene_and_tracker_forget_the_same_objects(pipeline: Pipeline, describer: Describer) -> None:
     """Else what the scene keeps could never be found again."""
     pipeline.step(patches(100), SHORT)
-    known = list(pipeline.scene.lasting())
+    known = list(pipeline.scene.persistent_objects())
     looks = np.random.default_rng(0).normal(size=(20, len(known[0].appearance))).astype(np.float32)
     older = [replace(known[0], track_id=10 + n, last_seen=n, appearance=looks[n]) for n in range(20)]
     other = Pipeline(describer, Scene(max_objects=5))

@@ -92,7 +92,7 @@ def _entry(thing: SceneObject, score: float, reason: str) -> dict[str, Any]:
         "reason": reason,
         "category": thing.category,
         "description": thing.description,
-        "confidence": round(thing.words.confidence, 4) if thing.words else 0.0,
+        "confidence": round(thing.caption.confidence, 4) if thing.caption else 0.0,
         "box": list(thing.box),
     }
 

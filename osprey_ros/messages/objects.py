@@ -28,7 +28,7 @@ def time_message(stamp: int, make: MakeMessage) -> Any:
 def object_message(thing: SceneObject, make: MakeMessage) -> Any:
     """Return an osprey_interfaces/ObjectDescription. Fields that are unknown are empty or 0."""
     x, y, width, height = thing.box
-    words = thing.words
+    words = thing.caption
     has_position = thing.position is not None and thing.size is not None
     position, size = (thing.position or _ORIGIN, thing.size or _ORIGIN) if has_position else (_ORIGIN, _ORIGIN)
     return make(

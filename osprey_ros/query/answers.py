@@ -14,7 +14,7 @@ from osprey_ros.errors import StoppedError
 from osprey_ros.results import Result
 
 if TYPE_CHECKING:
-    from osprey_ros.pipeline import Seen
+    from osprey_ros.scene.history import ObservedFrame
 
 MAX_CACHED_PHRASES = 4096
 
@@ -39,7 +39,11 @@ class FrameAnswers:
     """
 
     def __init__(
-        self, describer: Describer, frame: Seen, cache: AnswerCache, should_stop: Callable[[], bool] | None = None
+        self,
+        describer: Describer,
+        frame: ObservedFrame,
+        cache: AnswerCache,
+        should_stop: Callable[[], bool] | None = None,
     ) -> None:
         self._describer, self._frame, self._cache, self._should_stop = describer, frame, cache, should_stop
 

@@ -36,7 +36,7 @@ def label_of(thing: SceneObject) -> str:
 
 def kind_from_captions(thing: SceneObject, names: Sequence[str]) -> float:
     """Return how likely an object is one of the named kinds, by its caption and its label."""
-    words = thing.words
+    words = thing.caption
     best = UNCAPTIONED_PRIOR
     if words and any(mentions(f"{words.category} {words.description}", name) for name in names):
         best = max(best, words.confidence)
@@ -47,13 +47,13 @@ def kind_from_captions(thing: SceneObject, names: Sequence[str]) -> float:
 
 def attribute_from_captions(thing: SceneObject, spec: AttributeSpec, value: str) -> tuple[float, bool]:
     """Return how likely an attribute of an object has a value by its caption, and whether the caption tells it."""
-    if thing.words is None:
+    if thing.caption is None:
         return UNCAPTIONED_PRIOR, False
-    for known in thing.words.attributes:
+    for known in thing.caption.attributes:
         if known.name == spec.name:
             if known.value.lower() == value:
                 return known.confidence, True
             return (UNCAPTIONED_PRIOR, True) if known.value != UNKNOWN else (UNSUPPORTED, False)
-    if mentions(thing.words.description, value):
-        return thing.words.confidence, True
-    return UNCAPTIONED_PRIOR, any(mentions(thing.words.description, other) for other in spec.values)
+    if mentions(thing.caption.description, value):
+        return thing.caption.confidence, True
+    return UNCAPTIONED_PRIOR, any(mentions(thing.caption.description, other) for other in spec.values)

@@ -152,7 +152,7 @@ class PhraseScorer:
 
     def _uncaptioned(self) -> np.ndarray:
         """Return for which objects nothing is known: out of view, without caption and label; bool [N]."""
-        unknown = np.array([thing.words is None and not thing.label for thing in self.objects], dtype=np.bool_)
+        unknown = np.array([thing.caption is None and not thing.label for thing in self.objects], dtype=np.bool_)
         unknown[[n for n, _ in self._in_view]] = False
         return unknown
 
@@ -240,7 +240,8 @@ class PhraseScorer:
     def _captions(self) -> list[tuple[str, float]]:
         """Return the description of each object with its confidence; the model's own one if it has none yet."""
         found = [
-            (thing.words.description, thing.words.confidence) if thing.words else ("", 0.0) for thing in self.objects
+            (thing.caption.description, thing.caption.confidence) if thing.caption else ("", 0.0)
+            for thing in self.objects
         ]
         if self.answers is not None and any(not found[n][0] for n, _ in self._in_view):
             own = self.answers.own("short")

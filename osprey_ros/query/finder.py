@@ -24,7 +24,7 @@ from osprey_ros.scene.attributes import AttributeSpec
 from osprey_ros.scene.types import SceneObject
 
 if TYPE_CHECKING:
-    from osprey_ros.pipeline import Seen
+    from osprey_ros.scene.history import ObservedFrame
 
 # The basic color terms of English (Berlin and Kay, 1969) and cyan, asked for with the question of published data sets.
 COLOR = AttributeSpec(
@@ -76,7 +76,7 @@ class Finder:
         self._min_score = min_score
         self._calibration = describer.bundle.calibration()
         self._cache = AnswerCache()
-        self._cached_frame: weakref.ref[Seen] | None = None
+        self._cached_frame: weakref.ref[ObservedFrame] | None = None
         values = {value.lower() for spec in self._attributes for value in spec.values}
         self._adjectives = values | {word for word, known in SPELLINGS.items() if known in values} | set(SIZE_WORDS)
 
@@ -84,7 +84,7 @@ class Finder:
         self,
         text: str,
         objects: Sequence[SceneObject],
-        seen: Seen | None,
+        seen: ObservedFrame | None,
         limit: int = 0,
         should_stop: Callable[[], bool] | None = None,
     ) -> Found:
@@ -124,7 +124,7 @@ class Finder:
         """Raise PromptError for a text without words or in another language."""
         self._parse(text)
 
-    def scores(self, text: str, objects: Sequence[SceneObject], seen: Seen | None) -> np.ndarray:
+    def scores(self, text: str, objects: Sequence[SceneObject], seen: ObservedFrame | None) -> np.ndarray:
         """Return the scores of all objects before calibration, float64 [objects] in 0..1.
 
         Calibration is fitted on these. Of a question with two readings, the first one counts.
@@ -146,7 +146,7 @@ class Finder:
         self,
         query: Query,
         objects: Sequence[SceneObject],
-        seen: Seen | None,
+        seen: ObservedFrame | None,
         should_stop: Callable[[], bool] | None,
     ) -> Iterator[_Judged]:
         answers = None

@@ -233,7 +233,7 @@ class OspreyNode(LifecycleNode):
             age = (self.get_clock().now().nanoseconds - frame.stamp) / 1e9
             seconds = _stages(result.timing, converted - started, described - converted, published - described)
             counts = ObjectCounts(result.described, result.reused, result.skipped, perception.known)
-            nothing = f"{raw.topics[raw.regions_from]}: {result.nothing}" if result.nothing else ""
+            nothing = f"{raw.topics[raw.regions_from]}: {result.empty_reason}" if result.empty_reason else ""
             self._statistics.described(age, seconds, counts, nothing)
             if nothing:
                 self._complaints.say("nothing", f"{nothing}; an empty array is published", serious=False)

@@ -106,7 +106,9 @@ class Perception:
 
     def _save(self) -> None:
         if self._store is not None:
-            self._store.save(self._pipeline.remembered.lasting(), self._pipeline.next_id, self._pipeline.asked)
+            self._store.save(
+                self._pipeline.remembered.persistent_objects(), self._pipeline.next_id, self._pipeline.asked
+            )
 
 
 def _store(settings: Settings) -> SceneStore | None:

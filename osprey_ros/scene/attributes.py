@@ -12,7 +12,7 @@ from osprey_ros.decoding.constraints import Constraint, Matching, OneOf
 from osprey_ros.decoding.prompt import QUESTIONS, REGION_TEXT
 from osprey_ros.errors import InputError, PromptError
 from osprey_ros.results import Description, Result
-from osprey_ros.scene.types import UNKNOWN, Attribute, Words
+from osprey_ros.scene.types import UNKNOWN, Attribute, Caption
 
 _NAME = re.compile(r"[^\W\d]\w*")
 _KEYS = ("name", "question", "values", "pattern")
@@ -71,7 +71,7 @@ def attributes_from(entries: Iterable[str | Mapping[str, Any]]) -> tuple[Attribu
     return tuple(specs)
 
 
-class WordSettings(Protocol):
+class CaptionSettings(Protocol):
     """What is asked of every object; `osprey_ros.pipeline.StepSettings` is one."""
 
     @property
@@ -91,14 +91,16 @@ class WordSettings(Protocol):
         """An answer that is less sure, calibrated, becomes UNKNOWN."""
 
 
-def questions_for(settings: WordSettings) -> tuple[list[str], list[Constraint | None]]:
-    """What to give to `Describer.answer`, and `words_from` expects the answers to: questions and their constraints."""
+def questions_for(settings: CaptionSettings) -> tuple[list[str], list[Constraint | None]]:
+    """Return the questions for `Describer.answer` and their constraints; `captions_from` takes the answers."""
     styles = [settings.style, *([CATEGORY] if _asks_category(settings) else [])]
     questions = [QUESTIONS[style] for style in styles] + [spec.question for spec in settings.attributes]
     return questions, [None] * len(styles) + [spec.constraint for spec in settings.attributes]
 
 
-def words_from(results: Sequence[Result], settings: WordSettings, calibration: Calibration, stamp: int) -> list[Words]:
+def captions_from(
+    results: Sequence[Result], settings: CaptionSettings, calibration: Calibration, stamp: int
+) -> list[Caption]:
     """Words about each region from the answers to `questions_for`, whose picture has this stamp in nanoseconds.
 
     Confidences are calibrated. An answer below ``min_confidence``, one that was not finished, or that is not what its
@@ -116,11 +118,11 @@ def words_from(results: Sequence[Result], settings: WordSettings, calibration: C
         for spec, result in zip(settings.attributes, results[1 + asks_category :], strict=True):
             value, sure = _judged(result[row], ATTRIBUTE, settings.min_confidence, calibration, spec.constraint)
             attributes.append(Attribute(spec.name, value, sure))
-        words.append(Words(category, text, confidence, stamp, tuple(attributes)))
+        words.append(Caption(category, text, confidence, stamp, tuple(attributes)))
     return words
 
 
-def _asks_category(settings: WordSettings) -> bool:
+def _asks_category(settings: CaptionSettings) -> bool:
     return settings.categories and settings.style != CATEGORY
 
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from osprey_ros.errors import InputError
-from osprey_ros.scene.types import SceneObject, State, Words
+from osprey_ros.scene.types import Caption, SceneObject, State
 
 _NEW = "it is new"
 _LEFT_OUT = "it was left out when it was seen last"
@@ -38,7 +38,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Sighting:
+class Detection:
     """A region of a frame, and whose it is. The fields are those of `SceneObject`."""
 
     track_id: int
@@ -113,11 +113,11 @@ class Scene:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def see(
+    def update(
         self,
         stamp: int,
         frame_id: str,
-        sightings: Sequence[Sighting],
+        detections: Sequence[Detection],
         change: Change,
         shape: tuple[int, int] | None = None,
     ) -> None:
@@ -132,28 +132,28 @@ class Scene:
                 for entry in self._entries.values():
                     _scale(entry, shape[1] / self._shape[1], shape[0] / self._shape[0])
             self._shape = shape
-        seen = {sighting.track_id for sighting in sightings}
+        seen = {detection.track_id for detection in detections}
         for track_id, entry in self._entries.items():
             if track_id not in seen and (entry.object.visible or entry.object.state is State.SKIPPED):
                 entry.object = replace(_lasting(entry), visible=False)
-        for sighting in sightings:
-            known = self._entries.get(sighting.track_id)
+        for detection in detections:
+            known = self._entries.get(detection.track_id)
             if known is None:
-                thing = _new_object(sighting, stamp)
-                self._entries[sighting.track_id] = _Entry(thing, _NEW, self._frames, latest=_view(thing))
+                thing = _new_object(detection, stamp)
+                self._entries[detection.track_id] = _Entry(thing, _NEW, self._frames, latest=_view(thing))
             else:
                 known.number = self._frames
-                known.object = replace(_lasting(known), last_seen=stamp, visible=True, **vars(sighting))
+                known.object = replace(_lasting(known), last_seen=stamp, visible=True, **vars(detection))
                 _judge(known, change)
 
-    def wanting(self) -> list[SceneObject]:
+    def needing_caption(self) -> list[SceneObject]:
         """The objects in view that need words now, new or other ones, in no order."""
         return [entry.object for entry in self._entries.values() if entry.object.visible and _ripe(entry)]
 
-    def say(self, track_id: int, words: Words) -> None:
+    def set_caption(self, track_id: int, words: Caption) -> None:
         """Takes in words about an object as it is in view now. Raises KeyError for one that is not known."""
         entry = self._entries[track_id]
-        entry.object = replace(entry.object, state=State.FRESH, reason="", words=words)
+        entry.object = replace(entry.object, state=State.FRESH, reason="", caption=words)
         entry.described = entry.anchor = _view(entry.object)
         entry.asked, entry.waited, entry.changed = False, 0, 0
 
@@ -163,21 +163,21 @@ class Scene:
         entry.object = replace(entry.object, state=State.SKIPPED, reason=f"{reason}; {entry.why}")
         entry.waited += 1
 
-    def outdate(self, reason: str) -> None:
+    def invalidate(self, reason: str) -> None:
         """All words become stale: something else is wanted than what was asked then."""
         for entry in self._entries.values():
-            if entry.object.words is not None:
+            if entry.object.caption is not None:
                 entry.object = replace(entry.object, state=State.STALE, reason=reason)
                 entry.why, entry.described, entry.anchor = reason, None, None
 
-    def ask_for(self, track_ids: Iterable[int]) -> None:
+    def prioritize(self, track_ids: Iterable[int]) -> None:
         """These objects come first, until they have words that hold; those that are not known are passed over."""
         for track_id in track_ids:
             if track_id in self._entries:
                 entry = self._entries[track_id]
                 entry.asked = entry.object.state is not State.FRESH
 
-    def asked_for(self, track_id: int) -> bool:
+    def is_prioritized(self, track_id: int) -> bool:
         """Whether an object comes first. Raises KeyError."""
         return self._entries[track_id].asked
 
@@ -193,7 +193,7 @@ class Scene:
         """All that is known now."""
         return Snapshot(self._stamp, self._frame_id, tuple(self._entries[t].object for t in sorted(self._entries)))
 
-    def lasting(self) -> tuple[SceneObject, ...]:
+    def persistent_objects(self) -> tuple[SceneObject, ...]:
         """All objects, as `restore` takes them: without what was true of the latest frame only.
 
         Those that would be forgotten last come first.
@@ -207,7 +207,7 @@ class Scene:
             self._entries.pop(track_id, None)
         return tuple(dict.fromkeys(gone))
 
-    def join(self, young: int, older: int) -> None:
+    def merge(self, young: int, older: int) -> None:
         """An object that seemed new turned out to be an older one: it is forgotten, but for words that the other lacks.
 
         Those that are not known are passed over.
@@ -215,15 +215,15 @@ class Scene:
         entry, known = self._entries.pop(young, None), self._entries.get(older)
         if entry is None or known is None:
             return
-        if known.object.words is None:
+        if known.object.caption is None:
             known.object = replace(
-                known.object, words=entry.object.words, state=entry.object.state, reason=entry.object.reason
+                known.object, caption=entry.object.caption, state=entry.object.state, reason=entry.object.reason
             )
             known.why, known.described, known.anchor = entry.why, entry.described, entry.anchor
         known.asked = (known.asked or entry.asked) and known.object.state is not State.FRESH
 
     def forget_surplus(self) -> tuple[int, ...]:
-        """Forgets what is beyond ``max_objects``, as `see` may bring more; returns the track ids."""
+        """Forgets what is beyond ``max_objects``, as `update` may bring more; returns the track ids."""
         surplus = len(self._entries) - self.max_objects
         if surplus <= 0:
             return ()
@@ -233,9 +233,8 @@ class Scene:
     def restore(self, objects: Iterable[SceneObject]) -> None:
         """Takes up objects that were known before; none is in view until it is seen. Those of the same id are replaced.
 
-        Words that held are taken to be of the looks that came with them. Of objects that were left out of a frame (see
-        `skip`; `lasting` gives none) it is not known any more why they need words. Which of them was seen before which
-        is told by their stamps.
+        Captions that held are taken to belong to the appearance that comes with them. The reason why a SKIPPED object
+        (`persistent_objects` returns none) needs a caption is lost. Stamps say which object was seen before which.
         """
         things = list(objects)
         stamps = sorted({thing.last_seen for thing in things})
@@ -243,7 +242,7 @@ class Scene:
         for thing in things:
             why = thing.reason
             if thing.state is State.SKIPPED:
-                why = _NEW if thing.words is None else _LEFT_OUT
+                why = _NEW if thing.caption is None else _LEFT_OUT
             entry = _Entry(thing, why, number_of[thing.last_seen])
             entry.object = replace(_lasting(entry), visible=False)
             if thing.state is State.FRESH:
@@ -316,13 +315,19 @@ def _lasting(entry: _Entry) -> SceneObject:
     """The object without what was true of one frame only."""
     if entry.object.state is State.FRESH:
         return entry.object
-    state = State.PENDING if entry.object.words is None else State.STALE
+    state = State.PENDING if entry.object.caption is None else State.STALE
     return replace(entry.object, state=state, reason=entry.why)
 
 
-def _new_object(sighting: Sighting, stamp: int) -> SceneObject:
+def _new_object(detection: Detection, stamp: int) -> SceneObject:
     return SceneObject(
-        state=State.PENDING, reason=_NEW, words=None, first_seen=stamp, last_seen=stamp, visible=True, **vars(sighting)
+        state=State.PENDING,
+        reason=_NEW,
+        caption=None,
+        first_seen=stamp,
+        last_seen=stamp,
+        visible=True,
+        **vars(detection),
     )
 
 

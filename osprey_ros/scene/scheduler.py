@@ -1,6 +1,6 @@
 """Which objects get words in a frame: who comes first, how many fit the time that is left, and why others do not.
 
-Objects are described in waves, all of a wave in one decode. What a wave takes is learned from those before it.
+Objects are described in batches, all of a batch in one decode. What a batch takes is learned from those before it.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from time import perf_counter
 
 import numpy as np
 
-_ASKED, _NEW, _STALE = 1000.0, 2.0, 1.0  # ranks; nobody waits so long that he comes before one that was asked for
+_REQUESTED, _NEW, _STALE = 1000.0, 2.0, 1.0  # ranks; nobody waits so long that he comes before one that was asked for
 _RANK_PER_FRAME = 0.1  # what each frame of waiting is worth: ten are as good as being new instead of stale
-_FIRST_WAVE = 4  # objects, before anything is known of what they take
-_KEPT = 32  # waves that are remembered
-_MARGIN = 0.9  # of them took no longer than is reckoned with
-_CUT_TOOK = 1.25  # what a wave that was cut off would at least have taken, as a multiple of what it did
-_HOPE = (
-    0.8  # factor on what is expected for each frame in which nothing fitted: one slow wave must not silence for good
+_FIRST_BATCH = 4  # objects, before anything is known of what they take
+_KEPT = 32  # batches that are remembered
+COST_QUANTILE = 0.9  # of them took no longer than is reckoned with
+_CUT_TOOK = 1.25  # what a batch that was cut off would at least have taken, as a multiple of what it did
+PROBE_DISCOUNT = (
+    0.8  # factor on what is expected for each frame in which nothing fitted: one slow batch must not silence for good
 )
 _PATIENCE = 24  # frames without words after which one object is described whatever the budget
 
@@ -33,7 +33,7 @@ class Candidate:
     """
 
     row: int
-    asked: bool = False
+    requested: bool = False
     new: bool = False
     importance: float = 0.0
     waited: int = 0
@@ -41,53 +41,53 @@ class Candidate:
     @property
     def rank(self) -> float:
         """Higher ranks come first: asked for, then new, then stale; of one kind the larger; waiting lifts all."""
-        kind = _ASKED if self.asked else _NEW if self.new else _STALE
+        kind = _REQUESTED if self.requested else _NEW if self.new else _STALE
         return kind + min(1.0, max(0.0, self.importance)) + _RANK_PER_FRAME * self.waited
 
 
 @dataclass(frozen=True)
-class Wave:
-    """What became of a wave: which rows have all their words, and what it took in seconds.
+class Batch:
+    """What became of a batch: which rows have all their words, and what it took in seconds.
 
-    ``once`` is spent by the first wave of a frame, however many objects it has.
+    ``fixed_cost`` is spent by the first batch of a frame, however many objects it has.
     """
 
     done: frozenset[int]
-    once: float
+    fixed_cost: float
     seconds: float
 
 
 class CostModel:
-    """What waves take, from the latest of them: something once for each frame, and a line over the objects."""
+    """What batches take, from the latest of them: something once for each frame, and a line over the objects."""
 
     def __init__(self) -> None:
-        self._waves: deque[tuple[int, float]] = deque(maxlen=_KEPT)
-        self._once: deque[float] = deque(maxlen=_KEPT)
+        self._batches: deque[tuple[int, float]] = deque(maxlen=_KEPT)
+        self._fixed_costs: deque[float] = deque(maxlen=_KEPT)
         self._warm = False
-        self._line = (0.0, 0.0)  # seconds of any wave, and of each object in it; the margin is in it
+        self._line = (0.0, 0.0)  # seconds of any batch, and of each object in it; the margin is in it
 
     @property
     def known(self) -> bool:
-        """Whether there was a wave."""
-        return bool(self._waves)
+        """Whether there was a batch."""
+        return bool(self._batches)
 
-    def record(self, objects: int, once: float, seconds: float) -> None:
-        """A wave of so many objects has taken this; ``once`` is 0 for all but the first wave of a frame."""
-        if self._waves and not self._warm:
-            # The very first wave is slow: memory is new, and libraries choose their ways.
-            self._waves.clear()
-            self._once.clear()
+    def record(self, objects: int, fixed_cost: float, seconds: float) -> None:
+        """A batch of so many objects has taken this; ``fixed_cost`` is 0 for all but the first batch of a frame."""
+        if self._batches and not self._warm:
+            # The very first batch is slow: memory is new, and libraries choose their ways.
+            self._batches.clear()
+            self._fixed_costs.clear()
             self._warm = True
-        self._waves.append((objects, seconds))
-        if once > 0:
-            self._once.append(once)
+        self._batches.append((objects, seconds))
+        if fixed_cost > 0:
+            self._fixed_costs.append(fixed_cost)
         self._fit()
 
     def seconds(self, objects: int, first: bool = True) -> float:
-        """What a wave of so many objects takes, rarely more; ``first`` of its frame or not."""
+        """What a batch of so many objects takes, rarely more; ``first`` of its frame or not."""
         start, each = self._line
-        once = float(np.quantile(self._once, _MARGIN)) if first and self._once else 0.0
-        return once + start + each * objects
+        fixed_cost = float(np.quantile(self._fixed_costs, COST_QUANTILE)) if first and self._fixed_costs else 0.0
+        return fixed_cost + start + each * objects
 
     def fitting(self, seconds: float, first: bool = True) -> int:
         """How many objects fit so much time, at least 0."""
@@ -96,13 +96,13 @@ class CostModel:
         return max(0, int(left / each)) if each > 0 else 0
 
     def _fit(self) -> None:
-        sizes, seconds = (np.array(part).clip(1e-9) for part in zip(*self._waves, strict=True))
-        # Where all waves were of one size half of the time of a small one is taken to be spent however many there are.
+        sizes, seconds = (np.array(part).clip(1e-9) for part in zip(*self._batches, strict=True))
+        # If all batches have one size, assume that half of the time of a small one does not depend on the size.
         sizes_and_none, seconds_and_half = np.append(sizes, 0.0), np.append(seconds, seconds.min() / 2)
         weights = seconds_and_half**-2.0
         weights[-1] /= 16
         start, each = _line(sizes_and_none, seconds_and_half, weights)
-        over = np.quantile(seconds / (start + each * sizes), _MARGIN)
+        over = np.quantile(seconds / (start + each * sizes), COST_QUANTILE)
         self._line = (start * max(1.0, over), each * max(1.0, over))
 
 
@@ -116,7 +116,7 @@ def _line(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[float, flo
     return middle_y - slope * middle_x, slope
 
 
-Describe = Callable[[Sequence[int], Callable[[], bool]], Wave]
+Describe = Callable[[Sequence[int], Callable[[], bool]], Batch]
 
 
 class Scheduler:
@@ -131,7 +131,7 @@ class Scheduler:
         self.costs = CostModel()
         self._without_words = 0  # frames on end in which somebody waited and nobody got words
         self._untried = 0  # frames on end in which nothing seemed to fit
-        self._failed = 0  # waves that were cut off, since the last that was not
+        self._failed = 0  # batches that were cut off, since the last that was not
 
     def run(
         self,
@@ -144,7 +144,7 @@ class Scheduler:
     ) -> dict[int, str]:
         """Describes as many objects of a frame as there is time for; returns the others' rows, each with the reason.
 
-        Without a budget all are described in one wave, up to ``most``. With one, waves are as large as the time that
+        Without a budget all are described in one batch, up to ``most``. With one, batches are as large as the time that
         is left allows, by what earlier ones took; at its end decoding stops. When nothing has fitted for many frames,
         one object is described nevertheless, so that a budget that is too small is broken rarely, and words come.
 
@@ -171,10 +171,10 @@ class Scheduler:
     def _describe_all(self, queue: list[int], describe: Describe, stopped: Callable[[], bool]) -> list[int]:
         if stopped() or not queue:
             return queue
-        wave = describe(queue, stopped)
-        left = [row for row in queue if row not in wave.done]
+        batch = describe(queue, stopped)
+        left = [row for row in queue if row not in batch.done]
         if not left:
-            self.costs.record(len(queue), wave.once, wave.seconds)
+            self.costs.record(len(queue), batch.fixed_cost, batch.seconds)
         return left
 
     def _describe_until(
@@ -195,13 +195,13 @@ class Scheduler:
                 break
             self._untried = 0
             rows, queue = queue[:count], queue[count:]
-            wave = describe(rows, stopped if must else late)
-            missing = [row for row in rows if row not in wave.done]
-            took = wave.seconds
+            batch = describe(rows, stopped if must else late)
+            missing = [row for row in rows if row not in batch.done]
+            took = batch.seconds
             if missing:
-                took = max(_CUT_TOOK * took, wave.once, self.costs.seconds(count, first=False))
+                took = max(_CUT_TOOK * took, batch.fixed_cost, self.costs.seconds(count, first=False))
             if not stopped():
-                self.costs.record(count, wave.once, took)
+                self.costs.record(count, batch.fixed_cost, took)
                 self._failed = self._failed + 1 if missing else self._failed if must else 0
             left += missing
             first = False
@@ -213,6 +213,6 @@ class Scheduler:
         if seconds <= 0:
             return 0
         if not self.costs.known:
-            return _FIRST_WAVE
-        hoped = seconds / _HOPE ** (self._untried / 2 ** min(self._failed, 10))
+            return _FIRST_BATCH
+        hoped = seconds / PROBE_DISCOUNT ** (self._untried / 2 ** min(self._failed, 10))
         return self.costs.fitting(seconds, first) or min(1, self.costs.fitting(hoped, first))

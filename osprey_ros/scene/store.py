@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from osprey_ros.errors import StorageError
-from osprey_ros.scene.types import Attribute, SceneObject, State, Words
+from osprey_ros.scene.types import Attribute, Caption, SceneObject, State
 
 if TYPE_CHECKING:
     from osprey_ros.bundle.manifest import Manifest
@@ -138,7 +138,8 @@ class SceneStore:
     def save(self, objects: Sequence[SceneObject], next_id: int, asked: str = "") -> None:
         """Leaves a scene for the thread, which writes what is new in it; returns at once. Objects not in it go.
 
-        Where not all ``objects`` fit the file, the first ones do: give those seen last first, as `Scene.lasting` does.
+        If not all ``objects`` fit the file, the first ones are kept: pass those seen last first, as
+        `Scene.persistent_objects` does.
         ``asked`` is kept with it: a text that says what was asked for the words.
         """
         with self._changed:
@@ -336,7 +337,7 @@ class SceneStore:
 
 def _row(known: SceneObject) -> tuple[Any, ...]:
     """The columns of an object. Whether it is visible is not among them: after a start nothing is yet."""
-    words = known.words
+    words = known.caption
     said: tuple[Any, ...] = (None,) * 5
     if words is not None:
         attributes = json.dumps([[a.name, a.value, float(a.confidence)] for a in words.attributes])
@@ -366,12 +367,12 @@ def _object(row: tuple[Any, ...], vector: bytes) -> SceneObject:
     words = None
     if row[12] is not None:
         attributes = tuple(Attribute(*values) for values in json.loads(row[16]))
-        words = Words(row[12], row[13], row[14], row[15], attributes)
+        words = Caption(row[12], row[13], row[14], row[15], attributes)
     return SceneObject(
         track_id=row[0],
         state=State(row[1]),
         reason=row[2],
-        words=words,
+        caption=words,
         first_seen=row[3],
         last_seen=row[4],
         visible=False,

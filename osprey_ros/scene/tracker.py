@@ -28,7 +28,7 @@ _LOOKS_RATE, _AREA_RATE, _POSITION_RATE = 0.2, 0.1, 0.3  # of the newest in runn
 
 
 @dataclass(frozen=True)
-class Observations:
+class Detections:
     """The regions of one frame, as the tracker sees them.
 
     Attributes:
@@ -48,7 +48,7 @@ class Observations:
     masks: Regions
 
     @classmethod
-    def of(cls, regions: Regions, appearance: np.ndarray, positions: np.ndarray | None = None) -> Observations:
+    def of(cls, regions: Regions, appearance: np.ndarray, positions: np.ndarray | None = None) -> Detections:
         """Of regions, with their mask tokens and, where depth is, their positions."""
         return cls(regions.ids, regions.boxes, regions.areas, appearance, positions, regions)
 
@@ -115,33 +115,33 @@ class Tracker:
     def __len__(self) -> int:
         return len(self._tracks)
 
-    def update(self, stamp: int, observations: Observations, gray: np.ndarray | None = None) -> np.ndarray:
+    def update(self, stamp: int, detections: Detections, gray: np.ndarray | None = None) -> np.ndarray:
         """The track ids of a frame's regions, int64 [N], all different; new objects get new ids, never used before.
 
         ``gray`` is the frame's small picture (`camera_motion.small_gray`): with it the camera's motion is known.
         Raises InputError for arrays that do not belong together, and for mask tokens of another model than before.
         """
-        self._check(observations)
+        self._check(detections)
         self._updates += 1
         self.replaced = {}
-        motion = self._moved(gray, observations.masks)
-        count = len(observations.ids)
+        motion = self._moved(gray, detections.masks)
+        count = len(detections.ids)
         given = np.zeros(count, np.int64)
-        boxes = np.asarray(observations.boxes, np.float64)
-        looks = np.asarray(observations.appearance, np.float32)
+        boxes = np.asarray(detections.boxes, np.float64)
+        looks = np.asarray(detections.appearance, np.float32)
         in_map = np.full((count, 3), np.nan)
         if self._tracks and count:
             tracks = TrackArrays(self._tracks, self._updates)
-            rows, columns, cosines, in_map = self._matched(tracks, boxes, looks, motion, observations.positions)
+            rows, columns, cosines, in_map = self._matched(tracks, boxes, looks, motion, detections.positions)
             given[columns] = tracks.ids[rows]
             self._recognise(tracks, rows, columns, cosines, given)
-        elif observations.positions is not None and not self._tracks:
-            in_map = observations.positions.astype(np.float64)
+        elif detections.positions is not None and not self._tracks:
+            in_map = detections.positions.astype(np.float64)
         for row in range(count):
             if not given[row]:
-                given[row] = self._begin(stamp, boxes[row], looks[row], float(observations.areas[row]))
+                given[row] = self._begin(stamp, boxes[row], looks[row], float(detections.areas[row]))
             track = self._tracks[int(given[row])]
-            self._see(track, stamp, boxes[row], looks[row], float(observations.areas[row]), in_map[row])
+            self._see(track, stamp, boxes[row], looks[row], float(detections.areas[row]), in_map[row])
         return given
 
     def see_nothing(self, gray: np.ndarray | None = None) -> None:
@@ -182,15 +182,15 @@ class Tracker:
         self.next_id = max(next_id, max(ids, default=0) + 1)
         self._gray = self._foreground = self._shape = None
 
-    def _check(self, observations: Observations) -> None:
-        count, looks = len(observations.ids), observations.appearance
+    def _check(self, detections: Detections) -> None:
+        count, looks = len(detections.ids), detections.appearance
         shapes = {
-            "boxes": (np.shape(observations.boxes), (count, 4)),
-            "areas": (np.shape(observations.areas), (count,)),
+            "boxes": (np.shape(detections.boxes), (count, 4)),
+            "areas": (np.shape(detections.areas), (count,)),
             "appearance": (np.shape(looks)[:1], (count,)),
         }
-        if observations.positions is not None:
-            shapes["positions"] = (np.shape(observations.positions), (count, 3))
+        if detections.positions is not None:
+            shapes["positions"] = (np.shape(detections.positions), (count, 3))
         for name, (found, wanted) in shapes.items():
             if found != wanted:
                 raise InputError(f"{name} is {list(found)} for {count} regions: it must be {list(wanted)}")
@@ -199,7 +199,7 @@ class Tracker:
         finite = np.isfinite(looks).all(axis=1)
         if not finite.all():
             raise InputError(
-                f"the mask token of region {observations.ids[int(np.argmin(finite))]} is not finite: the engines' "
+                f"the mask token of region {detections.ids[int(np.argmin(finite))]} is not finite: the engines' "
                 "arithmetic overflows, build them with a larger type (`python -m osprey_ros verify` compares)"
             )
         known = len(next(iter(self._tracks.values())).looks) if self._tracks else looks.shape[1]

@@ -33,7 +33,7 @@ class Attribute:
 
 
 @dataclass(frozen=True)
-class Words:
+class Caption:
     """What was said about an object in one frame, whose stamp (nanoseconds) is ``described_at``.
 
     ``confidence`` is of the description, in 0..1, calibrated where the bundle says how. Words that were not sure enough
@@ -54,7 +54,7 @@ class SceneObject:
     Attributes:
         track_id: its own for as long as it is remembered, from 1 up.
         state, reason: what the words are worth; the reason is "" for FRESH ones.
-        words: the latest, also where they are stale; None where nothing was said yet.
+        caption: the latest, also where it is stale; None before the first.
         first_seen, last_seen: frames with a region of it.
         visible: whether it has a region in the latest frame.
         instance_id, box, area: of its latest region; box is x, y, width, height in pixels.
@@ -66,7 +66,7 @@ class SceneObject:
     track_id: int
     state: State
     reason: str
-    words: Words | None
+    caption: Caption | None
     first_seen: int
     last_seen: int
     visible: bool
@@ -82,9 +82,9 @@ class SceneObject:
     @property
     def category(self) -> str:
         """The category that was said, "" where nothing was."""
-        return self.words.category if self.words else ""
+        return self.caption.category if self.caption else ""
 
     @property
     def description(self) -> str:
         """The description that was said, "" where nothing was."""
-        return self.words.description if self.words else ""
+        return self.caption.description if self.caption else ""

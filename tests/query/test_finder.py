@@ -16,14 +16,14 @@ import pytest
 from evaluation import queries as measured
 from osprey_ros.describer import Describer
 from osprey_ros.errors import PromptError, StoppedError
-from osprey_ros.pipeline import Seen
 from osprey_ros.query import spatial
 from osprey_ros.query.finder import COLOR, MAX_UNCONFIRMED_SCORE, Finder
 from osprey_ros.query.question import Relation
 from osprey_ros.query.spatial import Places, holds
 from osprey_ros.results import EncodedRegions, Scores
 from osprey_ros.scene.attributes import AttributeSpec
-from osprey_ros.scene.types import UNKNOWN, Attribute, SceneObject, State, Words
+from osprey_ros.scene.history import ObservedFrame
+from osprey_ros.scene.types import UNKNOWN, Attribute, Caption, SceneObject, State
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def describer() -> Describer:
 
 
 @pytest.fixture(scope="module")
-def scene(describer: Describer) -> tuple[tuple[SceneObject, ...], Seen]:
+def scene(describer: Describer) -> tuple[tuple[SceneObject, ...], ObservedFrame]:
     """Test scene 1: three pairs of scissors, balls and others, in the picture of the describer."""
     ((_, _, objects, seen),) = islice(measured.seen_scenes(describer, "test", True, seed=1), 1)
     return objects, seen
@@ -44,7 +44,7 @@ def _known(track: int, description: str, category: str, confidence: float = 0.9,
         track_id=track,
         state=State.FRESH,
         reason="",
-        words=Words(category, description, confidence, 5, attributes),
+        caption=Caption(category, description, confidence, 5, attributes),
         first_seen=5,
         last_seen=7 + track,
         visible=False,
@@ -57,12 +57,12 @@ def _known(track: int, description: str, category: str, confidence: float = 0.9,
 
 
 def test_what_is_in_view_is_found_by_what_the_model_sees(
-    describer: Describer, scene: tuple[tuple[SceneObject, ...], Seen]
+    describer: Describer, scene: tuple[tuple[SceneObject, ...], ObservedFrame]
 ) -> None:
     objects, seen = scene
     finder = Finder(describer)
     # The words that objects carry do not matter for those in view.
-    silent = [replace(thing, words=None) for thing in objects]
+    silent = [replace(thing, caption=None) for thing in objects]
     (clock,) = finder.find("where is the pink clock?", silent, seen).matches
     assert next(thing for thing in objects if thing.track_id == clock.track_id).category == "clock"
     assert clock.score > 0.9
@@ -200,7 +200,7 @@ def test_a_match_of_one_reading_is_uncertain(describer: Describer) -> None:
 
 
 def test_what_no_caption_tells_is_uncertain(describer: Describer) -> None:
-    objects = [_known(1, "a red mug", "mug"), replace(_known(2, "a blue mug", "mug"), words=None)]
+    objects = [_known(1, "a red mug", "mug"), replace(_known(2, "a blue mug", "mug"), caption=None)]
 
     def scores(text: str) -> dict[int, float]:
         return {match.track_id: match.score for match in Finder(describer).find(text, objects, None).matches}
@@ -218,7 +218,7 @@ def test_other_languages_are_refused(describer: Describer, text: str) -> None:
 
 
 def test_nothing_of_a_frame_is_kept_but_answers(
-    describer: Describer, scene: tuple[tuple[SceneObject, ...], Seen]
+    describer: Describer, scene: tuple[tuple[SceneObject, ...], ObservedFrame]
 ) -> None:
     objects, seen = scene
     describer.set_image(seen.rgb)
@@ -246,7 +246,7 @@ def test_nothing_of_a_frame_is_kept_but_answers(
     ],
 )
 def test_what_is_not_there_is_not_found_and_said_why(
-    describer: Describer, scene: tuple[tuple[SceneObject, ...], Seen], text: str, message: str
+    describer: Describer, scene: tuple[tuple[SceneObject, ...], ObservedFrame], text: str, message: str
 ) -> None:
     found = Finder(describer).find(text, *scene)
     assert found.matches == ()
@@ -255,7 +255,7 @@ def test_what_is_not_there_is_not_found_and_said_why(
 
 
 def test_a_list_of_the_user_tells_what_things_are_like(
-    describer: Describer, scene: tuple[tuple[SceneObject, ...], Seen]
+    describer: Describer, scene: tuple[tuple[SceneObject, ...], ObservedFrame]
 ) -> None:
     objects, seen = scene
     shade = AttributeSpec("shade", "What color is <mask><pos>?", values=("pink", "red", "grey"))
@@ -271,7 +271,7 @@ def test_what_is_out_of_view_is_found_by_its_words(describer: Describer) -> None
         _known(1, "a red mug", "mug"),
         _known(2, "a blue mug", "mug"),
         _known(3, "a white bowl", UNKNOWN, 0.8),
-        replace(_known(4, "a grey box", "box"), words=None, label="toaster", score=0.7),
+        replace(_known(4, "a grey box", "box"), caption=None, label="toaster", score=0.7),
     ]
 
     def tracks(text: str) -> list[int]:
@@ -310,7 +310,7 @@ def test_one_without_a_place_in_space_leaves_the_others_theirs(describer: Descri
 
 @pytest.mark.parametrize("text", ["?", " ...!", "the mug next to -", "between the mug and --"])
 def test_a_question_without_words_is_refused(
-    describer: Describer, scene: tuple[tuple[SceneObject, ...], Seen], text: str
+    describer: Describer, scene: tuple[tuple[SceneObject, ...], ObservedFrame], text: str
 ) -> None:
     objects, seen = scene
     for things, view in (((), None), (objects, None), (objects, seen)):
@@ -344,7 +344,7 @@ def test_relations_between_many_objects_cost_little(
 
 
 def test_as_many_kinds_are_compared_as_can_be_in_view(
-    describer: Describer, scene: tuple[tuple[SceneObject, ...], Seen], monkeypatch: pytest.MonkeyPatch
+    describer: Describer, scene: tuple[tuple[SceneObject, ...], ObservedFrame], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     objects, seen = scene
     clock = next(thing for thing in objects if thing.category == "clock")
@@ -363,15 +363,15 @@ def test_as_many_kinds_are_compared_as_can_be_in_view(
     assert in_view <= set(scored)
     assert set(scored) - set(COLOR.values) <= {*in_view, "clock"}
 
-    many = [replace(thing, words=_known(1, "a grey box", f"kind{n}").words) for n, thing in enumerate(objects)]
-    many = [*many, *(replace(many[0], words=thing.words) for thing in gone)]
+    many = [replace(thing, caption=_known(1, "a grey box", f"kind{n}").caption) for n, thing in enumerate(objects)]
+    many = [*many, *(replace(many[0], caption=thing.caption) for thing in gone)]
     scored.clear()
     Finder(describer).find("the clock", many, seen)
     assert "clock" in scored
     assert len(scored) <= 32
 
 
-def test_a_search_can_be_stopped(describer: Describer, scene: tuple[tuple[SceneObject, ...], Seen]) -> None:
+def test_a_search_can_be_stopped(describer: Describer, scene: tuple[tuple[SceneObject, ...], ObservedFrame]) -> None:
     objects, seen = scene
     texts = ("the pink clock", "something to drink from", "the clock between the scissors")
     for text in texts:

@@ -28,7 +28,7 @@ def _objects(in_space: bool) -> tuple[list[SceneObject], dict[str, int]]:
                 track_id=number,
                 state=State.PENDING,
                 reason="",
-                words=None,
+                caption=None,
                 first_seen=0,
                 last_seen=0,
                 visible=True,

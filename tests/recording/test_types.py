@@ -9,7 +9,7 @@ from recordings import START
 from osprey_interfaces.msg import ObjectDescriptionArray
 from osprey_ros.recording.types import MessageTypes, serialized_stamp
 from osprey_ros.ros import messages
-from osprey_ros.scene.types import Attribute, SceneObject, State, Words
+from osprey_ros.scene.types import Attribute, Caption, SceneObject, State
 
 
 def test_the_messages_are_those_of_the_node() -> None:
@@ -17,7 +17,7 @@ def test_the_messages_are_those_of_the_node() -> None:
         track_id=12,
         state=State.STALE,
         reason="it looks otherwise than when it was described",
-        words=Words("mug", "a small red mug, höher", 0.75, START - 7, (Attribute("color", "red", 0.5),)),
+        caption=Caption("mug", "a small red mug, höher", 0.75, START - 7, (Attribute("color", "red", 0.5),)),
         first_seen=START - 9,
         last_seen=START,
         visible=True,

@@ -11,7 +11,7 @@ import numpy as np
 from osprey_ros.messages import images
 from osprey_ros.messages.stamps import stamp_of
 from osprey_ros.ros import messages
-from osprey_ros.scene.types import Attribute, SceneObject, State, Words
+from osprey_ros.scene.types import Attribute, Caption, SceneObject, State
 
 RGB = np.random.default_rng(7).integers(0, 256, (6, 5, 3), np.uint8)
 STAMP = 1_700_000_000_123_456_789
@@ -30,7 +30,7 @@ MUG = SceneObject(
     track_id=12,
     state=State.FRESH,
     reason="",
-    words=Words("mug", "a small red mug", 0.75, STAMP - 1, (Attribute("colour", "red", 0.5),)),
+    caption=Caption("mug", "a small red mug", 0.75, STAMP - 1, (Attribute("colour", "red", 0.5),)),
     first_seen=STAMP - 2,
     last_seen=STAMP,
     visible=True,
@@ -62,7 +62,7 @@ def test_objects_become_a_message() -> None:
 
 
 def test_an_object_without_words_and_place_says_so() -> None:
-    silent = replace(MUG, words=None, state=State.SKIPPED, reason="no time left", position=None, visible=False)
+    silent = replace(MUG, caption=None, state=State.SKIPPED, reason="no time left", position=None, visible=False)
     (found,) = messages.objects_message([silent], HEADER).objects
     assert (found.state, found.reason) == (found.SKIPPED, "no time left")
     assert (found.category, found.description, found.confidence, len(found.attributes)) == ("", "", 0, 0)

@@ -14,7 +14,7 @@ from osprey_ros.decoding.constraints import Matching, OneOf
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.errors import InputError
 from osprey_ros.results import Description, Result
-from osprey_ros.scene.attributes import AttributeSpec, attributes_from, questions_for, words_from
+from osprey_ros.scene.attributes import AttributeSpec, attributes_from, captions_from, questions_for
 from osprey_ros.scene.types import UNKNOWN
 
 COLOUR = AttributeSpec("colour", values=("red", "green"))
@@ -93,7 +93,7 @@ def test_words_are_made_of_one_call(tiny_model: TinyModel, picture: Picture) -> 
     questions, constraints = questions_for(settings)
     assert questions == [QUESTIONS["short"], QUESTIONS["category"], COLOUR.question, WIDTH.question]
     results = describer.answer(picture.ids, questions, max_new_tokens=30, constraints=constraints)
-    words = words_from(results, settings, Calibration(), stamp=17)
+    words = captions_from(results, settings, Calibration(), stamp=17)
     assert len(words) == 5
     for row, said in enumerate(words):
         assert (said.description, said.category) == (results[0][row].text or UNKNOWN, results[1][row].text or UNKNOWN)
@@ -107,9 +107,9 @@ def test_words_are_made_of_one_call(tiny_model: TinyModel, picture: Picture) -> 
 
 
 def test_the_category_alone_is_description_too() -> None:
-    (said,) = words_from([_answer("mug", 0.9)], Settings("category", True, ()), Calibration(), 1)
+    (said,) = captions_from([_answer("mug", 0.9)], Settings("category", True, ()), Calibration(), 1)
     assert (said.category, said.description) == ("mug", "mug")
-    (said,) = words_from([_answer("a mug", 0.9)], Settings("short", False, ()), Calibration(), 1)
+    (said,) = captions_from([_answer("a mug", 0.9)], Settings("short", False, ()), Calibration(), 1)
     assert (said.category, said.description) == ("", "a mug")
 
 
@@ -118,7 +118,7 @@ def test_confidence_is_calibrated_and_what_is_less_sure_is_unknown() -> None:
         {"description": Curve((0.5, 1.0), (0.0, 1.0)), "attribute": Curve((0.0, 1.0), (0.2, 0.9))}
     )
     results = [_answer("a mug", 0.75), _answer("mug", 0.75), _answer("red", 0.75, listed=True), _answer("9 cm", 0.75)]
-    (said,) = words_from(results, Settings(min_confidence=0.6), calibration, 1)
+    (said,) = captions_from(results, Settings(min_confidence=0.6), calibration, 1)
     assert (said.description, said.category) == (UNKNOWN, "mug")
     assert said.confidence == pytest.approx(0.5)
     colour, width = said.attributes
@@ -133,6 +133,6 @@ def test_what_was_cut_off_is_unknown() -> None:
         _answer("red", 0.9, listed=True),
         _answer("9 c", 0.9),
     ]
-    (said,) = words_from(results, Settings(), Calibration(), 1)
+    (said,) = captions_from(results, Settings(), Calibration(), 1)
     assert (said.description, said.category, said.confidence) == (UNKNOWN, UNKNOWN, 0.0)
     assert [(a.value, a.confidence > 0) for a in said.attributes] == [("red", True), (UNKNOWN, False)]

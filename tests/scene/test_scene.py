@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from osprey_ros.errors import InputError
-from osprey_ros.scene.scene import Change, Scene, Sighting, overlap
-from osprey_ros.scene.types import State, Words
+from osprey_ros.scene.scene import Change, Detection, Scene, overlap
+from osprey_ros.scene.types import Caption, State
 
 CHANGE = Change(appearance=0.2, view=2.0)
 
@@ -20,13 +20,13 @@ def looks(degrees: float) -> np.ndarray:
     return np.array([np.cos(angle), np.sin(angle), 0.0], np.float32)
 
 
-MUG = Sighting(track_id=3, instance_id=7, box=(10, 20, 40, 50), area=1500, appearance=looks(0))
+MUG = Detection(track_id=3, instance_id=7, box=(10, 20, 40, 50), area=1500, appearance=looks(0))
 FAR = np.degrees(np.arccos(1 - 0.25))  # beyond the threshold of 0.2
 VERY_FAR = np.degrees(np.arccos(1 - 0.85))  # beyond four times as much
 
 
-def words(stamp: int, text: str = "a small red mug") -> Words:
-    return Words("mug", text, 0.9, stamp)
+def words(stamp: int, text: str = "a small red mug") -> Caption:
+    return Caption("mug", text, 0.9, stamp)
 
 
 class Watch:
@@ -36,25 +36,25 @@ class Watch:
         self.scene, self.stamp = Scene(), 0
         self.shape: tuple[int, int] | None = None
 
-    def see(self, *sightings: Sighting) -> State:
+    def see(self, *detections: Detection) -> State:
         self.stamp += 1
-        self.scene.see(self.stamp, "camera", sightings, CHANGE, self.shape)
+        self.scene.update(self.stamp, "camera", detections, CHANGE, self.shape)
         return self.scene.object(3).state
 
     def say(self) -> None:
-        self.scene.say(3, words(self.stamp))
+        self.scene.set_caption(3, words(self.stamp))
 
     def wanted(self) -> bool:
         """Whether the object is to be described."""
-        return 3 in [thing.track_id for thing in self.scene.wanting()]
+        return 3 in [thing.track_id for thing in self.scene.needing_caption()]
 
 
 def test_an_object_from_its_first_frame_on() -> None:
     watch = Watch()
     assert watch.see(MUG) is State.PENDING
     thing = watch.scene.object(3)
-    assert (thing.words, thing.category, thing.description, thing.reason) == (None, "", "", "it is new")
-    assert [other.track_id for other in watch.scene.wanting()] == [3]
+    assert (thing.caption, thing.category, thing.description, thing.reason) == (None, "", "", "it is new")
+    assert [other.track_id for other in watch.scene.needing_caption()] == [3]
 
     watch.scene.skip(3, "no time left")
     thing = watch.scene.object(3)
@@ -64,7 +64,7 @@ def test_an_object_from_its_first_frame_on() -> None:
     watch.say()
     thing = watch.scene.object(3)
     assert (thing.state, thing.reason, thing.description) == (State.FRESH, "", "a small red mug")
-    assert watch.scene.wanting() == []
+    assert watch.scene.needing_caption() == []
     assert watch.scene.waited(3) == 0
 
     assert watch.see(replace(MUG, instance_id=9, box=(12, 20, 40, 50))) is State.FRESH
@@ -84,9 +84,9 @@ def test_one_that_leaves_before_it_is_described_waits_for_its_return() -> None:
     watch.scene.skip(3, "no time left")
     assert watch.see() is State.PENDING
     assert watch.scene.object(3).reason == "it is new"
-    assert watch.scene.wanting() == []  # it is not there to be described
+    assert watch.scene.needing_caption() == []  # it is not there to be described
     assert watch.see(MUG) is State.PENDING
-    assert len(watch.scene.wanting()) == 1
+    assert len(watch.scene.needing_caption()) == 1
 
 
 def test_other_looks_in_the_same_place_are_a_change_and_noise_is_none() -> None:
@@ -130,7 +130,7 @@ def test_what_never_settles_is_described_in_the_end() -> None:
     watch.say()
     watch.see(replace(MUG, appearance=looks(-20)))
     assert not watch.wanted()
-    watch.scene.ask_for([3])
+    watch.scene.prioritize([3])
     assert watch.wanted()  # who asks does not wait
 
 
@@ -195,7 +195,7 @@ def test_other_questions_make_all_words_stale() -> None:
     watch = Watch()
     watch.see(MUG, replace(MUG, track_id=4, instance_id=8))
     watch.say()
-    watch.scene.outdate("other words are wanted")
+    watch.scene.invalidate("other words are wanted")
     assert watch.scene.object(3).state is State.STALE
     assert watch.scene.object(4).state is State.PENDING
     assert watch.see(MUG) is State.STALE
@@ -207,33 +207,33 @@ def test_other_questions_make_all_words_stale() -> None:
 def test_asking_for_an_object_lasts_until_it_is_described() -> None:
     watch = Watch()
     watch.see(MUG)
-    watch.scene.ask_for([3, 99])
-    assert watch.scene.asked_for(3)
+    watch.scene.prioritize([3, 99])
+    assert watch.scene.is_prioritized(3)
     watch.see()
     watch.see(MUG)
-    assert watch.scene.asked_for(3)
+    assert watch.scene.is_prioritized(3)
     watch.say()
-    assert not watch.scene.asked_for(3)
+    assert not watch.scene.is_prioritized(3)
 
 
 def test_asking_for_an_object_whose_words_hold_changes_nothing() -> None:
     watch = Watch()
     watch.see(MUG)
     watch.say()
-    watch.scene.ask_for([3])
-    assert not watch.scene.asked_for(3)
+    watch.scene.prioritize([3])
+    assert not watch.scene.is_prioritized(3)
     changed = replace(MUG, appearance=looks(FAR))
     assert watch.see(changed) is State.STALE
     assert not watch.wanted()  # it waits until it has settled, as others do
-    watch.scene.ask_for([3])
+    watch.scene.prioritize([3])
     assert watch.wanted()
     assert watch.see(MUG) is State.FRESH  # it was nothing: nobody waits for other words
-    assert not watch.scene.asked_for(3)
+    assert not watch.scene.is_prioritized(3)
 
 
 def test_forgetting() -> None:
     scene = Scene()
-    scene.see(1, "camera", [replace(MUG, track_id=n) for n in (1, 2, 3)], CHANGE)
+    scene.update(1, "camera", [replace(MUG, track_id=n) for n in (1, 2, 3)], CHANGE)
     assert scene.forget([2, 9, 2]) == (2,)
     with pytest.raises(KeyError):
         scene.object(2)
@@ -246,11 +246,11 @@ def test_the_bound_takes_the_longest_unseen_then_the_smallest() -> None:
         Scene(0)
     scene = Scene(max_objects=4)
     for stamp, track_ids in ((1, (1, 2)), (2, (2, 3)), (3, (4, 5, 6))):
-        sightings = [replace(MUG, track_id=n, area=100 * n) for n in track_ids]
-        scene.see(stamp, "camera", sightings, CHANGE)
+        detections = [replace(MUG, track_id=n, area=100 * n) for n in track_ids]
+        scene.update(stamp, "camera", detections, CHANGE)
         scene.forget_surplus()
     assert [thing.track_id for thing in scene.snapshot().objects] == [3, 4, 5, 6]
-    scene.see(4, "camera", [replace(MUG, track_id=n, area=100 * n) for n in range(10, 16)], CHANGE)
+    scene.update(4, "camera", [replace(MUG, track_id=n, area=100 * n) for n in range(10, 16)], CHANGE)
     assert scene.forget_surplus() == (3, 4, 5, 6, 10, 11)
     assert [thing.track_id for thing in scene.snapshot().objects] == [12, 13, 14, 15]
 
@@ -258,56 +258,56 @@ def test_the_bound_takes_the_longest_unseen_then_the_smallest() -> None:
 def test_the_bound_holds_when_the_clock_goes_back() -> None:
     scene = Scene(max_objects=2)
     for stamp, track_ids, gone in ((10**18, (1, 2), ()), (1, (3,), (1,)), (2, (4,), (2,))):
-        scene.see(stamp, "camera", [replace(MUG, track_id=n, area=100 * n) for n in track_ids], CHANGE)
+        scene.update(stamp, "camera", [replace(MUG, track_id=n, area=100 * n) for n in track_ids], CHANGE)
         assert scene.forget_surplus() == gone
-    assert [thing.track_id for thing in scene.lasting()] == [4, 3]
+    assert [thing.track_id for thing in scene.persistent_objects()] == [4, 3]
 
     again = Scene(max_objects=3)
-    again.restore([replace(thing, last_seen=10**18 - thing.track_id) for thing in scene.lasting()])
-    again.see(3, "camera", [replace(MUG, track_id=n) for n in (5, 6)], CHANGE)
+    again.restore([replace(thing, last_seen=10**18 - thing.track_id) for thing in scene.persistent_objects()])
+    again.update(3, "camera", [replace(MUG, track_id=n) for n in (5, 6)], CHANGE)
     assert again.forget_surplus() == (4,)  # the one with the earlier stamp
-    assert [thing.track_id for thing in again.lasting()] == [5, 6, 3]
+    assert [thing.track_id for thing in again.persistent_objects()] == [5, 6, 3]
 
 
 def test_one_that_seemed_new_is_joined_with_the_older_one() -> None:
     scene = Scene()
-    scene.see(1, "camera", [replace(MUG, track_id=n) for n in (1, 2)], CHANGE)
-    scene.say(1, words(1, "the older words"))
-    scene.see(2, "camera", [replace(MUG, track_id=n) for n in (3, 4)], CHANGE)
-    scene.say(3, words(2))
-    scene.say(4, words(2))
-    scene.join(3, 1)
-    scene.join(4, 2)  # which has no words of its own
-    scene.join(8, 9)
+    scene.update(1, "camera", [replace(MUG, track_id=n) for n in (1, 2)], CHANGE)
+    scene.set_caption(1, words(1, "the older words"))
+    scene.update(2, "camera", [replace(MUG, track_id=n) for n in (3, 4)], CHANGE)
+    scene.set_caption(3, words(2))
+    scene.set_caption(4, words(2))
+    scene.merge(3, 1)
+    scene.merge(4, 2)  # which has no words of its own
+    scene.merge(8, 9)
     assert [thing.track_id for thing in scene.snapshot().objects] == [1, 2]
     assert scene.object(1).description == "the older words"
     assert (scene.object(2).description, scene.object(2).first_seen) == ("a small red mug", 1)
-    scene.see(3, "camera", [replace(MUG, track_id=n) for n in (1, 2)], CHANGE)
-    assert scene.wanting() == []
+    scene.update(3, "camera", [replace(MUG, track_id=n) for n in (1, 2)], CHANGE)
+    assert scene.needing_caption() == []
 
 
 def test_one_that_is_joined_stays_asked_for() -> None:
     scene = Scene()
-    scene.see(1, "camera", [replace(MUG, track_id=1)], CHANGE)
-    scene.see(2, "camera", [replace(MUG, track_id=n) for n in (2, 3)], CHANGE)
-    scene.ask_for([2])
-    scene.join(2, 1)
-    assert scene.asked_for(1)
-    scene.say(3, words(2))
-    scene.join(3, 1)
+    scene.update(1, "camera", [replace(MUG, track_id=1)], CHANGE)
+    scene.update(2, "camera", [replace(MUG, track_id=n) for n in (2, 3)], CHANGE)
+    scene.prioritize([2])
+    scene.merge(2, 1)
+    assert scene.is_prioritized(1)
+    scene.set_caption(3, words(2))
+    scene.merge(3, 1)
     assert scene.object(1).state is State.FRESH
-    assert not scene.asked_for(1)
+    assert not scene.is_prioritized(1)
 
 
 def test_a_restored_scene_goes_on_where_it_was() -> None:
     watch = Watch()
     watch.see(MUG, *(replace(MUG, track_id=n) for n in (4, 5)))
     watch.say()
-    watch.scene.say(4, words(1))
-    watch.scene.outdate("other words are wanted")
+    watch.scene.set_caption(4, words(1))
+    watch.scene.invalidate("other words are wanted")
     watch.say()
     watch.scene.skip(5, "no time left")
-    before = watch.scene.lasting()
+    before = watch.scene.persistent_objects()
     assert [thing.reason for thing in before] == ["", "other words are wanted", "it is new"]
 
     again = Watch()
@@ -317,8 +317,8 @@ def test_a_restored_scene_goes_on_where_it_was() -> None:
         (4, State.STALE, False),
         (5, State.PENDING, False),
     ]
-    assert again.scene.object(3).words == before[0].words
-    assert again.scene.wanting() == []
+    assert again.scene.object(3).caption == before[0].caption
+    assert again.scene.needing_caption() == []
     moved = replace(MUG, box=(200, 20, 40, 50))
     assert again.see(moved) is State.FRESH
     assert again.see(replace(moved, appearance=looks(2 * FAR))) is State.STALE
@@ -334,7 +334,7 @@ def test_reasons_do_not_grow_with_restarts() -> None:
         assert watch.scene.object(3).reason.endswith(", and has not settled")
         watch.scene.skip(4, "no time left")
         before, watch = watch.scene, Watch()
-        watch.scene.restore(before.lasting())
+        watch.scene.restore(before.persistent_objects())
         reasons.update((thing.track_id, thing.reason) for thing in watch.scene.snapshot().objects)
         watch.say()
     assert reasons == {(3, "it looks otherwise than when it was described"), (4, "it is new")}

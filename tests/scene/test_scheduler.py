@@ -7,21 +7,21 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from osprey_ros.scene.scheduler import Candidate, CostModel, Scheduler, Wave
+from osprey_ros.scene.scheduler import Batch, Candidate, CostModel, Scheduler
 
-STEPS = 8  # of each wave
+STEPS = 8  # of each batch
 
 
 class Machine:
-    """Takes ``once`` seconds before the first wave of a frame, and for each wave ``start`` + ``each`` per object.
+    """Spends ``fixed_cost`` seconds before the first batch of a frame, and ``start`` + ``each`` per object in a batch.
 
-    Half of that goes to the first step of a wave. ``pace`` multiplies everything, with noise of ``noise``.
+    Half of that goes to the first step of a batch. ``pace`` multiplies everything, with noise of ``noise``.
     """
 
-    def __init__(self, once: float = 0.02, start: float = 0.02, each: float = 0.005, noise: float = 0.0) -> None:
-        self.once, self.start, self.each, self.noise = once, start, each, noise
+    def __init__(self, fixed_cost: float = 0.02, start: float = 0.02, each: float = 0.005, noise: float = 0.0) -> None:
+        self.fixed_cost, self.start, self.each, self.noise = fixed_cost, start, each, noise
         self.now, self.pace = 0.0, 1.0
-        self.waves: list[list[int]] = []
+        self.batches: list[list[int]] = []
         self._rng = np.random.default_rng(3)
         self._fresh = True
 
@@ -34,17 +34,17 @@ class Machine:
         self.now += seconds * self.pace
         return started
 
-    def describe(self, rows: Sequence[int], should_stop: Callable[[], bool]) -> Wave:
-        self.waves.append(list(rows))
+    def describe(self, rows: Sequence[int], should_stop: Callable[[], bool]) -> Batch:
+        self.batches.append(list(rows))
         pace = self.pace * (1 + self.noise * abs(float(self._rng.normal())))
-        once, self._fresh = self.once * pace * self._fresh, False
-        self.now += once
-        began, wave = self.now, (self.start + self.each * len(rows)) * pace
+        fixed_cost, self._fresh = self.fixed_cost * pace * self._fresh, False
+        self.now += fixed_cost
+        began, batch = self.now, (self.start + self.each * len(rows)) * pace
         for step in range(STEPS):
             if should_stop():
-                return Wave(frozenset(), once, self.now - began)
-            self.now += wave / 2 if step == 0 else wave / 2 / (STEPS - 1)
-        return Wave(frozenset(rows), once, self.now - began)
+                return Batch(frozenset(), fixed_cost, self.now - began)
+            self.now += batch / 2 if step == 0 else batch / 2 / (STEPS - 1)
+        return Batch(frozenset(rows), fixed_cost, self.now - began)
 
 
 def _new(count: int) -> list[Candidate]:
@@ -58,11 +58,11 @@ def test_asked_for_comes_before_new_before_stale_and_large_before_small() -> Non
         Candidate(1, importance=0.9),
         Candidate(2, new=True, importance=0.1),
         Candidate(3, new=True, importance=0.2),
-        Candidate(4, asked=True, importance=0.0),
+        Candidate(4, requested=True, importance=0.0),
         Candidate(5, importance=0.05, waited=25),  # 25 frames are worth more than being new
     ]
     assert Scheduler(machine.clock).run(candidates, machine.describe, 0.0) == {}
-    assert machine.waves == [[4, 5, 3, 2, 1, 0]]
+    assert machine.batches == [[4, 5, 3, 2, 1, 0]]
 
 
 def test_no_one_waits_for_ever() -> None:
@@ -73,7 +73,7 @@ def test_no_one_waits_for_ever() -> None:
     first: dict[int, int] = {}
     for frame in range(40):
         candidates = [Candidate(row, new=True, importance=0.9) for row in range(3)]
-        candidates += [Candidate(row, asked=row == 98, waited=n) for row, n in waited.items() if row not in first]
+        candidates += [Candidate(row, requested=row == 98, waited=n) for row, n in waited.items() if row not in first]
         left = scheduler.run(candidates, machine.describe, machine.look(0.0), most=3)
         assert all(reason == "3 objects of this frame came first (max_regions 3)" for reason in left.values())
         for row in waited:
@@ -112,7 +112,7 @@ def test_a_budget_is_used_as_far_as_it_goes() -> None:
         started = machine.look(0.06)
         counts.append(40 - len(scheduler.run(_new(40), machine.describe, started, budget=0.150)))
     assert 9 <= counts[-1] <= 10  # which is what 0.15 - 0.06 - 0.02 - 0.02 s are room for
-    assert machine.waves[-1][0] == 0  # the largest first
+    assert machine.batches[-1][0] == 0  # the largest first
 
 
 def test_a_machine_that_becomes_slower_is_noticed() -> None:
@@ -120,7 +120,7 @@ def test_a_machine_that_becomes_slower_is_noticed() -> None:
     scheduler = Scheduler(machine.clock)
     for _ in range(20):
         scheduler.run(_new(40), machine.describe, machine.look(0.06), budget=0.150)
-    machine.pace = 1.5  # 0.09 + 0.03 before the wave: 0.03 s are left, and no wave is shorter than 0.0375
+    machine.pace = 1.5  # 0.09 + 0.03 before the batch: 0.03 s are left, and no batch is shorter than 0.0375
     over = []
     described = 0
     for _ in range(100):
@@ -155,7 +155,7 @@ def test_a_budget_that_is_over_before_the_words_lets_one_object_through_now_and_
 
 
 def test_what_takes_longer_than_the_budget_before_the_first_word_is_tried_rarely() -> None:
-    machine = Machine(once=0.3)
+    machine = Machine(fixed_cost=0.3)
     scheduler = Scheduler(machine.clock)
     over, described = [], 0
     for _ in range(200):
@@ -175,7 +175,7 @@ def test_stopping_says_so() -> None:
             _new(3), machine.describe, machine.now, budget, should_stop=lambda a=asked: len(a.append(0) or a) > 2
         )
         assert left == dict.fromkeys(range(3), "stopped")
-    assert not scheduler.costs.known  # what was stopped says nothing of what waves take
+    assert not scheduler.costs.known  # what was stopped says nothing of what batches take
 
 
 def test_no_one_to_describe_costs_nothing() -> None:

@@ -20,7 +20,7 @@ import pytest
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.errors import StorageError
 from osprey_ros.scene.store import MIB, SceneStore, model_of
-from osprey_ros.scene.types import Attribute, SceneObject, State, Words
+from osprey_ros.scene.types import Attribute, Caption, SceneObject, State
 
 NANO = Path(__file__).resolve().parents[2] / "engines" / "nano"
 HIDDEN = 64
@@ -35,7 +35,7 @@ def mug(track_id: int, seen: int = 5_000, seed: int = 0, **changes: object) -> S
         track_id=track_id,
         state=State.FRESH,
         reason="",
-        words=Words("mug", "a small red mug ☕", 0.75, 4_000, attributes),
+        caption=Caption("mug", "a small red mug ☕", 0.75, 4_000, attributes),
         first_seen=1_700_000_000_123_456_789,
         last_seen=seen,
         visible=True,
@@ -73,7 +73,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_a_scene_comes_back_as_it_was_saved(file: Path) -> None:
-    new = mug(12, state=State.PENDING, reason="new", words=None, position=None, size=None, label="")
+    new = mug(12, state=State.PENDING, reason="new", caption=None, position=None, size=None, label="")
     stale = mug(3, state=State.STALE, reason="its looks changed")
     store = SceneStore(file, "nano")
     assert store.load().objects == ()
@@ -109,7 +109,7 @@ def test_what_changed_is_written_and_small_changes_of_looks_are_not(file: Path) 
 
 def test_the_file_keeps_to_its_bound_and_holds_what_comes_first(file: Path) -> None:
     store = SceneStore(file, "nano", max_bytes=2 * MIB, interval=0.0)
-    scene = [mug(number, appearance=np.full(2048, number, np.float32), words=None) for number in range(2000, 0, -1)]
+    scene = [mug(number, appearance=np.full(2048, number, np.float32), caption=None) for number in range(2000, 0, -1)]
     for seen in (10_000, 20_000):  # the clock may have gone back: stamps say little
         store.save(tuple(replace(known, last_seen=seen - known.track_id) for known in scene), 2001)
         store.flush()

@@ -14,7 +14,7 @@ from osprey_ros.errors import InputError
 from osprey_ros.regions.geometry import extents
 from osprey_ros.regions.regions import regions_from_id_image
 from osprey_ros.scene.camera_motion import small_gray
-from osprey_ros.scene.tracker import Observations, Track, Tracker
+from osprey_ros.scene.tracker import Detections, Track, Tracker
 from osprey_sim.render import Renderer
 from osprey_sim.sequence import Sequence, SequenceSettings
 
@@ -32,7 +32,7 @@ def looks() -> np.ndarray:
 
 def seen(
     things: dict[int, tuple[int, int]], looks: np.ndarray, numbers=None, size: int = 24, z=None, noise=0
-) -> Observations:
+) -> Detections:
     """Things (row of looks -> centre in pixels) as regions, whose ids are ``numbers`` or 1, 2, 3 ..."""
     image = np.zeros((HEIGHT, WIDTH), np.int32)
     numbers = numbers or range(1, len(things) + 1)
@@ -48,15 +48,15 @@ def seen(
         places = np.array([things[row] for row in rows], float)
         far = np.array([z[row] for row in rows], float)
         positions = np.column_stack([(places - (WIDTH / 2, HEIGHT / 2)) * far[:, None] / FOCAL, far])
-    return Observations.of(regions, (looks[rows] + error).astype(np.float32), positions)
+    return Detections.of(regions, (looks[rows] + error).astype(np.float32), positions)
 
 
 def tracks_of(tracker: Tracker, stamp: int, things: dict[int, tuple[int, int]], looks, numbers=None, **more):
     """Thing -> track id after a frame."""
-    observations = seen(things, looks, numbers, noise=stamp, **more)
-    given = tracker.update(stamp, observations)
+    detections = seen(things, looks, numbers, noise=stamp, **more)
+    given = tracker.update(stamp, detections)
     row = {number: thing for number, thing in zip(numbers or range(1, len(things) + 1), things, strict=True)}
-    return {row[int(region)]: int(track) for region, track in zip(observations.ids, given, strict=True)}
+    return {row[int(region)]: int(track) for region, track in zip(detections.ids, given, strict=True)}
 
 
 PLACES = {0: (40, 40), 1: (120, 60), 2: (200, 50), 3: (80, 150), 4: (180, 160)}
@@ -145,8 +145,8 @@ def test_pictures_of_another_size_keep_same_looking_objects_apart(looks):
         ids[100:124, 50 * number : 50 * number + 24] = number
     alike = looks[[0, 0, 0, 1]]
 
-    def observed(scale: int) -> Observations:
-        return Observations.of(regions_from_id_image(ids.repeat(scale, axis=0).repeat(scale, axis=1)), alike)
+    def observed(scale: int) -> Detections:
+        return Detections.of(regions_from_id_image(ids.repeat(scale, axis=0).repeat(scale, axis=1)), alike)
 
     gray = np.full((HEIGHT, WIDTH), 90, np.uint8)  # the same picture, made small
     tracker = Tracker()
@@ -242,8 +242,8 @@ def test_what_does_not_belong_together_is_refused(looks):
 @pytest.mark.parametrize("depth", [False, True])
 def test_objects_of_a_sequence_keep_their_ids_by_nanos_mask_tokens(nano_shots, depth):
     tracker, frames = Tracker(), []
-    for truth, observations, stamp, gray in nano_shots:
-        given = tracker.update(stamp, observations if depth else replace(observations, positions=None), gray)
+    for truth, detections, stamp, gray in nano_shots:
+        given = tracker.update(stamp, detections if depth else replace(detections, positions=None), gray)
         frames.append((truth, given))
     figures = tracking_figures(frames)
     assert figures.idf1 >= 0.95
@@ -252,7 +252,7 @@ def test_objects_of_a_sequence_keep_their_ids_by_nanos_mask_tokens(nano_shots, d
 
 @pytest.fixture(scope="module")
 def nano_shots():
-    """Of each frame of a short, quick sequence: true ids, observations, stamp and small picture."""
+    """Of each frame of a short, quick sequence: true ids, detections, stamp and small picture."""
     describer = Describer("nano")
     settings = SequenceSettings(frames=25, rate=5.0 / 3, missing=0.08)
     shots = []
@@ -265,5 +265,5 @@ def nano_shots():
             positions = np.array([place.position if place else (np.nan,) * 3 for place in places])
             tokens = describer.encode(regions).mask_tokens
             truth = np.array([shot.truth[int(region)] for region in regions.ids])
-            shots.append((truth, Observations.of(regions, tokens, positions), shot.stamp, small_gray(shot.frame.rgb)))
+            shots.append((truth, Detections.of(regions, tokens, positions), shot.stamp, small_gray(shot.frame.rgb)))
     return shots

@@ -8,7 +8,7 @@ from typing import Any
 from std_msgs.msg import Header
 
 from osprey_ros.ros.messages import point_message
-from osprey_ros.scene.types import SceneObject, Words
+from osprey_ros.scene.types import Caption, SceneObject
 
 try:
     from vision_msgs import msg as vision
@@ -26,11 +26,11 @@ def detections_message(objects: Sequence[SceneObject], header: Header) -> Any:
 
     ``id`` is the track id; the pose holds the position, where that is known.
     """
-    detections = [_detection(thing, thing.words, header) for thing in objects if thing.words is not None]
+    detections = [_detection(thing, thing.caption, header) for thing in objects if thing.caption is not None]
     return vision.Detection2DArray(header=header, detections=detections)
 
 
-def _detection(thing: SceneObject, words: Words, header: Header) -> Any:
+def _detection(thing: SceneObject, words: Caption, header: Header) -> Any:
     x, y, width, height = thing.box
     result = vision.ObjectHypothesisWithPose()
     result.hypothesis.class_id = words.category or words.description

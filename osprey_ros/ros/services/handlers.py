@@ -68,7 +68,7 @@ class Requests:
             )
             for match in found.matches
         ]
-        self._pipeline.ask_for(match.track_id for match in found.matches)
+        self._pipeline.prioritize(match.track_id for match in found.matches)
         response.success, response.message = True, found.message
         return response
 
@@ -118,7 +118,7 @@ class Requests:
             raise InputError(
                 f"a description is of one region, the request names {len(target.regions)}: ask a question about them"
             )
-        self._pipeline.ask_for(track_id for track_id in target.track_ids if track_id)
+        self._pipeline.prioritize(track_id for track_id in target.track_ids if track_id)
         self._pipeline.look_at(target.seen)
         response.header = messages.header_message(target.seen.stamp, target.seen.frame_id)
         response.track_ids = list(target.track_ids)

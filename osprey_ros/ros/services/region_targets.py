@@ -9,16 +9,17 @@ from typing import Any
 from osprey_ros.errors import InputError, RegionError
 from osprey_ros.messages.regions import part_of
 from osprey_ros.messages.stamps import NANOSECONDS
-from osprey_ros.pipeline import Pipeline, Seen
+from osprey_ros.pipeline import Pipeline
 from osprey_ros.regions.masks import MaskCrop, regions_from_crops
 from osprey_ros.regions.regions import Regions
+from osprey_ros.scene.history import ObservedFrame
 
 
 @dataclass(frozen=True)
 class Target:
     """Regions of a frame, one or more; ``track_ids`` says whose each is, 0 where that is not known."""
 
-    seen: Seen
+    seen: ObservedFrame
     regions: Regions
     track_ids: tuple[int, ...]
 
@@ -54,7 +55,7 @@ def target_of(request: Any, pipeline: Pipeline) -> Target:
     return Target(seen, regions_from_crops(parts, range(1, len(parts) + 1), height, width), tuple(owners))
 
 
-def _frame(stamp: int, track_ids: Sequence[int], pipeline: Pipeline) -> Seen:
+def _frame(stamp: int, track_ids: Sequence[int], pipeline: Pipeline) -> ObservedFrame:
     """The frame of this stamp; with 0 the latest one, or, of tracks, the latest one that shows them all."""
     recent = pipeline.recent
     if not recent:
@@ -90,14 +91,14 @@ def _unknown(track_id: int) -> InputError:
     return InputError(f"track {track_id} is not known: get_scene says which there are")
 
 
-def _row_of(track_id: int, seen: Seen) -> int:
+def _row_of(track_id: int, seen: ObservedFrame) -> int:
     rows = (seen.track_ids == track_id).nonzero()[0]
     if not len(rows):
         raise InputError(f"track {track_id} is not in the frame of {_text(seen.stamp)}")
     return int(rows[0])
 
 
-def _row_at(x: float, y: float, seen: Seen) -> int:
+def _row_at(x: float, y: float, seen: ObservedFrame) -> int:
     """The smallest region that covers a pixel."""
     height, width = seen.regions.shape
     if not (-0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5):  # NaN, too
@@ -113,7 +114,7 @@ def _row_at(x: float, y: float, seen: Seen) -> int:
     return min(covering, key=lambda row: int(seen.regions.areas[row]))
 
 
-def _part(seen: Seen, row: int) -> MaskCrop:
+def _part(seen: ObservedFrame, row: int) -> MaskCrop:
     left, top = (int(v) for v in seen.regions.boxes[row][:2])
     return MaskCrop(left, top, seen.regions.crop(row))
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -72,8 +73,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         default=32,
         type=positive,
         metavar="N",
-        help="describe at most N objects per frame: new ones before changed ones, large ones before small ones; "
-        "the others wait for a later frame (default: 32)",
+        help="describe at most N objects per frame and skip the others: new ones come before changed ones, large ones "
+        "before small ones, and skipped ones advance with each frame (default: 32)",
     )
     command.add_argument(
         "--no-memory", action="store_true", help="describe each frame by itself, without earlier descriptions"
@@ -103,7 +104,7 @@ def annotate(arguments: argparse.Namespace) -> int:
         OspreyError: Options, bundle, recording or output cannot be used.
     """
     try:
-        from osprey_ros.recording.annotate import Annotator, OutputSettings
+        from osprey_ros.recording.annotate import Annotator
         from osprey_ros.recording.frames import plan_frames
         from osprey_ros.recording.reader import Recording
         from osprey_ros.recording.types import MessageTypes, stamp_text
@@ -127,10 +128,9 @@ def annotate(arguments: argparse.Namespace) -> int:
         max_new_tokens=arguments.max_new_tokens,
         remember=not arguments.no_memory,
     )
-    added = OutputSettings("/" + arguments.node.strip("/"), arguments.overlay)
-    types, topics = MessageTypes(), (arguments.image, arguments.segmentation)
+    node, types, topics = "/" + arguments.node.strip("/"), MessageTypes(), (arguments.image, arguments.segmentation)
     with Recording(arguments.recording, types) as recording:
-        annotator = Annotator(recording, *topics, types, step, added)
+        annotator = Annotator(recording, *topics, types, step, node, arguments.overlay)
         describer = Describer(bundle, threads=arguments.threads, preprocessing=arguments.preprocessing)
         if not bundle.manifest.verified:
             print(unverified_warning(bundle.manifest), file=sys.stderr)
@@ -147,7 +147,7 @@ def annotate(arguments: argparse.Namespace) -> int:
                 bar.update(report.described + failed - bar.n)
 
             report = annotator.run(describer, plan, arguments.output, show, stop.is_set)
-        _print_summary(arguments, recording, plan, report, added.objects_topic)
+        _print_summary(arguments, recording, plan, report, annotator.objects_topic)
     if report.stopped:
         return INTERRUPTED
     return INCOMPLETE if report.failed else 0
@@ -190,24 +190,17 @@ def _notes(arguments: argparse.Namespace, recording: Recording, plan: Plan, repo
         yield f"{recording.path} should have {recording.message_count} messages, but {report.kept} could be read"
 
 
-class _Stop:
-    def __init__(self) -> None:
-        self._set = False
-
-    def is_set(self) -> bool:
-        return self._set
-
-    def handle(self, number: int, frame: FrameType | None) -> None:
-        if self._set:
-            raise KeyboardInterrupt
-        self._set = True
-
-
 @contextmanager
-def _stop_on_interrupt() -> Iterator[_Stop]:
+def _stop_on_interrupt() -> Iterator[Event]:
     """Let the first Ctrl-C request a stop, so that the output is completed; the second one interrupts as usual."""
-    stop = _Stop()
-    before = signal.signal(signal.SIGINT, stop.handle)
+    stop = Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = signal.signal(signal.SIGINT, handle)
     try:
         yield stop
     finally:

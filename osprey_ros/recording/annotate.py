@@ -5,6 +5,7 @@ Works without ROS.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,30 +14,12 @@ from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError, StorageError
 from osprey_ros.pipeline import Pipeline, StepSettings
 from osprey_ros.recording.frames import IMAGE, SEGMENTATION, FrameReader, Pair, Plan, topics_text
-from osprey_ros.recording.reader import RecordedMessage, Recording, Topic
+from osprey_ros.recording.reader import RecordedMessage, Recording
 from osprey_ros.recording.types import OBJECTS_TYPE, OVERLAY_TYPE, MessageTypes
 from osprey_ros.recording.writer import RecordingWriter, new_topic
 from osprey_ros.viz.overlay import overlay
 
 _MAX_FAILURES = 100  # frames that fail before the first one is described
-
-
-@dataclass(frozen=True)
-class OutputSettings:
-    """Topics to add: those of a node of this name, with or without overlay images."""
-
-    node: str = "/osprey"
-    overlay: bool = False
-
-    @property
-    def objects_topic(self) -> str:
-        """Name of the topic with the objects."""
-        return f"{self.node}/objects"
-
-    @property
-    def overlay_topic(self) -> str:
-        """Name of the topic with the overlay images."""
-        return f"{self.node}/overlay/compressed"
 
 
 @dataclass
@@ -76,7 +59,11 @@ class Annotator:
         segmentation: Full name of the topic with their regions.
         types: Definitions of messages.
         step: Settings of the pipeline.
-        output: Topics to add.
+        node: Namespace of the topics to add: ``node``/objects and ``node``/overlay/compressed.
+        with_overlay: Whether to add overlay images, as JPEG.
+
+    Attributes:
+        objects_topic: Name of the topic with the objects.
 
     Raises:
         StorageError: A topic does not exist or cannot be used, or a topic to add exists already.
@@ -88,31 +75,28 @@ class Annotator:
         image: str,
         segmentation: str,
         types: MessageTypes,
-        step: StepSettings | None = None,
-        output: OutputSettings | None = None,
+        step: StepSettings,
+        node: str = "/osprey",
+        with_overlay: bool = False,
     ) -> None:
-        self._recording, self._types, self._step = recording, types, step or StepSettings()
+        self._recording, self._types, self._step, self._with_overlay = recording, types, step, with_overlay
         self._roles = {image: IMAGE, segmentation: SEGMENTATION}
         self._reader = FrameReader(recording, image, segmentation, types)
-        output = output or OutputSettings()
-        self._objects = new_topic(output.objects_topic, OBJECTS_TYPE, types)
-        self._overlay = new_topic(output.overlay_topic, OVERLAY_TYPE, types) if output.overlay else None
-        existing = {topic.name for topic in recording.topics}
+        self.objects_topic = f"{node}/objects"
+        self._added = [new_topic(self.objects_topic, OBJECTS_TYPE, types)]
+        if with_overlay:
+            self._added.append(new_topic(f"{node}/overlay/compressed", OVERLAY_TYPE, types))
         for topic in self._added:
-            if topic.name in existing:
+            if topic.name in {existing.name for existing in recording.topics}:
                 raise StorageError(f"{recording.path} has a topic {topic.name} already; give another --node")
-
-    @property
-    def _added(self) -> list[Topic]:
-        return [topic for topic in (self._objects, self._overlay) if topic is not None]
 
     def run(
         self,
         describer: Describer,
         plan: Plan,
         path: Path,
-        progress: Callable[[Report], None] | None = None,
-        should_stop: Callable[[], bool] | None = None,
+        progress: Callable[[Report], object],
+        should_stop: Callable[[], bool],
     ) -> Report:
         """Write the annotated recording. It appears when it is complete.
 
@@ -128,55 +112,36 @@ class Annotator:
             StorageError: The recording is damaged, the output cannot be written, or no frame can be described (given
                 up after 100). No output is left.
         """
-        writer = RecordingWriter(path, self._types, self._recording.custom_data)
-        try:
-            report = self._run(
-                describer, plan, writer, progress or (lambda report: None), should_stop or (lambda: False)
-            )
-            writer.close()
-        except BaseException:
-            writer.abort()
-            raise
-        return report
-
-    def _run(
-        self,
-        describer: Describer,
-        plan: Plan,
-        writer: RecordingWriter,
-        progress: Callable[[Report], None],
-        should_stop: Callable[[], bool],
-    ) -> Report:
         report, pipeline, frames = Report(), Pipeline(describer), _FrameCollector(plan, self._roles)
-        for topic in (*self._recording.topics, *self._added):
-            writer.add_topic(topic)
-            if not topic.definition:
-                report.untyped.append(f"{topic.name} ({topic.type or 'no type'})")
-        for message in self._recording.read():
-            report.stopped = report.stopped or should_stop()
-            if report.stopped:
-                break
-            writer.write(message)
-            report.kept += 1
-            found = frames.add(message)
-            if found is None:
-                continue
-            pair, image, segmentation = found
-            try:
-                added = self._describe(pipeline, image, segmentation, report, should_stop)
-            except OspreyError as error:
-                report.failed.append((pair.stamp, str(error)))
-                if not report.described and len(report.failed) >= _MAX_FAILURES:
+        with RecordingWriter(path, self._types, self._recording.custom_data) as writer:
+            for topic in (*self._recording.topics, *self._added):
+                writer.add_topic(topic)
+                if not topic.definition:
+                    report.untyped.append(f"{topic.name} ({topic.type or 'no type'})")
+            for message in self._recording.read():
+                report.stopped = report.stopped or should_stop()
+                if report.stopped:
                     break
-            else:
-                for message in added:
-                    writer.write(message)
-            progress(report)
-        if report.failed and not report.described:
-            raise StorageError(
-                f"none of the first {len(report.failed)} frames can be described: {report.failed[-1][1]}; "
-                f"{topics_text(self._recording)}"
-            )
+                writer.write(message)
+                report.kept += 1
+                pair, messages = frames.add(message)
+                if pair is None:
+                    continue
+                try:
+                    added = self._describe(pipeline, messages[IMAGE], messages[SEGMENTATION], report, should_stop)
+                except OspreyError as error:
+                    report.failed.append((pair.stamp, str(error)))
+                    if not report.described and len(report.failed) >= _MAX_FAILURES:
+                        break
+                else:
+                    for new in added:
+                        writer.write(new)
+                progress(report)
+            if report.failed and not report.described:
+                raise StorageError(
+                    f"none of the first {len(report.failed)} frames can be described: {report.failed[-1][1]}; "
+                    f"{topics_text(self._recording)}"
+                )
         return report
 
     def _describe(
@@ -194,19 +159,18 @@ class Annotator:
             report.stopped = True
             return []
         time = max(image.time, segmentation.time)
-        data = self._types.objects(result.objects, frame.stamp, frame.frame_id)
-        added = [RecordedMessage(self._objects, time, data)]
-        if self._overlay is not None:
+        data = [self._types.objects(result.objects, frame.stamp, frame.frame_id)]
+        if self._with_overlay:
             drawn = frame.rgb
             if result.regions is not None:
                 labels = [thing.description for thing in result.objects]
                 drawn = overlay(drawn, result.regions, labels, color_ids=[thing.track_id for thing in result.objects])
-            added.append(RecordedMessage(self._overlay, time, self._types.overlay(drawn, frame.stamp, frame.frame_id)))
+            data.append(self._types.overlay(drawn, frame.stamp, frame.frame_id))
         report.described += 1
         report.objects += len(result.objects)
         report.descriptions += result.described
         report.empty += not result.objects
-        return added
+        return [RecordedMessage(topic, time, message) for topic, message in zip(self._added, data, strict=True)]
 
 
 class _FrameCollector:
@@ -219,19 +183,16 @@ class _FrameCollector:
             SEGMENTATION: {pair.segmentation: pair for pair in plan.frames},
         }
         self._counts = {IMAGE: 0, SEGMENTATION: 0}
-        self._incomplete: dict[Pair, RecordedMessage] = {}
+        self._incomplete: defaultdict[Pair, dict[str, RecordedMessage]] = defaultdict(dict)
 
-    def add(self, message: RecordedMessage) -> tuple[Pair, RecordedMessage, RecordedMessage] | None:
-        """Return pair, image and segmentation if this message completes a frame."""
+    def add(self, message: RecordedMessage) -> tuple[Pair | None, dict[str, RecordedMessage]]:
+        """Return a frame and its messages by role if this message completes it, else None and no messages."""
         role = self._roles.get(message.topic.name)
         if role is None:
-            return None
+            return None, {}
         pair = self._pairs[role].get(self._counts[role])
         self._counts[role] += 1
         if pair is None:
-            return None
-        other = self._incomplete.pop(pair, None)
-        if other is None:
-            self._incomplete[pair] = message
-            return None
-        return (pair, message, other) if role == IMAGE else (pair, other, message)
+            return None, {}
+        self._incomplete[pair][role] = message
+        return (pair, self._incomplete.pop(pair)) if len(self._incomplete[pair]) == len(self._pairs) else (None, {})

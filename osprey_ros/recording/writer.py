@@ -72,6 +72,20 @@ class RecordingWriter:
         with self._errors():
             self._writer.open()
 
+    def __enter__(self) -> RecordingWriter:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        """Complete the recording; remove it after an exception."""
+        try:
+            if error is None:
+                self.close()
+        except BaseException:
+            self.abort()
+            raise
+        if error is not None:
+            self.abort()
+
     def add_topic(self, topic: Topic) -> None:
         """Add a topic, which may stay without messages. Topics that were added before are ignored."""
         if topic not in self._connections:

@@ -128,6 +128,8 @@ def test_descriptions_are_the_describers_and_recorded_messages_are_kept(
 
 def test_a_folder_has_metadata(items: list[Item], tmp_path: Path, tiny_model: TinyModel) -> None:
     source, output = write_folder(tmp_path / "in", items), tmp_path / "new" / "out"
+    metadata = source / "metadata.yaml"
+    metadata.write_text(metadata.read_text().replace("custom_data: null", "custom_data: {site: barn}"))
     assert main(command(source, output, tiny_model, "--node", "/robot/eyes/")) == 0
     assert sorted(path.name for path in output.iterdir()) == ["metadata.yaml", "out.mcap"]
     assert list(output.parent.iterdir()) == [output]
@@ -138,6 +140,7 @@ def test_a_folder_has_metadata(items: list[Item], tmp_path: Path, tiny_model: Ti
         counts = {connection.topic: connection.msgcount for connection in reader.connections}
         assert counts == {IMAGE: 4, SEGMENTATION: 4, CHATTER: 4, "/robot/eyes/objects": 4}
         assert reader.message_count == len(list(reader.messages())) == 16
+        assert reader.storage.metadata.custom == {"site": "barn"}
         hashes = {connection.topic: connection.digest for connection in reader.connections}
     described = Path(sys.prefix) / "share/osprey_interfaces/msg/ObjectDescriptionArray.json"
     assert hashes["/robot/eyes/objects"] in described.read_text()  # the hash that ROS computes
@@ -351,7 +354,8 @@ def test_stopping_leaves_a_readable_output(items: list[Item], tmp_path: Path, de
     types, done = MessageTypes(), []
     with Recording(write_folder(tmp_path / "in", items), types) as recording:
         plan = plan_frames(recording, IMAGE, SEGMENTATION)
-        report = Annotator(recording, IMAGE, SEGMENTATION, types, StepSettings(max_new_tokens=4)).run(
+        annotator = Annotator(recording, IMAGE, SEGMENTATION, types, StepSettings(max_new_tokens=4))
+        report = annotator.run(
             describer, plan, tmp_path / "out", lambda report: done.append(report.described), lambda: 2 in done
         )
     assert report.stopped

@@ -19,12 +19,13 @@ export AMENT_PREFIX_PATH := $(CURDIR)/$(VENV):$(AMENT_PREFIX_PATH)
 endif
 
 .NOTPARALLEL:
-.PHONY: help venv demo test lint clean
+.PHONY: help venv demo test test-fast lint clean
 help:
 	@echo "make venv   set up $(VENV) with everything (runtime, simulator, ROS 2, PyTorch for training and tests)"
 	@echo "make demo   describe the objects of a simulated camera over ROS 2; writes build/demo/ (needs no PyTorch)"
 	@echo "make test   run the tests"
-	@echo "make lint   check style and types"
+	@echo "make test-fast  run the unit tests: no node, no training, no export"
+	@echo "make lint   check style, types and the floors of the packages"
 	@echo "make clean  remove $(VENV) and what was built for it"
 
 venv: $(STAMPS)/robot $(STAMPS)/test $(STAMPS)/lint
@@ -35,10 +36,14 @@ demo: $(STAMPS)/robot
 test: $(STAMPS)/robot $(STAMPS)/test
 	$(BIN)/python -m pytest
 
+test-fast: $(STAMPS)/robot $(STAMPS)/test
+	$(BIN)/python -m pytest -m unit
+
 lint: $(STAMPS)/lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy osprey_ros
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/mypy
 
 clean:
 	rm -rf $(VENV) build/osprey_interfaces build/demo

@@ -10,6 +10,21 @@ import pytest
 
 from osprey_ros.bundle.spec import ModelSpec
 
+# Folders and files whose tests start nodes, and those whose tests build, train, render or measure for seconds.
+ROS = ("ros", "osprey_sim/test_ros_demo.py")
+SLOW = ("evaluation", "export", "osprey_sim", "osprey_torch", "training", "bundle/test_nano.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by its place as ``ros``, ``slow`` or, where neither holds and no GPU is needed, ``unit``."""
+    for item in items:
+        path = item.path.relative_to(Path(__file__).parent).as_posix()
+        for marker, places in (("ros", ROS), ("slow", SLOW)):
+            if path.startswith(places):
+                item.add_marker(marker)
+        if not any(item.get_closest_marker(marker) for marker in ("ros", "slow", "gpu")):
+            item.add_marker("unit")
+
 
 @dataclass(frozen=True)
 class TinyModel:

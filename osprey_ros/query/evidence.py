@@ -18,8 +18,9 @@ from osprey_ros.query.captions import (
     kind_from_captions,
     label_of,
 )
-from osprey_ros.query.question import Like, Located, Part, Phrase, Quality, Rank
+from osprey_ros.query.question import Like, Located, Order, Part, Phrase, Quality, Rank
 from osprey_ros.query.spatial import places, rank_probabilities, related
+from osprey_ros.query.vocabulary import ORDINAL_NAMES
 from osprey_ros.query.word_forms import mentions, singulars, with_article
 from osprey_ros.scene.attributes import AttributeSpec
 from osprey_ros.scene.types import UNKNOWN, SceneObject
@@ -258,7 +259,7 @@ class PhraseScorer:
             shares = self.answers.shares(question, ("yes", "no"))
             for n, row in self._in_view:
                 likely[n], unconfirmed[n] = shares[row, 0], not self.knows_word(condition.name)
-        found.add(with_article(condition.name), likely, condition.negated, unconfirmed)
+        found.add(f"with {with_article(condition.name)}", likely, condition.negated, unconfirmed)
 
     def _like(self, condition: Like, found: Evidence) -> None:
         missing = len(self.missing)
@@ -298,9 +299,20 @@ class PhraseScorer:
     def _rank(self, rank: Rank, found: Evidence) -> None:
         """Replace the scores by the probability of being at a place in an order among the objects that fit so far."""
         fits = share_of_best(found)
-        likely = rank_probabilities(rank, self.objects, np.where(fits >= NULL_EVIDENCE, fits, 0.0))
+        fits[fits < NULL_EVIDENCE] = 0.0
+        name, reference, certainty = f"{ORDINAL_NAMES[rank.place - 1]} {rank.order.value}", None, 1.0
+        if rank.place == 1:
+            name = rank.order.value
+        if rank.reference is not None:
+            evidence = self.score(rank.reference)
+            best = int(evidence.scores.argmax())
+            reference, certainty = self.objects[best], float(share_of_best(evidence, unique=True)[best])
+            fits[best] = 0.0
+            name += f" {'to' if rank.order is Order.NEAR else 'from'} {label_of(reference)}"
+            for doubts in found.doubts:
+                doubts |= evidence.doubts[best]
+        likely = certainty * rank_probabilities(rank, self.objects, fits, reference)
         found.scores[:], found.absolute[:] = fits * likely, 1.0
-        name = rank.order.value if rank.place == 1 else f"number {rank.place} from the {rank.order.value}"
         for reasons, value in zip(found.reasons, likely, strict=True):
             reasons.append(f"{name} {value:.2f}")
 

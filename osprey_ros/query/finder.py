@@ -19,7 +19,7 @@ from osprey_ros.query.captions import label_of
 from osprey_ros.query.evidence import SIZE_WORDS, SPELLINGS, Evidence, PhraseScorer, share_of_best
 from osprey_ros.query.grammar import parse
 from osprey_ros.query.language import is_english
-from osprey_ros.query.question import Like, Located, Phrase, Query, Reading
+from osprey_ros.query.question import Located, Query, Reading
 from osprey_ros.scene.attributes import AttributeSpec
 from osprey_ros.scene.types import SceneObject
 
@@ -137,8 +137,8 @@ class Finder:
         if not is_english(text):
             raise PromptError(f"English only: the question {text!r} seems to be in another language; {_EXAMPLE}")
         query = parse(text, self._adjectives)
-        phrases = [phrase for reading in query.readings for phrase in reading.phrases]
-        if not all(re.search(r"\w", phrase.text) for phrase in _with_inner(phrases)):
+        phrases = [inner for reading in query.readings for phrase in reading.phrases for inner in phrase.inner()]
+        if not all(re.search(r"\w", phrase.text) for phrase in phrases):
             raise PromptError(f"the question {text!r} has no word for what is meant: {_EXAMPLE}")
         return query
 
@@ -209,14 +209,3 @@ def _empty_reason(reading: Reading, scorer: PhraseScorer) -> str:
     if relations:
         return f"no {phrase.name or 'object'} is {relations[0].value} what was named"
     return f"nothing fits {phrase.text!r}"
-
-
-def _with_inner(phrases: Iterable[Phrase]) -> Iterator[Phrase]:
-    """Yield phrases and the phrases in their conditions."""
-    for phrase in phrases:
-        yield phrase
-        for condition in phrase.conditions:
-            if isinstance(condition, Located):
-                yield from _with_inner(condition.references)
-            elif isinstance(condition, Like):
-                yield from _with_inner([condition.phrase])

@@ -10,12 +10,13 @@ from dataclasses import replace
 
 from osprey_ros.query import vocabulary as words
 from osprey_ros.query.noun_reader import Draft, NounReader
-from osprey_ros.query.question import Like, Located, Phrase, Quality, Query, Reading, Relation
+from osprey_ros.query.question import Like, Located, Order, Phrase, Quality, Query, Reading, Relation
 from osprey_ros.query.token_reader import Table
 
 _RESTING = (Relation.ON, Relation.IN)
 # Words behind a reference that can also belong to an earlier noun.
 _CONTINUING: tuple[Table[object], ...] = (words.RELATIONS, words.SIDES, words.COUNTED_FROM, words.EXCLUDING)
+_DISTANCES = (Order.NEAR, Order.FAR)
 
 
 def parse(text: str, adjectives: Collection[str] = ()) -> Query:
@@ -91,10 +92,11 @@ class _QuestionReader(NounReader):
 
     def _rules(self, reference: bool) -> tuple[Callable[[Draft], bool], ...]:
         """Return the rules for words behind a noun, in the order in which they are tried."""
-        own = (self._filler, self._quality_behind, self._parts, self._clause, self._resting)
+        own = (self._filler, self._quality_behind, self._parts, self._resting)
         if reference and not self._nested:
             return own
-        nested = (self._counted_from, self._ranked, *own, self._located, self._group, self._negated_predicate)
+        ranks = (self._counted_from, self._ranked, self._measured_from)
+        nested = (*ranks, *own, self._clause, self._located, self._group, self._negated_predicate)
         return nested if reference else (self._exclusion, *nested, self._joined_predicate)
 
     def _applies(self, rule: Callable[[Draft], bool], draft: Draft) -> bool:
@@ -107,7 +109,8 @@ class _QuestionReader(NounReader):
 
     def _continues(self) -> bool:
         """Return whether words behind a reference can belong to an earlier noun."""
-        return any(self._find(table) for table in _CONTINUING) or self._word() == "not"
+        words_of_clauses = self._word() == "not" or self._word() in words.PRONOUNS
+        return words_of_clauses or any(self._find(table) for table in _CONTINUING)
 
     def _leave_out(self, draft: Draft) -> None:
         # Behind "something", and without any noun, unknown words describe the object: "something to drink from".
@@ -133,6 +136,15 @@ class _QuestionReader(NounReader):
         if draft.order is not None or self._find(words.RELATIONS) or not self._is_superlative():
             return False
         draft.order = self._take(words.SUPERLATIVES)
+        return True
+
+    def _measured_from(self, draft: Draft) -> bool:
+        """Read "to the bowl" of "the nearest mug to the bowl" and of "the mug closest to the bowl"."""
+        if draft.order not in _DISTANCES or draft.reference is not None or self._find(words.VIEWER):
+            return False
+        if not self._take_word("to", "from") or not self._word():
+            return False
+        draft.reference = self._phrase(reference=True)
         return True
 
     def _group(self, draft: Draft) -> bool:
@@ -204,6 +216,7 @@ class _QuestionReader(NounReader):
         if self._take(words.DO_NOT_HAVE):
             return self._part_names(draft, negated=True)
         negated = self._take_word("neither", "not") or negated
+        self._take_word("either")
         if self._find(words.WITH) or self._find(words.WITHOUT):
             return self._parts(draft, negated)
         if self._word() == "in" and self._adjective(1):

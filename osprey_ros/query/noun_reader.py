@@ -18,7 +18,7 @@ class Draft:
         names: the noun with the words before it that are no attribute values.
         any_object: the word that stands for any object, such as "thing" or "one".
         excludes: whether it began with "not", so that what follows is excluded.
-        order, place: its superlative and its ordinal.
+        order, place, reference: its superlative, its ordinal and what the distance is measured from.
         free: words that the grammar cannot read and that describe "something".
         left_out: all other words that the grammar cannot read.
     """
@@ -30,6 +30,7 @@ class Draft:
     conditions: list[Condition] = field(default_factory=list)
     order: Order | None = None
     place: int | None = None
+    reference: Phrase | None = None
     free: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
@@ -48,8 +49,8 @@ class Draft:
         if self.order is None:
             return None
         if self.place == words.LAST:
-            return Rank(self.order.opposite)
-        return Rank(self.order, self.place or 1)
+            return Rank(self.order.opposite, reference=self.reference)
+        return Rank(self.order, self.place or 1, self.reference)
 
     def phrase(self, text: str) -> Phrase:
         """Return the phrase that was read."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
@@ -53,10 +54,14 @@ _OPPOSITES = dict(_PAIRS) | {b: a for a, b in _PAIRS}
 
 @dataclass(frozen=True)
 class Rank:
-    """The place of an object among those that a phrase describes: 1 is the first in this order."""
+    """The place of an object among those that a phrase describes: 1 is the first in this order.
+
+    ``reference``: for NEAR and FAR, what the distance is measured from; None for the camera.
+    """
 
     order: Order
     place: int = 1
+    reference: Phrase | None = None
 
 
 @dataclass(frozen=True)
@@ -117,16 +122,17 @@ class Phrase:
     free_text: str = ""
     left_out: tuple[str, ...] = ()
 
-    def all_left_out(self) -> tuple[str, ...]:
-        """Return the words left out of this phrase and of the phrases in its conditions."""
-        words = list(self.left_out)
+    def inner(self) -> Iterator[Phrase]:
+        """Yield this phrase and all phrases in its conditions and its rank."""
+        yield self
+        inner = [] if self.rank is None or self.rank.reference is None else [self.rank.reference]
         for condition in self.conditions:
             if isinstance(condition, Located):
-                for reference in condition.references:
-                    words += reference.all_left_out()
+                inner += condition.references
             elif isinstance(condition, Like):
-                words += condition.phrase.all_left_out()
-        return tuple(words)
+                inner.append(condition.phrase)
+        for phrase in inner:
+            yield from phrase.inner()
 
 
 @dataclass(frozen=True)
@@ -137,7 +143,7 @@ class Reading:
 
     def left_out(self) -> tuple[str, ...]:
         """Return the words that this reading leaves out, in the order of the question."""
-        return tuple(word for phrase in self.phrases for word in phrase.all_left_out())
+        return tuple(word for phrase in self.phrases for inner in phrase.inner() for word in inner.left_out)
 
 
 @dataclass(frozen=True)

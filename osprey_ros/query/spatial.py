@@ -107,12 +107,12 @@ def holds(relation: Relation, here: Places, targets: Index, references: Sequence
     return straight * (0.5 + 0.5 * near)
 
 
-def precedence(order: Order, objects: Sequence[SceneObject]) -> np.ndarray:
+def precedence(order: Order, objects: Sequence[SceneObject], reference: SceneObject | None = None) -> np.ndarray:
     """Return how likely each object comes before each other one in an order, float64 [N, N] in 0..1.
 
     Entry (i, j) is about object i before object j: 1 if it clearly does, 0.5 if both are about equal. Left, right, top
     and bottom are those of the image. Distances and sizes are in meters if depth gave all of them, else by the image:
-    an object further down is nearer.
+    an object further down is nearer. NEAR and FAR are measured from the reference, by default from the camera.
     """
     boxes = _boxes(objects)
     spread = max(1.0, float(boxes[:, 2:].mean())) if len(boxes) else 1.0
@@ -122,7 +122,7 @@ def precedence(order: Order, objects: Sequence[SceneObject]) -> np.ndarray:
     elif order in (Order.TOP, Order.BOTTOM):
         key, equal = -y, EQUAL_POSITIONS * spread
     elif order in (Order.NEAR, Order.FAR):
-        key, equal = _nearness(objects, boxes)
+        key, equal = _nearness(objects, boxes) if reference is None else _nearness_to(reference, objects)
     else:
         key, equal = np.log(_sizes(order, objects, boxes)), EQUAL_SIZES
     if order in (Order.RIGHT, Order.BOTTOM, Order.FAR, Order.SMALL, Order.SHORT):
@@ -165,7 +165,9 @@ def related(
     return scores, others[best] if len(others) else np.zeros((len(own), len(references)), dtype=np.intp)
 
 
-def rank_probabilities(rank: Rank, objects: Sequence[SceneObject], fits: np.ndarray) -> np.ndarray:
+def rank_probabilities(
+    rank: Rank, objects: Sequence[SceneObject], fits: np.ndarray, reference: SceneObject | None = None
+) -> np.ndarray:
     """Return the probability of each object, if it fits, to be at a place in an order, float64 [N].
 
     Which objects fit is uncertain. The number of fitting objects before an object therefore has a Poisson binomial
@@ -175,9 +177,10 @@ def rank_probabilities(rank: Rank, objects: Sequence[SceneObject], fits: np.ndar
         rank: the order and the place.
         objects: all objects [N].
         fits: how likely each object is among those that are sorted, [N]; 0 for those that are not.
+        reference: what distances are measured from, None for the camera.
     """
     candidates = np.flatnonzero(fits)
-    before = precedence(rank.order, [objects[int(n)] for n in candidates]).T * fits[candidates]
+    before = precedence(rank.order, [objects[int(n)] for n in candidates], reference).T * fits[candidates]
     np.fill_diagonal(before, 0.0)  # (i, j): j fits and comes before i
     counts = np.zeros((len(candidates), rank.place))  # probabilities of 0, 1, ... objects before i
     counts[:, 0] = 1.0
@@ -212,6 +215,13 @@ def _nearness(objects: Sequence[SceneObject], boxes: np.ndarray) -> tuple[np.nda
     if all(position is not None for position in positions):
         return -np.linalg.norm(np.array(positions, dtype=np.float64).reshape(-1, 3), axis=1), 0.02
     return boxes[:, 1] + boxes[:, 3], EQUAL_POSITIONS * max(1.0, float(boxes[:, 2:].mean()))
+
+
+def _nearness_to(reference: SceneObject, objects: Sequence[SceneObject]) -> tuple[np.ndarray, float]:
+    """Return keys that are larger for objects nearer to a reference, and the difference up to which they are equal."""
+    here = places([*objects, reference])
+    distances = np.hypot(here.right[:-1] - here.right[-1], here.away[:-1] - here.away[-1])
+    return -distances, EQUAL_POSITIONS * float(here.size.mean())
 
 
 def _sizes(order: Order, objects: Sequence[SceneObject], boxes: np.ndarray) -> np.ndarray:

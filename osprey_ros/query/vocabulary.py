@@ -33,7 +33,7 @@ RELATIONS: Mapping[Words, Relation] = _table(
         ("at_the_back_of|in_back_of|behind", Relation.BEHIND),
         ("in_between|between", Relation.BETWEEN),
         ("right| next_to|beside|besides|alongside", Relation.NEXT_TO),
-        ("nearest|closest|close|near|adjacent to", Relation.NEXT_TO),
+        ("close|near|adjacent to", Relation.NEXT_TO),
         ("near|by", Relation.NEXT_TO),
         ("on_top_of|above|over|upon|on|onto", Relation.ON),
         ("underneath|beneath|below|under", Relation.UNDER),
@@ -77,17 +77,21 @@ COUNTED_FROM: Mapping[Words, Order] = _table(
 )
 # Where the camera is: "nearest to me" is "nearest".
 VIEWER: Mapping[Words, bool] = _table([("to|from me|us|you|the_camera|the_robot", True)])
-_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+ORDINAL_NAMES = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 LAST = -1
 _SHORT_ORDINALS = ("1st", "2nd", "3rd", "4th", "5th", "6th", "7th", "8th", "9th", "10th")
 ORDINALS: Mapping[Words, int] = _table(
-    [*((word, n) for words in (_ORDINALS, _SHORT_ORDINALS) for n, word in enumerate(words, start=1)), ("last", LAST)]
+    [
+        *((word, n) for n, word in enumerate(ORDINAL_NAMES, start=1)),
+        *((word, n) for n, word in enumerate(_SHORT_ORDINALS, start=1)),
+        ("last", LAST),
+    ]
 )
 
 ARTICLES = frozenset(
     {"the", "a", "an", "some", "any", "this", "that", "these", "those", "all", "both", "every", "each", "another"}
 )
-ARTICLES |= {"my", "your", "his", "her", "our", "their", "its"}
+ARTICLES |= {"either", "my", "your", "his", "her", "our", "their", "its"}
 NUMBERS = frozenset({"two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"})
 ANY_OBJECT = frozenset({"thing", "things", "object", "objects", "item", "items", "one", "ones", "something"})
 ANY_OBJECT |= {"anything", "everything"}

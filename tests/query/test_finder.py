@@ -123,6 +123,8 @@ ALL = {RED, BLUE, BOTTLE, VASE, HAMMER, CAN, LAMP, DICE}
         ("the second ball from the left", {BLUE}),
         ("the last ball from the left", {BLUE}),
         ("the farthest orange thing", {LAMP}),
+        ("the ball nearest to the can", {RED}),
+        ("the ball farthest from the can", {BLUE}),
         ("the ball in red", {RED}),
         ("the ball of blue color", {BLUE}),
         ("the small ball", {BLUE}),

@@ -30,6 +30,8 @@ def written(phrase: Phrase) -> str:
         conditions.append(text)
     name = phrase.name or (f"'{phrase.free_text}'" if phrase.free_text else "*")
     rank = f"#{phrase.rank.place} {phrase.rank.order.value}" if phrase.rank else ""
+    if phrase.rank and phrase.rank.reference:
+        rank += f"({written(phrase.rank.reference)})"
     left_out = f" -{' '.join(phrase.left_out)}" if phrase.left_out else ""
     return f"{name}{'[' if conditions else ''}{', '.join(conditions)}{']' if conditions else ''}{rank}{left_out}"
 
@@ -98,6 +100,7 @@ def test_places_are_read(text: str, expected: str) -> None:
         ("the ball that isn't red", "ball[!red]"),
         ("the non-red ball", "ball[!red]"),
         ("a ball that is neither red nor blue", "ball[!red/blue]"),
+        ("a ball that is either red or blue", "ball[red/blue]"),
         ("a mug that is neither red nor next to the bowl", "mug[!red, !NEXT_TO(bowl)]"),
         ("the mug that is not next to the bowl or behind the plate", "mug[!NEXT_TO(bowl), !BEHIND(plate)]"),
         ("the bottle without a cap", "bottle[!has cap]"),
@@ -130,6 +133,10 @@ def test_negation_is_read(text: str, expected: str) -> None:
         ("the farthest red thing", "*[red]#1 farthest"),
         ("the closest thing to me", "*#1 nearest"),
         ("second mug from the left", "mug#2 leftmost"),
+        ("the mug nearest to the red bowl", "mug#1 nearest(bowl[red])"),
+        ("the closest mug to the bowl", "mug#1 nearest(bowl)"),
+        ("the mug farthest from the bowl on the table", "mug#1 farthest(bowl)"),
+        ("the second closest mug to the bowl", "mug#2 nearest(bowl)"),
         ("third bottle from the right", "bottle#3 rightmost"),
         ("the first mug from the top", "mug#1 topmost"),
         ("the last mug from the left", "mug#1 rightmost"),
@@ -157,7 +164,6 @@ def test_superlatives_and_ordinals_are_read(text: str, expected: str) -> None:
         ("the mug which is red", "mug[red]"),
         ("which mug is red?", "mug[red]"),
         ("the mug that is in front of the car", "mug[FRONT(car)]"),
-        ("the mug that's next to the bowl that's behind the plate", "mug[NEXT_TO(bowl[BEHIND(plate)])]"),
         ("the mug that is red and next to the bowl", "mug[red, NEXT_TO(bowl)]"),
         ("the mug with a handle and a lid", "mug[has handle, has lid]"),
         ("the lamp that has a shade", "lamp[has shade]"),
@@ -179,6 +185,11 @@ def test_clauses_lists_and_openings_are_read(text: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("text", "nearer", "farther"),
     [
+        (
+            "the mug that's next to the bowl that's red",
+            "mug[NEXT_TO(bowl[red])]",
+            "mug[NEXT_TO(bowl), red]",
+        ),
         ("the mug behind the bowl on the left", "mug[BEHIND(bowl[LEFT()])]", "mug[BEHIND(bowl), LEFT()]"),
         (
             "the mug next to the bowl behind the plate",

@@ -118,6 +118,8 @@ def test_orders_sort_by_place_and_size(in_space: bool) -> None:
     assert sorted_by(Order.RIGHT)[0] == "right"
     assert sorted_by(Order.NEAR)[0] == sorted_by(Order.BOTTOM)[0] == "near"
     assert sorted_by(Order.FAR)[0] == sorted_by(Order.TOP)[0] == "far"
+    to_left = precedence(Order.NEAR, objects, objects[number["left"]]).sum(axis=1)
+    assert sorted(number, key=lambda name: -to_left[number[name]])[:2] == ["left", "mug"]
     mug = objects[number["mug"]]
     objects[number["mug"]] = replace(mug, size=(0.06, 0.09, 0.06) if in_space else None, box=(*mug.box[:2], 15, 23))
     assert sorted_by(Order.TALL)[0] == sorted_by(Order.LARGE)[0] == "mug"

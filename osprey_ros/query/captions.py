@@ -22,7 +22,8 @@ def called(phrase: Phrase) -> str:
     ends = [f"not {' or '.join(quality.values)}" for quality in qualities if quality.negated]
     for condition in phrase.conditions:
         if isinstance(condition, Part):
-            ends.append(f"{'without' if condition.negated else 'with'} {with_article(condition.name)}")
+            parts = " or ".join(with_article(name) for name in condition.names)
+            ends.append(f"{'without' if condition.negated else 'with'} {parts}")
         elif isinstance(condition, Like):
             ends.append(f"{'not ' if condition.negated else ''}{called(condition.phrase)}")
     return " and ".join(part for part in (text, *ends) if part) or "there"

@@ -252,14 +252,17 @@ class PhraseScorer:
 
     def _part(self, condition: Part, found: Evidence) -> None:
         """Weigh whether objects have a part: by a yes-or-no question in view, else by the caption."""
-        unconfirmed = np.array([not mentions(thing.description, condition.name) for thing in self.objects], np.bool_)
-        likely = np.where(unconfirmed, UNSUPPORTED, 1.0)
-        if self._in_view and self.answers is not None:
-            question = f"Does {REGION_TEXT} have {with_article(condition.name)}?"
-            shares = self.answers.shares(question, ("yes", "no"))
-            for n, row in self._in_view:
-                likely[n], unconfirmed[n] = shares[row, 0], not self.knows_word(condition.name)
-        found.add(f"with {with_article(condition.name)}", likely, condition.negated, unconfirmed)
+        without, unconfirmed = np.ones(len(self.objects)), np.zeros(len(self.objects), dtype=np.bool_)
+        for name in condition.names:
+            unknown = np.array([not mentions(thing.description, name) for thing in self.objects], np.bool_)
+            likely = np.where(unknown, UNSUPPORTED, 1.0)
+            if self._in_view and self.answers is not None:
+                shares = self.answers.shares(f"Does {REGION_TEXT} have {with_article(name)}?", ("yes", "no"))
+                for n, row in self._in_view:
+                    likely[n], unknown[n] = shares[row, 0], not self.knows_word(name)
+            without, unconfirmed = without * (1 - likely), unconfirmed | unknown
+        parts = " or ".join(with_article(name) for name in condition.names)
+        found.add(f"with {parts}", 1 - without, condition.negated, unconfirmed)
 
     def _like(self, condition: Like, found: Evidence) -> None:
         missing = len(self.missing)
@@ -287,14 +290,16 @@ class PhraseScorer:
         needed = np.max([found.scores, *likely], axis=0) >= NULL_EVIDENCE if references else None
         here = places(self.objects, needed)
         degrees, best_reference = related(condition.relation, here, found.scores, likely, self.should_stop)
-        name = f"{'not ' if condition.negated else ''}{condition.relation.value}"
-        for n, degree in enumerate(degrees):
-            about = " and ".join(label_of(self.objects[m]) for m in best_reference[n]) if degree else "nothing"
-            found.reasons[n].append(f"{name} {about or 'the image'} {degree:.2f}")
         if condition.negated:
             degrees = 1 - degrees
             found.absolute[:] *= degrees
         found.scores[:] *= degrees
+        name = f"{'not ' if condition.negated else ''}{condition.relation.value}"
+        asked_for = " and ".join(called(reference) for reference in condition.references) or "the image"
+        for n, degree in enumerate(degrees):
+            nearest = " and ".join(label_of(self.objects[m]) for m in best_reference[n])
+            about = nearest if nearest and degree and not condition.negated else asked_for
+            found.reasons[n].append(f"{name} {about} {degree:.2f}")
 
     def _rank(self, rank: Rank, found: Evidence) -> None:
         """Replace the scores by the probability of being at a place in an order among the objects that fit so far."""

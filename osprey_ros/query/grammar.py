@@ -12,6 +12,7 @@ from osprey_ros.query import vocabulary as words
 from osprey_ros.query.noun_reader import Draft, NounReader
 from osprey_ros.query.question import Like, Located, Order, Phrase, Quality, Query, Reading, Relation
 from osprey_ros.query.token_reader import Table
+from osprey_ros.query.word_forms import singulars
 
 _RESTING = (Relation.ON, Relation.IN)
 # Words behind a reference that can also belong to an earlier noun.
@@ -60,8 +61,11 @@ class _QuestionReader(NounReader):
                 pass
             if phrases and not self._word():
                 break
-            phrases.append(self._phrase(reference=False))
-            without_noun.append(not phrases[-1].head and self._any_object in ("", "one", "ones"))
+            phrase = self._phrase(reference=False)
+            without_noun.append(not phrase.head and self._any_object in ("", "one", "ones"))
+            if without_noun[-1] and phrase.rank and self._word() == ",":  # "which is bigger, the ball or the lamp"
+                phrase = replace(phrase, left_out=(*phrase.left_out, phrase.text))
+            phrases.append(phrase)
             self._take(words.SEPARATORS)
         named = [phrase for phrase, without in zip(phrases, without_noun, strict=True) if not without]
         for n, without in enumerate(without_noun):  # "the red mug and the green one", "the red and the green mug"
@@ -183,6 +187,8 @@ class _QuestionReader(NounReader):
 
     def _clause(self, draft: Draft) -> bool:
         """Read "that is red and not next to the bowl", "which has a handle", "standing on the book"."""
+        if self._word() == "," and self._word(1) in words.PRONOUNS:  # "the ball, which is red"
+            self._at += 1
         start = self._at
         self._skip(words.PRONOUNS, words.BE, words.POSTURES)
         if self._at > start:
@@ -199,7 +205,9 @@ class _QuestionReader(NounReader):
             either = self._word(separator[0] - 1) in ("or", "nor")
             self._at += separator[0]
             self._skip(words.BE, words.PRONOUNS)
-            if (either and not negated) or not self._starts_predicate() or not self._predicate(draft, either):
+            # "not a ball or a lamp"
+            starts = self._starts_predicate() or (negated and either and self._word() in words.ARTICLES)
+            if (either and not negated) or not starts or not self._predicate(draft, either):
                 self._at = start
                 break
         return True
@@ -238,7 +246,8 @@ class _QuestionReader(NounReader):
                 draft.left_out += phrase.left_out
                 return True
             phrase = _named_like(phrase, draft.name)
-        if has_article and (phrase.head or phrase.conditions):
+        is_kind = has_article or (not draft.names and bool(singulars(phrase.name)))  # "things that are balls"
+        if is_kind and (phrase.head or phrase.conditions):
             draft.conditions.append(Like(phrase, negated))
             return True
         self._at = start

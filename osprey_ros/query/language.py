@@ -51,5 +51,5 @@ def is_english(text: str) -> bool:
     lowered = text.lower()
     if any(letter.isalpha() and not letter.isascii() and letter not in LOAN_LETTERS for letter in lowered):
         return False
-    words = set(re.findall(r"[^\W\d_]+", lowered))
+    words = set(re.findall(r"[^\W\d_]+(?:-[^\W\d_]+)*", lowered))
     return not words & FOREIGN_WORDS or bool(words & ENGLISH_WORDS)

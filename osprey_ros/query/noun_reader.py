@@ -110,6 +110,10 @@ class NounReader(TokenReader):
             if value := self._adjective():
                 draft.conditions.append(Quality((value,)))
                 self._at += len(value.split())
+            elif self._word() in words.ARTICLES:  # what is before it was no noun: "avoid the ball"
+                draft.left_out += draft.names
+                draft.names = []
+                self._at += 1
             else:
                 draft.names.append(self._word())
                 self._at += 1
@@ -151,6 +155,8 @@ class NounReader(TokenReader):
         return self._quality(draft, negated) or self._part_names(draft, negated)
 
     def _part_names(self, draft: Draft, negated: bool) -> bool:
+        """Read names of parts: joined by "and" all of them count, by "or" any of them."""
+        names: list[str] = []
         while True:
             part = Draft(self._at)
             self._before_noun(part)
@@ -159,11 +165,16 @@ class NounReader(TokenReader):
                 return False
             for condition in part.conditions:  # what a part is like cannot be asked: "a blue handle"
                 draft.left_out += list(condition.values) if isinstance(condition, Quality) else []
-            draft.conditions.append(Part(part.name, negated))
+            names.append(part.name)
             separator = self._find(words.SEPARATORS)
             if separator is None or not self._is_part(separator[0]):
+                draft.conditions.append(Part(tuple(names), negated))
                 return True
+            either = self._word(separator[0] - 1) in ("or", "nor")
             self._at += separator[0]
+            if not either or self._word() == "no":
+                draft.conditions.append(Part(tuple(names), negated))
+                names = []
             negated = self._take_word("no") or negated
 
     def _is_part(self, ahead: int) -> bool:

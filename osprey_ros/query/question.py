@@ -74,9 +74,9 @@ class Quality:
 
 @dataclass(frozen=True)
 class Part:
-    """The object has a part of this name, or has not if negated."""
+    """The object has a part with one of these names, or has none of them if negated."""
 
-    name: str
+    names: tuple[str, ...]
     negated: bool = False
 
 

@@ -91,7 +91,7 @@ ORDINALS: Mapping[Words, int] = _table(
 ARTICLES = frozenset(
     {"the", "a", "an", "some", "any", "this", "that", "these", "those", "all", "both", "every", "each", "another"}
 )
-ARTICLES |= {"either", "my", "your", "his", "her", "our", "their", "its"}
+ARTICLES |= {"either", "only", "just", "my", "your", "his", "her", "our", "their", "its"}
 NUMBERS = frozenset({"two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"})
 ANY_OBJECT = frozenset({"thing", "things", "object", "objects", "item", "items", "one", "ones", "something"})
 ANY_OBJECT |= {"anything", "everything"}
@@ -101,7 +101,7 @@ GROUNDS |= {"picture", "image", "photo", "scene", "room", "view", "frame"}
 MIDDLES = frozenset({"middle", "center", "centre"})
 FILLERS: Mapping[Words, bool] = _table(
     [
-        ("please|here|there|now|just|also|exactly|actually|currently|again", True),
+        ("please|here|there|now|also|exactly|actually|currently|again", True),
         ("right_now|right_here|over_here|over_there|for_me|for_us|at_all", True),
         ("that| you|i|we can| see", True),
         ("do|can you see", True),
@@ -161,7 +161,8 @@ def tokens_of(text: str) -> list[str]:
     words = text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
     for pattern, instead in _CONTRACTIONS:
         words = pattern.sub(instead, words)
-    tokens = [token.strip('?!.:"()') for token in re.sub(r"[,;]", " , ", words).split()]
+    words = re.sub(r"[,;]|(?<=\s)-+(?=\s)", " , ", words)  # a dash between words separates like a comma
+    tokens = [token.strip('?!.:"()') for token in words.split()]
     line = " ".join(token for token in tokens if token).strip(", ")
     if found := _NOT_OPENING.match(f"{line} "):
         return ["not", "the", *line[found.end() :].split()]

@@ -21,7 +21,7 @@ def written(phrase: Phrase) -> str:
         if isinstance(condition, Quality):
             text += "/".join(condition.values)
         elif isinstance(condition, Part):
-            text += f"has {condition.name}"
+            text += f"has {'/'.join(condition.names)}"
         elif isinstance(condition, Located):
             text += f"{condition.relation.name}({', '.join(written(reference) for reference in condition.references)})"
         else:
@@ -110,6 +110,10 @@ def test_places_are_read(text: str, expected: str) -> None:
         ("anything but the mug", "*[!(mug)]"),
         ("everything except the mugs and the bowls", "*[!(mugs), !(bowls)]"),
         ("neither the mug nor the bowl", "*[!(mug), !(bowl)]"),
+        ("anything that isn't a mug or a bowl", "*[!(mug), !(bowl)]"),
+        ("things that are not mugs", "*[!(mugs)]"),
+        ("the mug without a handle or a lid", "mug[!has handle/lid]"),
+        ("the ball - not red", "ball[!red]"),
         ("the mug, not the red one", "mug[!(*[red])]"),
         ("the mugs except the biggest", "mugs[!(mugs#1 largest)]"),
         ("the mug that isn't the biggest", "mug[!(mug#1 largest)]"),
@@ -166,6 +170,9 @@ def test_superlatives_and_ordinals_are_read(text: str, expected: str) -> None:
         ("the mug that is in front of the car", "mug[FRONT(car)]"),
         ("the mug that is red and next to the bowl", "mug[red, NEXT_TO(bowl)]"),
         ("the mug with a handle and a lid", "mug[has handle, has lid]"),
+        ("the mug with a handle or a lid", "mug[has handle/lid]"),
+        ("the mug, which is red", "mug[red]"),
+        ("only the red mug", "mug[red]"),
         ("the lamp that has a shade", "lamp[has shade]"),
         ("the red mug and the green bowl", "mug[red] + bowl[green]"),
         ("the red mug or the blue one", "mug[red] + mug[blue]"),
@@ -215,6 +222,8 @@ def test_ambiguous_words_give_two_readings(text: str, nearer: str, farther: str)
         ("the mug that is not on the table", "mug -that is not"),
         ("the mug next to", "mug -next to"),
         ("the vase I bought yesterday", "vase -i bought yesterday"),
+        ("avoid the red ball", "ball[red] -avoid"),
+        ("which is bigger, the mug or the bowl", "mug#1 largest -bigger + mug + bowl"),
     ],
 )
 def test_unknown_words_are_left_out(text: str, expected: str) -> None:

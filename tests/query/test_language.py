@@ -41,6 +41,7 @@ def test_other_languages_are_recognized(text: str) -> None:
         "xyzzy plugh 42",
         "the bottle of eau de toilette",
         "banana",
+        "un-red ball",
     ],
 )
 def test_english_with_loan_words_is_english(text: str) -> None:

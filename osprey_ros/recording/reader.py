@@ -1,7 +1,7 @@
 """Read recordings of rosbag2: MCAP and SQLite files, or folders with metadata.yaml.
 
-rosbags reads both. MCAP files without an index, as a killed recorder leaves them, are read from the beginning by the
-`mcap` package.
+rosbags reads both. MCAP files without a complete index, such as those of a killed recorder, are read from their
+beginning by the `mcap` package.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _FORMATS = {
 class Topic:
     """A recorded topic.
 
-    Two topics are equal if they differ in ``definition`` or ``type_hash`` only.
+    Comparison ignores ``definition`` and ``type_hash``.
 
     Attributes:
         name: Full name, such as "/camera/image".

@@ -70,7 +70,7 @@ $(STAMPS)/robot: setup.py package.xml $(STAMPS)/interfaces $(STAMPS)/gl
 	PYTHONWARNINGS=ignore $(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-TEST_LISTS := $(foreach list,runtime test train $(if $(filter wheels,$(ROS)),ros_test),requirements/$(list).txt)
+TEST_LISTS := $(foreach list,runtime test train,requirements/$(list).txt)
 $(STAMPS)/test: $(TEST_LISTS) requirements/open_clip.txt tools/install_tensorrt_bindings.py $(STAMPS)/packages
 	@echo "installing PyTorch and what training and the tests need into $(VENV)"
 	$(PIP) $(TEST_LISTS:%=-r %)

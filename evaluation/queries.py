@@ -40,12 +40,12 @@ TARGETS = {NAMED: ("top-1", 0.85), RELATED: ("top-1", 0.60), ABSENT: ("false fin
 _A_SCENE = 4  # questions
 _FORMS_A_SCENE = 2  # questions of `FORMS`
 FORM_TARGETS = (0.85, 0.03)  # least share of right answers, largest share of sure wrong ones
-_IN_QUESTION = 0.02  # scores below it are of objects that nobody would take for what was asked
+_PLAUSIBLE = 0.02  # least score of objects that calibration is fitted on
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A question about the scene of a seed, the answer, and whether it is right.
+    """A question about the scene of a seed, the instance ids of the matches, and whether the answer is right.
 
     ``scores``: of all objects, before calibration; ``meant``: which of them are right answers.
     """
@@ -77,28 +77,28 @@ class FormAsked:
 
 
 def kinds(count: int) -> list[str]:
-    """Of ``count`` questions half by name, a quarter related and a quarter absent, mixed."""
+    """Return the kinds of ``count`` questions: half `NAMED`, a quarter `RELATED`, a quarter `ABSENT`, in turns."""
     return [(NAMED, RELATED, NAMED, ABSENT)[n % 4] for n in range(count)]
 
 
 def seen_scenes(
     describer: Describer, split: str, depth: bool, seed: int = 0
 ) -> Iterator[tuple[int, Scene, tuple[SceneObject, ...], ObservedFrame]]:
-    """Scene after scene as the pipeline sees it, with the seed of each."""
+    """Yield scenes with their seeds, the objects that the pipeline found and the observed frame."""
     settings = StepSettings(attributes=(COLOR,), remember=False)
     with Renderer(WIDTH, HEIGHT) as renderer:
         while True:
             scene = sample_scene(seed, split)
-            picture = renderer.render(scene)
-            areas = np.bincount(picture.instance_ids.ravel())
+            rendered = renderer.render(scene)
+            areas = np.bincount(rendered.instance_ids.ravel())
             large = [n for n in range(1, len(areas)) if areas[n] > MIN_AREA]
             if len(large) > 2:
                 matrix = camera_matrix(scene.camera, WIDTH, HEIGHT)
-                matrix[:2, 2] -= 0.5  # the centre of the first pixel at (0, 0)
-                regions = regions_from_id_image(picture.instance_ids, only=large)
-                frame = Frame(seed + 1, "camera", picture.rgb, regions)
+                matrix[:2, 2] -= 0.5  # center of the first pixel at (0, 0)
+                regions = regions_from_id_image(rendered.instance_ids, only=large)
+                frame = Frame(seed + 1, "camera", rendered.rgb, regions)
                 if depth:
-                    frame = replace(frame, depth=picture.depth, camera_matrix=matrix)
+                    frame = replace(frame, depth=rendered.depth, camera_matrix=matrix)
                 pipeline = Pipeline(describer)
                 result = pipeline.step(frame, settings)
                 if pipeline.latest is not None:
@@ -107,7 +107,7 @@ def seen_scenes(
 
 
 def ask(describer: Describer, count: int, split: str, depth: bool = True, min_score: float = MIN_SCORE) -> list[Asked]:
-    """Asks ``count`` questions, a few of each scene, and judges the answers."""
+    """Ask ``count`` questions, a few about each scene, and compare the answers with the simulator's truth."""
     asked: list[Asked] = []
     wanted = kinds(count)
     finder = Finder(describer, min_score=min_score)
@@ -133,9 +133,9 @@ def ask(describer: Describer, count: int, split: str, depth: bool = True, min_sc
 
 
 def summary(asked: list[Asked]) -> dict[str, float]:
-    """Share of right first matches of each kind; of things that are not there the share of false finds.
+    """Return the share of right first matches of each kind; for `ABSENT`, the share of questions with any match.
 
-    A kind that was not asked for has none.
+    Kinds without questions are left out.
     """
     shares = {}
     for kind in TARGETS:
@@ -181,12 +181,12 @@ def form_summary(asked: list[FormAsked]) -> tuple[float, float]:
 
 
 def answers(asked: list[Asked]) -> Answers:
-    """Scores of all objects that come into question for what was asked, and whether each is meant."""
+    """Return the scores of all objects that are plausible answers, and whether each is right."""
     pairs = [
         (score, meant)
         for one in asked
         for score, meant in zip(one.scores, one.meant, strict=True)
-        if score >= _IN_QUESTION
+        if score >= _PLAUSIBLE
     ]
     return Answers(np.array([score for score, _ in pairs]), np.array([meant for _, meant in pairs], dtype=bool))
 
@@ -197,7 +197,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--split", choices=("test", "validation"), default="test")
     parser.add_argument("--questions", type=positive, default=300)
     parser.add_argument("--forms", type=positive, default=60, help="questions with negation, superlatives and so on")
-    parser.add_argument("--no-depth", action="store_true", help="judge relations by places in the picture alone")
+    parser.add_argument("--no-depth", action="store_true", help="compare places in the image only")
     parser.add_argument("--min-score", type=float, default=MIN_SCORE)
     parser.add_argument("--fit", action="store_true", help="fit on validation scenes and write the bundle, first")
     parser.add_argument("--fit-questions", type=positive, default=1000)
@@ -209,7 +209,7 @@ def main(argv: list[str] | None = None) -> int:
             fitted = ask(describer, arguments.fit_questions, "validation", not arguments.no_depth)
             known = describer.bundle.calibration()
             curve = fit(answers(fitted))
-            # What nothing speaks for is not meant.
+            # A score of 0 means that nothing supports the object.
             curve = Curve((0.0, *curve.confidences), (0.0, *curve.shares))
             write_calibration(describer.bundle.root, replace(known, curves={**known.curves, QUERY: curve}))
             describer = Describer(arguments.bundle)

@@ -98,7 +98,7 @@ class FormQuestions(Questions):
     # Superlatives and ordinals
 
     def _several(self, least: int, levels: Sequence[int] = (1, 2, 3)) -> tuple[str, list[SceneObject]] | None:
-        """Return words for at least so many objects, and these objects."""
+        """Return words for at least ``least`` objects, and these objects."""
         noun = self._noun(self._pick(self._objects), int(self._rng.choice(levels)))
         meant = [obj for obj in self._objects if obj.instance_id in self._ids(noun)]
         return (noun, meant) if len(meant) >= least else None

@@ -10,7 +10,7 @@ from osprey_sim import words
 from osprey_sim.scene import Scene, camera_pose, object_center
 from osprey_sim.scene import SceneObject as SimObject
 
-NAMED, RELATED, ABSENT = "category and colour", "relation", "not there"
+NAMED, RELATED, ABSENT = "category and color", "relation", "not there"
 _NEXT_TO, _CLEARLY = 0.25, 1.5  # meters, and how much nearer than the next one
 
 
@@ -41,7 +41,7 @@ class Questions:
         }
 
     def draw(self, kind: str) -> Question | None:
-        """A question of a kind; None where this scene does not lend itself to one that was drawn."""
+        """Return a question of a kind, None if the one that was drawn does not suit this scene."""
         return {NAMED: self._named, RELATED: self._related, ABSENT: self._absent}[kind]()
 
     def _named(self) -> Question:
@@ -50,7 +50,7 @@ class Questions:
         return Question(NAMED, f"the {noun}", self._ids(noun))
 
     def _absent(self) -> Question | None:
-        """A category that is not there, with a colour or without one; or one that is there in another colour."""
+        """Return a question for a category that is absent, or for one that is present in another color only."""
         colour = str(self._rng.choice(words.COLOURS))
         if self._rng.random() < 0.5:
             category = self._pick(self._objects).category
@@ -62,7 +62,7 @@ class Questions:
         return None if self._ids(noun) else Question(ABSENT, f"the {noun}", frozenset())
 
     def _related(self) -> Question | None:
-        """The one thing of a kind that is in a relation to another, which no other thing can be taken for."""
+        """Return a question for an object that only its relation to another object tells from its like."""
         reference, target = self._pick(self._objects), self._pick(self._objects)
         about = f"{reference.colour} {reference.category}"
         if target is reference or len(self._ids(about)) > 1:
@@ -70,7 +70,7 @@ class Questions:
         noun = self._noun(target, int(self._rng.integers(4)))
         others = self._ids(noun) - {target.instance_id, reference.instance_id}
         if not others:
-            return None  # it would be found without the relation
+            return None  # the relation would not be needed
         relation = str(self._rng.choice([*words.RELATIONS, "next to", "between"]))
         if relation == "between":
             return self._between(target, noun, others, reference)
@@ -96,7 +96,7 @@ class Questions:
         return Question(RELATED, text, frozenset({target.instance_id}))
 
     def _is(self, relation: str, target: int, reference: int, others: frozenset[int]) -> bool:
-        """Whether the target clearly is in the relation, and none of the others can be meant."""
+        """Return whether the target is clearly in the relation and all others are clearly not."""
 
         def step(instance: int) -> np.ndarray:
             return self._place[instance] - self._place[reference]

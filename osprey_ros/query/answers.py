@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from osprey_ros.decoding.prompt import QUESTIONS
-from osprey_ros.describer import Describer
 from osprey_ros.errors import StoppedError
 from osprey_ros.results import Result
 
 if TYPE_CHECKING:
+    from osprey_ros.describer import Describer
     from osprey_ros.scene.history import ObservedFrame
 
 MAX_CACHED_PHRASES = 4096

@@ -33,7 +33,7 @@ SIZE_WORDS = {
 
 NULL_EVIDENCE = 0.05  # evidence that an unrelated object reaches by chance
 MIN_TOKEN_RATIO = 0.02  # least likelihood per token of free text, relative to the region's own description
-MAX_KINDS = 32  # kinds that an object in view is told apart from
+MAX_KINDS = 32  # kinds that are compared for an object in view
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class PhraseScorer:
         return unknown
 
     def _kinds(self, names: list[str]) -> list[str]:
-        """Return the names and the kinds to tell them apart from: the categories of the objects in view."""
+        """Return the names and the kinds to compare them with: the categories of the objects in view."""
         categories: Counter[str] = Counter()
         for n, row in self._in_view:
             known = self.objects[n].category

@@ -176,7 +176,7 @@ def rank_probabilities(
     Args:
         rank: the order and the place.
         objects: all objects [N].
-        fits: how likely each object is among those that are sorted, [N]; 0 for those that are not.
+        fits: how likely each object is among the sorted ones, [N]; 0 for all others.
         reference: what distances are measured from, None for the camera.
     """
     candidates = np.flatnonzero(fits)

@@ -1,4 +1,4 @@
-"""Attributes of objects as the user configures them: a short question for each, what may be answered, and the words."""
+"""Attributes of objects from the configuration: their questions, the answers they allow, and captions from answers."""
 
 from __future__ import annotations
 
@@ -19,16 +19,20 @@ _KEYS = ("name", "question", "values", "pattern")
 _ENTRY = re.compile(
     r"\s*(?P<name>[^=;]*?)\s*(?:=\s*(?:/(?P<pattern>.*)/|(?P<values>[^/;][^;]*))\s*)?(?:;(?P<question>.*))?"
 )
-_WORDS = {"colour": "color"}  # as the data sets spell what they ask
+_QUESTION_SPELLING = {"colour": "color"}  # of published data sets
 
 
 @dataclass(frozen=True)
 class AttributeSpec:
-    """One attribute: its name, the question that is asked of every object, and what may be answered.
+    """An attribute that is asked of every object.
 
-    ``question``: in it ``<mask><pos>`` names the object; by default "What <name> is <mask><pos>?". ``values``: the
-    answer is one of these. ``pattern``: it matches this regular expression. Without either it is free.
-    Raises InputError for a name that is none, for values together with a pattern, and for unusable ones.
+    Attributes:
+        name: letters, digits and underscores, a letter first.
+        question: its text with ``<mask><pos>`` for the object; by default "What <name> is <mask><pos>?".
+        values: the answers to choose from, () for other answers.
+        pattern: the regular expression that answers match, "" without one.
+
+    Raises InputError for an invalid name, for values together with a pattern, and for invalid values or patterns.
     """
 
     name: str
@@ -42,7 +46,7 @@ class AttributeSpec:
         if self.values and self.pattern:
             raise InputError(f"attribute {self.name}: give values or a pattern, not both")
         if not self.question:
-            asked = _WORDS.get(self.name, self.name.replace("_", " "))
+            asked = _QUESTION_SPELLING.get(self.name, self.name.replace("_", " "))
             object.__setattr__(self, "question", f"What {asked} is {REGION_TEXT}?")
         try:
             _ = self.constraint
@@ -51,17 +55,20 @@ class AttributeSpec:
 
     @property
     def constraint(self) -> Constraint | None:
-        """What its answers are held to."""
+        """The constraint on answers, None if any text is allowed."""
         if self.values:
             return OneOf(self.values)
         return Matching(self.pattern) if self.pattern else None
 
 
 def attributes_from(entries: Iterable[str | Mapping[str, Any]]) -> tuple[AttributeSpec, ...]:
-    """Attributes from a configuration: mappings with the fields of `AttributeSpec`, or one line for each.
+    """Return the attributes of a configuration.
 
-    A line is ``NAME``, ``NAME = RED | GREEN | BLUE`` for a list or ``NAME = /REGULAR EXPRESSION/`` for a pattern, and
-    may go on with ``; QUESTION``. Raises InputError for others, and for two of one name.
+    Args:
+        entries: mappings with the fields of `AttributeSpec`, or lines: ``NAME``, ``NAME = RED | GREEN | BLUE`` for a
+            list of values or ``NAME = /REGULAR EXPRESSION/`` for a pattern, each with an optional ``; QUESTION``.
+
+    Raises InputError for other entries and for duplicate names.
     """
     specs = [_from_line(entry) if isinstance(entry, str) else _from_mapping(entry) for entry in entries]
     names = [spec.name for spec in specs]
@@ -72,7 +79,7 @@ def attributes_from(entries: Iterable[str | Mapping[str, Any]]) -> tuple[Attribu
 
 
 class CaptionSettings(Protocol):
-    """What is asked of every object; `osprey_ros.pipeline.StepSettings` is one."""
+    """The settings that captions depend on; `osprey_ros.pipeline.StepSettings` has them."""
 
     @property
     def style(self) -> str:
@@ -80,15 +87,15 @@ class CaptionSettings(Protocol):
 
     @property
     def categories(self) -> bool:
-        """Whether the category is asked for as well."""
+        """Whether the category is a question of its own."""
 
     @property
     def attributes(self) -> tuple[AttributeSpec, ...]:
-        """Asked for besides."""
+        """Further questions."""
 
     @property
     def min_confidence(self) -> float:
-        """An answer that is less sure, calibrated, becomes UNKNOWN."""
+        """The least calibrated confidence of an answer; others become UNKNOWN."""
 
 
 def questions_for(settings: CaptionSettings) -> tuple[list[str], list[Constraint | None]]:
@@ -101,10 +108,16 @@ def questions_for(settings: CaptionSettings) -> tuple[list[str], list[Constraint
 def captions_from(
     results: Sequence[Result], settings: CaptionSettings, calibration: Calibration, stamp: int
 ) -> list[Caption]:
-    """Words about each region from the answers to `questions_for`, whose picture has this stamp in nanoseconds.
+    """Return the caption of each region from the answers to `questions_for`.
 
-    Confidences are calibrated. An answer below ``min_confidence``, one that was not finished, or that is not what its
-    attribute allows, is UNKNOWN.
+    Confidences are calibrated. An answer is UNKNOWN if its confidence is below ``min_confidence``, if it was cut off or
+    if its attribute does not allow it.
+
+    Args:
+        results: the answers, one result for each question.
+        settings: the settings that the questions were made from.
+        calibration: of the bundle.
+        stamp: of the image, in nanoseconds.
     """
     asks_category = _asks_category(settings)
     words = []
@@ -129,7 +142,7 @@ def _asks_category(settings: CaptionSettings) -> bool:
 def _judged(
     answer: Description, kind: str, least: float, calibration: Calibration, constraint: Constraint | None = None
 ) -> tuple[str, float]:
-    """The text, or UNKNOWN, and its calibrated confidence."""
+    """Return the text, or UNKNOWN, and its calibrated confidence."""
     if not answer.text or not answer.ended or (constraint is not None and not constraint.accepts(answer.text)):
         return UNKNOWN, 0.0
     confidence = calibration.apply(kind, answer.confidence)

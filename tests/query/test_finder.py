@@ -33,7 +33,7 @@ def describer() -> Describer:
 
 @pytest.fixture(scope="module")
 def scene(describer: Describer) -> tuple[tuple[SceneObject, ...], ObservedFrame]:
-    """Test scene 1: three pairs of scissors, balls and others, in the picture of the describer."""
+    """Test scene 1: three pairs of scissors, balls and others, in the image of the describer."""
     ((_, _, objects, seen),) = islice(measured.seen_scenes(describer, "test", True, seed=1), 1)
     return objects, seen
 

@@ -1,4 +1,4 @@
-"""Questions in other languages are told from English ones."""
+"""Questions in other languages are recognized."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def test_a_place_in_an_order_is_as_certain_as_what_comes_before() -> None:
     first, second = Rank(Order.LEFT), Rank(Order.LEFT, 2)
     assert rank_probabilities(first, objects, np.ones(3)).tolist() == [1.0, 0.0, 0.0]
     assert rank_probabilities(second, objects, np.ones(3)).tolist() == [0.0, 1.0, 0.0]
-    # With 0.5 the leftmost one is none of those that are counted.
+    # With 0.5 the leftmost one does not count.
     fits = np.array([0.5, 1.0, 1.0])
     assert rank_probabilities(first, objects, fits) == pytest.approx([1.0, 0.5, 0.0])
     assert rank_probabilities(second, objects, fits) == pytest.approx([0.0, 0.5, 0.5])

@@ -26,6 +26,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
 
+from osprey_ros.vision.pixels import short_edge_size
+
 from benchmarks.interleaved_timing import Spread, in_turns
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.bundle.spec import ModelSpec
@@ -33,7 +35,6 @@ from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError
 from osprey_ros.regions.pooling import MaskPooler
 from osprey_ros.regions.regions import regions_from_id_image, regions_from_masks
-from osprey_ros.vision.pixels import short_edge_size
 from osprey_ros.vision.preprocess import Preprocessor
 from osprey_sim.render import Renderer
 from osprey_sim.scene import sample_scene
@@ -155,7 +156,7 @@ def measure_regions(side: int, position_size: int, runs: int) -> list[RegionTime
 def measure_picture(rgb: np.ndarray, spec: ModelSpec, threads: int, runs: int) -> PictureTimes:
     """One picture uint8 [H, W, 3], again and again."""
     image = Image.fromarray(rgb)
-    small = short_edge_size(rgb.shape, spec.image_size)[::-1]
+    small = resize_shortest_edge(rgb, spec.image_size).shape[1::-1]
     exact, threaded, fast = Preprocessor(spec), Preprocessor(spec, threads=threads), Preprocessor(spec, "fast")
     calls: dict[str, Callable[[], object]] = {
         "pillow": lambda: image.resize(small, Image.BICUBIC),

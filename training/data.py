@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from osprey_ros.bundle.spec import ModelSpec
 from osprey_ros.decoding.prompt import PromptBuilder
 from osprey_ros.regions.regions import regions_from_id_image
-from osprey_ros.vision.preprocess import normalise_and_square, resize_shortest_edge
+from osprey_ros.vision.preprocess import normalize_and_square, resize_shortest_edge
 from osprey_sim.dialogues import COLOURED, KINDS, PLACED, SIZED, RegionFacts, dialogues
 from osprey_sim.words import CLASSES, COLOURS, PARTS, SIZES, TABLES
 from osprey_torch.packing import PackedBatch, PackedSequence, Sample, collate, pack
@@ -178,7 +178,7 @@ class SceneDataset(Dataset[Item]):
         labels = {name: [NO_LABEL if name in view.unknown else _label(name, f) for f in facts] for name in LABELS}
         labels |= _place_labels(grids)
         return Item(
-            pixels=normalise_and_square(view.picture, self.spec),
+            pixels=normalize_and_square(view.picture, self.spec),
             masks=[np.concatenate(level) for level in masks],
             positions=grids,
             labels=labels,

@@ -13,7 +13,7 @@ from osprey_ros.decoding.prompt import IMAGE, MASK, PromptBuilder
 from osprey_ros.errors import OspreyError
 from osprey_ros.regions.regions import regions_from_masks
 from osprey_ros.vision.image_io import load_image
-from osprey_ros.vision.preprocess import normalise_and_square, resize_shortest_edge
+from osprey_ros.vision.preprocess import normalize_and_square, resize_shortest_edge
 from osprey_torch.packing import PackedSequence, Sample, pack
 from osprey_torch.readers.mixture import BLOCK, Mixture
 from osprey_torch.readers.records import Record, RecordError, Turn
@@ -60,7 +60,7 @@ class RecordDataset(Dataset[Item]):
         named = sorted({region for turns in chosen for turn in turns for region in turn.regions})
         masks, positions = self._regions(record, named, rgb.shape[:2])
         return Item(
-            pixels=normalise_and_square(picture, self.spec),
+            pixels=normalize_and_square(picture, self.spec),
             masks=masks,
             positions=positions,
             labels={},

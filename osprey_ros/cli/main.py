@@ -169,11 +169,11 @@ def _describe(arguments: argparse.Namespace) -> int:
     from osprey_ros.cli.bundle import unverified_warning
     from osprey_ros.describer import Describer
     from osprey_ros.regions.files import load_regions
-    from osprey_ros.vision.image_io import check_picture_name, load_image, save_image
+    from osprey_ros.vision.image_io import check_image_name, load_image, save_image
     from osprey_ros.viz.overlay import overlay
 
     if arguments.overlay is not None:
-        check_picture_name(arguments.overlay)
+        check_image_name(arguments.overlay)
     rgb = load_image(arguments.image)
     regions = load_regions(arguments.masks)
     describer = Describer(arguments.bundle, threads=arguments.threads)

@@ -26,7 +26,6 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
 
-from osprey_ros.vision.pixels import short_edge_size
 
 from benchmarks.interleaved_timing import Spread, in_turns
 from osprey_ros.bundle.bundle import Bundle
@@ -35,7 +34,7 @@ from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError
 from osprey_ros.regions.pooling import MaskPooler
 from osprey_ros.regions.regions import regions_from_id_image, regions_from_masks
-from osprey_ros.vision.preprocess import Preprocessor
+from osprey_ros.vision.preprocess import Preprocessor, resize_shortest_edge
 from osprey_sim.render import Renderer
 from osprey_sim.scene import sample_scene
 

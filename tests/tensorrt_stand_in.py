@@ -1,7 +1,7 @@
-"""Stands in for TensorRT and a GPU where there are none: the same calls, carried out by onnxruntime in host memory.
+"""Stands in for TensorRT's runtime and a GPU: the same calls, executed by onnxruntime in host memory.
 
-It proves what lies on our side of these calls: names, shapes, addresses, copies, what is kept and what is refused. It
-proves nothing about TensorRT; that its members are TensorRT's is compared in test_tensorrt_contract.py.
+It tests our side of these calls: names, shapes, addresses, copies, what is kept and what is rejected. The names of
+TensorRT's own members are tested in test_tensorrt_contract.py, TensorRT itself only on a machine with a GPU.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import enum
 import json
 import subprocess
 import types
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ import numpy as np
 import onnx
 from onnx_session import open_session
 
-# The driver's functions over malloc. More than 1 GiB at once is more than it has. Memory is filled when the stream is
-# waited for, or before the next copy in it.
+# The functions of the driver over malloc. The device has 1 GiB. Memory is filled when the stream is synchronized or
+# before the next copy in it.
 _DRIVER = """
 #include <stdint.h>
 #include <stdlib.h>
@@ -82,20 +83,9 @@ def compile_driver(folder: Path) -> Path:
 
 
 class ILogger:
-    Severity = enum.IntEnum("Severity", ["INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"])
-    INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = Severity
-
-    def log(self, severity: Any, msg: str) -> None:
-        raise NotImplementedError
+    ERROR, INTERNAL_ERROR = range(2)
 
 
-class IProgressMonitor:
-    pass
-
-
-NetworkDefinitionCreationFlag = enum.IntEnum("NetworkDefinitionCreationFlag", [("STRONGLY_TYPED", 1)])
-MemoryPoolType = enum.Enum("MemoryPoolType", ["WORKSPACE"])
-BuilderFlag = enum.Enum("BuilderFlag", ["TF32"])
 TensorIOMode = enum.Enum("TensorIOMode", ["INPUT", "OUTPUT"])
 
 
@@ -103,125 +93,9 @@ def nptype(trt_type: str) -> type:
     return {"float": np.float32, "float16": np.float16, "int64": np.int64}[trt_type]
 
 
-class INetworkDefinition:
-    def __init__(self, flags: int) -> None:
-        assert flags == 2, "strongly typed"
-        self._model: bytes = b""
-
-
-class ParserError:
-    def __init__(self, index: int, node: onnx.NodeProto) -> None:
-        self._index, self._node = index, node
-
-    def node(self) -> int:
-        return self._index
-
-    def node_name(self) -> str:
-        return self._node.name
-
-    def node_operator(self) -> str:
-        return self._node.op_type
-
-    def desc(self) -> str:
-        return f"no importer for the domain {self._node.domain}"
-
-
-class OnnxParser:
-    def __init__(self, network: INetworkDefinition, logger: ILogger) -> None:
-        self._network, self._errors = network, []
-
-    def parse_from_file(self, model: str) -> bool:
-        loaded = onnx.load(model)
-        self._errors = [ParserError(i, node) for i, node in enumerate(loaded.graph.node) if node.domain]
-        self._network._model = loaded.SerializeToString()
-        return not self._errors
-
-    @property
-    def num_errors(self) -> int:
-        return len(self._errors)
-
-    def get_error(self, index: int) -> ParserError:
-        return self._errors[index]
-
-
-class IOptimizationProfile:
-    def __init__(self) -> None:
-        self._shapes: dict[str, list[list[int]]] = {}
-
-    def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:
-        self._shapes[input] = [list(min), list(opt), list(max)]
-
-
-class ITimingCache:
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def serialize(self) -> bytes:
-        return self._data
-
-
-class IBuilderConfig:
-    progress_monitor: Any = None
-
-    def __init__(self) -> None:
-        self._profiles: list[dict] = []
-        self._cache: ITimingCache | None = None
-        self._flags = {BuilderFlag.TF32}
-
-    def set_memory_pool_limit(self, pool: Any, pool_size: int) -> None:
-        assert pool_size > 0
-
-    def clear_flag(self, flag: Any) -> None:
-        self._flags.discard(flag)
-
-    def add_optimization_profile(self, profile: IOptimizationProfile) -> int:
-        self._profiles.append(profile._shapes)
-        return len(self._profiles) - 1
-
-    def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache:
-        return ITimingCache(serialized_timing_cache)
-
-    def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
-        fits = cache._data in (b"", b"measured") or ignore_mismatch
-        self._cache = cache if fits else self._cache
-        return fits
-
-    def get_timing_cache(self) -> ITimingCache | None:
-        return self._cache
-
-
-class Builder:
-    builds = 0  # of the whole process; ours to count, not TensorRT's
-
-    def __init__(self, logger: ILogger) -> None:
-        self._logger = logger
-
-    def create_network(self, flags: int = 0) -> INetworkDefinition:
-        return INetworkDefinition(flags)
-
-    def create_builder_config(self) -> IBuilderConfig:
-        return IBuilderConfig()
-
-    def create_optimization_profile(self) -> IOptimizationProfile:
-        return IOptimizationProfile()
-
-    def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> bytes | None:
-        Builder.builds += 1
-        assert not config._flags, "float32 is float32"
-        monitor = config.progress_monitor
-        monitor.phase_start("Building", None, 2)
-        for step in range(2):
-            monitor.phase_start("Timing", "Building", 4)
-            for measured in range(4):
-                if config._cache is not None:
-                    config._cache._data = b"measured"
-                if not monitor.step_complete("Timing", measured):
-                    return None
-            monitor.phase_finish("Timing")
-            if not monitor.step_complete("Building", step):
-                return None
-        monitor.phase_finish("Building")
-        return json.dumps({"profiles": config._profiles}).encode() + b"\n" + network._model
+def plan_bytes(graph: Path, profiles: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return a plan of the graph; a profile has the least, usual and greatest shape of each input."""
+    return json.dumps(list(profiles)).encode() + b"\n" + onnx.load(graph).SerializeToString()
 
 
 class Runtime:
@@ -231,7 +105,7 @@ class Runtime:
     def deserialize_cuda_engine(self, serialized_engine: Any) -> ICudaEngine | None:
         head, _, model = bytes(serialized_engine).partition(b"\n")
         try:
-            return ICudaEngine(json.loads(head)["profiles"], model)
+            return ICudaEngine(json.loads(head), model)
         except ValueError:
             self._logger.log(ILogger.ERROR, "the magic tag\ndoes not match")
             return None
@@ -316,17 +190,10 @@ class IExecutionContext:
         return np.frombuffer((ctypes.c_uint8 * size).from_address(self._addresses[name]), dtype).reshape(shape)
 
 
-CLASSES = (
-    *(ILogger, IProgressMonitor, NetworkDefinitionCreationFlag, MemoryPoolType, BuilderFlag, TensorIOMode),
-    *(INetworkDefinition, ParserError, OnnxParser, IOptimizationProfile, ITimingCache, IBuilderConfig),
-    *(Builder, Runtime, ICudaEngine, IExecutionContext),
-)
-
-
 def make_module(version: str = "10.3.0") -> types.ModuleType:
-    """The module to put in the place of `tensorrt`."""
+    """Return a replacement for the module `tensorrt`."""
     module = types.ModuleType("tensorrt")
-    for part in CLASSES:
+    for part in (ILogger, TensorIOMode, Runtime, ICudaEngine, IExecutionContext):
         setattr(module, part.__name__, part)
     module.nptype = nptype
     module.__version__ = version

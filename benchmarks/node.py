@@ -253,7 +253,7 @@ def listen(osprey: NodeProcess, sender: NodeProcess, seconds: float) -> Figures:
         published=int(inputs["/image received"]),
         described=int(frames["described"]),
         dropped=int(frames["dropped for later frames"]),
-        unmatched=int(inputs["given up without partner"]),
+        unmatched=int(inputs["dropped without a match"]),
         newer=all(later > earlier for earlier, later in pairwise(stamps)),
         age_p50=float(np.percentile(ages, 50)),
         age_p95=float(np.percentile(ages, 95)),

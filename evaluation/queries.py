@@ -28,10 +28,11 @@ from osprey_ros.cli._options import positive
 from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError
 from osprey_ros.frame import Frame
-from osprey_ros.pipeline import Pipeline, StepSettings
+from osprey_ros.pipeline import Pipeline
 from osprey_ros.query.finder import COLOR, MIN_SCORE, Finder
 from osprey_ros.regions.regions import regions_from_id_image
 from osprey_ros.scene.history import ObservedFrame
+from osprey_ros.scene.settings import StepSettings
 from osprey_ros.scene.types import SceneObject
 from osprey_sim.render import HEIGHT, MIN_AREA, WIDTH, Renderer
 from osprey_sim.scene import Scene, camera_matrix, sample_scene

@@ -28,9 +28,10 @@ from osprey_ros.cli._options import positive
 from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError
 from osprey_ros.frame import Frame
-from osprey_ros.pipeline import Pipeline, StepResult, StepSettings
+from osprey_ros.pipeline import Pipeline, StepResult
 from osprey_ros.scene.attributes import AttributeSpec
 from osprey_ros.scene.scheduler import Scheduler
+from osprey_ros.scene.settings import StepSettings
 from osprey_ros.scene.types import SceneObject
 from osprey_ros.vision.preprocess import MODES
 from osprey_sim.catalog import COLOURS

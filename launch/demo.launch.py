@@ -1,7 +1,7 @@
-"""Starts the osprey node with a simulated camera in front of it: `ros2 launch osprey_ros demo.launch.py`.
+"""Start the osprey node and a simulated camera: `ros2 launch osprey_ros demo.launch.py`.
 
-The arguments of osprey.launch.py can be given here as well, but for image, segmentation, depth, camera_info and
-use_depth, which are those of the simulated camera. Needs mujoco and PyOpenGL. To see it: `rviz:=true`, or Foxglove with
+The arguments of osprey.launch.py are accepted, too, except image, segmentation, depth, camera_info and use_depth, which
+the simulated camera sets. Needs mujoco and PyOpenGL. For a view of the results use `rviz:=true`, or Foxglove with
 foxglove/osprey.json of this package.
 """
 
@@ -22,13 +22,13 @@ TOPICS = ("image", "segmentation", "depth", "camera_info")
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The camera in the namespace /camera, and the osprey node listening to it."""
+    """Return the camera in the namespace /camera, the osprey node that subscribes to it, and RViz if requested."""
     arguments = [
-        DeclareLaunchArgument("rate", default_value="2.0", description="Frames of the camera per second."),
+        DeclareLaunchArgument("rate", default_value="2.0", description="Frames per second."),
         DeclareLaunchArgument("seed", default_value="0", description="Seed of the first scene."),
         DeclareLaunchArgument("frames_per_scene", default_value="10", description="Frames before the scene changes."),
         DeclareLaunchArgument(
-            "rviz", default_value="false", choices=("true", "false"), description="Whether RViz shows the results."
+            "rviz", default_value="false", choices=("true", "false"), description="Show the results in RViz."
         ),
     ]
     camera = Node(
@@ -45,7 +45,7 @@ def generate_launch_description() -> LaunchDescription:
         ],
         output="screen",
     )
-    # RViz wants its fixed frame to exist: the camera stands still in the world.
+    # RViz needs its fixed frame: the camera does not move in the world.
     frame = Node(
         package="tf2_ros",
         executable="static_transform_publisher",

@@ -1,8 +1,8 @@
-"""Starts the osprey node: `ros2 launch osprey_ros osprey.launch.py image:=/camera/image segmentation:=/camera/ids`.
+"""Start the osprey node: `ros2 launch osprey_ros osprey.launch.py image:=/camera/image segmentation:=/camera/ids`.
 
-For several cameras, start it several times with a namespace for each, or include it so in a launch file of your own.
-Under nav2's lifecycle manager give `autostart:=false` here, and the manager `bond_timeout: 0.0`: a Python node has no
-bond.
+For several cameras, start it once for each with a namespace, or include it several times in your own launch file. Under
+the lifecycle manager of nav2, set `autostart:=false` here and `bond_timeout: 0.0` for the manager, because a Python
+node has no bond.
 """
 
 from pathlib import Path
@@ -12,74 +12,73 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch_ros.actions import LifecycleNode
 
 from launch import LaunchContext, LaunchDescription
+from osprey_ros.ros.parameters import PARAMETERS
 
-PARAMETERS = Path(get_package_share_directory("osprey_ros")) / "config" / "osprey.yaml"
+PARAMETERS_FILE = Path(get_package_share_directory("osprey_ros")) / "config" / "osprey.yaml"
 YES_OR_NO = ("true", "false")
 TOPICS = {
-    "image": "Topic of the camera's images (compressed ones are taken from TOPIC/compressed).",
-    "segmentation": "Topic of images of instance ids.",
-    "regions": "Topic of osprey_interfaces/RegionArray, with regions_from:=regions.",
-    "detections": "Topic of vision_msgs/Detection2DArray, with regions_from:=detections.",
-    "depth": "Topic of depth images that are registered to the image, with use_depth:=true.",
-    "camera_info": "Topic of the calibration of the rectified image, with use_depth:=true.",
+    "image": "Topic of the camera images (compressed images: TOPIC/compressed).",
+    "segmentation": "Topic of the images of instance ids.",
+    "regions": "Topic of osprey_interfaces/RegionArray, used with regions_from:=regions.",
+    "detections": "Topic of vision_msgs/Detection2DArray, used with regions_from:=detections.",
+    "depth": "Topic of the depth images, registered to the image, used with use_depth:=true.",
+    "camera_info": "Topic of the calibration of the rectified image, used with use_depth:=true.",
 }
-# Parameters of the node; where an argument is empty, the file of parameters has its way.
+# Parameters of the node that are arguments as well. An empty argument leaves the parameter to params_file.
 GIVEN = ("bundle", "image_transport", "regions_from", "use_depth")
 
+
+def parameter_argument(name: str) -> DeclareLaunchArgument:
+    """Return the launch argument of a parameter, with the parameter's own text."""
+    info = PARAMETERS[name]
+    values = info.choices or (YES_OR_NO if isinstance(info.default, bool) else ())
+    return DeclareLaunchArgument(
+        name,
+        default_value="",
+        description=f"{info.text} Empty: the value in params_file.",
+        **({"choices": ("", *values)} if values else {}),
+    )
+
+
 ARGUMENTS = [
-    DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node; one for each camera."),
+    DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node, one for each camera."),
     *(
         DeclareLaunchArgument(topic, default_value=topic, description=description)
         for topic, description in TOPICS.items()
     ),
-    DeclareLaunchArgument("params_file", default_value=str(PARAMETERS), description="YAML file of parameters."),
     DeclareLaunchArgument(
-        "bundle", default_value="", description="Engine bundle, a folder or a name; empty: as params_file says."
+        "params_file", default_value=str(PARAMETERS_FILE), description="YAML file with the parameters of the node."
     ),
-    DeclareLaunchArgument(
-        "image_transport",
-        default_value="",
-        choices=("", "raw", "compressed"),
-        description="How images come; empty: as params_file says.",
-    ),
-    DeclareLaunchArgument(
-        "regions_from",
-        default_value="",
-        choices=("", "segmentation", "regions", "detections"),
-        description="Which topic says where the regions are; empty: as params_file says.",
-    ),
-    DeclareLaunchArgument(
-        "use_depth",
-        default_value="",
-        choices=("", *YES_OR_NO),
-        description="Whether objects are placed in space with depth and camera_info; empty: as params_file says.",
-    ),
+    *(parameter_argument(name) for name in GIVEN),
     DeclareLaunchArgument(
         "autostart",
         default_value="true",
         choices=YES_OR_NO,
-        description="Whether the node configures and activates itself; false under a lifecycle manager.",
+        description=PARAMETERS["autostart"].text,
     ),
     DeclareLaunchArgument(
         "use_sim_time",
         default_value="",
         choices=("", *YES_OR_NO),
-        description="Whether time comes from /clock; empty: as params_file says.",
+        description="Take the time from /clock. Empty: the value in params_file.",
     ),
     DeclareLaunchArgument(
         "respawn",
         default_value="false",
         choices=YES_OR_NO,
-        description="Whether the node is started again, after 2 s, when its process has ended.",
+        description="Restart the node 2 s after its process has ended.",
     ),
     DeclareLaunchArgument(
-        "log_level", default_value="info", description="Least severity that is logged: debug, info, warn, error, fatal."
+        "log_level",
+        default_value="info",
+        choices=("debug", "info", "warn", "error", "fatal"),
+        description="Minimum severity of log messages.",
     ),
 ]
 
 
 def osprey(context: LaunchContext) -> list[LifecycleNode]:
-    """The node; arguments that were given go before the file of parameters."""
+    """Return the node. Arguments that are set override the values in params_file."""
     value = context.launch_configurations
     parameters: dict[str, str | bool] = {name: value[name] for name in GIVEN if value[name]}
     for name in ("autostart", "use_sim_time", "use_depth"):
@@ -102,5 +101,5 @@ def osprey(context: LaunchContext) -> list[LifecycleNode]:
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The arguments and the node."""
+    """Return the arguments and the node."""
     return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=osprey)])

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from osprey_ros.errors import RegionError as RegionError
     from osprey_ros.frame import Frame as Frame
     from osprey_ros.pipeline import Pipeline as Pipeline
-    from osprey_ros.pipeline import StepSettings as StepSettings
     from osprey_ros.regions.regions import Regions as Regions
     from osprey_ros.regions.regions import as_regions as as_regions
     from osprey_ros.regions.regions import regions_from_id_image as regions_from_id_image
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from osprey_ros.results import Scores as Scores
     from osprey_ros.results import Update as Update
     from osprey_ros.scene.attributes import AttributeSpec as AttributeSpec
+    from osprey_ros.scene.settings import StepSettings as StepSettings
     from osprey_ros.timing import Timing as Timing
     from osprey_ros.vision.image_io import load_image as load_image
 

@@ -18,39 +18,18 @@ from osprey_ros.frame import Frame, RegionLabel
 from osprey_ros.regions.geometry import Extent
 from osprey_ros.regions.regions import Regions
 from osprey_ros.results import EncodedRegions
-from osprey_ros.scene.attributes import AttributeSpec, captions_from, questions_for
+from osprey_ros.scene.attributes import captions_from, questions_for
 from osprey_ros.scene.camera_motion import differs, small_gray, small_picture
 from osprey_ros.scene.history import ObservedFrame
 from osprey_ros.scene.scene import Change, Detection, Scene
 from osprey_ros.scene.scheduler import Batch, Candidate, Scheduler
+from osprey_ros.scene.settings import StepSettings
 from osprey_ros.scene.tracker import Detections, Track, Tracker
 from osprey_ros.scene.types import SceneObject, State
 from osprey_ros.timing import Timing
 
 _NO_LABEL = RegionLabel("", 0.0)
 _HISTORY = 8  # frames that questions may be asked about
-
-
-@dataclass(frozen=True)
-class StepSettings:
-    """What is said about which regions, and when it is said again."""
-
-    style: str = "short"  # a key of prompt.QUESTIONS
-    categories: bool = True  # whether the category is asked for as well
-    attributes: tuple[AttributeSpec, ...] = ()  # asked for in the same decode
-    min_area: int = 50  # pixels; smaller regions are left out
-    max_regions: int = 32  # so many are described in one frame, the others skipped
-    max_new_tokens: int = 0  # tokens of one answer; 0: what suits its question
-    min_confidence: float = 0.0  # an answer below it becomes "unknown"
-    time_budget: float = 0.0  # seconds for the whole step: what does not fit is skipped; 0: no limit
-    # Whether objects keep their words from frame to frame; False: every frame by itself, and what is remembered waits.
-    remember: bool = True
-    # Cosine distance, 0 to 2, of an object's looks from those that were described, above which it has changed while it
-    # stays in its place; of one that moves in the picture two and a half times as much.
-    appearance_change: float = 0.2
-    view_change: float = 2.0  # times as many pixels as when it was described, above which an object is seen anew
-    # A picture that differs less from the one before (`motion.differs`, levels of 255) is not encoded again.
-    still_difference: float = 10.0
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.describer import Describer
 from osprey_ros.errors import InputError, OspreyError
 from osprey_ros.frame import Frame, RegionLabel
-from osprey_ros.pipeline import Pipeline, StepResult, StepSettings
+from osprey_ros.pipeline import Pipeline, StepResult
 from osprey_ros.regions.masks import regions_from_crops
 from osprey_ros.regions.regions import regions_from_masks
 from osprey_ros.scene.attributes import AttributeSpec
 from osprey_ros.scene.scene import Scene
+from osprey_ros.scene.settings import StepSettings
 from osprey_ros.scene.types import UNKNOWN, State
 
 NANO = Path(__file__).resolve().parents[1] / "engines" / "nano"

@@ -60,9 +60,10 @@ def _ask_picture(arguments: argparse.Namespace) -> dict[str, Any]:
     from osprey_ros.cli.bundle import unverified_warning
     from osprey_ros.describer import Describer
     from osprey_ros.frame import Frame
-    from osprey_ros.pipeline import Pipeline, StepSettings
+    from osprey_ros.pipeline import Pipeline
     from osprey_ros.query.finder import Finder
     from osprey_ros.regions.files import load_regions
+    from osprey_ros.scene.settings import StepSettings
     from osprey_ros.vision.image_io import load_image
 
     frame = Frame(stamp=0, frame_id="", rgb=load_image(arguments.image), regions=load_regions(arguments.masks))

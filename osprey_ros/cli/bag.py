@@ -117,7 +117,7 @@ def annotate(arguments: argparse.Namespace) -> int:
     from osprey_ros.cli._progress import progress_bar
     from osprey_ros.cli.bundle import unverified_warning
     from osprey_ros.describer import Describer
-    from osprey_ros.pipeline import StepSettings
+    from osprey_ros.scene.settings import StepSettings
 
     check_output(arguments.output)
     bundle = Bundle.open(arguments.bundle)

@@ -12,11 +12,12 @@ from pathlib import Path
 
 from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError, StorageError
-from osprey_ros.pipeline import Pipeline, StepSettings
+from osprey_ros.pipeline import Pipeline
 from osprey_ros.recording.frames import IMAGE, SEGMENTATION, FrameReader, Pair, Plan, topics_text
 from osprey_ros.recording.reader import RecordedMessage, Recording
 from osprey_ros.recording.types import OBJECTS_TYPE, OVERLAY_TYPE, MessageTypes
 from osprey_ros.recording.writer import RecordingWriter, new_topic
+from osprey_ros.scene.settings import StepSettings
 from osprey_ros.viz.overlay import overlay
 
 _MAX_FAILURES = 100  # frames that fail before the first one is described

@@ -1,9 +1,9 @@
-"""The lifecycle node `osprey`: an image and its regions in, the same objects in words out, and answers about them.
+"""The lifecycle node `osprey`: describe the objects of camera frames and answer requests about them.
 
-Subscribes (see `inputs`) while active, publishes (see `outputs`) what it found with the header of the image, and says
-once a second on ``/diagnostics`` how it is. One worker thread describes the latest complete frame; frames that come
-meanwhile are dropped and counted. A frame that cannot be described is reported, and the node goes on. Between frames
-the same thread answers requests (see `services`).
+While the node is active, it subscribes to images and regions (see `inputs`) and publishes the objects with the header
+of the image (see `outputs`). One worker thread describes the latest complete frame; frames that arrive meanwhile are
+dropped and counted. Between frames the same thread answers requests (see `services`). A frame that cannot be described
+is reported, and the node continues with the next one. ``/diagnostics`` has the status once a second.
 """
 
 from __future__ import annotations
@@ -13,172 +13,223 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from typing import Any
 
+import rclpy.logging
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.clock import Clock, ClockType
+from rclpy.impl.rcutils_logger import RcutilsLogger
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
 from osprey_ros.errors import OspreyError
 from osprey_ros.messages.frames import RawFrame, frame_from_messages
 from osprey_ros.ros import parameters
-from osprey_ros.ros.complaints import Complaints
-from osprey_ros.ros.diagnostics import status as health
+from osprey_ros.ros.diagnostics import status
 from osprey_ros.ros.diagnostics.statistics import ObjectCounts, Statistics, Summary
 from osprey_ros.ros.diagnostics.updater import Diagnostics
 from osprey_ros.ros.inputs.frame_inputs import FrameInputs
+from osprey_ros.ros.log_forwarding import RosLogHandler
 from osprey_ros.ros.outputs.publishers import Outputs
+from osprey_ros.ros.parameter_node import ParameterNode
 from osprey_ros.ros.run import run_node
-from osprey_ros.ros.runtime import Perception
+from osprey_ros.ros.runtime import Runtime
 from osprey_ros.ros.services.server import Services
 from osprey_ros.ros.worker import LatestWorker
 from osprey_ros.system import process_memory as memory
 from osprey_ros.timing import Timing
 
-_UNCONFIGURED = "the node is unconfigured: configure and activate it, or start it with autostart:=true"
-_INACTIVE = "the node is inactive: activate it"
-_FINALIZED = "the node was shut down: end its process and start it again"
-_STAGES = ("preprocess", "vision", "regions", "prefix", "branches")  # of results.Timing
+LOG_PERIOD = 5.0  # seconds before the same cause of a failed frame is logged again
+
+_UNCONFIGURED = "the node is unconfigured; configure and activate it, or start it with autostart:=true"
+_INACTIVE = "the node is inactive; activate it"
+_FINALIZED = "the node was shut down; restart its process"
+_STAGES = ("preprocess", "vision", "regions", "prefix", "branches")  # fields of Timing
+_TRANSITIONS = {  # by callback: the transition, and what the log says at its start and end
+    "on_configure": ("configure", "Configuring", "Configured"),
+    "on_activate": ("activate", "Activating", "Activated"),
+    "on_deactivate": ("deactivate", "Deactivating", "Deactivated"),
+    "on_cleanup": ("cleanup", "Cleaning up", "Cleaned up"),
+    "on_shutdown": ("shutdown", "Shutting down", "Shut down"),
+    "on_error": ("error handling", "Handling the error", "Handled the error"),
+}
 
 Transition = Callable[["OspreyNode", LifecycleState], TransitionCallbackReturn]
 
 
-def _reported(transition: Transition) -> Transition:
-    """rclpy swallows what a transition raises: say it in the log and in /diagnostics.
+def _logged(transition: Transition) -> Transition:
+    """Log the duration of a transition, and report its failure in the log and in /diagnostics.
 
-    An OspreyError has its remedy in it: the transition fails and the state stays as it was. After anything else
-    on_error leads back to unconfigured.
+    rclpy discards exceptions of transitions. An OspreyError, whose message contains the remedy, makes the transition
+    return FAILURE. Any other exception makes it return ERROR.
     """
+    name, present, past = _TRANSITIONS[transition.__name__]
 
     @functools.wraps(transition)
     def wrapped(self: OspreyNode, state: LifecycleState) -> TransitionCallbackReturn:
+        started = time.monotonic()
+        log = self.get_logger()
+        log.info(f"{present} ...")
         try:
             result = transition(self, state)
         except OspreyError as error:
-            self._problem = f"{transition.__name__.removeprefix('on_')} failed: {error}"
-            self.get_logger().error(self._problem)
+            self._problem = f"{name} failed: {error}"
+            log.error(self._problem)
             result = TransitionCallbackReturn.FAILURE
         except Exception as error:
-            self._problem = f"{transition.__name__.removeprefix('on_')} failed: {type(error).__name__}: {error}"
-            self.get_logger().error(f"{transition.__name__} failed:\n{traceback.format_exc()}")
+            self._problem = f"{name} failed: {type(error).__name__}: {error}"
+            log.error(f"{name} failed:\n{traceback.format_exc()}")
             result = TransitionCallbackReturn.ERROR
         else:
-            if transition.__name__ != "on_error":  # which comes after a problem, and does not solve it
+            if transition.__name__ != "on_error":  # the problem that led to on_error is not solved by it
                 self._problem = ""
+            log.info(f"{past} in {time.monotonic() - started:.1f} s")
             return result
-        if self._perception is None:
-            memory.give_back()  # engines that were loaded before it failed; the error held them until here
+        if self._runtime is None:
+            memory.give_back()  # engines loaded before the failure; the exception held them until here
         return result
 
     return wrapped
 
 
-class OspreyNode(LifecycleNode):
-    """The node. Transitions and subscriptions run in the executor's thread, the worker describes and publishes."""
+class OspreyNode(ParameterNode):
+    """The node. Transitions, subscriptions and services run in the executor's thread; the worker describes frames."""
 
     def __init__(self) -> None:
-        # Before all else: rclpy also destroys a node whose making failed.
+        # First of all: rclpy also destroys a node whose constructor failed.
         self._worker: LatestWorker[RawFrame] | None = None  # these three while configured
         self._outputs: Outputs | None = None
-        self._perception: Perception | None = None
-        self._answering: Services | None = None  # always
+        self._runtime: Runtime | None = None
+        self._server: Services | None = None  # always
         self._inputs: FrameInputs | None = None  # while active
+        self._log_handler: RosLogHandler | None = None  # always
         super().__init__("osprey")
+        self._log_handler = RosLogHandler(self.get_logger())
+        self._log_handler.install()
         self._settings = parameters.declare(self)
         self.add_on_set_parameters_callback(self._check_parameters)
-        if hasattr(self, "add_post_set_parameters_callback"):  # not in Humble
-            self.add_post_set_parameters_callback(self._apply_parameters)
+        self.call_after_parameters_set(self._apply_parameters)
         self._statistics = Statistics()
         self._problem = ""  # why the last transition failed
-        self._finalized = False  # from where no transition leads
-        self._complaints = Complaints(self.get_logger())
-        self._answering = Services(self)
-        self._answering.refuse(_UNCONFIGURED)
-        self._diagnostics = Diagnostics(self, self._look)
+        self._finalized = False  # no transition leads out of this state
+        self._throttled: dict[str, RcutilsLogger] = {}  # by cause
+        self._steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
+        self._server = Services(self)
+        self._server.refuse(_UNCONFIGURED)
+        self._diagnostics = Diagnostics(self, self._collect_status)
 
     def autostart(self) -> None:
-        """Configures and activates the node if its parameter ``autostart`` says so."""
+        """Configure and activate the node if its parameter ``autostart`` is true."""
         if self._settings.autostart and self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             self.trigger_activate()
 
-    @_reported
+    @_logged
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Loads the engines and the scene, and makes the publishers.
+        """Load the engines and the scene, and create the publishers.
 
-        Fails for a bundle that is no good or too large, and for a scene_file that cannot be used.
+        Returns:
+            SUCCESS: The node becomes inactive.
+            FAILURE: The bundle, the scene file or an attribute is invalid, or there is too little memory. The node
+                stays unconfigured.
+            ERROR: Anything else failed. `on_error` follows.
         """
-        log = self.get_logger()
-        perception = Perception(lambda: self._settings, log.info, log.error)
-        manifest = perception.bundle.manifest
+        runtime = Runtime(lambda: self._settings)
+        manifest = runtime.bundle.manifest
         if not manifest.verified:
-            log.warning(health.unverified(manifest))
-        self._perception = perception
+            self.get_logger().warning(status.unverified(manifest))
+        self._runtime = runtime
         self._outputs = Outputs(self)
-        self._worker = LatestWorker(self._look_at, name="osprey-describe", interval=self._settings.interval)
+        self._worker = LatestWorker(self._process, name="osprey-describe", interval=self._settings.interval)
         self._refuse(_INACTIVE)
-        log.info(f"bundle {manifest.name} is ready")
         return super().on_configure(state)
 
-    @_reported
+    @_logged
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Subscribes. Fails where a message package is missing, or a topic cannot be subscribed to."""
+        """Subscribe to the inputs and answer requests.
+
+        Returns:
+            SUCCESS: The node becomes active.
+            FAILURE: A message package is missing, or a topic cannot be subscribed to. The node stays inactive.
+            ERROR: Anything else failed. `on_error` follows.
+        """
         self._statistics.start()
         self._inputs = FrameInputs(self, self._settings.inputs, self._on_frame)
         result = super().on_activate(state)
-        if self._answering is not None and self._perception is not None and self._worker is not None:
-            self._answering.serve(self._perception.requests, self._worker)
-        self.get_logger().info(f"listening to {', '.join(self._inputs.topics.values())}")
+        if self._server is not None and self._runtime is not None and self._worker is not None:
+            self._server.serve(self._runtime.requests, self._worker)
+        self.get_logger().info(f"subscribed to {', '.join(self._inputs.topics.values())}")
         return result
 
-    @_reported
+    @_logged
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Unsubscribes, and stops what is being described or answered within one run of an engine."""
+        """Unsubscribe, and stop the current frame or answer.
+
+        Returns:
+            SUCCESS: The node becomes inactive.
+            ERROR: Something failed. `on_error` follows.
+        """
         summary = self._summary()
         self._unsubscribe()
-        self.get_logger().info(f"{summary.described} frames described, {summary.replaced} dropped for later ones")
+        self.get_logger().info(f"{summary.described} frames described, {summary.replaced} dropped for later frames")
         return super().on_deactivate(state)
 
-    @_reported
+    @_logged
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Frees the engines."""
+        """Free the engines and close the scene file.
+
+        Returns:
+            SUCCESS: The node becomes unconfigured.
+            ERROR: Something failed. `on_error` follows.
+        """
         self._release()
         return super().on_cleanup(state)
 
-    @_reported
+    @_logged
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Unsubscribes and frees the engines."""
+        """Unsubscribe, free the engines and close the scene file.
+
+        Returns:
+            SUCCESS: The node becomes finalized.
+            ERROR: Something failed. `on_error` follows.
+        """
         self._release()
         self._finalized = True
         self._refuse(_FINALIZED)
         return super().on_shutdown(state)
 
-    @_reported
+    @_logged
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Returns to unconfigured, from where configure can be tried again."""
+        """Free everything after a transition returned ERROR.
+
+        Returns:
+            SUCCESS: The node becomes unconfigured and can be configured again.
+            ERROR: Something failed. The node becomes finalized.
+        """
         self._release()
         super().on_error(state)
         return TransitionCallbackReturn.SUCCESS
 
     def destroy_node(self) -> None:
-        """Ends the worker thread and removes the node from the graph."""
+        """Stop the worker thread and remove the node from the graph."""
         self._release()
-        if self._answering is not None:
-            self._answering.close()
+        if self._server is not None:
+            self._server.close()
+        if self._log_handler is not None:
+            self._log_handler.close()
         super().destroy_node()
 
-    def _check_parameters(self, changes: list[Parameter]) -> SetParametersResult:
+    def _check_parameters(self, changes: list[Parameter[Any]]) -> SetParametersResult:
         try:
             self._settings.changed(changes)
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        if not hasattr(self, "add_post_set_parameters_callback"):
-            self._apply_parameters(changes)
         return SetParametersResult(successful=True)
 
-    def _apply_parameters(self, changes: list[Parameter]) -> None:
+    def _apply_parameters(self, changes: list[Parameter[Any]]) -> None:
         self._settings = self._settings.changed(changes)
         if self._worker is not None:
             self._worker.interval = self._settings.interval
-            for sentence in parameters.waiting(changes):
+            for sentence in parameters.pending(changes):
                 self.get_logger().info(sentence)
 
     def _unsubscribe(self) -> None:
@@ -188,12 +239,12 @@ class OspreyNode(LifecycleNode):
         if self._worker is not None:
             self._refuse(_INACTIVE)
             self._worker.cancel()
-        if self._perception is not None:
-            self._perception.flush()
+        if self._runtime is not None:
+            self._runtime.flush()
 
     def _refuse(self, reason: str) -> None:
-        if self._answering is not None:
-            self._answering.refuse(reason)
+        if self._server is not None:
+            self._server.refuse(reason)
 
     def _release(self) -> None:
         self._unsubscribe()
@@ -203,9 +254,9 @@ class OspreyNode(LifecycleNode):
         if self._outputs is not None:
             self._outputs.close()
             self._outputs = None
-        if self._perception is not None:
-            self._perception.close()
-            self._perception = None
+        if self._runtime is not None:
+            self._runtime.close()
+            self._runtime = None
             memory.give_back()
         self._refuse(_UNCONFIGURED)
 
@@ -214,16 +265,16 @@ class OspreyNode(LifecycleNode):
             self._statistics.matched()
             self._worker.submit(raw)
 
-    def _look_at(self, raw: RawFrame) -> None:
-        """Looks at one frame and publishes what is known of its objects. Runs in the worker's thread."""
-        perception, outputs, worker = self._perception, self._outputs, self._worker
-        if perception is None or outputs is None or worker is None:
+    def _process(self, raw: RawFrame) -> None:
+        """Describe one frame and publish its objects. Runs in the worker's thread."""
+        runtime, outputs, worker = self._runtime, self._outputs, self._worker
+        if runtime is None or outputs is None or worker is None:
             return
         try:
             started = time.perf_counter()
             frame = frame_from_messages(raw)
             converted = time.perf_counter()
-            result = perception.step(frame, should_stop=worker.stopping)
+            result = runtime.step(frame, should_stop=worker.stopping)
             if worker.stopping():
                 self._statistics.stopped()
                 return
@@ -232,11 +283,16 @@ class OspreyNode(LifecycleNode):
             published = time.perf_counter()
             age = (self.get_clock().now().nanoseconds - frame.stamp) / 1e9
             seconds = _stages(result.timing, converted - started, described - converted, published - described)
-            counts = ObjectCounts(result.described, result.reused, result.skipped, perception.known)
-            nothing = f"{raw.topics[raw.regions_from]}: {result.empty_reason}" if result.empty_reason else ""
-            self._statistics.described(age, seconds, counts, nothing)
-            if nothing:
-                self._complaints.say("nothing", f"{nothing}; an empty array is published", serious=False)
+            counts = ObjectCounts(result.described, result.reused, result.skipped, runtime.known)
+            empty_reason = f"{raw.topics[raw.regions_from]}: {result.empty_reason}" if result.empty_reason else ""
+            self._statistics.described(age, seconds, counts, empty_reason)
+            if empty_reason:
+                logger = self._logger_of("empty")
+                logger.warning(
+                    f"{empty_reason}; an empty array is published",
+                    throttle_duration_sec=LOG_PERIOD,
+                    throttle_time_source_type=self._steady_clock,
+                )
         except OspreyError as error:
             topic, _, _ = str(error).partition(": ")
             if topic in raw.topics.values():  # the conversion of one message failed
@@ -244,45 +300,59 @@ class OspreyNode(LifecycleNode):
             else:
                 self._fail(type(error).__name__, f"{', '.join(raw.topics.values())}: {error}")
         except Exception as error:
-            # Whatever went wrong with this frame, the next one deserves its try. Nothing is wrong if the process ends.
+            # Continue with the next frame. Exceptions during the shutdown of the process are ignored.
             if self.context.ok():
-                kind = type(error).__name__
-                self._fail(kind, f"a frame could not be described: {kind}: {error}", traceback.format_exc())
+                name = type(error).__name__
+                self._fail(name, f"a frame could not be described: {name}: {error}", traceback.format_exc())
 
-    def _fail(self, kind: str, reason: str, details: str = "") -> None:
+    def _fail(self, cause: str, reason: str, details: str = "") -> None:
         self._statistics.failed(reason)
-        self._complaints.say(kind, f"{reason}\n{details}".rstrip())
+        self._logger_of(cause).error(
+            f"{reason}\n{details}".rstrip(),
+            throttle_duration_sec=LOG_PERIOD,
+            throttle_time_source_type=self._steady_clock,
+        )
+
+    def _logger_of(self, cause: str) -> RcutilsLogger:
+        """Return a logger for one cause: rclpy throttles each logger object separately, so new causes show at once."""
+        if cause not in self._throttled:
+            self._throttled[cause] = rclpy.logging.get_logger(self.get_logger().name)
+        return self._throttled[cause]
 
     def _summary(self) -> Summary:
         return self._statistics.summary(self._worker.replaced if self._worker is not None else 0)
 
-    def _look(self) -> list[health.Status]:
-        """All that /diagnostics says. Runs in the executor's thread."""
+    def _collect_status(self) -> list[status.Status]:
+        """Return all entries of /diagnostics. Runs in the executor's thread."""
         settings = self._settings
         unloaded = "finalized" if self._finalized else "unconfigured"
         state = "active" if self._inputs else "inactive" if self._worker else unloaded
-        found = [health.lifecycle_status(state, self._problem)]
+        found = [status.lifecycle_status(state, self._problem)]
         if self._inputs is not None:
             summary = self._summary()
             found += [
-                health.inputs_status(self._inputs.state(), summary.unmatched_for),
-                health.frames_status(summary, settings.max_age, settings.interval),
-                health.stages_status(summary),
+                status.inputs_status(self._inputs.state(), summary.unmatched_for),
+                status.frames_status(summary, settings.max_age, settings.interval),
+                status.stages_status(summary),
             ]
-            if self._perception is not None:
-                found.append(health.scene_status(summary, self._perception.scene_file, self._perception.problem))
-        if self._perception is not None:
-            bundle = self._perception.bundle
-            found.append(health.bundle_status(bundle.manifest, str(bundle.root)))
+            if self._runtime is not None:
+                found.append(status.scene_status(summary, self._runtime.scene_file, self._runtime.problem))
+        if self._runtime is not None:
+            bundle = self._runtime.bundle
+            found.append(status.bundle_status(bundle.manifest, str(bundle.root)))
         reserve = settings.memory_reserve * memory.MIB
-        return [*found, health.memory_status(memory.resident(), memory.available(), reserve)]
+        return [*found, status.memory_status(memory.resident(), memory.available(), reserve)]
 
 
 def _stages(timing: Timing | None, conversion: float, step: float, publishing: float) -> dict[str, float]:
-    """Seconds by stage, of a frame that took the sum of these three; empty where no picture was looked at.
+    """Return the seconds of each stage of a frame; empty if no image was encoded.
 
-    "scene" is what of the step is not the describer's: finding objects again, remembering, planning, saving. These and
-    the describer's stages add up to "frame", of which "engines" were at work for a part and "overhead" is the rest.
+    "scene" is the part of ``step`` outside the describer: association, scene update, scheduling, saving. Conversion,
+    the stages of the describer, scene and publishing add up to "frame", and so do "engines" and "overhead".
+
+    Args:
+        timing: seconds inside the describer.
+        conversion, step, publishing: seconds of the three parts of a frame.
     """
     if timing is None:
         return {}
@@ -305,7 +375,7 @@ def _create() -> OspreyNode:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Runs the node until it is interrupted. Returns the exit status: 2 for a parameter that is no good."""
+    """Run the node until it is interrupted. Return the exit status, 2 for an invalid parameter."""
     return run_node(_create, args)
 
 

@@ -1,262 +1,182 @@
-"""The parameters of the node: what they are called, what they mean, which values they take."""
+"""Parameters of the node: declare them, read them and check changes. Their texts lie in the dataclasses of settings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.errors import InputError
-from osprey_ros.pipeline import StepSettings
-from osprey_ros.ros.inputs.frame_inputs import DEPTH_TRANSPORTS, REGION_SOURCES, TRANSPORTS, InputSettings
+from osprey_ros.ros.inputs.settings import InputSettings
 from osprey_ros.scene.attributes import attributes_from
+from osprey_ros.scene.settings import StepSettings
+from osprey_ros.system.settings import Effect, ParameterInfo, parameter, parameters_of
 from osprey_ros.vision.preprocess import MODES
-
-RELIABILITIES = ("auto", "reliable", "best_effort")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The values of all parameters; ``inputs`` and ``step`` hold those of the subscriptions and of the words.
+    """Values of all parameters: those of the node, of its inputs and of the pipeline's steps.
 
-    ``step.attributes`` stays empty: what ``attributes`` say counts when the node is configured.
+    ``attributes`` has one line for each attribute, as `osprey_ros.scene.attributes.attributes_from` takes them; they
+    are parsed when the node is configured, so ``step.attributes`` is empty.
     """
 
-    bundle: str = "nano"
-    threads: int = 0
-    preprocessing: str = "fast"
-    memory_reserve: int = 200  # MB
-    autostart: bool = False
-    overlay: bool = True
-    rate_limit: float = 0.0  # frames a second; 0: none
-    max_age: float = 5.0  # seconds
-    scene_file: str = ""  # "": none
-    scene_file_size: int = 64  # MB
-    max_objects: int = 500
-    attributes: tuple[str, ...] = ()  # as `osprey_ros.scene.attributes.attributes_from` takes them
+    autostart: bool = parameter(
+        False,
+        "Configure and activate the node when it starts. Set it to false under a lifecycle manager. The launch files "
+        "set it to true.",
+        Effect.START,
+    )
+    bundle: str = parameter("nano", "Engine bundle: a folder, or the name of an installed bundle.", Effect.CONFIGURE)
+    threads: int = parameter(
+        0, "Threads of the inference engines. 0: one for each core.", Effect.CONFIGURE, limits=(0, 256)
+    )
+    preprocessing: str = parameter(
+        "fast",
+        "How images are resized: fast, or exact, which reproduces the resizing of the training and takes longer.",
+        Effect.CONFIGURE,
+        choices=MODES,
+    )
+    memory_reserve: int = parameter(
+        200,
+        "Memory that must stay free. A bundle that would leave less is not loaded. If less is free later, /diagnostics "
+        "warns.",
+        Effect.CONFIGURE,
+        unit="MB",
+        limits=(0, 1_000_000),
+    )
+    attributes: tuple[str, ...] = parameter(
+        (),
+        'Attributes to ask for, in addition to the description: "material" (any answer), "color = red | green | '
+        'blue" (one of these) or "size = /(small|large)/" (a regular expression). Your own question may follow a '
+        'semicolon: "open = yes | no; Is <mask><pos> open?", where <mask><pos> stands for the object. Each attribute '
+        "costs as much time as the category. Empty strings are ignored.",
+        Effect.CONFIGURE,
+    )
+    max_objects: int = parameter(
+        500,
+        "Maximum number of objects in the scene. The objects seen longest ago are forgotten first.",
+        Effect.CONFIGURE,
+        limits=(1, 100_000),
+    )
+    scene_file: str = parameter(
+        "",
+        "File that keeps the scene from one run of the node to the next, written once a second. ~ is the home folder. "
+        "Use one file for each node. Empty: the scene is not saved.",
+        Effect.CONFIGURE,
+    )
+    scene_file_size: int = parameter(
+        64,
+        "Maximum size of the scene file. The objects seen longest ago are left out first.",
+        Effect.CONFIGURE,
+        unit="MB",
+        limits=(1, 1_000_000),
+    )
     inputs: InputSettings = field(default_factory=InputSettings)
     step: StepSettings = field(default_factory=StepSettings)
+    rate_limit: float = parameter(
+        0.0,
+        "Maximum number of frames described per second. 0: no limit.",
+        Effect.FRAME,
+        unit="Hz",
+        limits=(0.0, 1000.0),
+    )
+    max_age: float = parameter(
+        5.0,
+        "Age of a result, from the stamp of its image, above which /diagnostics warns. 0: never.",
+        Effect.FRAME,
+        unit="s",
+        limits=(0.0, 3600.0),
+    )
+    overlay: bool = parameter(True, "Publish ~/overlay while it has subscribers.", Effect.FRAME)
 
     @property
     def interval(self) -> float:
-        """Least seconds from one frame to the next."""
+        """Minimum time in seconds from one frame to the next."""
         return 1.0 / self.rate_limit if self.rate_limit else 0.0
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> Settings:
-        """Settings from a value for each parameter. Raises ValueError naming one whose value is not possible."""
-        for option in OPTIONS:
-            option.check(values[option.name])
-        # ROS has no empty list of strings in a file of parameters: an empty string stands for nothing.
+        """Return settings from a value for each parameter. Raises ValueError that names an invalid value."""
+        for name, info in PARAMETERS.items():
+            info.check(values[name])
+        # A YAML file for ROS cannot contain an empty list of strings: empty strings are ignored instead.
         attributes = tuple(line for line in values["attributes"] if line.strip())
         try:
             attributes_from(attributes)
         except InputError as error:
             raise ValueError(f"attributes: {error}") from error
-        own = {f.name: values[f.name] for f in fields(cls) if f.name not in ("inputs", "step", "attributes")}
-        inputs = InputSettings(**{f.name: values[f.name] for f in fields(InputSettings)})
-        step = StepSettings(**{f.name: values[f.name] for f in fields(StepSettings) if f.name != "attributes"})
-        return cls(**own, attributes=attributes, inputs=inputs, step=step)
+        parts = {"inputs": _make(InputSettings, values), "step": _make(StepSettings, values)}
+        return _make(cls, {**values, "attributes": attributes}, **parts)
 
     def values(self) -> dict[str, Any]:
-        """The value of each parameter by its name."""
-        flat = asdict(self)
-        return {**flat.pop("step"), **flat.pop("inputs"), **flat, "attributes": list(self.attributes) or [""]}
+        """Return the value of each parameter by its name."""
+        owners = (self, self.inputs, self.step)
+        values = {name: getattr(owner, name) for owner in owners for name in _own(type(owner))}
+        return {**values, "attributes": list(self.attributes) or [""]}
 
-    def changed(self, parameters: Iterable[Parameter]) -> Settings:
-        """These settings with some parameters set anew; those of others (``use_sim_time``) are passed over.
+    def changed(self, parameters: Iterable[Parameter[Any]]) -> Settings:
+        """Return these settings with new values; parameters of others (``use_sim_time``) are ignored.
 
-        Raises ValueError.
+        Raises:
+            ValueError: A value is invalid.
         """
         values = self.values()
         values.update({p.name: p.value for p in parameters if p.name in values})
         return Settings.from_values(values)
 
 
-@dataclass(frozen=True)
-class Option:
-    """One parameter: its meaning, from when a new value counts, and the values it takes."""
-
-    name: str
-    meaning: str
-    takes_effect: str
-    choices: tuple[str, ...] = ()
-    limits: tuple[int, int] | tuple[float, float] | None = None
-
-    def descriptor(self) -> ParameterDescriptor:
-        """What `ros2 param describe` shows."""
-        described = ParameterDescriptor(
-            description=f"{self.meaning} A new value takes effect {self.takes_effect}.",
-            additional_constraints=f"one of: {', '.join(self.choices)}" if self.choices else "",
-            read_only=self.takes_effect == _START,
-        )
-        if self.limits and isinstance(self.limits[1], float):
-            described.floating_point_range = [
-                FloatingPointRange(from_value=float(self.limits[0]), to_value=self.limits[1])
-            ]
-        elif self.limits:
-            described.integer_range = [IntegerRange(from_value=self.limits[0], to_value=self.limits[1], step=1)]
-        return described
-
-    def check(self, value: Any) -> None:
-        """Raises ValueError for a value outside of the choices or limits."""
-        if self.choices and value not in self.choices:
-            raise ValueError(f"{self.name} is {value!r}: it must be one of {', '.join(self.choices)}")
-        if self.limits and not self.limits[0] <= value <= self.limits[1]:
-            raise ValueError(f"{self.name} is {value}: it must be from {self.limits[0]} to {self.limits[1]}")
+def _own(settings: type) -> list[str]:
+    """Return the names of the parameters that are fields of a dataclass itself."""
+    return [entry.name for entry in fields(settings) if entry.name in PARAMETERS and entry.metadata]
 
 
-_CONFIGURE, _ACTIVATE = "when the node is configured", "when the node is activated"
-_FRAME, _START = "with the next frame", "when the node is started"
+def _make(settings: Any, values: Mapping[str, Any], **parts: Any) -> Any:
+    return settings(**{name: values[name] for name in _own(settings)}, **parts)
 
-OPTIONS = (
-    Option("bundle", "Engine bundle: a folder, or the name of one that is installed (nano).", _CONFIGURE),
-    Option("threads", "Threads of the inference engines; 0: one for each core.", _CONFIGURE, limits=(0, 256)),
-    Option(
-        "preprocessing",
-        "How pictures are resized: fast, or exact, as the model was trained, in four times the time.",
-        _CONFIGURE,
-        choices=MODES,
-    ),
-    Option(
-        "memory_reserve",
-        "MB of memory that must stay free beside the bundle: else it is not loaded. Less is a warning later on.",
-        _CONFIGURE,
-        limits=(0, 1_000_000),
-    ),
-    Option(
-        "attributes",
-        "Properties asked of each object: NAME, NAME = RED | GREEN (one of these) or NAME = /REGULAR EXPRESSION/, and "
-        "then ; QUESTION, where <mask><pos> names the object. Empty ones are passed over.",
-        _CONFIGURE,
-    ),
-    Option(
-        "max_objects", "Objects that are remembered; those seen longest ago go first.", _CONFIGURE, limits=(1, 100_000)
-    ),
-    Option(
-        "scene_file",
-        "File in which the scene is kept from one run of the node to the next; empty: none. One for each node.",
-        _CONFIGURE,
-    ),
-    Option(
-        "scene_file_size",
-        "MB that the scene_file may have; the objects seen longest ago are left out of it.",
-        _CONFIGURE,
-        limits=(1, 1_000_000),
-    ),
-    Option("autostart", "Whether the node configures and activates itself.", _START),
-    Option(
-        "image_transport",
-        "How images come: raw (sensor_msgs/Image) or compressed (JPEG or PNG, from the topic image/compressed).",
-        _ACTIVATE,
-        choices=TRANSPORTS,
-    ),
-    Option(
-        "segmentation_transport",
-        "How id images come: raw, or compressed (PNG, from the topic segmentation/compressed).",
-        _ACTIVATE,
-        choices=TRANSPORTS,
-    ),
-    Option(
-        "regions_from",
-        "What says where the regions are: the topic segmentation (ids), regions (RegionArray) or detections (boxes).",
-        _ACTIVATE,
-        choices=REGION_SOURCES,
-    ),
-    Option("use_depth", "Whether depth and camera_info are waited for, to say where objects are in space.", _ACTIVATE),
-    Option(
-        "depth_transport",
-        "How depth comes: raw, or compressedDepth (PNG, from the topic depth/compressedDepth).",
-        _ACTIVATE,
-        choices=DEPTH_TRANSPORTS,
-    ),
-    Option(
-        "slop",
-        "Seconds that the stamps of the messages of one frame may differ; 0: they must be the same.",
-        _ACTIVATE,
-        limits=(0.0, 10.0),
-    ),
-    Option(
-        "queue_size",
-        "Messages of each topic that may wait for their partners: the delay of the segmentation in frames at least.",
-        _ACTIVATE,
-        limits=(1, 500),
-    ),
-    Option(
-        "reliability",
-        "QoS of all subscriptions. auto asks for reliable delivery, unless a publisher offers best effort only.",
-        _ACTIVATE,
-        choices=RELIABILITIES,
-    ),
-    Option("overlay", "Whether ~/overlay is drawn for those who listen to it.", _FRAME),
-    Option("rate_limit", "Most frames described in a second; 0: as many as can be.", _FRAME, limits=(0.0, 1000.0)),
-    Option(
-        "time_budget",
-        "Seconds for one frame: descriptions that would take longer wait for a later frame, the least important "
-        "first; 0: no limit.",
-        _FRAME,
-        limits=(0.0, 3600.0),
-    ),
-    Option(
-        "max_age",
-        "Seconds from the stamp of an image to its result above which /diagnostics warns; 0: never.",
-        _FRAME,
-        limits=(0.0, 3600.0),
-    ),
-    Option("style", "What is asked about each region for its description.", _FRAME, choices=tuple(QUESTIONS)),
-    Option("categories", "Whether the category of each region is asked for as well.", _FRAME),
-    Option("min_area", "Regions with fewer pixels are left out.", _FRAME, limits=(1, 1_000_000_000)),
-    Option("max_regions", "Objects described in one frame; the others wait for a later one.", _FRAME, limits=(1, 4096)),
-    Option("max_new_tokens", "Longest answer in tokens; 0: as long as suits the style.", _FRAME, limits=(0, 1024)),
-    Option(
-        "min_confidence",
-        "Answers that the model is less sure of become 'unknown'; 0: none.",
-        _FRAME,
-        limits=(0.0, 1.0),
-    ),
-    Option(
-        "remember",
-        "Whether objects keep their track id and their words from frame to frame, or each frame is described anew and "
-        "what was remembered waits.",
-        _FRAME,
-    ),
-    Option(
-        "appearance_change",
-        "How far the looks of an object that stays in its place may move before it is described again: cosine distance "
-        "of its mask token. One that moves in the picture may change more.",
-        _FRAME,
-        limits=(0.0, 2.0),
-    ),
-    Option(
-        "view_change",
-        "An object is described again when it is seen with so many times as many pixels as when it was described.",
-        _FRAME,
-        limits=(1.0, 1000.0),
-    ),
-    Option(
-        "still_difference",
-        "A picture that differs by less from the one before is not encoded again: levels of 255, over patches of 3x3 "
-        "pixels of a picture 256 pixels wide; 0: every picture is encoded.",
-        _FRAME,
-        limits=(0.0, 255.0),
-    ),
+
+# In the order of their effect, then of their definition.
+PARAMETERS: dict[str, ParameterInfo] = dict(
+    sorted(parameters_of(Settings).items(), key=lambda item: list(Effect).index(item[1].effect))
 )
 
 
+def describe(info: ParameterInfo) -> str:
+    """Return the text of a parameter with its unit and the time when a new value takes effect."""
+    unit = f" Unit: {info.unit}." if info.unit else ""
+    return f"{info.text}{unit} A new value takes effect {info.effect.value}."
+
+
+def descriptor(info: ParameterInfo) -> ParameterDescriptor:
+    """Return the description that `ros2 param describe` shows."""
+    described = ParameterDescriptor(
+        description=describe(info),
+        additional_constraints=f"one of: {', '.join(info.choices)}" if info.choices else "",
+        read_only=info.effect is Effect.START,
+    )
+    if info.limits and isinstance(info.default, float):
+        described.floating_point_range = [
+            FloatingPointRange(from_value=float(info.limits[0]), to_value=float(info.limits[1]))
+        ]
+    elif info.limits:
+        described.integer_range = [IntegerRange(from_value=int(info.limits[0]), to_value=int(info.limits[1]), step=1)]
+    return described
+
+
 def declare(node: Node) -> Settings:
-    """Declares all parameters on a node and reads them. Raises ValueError or a ParameterException of rclpy."""
+    """Declare all parameters on a node and read them. Raises ValueError or a ParameterException of rclpy."""
     defaults = Settings().values()
-    for option in OPTIONS:
-        node.declare_parameter(option.name, defaults[option.name], option.descriptor())
-    return Settings.from_values({option.name: node.get_parameter(option.name).value for option in OPTIONS})
+    for name, info in PARAMETERS.items():
+        node.declare_parameter(name, defaults[name], descriptor(info))
+    return Settings.from_values({name: node.get_parameter(name).value for name in PARAMETERS})
 
 
-def waiting(changes: Iterable[Parameter]) -> list[str]:
-    """What to say of changes that an active node does not follow yet: one sentence each."""
-    later = {option.name: option.takes_effect for option in OPTIONS if option.takes_effect != _FRAME}
+def pending(changes: Iterable[Parameter[Any]]) -> list[str]:
+    """Return one sentence for each change that does not take effect with the next frame."""
+    later = {name: info.effect.value for name, info in PARAMETERS.items() if info.effect is not Effect.FRAME}
     return [f"{p.name}: the new value takes effect {later[p.name]} again" for p in changes if p.name in later]

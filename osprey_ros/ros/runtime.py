@@ -1,17 +1,21 @@
-"""What the node sees and remembers with while it is configured: engines, scene, its file, and answers from all that."""
+"""What the node uses while it is configured: engines, scene, scene file and the answers to requests."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from osprey_ros.bundle.bundle import Bundle
-from osprey_ros.errors import InputError, OspreyError
+from osprey_ros.describer import Describer
+from osprey_ros.errors import BundleError, InputError, OspreyError
 from osprey_ros.frame import Frame
 from osprey_ros.pipeline import Pipeline, StepResult
 from osprey_ros.query.finder import COLOR, Finder
-from osprey_ros.ros.loading import load_describer
 from osprey_ros.ros.services.handlers import Requests
 from osprey_ros.scene.attributes import attributes_from
 from osprey_ros.scene.scene import Scene
@@ -21,35 +25,37 @@ from osprey_ros.system import process_memory as memory
 if TYPE_CHECKING:
     from osprey_ros.ros.parameters import Settings
 
+PROGRESS_PERIOD = 5.0  # seconds between two log lines while the engines load
 
-class Perception:
-    """Made where the node is configured; `step` and `requests` belong to the worker's thread.
+logger = logging.getLogger(__name__)
+
+
+class Runtime:
+    """Engines and scene of a configured node. `step` and `requests` belong to the worker's thread.
 
     Args:
-        settings: asked for the settings of the moment; those that count from configuring on are read here, once.
-        log: takes lines about the loading. complain: takes what went wrong when the scene was written at last.
+        settings: returns the current settings. Those that take effect when the node is configured are read once, here.
 
-    Raises OspreyError where the bundle, the scene's file or an attribute is no good.
+    Raises:
+        OspreyError: The bundle, the scene file or an attribute is invalid, or there is too little memory.
     """
 
-    def __init__(
-        self, settings: Callable[[], Settings], log: Callable[[str], object], complain: Callable[[str], object]
-    ) -> None:
+    def __init__(self, settings: Callable[[], Settings]) -> None:
         now = settings()
-        self._settings, self._complain = settings, complain
-        self._said = ""  # the problem that was complained of
+        self._settings = settings
+        self._reported = ""  # the problem of the scene file that was logged
         self._attributes = attributes_from(now.attributes)
-        # First what is soon said to be no good: loading engines takes long.
-        self._store = _store(now)
+        # Loading engines takes long: check everything else first.
+        self._store = _open_store(now)
         try:
-            self._load(now, log)
+            self._load(now)
         except BaseException:
             if self._store is not None:
                 self._store.close()
             raise
 
-    def _load(self, now: Settings, log: Callable[[str], object]) -> None:
-        describer = load_describer(now.bundle, now.threads, now.preprocessing, now.memory_reserve * memory.MIB, log)
+    def _load(self, now: Settings) -> None:
+        describer = load_describer(now.bundle, now.threads, now.preprocessing, now.memory_reserve * memory.MIB)
         for spec in self._attributes:
             try:
                 describer.check([spec.constraint], [spec.question])
@@ -64,45 +70,45 @@ class Perception:
         if self._store is not None:
             stored = self._store.load()
             self._pipeline.restore(stored.objects, stored.next_id, stored.asked)
-            log(f"{self.known} objects are known from {self._store.path}")
+            logger.info("%d objects restored from %s", self.known, self._store.path)
 
     def step(self, frame: Frame, should_stop: Callable[[], bool]) -> StepResult:
-        """Looks at a frame, and saves what is known then."""
+        """Describe the objects of a frame and save the scene."""
         result = self._pipeline.step(frame, replace(self._settings().step, attributes=self._attributes), should_stop)
         self._save()
         return result
 
     @property
     def known(self) -> int:
-        """How many objects the scene has."""
+        """Number of objects in the scene."""
         return len(self._pipeline.scene)
 
     @property
     def scene_file(self) -> str:
-        """Full name of the scene's file, "" where there is none."""
+        """Path of the scene file, "" if there is none."""
         return str(self._store.path) if self._store is not None else ""
 
     @property
     def problem(self) -> str:
-        """Why the scene could not be saved, "" where it could."""
+        """Reason why the scene cannot be saved, "" if it can."""
         return self._store.problem if self._store is not None else ""
 
     def flush(self) -> None:
-        """Returns when the scene is in its file, or cannot be written."""
+        """Return when the scene is in its file or cannot be written."""
         if self._store is not None:
             self._store.flush()
             self._report()
 
     def close(self) -> None:
-        """Writes what is known and closes the file."""
+        """Write the scene and close its file."""
         if self._store is not None:
             self._store.close()
             self._report()
 
     def _report(self) -> None:
-        if self.problem and self.problem != self._said:
-            self._complain(self.problem)
-        self._said = self.problem
+        if self.problem and self.problem != self._reported:
+            logger.error(self.problem)
+        self._reported = self.problem
 
     def _save(self) -> None:
         if self._store is not None:
@@ -111,9 +117,65 @@ class Perception:
             )
 
 
-def _store(settings: Settings) -> SceneStore | None:
-    """The scene's file, opened; None where there is to be none. Raises BundleError, StorageError."""
+def _open_store(settings: Settings) -> SceneStore | None:
+    """Open the scene file; return None if no file is set. Raises BundleError, StorageError."""
     if not settings.scene_file:
         return None
     model = model_of(Bundle.open(settings.bundle, verify=False).manifest)
     return SceneStore(settings.scene_file, model, settings.scene_file_size * memory.MIB)
+
+
+def load_describer(name: str, threads: int, preprocessing: str, reserve: int) -> Describer:
+    """Open a bundle, check that memory suffices, and load its engines. Progress is logged.
+
+    Args:
+        name: folder or name of the bundle.
+        threads: threads of the engines; 0: one for each core.
+        preprocessing: as of `Describer`.
+        reserve: bytes of memory that must stay free.
+
+    Raises:
+        OspreyError: The bundle is invalid or too large.
+    """
+    bundle = Bundle.open(name, verify=False)
+    size = sum(entry.bytes for entry in bundle.manifest.files.values()) / memory.MIB
+    logger.info(
+        "bundle %s in %s: %.0f MB in %d files", bundle.manifest.name, bundle.root, size, len(bundle.manifest.files)
+    )
+    shortage = memory.shortage(bundle, reserve)
+    if shortage:
+        raise BundleError(shortage)
+    started = time.monotonic()
+    with _progress("checking the files"):
+        bundle = Bundle.open(name)
+    checked = time.monotonic()
+    need = memory.needed(bundle) / memory.MIB
+    logger.info("files checked in %.1f s; loading the engines (at most %.0f MB of memory)", checked - started, need)
+    with _progress("loading the engines"):
+        describer = Describer(bundle, threads=threads or None, preprocessing=preprocessing)
+    logger.info("engines loaded in %.1f s%s", time.monotonic() - checked, _memory_held())
+    return describer
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[None]:
+    """Log every few seconds, from a thread, that something is still running."""
+    done = threading.Event()
+    started = time.monotonic()
+
+    def report() -> None:
+        while not done.wait(PROGRESS_PERIOD):
+            logger.info("still %s, %.0f s%s", what, time.monotonic() - started, _memory_held())
+
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _memory_held() -> str:
+    held = memory.resident()
+    return "" if held is None else f", {held / memory.MIB:.0f} MB of memory held"

@@ -1,6 +1,6 @@
-"""A thread that works on the latest item only, so that inference never blocks the executor and never falls behind.
+"""A thread that works on the latest item only, so that inference neither blocks the executor nor falls behind.
 
-Between two items it does jobs that were asked for: none waits for more than the item at work and the jobs before it.
+Between two items the thread runs jobs. A job waits for at most the current item and the jobs before it.
 """
 
 from __future__ import annotations
@@ -13,25 +13,31 @@ from typing import Generic, Protocol, TypeVar
 
 Item = TypeVar("Item")
 
-MOST_JOBS = 32  # that wait at once
+MAX_JOBS = 32  # jobs that may wait at once
 
 
 class Job(Protocol):
-    """Something to do between two items. One of its methods is called, once."""
+    """Work to do between two items. Exactly one of its methods is called, once."""
 
     def run(self) -> None:
-        """Does it, in the worker's thread; must deal with its own errors and return soon once `stopping` says so."""
+        """Do the work, in the worker's thread. Handles its own errors, and returns soon once `stopping` is true."""
 
     def abandon(self) -> None:
-        """Instead of `run`, in the thread that cancels: there will be no more of it."""
+        """Called instead of `run` if the worker is canceled or closed, in the thread that cancels or asks."""
 
 
 class LatestWorker(Generic[Item]):
-    """Runs ``work`` in one thread, with a mailbox for one item: what is given later replaces what still waits.
+    """Run ``work`` in one thread, with a mailbox for one item: a later item replaces the one that waits.
 
-    ``work`` must deal with its own errors and return soon once `stopping` says so. ``interval`` seconds, which may be
-    changed at any time, pass at least from one start of it to the next; the item that is then the latest is taken.
-    ``replaced`` counts those that gave way to later ones since the last `cancel`. Jobs wait for no interval.
+    Thread-safe: all methods may be called from any thread.
+
+    Args:
+        work: processes one item. Handles its own errors, and returns soon once `stopping` is true.
+        name: name of the thread.
+        interval: minimum time in seconds from one start of ``work`` to the next. Jobs do not wait for it.
+
+    Attributes:
+        replaced: number of items that were replaced by later ones since the last `cancel`.
     """
 
     def __init__(self, work: Callable[[Item], None], name: str, interval: float = 0.0) -> None:
@@ -40,7 +46,7 @@ class LatestWorker(Generic[Item]):
         self._work = work
         self._item: Item | None = None
         self._jobs: deque[Job] = deque()
-        self._jobs_first = 0  # so many jobs are done before the next item: those that came before the last one ended
+        self._jobs_first = 0  # jobs to run before the next item: those that came before the last item ended
         self._busy = False
         self._stopping = False
         self._closed = False
@@ -50,7 +56,7 @@ class LatestWorker(Generic[Item]):
 
     @property
     def interval(self) -> float:
-        """Least seconds from one start to the next."""
+        """Minimum time in seconds from one start to the next."""
         return self._interval
 
     @interval.setter
@@ -60,41 +66,49 @@ class LatestWorker(Generic[Item]):
             self._changed.notify_all()
 
     def submit(self, item: Item) -> None:
-        """Leaves an item for the thread, in place of one that still waits."""
+        """Put an item into the mailbox; an item that waits there is dropped. Ignored while the worker stops."""
         with self._changed:
+            if self._stopping:
+                return
             self.replaced += self._item is not None
             self._item = item
             self._changed.notify_all()
 
     def ask(self, job: Job) -> bool:
-        """Leaves a job for the thread; False where too many wait already, and this one is then left alone."""
+        """Append a job; return False, without calling the job, if too many jobs wait.
+
+        While the worker is being canceled and after it was closed, the job is abandoned at once.
+        """
         with self._changed:
-            if len(self._jobs) >= MOST_JOBS:
-                return False
-            self._jobs.append(job)
-            self._changed.notify_all()
-            return True
+            if not self._stopping:
+                if len(self._jobs) >= MAX_JOBS:
+                    return False
+                self._jobs.append(job)
+                self._changed.notify_all()
+                return True
+        job.abandon()
+        return True
 
     def stopping(self) -> bool:
-        """Whether what is being worked on is wanted no longer; called by the work itself."""
+        """Return whether the current item or job should end early. Called by ``work`` and by jobs."""
         return self._stopping
 
     def cancel(self) -> None:
-        """Discards what waits, and returns when what is being worked on has ended, which it is told to do."""
+        """Drop the waiting item, abandon the waiting jobs, and return when the current one has ended early."""
         with self._changed:
             self._item = None
             self.replaced = 0
-            jobs = self._taken_jobs()
+            jobs = self._take_jobs()
             self._stopping = True
             self._changed.wait_for(lambda: not self._busy)
-            self._stopping = False
+            self._stopping = self._closed
         for job in jobs:
             job.abandon()
 
     def close(self) -> None:
-        """Cancels, and ends the thread."""
+        """Cancel, and end the thread."""
         with self._changed:
-            jobs = self._taken_jobs()
+            jobs = self._take_jobs()
             self._closed = True
             self._stopping = True
             self._changed.notify_all()
@@ -102,7 +116,7 @@ class LatestWorker(Generic[Item]):
         for job in jobs:
             job.abandon()
 
-    def _taken_jobs(self) -> list[Job]:
+    def _take_jobs(self) -> list[Job]:
         jobs = list(self._jobs)
         self._jobs.clear()
         return jobs
@@ -112,7 +126,7 @@ class LatestWorker(Generic[Item]):
         while True:
             with self._changed:
                 while not (self._closed or self._jobs or self._is_due(started)):
-                    # Meanwhile later items take the place of the one that waits, and the interval may change.
+                    # Meanwhile a later item may replace the one that waits, and the interval may change.
                     self._changed.wait(None if self._item is None else started + self._interval - time.monotonic())
                 if self._closed:
                     return
@@ -134,10 +148,10 @@ class LatestWorker(Generic[Item]):
                 with self._changed:
                     if item is not None:
                         self._jobs_first = len(self._jobs)
-                    item = job = None  # not kept alive until the next one comes
+                    item = job = None  # free them before the next one arrives
                     self._busy = False
                     self._changed.notify_all()
 
     def _is_due(self, started: float) -> bool:
-        """Whether an item waits and may be begun."""
+        """Return whether an item waits and its interval has passed."""
         return self._item is not None and time.monotonic() >= started + self._interval

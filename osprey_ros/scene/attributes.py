@@ -79,7 +79,7 @@ def attributes_from(entries: Iterable[str | Mapping[str, Any]]) -> tuple[Attribu
 
 
 class CaptionSettings(Protocol):
-    """The settings that captions depend on; `osprey_ros.pipeline.StepSettings` has them."""
+    """The settings that captions depend on; `osprey_ros.scene.settings.StepSettings` has them."""
 
     @property
     def style(self) -> str:

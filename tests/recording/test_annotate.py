@@ -46,12 +46,12 @@ from osprey_interfaces.msg import Region, RegionArray
 from osprey_ros.cli.main import main
 from osprey_ros.describer import Describer
 from osprey_ros.messages.stamps import stamp_of
-from osprey_ros.pipeline import StepSettings
 from osprey_ros.recording.annotate import Annotator
 from osprey_ros.recording.frames import plan_frames
 from osprey_ros.recording.reader import Recording
 from osprey_ros.recording.types import MessageTypes, serialized_stamp
 from osprey_ros.regions.regions import regions_from_id_image
+from osprey_ros.scene.settings import StepSettings
 from osprey_ros.viz.overlay import overlay
 
 OVERLAY = "/osprey/overlay/compressed"

@@ -105,8 +105,8 @@ def test_stamps_that_never_match(client: Client) -> None:
         later = messages.header_message(stamp + 40_000_000, "camera")
         client.segmentation.publish(messages.image_message(IDS, "mono16", later))
 
-    text = "stamps differ by 40 ms"
-    values = client.status("inputs", ERROR, text, forty_milliseconds_apart, counted="given up without partner")
+    text = "stamps differ by at least 40 ms"
+    values = client.status("inputs", ERROR, text, forty_milliseconds_apart, counted="dropped without a match")
     assert "set slop to" in client.statuses["osprey: inputs"].message
     assert values["stamp offset"] == "40.000 ms"
 
@@ -133,8 +133,8 @@ def test_age_of_the_results(client: Client) -> None:
 
     values = client.status("frames", OK, "s old", lambda: send(0))
     assert 0 < float(values["age of the result"].split()[0]) < 5
-    client.status("frames", WARN, "s old (max_age 5 s)", lambda: send(60))
-    client.status("frames", WARN, "ahead of this clock", lambda: send(-60))
+    client.status("frames", WARN, "s old, max_age is 5 s", lambda: send(60))
+    client.status("frames", WARN, "ahead of this machine's clock", lambda: send(-60))
 
 
 def test_rates_drops_stages_memory_and_engines(client: Client) -> None:
@@ -162,7 +162,7 @@ def test_rates_drops_stages_memory_and_engines(client: Client) -> None:
     described = client.status("frames", OK, "Hz")["described"]
     assert int(described) > 0
 
-    stages = client.status("stages", OK, "ms a frame")
+    stages = client.status("stages", OK, "ms per frame")
     of_describer = ("preprocess", "vision", "regions", "prefix", "branches")
     parts = ("conversion", *of_describer, "scene", "publishing")
     for stage in (*parts, "engines", "overhead", "frame"):

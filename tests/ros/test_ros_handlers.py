@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 import pytest
+from geometry_msgs.msg import Point
+from ros_harness import Client, ros_environment
 
 from osprey_ros.describer import Describer
 from osprey_ros.frame import Frame
 from osprey_ros.messages.stamps import stamp_of
-from osprey_ros.pipeline import Pipeline, StepSettings
+from osprey_ros.pipeline import Pipeline
 from osprey_ros.query.finder import Finder
 from osprey_ros.regions.regions import regions_from_id_image
-from osprey_ros.ros.messages import QueryScene
+from osprey_ros.ros.messages import DescribeRegion, DescribeRegionAction, QueryScene
 from osprey_ros.ros.services.handlers import Requests
+from osprey_ros.ros.services.server import Services
+from osprey_ros.ros.worker import LatestWorker
+from osprey_ros.scene.settings import StepSettings
 from osprey_sim.render import Renderer
 from osprey_sim.scene import sample_scene
 
@@ -44,3 +52,39 @@ def test_a_query_that_is_stopped_says_so(pipeline: Pipeline) -> None:
     assert found.success
     assert [match.object.category for match in found.matches] == ["bowl"]
     assert np.isclose(found.matches[0].score, 1, atol=0.1)
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[Client]:
+    with ros_environment(tmp_path) as env:
+        client = Client(env, publish=False)
+        yield client
+        client.close()
+
+
+def test_the_service_ends_a_long_answer_itself(pipeline: Pipeline, client: Client) -> None:
+    requests = Requests(pipeline, Finder(pipeline.describer), StepSettings, lambda: None)
+    worker: LatestWorker[None] = LatestWorker(lambda item: None, "test")
+    services = Services(client.node, service_seconds=0.0)
+    services.serve(requests, worker)
+    try:
+        regions = pipeline.latest.regions  # type: ignore[union-attr]
+        x, y, *_ = (int(v) for v in regions.boxes[0])
+        inside = np.argwhere(regions.crop(0))[0]
+        request = DescribeRegion.Request(points=[Point(x=float(x + inside[1]), y=float(y + inside[0]))])
+        answer = client.call(DescribeRegion, "/client/describe_region", request)
+        assert not answer.success
+        assert answer.text  # what was complete by then
+        assert answer.message.startswith("the answer was not complete after 0 s; use the action of the same name")
+    finally:
+        worker.close()
+        services.close()
+
+
+def test_the_service_and_the_action_have_the_same_fields() -> None:
+    assert DescribeRegion.Request.get_fields_and_field_types() == (
+        DescribeRegionAction.Goal.get_fields_and_field_types()
+    )
+    assert DescribeRegion.Response.get_fields_and_field_types() == (
+        DescribeRegionAction.Result.get_fields_and_field_types()
+    )

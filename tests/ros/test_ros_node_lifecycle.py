@@ -60,7 +60,7 @@ def test_lifecycle_from_a_bad_bundle_to_the_end(env: dict[str, str], client: Cli
     (damaged / "decoder.onnx").write_bytes(b"nothing")
     with osprey_node(env, tmp_path, "max_new_tokens:=4", "threads:=1", bundle=str(tmp_path / "nowhere")) as child:
         assert client.state() == "unconfigured"
-        client.status("lifecycle", DiagnosticStatus.OK, "unconfigured: nothing is loaded")
+        client.status("lifecycle", DiagnosticStatus.OK, "unconfigured: no engines are loaded")
         for bundle, reason in (
             (tmp_path / "nowhere", f"no engine bundle '{tmp_path / 'nowhere'}'"),
             (damaged, "decoder.onnx has 7 bytes"),
@@ -111,9 +111,9 @@ def test_lifecycle_from_a_bad_bundle_to_the_end(env: dict[str, str], client: Cli
         assert describes(client)
         assert client.change_state("shutdown")
         assert client.state() == "finalized"
-        client.status("lifecycle", DiagnosticStatus.OK, "finalized: the node was shut down, end its process and start")
+        client.status("lifecycle", DiagnosticStatus.OK, "finalized: the node was shut down; restart its process")
         asked = client.call(messages.GetScene, "/osprey/get_scene", messages.GetScene.Request())
-        assert asked.message == "the node was shut down: end its process and start it again"
+        assert asked.message == "the node was shut down; restart its process"
         assert child.stop() == 0
     assert process_group_is_gone(child.pid)
 

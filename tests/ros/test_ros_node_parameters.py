@@ -13,7 +13,7 @@ import pytest
 from rcl_interfaces.srv import DescribeParameters
 from ros_harness import Client, osprey_node, ros_environment, tabletop
 
-from osprey_ros.ros.parameters import OPTIONS
+from osprey_ros.ros.parameters import PARAMETERS
 from osprey_sim.node_process import NodeProcess
 
 IMAGE, IDS = tabletop()
@@ -169,8 +169,8 @@ def test_overlay(client: Client) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
-        ("style", "poem", "style is 'poem': it must be one of short, detailed, category"),
-        ("regions_from", "thin air", "regions_from is 'thin air': it must be one of segmentation, regions, detections"),
+        ("style", "poem", "style is 'poem'; it must be one of short, detailed, category"),
+        ("regions_from", "thin air", "regions_from is 'thin air'; it must be one of segmentation, regions, detections"),
         ("max_regions", 0, "max_regions"),
         ("max_new_tokens", 5000, "max_new_tokens"),
         ("min_area", -1, "min_area"),
@@ -201,9 +201,9 @@ def test_what_is_read_later_is_said_to_be(client: Client) -> None:
 
 
 def test_each_parameter_is_described(client: Client) -> None:
-    names = [option.name for option in OPTIONS]
-    answer = client.call(DescribeParameters, "/osprey/describe_parameters", DescribeParameters.Request(names=names))
-    for option, found in zip(OPTIONS, answer.descriptors, strict=True):
-        assert option.meaning in found.description
-        assert bool(option.limits) == bool(found.integer_range or found.floating_point_range)
-        assert all(choice in found.additional_constraints for choice in option.choices)
+    request = DescribeParameters.Request(names=list(PARAMETERS))
+    answer = client.call(DescribeParameters, "/osprey/describe_parameters", request)
+    for info, found in zip(PARAMETERS.values(), answer.descriptors, strict=True):
+        assert info.text in found.description
+        assert bool(info.limits) == bool(found.integer_range or found.floating_point_range)
+        assert all(choice in found.additional_constraints for choice in info.choices)

@@ -24,10 +24,10 @@ from osprey_ros.errors import BundleError, InputError, OspreyError, StorageError
 from osprey_ros.frame import Frame, RegionLabel
 from osprey_ros.messages.regions import regions_from_message
 from osprey_ros.pipeline import StepResult
-from osprey_ros.ros import runtime as perception
+from osprey_ros.ros import runtime
 from osprey_ros.ros.messages import DescribeRegion, Forget, GetScene
 from osprey_ros.ros.parameters import Settings
-from osprey_ros.ros.runtime import Perception
+from osprey_ros.ros.runtime import Runtime
 from osprey_ros.scene.types import State
 
 COLOURS = {1: (200, 30, 30), 2: (20, 160, 40), 3: (30, 40, 190)}
@@ -43,31 +43,27 @@ def frame(stamp: int, label: str = "") -> Frame:
 
 
 class Node:
-    """A perception with settings that can be changed; what it logs is kept."""
+    """A runtime with settings that can be changed."""
 
     def __init__(self, file: Path, **settings: Any) -> None:
         self.settings = replace(Settings(threads=1, scene_file=str(file)), **settings)
-        self.lines: list[str] = []
-        self.complaints: list[str] = []
-        self.perception = Perception(lambda: self.settings, self.lines.append, self.complaints.append)
+        self.runtime = Runtime(lambda: self.settings)
         self._stamp = 0
 
     def step(self, label: str = "", **settings: Any) -> StepResult:
         self.settings = replace(self.settings, step=replace(self.settings.step, **settings))
         self._stamp += 1
-        return self.perception.step(frame(self._stamp, label), lambda: False)
+        return self.runtime.step(frame(self._stamp, label), lambda: False)
 
     def forget(self, **request: Any) -> Any:
-        return self.perception.requests.forget(Forget.Request(**request), Forget.Response())
+        return self.runtime.requests.forget(Forget.Request(**request), Forget.Response())
 
     def describe(self, **request: Any) -> Any:
         asked = DescribeRegion.Request(**request)
-        return self.perception.requests.describe_region(
-            asked, DescribeRegion.Response(), lambda: "", lambda header, text: None
-        )
+        return self.runtime.requests.describe_region(asked, DescribeRegion.Response(), lambda: "")
 
     def known(self) -> list[int]:
-        response = self.perception.requests.get_scene(GetScene.Request(), GetScene.Response())
+        response = self.runtime.requests.get_scene(GetScene.Request(), GetScene.Response())
         return [thing.track_id for thing in response.objects]
 
 
@@ -80,13 +76,13 @@ def file(tmp_path: Path) -> Path:
 def node(file: Path) -> Iterator[Node]:
     node = Node(file)
     yield node
-    node.perception.close()
+    node.runtime.close()
 
 
 def stored(file: Path, **settings: Any) -> list[int]:
     """The track ids that a node finds in the file."""
     node = Node(file, **settings)
-    node.perception.close()
+    node.runtime.close()
     return node.known()
 
 
@@ -95,45 +91,48 @@ def test_what_is_remembered_stays_in_the_file_while_nothing_is(node: Node, file:
     node.step(remember=False)
     assert node.known() == [1, 2, 3]  # of the segmentation
     node.step(remember=True)
-    node.perception.close()
+    node.runtime.close()
     assert stored(file) == [1, 2, 3]
     again = Node(file)
     assert again.step().reused == 3
-    again.perception.close()
+    again.runtime.close()
 
 
 def test_forgetting_reaches_the_file_whatever_is_remembered(node: Node, file: Path) -> None:
     node.step()
-    node.perception.close()
+    node.runtime.close()
     other = Node(file)
     other.step(remember=False)
     assert other.forget(track_ids=[2]).success
-    other.perception.close()
+    other.runtime.close()
     assert stored(file) == [1, 3]
     other = Node(file)
     other.step(remember=False)
     assert other.forget(everything=True).success
-    other.perception.close()
+    other.runtime.close()
     assert stored(file) == []
 
 
-def test_words_from_before_a_restart_are_not_those_of_other_settings(node: Node, file: Path) -> None:
+def test_words_from_before_a_restart_are_not_those_of_other_settings(
+    node: Node, file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     node.step()
-    node.perception.close()
+    node.runtime.close()
     other = Node(file, attributes=("colour = red | green | blue",))
-    assert other.lines[-1] == f"3 objects are known from {file}"
+    assert caplog.messages[-1] == f"3 objects restored from {file}"
     result = other.step(max_regions=1)
     assert sorted(thing.state for thing in result.objects) == [State.FRESH, State.SKIPPED, State.SKIPPED]
     assert result.described == 1
-    other.perception.close()
+    other.runtime.close()
 
 
 def test_a_file_of_a_bundle_that_was_built_again_is_refused(node: Node, file: Path, tmp_path: Path) -> None:
     node.step()
-    node.perception.close()
+    node.runtime.close()
     rebuilt = tmp_path / "nano"
-    shutil.copytree(node.perception.bundle.root, rebuilt)
-    manifest = node.perception.bundle.manifest
+    shutil.copytree(node.runtime.bundle.root, rebuilt)
+    manifest = node.runtime.bundle.manifest
     vision = rebuilt / manifest.engines["vision"].file
     vision.write_bytes(vision.read_bytes() + b"\x12\x01x")  # another producer_name
     entry = FileEntry(vision.stat().st_size, sha256_of(vision))
@@ -148,7 +147,7 @@ def test_a_file_that_cannot_be_used_is_refused_before_the_engines_load(
 ) -> None:
     with closing(sqlite3.connect(file)) as database:
         database.execute("CREATE TABLE things (name)")
-    monkeypatch.setattr(perception, "load_describer", None)  # which cannot be called
+    monkeypatch.setattr(runtime, "load_describer", None)  # which cannot be called
     with pytest.raises(StorageError, match=r"scene.db is a database, and not a scene file"):
         Node(file)
 
@@ -163,20 +162,21 @@ def test_engines_that_do_not_load_leave_the_file_to_another_bundle(file: Path, t
     assert stored(file, bundle=str(renamed)) == []
 
 
-def test_fewer_objects_than_the_file_holds(node: Node, file: Path) -> None:
+def test_fewer_objects_than_the_file_holds(node: Node, file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     node.step()
-    node.perception.close()
+    node.runtime.close()
     other = Node(file, max_objects=2)
-    assert other.lines[-1] == f"2 objects are known from {file}"
-    other.perception.close()
+    assert caplog.messages[-1] == f"2 objects restored from {file}"
+    other.runtime.close()
 
 
 def test_what_is_forgotten_cannot_be_asked_about(node: Node) -> None:
     node.step()
     node.forget(track_ids=[2])
-    with pytest.raises(InputError, match="track 2 is not known"):
+    with pytest.raises(InputError, match="unknown track id 2"):
         node.describe(track_ids=[2])
-    with pytest.raises(InputError, match="track 0 is not known"):
+    with pytest.raises(InputError, match="unknown track id 0"):
         node.describe(track_ids=[0])
     pointed = node.describe(points=[Point(x=80.0, y=50.0)])
     assert pointed.success
@@ -188,32 +188,38 @@ def test_a_point_in_the_latest_frame_is_not_looked_for_in_an_older_one(node: Nod
     there = {"points": [Point(x=80.0, y=50.0)]}
     node.step(remember=remember)
     assert node.describe(**there).success
-    node.perception.step(replace(frame(90_000_000_000), regions=np.zeros((120, 160), np.uint8)), lambda: False)
-    reason = r"the latest frame, of 90.000, shows no region, the one of 0.000 was the last to: give its stamp, or wait"
+    node.runtime.step(replace(frame(90_000_000_000), regions=np.zeros((120, 160), np.uint8)), lambda: False)
+    reason = r"the latest frame \(90.000\) has no region, the last one with a region is 0.000; set this stamp, or wait"
     with pytest.raises(InputError, match=reason):
         node.describe(**there)
     assert node.describe(**there, stamp=Time(nanosec=1)).success
     assert node.describe(track_ids=[2]).success  # a track may be one of before
 
 
-def test_a_last_write_that_fails_is_said_once(node: Node) -> None:
+def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_a_last_write_that_fails_is_logged_once(node: Node, caplog: pytest.LogCaptureFixture) -> None:
     node.step(label="\ud800")  # half a character, which the file does not take
-    assert node.complaints == []
-    node.perception.flush()
-    (complaint,) = node.complaints
-    assert "the scene cannot be written to" in complaint
-    node.perception.close()
-    assert len(node.complaints) == 1
+    assert errors(caplog) == []
+    node.runtime.flush()
+    (error,) = errors(caplog)
+    assert "the scene cannot be written to" in error
+    node.runtime.close()
+    assert len(errors(caplog)) == 1
 
 
-def test_a_score_that_is_no_number_does_not_keep_the_scene_from_its_file(node: Node, file: Path) -> None:
+def test_a_score_that_is_no_number_does_not_keep_the_scene_from_its_file(
+    node: Node, file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     corner = RegionOfInterest(width=20, height=20)
     region = Region(id=1, encoding=Region.BOX, roi=corner, label="cup", score=float("nan"))
     regions, labels = regions_from_message(RegionArray(height=120, width=160, regions=[region]))
-    result = node.perception.step(replace(frame(1), regions=regions, labels=labels), lambda: False)
+    result = node.runtime.step(replace(frame(1), regions=regions, labels=labels), lambda: False)
     assert [(thing.label, thing.score) for thing in result.objects] == [("cup", 0.0)]
-    node.perception.close()
-    assert node.complaints == []
+    node.runtime.close()
+    assert errors(caplog) == []
     assert stored(file) == [1]
 
 

@@ -190,7 +190,7 @@ def test_a_region_of_an_earlier_frame(client: Client, picture: tuple[np.ndarray,
         assert described.header.stamp == stamp
     late = describe(client, points=[middle(ids, BOWL)], stamp=messages.time_message(5))
     assert not late.success
-    assert "no frame of the stamp 0.000 is kept: the latest" in late.message
+    assert "no frame with the stamp 0.000 is in memory, only the latest" in late.message
 
 
 def test_what_cannot_be_described_is_said(client: Client, picture: tuple[np.ndarray, np.ndarray]) -> None:
@@ -200,16 +200,19 @@ def test_what_cannot_be_described_is_said(client: Client, picture: tuple[np.ndar
     background = np.argwhere(ids == 0)[0]
     outside = RegionOfInterest(x_offset=300, y_offset=0, width=30, height=10)
     for request, reason in (
-        ({}, "the request names nothing: give track_ids, points or regions"),
-        ({"track_ids": [99]}, "track 99 is not known: get_scene says which there are"),
-        ({"track_ids": tracks}, "a description is of one region, the request names 2"),
+        ({}, "the request is empty; set track_ids, points or regions"),
+        ({"track_ids": [99]}, "unknown track id 99; get_scene lists the known objects"),
+        ({"track_ids": tracks}, "a description needs exactly one region, the request has 2"),
         ({"track_ids": tracks, "question": "What is <mask><pos>?"}, "<mask><pos>"),
-        ({"track_ids": tracks[:1], "style": "poem"}, "the style 'poem' is not known: it is one of short, detailed"),
-        ({"track_ids": tracks[:1], "style": "short", "question": "Why?"}, "a question and a style: give one of them"),
-        ({"points": [Point(x=320.0, y=1.0)]}, "the point (320, 1) is outside of the image of 320x240 pixels"),
+        ({"track_ids": tracks[:1], "style": "poem"}, "unknown style 'poem'; use one of short, detailed"),
+        (
+            {"track_ids": tracks[:1], "style": "short", "question": "Why?"},
+            "a question and a style; set one of them",
+        ),
+        ({"points": [Point(x=320.0, y=1.0)]}, "the point (320, 1) is outside the image of 320x240 pixels"),
         ({"points": [Point(x=float(background[1]), y=float(background[0]))]}, "no region covers the point"),
-        ({"regions": [Region(encoding=Region.BOX, roi=outside)]}, "region number 1 of the request: its roi"),
-        ({"regions": [Region(encoding=Region.RLE, rle=[320 * 240])]}, "has no pixel in the image of 320x240"),
+        ({"regions": [Region(encoding=Region.BOX, roi=outside)]}, "region 1 of the request: "),
+        ({"regions": [Region(encoding=Region.RLE, rle=[320 * 240])]}, "has no pixel inside the image of 320x240"),
     ):
         response = describe(client, **request)
         assert not response.success
@@ -347,7 +350,7 @@ def test_words_are_streamed_as_they_come(client: Client, picture: tuple[np.ndarr
 
     status, result = Goal(client, track_ids=[99]).result()
     assert status == GoalStatus.STATUS_ABORTED
-    assert "track 99 is not known" in result.message
+    assert "unknown track id 99" in result.message
 
 
 def test_a_goal_that_is_cancelled_ends_early(client: Client, picture: tuple[np.ndarray, np.ndarray]) -> None:
@@ -371,7 +374,7 @@ def test_a_goal_that_is_cancelled_ends_early(client: Client, picture: tuple[np.n
             break
     assert status == GoalStatus.STATUS_CANCELED
     assert not result.success
-    assert result.message == "cancelled"
+    assert result.message == "canceled"
     assert whole.startswith(result.text)
     assert len(result.text) < len(whole)
     assert show(client, picture)
@@ -384,13 +387,13 @@ def test_what_is_forgotten_is_new_when_it_is_seen_again(client: Client, picture:
     before = {i: thing.track_id for i, thing in show(client, picture).items()}
     known = scene(client)
     refused = client.call(Forget, "/osprey/forget", Forget.Request())  # may be asked again
-    assert "either name track_ids or say everything" in refused.message
+    assert "set either track_ids or everything" in refused.message
     refused = forget(track_ids=[before[CAR], 99])
     assert not refused.success
-    assert "track 99 is not known, so nothing is forgotten" in refused.message
+    assert "unknown track id 99, nothing was deleted" in refused.message
     assert scene(client) == known
 
-    assert forget(track_ids=[before[CAR]]).message == "1 objects forgotten"
+    assert forget(track_ids=[before[CAR]]).message == "1 objects deleted"
     assert list(scene(client)) == [track for track in known if track != before[CAR]]
     after = {i: thing.track_id for i, thing in show(client, picture).items()}
     assert after[CAR] > max(known)
@@ -412,7 +415,7 @@ def test_a_static_scene_is_described_once(client: Client, picture: tuple[np.ndar
             assert thing.description == first[number].description
             assert thing.last_seen != thing.described_at
     client.listen_to_diagnostics()
-    values = client.status("scene", DiagnosticStatus.OK, "objects are known; described")
+    values = client.status("scene", DiagnosticStatus.OK, "known objects; ")
     assert int(values["reused"]) >= 4
     assert values["file"] == "none"
 
@@ -437,7 +440,7 @@ def test_a_scene_survives_a_kill(
     try:
         with osprey_node(own_env, tmp_path, *parameters) as child:
             client.wait_until_heard()
-            assert f"4 objects are known from {file}" in child.output()
+            assert f"4 objects restored from {file}" in child.output()
             known = scene(client)
             assert texts(known) == texts(before)
             assert not any(thing.visible for thing in known.values())
@@ -445,7 +448,7 @@ def test_a_scene_survives_a_kill(
             after = {thing.track_id: thing for thing in show(client, picture).values()}
             assert texts(after) == texts(before)
             assert all(thing.described_at == before[t].described_at for t, thing in after.items())
-            assert client.status("scene", DiagnosticStatus.OK, "4 objects are known")["file"] == str(file)
+            assert client.status("scene", DiagnosticStatus.OK, "4 known objects")["file"] == str(file)
 
             assert client.change_state("deactivate")
             assert client.change_state("cleanup")
@@ -492,15 +495,15 @@ def test_a_request_is_refused_where_nothing_can_answer_it(own_env: dict[str, str
     heavy = ("max_regions:=4096", "min_area:=1", "style:=detailed", "max_new_tokens:=256", "threads:=1")
     try:
         with osprey_node(own_env, tmp_path, *heavy) as child:
-            unconfigured = "the node is unconfigured: configure and activate it, or start it with autostart:=true"
+            unconfigured = "the node is unconfigured; configure and activate it, or start it with autostart:=true"
             assert query(client, "a mug").message == unconfigured
             assert client.change_state("configure")
-            assert query(client, "a mug").message == "the node is inactive: activate it"
+            assert query(client, "a mug").message == "the node is inactive; activate it"
             status, result = Goal(client, track_ids=[1]).result()
-            assert (status, result.message) == (GoalStatus.STATUS_ABORTED, "the node is inactive: activate it")
+            assert (status, result.message) == (GoalStatus.STATUS_ABORTED, "the node is inactive; activate it")
             assert client.change_state("activate")
             assert query(client, "a mug").message == "no object is known yet"
-            assert describe(client, track_ids=[1]).message.startswith("no frame with a region was seen yet")
+            assert describe(client, track_ids=[1]).message.startswith("no frame with a region has been processed yet")
             client.wait_until_heard()
             client.send(next(STAMPS), image, ids)
             asking = client.clients["/osprey/query_scene"]  # of the calls above: the node knows where it listens
@@ -514,9 +517,9 @@ def test_a_request_is_refused_where_nothing_can_answer_it(own_env: dict[str, str
             status, result = goal.result()
             assert status == GoalStatus.STATUS_ABORTED
             reasons = {result.message, *(answer.result().message for answer in answers)}
-            before = "the node was deactivated before the answer was there"
+            before = "the node was deactivated before the answer was complete"
             # The last ones may have come when it had happened.
-            assert before in reasons <= {before, "the node is inactive: activate it"}
+            assert before in reasons <= {before, "the node is inactive; activate it"}
             client.status("lifecycle", DiagnosticStatus.OK, "inactive")
             client.statuses.clear()
             assert client.change_state("activate")

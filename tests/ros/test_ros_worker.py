@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from osprey_ros.ros.worker import MOST_JOBS, LatestWorker
+from osprey_ros.ros.worker import MAX_JOBS, LatestWorker
 
 PATIENCE = 10
 
@@ -151,9 +151,47 @@ def test_jobs_that_are_not_done_are_abandoned_and_too_many_are_refused() -> None
         done: list[object] = []
         work.worker.submit(1)
         assert work.started.acquire(timeout=PATIENCE)
-        jobs = [Asked(str(number), done) for number in range(MOST_JOBS + 2)]
-        assert [work.worker.ask(job) for job in jobs] == [True] * MOST_JOBS + [False] * 2
+        jobs = [Asked(str(number), done) for number in range(MAX_JOBS + 2)]
+        assert [work.worker.ask(job) for job in jobs] == [True] * MAX_JOBS + [False] * 2
         getattr(work.worker, end)()
         assert work.stopped == [1]
-        assert done == [f"not {number}" for number in range(MOST_JOBS)]
+        assert done == [f"not {number}" for number in range(MAX_JOBS)]
         work.worker.close()
+
+
+def test_a_job_that_comes_after_the_end_is_abandoned_at_once() -> None:
+    work = Work()
+    done: list[object] = []
+    work.worker.close()
+    late = Asked("late", done)
+    assert work.worker.ask(late)
+    assert done == ["not late"]
+    work.worker.cancel()
+    assert work.worker.stopping()
+
+
+def test_jobs_and_items_that_come_while_the_worker_stops_are_not_done() -> None:
+    for end in ("cancel", "close"):
+        done: list[object] = []
+        began, asked = threading.Event(), threading.Event()
+        runs: list[int] = []
+
+        def run(item: int, began: threading.Event = began, asked: threading.Event = asked, runs: list = runs) -> None:
+            runs.append(item)
+            began.set()
+            assert asked.wait(PATIENCE)  # which this test sets while the worker stops
+
+        worker: LatestWorker[int] = LatestWorker(run, "test")
+        worker.submit(1)
+        assert began.wait(PATIENCE)
+        stopper = threading.Thread(target=getattr(worker, end))
+        stopper.start()
+        while not worker.stopping():
+            threading.Event().wait(0.001)
+        assert worker.ask(Asked("late", done))
+        worker.submit(2)
+        asked.set()
+        stopper.join(PATIENCE)
+        assert not stopper.is_alive()
+        worker.close()
+        assert (done, runs) == (["not late"], [1])

@@ -1,7 +1,6 @@
-"""What the node counts and measures, in bounded memory: rates, durations of stages, and what became of each frame.
+"""Counts, rates and stage durations of the node, in bounded memory. No ROS.
 
-Imports no ROS. Written by the worker's thread and read by the executor's, so every door takes the lock. Times are
-seconds of a clock that never jumps (`time.monotonic`); ages are by the clock that the stamps are of.
+Thread-safe: all methods acquire the lock. Times are seconds of a monotonic clock, ages of the clock of the stamps.
 """
 
 from __future__ import annotations
@@ -14,13 +13,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-KEPT = 200  # durations of a stage that percentiles are taken of: the latest
-RATE_WINDOW = 5.0  # seconds over which a rate is taken
+DURATIONS_KEPT = 200  # latest durations of each stage, the basis of the percentiles
+RATE_WINDOW = 5.0  # seconds over which a rate is averaged
+MAX_EVENTS = 2000  # events of a rate window that are kept
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Median and 95th percentile of some durations, in seconds."""
+    """Median and 95th percentile of durations, in seconds."""
 
     p50: float
     p95: float
@@ -28,9 +28,13 @@ class Spread:
 
 @dataclass(frozen=True)
 class ObjectCounts:
-    """Objects of one frame: those with words of this frame, with words of an earlier one that hold, and left out.
+    """Numbers of objects in one frame.
 
-    ``known`` counts all that are remembered, in view or not.
+    Attributes:
+        described: objects with a caption made from this frame.
+        reused: objects with a valid caption from an earlier frame.
+        skipped: objects that needed a caption and were left out.
+        known: all objects of the scene, visible or not.
     """
 
     described: int = 0
@@ -44,11 +48,19 @@ _NO_OBJECTS = ObjectCounts()
 
 @dataclass(frozen=True)
 class Summary:
-    """What `Statistics` knows at one moment.
+    """State of `Statistics` at one moment.
 
-    ``seconds`` gives the spread of each stage that was measured; ``age`` is that of the latest result when it was
-    published, None before the first. ``failure`` says why the latest frame gave no result, "" where it did;
-    ``nothing`` why its result is empty. ``objects`` are sums over all frames, of ``known`` the latest.
+    Attributes:
+        rate_in, rate_out: complete frames and results per second.
+        matched, described, failed, replaced, stopped: numbers of frames: complete, described, failed, dropped for a
+            later one, interrupted by deactivation.
+        objects: sums over all frames; ``known`` is the latest number.
+        age: age of the latest result in seconds when it was published, None before the first.
+        silent_for, unmatched_for: seconds since the latest result and since the latest complete frame, or since the
+            start.
+        failure: reason why the latest frame failed, "" if it did not.
+        empty_reason: reason why the latest result is empty, "" if it is not.
+        seconds: spread of the duration of each stage.
     """
 
     rate_in: float = 0.0
@@ -60,33 +72,33 @@ class Summary:
     stopped: int = 0
     objects: ObjectCounts = _NO_OBJECTS
     age: float | None = None
-    silent_for: float = 0.0  # seconds since the latest result, or since the start
-    unmatched_for: float = 0.0  # seconds since the latest complete frame, or since the start
+    silent_for: float = 0.0
+    unmatched_for: float = 0.0
     failure: str = ""
-    nothing: str = ""
+    empty_reason: str = ""
     seconds: Mapping[str, Spread] = field(default_factory=dict)
 
 
 class Rate:
-    """How many events a second there were of late."""
+    """Events per second over a sliding window."""
 
-    def __init__(self, start: float, window: float = RATE_WINDOW, most: int = 2000) -> None:
+    def __init__(self, start: float, window: float = RATE_WINDOW) -> None:
         self._start, self._window = start, window
-        self._times: deque[float] = deque(maxlen=most)
+        self._times: deque[float] = deque(maxlen=MAX_EVENTS)
 
     def add(self, now: float) -> None:
-        """Counts an event."""
+        """Count an event."""
         self._times.append(now)
 
     def hertz(self, now: float) -> float:
-        """Events a second in the window that ends now, or since the start if that is later."""
+        """Return the events per second in the window that ends now, or since the start if that is shorter."""
         while self._times and now - self._times[0] > self._window:
             self._times.popleft()
         return len(self._times) / max(1.0, min(self._window, now - self._start))
 
 
 class Statistics:
-    """Counts since its making; `start` begins anew."""
+    """Collect counts and durations since the construction or the latest `start`."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -94,38 +106,45 @@ class Statistics:
         self.start()
 
     def start(self) -> None:
-        """Forgets everything."""
+        """Reset everything."""
         with self._lock:
             self._counts: Counter[str] = Counter()
             self._latest = self._latest_in = self._clock()
             self._in, self._out = Rate(self._latest), Rate(self._latest)
             self._seconds: dict[str, deque[float]] = {}
             self._age: float | None = None
-            self._failure = self._nothing = ""
+            self._failure = self._empty_reason = ""
             self._known = 0
 
     def matched(self) -> None:
-        """A frame is complete."""
+        """Count a complete frame."""
         with self._lock:
             self._counts["matched"] += 1
             self._latest_in = self._clock()
             self._in.add(self._latest_in)
 
     def stopped(self) -> None:
-        """A frame was given up because the node was to stop."""
+        """Count a frame that was interrupted by deactivation."""
         with self._lock:
             self._counts["stopped"] += 1
 
     def failed(self, reason: str) -> None:
-        """A frame could not be described."""
+        """Count a frame that could not be described."""
         with self._lock:
             self._counts["failed"] += 1
             self._failure = reason
 
     def described(
-        self, age: float, seconds: Mapping[str, float], objects: ObjectCounts = _NO_OBJECTS, nothing: str = ""
+        self, age: float, seconds: Mapping[str, float], objects: ObjectCounts = _NO_OBJECTS, empty_reason: str = ""
     ) -> None:
-        """A result was published ``age`` seconds after its stamp; ``seconds`` says how long each stage took."""
+        """Count a published result.
+
+        Args:
+            age: seconds from the stamp of the image to the publication.
+            seconds: duration of each stage.
+            objects: numbers of objects in the frame.
+            empty_reason: reason why the result is empty, "" if it is not.
+        """
         with self._lock:
             now = self._clock()
             self._counts["described"] += 1
@@ -135,12 +154,12 @@ class Statistics:
             self._known = objects.known
             self._out.add(now)
             self._age, self._latest = age, now
-            self._failure, self._nothing = "", nothing
+            self._failure, self._empty_reason = "", empty_reason
             for stage, duration in seconds.items():
-                self._seconds.setdefault(stage, deque(maxlen=KEPT)).append(duration)
+                self._seconds.setdefault(stage, deque(maxlen=DURATIONS_KEPT)).append(duration)
 
     def summary(self, replaced: int = 0) -> Summary:
-        """What there is to know now; ``replaced`` counts frames that later ones took the place of."""
+        """Return the current state; ``replaced`` is the number of frames dropped for later ones."""
         with self._lock:
             now = self._clock()
             return Summary(
@@ -161,7 +180,7 @@ class Statistics:
                 silent_for=now - self._latest,
                 unmatched_for=now - self._latest_in,
                 failure=self._failure,
-                nothing=self._nothing,
+                empty_reason=self._empty_reason,
                 seconds={stage: _spread(values) for stage, values in self._seconds.items()},
             )
 

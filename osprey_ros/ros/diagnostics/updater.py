@@ -1,4 +1,4 @@
-"""Publishes how the node is on ``/diagnostics``, once a second."""
+"""Publisher of the node's status on ``/diagnostics``."""
 
 from __future__ import annotations
 
@@ -14,19 +14,23 @@ PERIOD = 1.0  # seconds
 
 
 class Diagnostics:
-    """Asks ``look`` for the state of the node once a second, whatever the lifecycle state, and publishes it.
+    """Publish the status of a node once a second, in every lifecycle state.
 
-    Each status is named after the node: "osprey: inputs". ``hardware_id`` is the name of the node with its namespace.
+    The name of each status begins with the node's name: "osprey: inputs". ``hardware_id`` is the full name of the node.
+
+    Args:
+        node: owner of publisher and timer.
+        collect: returns the current status entries; called in the executor's thread.
     """
 
-    def __init__(self, node: Node, look: Callable[[], Sequence[Status]]) -> None:
-        self._node, self._look = node, look
+    def __init__(self, node: Node, collect: Callable[[], Sequence[Status]]) -> None:
+        self._node, self._collect = node, collect
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        # Simulated time may stand still, and that is when one wants to know.
+        # A steady clock: diagnostics are needed most when simulated time stands still.
         node.create_timer(PERIOD, self._publish, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _publish(self) -> None:
-        array = DiagnosticArray(status=[self._message(status) for status in self._look()])
+        array = DiagnosticArray(status=[self._message(status) for status in self._collect()])
         array.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(array)
 

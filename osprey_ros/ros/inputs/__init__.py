@@ -1,1 +1,1 @@
-"""Subscriptions of the node: the messages of one moment."""
+"""Inputs of the node: subscriptions and complete frames."""

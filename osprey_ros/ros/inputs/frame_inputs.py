@@ -1,11 +1,10 @@
-"""The subscriptions of the node: the messages of one moment out, and in words what keeps frames away."""
+"""Subscriptions of the node: receive messages, match them by stamp and hand over complete frames."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from time import monotonic, sleep
+from collections.abc import Callable, Mapping
+from time import monotonic
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
@@ -17,40 +16,24 @@ from osprey_ros.messages.frames import CAMERA_INFO, DEPTH, DETECTIONS, IMAGE, RE
 from osprey_ros.messages.stamps import stamp_of
 from osprey_ros.messages.synchronizer import FrameSync
 from osprey_ros.ros.diagnostics.input_status import InputState
-from osprey_ros.ros.inputs.subscription import QOS_DEPTH, AdaptiveSubscription, type_of
+from osprey_ros.ros.inputs.settings import InputSettings
+from osprey_ros.ros.inputs.subscription import AdaptiveSubscription, type_of
 
-TRANSPORTS = ("raw", "compressed")
-DEPTH_TRANSPORTS = ("raw", "compressedDepth")
-REGION_SOURCES = (SEGMENTATION, REGIONS, DETECTIONS)
-
-_WATCH_PERIOD = 1.0  # seconds between two looks at the publishers
-_SILENCE = 10.0  # seconds without a frame before the log says what is lacking
-_LARGE = 1 << 20  # bytes of an image whose buffers are worth a thought
-_FILLING = 0.3  # seconds in which a queue fills at 20 images a second or more
-
-
-@dataclass(frozen=True)
-class InputSettings:
-    """What is subscribed to, and how messages are matched."""
-
-    image_transport: str = "raw"  # one of TRANSPORTS; compressed: the topic image/compressed
-    segmentation_transport: str = "raw"  # the same for segmentation
-    regions_from: str = SEGMENTATION  # one of REGION_SOURCES: the topic of that name
-    use_depth: bool = False  # whether depth and camera_info are subscribed to, and a frame waits for its depth
-    depth_transport: str = "raw"  # one of DEPTH_TRANSPORTS; compressedDepth: the topic depth/compressedDepth
-    slop: float = 0.0  # seconds that the stamps of one frame may differ; 0: they are the same
-    queue_size: int = 15  # messages of each topic that wait for their partners
-    reliability: str = "auto"  # or "reliable", "best_effort"
+WATCH_PERIOD = 1.0  # seconds between two checks of the publishers
+SILENCE_LIMIT = 10.0  # seconds without a complete frame before a warning with the reason
 
 
 class FrameInputs:
-    """Subscribes, and hands over the messages of each moment; all in the executor's thread.
+    """Subscribe to all inputs and hand over complete frames. Everything runs in the executor's thread.
 
-    The middleware keeps as many buffers as messages have ever waited at once. So that memory does not grow when the
-    machine is first busy, which may be after hours, large images are left waiting once, behind the first frame.
+    Args:
+        node: owner of the subscriptions.
+        settings: topics, transports and matching.
+        on_frame: receives each complete frame.
 
-    Raises InputError if a package is missing that defines a message, and where a topic cannot be subscribed to, as one
-    that this process has with another type; nothing stays subscribed then.
+    Raises:
+        InputError: A package that defines a message is missing, or a topic cannot be subscribed to, for example because
+            this process uses its name for another type. Then no subscription is left.
     """
 
     def __init__(self, node: Node, settings: InputSettings, on_frame: Callable[[RawFrame], None]) -> None:
@@ -71,23 +54,22 @@ class FrameInputs:
             except Exception as error:
                 self._unsubscribe()
                 raise InputError(
-                    f"{role} cannot be subscribed to: {node.resolve_topic_name(topic)} as {type_of(kind)} ({error}): "
+                    f"{role} cannot be subscribed to: {node.resolve_topic_name(topic)} as {type_of(kind)} ({error}); "
                     "remap it to a topic of that type"
                 ) from error
             self._subscriptions[role] = subscription
         self._topics = {role: subscription.name for role, subscription in self._subscriptions.items()}
         self._last_frame = monotonic()
-        self._filled = False  # whether the queues of these subscriptions have been full
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still
-        self._timer = node.create_timer(_WATCH_PERIOD, self._watch, clock=steady)
+        self._timer = node.create_timer(WATCH_PERIOD, self._watch, clock=steady)
 
     @property
     def topics(self) -> Mapping[str, str]:
-        """Full names of the topics by the inputs' relative names: those of the image and of the regions come first."""
+        """Full topic names by relative input name; the image and the regions come first."""
         return self._topics
 
     def state(self) -> InputState:
-        """What has come so far, and from whom."""
+        """Return the state of the subscriptions and of the matching."""
         sync = self._sync
         return InputState(
             topics=tuple(subscription.state() for subscription in self._subscriptions.values()),
@@ -100,7 +82,7 @@ class FrameInputs:
         )
 
     def close(self) -> None:
-        """Unsubscribes and forgets what waited for its partners."""
+        """Unsubscribe and drop the waiting messages."""
         self._node.destroy_timer(self._timer)
         self._unsubscribe()
         self._sync.clear()
@@ -124,35 +106,23 @@ class FrameInputs:
                     camera_info=self._camera_info,
                 )
             )
-            if not self._filled:
-                self._fill_queues(messages)
-
-    def _fill_queues(self, messages: Iterable[Any]) -> None:
-        """Lets images wait if those of this frame are large."""
-        if max(len(getattr(message, "data", ())) for message in messages) >= _LARGE:
-            self._filled = True
-            sleep(_FILLING)
-            self._node.get_logger().info(
-                f"large images were left waiting for {_FILLING} s, once: of more than {QOS_DEPTH} the first are lost"
-            )
 
     def _keep_camera_info(self, message: CameraInfo) -> None:
-        # Not matched: it stays the same, and some drivers send it more rarely than images.
+        # Not matched by stamp: it does not change, and some drivers send it less often than images.
         self._camera_info = message
 
     def _watch(self) -> None:
         for subscription in self._subscriptions.values():
-            if subscription.adapt():
-                self._filled = False
+            subscription.adapt()
         silent = monotonic() - self._last_frame
-        if silent >= _SILENCE:
+        if silent >= SILENCE_LIMIT:
             self._last_frame = monotonic()
-            complaints = self.state().complaints() or ["messages come, and none has all its partners yet"]
-            self._node.get_logger().warning(f"no complete frame for {silent:.0f} s: {'; '.join(complaints)}")
+            problems = self.state().problems() or ["messages arrive but none is complete yet"]
+            self._node.get_logger().warning(f"no complete frame for {silent:.0f} s: {'; '.join(problems)}")
 
 
 def _kinds(settings: InputSettings) -> dict[str, type]:
-    """The class of the messages of each input that is subscribed to."""
+    """Return the message class of each input, by its relative name."""
     kinds: dict[str, type] = {IMAGE: _image_kind(settings.image_transport)}
     if settings.regions_from == SEGMENTATION:
         kinds[SEGMENTATION] = _image_kind(settings.segmentation_transport)
@@ -177,7 +147,7 @@ def _detections_kind() -> type:
         from vision_msgs.msg import Detection2DArray  # type: ignore[import-not-found]
     except ImportError as error:
         raise InputError(
-            "regions_from is 'detections' and vision_msgs is not installed: install ros-$ROS_DISTRO-vision-msgs, or "
+            "regions_from is 'detections' but vision_msgs is not installed; install ros-$ROS_DISTRO-vision-msgs, or "
             "set regions_from to segmentation or regions"
         ) from error
     return Detection2DArray

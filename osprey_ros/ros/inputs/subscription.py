@@ -1,4 +1,4 @@
-"""A subscription that adapts its reliability to the publishers that are there, and knows what it has heard."""
+"""A subscription that adapts its reliability to its publishers and keeps statistics."""
 
 from __future__ import annotations
 
@@ -20,21 +20,23 @@ except ImportError:  # Humble
         UnsupportedEventTypeError,
     )
 
-# Deep enough for large images: with a depth of 1, stock Fast DDS loses most of them.
+# With a depth of 1, Fast DDS with its default settings loses most large images.
 QOS_DEPTH = 5
 
 
 class AdaptiveSubscription:
-    """One input of a node. All of it runs in the executor's thread.
+    """One input of a node. Everything runs in the executor's thread.
 
-    With the reliability "auto" it asks for reliable delivery; `adapt` renews it with best effort when a publisher has
-    appeared that offers nothing better, and back when that one has gone.
+    With the reliability "auto" the subscription requests reliable delivery. `adapt` renews it with best effort while a
+    publisher offers best effort only.
 
     Args:
-        role: what the input is called in reports.
-        kind: class of its messages, which have a header.
-        topic: its name, relative or full.
+        node: owner of the subscription.
+        role: relative name of the input.
+        kind: message class with a header.
+        topic: relative or full name of the topic.
         reliability: "auto", "reliable" or "best_effort".
+        on_message: receives each message.
     """
 
     def __init__(
@@ -45,35 +47,35 @@ class AdaptiveSubscription:
         self._type = type_of(kind)
         self._received = self._lost = 0
         self._last_stamp: int | None = None
-        self._refused: set[str] = set()  # policies that the middleware named since this was subscribed
-        self._topic = topic  # as given: a name that was resolved might be remapped once more
-        self._subscribe(self._wanted(ReliabilityPolicy.RELIABLE))
+        self._refused: set[str] = set()  # incompatible policies reported by the middleware since the subscription
+        self._topic = topic  # as given: a resolved name could be remapped a second time
+        self._subscribe(self._suitable(ReliabilityPolicy.RELIABLE))
 
     @property
     def name(self) -> str:
         """Full name of the topic."""
         return self._subscription.topic_name
 
-    def adapt(self) -> bool:
-        """Subscribes again where the publishers that are there now want another reliability; says whether it did."""
-        wanted = self._wanted(self._asked)
-        if wanted == self._asked:
-            return False
-        self._node.get_logger().info(f"{self.name}: its publisher offers {_words(wanted)}, subscribing again with that")
+    def adapt(self) -> None:
+        """Subscribe again if the current publishers need another reliability."""
+        suitable = self._suitable(self._requested)
+        if suitable == self._requested:
+            return
+        text = _text(suitable)
+        self._node.get_logger().info(f"{self.name}: the publisher offers {text}, subscribing again with {text}")
         self.close()
-        self._subscribe(wanted)
-        return True
+        self._subscribe(suitable)
 
     def close(self) -> None:
-        """Unsubscribes."""
+        """Unsubscribe."""
         self._node.destroy_subscription(self._subscription)
 
     def state(self) -> TopicState:
-        """What is known now."""
+        """Return the current state."""
         publishers = self._node.get_publishers_info_by_topic(self._topic)
         offered = self._offered()
-        # Of all policies, only reliability is asked for. With "auto" it is about to be adapted.
-        unheard = self._reliability == "reliable" and ReliabilityPolicy.BEST_EFFORT in offered
+        # Reliability is the only policy requested here. With "auto", the next `adapt` solves a mismatch.
+        mismatch = self._reliability == "reliable" and ReliabilityPolicy.BEST_EFFORT in offered
         return TopicState(
             role=self._role,
             name=self.name,
@@ -83,22 +85,22 @@ class AdaptiveSubscription:
             received=self._received,
             lost=self._lost,
             last_stamp=self._last_stamp,
-            asked_reliability=_words(self._asked),
-            offered_reliability=tuple(sorted(_words(policy) for policy in offered)),
-            incompatible_qos=tuple(sorted(self._refused | {"RELIABILITY"})) if unheard else (),
+            requested_reliability=_text(self._requested),
+            offered_reliability=tuple(sorted(_text(policy) for policy in offered)),
+            incompatible_qos=tuple(sorted(self._refused | {"RELIABILITY"})) if mismatch else (),
         )
 
     def _subscribe(self, reliability: ReliabilityPolicy) -> None:
-        self._asked = reliability
+        self._requested = reliability
         self._refused.clear()
         events = SubscriptionEventCallbacks(incompatible_qos=self._note_refusal, message_lost=self._note_loss)
         try:
             self._subscription = self._create(events)
-        except UnsupportedEventTypeError:  # not every middleware has both; what publishers offer is known anyway
+        except UnsupportedEventTypeError:  # not every middleware has both events
             self._subscription = self._create(SubscriptionEventCallbacks(use_default_callbacks=False))
 
     def _create(self, events: SubscriptionEventCallbacks) -> Subscription:
-        qos = QoSProfile(depth=QOS_DEPTH, reliability=self._asked)
+        qos = QoSProfile(depth=QOS_DEPTH, reliability=self._requested)
         return self._node.create_subscription(self._kind, self._topic, self._receive, qos, event_callbacks=events)
 
     def _note_refusal(self, event: Any) -> None:
@@ -112,14 +114,14 @@ class AdaptiveSubscription:
         self._last_stamp = stamp_of(message)
         self._on_message(message)
 
-    def _wanted(self, otherwise: ReliabilityPolicy) -> ReliabilityPolicy:
-        """What to ask of the publishers; ``otherwise`` where there are none to adapt to."""
+    def _suitable(self, default: ReliabilityPolicy) -> ReliabilityPolicy:
+        """Return the reliability to request; ``default`` without publishers."""
         if self._reliability != "auto":
             return ReliabilityPolicy[self._reliability.upper()]
         offered = self._offered()
         if not offered:
-            return otherwise
-        # Best effort hears both kinds.
+            return default
+        # A best-effort subscription receives from both kinds of publishers.
         best_effort = ReliabilityPolicy.BEST_EFFORT in offered
         return ReliabilityPolicy.BEST_EFFORT if best_effort else ReliabilityPolicy.RELIABLE
 
@@ -132,9 +134,9 @@ class AdaptiveSubscription:
 
 
 def type_of(kind: type) -> str:
-    """The name of the type of a class of messages, such as "sensor_msgs/msg/Image"."""
+    """Return the type name of a message class, such as "sensor_msgs/msg/Image"."""
     return f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}"
 
 
-def _words(policy: ReliabilityPolicy) -> str:
+def _text(policy: ReliabilityPolicy) -> str:
     return policy.name.lower().replace("_", " ")

@@ -1,4 +1,4 @@
-"""Objects as vision_msgs/Detection2DArray, for nodes that know that message. vision_msgs may be missing."""
+"""Objects as vision_msgs/Detection2DArray, for nodes that use this message. vision_msgs may be missing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from std_msgs.msg import Header
 
 from osprey_ros.ros.messages import point_message
-from osprey_ros.scene.types import Caption, SceneObject
+from osprey_ros.scene.types import UNKNOWN, Caption, SceneObject
 
 try:
     from vision_msgs import msg as vision
@@ -17,28 +17,33 @@ except ImportError:
 
 
 def detection_type() -> Any:
-    """The class Detection2DArray, or None where vision_msgs is not installed."""
+    """Return the class Detection2DArray, or None if vision_msgs is not installed."""
     return None if vision is None else vision.Detection2DArray
 
 
 def detections_message(objects: Sequence[SceneObject], header: Header) -> Any:
-    """A detection for each object that has words: its box, and as ``class_id`` its category, else its description.
-
-    ``id`` is the track id; the pose holds the position, where that is known.
-    """
+    """Return one detection for each object with a caption: box, class, track id, and the position if known."""
     detections = [_detection(thing, thing.caption, header) for thing in objects if thing.caption is not None]
     return vision.Detection2DArray(header=header, detections=detections)
 
 
-def _detection(thing: SceneObject, words: Caption, header: Header) -> Any:
+def class_of(thing: SceneObject) -> str:
+    """Return the class of an object in one word or phrase: its category, or the label of the segmentation.
+
+    Both stay the same while the object does, and neither is a description. UNKNOWN if the object has neither.
+    """
+    return next((word for word in (thing.category, thing.label) if word and word != UNKNOWN), UNKNOWN)
+
+
+def _detection(thing: SceneObject, caption: Caption, header: Header) -> Any:
     x, y, width, height = thing.box
     result = vision.ObjectHypothesisWithPose()
-    result.hypothesis.class_id = words.category or words.description
-    result.hypothesis.score = float(words.confidence)
+    result.hypothesis.class_id = class_of(thing)
+    result.hypothesis.score = float(caption.confidence)
     if thing.position is not None:
         result.pose.pose.position = point_message(thing.position)
     detection = vision.Detection2D(header=header, results=[result], id=str(thing.track_id))
-    # Pixels are counted from the centre of the first one.
+    # The center of the first pixel is at 0.
     detection.bbox.center.position.x = x + (width - 1) / 2
     detection.bbox.center.position.y = y + (height - 1) / 2
     detection.bbox.size_x, detection.bbox.size_y = float(width), float(height)

@@ -1,4 +1,4 @@
-"""What the node answers to requests about the scene. Runs in the worker's thread, between frames."""
+"""Answers to requests about the scene. Runs in the worker's thread, between frames."""
 
 from __future__ import annotations
 
@@ -12,23 +12,29 @@ from std_msgs.msg import Header
 from osprey_ros.bundle.calibration import CATEGORY, DESCRIPTION
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.errors import InputError, StoppedError
-from osprey_ros.pipeline import Pipeline, StepSettings
+from osprey_ros.pipeline import Pipeline
 from osprey_ros.query.finder import Finder
 from osprey_ros.ros import messages
 from osprey_ros.ros.services.region_targets import target_of
 from osprey_ros.scene.scene import Snapshot
+from osprey_ros.scene.settings import StepSettings
 
-_TRACKS_LISTED = 12
+_TRACKS_LISTED = 12  # unknown track ids in an error message
 
 
 class Requests:
-    """Answers from what a pipeline has seen.
+    """Answer requests from the scene and the latest frames of a pipeline.
 
-    Each method takes a request, fills the response (that of the action's goal is its result) and returns it. Raises
-    OspreyError for a request that cannot be answered.
+    Each method takes a request, fills the response (for an action, the result) and returns it. A method with
+    ``why_stop`` calls it often; if it returns a reason, the answer ends early and the reason becomes its message.
 
     Args:
-        settings: those of the latest frame. on_change: called where objects were forgotten.
+        pipeline: scene and frames.
+        finder: evaluates queries.
+        settings: returns the settings of the latest frame.
+        on_change: called after objects were forgotten.
+
+    All methods raise OspreyError for a request that cannot be answered.
     """
 
     def __init__(
@@ -43,14 +49,11 @@ class Requests:
         self._calibration = pipeline.describer.bundle.calibration()
 
     def query_scene(self, request: Any, response: Any, why_stop: Callable[[], str]) -> Any:
-        """Finds objects by words.
-
-        ``why_stop`` is asked again and again: what it says, unless that is "", ends the search and is its message.
-        """
+        """Find the objects that a phrase refers to."""
         snapshot = self._pipeline.scene.snapshot()
         seen = self._pipeline.latest
         if seen is not None and seen.stamp != snapshot.stamp:
-            seen = None  # the latest frame showed nothing
+            seen = None  # the latest frame has no region
         if seen is not None:
             self._pipeline.look_at(seen)
         response.header = _header(snapshot)
@@ -73,28 +76,28 @@ class Requests:
         return response
 
     def get_scene(self, request: Any, response: Any) -> Any:
-        """All objects."""
+        """Return all objects."""
         snapshot = self._pipeline.scene.snapshot()
         response.header, response.success = _header(snapshot), True
         response.objects = [
             messages.object_message(thing) for thing in snapshot.objects if thing.visible or not request.visible_only
         ]
         if not response.objects:
-            response.message = "nothing is in view" if snapshot.objects else "no object is known yet"
+            response.message = "no object is visible" if snapshot.objects else "no object is known yet"
         return response
 
     def forget(self, request: Any, response: Any) -> Any:
-        """Takes objects out of the scene."""
+        """Delete objects from the scene."""
         track_ids = [int(track_id) for track_id in request.track_ids]
         if bool(track_ids) == request.everything:
-            raise InputError("the request must either name track_ids or say everything")
+            raise InputError("set either track_ids or everything")
         unknown = sorted(set(track_ids) - self._pipeline.known)
         if unknown:
             listed = ", ".join(map(str, unknown[:_TRACKS_LISTED]))
-            raise InputError(f"track {listed} is not known, so nothing is forgotten: get_scene says which there are")
+            raise InputError(f"unknown track id {listed}, nothing was deleted; get_scene lists the known objects")
         gone = self._pipeline.forget(None if request.everything else track_ids)
         self._on_change()
-        response.success, response.message = True, f"{len(gone)} objects forgotten"
+        response.success, response.message = True, f"{len(gone)} objects deleted"
         return response
 
     def describe_region(
@@ -102,21 +105,21 @@ class Requests:
         request: Any,
         response: Any,
         why_stop: Callable[[], str],
-        on_words: Callable[[Header, str], None],
+        on_text: Callable[[Header, str], None] = lambda header, text: None,
     ) -> Any:
-        """Words about a part of a picture; each time there is one more, ``on_words`` has the header and all of them.
+        """Describe a part of an image, or answer a question about it; the service and the action share this method.
 
-        ``why_stop`` is asked after each token: what it says, unless that is "", ends the answer and is its message.
+        ``on_text`` receives the header and the text so far, after each token.
         """
         style = request.style or self._settings().style
         if request.question and request.style:
-            raise InputError("the request has a question and a style: give one of them")
+            raise InputError("the request has both a question and a style; set one of them")
         if style not in QUESTIONS:
-            raise InputError(f"the style {style!r} is not known: it is one of {', '.join(QUESTIONS)}")
+            raise InputError(f"unknown style {style!r}; use one of {', '.join(QUESTIONS)}")
         target = target_of(request, self._pipeline)
         if not request.question and len(target.regions) > 1:
             raise InputError(
-                f"a description is of one region, the request names {len(target.regions)}: ask a question about them"
+                f"a description needs exactly one region, the request has {len(target.regions)}; ask a question instead"
             )
         self._pipeline.prioritize(track_id for track_id in target.track_ids if track_id)
         self._pipeline.look_at(target.seen)
@@ -133,7 +136,7 @@ class Requests:
             for update in words:
                 logprobs.append(update.logprob)
                 response.text = update.text
-                on_words(response.header, update.text)
+                on_text(response.header, update.text)
                 response.message = why_stop()
                 if response.message:
                     return response

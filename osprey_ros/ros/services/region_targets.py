@@ -1,4 +1,4 @@
-"""What a request is about: of which frame, and which part of its picture."""
+"""Find the frame and the regions that a request refers to."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from osprey_ros.scene.history import ObservedFrame
 
 @dataclass(frozen=True)
 class Target:
-    """Regions of a frame, one or more; ``track_ids`` says whose each is, 0 where that is not known."""
+    """One or more regions of a frame, with the track id of each; 0 for a region without a known object."""
 
     seen: ObservedFrame
     regions: Regions
@@ -25,10 +25,10 @@ class Target:
 
 
 def target_of(request: Any, pipeline: Pipeline) -> Target:
-    """What a request of osprey_interfaces/DescribeRegion, service or action, is about. Raises InputError."""
+    """Return the target of a DescribeRegion request, of the service or the action. Raises InputError."""
     track_ids = [int(track_id) for track_id in request.track_ids]
     for track_id in track_ids:
-        if track_id < 1:  # in a frame that was seen 0 stands for what was forgotten
+        if track_id < 1:  # 0 marks forgotten objects in the latest frames
             raise _unknown(track_id)
     seen = _frame(request.stamp.sec * NANOSECONDS + request.stamp.nanosec, track_ids, pipeline)
     height, width = seen.regions.shape
@@ -45,35 +45,35 @@ def target_of(request: Any, pipeline: Pipeline) -> Target:
         try:
             part = part_of(region, height, width)
         except RegionError as error:
-            raise InputError(f"region number {number} of the request: {error}") from error
+            raise InputError(f"region {number} of the request: {error}") from error
         if not part.mask.any():
-            raise InputError(f"region number {number} of the request has no pixel in the image of {width}x{height}")
+            raise InputError(f"region {number} of the request has no pixel inside the image of {width}x{height}")
         parts.append(part)
         owners.append(0)
     if not parts:
-        raise InputError("the request names nothing: give track_ids, points or regions")
+        raise InputError("the request is empty; set track_ids, points or regions")
     return Target(seen, regions_from_crops(parts, range(1, len(parts) + 1), height, width), tuple(owners))
 
 
 def _frame(stamp: int, track_ids: Sequence[int], pipeline: Pipeline) -> ObservedFrame:
-    """The frame of this stamp; with 0 the latest one, or, of tracks, the latest one that shows them all."""
+    """Return the frame of a stamp; for 0 the latest frame, or the latest frame that shows all tracks."""
     recent = pipeline.recent
     if not recent:
-        raise InputError("no frame with a region was seen yet: wait for the first one")
+        raise InputError("no frame with a region has been processed yet; wait for the first one")
     if stamp:
         for seen in recent:
             if seen.stamp == stamp:
                 return seen
         first, last = recent[0].stamp, recent[-1].stamp
         raise InputError(
-            f"no frame of the stamp {_text(stamp)} is kept: the latest {len(recent)} are, from {_text(first)} to "
-            f"{_text(last)}; 0 stands for the latest"
+            f"no frame with the stamp {_text(stamp)} is in memory, only the latest {len(recent)} from {_text(first)} "
+            f"to {_text(last)}; use one of them, or 0 for the latest"
         )
     now, last = pipeline.scene.snapshot().stamp, recent[-1].stamp
-    if not track_ids and last != now:  # frames without a region are not among the recent ones
+    if not track_ids and last != now:  # frames without a region are not kept
         raise InputError(
-            f"the latest frame, of {_text(now)}, shows no region, the one of {_text(last)} was the last to: give its "
-            "stamp, or wait for the next with a region"
+            f"the latest frame ({_text(now)}) has no region, the last one with a region is {_text(last)}; set this "
+            "stamp, or wait for the next frame with a region"
         )
     for seen in reversed(recent):
         if set(track_ids) <= {int(track_id) for track_id in seen.track_ids}:
@@ -84,25 +84,25 @@ def _frame(stamp: int, track_ids: Sequence[int], pipeline: Pipeline) -> Observed
             raise _unknown(track_id)
     unseen = [track_id for track_id in track_ids if track_id not in recent[-1].track_ids]
     ago = ", ".join(f"track {track_id} at {_text(known[track_id].last_seen)}" for track_id in unseen)
-    raise InputError(f"no recent frame shows all of what is asked about; seen last: {ago}")
+    raise InputError(f"no recent frame shows all requested tracks; last seen: {ago}")
 
 
 def _unknown(track_id: int) -> InputError:
-    return InputError(f"track {track_id} is not known: get_scene says which there are")
+    return InputError(f"unknown track id {track_id}; get_scene lists the known objects")
 
 
 def _row_of(track_id: int, seen: ObservedFrame) -> int:
     rows = (seen.track_ids == track_id).nonzero()[0]
     if not len(rows):
-        raise InputError(f"track {track_id} is not in the frame of {_text(seen.stamp)}")
+        raise InputError(f"track {track_id} is not in the frame {_text(seen.stamp)}")
     return int(rows[0])
 
 
 def _row_at(x: float, y: float, seen: ObservedFrame) -> int:
-    """The smallest region that covers a pixel."""
+    """Return the row of the smallest region that covers a pixel."""
     height, width = seen.regions.shape
     if not (-0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5):  # NaN, too
-        raise InputError(f"the point ({x:g}, {y:g}) is outside of the image of {width}x{height} pixels")
+        raise InputError(f"the point ({x:g}, {y:g}) is outside the image of {width}x{height} pixels")
     column, line = round(x), round(y)
     covering = []
     for row, (left, top, wide, tall) in enumerate(seen.regions.boxes):
@@ -110,7 +110,7 @@ def _row_at(x: float, y: float, seen: ObservedFrame) -> int:
         if inside and seen.regions.crop(row)[line - top, column - left]:
             covering.append(row)
     if not covering:
-        raise InputError(f"no region covers the point ({x:g}, {y:g}): give a region, as a box or a mask")
+        raise InputError(f"no region covers the point ({x:g}, {y:g}); send the region as a box or a mask")
     return min(covering, key=lambda row: int(seen.regions.areas[row]))
 
 

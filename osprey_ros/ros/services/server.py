@@ -1,10 +1,11 @@
-"""The services and the action of the node: requests go to the worker's thread, and its answers back.
+"""Services and action of the node: pass requests to the worker's thread and return its answers.
 
-The executor's thread never waits for one: handlers are coroutines that go on when the answer is there.
+The executor's thread never blocks: handlers are coroutines that continue when the answer is there.
 """
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -19,57 +20,70 @@ from std_msgs.msg import Header
 from osprey_ros.errors import OspreyError
 from osprey_ros.ros import messages
 from osprey_ros.ros.services.handlers import Requests
-from osprey_ros.ros.worker import MOST_JOBS, LatestWorker
+from osprey_ros.ros.worker import MAX_JOBS, LatestWorker
 
-_CANCELLED = "cancelled"
-_DEACTIVATED = "the node was deactivated before the answer was there"
+SERVICE_SECONDS = 30.0  # longest answer of the service ~/describe_region, which cannot be canceled
+
+_CANCELED = "canceled"
+_DEACTIVATED = "the node was deactivated before the answer was complete"
 
 
 class _Job:
-    """A request on its way through the worker's thread."""
+    """A request in the worker's queue.
+
+    Args:
+        node: logs unexpected errors.
+        response: response that is returned if ``answer`` fails.
+        answer: returns the filled response, in the worker's thread.
+    """
 
     def __init__(self, node: Node, response: Any, answer: Callable[[], Any]) -> None:
         self._node, self._response, self._answer = node, response, answer
         self.future: Future[Any] = Future(executor=node.executor)
-        # With something to call, the future wakes the executor, which else would not look at the coroutine again.
+        # Without a callback, a result that is set in another thread does not wake the executor.
         self.future.add_done_callback(lambda future: None)
 
     def run(self) -> None:
-        """Answers, or says why not."""
+        """Answer the request, or fill in the reason why that is impossible."""
         response = self._response
         try:
             response = self._answer()
         except OspreyError as error:
             response.success, response.message = False, str(error)
         except Exception as error:
-            # What went wrong with this request must not end the thread. Nothing is wrong if the process ends.
+            # Continue with the next request. Exceptions during the shutdown of the process are not logged.
             response.success, response.message = False, f"{type(error).__name__}: {error}"
             if self._node.context.ok():
                 self._node.get_logger().error(f"a request could not be answered:\n{traceback.format_exc()}")
         self._finish(response)
 
     def abandon(self) -> None:
-        """Says that there will be no answer."""
+        """Answer that the node was deactivated."""
         self._response.success, self._response.message = False, _DEACTIVATED
         self._finish(self._response)
 
     def _finish(self, response: Any) -> None:
-        if self._node.context.ok():  # else there is no executor any more
+        if self._node.context.ok():  # otherwise the executor is gone
             self.future.set_result(response)
 
 
 class Services:
     """``~/query_scene``, ``~/describe_region`` (service and action), ``~/get_scene`` and ``~/forget``.
 
-    They are there in all states of the node, and refuse with the reason what cannot be answered.
+    They exist in every lifecycle state, and refuse requests with the reason while the node is not active.
+
+    Args:
+        node: owner of the services.
+        service_seconds: longest answer of the service ``~/describe_region`` in seconds. The action has no limit.
     """
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, service_seconds: float = SERVICE_SECONDS) -> None:
         self._node = node
+        self._service_seconds = service_seconds
         self._requests: Requests | None = None
         self._worker: LatestWorker[Any] | None = None
         self._refusal = ""
-        # One request may wait while others come: the node's own group takes turns.
+        # Reentrant: several requests may wait for the worker at once.
         group = ReentrantCallbackGroup()
         self._services = [
             node.create_service(messages.QueryScene, "~/query_scene", self._query_scene, callback_group=group),
@@ -89,15 +103,15 @@ class Services:
         )
 
     def serve(self, requests: Requests, worker: LatestWorker[Any]) -> None:
-        """From now on requests are answered in the worker's thread."""
+        """Answer requests in the worker's thread from now on."""
         self._requests, self._worker, self._refusal = requests, worker, ""
 
     def refuse(self, reason: str) -> None:
-        """From now on requests are refused, with this reason; those in the worker's thread are left to it."""
+        """Refuse requests with this reason from now on. Requests in the worker's queue stay there."""
         self._requests, self._worker, self._refusal = None, None, reason
 
     def close(self) -> None:
-        """Takes all of them out of the graph."""
+        """Remove services and action from the graph."""
         self._action.destroy()
         for service in self._services:
             self._node.destroy_service(service)
@@ -113,7 +127,17 @@ class Services:
 
     async def _describe_region(self, request: Any, response: Any) -> Any:
         def answer(requests: Requests) -> Any:
-            return requests.describe_region(request, response, self._why_stop, lambda header, text: None)
+            end = time.monotonic() + self._service_seconds
+
+            def why_stop() -> str:
+                if time.monotonic() >= end:
+                    return (
+                        f"the answer was not complete after {self._service_seconds:g} s; use the action of the same "
+                        "name for long answers, or lower max_new_tokens"
+                    )
+                return self._why_stop()
+
+            return requests.describe_region(request, response, why_stop)
 
         return await self._answered(response, answer)
 
@@ -121,14 +145,14 @@ class Services:
         result = messages.DescribeRegionAction.Result()
 
         def why_stop() -> str:
-            return _CANCELLED if goal.is_cancel_requested else self._why_stop()
+            return _CANCELED if goal.is_cancel_requested else self._why_stop()
 
         def publish(header: Header, text: str) -> None:
             goal.publish_feedback(messages.DescribeRegionAction.Feedback(header=header, text=text))
 
         def answer(requests: Requests) -> Any:
-            if goal.is_cancel_requested:  # while it waited for its turn
-                result.message = _CANCELLED
+            if goal.is_cancel_requested:  # canceled while it waited in the queue
+                result.message = _CANCELED
                 return result
             return requests.describe_region(goal.request, result, why_stop, publish)
 
@@ -142,14 +166,14 @@ class Services:
         return result
 
     async def _answered(self, response: Any, answer: Callable[[Requests], Any]) -> Any:
-        """What the worker's thread answers; at once, if no answer is possible."""
+        """Return the answer of the worker's thread, or at once a refusal."""
         requests, worker = self._requests, self._worker
         if requests is None or worker is None:
             response.success, response.message = False, self._refusal
             return response
         job = _Job(self._node, response, lambda: answer(requests))
         if not worker.ask(job):
-            response.success, response.message = False, f"{MOST_JOBS} requests are waiting already: ask again later"
+            response.success, response.message = False, f"{MAX_JOBS} requests are waiting already; try again later"
             return response
         return await job.future
 

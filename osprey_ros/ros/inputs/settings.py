@@ -1,0 +1,71 @@
+"""Settings of the node's inputs: topics, transports and matching. No ROS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from osprey_ros.messages.frames import DETECTIONS, REGIONS, SEGMENTATION
+from osprey_ros.system.settings import Effect, parameter
+
+TRANSPORTS = ("raw", "compressed")
+DEPTH_TRANSPORTS = ("raw", "compressedDepth")
+REGION_SOURCES = (SEGMENTATION, REGIONS, DETECTIONS)
+RELIABILITIES = ("auto", "reliable", "best_effort")
+
+
+@dataclass(frozen=True)
+class InputSettings:
+    """Settings of the subscriptions. Each field says what it means."""
+
+    image_transport: str = parameter(
+        "raw",
+        "Transport of the image: raw (sensor_msgs/Image), or compressed (JPEG or PNG on the topic image/compressed).",
+        Effect.ACTIVATE,
+        choices=TRANSPORTS,
+    )
+    regions_from: str = parameter(
+        SEGMENTATION,
+        "Topic that provides the regions: segmentation (image of instance ids), regions "
+        "(osprey_interfaces/RegionArray, masks that may overlap) or detections (vision_msgs/Detection2DArray, boxes).",
+        Effect.ACTIVATE,
+        choices=REGION_SOURCES,
+    )
+    segmentation_transport: str = parameter(
+        "raw",
+        "Transport of the segmentation: raw, or compressed (PNG with 8 or 16 bits on the topic "
+        "segmentation/compressed).",
+        Effect.ACTIVATE,
+        choices=TRANSPORTS,
+    )
+    use_depth: bool = parameter(
+        False,
+        "Subscribe to depth and camera_info, and add the position of each object. Frames then wait for their depth.",
+        Effect.ACTIVATE,
+    )
+    depth_transport: str = parameter(
+        "raw",
+        "Transport of the depth: raw (16UC1 or 32FC1), or compressedDepth (PNG on the topic depth/compressedDepth).",
+        Effect.ACTIVATE,
+        choices=DEPTH_TRANSPORTS,
+    )
+    slop: float = parameter(
+        0.0,
+        "Maximum difference between the stamps of the messages of one frame. 0: the stamps must be equal.",
+        Effect.ACTIVATE,
+        unit="s",
+        limits=(0.0, 10.0),
+    )
+    queue_size: int = parameter(
+        15,
+        "Messages of each topic that wait for a match. Set it to at least the delay of the segmentation in frames.",
+        Effect.ACTIVATE,
+        limits=(1, 500),
+    )
+    reliability: str = parameter(
+        "auto",
+        "QoS reliability of all subscriptions: reliable, best_effort, or auto (reliable, or best effort while a "
+        "publisher offers best effort only). With best_effort, Fast DDS loses large images unless it gets more shared "
+        "memory.",
+        Effect.ACTIVATE,
+        choices=RELIABILITIES,
+    )

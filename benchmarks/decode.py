@@ -25,7 +25,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
 
-from benchmarks.baselines.weights import BaselineError, LlamaWeights, read_llama
+from benchmarks.baselines.weights import LlamaWeights, read_llama
 from benchmarks.bundles import open_bundle
 from benchmarks.decoder_side import OwnDecoder
 from benchmarks.interleaved_timing import Spread, let_others_sleep
@@ -34,7 +34,7 @@ from benchmarks.roofline import decode_step
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.decoding.prompt import MASK, QUESTIONS, PromptBuilder
 from osprey_ros.engines.base import DEVICES
-from osprey_ros.errors import OspreyError
+from osprey_ros.errors import InputError, OspreyError
 
 BRANCHES = (1, 16)
 
@@ -95,7 +95,7 @@ def contenders(
             continue
         try:
             ready.append(make())
-        except BaselineError as error:
+        except InputError as error:
             skipped[name] = str(error)
             print(f"{name} is left out: {error}", flush=True)
     return ready, skipped
@@ -219,7 +219,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         result = run(arguments)
-    except (OspreyError, BaselineError) as error:
+    except OspreyError as error:
         print(f"decode: {error}", file=sys.stderr)
         return 2
     if arguments.json:

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script 
 
 from benchmarks.baselines.batched import BatchedSide
 from benchmarks.baselines.torch_loop import DemoLoop, LoopAnswers, TorchLoop
-from benchmarks.baselines.weights import BaselineError, read_llama
+from benchmarks.baselines.weights import read_llama
 from benchmarks.bundles import open_bundle
 from benchmarks.decode import numbers
 from benchmarks.interleaved_timing import Spread, in_turns
@@ -38,7 +38,7 @@ from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.describer import Describer
 from osprey_ros.engines.base import DEVICES
-from osprey_ros.errors import OspreyError
+from osprey_ros.errors import InputError, OspreyError
 from osprey_ros.results import Result
 from osprey_ros.vision.preprocess import MODES
 
@@ -91,7 +91,7 @@ class Sides:
             try:
                 weights = read_llama(bundle)
                 self.batched = BatchedSide(weights, loop, folder, arguments.threads, device)
-            except BaselineError as error:
+            except InputError as error:
                 self.skipped["batched"] = str(error)
 
     def measure(self, frame: Frame, count: int, arguments: argparse.Namespace) -> Measured:
@@ -129,7 +129,7 @@ class Sides:
                 prompts = batched.prompts(frame.rgb, regions, QUESTIONS[STYLE], limit)
                 tokens["batched"] = batched.generate(prompts, limit)
                 calls["batched"] = before["batched"] = partial(batched.generate, prompts, limit)
-            except BaselineError as error:
+            except InputError as error:
                 self.skipped[f"batched, {count} regions"] = str(error)
 
         seconds = in_turns(calls, arguments.runs, before)

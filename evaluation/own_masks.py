@@ -22,7 +22,7 @@ from osprey_ros.errors import OspreyError
 from osprey_ros.regions.regions import regions_from_masks
 from osprey_ros.vision.image_io import load_image
 from osprey_torch.readers.coco import own_masks
-from osprey_torch.readers.records import Record, RecordError, Skipped
+from osprey_torch.readers.records import Record, Skipped
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     skipped = Skipped()
     try:
         shares = judge(Describer(arguments.bundle), own_masks(arguments.file, arguments.images, skipped))
-    except (OspreyError, RecordError) as error:
+    except OspreyError as error:
         print(f"own_masks: {error}", file=sys.stderr)
         return 2
     if skipped.count:

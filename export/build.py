@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from export import resources
 from export.linears import DecoderPrecision, accuracy_level
-from export.options import OptionError, Precisions, Targets, check_machine, decoder_precision, resolved
+from export.options import Precisions, Targets, check_machine, decoder_precision, resolved
 from export.parts import BundleParts
 from export.report import write_report
 from export.samples import VerificationSample, simulated_samples
@@ -23,18 +23,15 @@ from export.workspace import Workspace
 from osprey_ros.bundle.bundle import write_manifest
 from osprey_ros.bundle.manifest import CALIBRATION, MANIFEST, Manifest
 from osprey_ros.decoding.prompt import OSPREY_V1
+from osprey_ros.errors import BundleError, InputError
 from osprey_torch.checkpoint import Checkpoint
 from osprey_torch.config import OspreyConfig
 
-__all__ = ["BuildError", "Precisions", "Targets", "build_bundle"]
+__all__ = ["BundleError", "Precisions", "Targets", "build_bundle"]
 
 log = logging.getLogger(__name__)
 
 _VERIFICATION_SCENES = 4
-
-
-class BuildError(Exception):
-    """A bundle cannot be written to the output; the message says why and what to do."""
 
 
 def build_bundle(
@@ -71,11 +68,11 @@ def build_bundle(
         force: continue if the disk or memory seem too small.
 
     Raises:
-        BuildError: something else is at `output`, or it cannot be written.
-        OptionError, ResourceError, CheckpointError: the build cannot begin.
-        WorkspaceError: another build for `output` is running.
-        SampleError: the simulated scenes cannot be rendered.
-        PlanError: TensorRT rejects a graph.
+        BundleError: something else is at `output`, or it cannot be written.
+        InputError, InputError, InputError: the build cannot begin.
+        BundleError: another build for `output` is running.
+        InputError: the simulated scenes cannot be rendered.
+        EngineError: TensorRT rejects a graph.
         VerificationError: the engines differ from PyTorch. In all cases `output` is unchanged.
     """
     name, output, targets = name or Path(output).absolute().name, Path(output).resolve(), targets or Targets()
@@ -89,7 +86,7 @@ def build_bundle(
     sizes = resources.Sizes.of(source, precisions)
     layers = resources.layers_to_verify(config, sizes) if verify_layers is None else verify_layers
     if not 1 <= layers <= config.num_layers:
-        raise OptionError(f"{layers} layers to verify: the decoder has {config.num_layers}")
+        raise InputError(f"{layers} layers to verify: the decoder has {config.num_layers}")
     if verify and samples is None:
         samples = simulated_samples(_VERIFICATION_SCENES)  # before the long steps, which would be lost if this fails
     needs = resources.needs(config, sizes, precisions, targets, layers if verify else 0)
@@ -128,12 +125,12 @@ def build_bundle(
 
 
 def _check_output(output: Path) -> None:
-    """Raise BuildError if no bundle can be put at `output`."""
+    """Raise BundleError if no bundle can be put at `output`."""
     if output.exists() and not (output.is_dir() and (_is_bundle(output) or not any(output.iterdir()))):
-        raise BuildError(f"{output} exists and is not an engine bundle: give another folder or remove it")
+        raise BundleError(f"{output} exists and is not an engine bundle: give another folder or remove it")
     parent = next(folder for folder in output.parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise BuildError(f"{output} cannot be written: {parent} is not a folder in which you may create files")
+        raise BundleError(f"{output} cannot be written: {parent} is not a folder in which you may create files")
 
 
 def _is_bundle(folder: Path) -> bool:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from osprey_ros.errors import EngineError
+
 
 @dataclass(frozen=True)
 class Limit:
@@ -50,7 +52,7 @@ STAGES = (
 )
 
 
-class VerificationError(Exception):
+class VerificationError(EngineError):
     """Engines differ from PyTorch by more than the limits, or cannot be compared; the message names the stages.
 
     figures: what is known of all stages, as in a manifest but with "verified": False and a list of "failures"; None

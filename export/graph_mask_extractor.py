@@ -35,7 +35,7 @@ def build_mask_extractor(
 
     read(name) returns one tensor of the checkpoint as float32. With `half` the weights of linears are stored as float16
     and computed with in float32; with `half_compute` they are computed with in float16, too. external: side file for
-    the weights. Raises ValueError for weights beyond float16 where that is asked for.
+    the weights. Raises InputError for weights beyond float16 where that is asked for.
     """
     graph = GraphBuilder("mask_extractor", external, half_compute)
     for level, channels, (height, width) in zip(LEVELS, config.vision_channels, config.feature_sizes, strict=True):

@@ -38,7 +38,7 @@ def build_vision(
     read(name) returns one tensor of the checkpoint as float32. With `half` the weights of convolutions and linears are
     stored as float16 and computed with in float32; with `half_compute` they are computed with in float16, too.
     external: side file for the weights.
-    Raises ValueError for weights beyond float16 where that is asked for.
+    Raises InputError for weights beyond float16 where that is asked for.
     """
     _Vision(config, read, half, GraphBuilder("vision", external, half_compute)).build(path)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto
 
+from osprey_ros.errors import InputError
 from osprey_torch.onnx_graph import MICROSOFT, GraphBuilder, to_half
 from osprey_torch.quantize import BLOCK, METHODS, TENSORRT_BLOCK, QuantizedLinear, quantize_linear
 from osprey_torch.stored_linears import quantized_linear, stored_name
@@ -56,14 +57,14 @@ class DecoderPrecision:
             ("dialect", self.dialect, DIALECTS),
         ):
             if value not in choices:
-                raise ValueError(f"{part} must be one of {', '.join(choices)}, not {value!r}")
+                raise InputError(f"{part} must be one of {', '.join(choices)}, not {value!r}")
         for part, value in (("llm", self.llm), ("lm_head", self.lm_head)):
             if self.dialect == "tensorrt" and value == "int8":
-                raise ValueError(f"{part} int8: TensorRT multiplies block-wise quantized weights as int4 only")
+                raise InputError(f"{part} int8: TensorRT multiplies block-wise quantized weights as int4 only")
             if self.half and value == "fp32":
-                raise ValueError(f"{part} fp32: this decoder computes in fp16, choose fp16 or int4")
+                raise InputError(f"{part} fp32: this decoder computes in fp16, choose fp16 or int4")
         if self.unpacked and not (self.in_place and self.llm == "int4"):
-            raise ValueError("layers are unpacked where they are int4 and onnxruntime multiplies them in float32")
+            raise InputError("layers are unpacked where they are int4 and onnxruntime multiplies them in float32")
 
     @property
     def block(self) -> int:
@@ -101,7 +102,7 @@ def encode(
 
     read(name) returns a tensor of the checkpoint as float32; `layers` are names without ".weight". The parts are
     `weight` [in, out] or, for int4 and int8, `levels` and `scales`.
-    Raises ValueError for weights that cannot be stored so.
+    Raises InputError for weights that cannot be stored so.
     """
     kind = precision.kind(output)
     if kind in ("fp16", "fp32"):
@@ -115,7 +116,7 @@ def encode(
     for layer in layers:
         weight = read(f"{layer}.weight")
         if weight.shape[1] % precision.block:
-            raise ValueError(
+            raise InputError(
                 f"{layer} has {weight.shape[1]} inputs, not a multiple of the block size {precision.block}: "
                 "store it as fp16"
             )
@@ -243,7 +244,7 @@ def _transposed_int4(quantized: QuantizedLinear) -> dict[str, Tensor]:
     """Levels as INT4 [in, out], scales [in / block, out]: the form in which MatMul reads its second factor."""
     rows, columns = quantized.out_features, quantized.in_features
     if rows % 2:
-        raise ValueError(f"a linear with {rows} outputs: a transposed INT4 weight needs an even number of them")
+        raise InputError(f"a linear with {rows} outputs: a transposed INT4 weight needs an even number of them")
     levels = np.ascontiguousarray(quantized.levels.reshape(rows, columns).T).view(np.uint8)
     packed = (levels[:, 0::2] & 15) | (levels[:, 1::2] << 4)
     scales = np.ascontiguousarray(quantized.scales.T.astype(np.float16))

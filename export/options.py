@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from export.linears import LINEAR_PRECISIONS, DecoderPrecision
 from osprey_ros.engines import machine
+from osprey_ros.errors import InputError
 from osprey_torch.config import STRIDES, OspreyConfig
 from osprey_torch.quantize import METHODS
 
@@ -19,10 +20,6 @@ _SMALL_LM_HEAD = 1 << 24
 _UNPACKED_WEIGHTS = 1 << 24
 # Rows that must fit behind the image tokens: a question and an answer.
 _LEAST_WORDS = 64
-
-
-class OptionError(Exception):
-    """Options that exclude each other, or that this machine cannot carry out; the message says which and why."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +52,9 @@ class Precisions:
         for part, choices in allowed.items():
             kind = getattr(self, part)
             if kind not in choices:
-                raise ValueError(f"precision of {part} must be one of {', '.join(choices)}, not {kind!r}")
+                raise InputError(f"precision of {part} must be one of {', '.join(choices)}, not {kind!r}")
         if self.method not in METHODS:
-            raise ValueError(f"method must be one of {', '.join(METHODS)}, not {self.method!r}")
+            raise InputError(f"method must be one of {', '.join(METHODS)}, not {self.method!r}")
 
 
 @dataclass(frozen=True)
@@ -81,9 +78,9 @@ class Targets:
     def __post_init__(self) -> None:
         for part, choices in (("runtime", RUNTIMES), ("decoder", RUNTIMES), ("device", DEVICES)):
             if getattr(self, part) not in choices:
-                raise ValueError(f"{part} must be one of {', '.join(choices)}, not {getattr(self, part)!r}")
+                raise InputError(f"{part} must be one of {', '.join(choices)}, not {getattr(self, part)!r}")
         if self.max_regions < 1:
-            raise ValueError(f"max_regions is {self.max_regions}: it must be at least 1")
+            raise InputError(f"max_regions is {self.max_regions}: it must be at least 1")
 
     @property
     def tensorrt(self) -> bool:
@@ -96,16 +93,16 @@ class Targets:
         return self.device == "cuda"
 
     def model(self, config: OspreyConfig) -> OspreyConfig:
-        """The model's configuration for these sizes. Raises OptionError for sizes that it cannot have."""
+        """The model's configuration for these sizes. Raises InputError for sizes that it cannot have."""
         size, most = self.image_size or config.image_size, config.max_positions
         if size < 1 or size % STRIDES[-1]:
-            raise OptionError(f"image size {size}: it must be a multiple of {STRIDES[-1]}, the coarsest stride")
+            raise InputError(f"image size {size}: it must be a multiple of {STRIDES[-1]}, the coarsest stride")
         positions = self.max_tokens or most
         if positions > most:
-            raise OptionError(f"{positions} tokens: the model knows {most} positions, ask for no more")
+            raise InputError(f"{positions} tokens: the model knows {most} positions, ask for no more")
         config = replace(config, image_size=size, max_positions=positions)
         if positions < config.image_tokens + _LEAST_WORDS:
-            raise OptionError(
+            raise InputError(
                 f"{positions} tokens: a picture of {size} pixels takes {config.image_tokens} of them and a question "
                 f"with its answer {_LEAST_WORDS}; raise --max-tokens or lower --image-size"
             )
@@ -128,43 +125,40 @@ def resolved(precisions: Precisions, targets: Targets, config: OspreyConfig) -> 
 
 
 def decoder_precision(precisions: Precisions, targets: Targets, config: OspreyConfig) -> DecoderPrecision:
-    """What the decoder is built with, from resolved precisions. Raises OptionError for what it cannot be."""
+    """What the decoder is built with, from resolved precisions. Raises InputError for what it cannot be."""
     kinds = (precisions.llm, precisions.lm_head)
     if precisions.method != Precisions.method and not any(kind.startswith("int") for kind in kinds):
-        raise OptionError(
+        raise InputError(
             f"--method {precisions.method} is how int4 and int8 weights are found, but the decoder's layers are "
             f"{precisions.llm} and its output layer is {precisions.lm_head}: leave it out or give --llm int4"
         )
     layer = 4 * config.hidden_size**2 + 3 * config.hidden_size * config.intermediate_size
     small = config.num_layers * layer <= _UNPACKED_WEIGHTS
     on_cpu = targets.decoder == "onnxruntime" and not targets.half
-    try:
-        return DecoderPrecision(
-            precisions.llm,
-            precisions.lm_head,
-            precisions.method,
-            dialect=targets.decoder,
-            half=targets.half,
-            unpacked=small and on_cpu and precisions.llm == "int4",
-        )
-    except ValueError as error:
-        raise OptionError(str(error)) from error
+    return DecoderPrecision(
+        precisions.llm,
+        precisions.lm_head,
+        precisions.method,
+        dialect=targets.decoder,
+        half=targets.half,
+        unpacked=small and on_cpu and precisions.llm == "int4",
+    )
 
 
 def check_machine(targets: Targets, verify: bool) -> None:
     """Refuses at once what this machine lacks: TensorRT and its GPU for plans, a GPU to verify on.
 
-    Raises OptionError, or EngineError where there is no TensorRT or no GPU.
+    Raises InputError, or EngineError where there is no TensorRT or no GPU.
     """
     if targets.tensorrt and targets.device != "cuda":
-        raise OptionError("TensorRT runs on NVIDIA GPUs only: give --device cuda, or choose onnxruntime")
+        raise InputError("TensorRT runs on NVIDIA GPUs only: give --device cuda, or choose onnxruntime")
     if targets.tensorrt:
         machine.current()
     if targets.device == "cuda" and verify and "onnxruntime" in (targets.runtime, targets.decoder):
         import onnxruntime
 
         if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-            raise OptionError(
+            raise InputError(
                 "the engines cannot be verified here: this onnxruntime has no CUDA (`pip uninstall -y onnxruntime`, "
                 "then `pip install onnxruntime-gpu`; on a Jetson see docs/jetson.md, section 4); --no-verify builds "
                 "them unverified"

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from export.build import BuildError, Precisions, build_bundle
+from export.build import Precisions, build_bundle
 from export.figures import TokenFigures
-from export.samples import SampleError, VerificationSample
+from export.samples import VerificationSample
 from export.streamed import LINEARS
 from export.verify import QUESTION
 from export.verify_decoder import Answers, Conversation, ask_engine, follow_with_engine
@@ -35,7 +35,7 @@ from osprey_ros.engines.base import load_engine
 from osprey_ros.errors import OspreyError
 from osprey_sim.render import MIN_AREA, Renderer
 from osprey_sim.scene import sample_scene
-from osprey_torch.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from osprey_torch.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from osprey_torch.quantize import quantize_linear
 from osprey_torch.readback import model_from_bundle
 
@@ -198,7 +198,7 @@ def main(argv: list[str] | None = None) -> int:
                 build_bundle(checkpoint.folder, folders[name], verify=False, precisions=precisions)
             rows = compare(folders, checkpoint, samples)
             distance = distance_from_grid(checkpoint)
-    except (OspreyError, BuildError, CheckpointError, SampleError, OSError) as error:
+    except (OspreyError, OSError) as error:
         print(f"quantization: {error}", file=sys.stderr)
         return 2
     print(f"{arguments.regions} regions of {len(samples)} test scenes, reference {REFERENCE}")

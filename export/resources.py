@@ -12,6 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from export.options import Precisions, Targets
+from osprey_ros.errors import InputError
 from osprey_ros.system import process_memory as memory
 from osprey_torch.checkpoint import Checkpoint
 from osprey_torch.config import OspreyConfig
@@ -33,10 +34,6 @@ _SMALL_FILES = 8_000_000  # bytes of tokenizer, configuration, report, and graph
 _ROWS_OF_REGION = 48  # cache rows per region: its two tokens, the end of its question, an answer
 
 _M_MMAP_THRESHOLD = -3  # mallopt parameter (malloc.h of glibc)
-
-
-class ResourceError(Exception):
-    """The disk or memory is too small; the message has the numbers and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ def needs(config: OspreyConfig, sizes: Sizes, precisions: Precisions, targets: T
 def check(needs: Needs, folder: Path, present: int, force: bool) -> None:
     """Compare the needs of a build in `folder`, which holds `present` bytes of it, with the disk and memory.
 
-    Raises ResourceError if one is too small; with `force` a warning is logged instead.
+    Raises InputError if one is too small; with `force` a warning is logged instead.
     """
     free, available = shutil.disk_usage(folder).free + present, memory.available()
     known = "unknown" if available is None else _size(available)
@@ -128,7 +125,7 @@ def check(needs: Needs, folder: Path, present: int, force: bool) -> None:
             "programs, or verify less (--verify-layers, --no-verify)"
         )
     if problems and not force:
-        raise ResourceError("; ".join(problems) + "; --force begins anyway")
+        raise InputError("; ".join(problems) + "; --force begins anyway")
     for problem in problems:
         log.warning("warning: %s", problem)
 

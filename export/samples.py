@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-
-class SampleError(Exception):
-    """No pictures could be made or read; the message says why and what to do."""
+from osprey_ros.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,7 @@ class VerificationSample:
 def simulated_samples(count: int, first: int = 0) -> list[VerificationSample]:
     """Renders `count` simulated tabletop scenes of the validation split, which are never trained on.
 
-    Raises SampleError where the simulator is not installed or cannot render.
+    Raises InputError where the simulator is not installed or cannot render.
     """
     try:
         from osprey_sim.render import Renderer
@@ -37,6 +35,6 @@ def simulated_samples(count: int, first: int = 0) -> list[VerificationSample]:
                 samples.append(VerificationSample(f"validation scene {seed}", frame.rgb, frame.instance_ids))
         return samples
     except (ImportError, RuntimeError) as error:
-        raise SampleError(
+        raise InputError(
             f"the simulated scenes for the verification cannot be rendered: {error}; build with --no-verify"
         ) from error

@@ -23,16 +23,13 @@ from osprey_ros.bundle.bundle import sha256_of
 from osprey_ros.bundle.manifest import EngineEntry
 from osprey_ros.engines import machine
 from osprey_ros.engines.tensorrt import make_logger, require_tensorrt
+from osprey_ros.errors import EngineError
 from osprey_torch.atomic_write import atomic_write
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
 log = logging.getLogger(__name__)
-
-
-class PlanError(Exception):
-    """TensorRT rejects a graph; the message lists the nodes."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ def build_plan(
 
     Raises:
         EngineError: no GPU or no TensorRT.
-        PlanError: TensorRT rejects the graph.
+        EngineError: TensorRT rejects the graph.
         ValueError: the profiles do not fit the graph.
     """
     require_tensorrt()
@@ -164,7 +161,7 @@ def _build(
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(os.fspath(graph)):
         refused = [_describe(parser.get_error(index)) for index in range(parser.num_errors)]
-        raise PlanError(f"TensorRT {trt.__version__} refuses {graph.name}:\n  " + "\n  ".join(refused or errors))
+        raise EngineError(f"TensorRT {trt.__version__} refuses {graph.name}:\n  " + "\n  ".join(refused or errors))
 
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
@@ -175,7 +172,9 @@ def _build(
         for name, (least, usual, greatest) in shapes.items():
             profile.set_shape(name, least, usual, greatest)
         if config.add_optimization_profile(profile) < 0:
-            raise PlanError(f"TensorRT {trt.__version__} refuses the profile {dict(shapes)} of {graph.name}: {errors}")
+            raise EngineError(
+                f"TensorRT {trt.__version__} refuses the profile {dict(shapes)} of {graph.name}: {errors}"
+            )
     if timing_cache is not None:
         try:
             stored = timing_cache.read_bytes() if timing_cache.is_file() else b""
@@ -207,7 +206,7 @@ def _build(
             except OSError as error:
                 log.warning("the timing cache of TensorRT is not kept for the next build: %s", error)
     if plan is None:
-        raise PlanError(
+        raise EngineError(
             f"TensorRT {trt.__version__} cannot build {graph.name}: {'; '.join(errors) or 'no reason given'}"
         )
     return plan

@@ -20,16 +20,13 @@ from typing import Any
 from tqdm import tqdm
 
 from osprey_ros.bundle.bundle import sha256_of
+from osprey_ros.errors import BundleError
 from osprey_torch.atomic_write import atomic_write
 
 log = logging.getLogger(__name__)
 
 # Increase when a part writes other bytes than before: unfinished builds of older versions then start over.
 _FORMAT = 4
-
-
-class WorkspaceError(Exception):
-    """Another build uses the working folder; the message says which."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ class Workspace:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._lock.close()
-            raise WorkspaceError(f"another build is writing {self.folder}: wait for it, or stop it") from error
+            raise BundleError(f"another build is writing {self.folder}: wait for it, or stop it") from error
         self._parts = self._recorded_parts()
         recorded = {self.folder / file for part in self._parts.values() for file in part["files"]}
         for folder in (self.bundle, self.work):

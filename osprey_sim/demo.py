@@ -32,10 +32,6 @@ if TYPE_CHECKING:
     from osprey_sim.recorder import CameraRecorder
 
 
-class DemoError(Exception):
-    """Why the demo could not show what it should."""
-
-
 @dataclass
 class Collected:
     """What has come so far, by stamp in nanoseconds; with what is recorded beside it, where it is."""
@@ -66,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the two nodes are ended as well
     try:
         run(options.output, options.bundle, options.frames, options.seed, options.timeout, options.record)
-    except (DemoError, OspreyError) as error:
+    except OspreyError as error:
         print(f"demo failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -78,12 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(output: Path, bundle: str, frames: int, seed: int, timeout: float, record: Path | None = None) -> None:
     """Starts both nodes, waits for the described frames and writes the results.
 
-    Raises DemoError, and StorageError where the camera is to be recorded and cannot be.
+    Raises OspreyError, and StorageError where the camera is to be recorded and cannot be.
     """
     try:
         Bundle.open(bundle, verify=False)
     except BundleError as error:
-        raise DemoError(str(error)) from error
+        raise OspreyError(str(error)) from error
     output.mkdir(parents=True, exist_ok=True)
     for stale in (output / "objects.json", output / "overlay.png"):
         stale.unlink(missing_ok=True)
@@ -120,7 +116,7 @@ def run(output: Path, bundle: str, frames: int, seed: int, timeout: float, recor
         statuses = {child.name: child.stop() for child in children}
     for child in children:
         if statuses[child.name]:
-            raise DemoError(f"the {child.name} node ended with status {statuses[child.name]}:\n{last_lines(child)}")
+            raise OspreyError(f"the {child.name} node ended with status {statuses[child.name]}:\n{last_lines(child)}")
 
     stamps = collected.complete()[:frames]
     entries = [entry for stamp in stamps for entry in compared(stamp, collected)]
@@ -140,7 +136,7 @@ def run(output: Path, bundle: str, frames: int, seed: int, timeout: float, recor
 def collect(children: Sequence[NodeProcess], frames: int, timeout: float, record: Path | None = None) -> Collected:
     """Listens until enough frames are complete, and records the camera meanwhile if it shall.
 
-    Raises DemoError if a node ends or the time is up, StorageError where it cannot be recorded.
+    Raises OspreyError if a node ends or the time is up, StorageError where it cannot be recorded.
     """
     # Here and not above: the environment that rclpy reads is made by run().
     import rclpy
@@ -191,14 +187,14 @@ def collect(children: Sequence[NodeProcess], frames: int, timeout: float, record
             executor.spin_once(timeout_sec=0.2)
             for child in children:
                 if child.status is not None:
-                    raise DemoError(f"the {child.name} node ended with status {child.status}:\n{last_lines(child)}")
+                    raise OspreyError(f"the {child.name} node ended with status {child.status}:\n{last_lines(child)}")
             if time.monotonic() > deadline:
                 parts = (
                     f"{len(collected.truths)} frames of the camera, {len(collected.objects)} described, "
                     f"{len(collected.overlays)} overlays, {len(collected.complete())} complete"
                 )
                 logs = "\n".join(f"{child.name}:\n{last_lines(child)}" for child in children)
-                raise DemoError(f"{timeout:.0f} s were not enough for {frames} frames ({parts})\n{logs}")
+                raise OspreyError(f"{timeout:.0f} s were not enough for {frames} frames ({parts})\n{logs}")
         if recorder is not None:
             recorder.close()
             recorder = None
@@ -211,11 +207,11 @@ def collect(children: Sequence[NodeProcess], frames: int, timeout: float, record
 
 
 def camera_recorder(node: Any, output: Path) -> CameraRecorder:
-    """Raises DemoError without the packages that it needs."""
+    """Raises OspreyError without the packages that it needs."""
     try:
         from osprey_sim.recorder import CameraRecorder
     except ImportError as error:
-        raise DemoError(f"--record needs {error.name}: pip install -r requirements/bag.txt") from error
+        raise OspreyError(f"--record needs {error.name}: pip install -r requirements/bag.txt") from error
     return CameraRecorder(node, output, "/camera")
 
 

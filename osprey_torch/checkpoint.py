@@ -14,15 +14,13 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
+from osprey_ros.errors import InputError
 from osprey_torch.config import OspreyConfig
-from osprey_torch.errors import CheckpointError
 from osprey_torch.hub import fetch_checkpoint, is_hub_id
 from osprey_torch.model import Osprey
 from osprey_torch.tensor_files import StoredTensor, map_file, read_stored
 from osprey_torch.tokenizer_files import read_tokenizer
 from osprey_torch.weight_layout import CONFIG, TOWER, check_shapes, list_vision_weights, list_weights, read_json
-
-__all__ = ["Checkpoint", "CheckpointError", "load_checkpoint", "save_checkpoint"]
 
 _IDENTITY_VALUES = 1 << 12  # of each parameter
 
@@ -49,13 +47,13 @@ class Checkpoint:
         `mm_vision_tower` of config.json is tried, absolute or from the folder.
 
         Raises:
-            CheckpointError: a file is missing or damaged, or parameters are missing, unexpected or of the wrong shape:
+            InputError: a file is missing or damaged, or parameters are missing, unexpected or of the wrong shape:
                 all of them are named.
         """
         folder = Path(source)
         if not folder.is_dir():
             if not is_hub_id(str(source)):
-                raise CheckpointError(f"{source}: no such folder, and not the id of a model on the hub (org/name)")
+                raise InputError(f"{source}: no such folder, and not the id of a model on the hub (org/name)")
             folder = fetch_checkpoint(str(source))
         data = read_json(folder / CONFIG)
         config = config_from_json(data, folder / CONFIG)
@@ -101,13 +99,13 @@ class Checkpoint:
 
 
 def config_from_json(data: dict[str, Any], path: Path) -> OspreyConfig:
-    """`OspreyConfig.from_json` of what the file at `path` holds. Raises CheckpointError that names the file."""
+    """`OspreyConfig.from_json` of what the file at `path` holds. Raises InputError that names the file."""
     try:
         return OspreyConfig.from_json(data)
     except KeyError as error:
-        raise CheckpointError(f"{path}: the key {error} is missing") from error
+        raise InputError(f"{path}: the key {error} is missing") from error
     except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {error}") from error
 
 
 def save_checkpoint(

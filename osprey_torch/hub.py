@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from osprey_torch.errors import CheckpointError
+from osprey_ros.errors import InputError
 from osprey_torch.weight_layout import CONFIG, WEIGHT_FILES, weight_file_names
 
 _SMALL_FILES = (CONFIG, "tokenizer.json", "tokenizer.model", "added_tokens.json", *(index for index, _ in WEIGHT_FILES))
@@ -22,7 +22,7 @@ def fetch_checkpoint(repository: str) -> Path:
     What the cache has is not fetched again. HF_HOME and HF_HUB_OFFLINE mean what they mean to every user of the hub.
 
     Raises:
-        CheckpointError: no such model, no network and not in the cache, or no weights in it.
+        InputError: no such model, no network and not in the cache, or no weights in it.
     """
     # Imported here: a checkpoint that lies in a folder needs no hub.
     import huggingface_hub
@@ -31,7 +31,7 @@ def fetch_checkpoint(repository: str) -> Path:
         try:
             return Path(huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=list(names)))
         except Exception as error:  # the hub's errors and those of its HTTP client have no base in common
-            raise CheckpointError(
+            raise InputError(
                 f"{repository} is neither a folder here nor to be had from the hub: {error}\n"
                 "check the name and the network (HF_HUB_OFFLINE must not be set), or give a folder; "
                 "a download that broke off goes on where it was"
@@ -40,9 +40,7 @@ def fetch_checkpoint(repository: str) -> Path:
     folder = fetch(_SMALL_FILES)
     commit = folder.name  # the large files come from the same commit, even if the model is updated meanwhile
     if not (folder / CONFIG).is_file():
-        raise CheckpointError(
-            f"{repository} on the hub has no {CONFIG}: it is not a checkpoint in the published layout"
-        )
+        raise InputError(f"{repository} on the hub has no {CONFIG}: it is not a checkpoint in the published layout")
     if any((folder / index).is_file() for index, _ in WEIGHT_FILES):
         fetch(weight_file_names(folder), commit)
         return folder
@@ -50,4 +48,4 @@ def fetch_checkpoint(repository: str) -> Path:
         fetch([single], commit)
         if (folder / single).is_file():
             return folder
-    raise CheckpointError(f"{repository} on the hub has no weights that are read here (safetensors or .bin)")
+    raise InputError(f"{repository} on the hub has no weights that are read here (safetensors or .bin)")

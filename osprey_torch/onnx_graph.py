@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from osprey_ros.errors import InputError
 from osprey_torch.weight_files import StoredWeight, Tensor, WeightFile
 
 # Opset 17 is the newest that every runtime we aim at reads (TensorRT 10.3, onnxruntime from 1.17).
@@ -112,7 +113,7 @@ class GraphBuilder:
         dtype: the type in which nodes read real numbers, by default the one in which the graph computes. With `half`
         a weight that is read as float32 is stored as float16 and widened by a Cast, which runtimes fold away when
         they load the graph: half the bytes on disk, arithmetic in float32.
-        Raises ValueError for values that float16 cannot hold.
+        Raises InputError for values that float16 cannot hold.
         """
         if array.dtype.kind != "f":
             return self.tensor(name, Tensor.of(array))
@@ -173,11 +174,11 @@ class GraphBuilder:
 
 
 def to_half(name: str, array: np.ndarray) -> np.ndarray:
-    """The array as float16. Raises ValueError, naming the weight, for values that it cannot hold."""
+    """Return the array as float16. Raises InputError for values that it cannot hold."""
     limit = float(np.finfo(np.float16).max)
     # Not np.abs: that would copy the array.
     if max(float(array.max(initial=0.0)), -float(array.min(initial=0.0))) > limit:
-        raise ValueError(f"weight {name} has values beyond float16 (|x| > {limit:.0f}): store it as fp32")
+        raise InputError(f"weight {name} has values beyond float16 (|x| > {limit:.0f}): store it as fp32")
     return array.astype(np.float16)
 
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from osprey_ros.errors import InputError
+
 BLOCK = 32
 # TensorRT takes int4 weights in blocks of 64 or 128 only (its documentation, "Quantization Schemes").
 TENSORRT_BLOCK = 64
@@ -98,14 +100,14 @@ def quantize_linear(
         block: number of neighboring inputs that share a scale.
 
     Raises:
-        ValueError: unsupported bits, method or rank; values that are not finite or too large for a float16 scale.
+        InputError: unsupported bits, method or rank; values that are not finite or too large for a float16 scale.
     """
     if bits not in _PLACES:
-        raise ValueError(f"bits must be 4 or 8, not {bits}")
+        raise InputError(f"bits must be 4 or 8, not {bits}")
     if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
+        raise InputError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
     if weight.ndim != 2:
-        raise ValueError(f"{name}: a linear weight has two dimensions, not {weight.ndim}")
+        raise InputError(f"{name}: a linear weight has two dimensions, not {weight.ndim}")
     rows, columns = weight.shape
     blocks = -(-columns // block)
     places = _PLACES[bits][:1] if method == "rtn" else _PLACES[bits]
@@ -148,9 +150,9 @@ def _quantize_blocks(
     """Return the levels (whole float32 numbers [block, n]) and scales [n] of blocks [block, n]."""
     largest = np.maximum(values.max(axis=0), -values.min(axis=0))
     if not np.isfinite(largest).all():
-        raise ValueError(f"{name} has values that are not finite: the checkpoint is damaged or has overflowed")
+        raise InputError(f"{name} has values that are not finite: the checkpoint is damaged or has overflowed")
     if largest.max() > _LARGEST_SCALE * places[0]:
-        raise ValueError(
+        raise InputError(
             f"{name} has a value of magnitude {largest.max():.3g}, its scale does not fit float16: "
             "leave this model in floating point"
         )

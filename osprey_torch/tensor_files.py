@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from osprey_torch.errors import CheckpointError
+from osprey_ros.errors import InputError
 
 _LFS_POINTER = b"version https://git-lfs"
 
@@ -30,12 +30,12 @@ class StoredTensor:
 
 
 def list_file(path: Path) -> dict[str, StoredTensor]:
-    """Return all tensors of a `.safetensors` file or of a `.bin` by name. Raises CheckpointError."""
+    """Return all tensors of a `.safetensors` file or of a `.bin` by name. Raises InputError."""
     return {name: StoredTensor(path, name, tuple(t.shape), t.dtype) for name, t in map_file(path).items()}
 
 
 def read_stored(tensor: StoredTensor, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """Read one tensor, in its stored type or as `dtype`. Raises CheckpointError."""
+    """Read one tensor, in its stored type or as `dtype`. Raises InputError."""
     return map_file(tensor.path)[tensor.name].to(
         dtype or tensor.dtype, memory_format=torch.contiguous_format, copy=True
     )
@@ -45,31 +45,31 @@ def map_file(path: Path) -> dict[str, torch.Tensor]:
     """Map the tensors of a weight file; their bytes are read when they are used.
 
     Raises:
-        CheckpointError: the file is missing, damaged, of another format, or contains more than a dictionary of tensors.
+        InputError: the file is missing, damaged, of another format, or contains more than a dictionary of tensors.
     """
     try:
         with path.open("rb") as file:
             pointer = file.read(len(_LFS_POINTER)) == _LFS_POINTER
         if pointer:
-            raise CheckpointError(f"{path} is a Git LFS pointer instead of the file: run `git lfs pull` in its folder")
+            raise InputError(f"{path} is a Git LFS pointer instead of the file: run `git lfs pull` in its folder")
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"it uses {found[1]}" if found else str(error).splitlines()[0]
-        raise CheckpointError(
+        raise InputError(
             f"{path} is rejected and nothing in it was run: {reason}; download it again, from a source that you trust"
         ) from error
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is cut short or not a safetensors file ({error}); download it again") from error
+        raise InputError(f"{path} is cut short or not a safetensors file ({error}); download it again") from error
     except RuntimeError as error:
         reason = str(error).split(". ")[0]
-        raise CheckpointError(
+        raise InputError(
             f"{path} is cut short, damaged, or in the format of PyTorch before 1.6 ({reason}); download it again"
         ) from error
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+        raise InputError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
+        raise InputError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
     return {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}

@@ -17,8 +17,8 @@ from sentencepiece.sentencepiece_model_pb2 import ModelProto, TrainerSpec
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
 from osprey_ros.decoding.prompt import MASK_TEXT, POSITION_TEXT
+from osprey_ros.errors import InputError
 from osprey_torch.config import OspreyConfig
-from osprey_torch.errors import CheckpointError
 
 SPACE = "▁"  # stands for a space in the vocabulary
 SPECIAL = ("<unk>", "<s>", "</s>")
@@ -28,25 +28,25 @@ def read_tokenizer(folder: Path, config: OspreyConfig) -> Tokenizer:
     """Read `tokenizer.json`, else `tokenizer.model` (SentencePiece), and `added_tokens.json` where there is one.
 
     Raises:
-        CheckpointError: no such file, one that is damaged, or ids of `<mask>` and `<pos>` that are not the model's.
+        InputError: no such file, one that is damaged, or ids of `<mask>` and `<pos>` that are not the model's.
     """
     path, model = folder / "tokenizer.json", folder / "tokenizer.model"
     if path.is_file():
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing narrower
-            raise CheckpointError(f"{path} is not a tokenizer: {error}; download it again") from error
+            raise InputError(f"{path} is not a tokenizer: {error}; download it again") from error
     elif model.is_file():
         path = model
         tokenizer = llama_tokenizer(*_read_sentencepiece(model))
     else:
-        raise CheckpointError(f"{folder}: no tokenizer.json and no tokenizer.model in this checkpoint folder")
+        raise InputError(f"{folder}: no tokenizer.json and no tokenizer.model in this checkpoint folder")
     _add_tokens(tokenizer, folder / "added_tokens.json")
     tokenizer.add_special_tokens([MASK_TEXT, POSITION_TEXT])  # those already there are left as they are
     for text, expected in ((MASK_TEXT, config.mask_id), (POSITION_TEXT, config.pos_id)):
         found = tokenizer.token_to_id(text)
         if found != expected:
-            raise CheckpointError(
+            raise InputError(
                 f"{path} gives {text} the id {found}, config.json (vocab_size {config.vocab_size}) expects {expected}: "
                 "tokenizer and weights are of different models"
             )
@@ -71,17 +71,17 @@ def _read_sentencepiece(path: Path) -> tuple[list[str], list[tuple[str, str]]]:
     The file has no merges: each normal piece is merged from two other pieces, those with the best score first.
 
     Raises:
-        CheckpointError: the file is damaged or another kind of tokenizer than LLaMA's.
+        InputError: the file is damaged or another kind of tokenizer than LLaMA's.
     """
     model = ModelProto()
     try:
         model.ParseFromString(path.read_bytes())
     except DecodeError as error:
-        raise CheckpointError(f"{path} is not a SentencePiece model ({error}); download it again") from error
+        raise InputError(f"{path} is not a SentencePiece model ({error}); download it again") from error
     if not model.pieces:
-        raise CheckpointError(f"{path} is not a SentencePiece model: it has no pieces; download it again")
+        raise InputError(f"{path} is not a SentencePiece model: it has no pieces; download it again")
     if model.trainer_spec.model_type != TrainerSpec.BPE or model.normalizer_spec.precompiled_charsmap:
-        raise CheckpointError(f"{path} is not LLaMA's kind of SentencePiece model: byte-pair encoding, text as it is")
+        raise InputError(f"{path} is not LLaMA's kind of SentencePiece model: byte-pair encoding, text as it is")
     ids = {piece.piece: number for number, piece in enumerate(model.pieces)}
     ranked = []
     for piece in model.pieces:
@@ -100,9 +100,9 @@ def _add_tokens(tokenizer: Tokenizer, path: Path) -> None:
     try:
         added = sorted(json.loads(path.read_text()).items(), key=lambda item: item[1])
     except (ValueError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{path} is not a table of texts and ids: {error}") from error
+        raise InputError(f"{path} is not a table of texts and ids: {error}") from error
     for text, expected in added:
         tokenizer.add_special_tokens([text])
         found = tokenizer.token_to_id(text)
         if found != expected:
-            raise CheckpointError(f"{path} gives {text!r} the id {expected}, but the tokenizer beside it gives {found}")
+            raise InputError(f"{path} gives {text!r} the id {expected}, but the tokenizer beside it gives {found}")

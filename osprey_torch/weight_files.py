@@ -15,6 +15,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from osprey_ros.errors import BundleError
+
 # Pages of memory, so that runtimes can map a tensor where it lies.
 _ALIGNMENT = 4096
 
@@ -62,12 +64,12 @@ class StoredWeight:
         return tensor
 
     def load(self, folder: Path) -> Tensor:
-        """Reads the tensor. Raises ValueError if the file ends before it does."""
+        """Read the tensor. Raises BundleError if the file is too short."""
         with (folder / self.file).open("rb") as file:
             file.seek(self.offset)
             data = file.read(self.nbytes)
         if len(data) != self.nbytes:
-            raise ValueError(f"{folder / self.file} is cut off: {self.nbytes} bytes expected at {self.offset}")
+            raise BundleError(f"{folder / self.file} is cut off: {self.nbytes} bytes expected at {self.offset}")
         return Tensor.from_bytes(data, self.data_type, self.dims)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from osprey_ros.errors import InputError
 from osprey_torch.config import OspreyConfig
-from osprey_torch.errors import CheckpointError
 from osprey_torch.model import Osprey
 from osprey_torch.tensor_files import StoredTensor, list_file
 
@@ -29,15 +29,15 @@ _TRUNK_HEAD = "visual.trunk.head."
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object of a file of the folder. Raises CheckpointError if it is missing or no object."""
+    """The JSON object of a file of the folder. Raises InputError if it is missing or no object."""
     if not path.is_file():
-        raise CheckpointError(f"{path.parent}: no {path.name} in this checkpoint folder")
+        raise InputError(f"{path.parent}: no {path.name} in this checkpoint folder")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
+        raise InputError(f"{path} is not JSON: {error}") from error
     if not isinstance(data, dict):
-        raise CheckpointError(f"{path} holds a {type(data).__name__}, not an object")
+        raise InputError(f"{path} holds a {type(data).__name__}, not an object")
     return data
 
 
@@ -52,7 +52,7 @@ def weight_file_names(folder: Path) -> list[str]:
             names = set(table.values()) if isinstance(table, dict) else set()
             # An index names files of its own folder and nothing else.
             if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
-                raise CheckpointError(f"{folder / index} is no index of shards: it needs a weight_map, names to files")
+                raise InputError(f"{folder / index} is no index of shards: it needs a weight_map, names to files")
             return sorted(names)
         if (folder / single).is_file():
             return [single]
@@ -60,13 +60,13 @@ def weight_file_names(folder: Path) -> list[str]:
 
 
 def list_weights(folder: Path) -> dict[str, StoredTensor]:
-    """The tensors of a checkpoint folder, without those that the model has no use for; raises CheckpointError."""
+    """The tensors of a checkpoint folder, without those that the model has no use for; raises InputError."""
     names = weight_file_names(folder)
     if not names:
-        raise CheckpointError(f"{folder}: no model.safetensors and no pytorch_model.bin (nor an index of shards)")
+        raise InputError(f"{folder}: no model.safetensors and no pytorch_model.bin (nor an index of shards)")
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise CheckpointError(f"{folder}: the index names shards that are not there: {', '.join(missing)}; fetch them")
+        raise InputError(f"{folder}: the index names shards that are not there: {', '.join(missing)}; fetch them")
     found: dict[str, StoredTensor] = {}
     for name in names:
         found |= list_file(folder / name)
@@ -77,13 +77,13 @@ def list_vision_weights(folder: Path, configured: object, given: Path | None) ->
     """The trunk of an open_clip state dictionary, under the names that it has in a published checkpoint.
 
     given: the file, or the folder it lies in; else `configured`, which is `mm_vision_tower` of config.json.
-    Raises CheckpointError if there is no such file or it has no trunk.
+    Raises InputError if there is no such file or it has no trunk.
     """
     path = _open_clip_file(folder, configured, given)
     found = {TOWER + name: tensor for name, tensor in list_file(path).items()}
     trunk = {name: tensor for name, tensor in found.items() if not _is_unused(name)}
     if not trunk:
-        raise CheckpointError(f"{path} has no {_TRUNK}*: it is not an open_clip model with a ConvNeXt trunk")
+        raise InputError(f"{path} has no {_TRUNK}*: it is not an open_clip model with a ConvNeXt trunk")
     return trunk
 
 
@@ -96,7 +96,7 @@ def parameter_shapes(config: OspreyConfig) -> dict[str, tuple[int, ...]]:
 def check_shapes(
     folder: Path, config: OspreyConfig, found: Mapping[str, StoredTensor], optional: tuple[str, ...] = ()
 ) -> None:
-    """Raises CheckpointError with all names that are missing, unexpected or of the wrong shape.
+    """Raises InputError with all names that are missing, unexpected or of the wrong shape.
 
     optional: beginnings of names that may be missing.
     """
@@ -115,7 +115,7 @@ def check_shapes(
         if name in found and not found[name].dtype.is_floating_point
     ]
     if lines:
-        raise CheckpointError(f"{folder}: weights do not fit {CONFIG}\n  " + "\n  ".join(lines))
+        raise InputError(f"{folder}: weights do not fit {CONFIG}\n  " + "\n  ".join(lines))
 
 
 def _is_unused(name: str) -> bool:
@@ -137,8 +137,8 @@ def _open_clip_file(folder: Path, configured: object, given: Path | None) -> Pat
                 return candidate
         if given:
             wanted = " or ".join(str(candidate) for candidate in candidates)
-            raise CheckpointError(f"the file with the vision weights is not there: {wanted}")
-    raise CheckpointError(
+            raise InputError(f"the file with the vision weights is not there: {wanted}")
+    raise InputError(
         f"{folder}: the vision tower's weights are not in this checkpoint, and mm_vision_tower of {CONFIG} "
         f"({configured!r}) is no file here: give open_clip's convnext_large_d_320 file with --vision-weights "
         "(in a training recipe: model.vision_weights)"

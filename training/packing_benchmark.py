@@ -22,12 +22,13 @@ from tokenizers import Tokenizer
 from torch.nn import functional
 
 from osprey_ros.decoding.prompt import PromptBuilder
+from osprey_ros.errors import OspreyError
 from osprey_ros.regions.regions import regions_from_id_image
 from osprey_ros.vision.preprocess import preprocess
 from osprey_sim.dialogues import RegionFacts, all_texts, dialogues, region_facts
 from osprey_sim.render import Renderer
 from osprey_sim.scene import MAX_OBJECTS, sample_scene
-from osprey_torch.checkpoint import CheckpointError, load_checkpoint
+from osprey_torch.checkpoint import load_checkpoint
 from osprey_torch.config import IMAGE_TOKEN_LEVEL, OSPREY_NANO
 from osprey_torch.model import Osprey
 from osprey_torch.packing import PackedSequence, Sample, collate, pack
@@ -38,10 +39,6 @@ from training.tokenizer import train_tokenizer
 
 PACKED, SHARED_PICTURE, ONE_BY_ONE = "packed", "one region a sample, picture encoded once", "one region a sample"
 _SAME = 2e-3  # relative difference of two losses that are the same sum in another order
-
-
-class DifferentWork(RuntimeError):
-    """The losses of the sides differ, so their times cannot be compared."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +152,7 @@ def compare(
     model: Osprey, tokenizer: Tokenizer, facts: Sequence[RegionFacts], rgb: np.ndarray, ids: np.ndarray, runs: int,
     device: torch.device,
 ) -> list[Result]:  # fmt: skip
-    """Time a step of every side on the same regions, in turns. Raises DifferentWork if their losses differ."""
+    """Time a step of every side on the same regions, in turns. Raises OspreyError if their losses differ."""
     list(freeze_all_but(model, ("projector", "mask_extractor", "language_model")))  # as in the paper's last stage
     objective = Objective(model).to(device)
     scene = scene_of(model, tokenizer, facts, rgb, ids)
@@ -163,7 +160,7 @@ def compare(
     with torch.no_grad():
         losses = [float(side.loss()) for side in sides]
     if max(losses) - min(losses) > _SAME * max(losses):
-        raise DifferentWork(f"losses of the sides differ: {losses}")
+        raise OspreyError(f"losses of the sides differ: {losses}")
     for side in sides:
         side.step()  # the first step allocates
     seconds: list[list[float]] = [[] for _ in sides]
@@ -200,7 +197,7 @@ def main(argv: list[str] | None = None) -> int:
         for count in counts:
             device = torch.device(arguments.device)
             results += compare(model, tokenizer, facts[:count], rgb, ids, arguments.runs, device)
-    except (CheckpointError, DifferentWork, ValueError) as error:
+    except (OspreyError, ValueError) as error:
         print(f"packing: {error}", file=sys.stderr)
         return 2
     print("| regions | side | rows | a step | quartiles | regions a second |")

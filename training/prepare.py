@@ -15,17 +15,18 @@ from tqdm import tqdm
 
 from osprey_ros.bundle.bundle import sha256_of
 from osprey_ros.decoding.prompt import MASK_TEXT, PromptBuilder
+from osprey_ros.errors import InputError
 from osprey_sim.dialogues import all_texts
 from osprey_torch.config import OSPREY_NANO, OspreyConfig
 from osprey_torch.model import Osprey
 from osprey_torch.readers.mixture import Mixture, Source
-from osprey_torch.readers.records import Record, RecordError, Skipped
+from osprey_torch.readers.records import Record, Skipped
 from osprey_torch.readers.registry import READERS
 from osprey_torch.readers.shards import Shards, write_shards
 from training.data import Item, SceneDataset, Selection
 from training.deadline import Deadline
 from training.mixed_data import MixedDataset
-from training.recipe import ModelStart, Recipe, RecipeError, RecordSource
+from training.recipe import ModelStart, Recipe, RecordSource
 from training.record_data import RecordDataset
 from training.start import starting_model
 from training.store import SceneStore, render_scenes
@@ -47,12 +48,12 @@ class Prepared:
 def prepare(recipe: Recipe, folder: Path, workers: int, deadline: Deadline = Deadline()) -> Prepared:  # noqa: B008
     """Renders or reads the data, trains a tokenizer where there is none, and makes the model; what is there is kept.
 
-    Raises RecipeError, RecordError or CheckpointError for what cannot be used, and TimeIsUp.
+    Raises InputError, InputError or InputError for what cannot be used, and TimeIsUp.
     """
     torch.manual_seed(recipe.seed)
     for source in recipe.data.sources:
         if source.reader not in READERS:
-            raise RecipeError(f"data: unknown reader {source.reader!r}; known are {', '.join(READERS)}")
+            raise InputError(f"data: unknown reader {source.reader!r}; known are {', '.join(READERS)}")
     store = None
     if recipe.model.preset is not None and recipe.data.scenes:
         config = _preset(recipe.model)
@@ -84,12 +85,12 @@ def prepare(recipe: Recipe, folder: Path, workers: int, deadline: Deadline = Dea
 
 def _preset(start: ModelStart) -> OspreyConfig:
     if start.preset not in PRESETS:
-        raise RecipeError(f"model: unknown preset {start.preset!r}; known are {', '.join(PRESETS)}")
+        raise InputError(f"model: unknown preset {start.preset!r}; known are {', '.join(PRESETS)}")
     config = PRESETS[start.preset]
     try:
         return replace(config, **{name: tuple(v) if isinstance(v, list) else v for name, v in start.shape.items()})
     except (TypeError, ValueError) as error:
-        raise RecipeError(f"model.shape: {error}") from error
+        raise InputError(f"model.shape: {error}") from error
 
 
 def _scenes(recipe: Recipe, folder: Path, image_size: int, workers: int, deadline: Deadline) -> SceneStore:
@@ -115,17 +116,17 @@ def _tokenizer(store: SceneStore, path: Path, vocab_size: int) -> Tokenizer:
 def _shards(source: RecordSource, folder: Path, strict: bool) -> Shards:
     """The records of a source: read now, or by an earlier start of this run from the same file.
 
-    Raises RecordError for a file that has changed since, and for one without any record.
+    Raises InputError for a file that has changed since, and for one without any record.
     """
     file = Path(source.file)
     try:
         content = sha256_of(file)
     except OSError as error:
-        raise RecordError(f"{file} cannot be read: {error.strerror}") from error
+        raise InputError(f"{file} cannot be read: {error.strerror}") from error
     if (folder / "index.json").is_file():
         shards = Shards(folder)
         if shards.source != content:
-            raise RecordError(
+            raise InputError(
                 f"{file} is not the file any more that this run has read: give another --output, or remove {folder} to "
                 "go on with the new one"
             )
@@ -148,7 +149,7 @@ def _shards(source: RecordSource, folder: Path, strict: bool) -> Shards:
 def _with_pictures(records: Iterator[Record], skipped: Skipped, file: Path) -> Iterator[Record]:
     """Those records whose picture is there and has the size that their masks are for.
 
-    Raises RecordError at the end if there was none.
+    Raises InputError at the end if there was none.
     """
     usable = 0
     for record in records:
@@ -165,4 +166,4 @@ def _with_pictures(records: Iterator[Record], skipped: Skipped, file: Path) -> I
             usable += 1
             yield record
     if not usable:
-        raise RecordError(f"{file} has no record that can be used; {skipped.summary()}")
+        raise InputError(f"{file} has no record that can be used; {skipped.summary()}")

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from osprey_ros.errors import InputError
 from osprey_sim.render import HEIGHT, WIDTH
 from training.data import Selection
 from training.lora import LoraSettings
@@ -22,10 +23,6 @@ SAVE_DTYPES = ("fp32", "fp16", "bf16")
 _WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 T = TypeVar("T")
-
-
-class RecipeError(ValueError):
-    """A recipe that cannot be used; the message names the key, its value and what is expected."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +43,14 @@ class ModelStart:
 
     def __post_init__(self) -> None:
         if self.shape and self.preset is None:
-            raise RecipeError("model: shape goes with preset; a checkpoint or an LLM brings its own")
+            raise InputError("model: shape goes with preset; a checkpoint or an LLM brings its own")
         given = [name for name in ("preset", "checkpoint", "llm") if getattr(self, name)]
         if len(given) != 1:
-            raise RecipeError(f"model: give one of preset, checkpoint and llm, not {given or 'none'}")
+            raise InputError(f"model: give one of preset, checkpoint and llm, not {given or 'none'}")
         if self.llm is not None and self.vision_weights is None:
-            raise RecipeError("model: an llm needs vision_weights, an open_clip file")
+            raise InputError("model: an llm needs vision_weights, an open_clip file")
         if self.preset is not None and self.vision_weights is not None:
-            raise RecipeError("model: vision_weights go with llm or checkpoint; a preset has a tower of its own")
+            raise InputError("model: vision_weights go with llm or checkpoint; a preset has a tower of its own")
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ class RecordSource:
 
     def __post_init__(self) -> None:
         if not self.weight > 0:
-            raise RecipeError(f"data.sources: the weight of {self.file} is {self.weight}: it must be above 0")
+            raise InputError(f"data.sources: the weight of {self.file} is {self.weight}: it must be above 0")
 
 
 @dataclass(frozen=True)
@@ -86,9 +83,9 @@ class DataSources:
 
     def __post_init__(self) -> None:
         if self.scenes < 0 or not (self.scenes or self.sources):
-            raise RecipeError("data: give scenes, a number above 0, or a list of sources, or both")
+            raise InputError("data: give scenes, a number above 0, or a list of sources, or both")
         if not self.scenes_weight > 0:
-            raise RecipeError(f"data: scenes_weight is {self.scenes_weight}: it must be above 0")
+            raise InputError(f"data: scenes_weight is {self.scenes_weight}: it must be above 0")
 
 
 @dataclass(frozen=True)
@@ -117,24 +114,24 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
-            raise RecipeError(f"precision is {self.precision!r}: it must be one of {', '.join(PRECISIONS)}")
+            raise InputError(f"precision is {self.precision!r}: it must be one of {', '.join(PRECISIONS)}")
         if self.save_dtype not in SAVE_DTYPES:
-            raise RecipeError(f"save_dtype is {self.save_dtype!r}: it must be one of {', '.join(SAVE_DTYPES)}")
+            raise InputError(f"save_dtype is {self.save_dtype!r}: it must be one of {', '.join(SAVE_DTYPES)}")
         if self.gradient_accumulation < 1:
-            raise RecipeError(f"gradient_accumulation is {self.gradient_accumulation}: it must be 1 or more")
+            raise InputError(f"gradient_accumulation is {self.gradient_accumulation}: it must be 1 or more")
         if self.lora is not None and any(stage.int4_aware for stage in self.stages):
-            raise RecipeError("lora: the weights below adapters do not move, so no stage can be int4_aware")
+            raise InputError("lora: the weights below adapters do not move, so no stage can be int4_aware")
         if not self.stages:
-            raise RecipeError("stages: there are none")
+            raise InputError("stages: there are none")
         if self.data.sources:
             changed = [s.name for s in self.stages if s.selection != s.selection.of_records()]
             if changed and not self.data.scenes:
-                raise RecipeError(
+                raise InputError(
                     f"stage {changed[0]}: flip, zoom, recolour and weights are for simulated scenes, not data sets"
                 )
             labelled = [stage.name for stage in self.stages if not stage.learns_words]
             if labelled:
-                raise RecipeError(
+                raise InputError(
                     f"stage {labelled[0]}: data sets have words and no labels, set selection.questions to 1 or more"
                 )
 
@@ -150,21 +147,21 @@ class Recipe:
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Reads a recipe. Raises RecipeError for a file that is missing or has keys or values that are not possible."""
+    """Reads a recipe. Raises InputError for a file that is missing or has keys or values that are not possible."""
     try:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise RecipeError(f"{path} cannot be read: {error.strerror}") from error
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except yaml.YAMLError as error:
-        raise RecipeError(f"{path} is not YAML: {error}") from error
+        raise InputError(f"{path} is not YAML: {error}") from error
     try:
         return recipe_from_mapping(data)
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f"{path}: {error}") from error
+    except (InputError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def recipe_from_mapping(data: Any) -> Recipe:
-    """A recipe from plain data, as YAML gives it. Raises RecipeError, or ValueError of a part."""
+    """A recipe from plain data, as YAML gives it. Raises InputError, or ValueError of a part."""
     values = dict(_mapping(data, "the recipe"))
     values["model"] = _make(ModelStart, values.get("model"), "model")
     sources = dict(_mapping(values.get("data"), "data"))
@@ -190,11 +187,11 @@ def _make(kind: type[T], data: Any, where: str) -> T:
     known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - set(known))
     if unknown:
-        raise RecipeError(f"{where}: unknown keys {', '.join(unknown)}; known are {', '.join(known)}")
+        raise InputError(f"{where}: unknown keys {', '.join(unknown)}; known are {', '.join(known)}")
     required = [name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
     missing = [name for name in required if name not in values]
     if missing:
-        raise RecipeError(f"{where}: {', '.join(missing)} missing")
+        raise InputError(f"{where}: {', '.join(missing)} missing")
     hints = get_type_hints(kind)
     return kind(**{name: _value(value, hints[name], f"{where}: {name}") for name, value in values.items()})
 
@@ -211,11 +208,11 @@ def _value(value: Any, hint: Any, where: str) -> Any:
         with suppress(ValueError):
             return float(value)  # YAML takes 1e-3 for a text, 1.0e-3 for a number
     if type(value) not in kinds and not (float in kinds and type(value) is int):
-        raise RecipeError(f"{where} is {value!r}: it must be {' or '.join(sorted(_WORDS[kind] for kind in kinds))}")
+        raise InputError(f"{where} is {value!r}: it must be {' or '.join(sorted(_WORDS[kind] for kind in kinds))}")
     return value
 
 
 def _mapping(data: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(data, Mapping):
-        raise RecipeError(f"{where} must be a mapping of keys to values, not {data!r}")
+        raise InputError(f"{where} must be a mapping of keys to values, not {data!r}")
     return data

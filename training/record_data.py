@@ -10,13 +10,13 @@ from torch.utils.data import Dataset
 
 from osprey_ros.bundle.spec import ModelSpec
 from osprey_ros.decoding.prompt import IMAGE, MASK, PromptBuilder
-from osprey_ros.errors import OspreyError
+from osprey_ros.errors import InputError, OspreyError
 from osprey_ros.regions.regions import regions_from_masks
 from osprey_ros.vision.image_io import load_image
 from osprey_ros.vision.preprocess import normalize_and_square, resize_shortest_edge
 from osprey_torch.packing import PackedSequence, Sample, pack
 from osprey_torch.readers.mixture import BLOCK, Mixture
-from osprey_torch.readers.records import Record, RecordError, Turn
+from osprey_torch.readers.records import Record, Turn
 from training.data import Item, Selection
 
 _ATTEMPTS = 100  # records in turn that may be broken before training ends
@@ -50,7 +50,7 @@ class RecordDataset(Dataset[Item]):
             except (OspreyError, ValueError) as error:
                 # What preparation does not look at, such as the pixels of a picture: another record stands in.
                 warnings.warn(f"left out: {record.origin}: {error}", stacklevel=2)
-        raise RecordError(f"{_ATTEMPTS} records in turn cannot be used, the last as was said: check the data sets")
+        raise InputError(f"{_ATTEMPTS} records in turn cannot be used, the last as was said: check the data sets")
 
     def _item(self, number: int, record: Record) -> Item:
         rng = np.random.default_rng([self.mixture.seed, number])
@@ -81,12 +81,12 @@ class RecordDataset(Dataset[Item]):
             )
         decoded = np.stack([record.masks[region].decode() for region in named])
         if decoded.shape[1:] != shape:
-            raise RecordError(
+            raise InputError(
                 f"its masks are {decoded.shape[2]}x{decoded.shape[1]} pixels, {record.image} is {shape[1]}x{shape[0]}"
             )
         empty = [region for region, mask in zip(named, decoded, strict=True) if not mask.any()]
         if empty:
-            raise RecordError(f"mask {empty[0]} has no pixel")
+            raise InputError(f"mask {empty[0]} has no pixel")
         regions = regions_from_masks(decoded)
         return regions.pooling_masks(self.spec.feature_sizes), regions.position_grids(side)
 

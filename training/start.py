@@ -7,23 +7,24 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from osprey_torch.checkpoint import CheckpointError, config_from_json, load_checkpoint
+from osprey_ros.errors import InputError
+from osprey_torch.checkpoint import config_from_json, load_checkpoint
 from osprey_torch.model import Osprey
 from osprey_torch.tensor_files import read_stored
 from osprey_torch.tokenizer_files import read_tokenizer
 from osprey_torch.weight_layout import CONFIG, check_shapes, list_vision_weights, list_weights, read_json
-from training.recipe import ModelStart, RecipeError
+from training.recipe import ModelStart
 
 # Parts that neither a LLaMA nor a CLIP tower has: they begin with random weights.
 _NEW = ("model.mm_projector.", "mask_extractor.")
 
 
 def starting_model(start: ModelStart) -> tuple[Osprey, Tokenizer]:
-    """The model and tokenizer of a checkpoint or of an LLM folder. Raises CheckpointError or RecipeError."""
+    """The model and tokenizer of a checkpoint or of an LLM folder. Raises InputError or InputError."""
     if start.checkpoint is not None:
         return load_checkpoint(Path(start.checkpoint), Path(start.vision_weights) if start.vision_weights else None)
     if start.llm is None or start.vision_weights is None:
-        raise RecipeError("model: a preset has no weights to start from")
+        raise InputError("model: a preset has no weights to start from")
     return model_from_llm(Path(start.llm), Path(start.vision_weights))
 
 
@@ -31,11 +32,11 @@ def model_from_llm(folder: Path, vision_weights: Path) -> tuple[Osprey, Tokenize
     """An Osprey from a LLaMA folder (such as Vicuna-7B v1.5) and an open_clip file; the parts between are random.
 
     The tower is open_clip's convnext_large_d_320, unless the folder's config.json has an "osprey" part that says
-    otherwise. Raises CheckpointError for files that are missing or do not fit.
+    otherwise. Raises InputError for files that are missing or do not fit.
     """
     data = read_json(folder / CONFIG)
     if data.get("model_type") != "llama":
-        raise CheckpointError(f"{folder / CONFIG}: model_type is {data.get('model_type')!r}, it must be 'llama'")
+        raise InputError(f"{folder / CONFIG}: model_type is {data.get('model_type')!r}, it must be 'llama'")
     config = config_from_json({**data, "model_type": "osprey"}, folder / CONFIG)
     stored = list_weights(folder) | list_vision_weights(folder, None, vision_weights)
     check_shapes(folder, config, stored, optional=_NEW)

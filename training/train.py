@@ -19,12 +19,11 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
+from osprey_ros.errors import InputError, OspreyError
 from osprey_torch.atomic_write import atomic_write
-from osprey_torch.checkpoint import CheckpointError
-from osprey_torch.readers.records import RecordError
 from training.deadline import Deadline, TimeIsUp
 from training.prepare import prepare
-from training.recipe import Recipe, RecipeError, load_recipe
+from training.recipe import Recipe, load_recipe
 from training.trainer import Trainer
 
 TIME_IS_UP = 3
@@ -34,13 +33,13 @@ def claim(folder: Path, recipe: Recipe) -> None:
     """Note in the run's folder which recipe it is for.
 
     Raises:
-        RecipeError: an earlier run with another recipe has left its files there.
+        InputError: an earlier run with another recipe has left its files there.
     """
     note = folder / "recipe.json"
     wanted = json.dumps(recipe.to_dict(), indent=1) + "\n"
     if note.is_file():
         if note.read_text() != wanted:
-            raise RecipeError(f"{folder} holds a run of another recipe ({note}): give another --output or remove it")
+            raise InputError(f"{folder} holds a run of another recipe ({note}): give another --output or remove it")
         return
     atomic_write(note, wanted)
 
@@ -81,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         trainer.run(arguments.save_every, deadline)
-    except (RecipeError, RecordError, CheckpointError) as error:
+    except OspreyError as error:
         print(f"train: {error}", file=sys.stderr)
         return 2
     except TimeIsUp as stop:

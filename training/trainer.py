@@ -17,6 +17,7 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 from tqdm import tqdm
 
+from osprey_ros.errors import InputError
 from osprey_torch.atomic_write import atomic_write
 from osprey_torch.checkpoint import save_checkpoint
 from training.cpu import prepare_for_cpu
@@ -26,7 +27,7 @@ from training.int4_aware import int4_weights, settle_on_int4
 from training.lora import add_lora, freeze_below_adapters, merged_state
 from training.objective import Objective
 from training.prepare import Prepared
-from training.recipe import Recipe, RecipeError
+from training.recipe import Recipe
 from training.stages import Stage, freeze_all_but, group_parameters
 
 PROGRESS = "progress.json"
@@ -48,7 +49,7 @@ class Trainer:
         )
         sharded = self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
         if sharded and (recipe.lora is not None or any(stage.int4_aware for stage in recipe.stages)):
-            raise RecipeError("lora and int4_aware need whole weights on each device: not with FSDP or DeepSpeed")
+            raise InputError("lora and int4_aware need whole weights on each device: not with FSDP or DeepSpeed")
         torch.manual_seed(recipe.seed)
         if recipe.lora is not None:
             add_lora(prepared.model, recipe.lora)
@@ -78,7 +79,7 @@ class Trainer:
         accelerator, accumulated = self.accelerator, self.recipe.gradient_accumulation
         pictures = accelerator.num_processes * accumulated  # a step's smallest batch
         if stage.batch_size % pictures:
-            raise RecipeError(
+            raise InputError(
                 f"stage {stage.name}: batch_size {stage.batch_size} must be a multiple of {pictures}, the processes "
                 "times gradient_accumulation"
             )

@@ -11,9 +11,10 @@ import onnxruntime
 
 from benchmarks.baselines.batched_graph import build_batched_decoder
 from benchmarks.baselines.torch_loop import TorchLoop
-from benchmarks.baselines.weights import BaselineError, LlamaWeights
+from benchmarks.baselines.weights import LlamaWeights
 from osprey_ros.decoding.prompt import IMAGE, MASK, POSITION
 from osprey_ros.engines.onnxruntime import release, waiting_threads
+from osprey_ros.errors import InputError
 from osprey_ros.regions.regions import Regions
 
 # Activations that live at the same time in the widest part of a layer, in floats for each row.
@@ -26,9 +27,7 @@ class BatchedDecoder:
     def __init__(self, weights: LlamaWeights, folder: Path, threads: int, device: str = "cpu") -> None:
         if release(onnxruntime.__version__) < (1, 32):
             # Seen with 1.23.2: its memory is in disorder after the first call.
-            raise BaselineError(
-                f"GroupQueryAttention of onnxruntime {onnxruntime.__version__} ends the process: use 1.32"
-            )
+            raise InputError(f"GroupQueryAttention of onnxruntime {onnxruntime.__version__} ends the process: use 1.32")
         path = folder / "batched.onnx"
         build_batched_decoder(weights, path)
         options = onnxruntime.SessionOptions()
@@ -40,7 +39,7 @@ class BatchedDecoder:
         try:
             self._session = onnxruntime.InferenceSession(os.fspath(path), options, providers=providers[device])
         except Exception as error:  # onnxruntime's exceptions share no base class below Exception
-            raise BaselineError(f"onnxruntime has no kernels for it on {device}: {error}") from error
+            raise InputError(f"onnxruntime has no kernels for it on {device}: {error}") from error
         self._device = device
         self._config = weights.config
 
@@ -89,7 +88,7 @@ class BatchedSide:
     def prompts(self, rgb: np.ndarray, regions: Regions, question: str, new_tokens: int) -> np.ndarray:
         """Rows of every region's whole prompt, float32 [N, S, hidden].
 
-        Raises BaselineError if answering them by `new_tokens` needs more memory than the machine has to spare.
+        Raises InputError if answering them by `new_tokens` needs more memory than the machine has to spare.
         """
         ids = np.array(self._loop.prompts.prompt(question), np.intp)
         spec = self._loop.spec
@@ -108,11 +107,11 @@ class BatchedSide:
 
 
 def check_memory(needed: int) -> None:
-    """Raises BaselineError if the machine has not `needed` bytes to spare."""
+    """Raises InputError if the machine has not `needed` bytes to spare."""
     with open("/proc/meminfo", encoding="ascii") as lines:
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     if needed > 0.9 * free:
-        raise BaselineError(f"it needs about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
+        raise InputError(f"it needs about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
 
 
 def _until(tokens: Sequence[int], eos_id: int) -> list[int]:

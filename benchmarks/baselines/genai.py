@@ -15,8 +15,9 @@ import numpy as np
 import onnx
 from safetensors.numpy import save_file
 
-from benchmarks.baselines.weights import BaselineError, LlamaWeights, as_float
+from benchmarks.baselines.weights import LlamaWeights, as_float
 from osprey_ros.bundle.bundle import Bundle
+from osprey_ros.errors import InputError
 from osprey_torch.quantize import BLOCK, QuantizedLinear
 
 NAME = "onnxruntime-genai"
@@ -24,7 +25,7 @@ NAME = "onnxruntime-genai"
 try:
     import onnxruntime_genai as genai
 except ImportError as error:
-    raise BaselineError(f"{error} (requirements/bench.txt says how to install it)") from error
+    raise InputError(f"{error} (requirements/bench.txt says how to install it)") from error
 
 
 def write_llama_folder(weights: LlamaWeights, bundle: Bundle, folder: Path) -> None:
@@ -84,7 +85,7 @@ def build_model(
     done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise BaselineError(f"onnxruntime-genai's model builder failed: {last}")
+        raise InputError(f"onnxruntime-genai's model builder failed: {last}")
     _take_levels(weights, output / "model.onnx", float32)
     path = output / "genai_config.json"
     settings = json.loads(path.read_text())
@@ -111,7 +112,7 @@ def _take_levels(weights: LlamaWeights, path: Path, float32: bool) -> None:
             linear = layers[int(place[1])][f"{'self_attn' if place[2] == 'attn' else 'mlp'}.{place[3]}"]
         packed, scales = stored[node.input[1]], stored[node.input[2]]
         if not isinstance(linear, QuantizedLinear) or math.prod(packed.dims) != linear.packed().size:
-            raise BaselineError(f"the model builder stores {node.name} otherwise than the bundle")
+            raise InputError(f"the model builder stores {node.name} otherwise than the bundle")
         for attribute in node.attribute:
             if float32 and attribute.name == "accuracy_level":
                 attribute.i = 0

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.baselines.weights import BaselineError, LlamaWeights, rows_of
+from benchmarks.baselines.weights import LlamaWeights, rows_of
+from osprey_ros.errors import InputError
 from osprey_torch.quantize import QuantizedLinear
 
 try:
     import gguf
     import llama_cpp
 except ImportError as error:
-    raise BaselineError(f"{error} (requirements/bench.txt says how to install it)") from error
+    raise InputError(f"{error} (requirements/bench.txt says how to install it)") from error
 
 
 def write_gguf(weights: LlamaWeights, path: Path) -> None:
@@ -70,9 +71,9 @@ def _add(writer: gguf.GGUFWriter, name: str, weight: QuantizedLinear | np.ndarra
         writer.add_tensor(name, np.ascontiguousarray(weight))
         return
     if weight.in_features % weight.levels.shape[2]:
-        raise BaselineError(f"{name} has {weight.in_features} inputs, GGUF's blocks need a multiple of 32")
+        raise InputError(f"{name} has {weight.in_features} inputs, GGUF's blocks need a multiple of 32")
     if weight.scales.max() > np.finfo(np.float16).max:
-        raise BaselineError(f"{name} has scales beyond float16, which GGUF's blocks need")
+        raise InputError(f"{name} has scales beyond float16, which GGUF's blocks need")
     kind = {4: gguf.GGMLQuantizationType.Q4_0, 8: gguf.GGMLQuantizationType.Q8_0}[weight.bits]
     scales = weight.scales.astype(np.float16)[:, :, None].view(np.uint8)
     if weight.bits == 4:
@@ -98,7 +99,7 @@ class LlamaCpp:
         options.n_gpu_layers = 0
         self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), options)
         if not self._model:
-            raise BaselineError(f"llama.cpp refuses the GGUF file written from {weights.config.num_layers} layers")
+            raise InputError(f"llama.cpp refuses the GGUF file written from {weights.config.num_layers} layers")
         self._threads = threads
         self._prefix = prefix
         self._steps = steps
@@ -156,7 +157,7 @@ class LlamaCpp:
         options.no_perf = True
         context = llama_cpp.llama_init_from_model(self._model, options)
         if not context:
-            raise BaselineError(f"llama.cpp makes no context for {branches} sequences")
+            raise InputError(f"llama.cpp makes no context for {branches} sequences")
         return context
 
     def _decode(
@@ -173,4 +174,4 @@ class LlamaCpp:
         status = llama_cpp.llama_decode(self._contexts[branches], batch)
         llama_cpp.llama_batch_free(batch)
         if status != 0:
-            raise BaselineError(f"llama_decode failed with status {status}")
+            raise InputError(f"llama_decode failed with status {status}")

@@ -11,14 +11,11 @@ from onnx import numpy_helper
 
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.bundle.manifest import DECODER
+from osprey_ros.errors import InputError
 from osprey_torch.config import OspreyConfig
 from osprey_torch.quantize import BLOCK, QuantizedLinear
 from osprey_torch.stored_linears import PRODUCTS, quantized_linear
 from osprey_torch.weight_files import Tensor
-
-
-class BaselineError(Exception):
-    """A baseline that cannot be run here; the message says why. The benchmark prints it and goes on."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ def _is(node: onnx.NodeProto | None, op: str) -> bool:
 
 
 def read_llama(bundle: Bundle) -> LlamaWeights:
-    """Reads the language model of a bundle. Raises BaselineError where its linears are spelled otherwise than ours."""
+    """Reads the language model of a bundle. Raises InputError where its linears are spelled otherwise than ours."""
     config = OspreyConfig.from_json(json.loads(bundle.path("config.json").read_text()))
     graph = onnx.load(bundle.path(DECODER)).graph
     stored = {tensor.name: tensor for tensor in graph.initializer}
@@ -79,7 +76,7 @@ def read_llama(bundle: Bundle) -> LlamaWeights:
     def array(name: str) -> np.ndarray:
         while name not in stored:  # numbers in half precision lie behind the Cast that widens them
             if name not in nodes or nodes[name].op_type != "Cast":
-                raise BaselineError(f"{DECODER} has no weight {name} that is stored as it is")
+                raise InputError(f"{DECODER} has no weight {name} that is stored as it is")
             name = nodes[name].input[0]
         return numpy_helper.to_array(stored[name])
 
@@ -103,11 +100,11 @@ def read_llama(bundle: Bundle) -> LlamaWeights:
             packed = array(node.input[1])
             scales = array(node.input[2]).astype(np.float32).reshape(len(packed), -1)
             if attributes["block_size"] != BLOCK:
-                raise BaselineError(f"{name} of {DECODER} has blocks of {attributes['block_size']}, not {BLOCK}")
+                raise InputError(f"{name} of {DECODER} has blocks of {attributes['block_size']}, not {BLOCK}")
             linears[name] = QuantizedLinear.from_packed(packed, scales, attributes["K"], attributes["bits"])
             levels[name] = attributes.get("accuracy_level", 0)
         else:
-            raise BaselineError(f"{DECODER} has no product {name} in a spelling that is known here")
+            raise InputError(f"{DECODER} has no product {name} in a spelling that is known here")
     norms = ["model.norm.weight"]
     for layer in range(config.num_layers):
         norms += [f"model.layers.{layer}.{part}_layernorm.weight" for part in ("input", "post_attention")]

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from osprey_ros.decoding.prompt import QUESTIONS, REGION_TEXT
+from osprey_ros.errors import InputError
 from osprey_torch.readers.files import read_json
-from osprey_torch.readers.records import Record, RecordError, Skipped, Turn, each_record
+from osprey_torch.readers.records import Record, Skipped, Turn, each_record
 from osprey_torch.readers.segmentation import Segmentation, with_area
 
 PART_QUESTION = f"What is {REGION_TEXT}, and of which object is it a part? Using a short phrase."
@@ -81,7 +82,7 @@ def _read(
     data: Any, file: Path, images: Path, skipped: Skipped, labels: Mapping[str, Label], strip_split: bool = False
 ) -> Iterator[Record]:
     if not isinstance(data, dict) or "images" not in data or "annotations" not in data:
-        raise RecordError(f"{file} must hold 'images' and 'annotations' as COCO's files do")
+        raise InputError(f"{file} must hold 'images' and 'annotations' as COCO's files do")
     categories = {entry["id"]: entry["name"] for entry in data.get("categories", [])}
     of_image: dict[int, list[dict]] = defaultdict(list)
     for annotation in data["annotations"]:

@@ -7,13 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from osprey_ros.decoding.prompt import IMAGE_TEXT, MASK_TEXT, POSITION_TEXT, REGION_TEXT
+from osprey_ros.errors import InputError
 from osprey_torch.readers.segmentation import Segmentation
 
 _RESERVED = (IMAGE_TEXT, MASK_TEXT, POSITION_TEXT)
-
-
-class RecordError(ValueError):
-    """One record of a data file cannot be used; the message says which file, which record and why."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class Record:
 class Skipped:
     """Counts the records, and single masks of others, that were left out and remembers why.
 
-    With `strict` the first broken record raises RecordError instead.
+    With `strict` the first broken record raises InputError instead.
     """
 
     strict: bool = False
@@ -71,7 +68,7 @@ class Skipped:
 
     def add(self, origin: str, reason: str) -> None:
         if self.strict:
-            raise RecordError(f"{origin}: {reason}")
+            raise InputError(f"{origin}: {reason}")
         self.count += 1
         if len(self.messages) < self.keep:
             self.messages.append(f"{origin}: {reason}")
@@ -96,7 +93,7 @@ def each_record(
             record = read(entry, origin)
         except KeyError as error:
             skipped.add(origin, f"the key {error} is missing")
-        except (TypeError, ValueError, IndexError, AttributeError) as error:
+        except (InputError, TypeError, ValueError, IndexError, AttributeError) as error:
             skipped.add(origin, str(error))
         else:
             if record is not None:

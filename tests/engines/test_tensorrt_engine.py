@@ -20,7 +20,6 @@ from export.linears import DecoderPrecision, Linears
 from export.plans import decoder_profiles
 from export.tensorrt_plan import (
     Lengths,
-    PlanError,
     Profile,
     build_plan,
     mask_extractor_profiles,
@@ -293,5 +292,5 @@ def test_a_plan_is_built_run_and_kept_on_a_real_gpu(graph: Path) -> None:
     builder.node("BiasGelu", ["x", "x"], "y", domain=MICROSOFT)
     builder.output("y", [2])
     builder.save(graph.parent / "odd.onnx")
-    with pytest.raises(PlanError, match=r"refuses odd.onnx:\n  node 0 'y' \(BiasGelu\)"):
+    with pytest.raises(EngineError, match=r"refuses odd.onnx:\n  node 0 'y' \(BiasGelu\)"):
         build_plan(graph.parent / "odd.onnx", graph.parent)

@@ -15,13 +15,12 @@ from onnx_session import open_session
 from tiny import TINY
 
 from export import resources
-from export.build import BuildError, Precisions, Targets, build_bundle
+from export.build import Precisions, Targets, build_bundle
 from export.build_engines import main
 from export.figures import STAGES, Limit, Limits, VerificationError
 from export.linears import decode, encode
-from export.options import OptionError, decoder_precision, resolved
+from export.options import decoder_precision, resolved
 from export.samples import VerificationSample
-from export.tensorrt_plan import PlanError
 from export.workspace import partial_folder
 from osprey_ros.bundle.bundle import Bundle, write_calibration
 from osprey_ros.bundle.calibration import Calibration
@@ -29,7 +28,7 @@ from osprey_ros.bundle.fingerprint import write_fingerprint
 from osprey_ros.bundle.manifest import DECODER, MASK_EXTRACTOR, ONNX_FILES, TABLES, VISION, EngineEntry
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.describer import Describer
-from osprey_ros.errors import EngineError
+from osprey_ros.errors import BundleError, EngineError, InputError
 from osprey_torch.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from osprey_torch.model import Osprey
 from osprey_torch.readback import CONFIG, decoder_weights, model_from_bundle
@@ -267,7 +266,7 @@ def test_a_graph_that_tensorrt_refuses_is_said_in_a_line(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*arguments: object) -> EngineEntry:
-        raise PlanError("TensorRT 10.3.0 refuses vision.onnx")
+        raise EngineError("TensorRT 10.3.0 refuses vision.onnx")
 
     monkeypatch.setattr("export.parts.make_plan", refuse)
     monkeypatch.setattr("osprey_ros.engines.machine.current", lambda: {})
@@ -334,9 +333,9 @@ def test_a_calibration_that_a_rebuild_ends_is_spoken_of(checkpoint: Path, tmp_pa
 
 def test_what_is_in_the_way_is_named_and_left_alone(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("two years of work")
-    with pytest.raises(BuildError, match="not an engine bundle"):
+    with pytest.raises(BundleError, match="not an engine bundle"):
         build_bundle(checkpoint, tmp_path, verify=False)
-    with pytest.raises(BuildError, match=r"thesis\.txt/bundle cannot be written: .*thesis\.txt is not a folder"):
+    with pytest.raises(BundleError, match=r"thesis\.txt/bundle cannot be written: .*thesis\.txt is not a folder"):
         build_bundle(checkpoint, tmp_path / "thesis.txt" / "bundle", verify=False)
     assert (tmp_path / "thesis.txt").read_text() == "two years of work"
 
@@ -348,7 +347,7 @@ def test_a_folder_with_a_manifest_of_something_else_is_left_alone(
     app = tmp_path / "app"
     write(app / "src" / "x", "two years of work")
     write(app / "manifest.json", manifest)
-    with pytest.raises(BuildError, match="not an engine bundle"):
+    with pytest.raises(BundleError, match="not an engine bundle"):
         build_bundle(checkpoint, app, verify=False)
     assert (app / "src" / "x").read_text() == "two years of work"
     assert (app / "manifest.json").read_text() == manifest
@@ -397,7 +396,7 @@ def test_a_link_to_a_bundle_stays_and_what_it_leads_to_is_built(checkpoint: Path
 def test_the_impossible_is_refused_before_anything_is_written(
     checkpoint: Path, tmp_path: Path, options: dict, message: str
 ) -> None:
-    with pytest.raises(OptionError, match=message):
+    with pytest.raises(InputError, match=message):
         build_bundle(checkpoint, tmp_path / "b", **{"verify": False, "samples": [], **options})
     assert list(tmp_path.iterdir()) == []
 
@@ -419,7 +418,7 @@ def test_without_tensorrt_or_its_gpu_plans_are_refused_at_once(checkpoint: Path,
     ],
 )
 def test_unknown_values_are_refused(kind: type, values: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         kind(**values)
 
 

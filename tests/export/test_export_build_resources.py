@@ -16,10 +16,11 @@ from export.graph_decoder import DecoderShape, build_decoder
 from export.linears import DecoderPrecision, Linears
 from export.options import resolved
 from export.plans import decoder_profiles
-from export.resources import Needs, ResourceError, Sizes, check, layers_to_verify, needs
+from export.resources import Needs, Sizes, check, layers_to_verify, needs
 from export.tensorrt_plan import mask_extractor_profiles, profile_shapes
 from export.workspace import partial_folder
 from osprey_ros.bundle.manifest import DECODER, MASK_EXTRACTOR
+from osprey_ros.errors import InputError
 from osprey_torch.checkpoint import Checkpoint
 from osprey_torch.config import OSPREY_7B
 
@@ -118,7 +119,7 @@ def test_a_machine_that_is_too_small_is_refused_before_work_begins(
     monkeypatch.setattr(resources.shutil, "disk_usage", lambda path: Usage(100 * GB, 0, free))
     monkeypatch.setattr(resources.memory, "available", lambda: memory)
     caplog.set_level("INFO")
-    with pytest.raises(ResourceError, match=message):
+    with pytest.raises(InputError, match=message):
         build_bundle(tiny_model.checkpoint, tmp_path / "b", verify=False)
     assert not (tmp_path / "b").exists()
     assert caplog.messages[-1].startswith("needs: ")
@@ -129,7 +130,7 @@ def test_a_machine_that_is_too_small_is_refused_before_work_begins(
 
 def test_what_lies_there_already_counts_as_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resources.shutil, "disk_usage", lambda path: Usage(10, 0, 60))
-    with pytest.raises(ResourceError):
+    with pytest.raises(InputError):
         check(Needs(disk=100, memory=0, run=0), tmp_path, 30, False)
     check(Needs(disk=100, memory=0, run=0), tmp_path, 40, False)
 

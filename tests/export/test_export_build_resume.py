@@ -18,10 +18,11 @@ from export import build_engines, resources
 from export.build import Precisions, Targets, build_bundle
 from export.figures import Limit, Limits
 from export.samples import VerificationSample
-from export.workspace import Workspace, WorkspaceError, partial_folder
+from export.workspace import Workspace, partial_folder
 from osprey_ros.bundle.bundle import Bundle, sha256_of
 from osprey_ros.bundle.manifest import DECODER, Manifest
 from osprey_ros.decoding.prompt import QUESTIONS
+from osprey_ros.errors import BundleError
 from osprey_torch.checkpoint import Checkpoint, save_checkpoint
 from osprey_torch.model import Osprey
 from training.tokenizer import train_tokenizer
@@ -283,7 +284,7 @@ def test_a_record_that_cannot_be_read_starts_over(
 
 
 def test_two_builds_do_not_write_one_bundle(checkpoint: Path, tmp_path: Path) -> None:
-    with Workspace(tmp_path / "b", {}), pytest.raises(WorkspaceError, match="another build is writing"):
+    with Workspace(tmp_path / "b", {}), pytest.raises(BundleError, match="another build is writing"):
         build(checkpoint, tmp_path / "b")
     assert build(checkpoint, tmp_path / "b").verified
 

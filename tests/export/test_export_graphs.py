@@ -21,6 +21,7 @@ from export.graph_vision import build_vision
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.bundle.manifest import MASK_EXTRACTOR
 from osprey_ros.engines.base import load_engine
+from osprey_ros.errors import InputError
 from osprey_ros.regions.regions import regions_from_masks
 from osprey_torch.checkpoint import load_checkpoint
 from osprey_torch.config import OspreyConfig
@@ -269,5 +270,5 @@ def test_graphs_keep_to_standard_operators(read: Callable, tmp_path: Path) -> No
 
 
 def test_weights_beyond_float16_are_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"fc1\.weight.*float16"):
+    with pytest.raises(InputError, match=r"fc1\.weight.*float16"):
         GraphBuilder("x").weight("fc1.weight", np.array([7e4], np.float32), half=True)

@@ -19,6 +19,7 @@ from export.linears import (
     encode,
     quantized_linear,
 )
+from osprey_ros.errors import BundleError, InputError
 from osprey_torch.onnx_graph import GraphBuilder
 from osprey_torch.quantize import quantize_linear
 from osprey_torch.stored_linears import stored_members, stored_name
@@ -170,19 +171,19 @@ def test_stored_names_tell_their_members() -> None:
     ],
 )
 def test_impossible_precisions_are_refused(options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         DecoderPrecision(**options)
 
 
 def test_widths_that_cannot_be_stored_are_named(weights: dict[str, np.ndarray]) -> None:
     narrow = {"a.weight": np.ones((8, 40), np.float32)}
-    with pytest.raises(ValueError, match="a has 40 inputs, not a multiple of the block size 32"):
+    with pytest.raises(InputError, match="a has 40 inputs, not a multiple of the block size 32"):
         encode(narrow.__getitem__, ["a"], DecoderPrecision())
     odd = {"a.weight": np.ones((7, 64), np.float32)}
-    with pytest.raises(ValueError, match="7 outputs"):
+    with pytest.raises(InputError, match="7 outputs"):
         encode(odd.__getitem__, ["a"], DecoderPrecision(dialect="tensorrt"))
     large = {"a.weight": np.full((8, 32), 1e5, np.float32)}
-    with pytest.raises(ValueError, match="a has values beyond float16"):
+    with pytest.raises(InputError, match="a has values beyond float16"):
         encode(large.__getitem__, ["a"], DecoderPrecision(llm="fp16"))
 
 
@@ -192,5 +193,5 @@ def test_a_weight_file_that_is_cut_off_is_named(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="has a tensor a already"):
             file.add("a", Tensor.of(np.arange(3)))
     (tmp_path / "w.data").write_bytes((tmp_path / "w.data").read_bytes()[:-8])
-    with pytest.raises(ValueError, match=r"w\.data is cut off"):
+    with pytest.raises(BundleError, match=r"w\.data is cut off"):
         file.index["a"].load(tmp_path)

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from tiny import TINY
 
 from benchmarks.make_checkpoint import OPEN_CLIP_FILE, make_tokenizer, write_checkpoint
-from osprey_torch.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from osprey_ros.errors import InputError
+from osprey_torch.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from osprey_torch.model import Osprey
 from osprey_torch.tensor_files import list_file, read_stored
 
@@ -142,16 +143,16 @@ def test_vision_weights_come_from_the_file_that_is_given(tmp_path: Path) -> None
 
 def test_without_vision_weights_the_error_says_which_option_to_give(tmp_path: Path) -> None:
     folder = write(tmp_path / "published", vision="none")
-    with pytest.raises(CheckpointError, match="--vision-weights") as caught:
+    with pytest.raises(InputError, match="--vision-weights") as caught:
         Checkpoint.open(folder)
     assert f"/weights/{OPEN_CLIP_FILE}" in str(caught.value)
-    with pytest.raises(CheckpointError, match=r"nowhere\.bin"):
+    with pytest.raises(InputError, match=r"nowhere\.bin"):
         Checkpoint.open(folder, vision_weights=tmp_path / "nowhere.bin")
     # An absolute path in config.json works like one from the folder.
     write(tmp_path / "other", vision="beside")
     change(folder, mm_vision_tower=str(tmp_path / "other" / OPEN_CLIP_FILE))
     assert STEM in Checkpoint.open(folder).names
-    with pytest.raises(CheckpointError, match="ConvNeXt trunk"):
+    with pytest.raises(InputError, match="ConvNeXt trunk"):
         Checkpoint.open(folder, vision_weights=folder / FIRST_SHARD)
 
 
@@ -164,7 +165,7 @@ def test_all_that_is_wrong_with_the_weights_is_listed_by_name_at_once(tmp_path: 
     state["extra.weight"] = torch.ones(1)
     state["mask_extractor.res2.bias"] = torch.ones(16, dtype=torch.int64)
     save_file(state, folder / "model.safetensors")
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(InputError) as caught:
         Checkpoint.open(folder)
     message = str(caught.value)
     for part in (
@@ -192,7 +193,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(folder: Path, tmp_path: Path, w
     bomb = _Bomb(tmp_path / "ran")
     state["lm_head.weight" if weights_key else "note"] = bomb
     torch.save(state, folder / FIRST_SHARD)
-    with pytest.raises(CheckpointError, match=r"mkdir.*nothing in it was run|nothing in it was run.*mkdir"):
+    with pytest.raises(InputError, match=r"mkdir.*nothing in it was run|nothing in it was run.*mkdir"):
         Checkpoint.open(folder)
     assert not (tmp_path / "ran").exists()
 
@@ -210,7 +211,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(folder: Path, tmp_path: Path, w
 def test_a_damaged_bin_shard_is_named_with_its_remedy(folder: Path, damage, words: str) -> None:
     shard = folder / LAST_SHARD
     shard.write_bytes(damage(shard.read_bytes()))
-    with pytest.raises(CheckpointError, match=words) as caught:
+    with pytest.raises(InputError, match=words) as caught:
         Checkpoint.open(folder)
     assert LAST_SHARD in str(caught.value)
     assert "download it again" in str(caught.value)
@@ -232,7 +233,7 @@ def test_a_damaged_safetensors_file_is_named_with_its_remedy(tmp_path: Path, dam
     folder = write(tmp_path, format="safetensors", shards=1)
     shard = folder / "model.safetensors"
     shard.write_bytes(damage(shard.read_bytes()))
-    with pytest.raises(CheckpointError, match=r"model\.safetensors.*download it again"):
+    with pytest.raises(InputError, match=r"model\.safetensors.*download it again"):
         Checkpoint.open(folder)
 
 
@@ -241,13 +242,13 @@ def test_a_git_lfs_pointer_in_place_of_a_shard_is_named_with_its_remedy(tmp_path
     folder = write(tmp_path, shards=1, **form)
     path = next(path for path in folder.iterdir() if path.suffix in (".bin", ".safetensors"))
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12ab\nsize 14000000000\n")
-    with pytest.raises(CheckpointError, match="is a Git LFS pointer instead of the file: run `git lfs pull`"):
+    with pytest.raises(InputError, match="is a Git LFS pointer instead of the file: run `git lfs pull`"):
         Checkpoint.open(folder)
 
 
 def test_a_bin_without_tensors_by_name_is_refused(folder: Path) -> None:
     torch.save([torch.ones(2)], folder / FIRST_SHARD)
-    with pytest.raises(CheckpointError, match="holds a list, not a dictionary of tensors"):
+    with pytest.raises(InputError, match="holds a list, not a dictionary of tensors"):
         Checkpoint.open(folder)
 
 
@@ -255,17 +256,17 @@ def test_a_shard_that_shrinks_after_opening_is_reported(folder: Path) -> None:
     checkpoint = Checkpoint.open(folder)
     path = checkpoint.tensors["lm_head.weight"].path
     os.truncate(path, path.stat().st_size // 2)
-    with pytest.raises(CheckpointError, match=rf"{path.name} is cut short"):
+    with pytest.raises(InputError, match=rf"{path.name} is cut short"):
         checkpoint.read("lm_head.weight")
 
 
 def test_a_folder_that_is_not_a_checkpoint_says_what_it_lacks(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no config\.json"):
+    with pytest.raises(InputError, match=r"no config\.json"):
         Checkpoint.open(tmp_path)
-    with pytest.raises(CheckpointError, match="no such folder"):
+    with pytest.raises(InputError, match="no such folder"):
         Checkpoint.open(tmp_path / "nowhere")
     (folder / LAST_SHARD).unlink()
-    with pytest.raises(CheckpointError, match=rf"shards that are not there: {LAST_SHARD}"):
+    with pytest.raises(InputError, match=rf"shards that are not there: {LAST_SHARD}"):
         Checkpoint.open(folder)
     index = folder / "pytorch_model.bin.index.json"
     for text, words in (
@@ -275,10 +276,10 @@ def test_a_folder_that_is_not_a_checkpoint_says_what_it_lacks(folder: Path, tmp_
         ('{"weight_map": {"a": "../b"}}', "no index of shards"),
     ):
         index.write_text(text)
-        with pytest.raises(CheckpointError, match=words):
+        with pytest.raises(InputError, match=words):
             Checkpoint.open(folder)
     index.unlink()
-    with pytest.raises(CheckpointError, match=r"no model\.safetensors"):
+    with pytest.raises(InputError, match=r"no model\.safetensors"):
         Checkpoint.open(folder)
 
 
@@ -296,7 +297,7 @@ def test_a_folder_that_is_not_a_checkpoint_says_what_it_lacks(folder: Path, tmp_
 )
 def test_another_models_config_is_refused(folder: Path, values: dict[str, object], words: str) -> None:
     change(folder, **values)
-    with pytest.raises(CheckpointError, match=words):
+    with pytest.raises(InputError, match=words):
         Checkpoint.open(folder)
 
 

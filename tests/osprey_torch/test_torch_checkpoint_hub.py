@@ -13,7 +13,8 @@ import pytest
 from tiny import TINY
 
 from benchmarks.make_checkpoint import make_tokenizer, write_checkpoint
-from osprey_torch.checkpoint import Checkpoint, CheckpointError
+from osprey_ros.errors import InputError
+from osprey_torch.checkpoint import Checkpoint
 
 CONFIG = TINY.with_vocabulary(400)
 COMMIT = "c0ffee" + "0" * 34
@@ -130,14 +131,14 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(
 
 
 def test_a_model_that_the_hub_does_not_have_is_named(hub: Hub) -> None:
-    with pytest.raises(CheckpointError, match="org/other is neither a folder here nor to be had from the hub"):
+    with pytest.raises(InputError, match="org/other is neither a folder here nor to be had from the hub"):
         Checkpoint.open("org/other")
 
 
 def test_a_model_on_the_hub_that_is_no_checkpoint_says_so(hub: Hub, tmp_path: Path) -> None:
     hub.folder = tmp_path / "empty"
     hub.folder.mkdir()
-    with pytest.raises(CheckpointError, match=r"org/name on the hub has no config\.json"):
+    with pytest.raises(InputError, match=r"org/name on the hub has no config\.json"):
         Checkpoint.open("org/name")
 
 
@@ -159,9 +160,9 @@ def test_without_network_the_cache_is_used(offline: Path, form: dict[str, object
 
 
 def test_without_network_and_without_weights_in_the_cache_the_error_says_what_to_do(offline: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"(?s)org/name is neither a folder .*network \(HF_HUB_OFFLINE"):
+    with pytest.raises(InputError, match=r"(?s)org/name is neither a folder .*network \(HF_HUB_OFFLINE"):
         Checkpoint.open("org/name")
     write_checkpoint(CONFIG, offline, tokenizer=make_tokenizer(CONFIG), shards=1)
     (offline / "pytorch_model.bin").unlink()
-    with pytest.raises(CheckpointError, match="org/name"):
+    with pytest.raises(InputError, match="org/name"):
         Checkpoint.open("org/name")

@@ -12,7 +12,8 @@ from tokenizers import Tokenizer
 
 from benchmarks.make_checkpoint import make_tokenizer, write_checkpoint
 from osprey_ros.decoding.prompt import IMAGE, MASK, POSITION, QUESTIONS, PromptBuilder
-from osprey_torch.checkpoint import Checkpoint, CheckpointError
+from osprey_ros.errors import InputError
+from osprey_torch.checkpoint import Checkpoint
 from osprey_torch.config import OSPREY_7B, OspreyConfig
 from osprey_torch.tokenizer_files import read_tokenizer
 
@@ -114,7 +115,7 @@ def test_added_tokens_get_their_published_ids(model_file: Path, tmp_path: Path) 
 def test_region_tokens_at_other_ids_are_refused(
     added: dict[str, int] | None, config: OspreyConfig, words: str, model_file: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(CheckpointError, match=words):
+    with pytest.raises(InputError, match=words):
         read_tokenizer(published(tmp_path, model_file, added), config)
 
 
@@ -138,20 +139,20 @@ def test_tokenizer_json_comes_first_and_gets_region_tokens_if_it_has_none(model_
 
 
 def test_damaged_tokenizer_files_are_named(model_file: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no tokenizer\.json and no tokenizer\.model"):
+    with pytest.raises(InputError, match=r"no tokenizer\.json and no tokenizer\.model"):
         read_tokenizer(tmp_path, CONFIG)
     data = model_file.read_bytes()
     for damaged in (data[:-100], data[: len(data) // 3], b"<html>", b"", b"\xff" * 50):
         (tmp_path / "tokenizer.model").write_bytes(damaged)
-        with pytest.raises(CheckpointError, match=r"tokenizer\.model"):
+        with pytest.raises(InputError, match=r"tokenizer\.model"):
             read_tokenizer(tmp_path, CONFIG)
     published(tmp_path, model_file)
     for text in ("[1]", "{", '{"<mask>": "x", "<pos>": 1}'):
         (tmp_path / "added_tokens.json").write_text(text)
-        with pytest.raises(CheckpointError, match=r"added_tokens\.json"):
+        with pytest.raises(InputError, match=r"added_tokens\.json"):
             read_tokenizer(tmp_path, CONFIG)
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json is not a tokenizer"):
+    with pytest.raises(InputError, match=r"tokenizer\.json is not a tokenizer"):
         read_tokenizer(tmp_path, CONFIG)
 
 

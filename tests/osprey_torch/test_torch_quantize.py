@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from osprey_ros.errors import InputError
 from osprey_torch.onnx_graph import MICROSOFT, GraphBuilder
 from osprey_torch.quantize import BLOCK, QuantizedLinear, quantize_linear
 
@@ -138,5 +139,5 @@ def test_runtime_unpacks_what_was_packed(tmp_path: Path, bits: int, columns: int
     ],
 )
 def test_what_cannot_be_quantized_is_said(weight: np.ndarray, bits: int, method: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         quantize_linear(weight, bits, method, name="layer 7")

@@ -13,6 +13,7 @@ from tiny import TINY
 from tokenizers import Tokenizer
 
 from osprey_ros.decoding.prompt import PromptBuilder
+from osprey_ros.errors import InputError
 from osprey_sim.dialogues import all_texts, dialogues
 from osprey_torch.checkpoint import load_checkpoint
 from osprey_torch.config import OspreyConfig
@@ -23,7 +24,7 @@ from training.data import SceneDataset, Selection, batches
 from training.int4_aware import int4_weights, settle_on_int4
 from training.objective import Objective
 from training.prepare import Prepared
-from training.recipe import DataSources, ModelStart, Recipe, RecipeError, load_recipe
+from training.recipe import DataSources, ModelStart, Recipe, load_recipe
 from training.stages import GROUPS, Stage, freeze_all_but, group_parameters
 from training.store import SceneStore, render_scenes
 from training.tokenizer import train_tokenizer
@@ -132,7 +133,7 @@ def test_a_folder_of_another_recipe_is_refused(tmp_path: Path) -> None:
     stage = Stage("x", ("projector",), Selection(1, questions=1), 1, 1e-3, steps=1)
     claim(tmp_path, _recipe(stage))
     claim(tmp_path, _recipe(stage))
-    with pytest.raises(RecipeError, match="another recipe"):
+    with pytest.raises(InputError, match="another recipe"):
         claim(tmp_path, _recipe(stage, seed=2))
     # Whoever reads the note while others claim the same run sees it whole: it is written once.
     (note,) = tmp_path.iterdir()
@@ -278,7 +279,7 @@ def test_recipes_that_cannot_be_used_say_why(tmp_path: Path, part: str, replacem
     path.write_text(GOOD.replace("1.0e-3", "1e-3"))  # a text, by YAML's rules
     assert load_recipe(path).stages[0].learning_rate == 1e-3
     path.write_text(GOOD.replace(part, replacement))
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(InputError, match=message):
         load_recipe(path)
 
 
@@ -288,7 +289,7 @@ def test_pictures_of_data_sets_alone_are_not_changed(tmp_path: Path, change: str
     changed = GOOD.replace("questions: 1", f"questions: 1, {change}")
     sources = "sources: [{reader: own_masks, file: masks.json, images: pictures}]"
     path.write_text(changed.replace("scenes: 8", sources))
-    with pytest.raises(RecipeError, match="stage a: flip, zoom, recolour and weights are for simulated scenes"):
+    with pytest.raises(InputError, match="stage a: flip, zoom, recolour and weights are for simulated scenes"):
         load_recipe(path)
     path.write_text(changed.replace("scenes: 8", f"scenes: 8\n  {sources}"))
     assert load_recipe(path).data.scenes == 8

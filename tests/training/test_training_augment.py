@@ -20,6 +20,7 @@ from tiny import TINY
 from tokenizers import Tokenizer
 
 from osprey_ros.decoding.prompt import MASK, QUESTIONS, PromptBuilder
+from osprey_ros.errors import InputError
 from osprey_sim.catalog import CLASSES, COLOURS
 from osprey_sim.dialogues import (
     COLOUR_QUESTION,
@@ -37,7 +38,7 @@ from osprey_torch.config import OSPREY_NANO
 from osprey_torch.model import Osprey
 from training import train
 from training.data import CATEGORIES, LABELS, NO_LABEL, Item, SceneDataset, Selection
-from training.recipe import RecipeError, load_recipe, recipe_from_mapping
+from training.recipe import load_recipe, recipe_from_mapping
 from training.store import SceneStore, render_scenes
 from training.tokenizer import train_tokenizer
 
@@ -331,7 +332,7 @@ def test_a_shape_that_cannot_be_is_named(tmp_path: Path, capsys: pytest.CaptureF
         path.write_text(yaml.safe_dump({**RECIPE, "model": {"preset": "nano", "shape": shape}}))
         assert train.main(["--config", str(path), "--output", str(tmp_path / message[:4])]) == 2
         assert capsys.readouterr().err
-    with pytest.raises(RecipeError, match="shape goes with preset"):
+    with pytest.raises(InputError, match="shape goes with preset"):
         recipe_from_mapping({**RECIPE, "model": {"checkpoint": "x", "shape": {"image_size": 64}}})
 
 

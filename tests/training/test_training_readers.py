@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_masks
 
+from osprey_ros.errors import InputError
 from osprey_torch.readers import coco, llava, osprey724k, vcr
 from osprey_torch.readers.mixture import Mixture, Source
-from osprey_torch.readers.records import Record, RecordError, Skipped, Turn
+from osprey_torch.readers.records import Record, Skipped, Turn
 from osprey_torch.readers.segmentation import Segmentation
 from osprey_torch.readers.shards import Shards, write_shards
 
@@ -247,16 +248,16 @@ def test_broken_records_are_named_and_counted(tmp_path: Path, change: dict, reas
     assert len(list(osprey724k.lvis_positive_negative(file, tmp_path, skipped))) == 2
     assert skipped.count == 1
     assert "record 1" in skipped.summary()
-    with pytest.raises(RecordError, match=f"l.json, record 1: .*{reason}"):
+    with pytest.raises(InputError, match=f"l.json, record 1: .*{reason}"):
         list(osprey724k.lvis_positive_negative(file, tmp_path, Skipped(strict=True)))
 
 
 def test_unreadable_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match=r"missing\.json cannot be read"):
+    with pytest.raises(InputError, match=r"missing\.json cannot be read"):
         next(coco.coco_instances(tmp_path / "missing.json", tmp_path, Skipped()))
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"a": 1}\n{"a"\n')
-    with pytest.raises(RecordError, match=r"broken.jsonl, line 2 is not JSON"):
+    with pytest.raises(InputError, match=r"broken.jsonl, line 2 is not JSON"):
         next(vcr.vcr(broken, tmp_path, Skipped()))
 
 

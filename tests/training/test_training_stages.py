@@ -19,10 +19,11 @@ from tiny import TINY
 from export.build import build_bundle
 from osprey_ros.decoding.prompt import MASK, POSITION, QUESTIONS, PromptBuilder
 from osprey_ros.describer import Describer
-from osprey_torch.checkpoint import CheckpointError, load_checkpoint
+from osprey_ros.errors import InputError
+from osprey_torch.checkpoint import load_checkpoint
 from osprey_torch.model import Osprey
 from osprey_torch.readers.mixture import Mixture, Source
-from osprey_torch.readers.records import Record, RecordError, Turn
+from osprey_torch.readers.records import Record, Turn
 from osprey_torch.readers.segmentation import Segmentation
 from training import train
 from training.data import Selection
@@ -216,7 +217,7 @@ def test_records_that_break_while_they_are_used_are_left_out(folder: Path) -> No
     mixed = dataset(records)
     with pytest.warns(UserWarning, match="record 1: mask 1 has no pixel"):
         assert all(len(mixed[n].positions) == 2 for n in range(6))
-    with pytest.warns(UserWarning, match="left out"), pytest.raises(RecordError, match="100 records in turn"):
+    with pytest.warns(UserWarning, match="left out"), pytest.raises(InputError, match="100 records in turn"):
         dataset(records[1:])[0]
     # A dialogue may be cut off anywhere, between the two tokens of a region, too.
     ids, _ = prompts.dialogue([(turns[0][0].question, turns[0][0].answer)])
@@ -234,15 +235,15 @@ def test_an_llm_that_does_not_fit_is_named(folder: Path, tmp_path: Path) -> None
     data = json.loads(config.read_text())
     config.write_text(json.dumps({**data, "num_hidden_layers": 3, "intermediate_size": 80}))
     with pytest.raises(
-        CheckpointError, match=r"(?s)missing: model\.layers\.2.*wrong shape: model\.layers\.0\.mlp"
+        InputError, match=r"(?s)missing: model\.layers\.2.*wrong shape: model\.layers\.0\.mlp"
     ) as caught:
         model_from_llm(tmp_path / "llm", folder / "clip.bin")
     assert "mask_extractor" not in str(caught.value)
     config.write_text(json.dumps({**data, "rope_scaling": {"type": "dynamic", "factor": 2.0}}))
-    with pytest.raises(CheckpointError, match=r"config\.json: rope_scaling is .*'dynamic'"):
+    with pytest.raises(InputError, match=r"config\.json: rope_scaling is .*'dynamic'"):
         model_from_llm(tmp_path / "llm", folder / "clip.bin")
     config.write_text(json.dumps({**data, "model_type": "gpt2"}))
-    with pytest.raises(CheckpointError, match="model_type is 'gpt2'"):
+    with pytest.raises(InputError, match="model_type is 'gpt2'"):
         model_from_llm(tmp_path / "llm", folder / "clip.bin")
 
 

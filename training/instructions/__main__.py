@@ -21,11 +21,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from osprey_ros.cli._options import positive
+from osprey_ros.errors import InputError, OspreyError
 from osprey_sim.scene import SPLITS
-from osprey_torch.readers.records import RecordError, Skipped
+from osprey_torch.readers.records import Skipped
 from osprey_torch.readers.registry import READERS
 from training.instructions.budget import Budget, Prices
-from training.instructions.endpoint import Endpoint, EndpointError
+from training.instructions.endpoint import Endpoint
 from training.instructions.facts import KnownPicture, pictures_from_records, pictures_from_scenes, vocabulary
 from training.instructions.files import FILES, KINDS, write_files
 from training.instructions.journal import Journal
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         pictures = pictures[: arguments.pictures]
         made, spent = _make(arguments, pictures, names)
         write_files(arguments.output, made.contents)
-    except (EndpointError, RecordError, ValueError, OSError) as error:
+    except (OspreyError, OSError) as error:
         print(f"instructions: {error}", file=sys.stderr)
         return 2
     summary = {
@@ -77,12 +78,12 @@ def _pictures(arguments: argparse.Namespace) -> list[KnownPicture]:
         return list(tqdm(scenes, total=arguments.scenes, desc="scenes", mininterval=5, file=sys.stderr))
     reader, file, images = arguments.source
     if reader not in READERS:
-        raise ValueError(f"--source: unknown reader {reader!r}; known are {', '.join(READERS)}")
+        raise InputError(f"--source: unknown reader {reader!r}; known are {', '.join(READERS)}")
     skipped = Skipped()
     pictures = pictures_from_records(READERS[reader](Path(file), Path(images), skipped), Path(images))
     print(f"{file}: {len(pictures)} pictures; {skipped.summary()}", file=sys.stderr)
     if not pictures:
-        raise ValueError(f"{file}: no record says what a single region is, so there is nothing to make words from")
+        raise InputError(f"{file}: no record says what a single region is, so there is nothing to make words from")
     return pictures
 
 

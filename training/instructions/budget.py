@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
+from osprey_ros.errors import InputError
+
 
 @dataclass(frozen=True)
 class Prices:
@@ -27,7 +29,7 @@ class Budget:
 
     def __init__(self, prices: Prices, most_dollars: float | None = None, most_tokens: int | None = None):
         if most_dollars is not None and prices.sent <= 0 and prices.received <= 0:
-            raise ValueError("a limit in dollars needs --price-sent or --price-received")
+            raise InputError("a limit in dollars needs --price-sent or --price-received")
         self.prices, self.most_dollars, self.most_tokens = prices, most_dollars, most_tokens
         self.sent = self.received = 0
         self._reserved: list[tuple[int, int]] = []

@@ -13,12 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from osprey_ros.errors import InputError
+
 _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})  # answers that may differ the next time
 _LONGEST_WAIT = 60.0  # seconds between two attempts
-
-
-class EndpointError(RuntimeError):
-    """The endpoint gives no answer; the message says what it said, or that it said nothing, and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +66,12 @@ class Endpoint:
         lost: Callable[[Request], None] = lambda request: None,
     ):
         if not url.startswith(("http://", "https://")):
-            raise EndpointError(f"the endpoint is {url!r}: it must begin with http:// or https://")
+            raise InputError(f"the endpoint is {url!r}: it must begin with http:// or https://")
         self.url = url.rstrip("/") + "/chat/completions"
         self.key, self.timeout, self.attempts, self.backoff, self.lost = key, timeout, attempts, backoff, lost
 
     def ask(self, request: Request) -> Reply:
-        """The model's answer. Raises EndpointError for a refusal, or when the last attempt has failed, too."""
+        """The model's answer. Raises InputError for a refusal, or when the last attempt has failed, too."""
         reason = ""
         for attempt in range(self.attempts):
             wait = 0.0
@@ -83,7 +81,7 @@ class Endpoint:
                 said = error.read(500).decode(errors="replace").strip()
                 reason = f"HTTP {error.code}: {said}"
                 if error.code not in _AGAIN:
-                    raise EndpointError(f"{self.url} refuses: {reason}{_remedy(error.code)}") from error
+                    raise InputError(f"{self.url} refuses: {reason}{_remedy(error.code)}") from error
                 wait = _seconds(error.headers.get("Retry-After"))
             except urllib.error.URLError as error:
                 reason = str(error.reason)
@@ -94,7 +92,7 @@ class Endpoint:
             if attempt + 1 < self.attempts:
                 # A little chance in it, so that requests that failed together do not come back together.
                 time.sleep(max(wait, min(_LONGEST_WAIT, self.backoff * 2**attempt * random.uniform(0.5, 1.0))))
-        raise EndpointError(f"{self.url} gives no answer in {self.attempts} attempts, the last: {reason}")
+        raise InputError(f"{self.url} gives no answer in {self.attempts} attempts, the last: {reason}")
 
     def _post(self, request: Request) -> bytes:
         headers = {"Content-Type": "application/json"}
@@ -110,7 +108,7 @@ class Endpoint:
             data = json.loads(body)
             content = data["choices"][0]["message"]["content"] or ""
         except (ValueError, KeyError, IndexError, TypeError) as error:
-            raise EndpointError(
+            raise InputError(
                 f"{self.url} does not answer as OpenAI's endpoints do: {body[:200].decode(errors='replace')!r}; "
                 "give the URL that ends before /chat/completions"
             ) from error

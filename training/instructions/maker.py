@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from osprey_ros.errors import InputError
 from training.instructions import answers, templates
 from training.instructions.answers import UnfitAnswer
 from training.instructions.budget import Budget
-from training.instructions.endpoint import Endpoint, EndpointError, Reply, Request
+from training.instructions.endpoint import Endpoint, Reply, Request
 from training.instructions.facts import KnownPicture, KnownRegion
 from training.instructions.files import (
     CONVERSATION,
@@ -60,7 +61,7 @@ class Writer:
     def ask_all(self, requests: Sequence[Request]) -> int:
         """Send the requests without an answer in the journal. Return how many did not fit the budget.
 
-        Raises EndpointError; answers that arrived before are in the journal.
+        Raises InputError; answers that arrived before are in the journal.
         """
         missing = list(dict.fromkeys(request for request in requests if self.journal.get(request) is None))
         with ThreadPoolExecutor(self.parallel) as pool:
@@ -89,7 +90,7 @@ class Writer:
         self.journal.lose(request)
         self.budget.count(request.most_sent, request.max_tokens)
         if self.budget.is_exceeded:
-            raise EndpointError(f"{self.endpoint.url}: requests without an answer have used up the budget")
+            raise InputError(f"{self.endpoint.url}: requests without an answer have used up the budget")
 
 
 def make(

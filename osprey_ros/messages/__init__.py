@@ -1,1 +1,1 @@
-"""ROS messages and recorded messages as numpy arrays, without rclpy."""
+"""Conversion between ROS messages and numpy arrays, without rclpy."""

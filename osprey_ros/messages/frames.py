@@ -1,4 +1,4 @@
-"""The messages of one moment as the frame that the pipeline takes. ROS types end here: nothing below knows them."""
+"""Conversion of the messages of one frame into the `Frame` that the pipeline takes."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ DEPTH, CAMERA_INFO = "depth", "camera_info"
 
 @dataclass(frozen=True)
 class RawFrame:
-    """The messages of one moment, as they came.
+    """The unconverted messages of one frame.
 
     Attributes:
         image: sensor_msgs/Image or CompressedImage.
-        regions: what ``regions_from`` names.
+        regions: message with the regions, of the kind that ``regions_from`` names.
         regions_from: "segmentation" (Image or CompressedImage), "regions" (RegionArray) or "detections"
             (vision_msgs/Detection2DArray).
-        depth: sensor_msgs/Image or CompressedImage. camera_info: the latest that came, whatever its stamp.
-        topics: full name of the topic of each input, by its relative name ("image", "segmentation" ...).
+        topics: full topic name of each input by its relative name ("image", "segmentation" ...).
+        depth: sensor_msgs/Image or CompressedImage, None without depth.
+        camera_info: latest calibration, independent of its stamp; None without depth.
     """
 
     image: Image | CompressedImage
@@ -44,14 +45,15 @@ class RawFrame:
 
     @property
     def stamp(self) -> int:
-        """Stamp of the image, in nanoseconds: that of the frame."""
+        """Stamp of the image, which is the stamp of the frame, in nanoseconds."""
         return stamp_of(self.image)
 
 
 def frame_from_messages(raw: RawFrame) -> Frame:
-    """The frame of these messages; where pictures are compressed, this takes milliseconds.
+    """Convert the messages of one frame. Compressed images take milliseconds.
 
-    Raises InputError that begins with the topic of the message that is no good.
+    Raises:
+        InputError: A message is invalid. The text begins with its topic.
     """
 
     def read(topic: str, convert: Callable[..., Any], *arguments: Any) -> Any:
@@ -76,32 +78,41 @@ def frame_from_messages(raw: RawFrame) -> Frame:
 
 
 def camera_matrix_of(message: CameraInfo, shape: tuple[int, int]) -> np.ndarray:
-    """The camera's matrix, float64 [3, 3], for an image of this (height, width): binning and roi are taken in.
+    """Return the camera matrix for an image, with its binning and region of interest taken into account.
 
-    That is the left part of P, as the image should be a rectified one; K, the raw image's, where P is not filled.
-    Distortion is left out. Raises InputError for a camera without calibration and for one whose images have another
-    size.
+    The matrix is the left part of P, which belongs to the rectified image, or K (raw image) if P is not filled.
+    Distortion is ignored.
+
+    Args:
+        message: calibration.
+        shape: height and width of the image in pixels.
+
+    Returns:
+        float64 [3, 3], in pixels.
+
+    Raises:
+        InputError: The camera is not calibrated, or its images have another size.
     """
     matrix = np.array(message.p, np.float64).reshape(3, 4)[:, :3]
     if not (matrix[0, 0] > 0 and matrix[1, 1] > 0):
         matrix = np.array(message.k, np.float64).reshape(3, 3)
     if not (matrix[0, 0] > 0 and matrix[1, 1] > 0):
         raise InputError(
-            f"the focal lengths are {matrix[0, 0]:g} and {matrix[1, 1]:g}: calibrate the camera, or set use_depth to "
+            f"the focal lengths are {matrix[0, 0]:g} and {matrix[1, 1]:g}; calibrate the camera, or set use_depth to "
             "false"
         )
     across, down = max(1, message.binning_x), max(1, message.binning_y)
-    # A roi of 0 by 0 pixels is the whole image.
+    # A roi of 0 by 0 pixels means the whole image.
     wide, tall = message.roi.width or message.width, message.roi.height or message.height
     height, width = shape
     if (wide // across, tall // down) != (width, height):
         raise InputError(
-            f"it is about images of {wide // across}x{tall // down} pixels, the image is {width}x{height}: "
+            f"the calibration is for images of {wide // across}x{tall // down} pixels, the image is {width}x{height}; "
             "scale camera_info together with the image"
         )
     matrix[0, 2] -= message.roi.x_offset
     matrix[1, 2] -= message.roi.y_offset
-    # The centre of the first pixel is at 0: the middle of the first `across` columns moves there.
+    # The center of the first pixel is at 0: with binning, that is the middle of the first `across` columns.
     matrix[0, 2] = (matrix[0, 2] + 0.5) / across - 0.5
     matrix[1, 2] = (matrix[1, 2] + 0.5) / down - 0.5
     matrix[0, :2] /= across

@@ -1,4 +1,4 @@
-"""Arrays of regions and of detections as regions of a picture. Imports no ROS: the fields of the messages will do."""
+"""Conversion of RegionArray and Detection2DArray messages into regions of an image."""
 
 from __future__ import annotations
 
@@ -19,10 +19,17 @@ RLE, POLYGON, BOX = 0, 1, 2  # the constants of osprey_interfaces/Region
 
 
 def regions_from_message(message: RegionArray) -> tuple[Regions, dict[int, RegionLabel]]:
-    """The regions of a RegionArray, which may overlap, and what is known of each by its id. Raises InputError."""
+    """Convert a RegionArray, whose regions may overlap.
+
+    Returns:
+        The regions, and the labels by region id.
+
+    Raises:
+        InputError: A region is invalid. The text names its id.
+    """
     height, width = message.height, message.width
     if not height or not width:
-        raise InputError(f"the regions are of an image of {width}x{height} pixels: fill height and width")
+        raise InputError(f"the image size of the regions is {width}x{height} pixels; set height and width")
     parts = []
     for region in message.regions:
         try:
@@ -38,19 +45,29 @@ def regions_from_message(message: RegionArray) -> tuple[Regions, dict[int, Regio
 
 
 def regions_from_detections(message: Any, height: int, width: int) -> tuple[Regions, dict[int, RegionLabel]]:
-    """The boxes of a vision_msgs/Detection2DArray as regions of a picture of this size, and their labels by id.
+    """Convert the boxes of a vision_msgs/Detection2DArray to regions of an image.
 
-    The ids of the detections are kept where all are different positive numbers (those of a tracker), else they are 1,
-    2, 3 ... in their order. Of several hypotheses the one with the highest score counts. Raises InputError.
+    The ids of the detections are kept if all are distinct positive integers (as from a tracker). Otherwise they are
+    numbered from 1. The label is the hypothesis with the highest score.
+
+    Args:
+        message: detections.
+        height, width: size of the image in pixels.
+
+    Returns:
+        The regions, and the labels by region id.
+
+    Raises:
+        InputError: A box is invalid. The text names the detection.
     """
     ids = _detection_ids([str(detection.id) for detection in message.detections])
     parts, labels = [], {}
     for number, detection in zip(ids, message.detections, strict=True):
         box = detection.bbox
-        centre = (float(box.center.position.x), float(box.center.position.y))
+        center = (float(box.center.position.x), float(box.center.position.y))
         size = (float(box.size_x), float(box.size_y))
         try:
-            parts.append(mask_from_box(centre, size, float(box.center.theta), height, width))
+            parts.append(mask_from_box(center, size, float(box.center.theta), height, width))
         except RegionError as error:
             raise InputError(f"detection {number}: {error}") from error
         hypotheses = [result.hypothesis for result in detection.results]
@@ -61,7 +78,7 @@ def regions_from_detections(message: Any, height: int, width: int) -> tuple[Regi
 
 
 def _score(source: Any) -> float:
-    """The score of a region or a hypothesis; 0 where it is not finite, as a scene file takes no such number."""
+    """Return the score of a region or hypothesis; 0 if it is not finite, which a scene file could not store."""
     score = float(source.score)
     return score if isfinite(score) else 0.0
 
@@ -74,7 +91,7 @@ def _regions(parts: list[MaskCrop], ids: list[int], height: int, width: int) -> 
 
 
 def part_of(region: Region, height: int, width: int) -> MaskCrop:
-    """The mask of one region of a picture of this size. Raises RegionError."""
+    """Return the mask of one region of an image of this size. Raises RegionError if the region is invalid."""
     if region.encoding == POLYGON:
         return mask_from_polygon(np.asarray(region.polygon), height, width, list(region.outlines))
     if region.encoding not in (RLE, BOX):
@@ -84,7 +101,7 @@ def part_of(region: Region, height: int, width: int) -> MaskCrop:
     if not wide and not tall:
         left, top, wide, tall = 0, 0, width, height
     if left + wide > width or top + tall > height:
-        raise RegionError(f"its roi of {wide}x{tall} pixels at ({left}, {top}) leaves the image of {width}x{height}")
+        raise RegionError(f"the roi of {wide}x{tall} pixels at ({left}, {top}) exceeds the image of {width}x{height}")
     if region.encoding == BOX:
         return MaskCrop(left, top, np.ones((tall, wide), np.bool_))
     part = mask_from_rle(np.asarray(region.rle), tall, wide)

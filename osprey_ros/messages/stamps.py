@@ -8,5 +8,5 @@ NANOSECONDS = 1_000_000_000
 
 
 def stamp_of(message: Any) -> int:
-    """Stamp of a message's header, in nanoseconds."""
+    """Return the stamp of a message's header in nanoseconds."""
     return message.header.stamp.sec * NANOSECONDS + message.header.stamp.nanosec

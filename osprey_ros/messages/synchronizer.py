@@ -1,4 +1,4 @@
-"""Brings together what several topics say of one moment: messages of the same stamp, or of nearly the same."""
+"""Matching of messages from several topics by stamp, exactly or approximately."""
 
 from __future__ import annotations
 
@@ -7,33 +7,43 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_STAMPS_REMEMBERED = 8  # of each topic, for the shortest time between two of its messages
-_FAILURES = 3  # items of each topic without a match: one that was lost does the same to its partner
+_STAMPS_KEPT = 8  # latest stamps of each topic, for the shortest time between two of its messages
+_FAILURES = 3  # items of each topic without a match before `offset` and `late` report; one may just have been lost
 
 
 @dataclass
 class SyncCounts:
-    """What came in and what became of it, since the start, by topic; ``matched`` counts whole sets."""
+    """Counts since the start.
+
+    Attributes:
+        received: items of each topic.
+        unmatched: items of each topic dropped without a match, because the queue was full or later items matched.
+        matched: complete sets.
+    """
 
     received: dict[str, int]
-    unmatched: dict[str, int]  # given up: the queue was full, or what came later has matched
+    unmatched: dict[str, int]
     matched: int = 0
 
 
 class FrameSync:
-    """Matches streams by stamp, in whatever order a set comes. No item is used twice.
+    """Match streams by stamp, in any order of arrival. No item is used twice.
 
-    With a ``slop`` of 0, stamps of a set must be the same. Else they may lie up to so many nanoseconds apart, and each
-    item of the first topic, whose stamps count, goes with the nearest one of each other topic. Where a nearer one may
-    still come, which the time between the messages of a topic tells, it is waited for: taking the first that is
-    near enough would, after one lost message, go on matching each image with what belongs to another.
+    With a ``slop`` of 0, the stamps of a set must be equal. Otherwise they may differ by ``slop``, and each item of the
+    first topic is matched with the nearest item of each other topic. If a nearer item may still arrive, judging by the
+    period of its topic, the match waits for it: otherwise, after one lost message, every image would be matched with
+    the regions of another one.
 
-    At most ``queue_size`` items of each stream wait; the one that waited longest is given up. A match gives up what
-    came before it in each stream, so that sets come out in the order of arrival. Stamps may jump back (a recording that
-    starts again): order of arrival is all that counts.
+    A match drops the items that arrived before it in each stream, so sets are returned in the order of arrival. Stamps
+    may jump back, for example when a recording restarts.
+
+    Args:
+        topics: names of the streams; stamps are compared with those of the first one.
+        queue_size: items of each stream that may wait; the oldest one is dropped.
+        slop: maximum difference of stamps in nanoseconds.
 
     Attributes:
-        counts: what came in and what became of it.
+        counts: received, matched and dropped items.
     """
 
     def __init__(self, topics: Sequence[str], queue_size: int, slop: int = 0) -> None:
@@ -45,14 +55,15 @@ class FrameSync:
         self.counts = SyncCounts(dict.fromkeys(topics, 0), dict.fromkeys(topics, 0))
         self._queue_size, self._slop = queue_size, slop
         self._waiting: dict[str, OrderedDict[int, Any]] = {topic: OrderedDict() for topic in topics}
-        self._stamps: dict[str, deque[int]] = {topic: deque(maxlen=_STAMPS_REMEMBERED) for topic in topics}
+        self._stamps: dict[str, deque[int]] = {topic: deque(maxlen=_STAMPS_KEPT) for topic in topics}
         self._forget_failures()
-        self._undecided: set[int] = set()  # stamps of the first topic whose set is there, but a nearer one may come
+        self._undecided: set[int] = set()  # stamps of the first topic with a set to which a nearer item may arrive
 
     def add(self, topic: str, stamp: int, item: Any) -> list[tuple[Any, ...]]:
-        """Takes an item; returns the sets that are now complete, items in the order of the topics. Mostly none or one.
+        """Add an item with its stamp in nanoseconds.
 
-        ``stamp`` is in nanoseconds.
+        Returns:
+            The sets that are now complete, with items in the order of the topics; usually none or one.
         """
         self.counts.received[topic] += 1
         self._stamps[topic].append(stamp)
@@ -78,35 +89,35 @@ class FrameSync:
 
     @property
     def offset(self) -> int | None:
-        """Smallest distance in nanoseconds between the stamps of a set since the last match, beyond ``slop`` or not.
+        """Smallest difference of stamps within a set since the last match, in nanoseconds.
 
-        None where no set was there to look at, and until enough came without a match that it is no accident.
+        None if there was no set, or if too few items arrived without a match to rule out chance.
         """
         return self._smallest if self._is_failing() else None
 
     @property
     def late(self) -> frozenset[str]:
-        """Topics whose items come after all that could match them has been pushed out of a full queue.
+        """Topics whose items arrive after the matching items were dropped from a full queue.
 
-        ``queue_size`` is too small for them. Empty until enough came without a match that it is no accident.
+        ``queue_size`` is too small for them. Empty if too few items arrived without a match to rule out chance.
         """
         return frozenset(self._late) if self._is_failing() else frozenset()
 
     def clear(self) -> None:
-        """Forgets everything that waits."""
+        """Drop all waiting items."""
         for queue in self._waiting.values():
             queue.clear()
         self._undecided.clear()
 
     def _candidates(self, stamp: int) -> list[int]:
-        """Stamps of the first topic, in order of arrival, whose set an item of this stamp may complete or decide."""
+        """Return stamps of the first topic, in order of arrival, whose set this stamp may complete or decide."""
         waiting = self._waiting[self.topics[0]]
         if not self._slop:
             return [stamp] if stamp in waiting else []
         return [first for first in waiting if abs(first - stamp) <= self._slop or first in self._undecided]
 
     def _decided(self, first: int) -> tuple[int, ...] | None:
-        """Stamps of the set of this item of the first topic, if it is whole and nothing better can come."""
+        """Return the stamps of the set of an item of the first topic, if it is complete and final."""
         stamps = self._set_of(first)
         if stamps is None or max(stamps) - min(stamps) > self._slop:
             return None
@@ -116,19 +127,19 @@ class FrameSync:
         return None
 
     def _set_of(self, first: int) -> tuple[int, ...] | None:
-        """The stamps nearest to one of the first topic, one of each topic; None where one has nothing."""
+        """Return the nearest stamp of each topic to an item of the first topic; None if a topic has no item."""
         if first not in self._waiting[self.topics[0]] or not all(self._waiting.values()):
             return None
         return (first, *(_nearest(self._waiting[topic], first) for topic in self.topics[1:]))
 
     def _is_final(self, first: int, topic: str, stamp: int) -> bool:
-        """Whether these two belong together, whatever comes: stamps of one topic rise."""
+        """Return whether no later item can match better, assuming that the stamps of a topic increase."""
         if stamp == first:
             return True
         head = self.topics[0]
         if _nearest(self._waiting[head], stamp) != first:
             return False
-        # The older of the two may get a successor that is nearer to the younger one.
+        # The older item may get a successor that is nearer to the newer one.
         older_topic, older = (head, first) if first < stamp else (topic, stamp)
         if any(later > older for later in self._waiting[older_topic]):
             return True
@@ -136,21 +147,21 @@ class FrameSync:
         return period is None or 2 * abs(stamp - first) <= period
 
     def _period(self, topic: str) -> int | None:
-        """Shortest time between two messages that followed one another lately; None where there was but one."""
+        """Return the shortest time between consecutive recent messages; None after only one message."""
         stamps = self._stamps[topic]
         steps = [b - a for a, b in zip(stamps, list(stamps)[1:], strict=False) if b > a]
         return min(steps, default=None)
 
     def _is_failing(self) -> bool:
-        return min(self._in_vain.values()) >= _FAILURES
+        return min(self._unmatched_since.values()) >= _FAILURES
 
     def _forget_failures(self) -> None:
-        self._in_vain = dict.fromkeys(self.topics, 0)  # items of each topic since the last match
+        self._unmatched_since = dict.fromkeys(self.topics, 0)  # items of each topic since the last match
         self._smallest: int | None = None
         self._late: set[str] = set()
 
     def _note_failure(self, topic: str, stamp: int) -> None:
-        self._in_vain[topic] += 1
+        self._unmatched_since[topic] += 1
         others = [t for t in self.topics if t != topic]
         for other in others:
             queue = self._waiting[other]

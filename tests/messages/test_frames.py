@@ -145,12 +145,12 @@ def test_an_array_without_regions_is_one() -> None:
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
-        (RegionArray(height=0, width=80), "an image of 80x0 pixels: fill height and width"),
+        (RegionArray(height=0, width=80), "the image size of the regions is 80x0 pixels; set height and width"),
         (region_array(Region(id=4, encoding=9)), r"region 4: encoding 9 is not RLE \(0\), POLYGON \(1\) or BOX \(2\)"),
         (region_array(Region(id=4, rle=array.array("I", [5]))), "region 4: its run lengths add up to 5 pixels, 80x60"),
         (
             region_array(Region(id=4, encoding=2, roi=RegionOfInterest(x_offset=70, width=20, height=5))),
-            r"region 4: its roi of 20x5 pixels at \(70, 0\) leaves the image of 80x60",
+            r"region 4: the roi of 20x5 pixels at \(70, 0\) exceeds the image of 80x60",
         ),
         (region_array(Region(id=4, encoding=1, polygon=array.array("f", [1, 2, 3]))), "region 4: its polygon has 3"),
         (region_array(Region(id=0, encoding=2)), r"ids of regions must be 1 to 2147483647 \(0 is background\), not 0"),
@@ -237,16 +237,16 @@ def test_the_matrix_is_that_of_the_rectified_image() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"image": messages.image_message(RGB, "nv21", HEADER)}, "^/robot/image: encoding 'nv21' is not understood"),
-        ({"regions": IMAGE}, "^/robot/segmentation: encoding 'rgb8' is not understood as instance ids"),
-        ({"depth": IMAGE}, "^/robot/depth: encoding 'rgb8' is not understood as depth"),
+        ({"image": messages.image_message(RGB, "nv21", HEADER)}, "^/robot/image: encoding 'nv21' is not supported"),
+        ({"regions": IMAGE}, "^/robot/segmentation: encoding 'rgb8' is not supported for instance ids"),
+        ({"depth": IMAGE}, "^/robot/depth: encoding 'rgb8' is not supported for depth"),
         (
             {"camera_info": messages.camera_info_message(MATRIX, 640, 480, HEADER)},
-            "^/robot/camera_info: it is about images of 640x480 pixels, the image is 80x60",
+            "^/robot/camera_info: the calibration is for images of 640x480 pixels, the image is 80x60",
         ),
         (
             {"camera_info": messages.camera_info_message(MATRIX * 0, 80, 60, HEADER)},
-            "^/robot/camera_info: the focal lengths are 0 and 0: calibrate the camera",
+            "^/robot/camera_info: the focal lengths are 0 and 0; calibrate the camera",
         ),
     ],
 )

@@ -219,11 +219,11 @@ def test_wrong_compressed_images_are_named(message: CompressedImage, convert: ob
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"encoding": "nv21"}, "encoding 'nv21' is not understood: publish one of rgb8"),
-        ({"encoding": "8UC2"}, "encoding '8UC2' is not understood"),
+        ({"encoding": "nv21"}, "encoding 'nv21' is not supported; publish one of rgb8"),
+        ({"encoding": "8UC2"}, "encoding '8UC2' is not supported"),
         ({"step": 23}, "step 23 is too small for 8 pixels of rgb8, which need 24 bytes"),
-        ({"height": 7}, "data holds 144 bytes, a 8x7 image of step 24 needs 168"),
-        ({"width": 0}, "the image is 0x6 pixels"),
+        ({"height": 7}, "data has 144 bytes, a 8x7 image with step 24 needs 168"),
+        ({"width": 0}, r"the image is empty \(0x6 pixels\)"),
         ({"encoding": "uyvy", "width": 7}, "a uyvy image is 7 pixels wide"),
     ],
 )
@@ -260,11 +260,11 @@ def test_compressed_depth_is_in_metres() -> None:
 def test_wrong_compressed_depth_is_named() -> None:
     levels = np.ones((2, 3), np.uint16)
     for message, reason in (
-        (compressed_depth(levels, "32FC1; compressedDepth rvl"), "with its parameter format set to png"),
-        (compressed(levels, ".png", "mono16; png compressed "), "by the compressedDepth transport"),
-        (compressed_depth(levels.astype(np.uint8), "16UC1; compressedDepth png"), "no grey PNG of 16 bits"),
-        (compressed(levels, ".png", "16UC1; compressedDepth png"), "no grey PNG of 16 bits"),
-        (CompressedImage(format="16UC1; compressedDepth png"), "data holds 0 bytes, and the header alone is 12"),
+        (compressed_depth(levels, "32FC1; compressedDepth rvl"), "and its parameter format set to png"),
+        (compressed(levels, ".png", "mono16; png compressed "), "with the compressedDepth transport"),
+        (compressed_depth(levels.astype(np.uint8), "16UC1; compressedDepth png"), "not a gray PNG with 16 bits"),
+        (compressed(levels, ".png", "16UC1; compressedDepth png"), "not a gray PNG with 16 bits"),
+        (CompressedImage(format="16UC1; compressedDepth png"), "data has 0 bytes, the header alone has 12"),
     ):
         with pytest.raises(images.InputError, match=reason):
             images.depth_from_compressed(message)
@@ -272,9 +272,9 @@ def test_wrong_compressed_depth_is_named() -> None:
 
 def test_wrong_ids_and_depth_are_named() -> None:
     image = messages.image_message(RGB, "rgb8", HEADER)
-    with pytest.raises(images.InputError, match="encoding 'rgb8' is not understood as instance ids: publish one of"):
+    with pytest.raises(images.InputError, match="encoding 'rgb8' is not supported for instance ids; publish one of"):
         images.ids_from_message(image)
-    with pytest.raises(images.InputError, match="encoding 'rgb8' is not understood as depth: publish 16UC1"):
+    with pytest.raises(images.InputError, match="encoding 'rgb8' is not supported for depth; publish 16UC1"):
         images.depth_from_message(image)
 
 
@@ -287,7 +287,7 @@ def test_the_last_row_may_lack_its_padding() -> None:
 def test_unknown_encodings_are_left_to_cv_bridge(monkeypatch: pytest.MonkeyPatch) -> None:
     message = messages.image_message(RGB, "nv21", HEADER)
     monkeypatch.setitem(sys.modules, "cv_bridge", None)
-    with pytest.raises(images.InputError, match="or install cv_bridge, which knows more"):
+    with pytest.raises(images.InputError, match="or install cv_bridge, which supports more"):
         images.rgb_from_message(message)
 
     asked = []
@@ -305,7 +305,7 @@ def test_unknown_encodings_are_left_to_cv_bridge(monkeypatch: pytest.MonkeyPatch
     np.testing.assert_array_equal(images.rgb_from_message(message), RGB[:, ::2])
     assert asked == [("nv21", "rgb8")]
     message.height = 5
-    with pytest.raises(images.InputError, match=r"encoding 'nv21' is not understood.*\(cv_bridge: bad luck\)"):
+    with pytest.raises(images.InputError, match=r"encoding 'nv21' is not supported.*\(cv_bridge: bad luck\)"):
         images.rgb_from_message(message)
 
 

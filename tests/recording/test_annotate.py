@@ -310,7 +310,7 @@ def test_errors_name_the_topics_of_the_recording_and_leave_no_output(
     depth += [ids_item(np.ones((60, 80), np.float32), START + number * PERIOD) for number in range(4)]
     text = error(recording=write_folder(tmp_path / "depth", depth))
     assert "none of the first 4 frames can be described" in text
-    assert f"{SEGMENTATION}: encoding '32FC1' is not understood as instance ids" in text
+    assert f"{SEGMENTATION}: encoding '32FC1' is not supported for instance ids" in text
     described = [*items, (OBJECTS, *chatter_item("described", START)[1:])]
     assert f"has a topic {OBJECTS} already; give another --node" in error(
         recording=write_folder(tmp_path / "described", described)

@@ -127,8 +127,8 @@ def test_a_segmentation_without_regions_gives_an_empty_array_and_a_warning(activ
             ("rgb8", "mono16"),
             "/image, /segmentation: the segmentation is 80x60 pixels and the image 160x120",
         ),
-        (IMAGE, IMAGE, ("rgb8", "rgb8"), "/segmentation: encoding 'rgb8' is not understood as instance ids"),
-        (IMAGE, IDS, ("nv12", "mono16"), "/image: encoding 'nv12' is not understood"),
+        (IMAGE, IMAGE, ("rgb8", "rgb8"), "/segmentation: encoding 'rgb8' is not supported for instance ids"),
+        (IMAGE, IDS, ("nv12", "mono16"), "/image: encoding 'nv12' is not supported"),
     ],
 )
 def test_wrong_input_is_named_and_survived(

@@ -125,7 +125,7 @@ def publish(options: argparse.Namespace) -> None:
     from rclpy.executors import ExternalShutdownException
     from sensor_msgs.msg import Image
 
-    from osprey_ros.ros import messages
+    from osprey_ros.ros.outputs import messages
 
     rgb, ids = picture(options.width, options.height, options.regions)
     rclpy.init(args=[])
@@ -199,7 +199,7 @@ def listen(osprey: NodeProcess, sender: NodeProcess, seconds: float) -> Figures:
     from rclpy.executors import SingleThreadedExecutor
 
     from osprey_ros.messages.stamps import stamp_of
-    from osprey_ros.ros import messages
+    from osprey_ros.ros import interfaces
 
     results: list[tuple[float, int, float]] = []  # arrival (monotonic), stamp, age in seconds
     statuses: dict[str, dict[str, str]] = {}
@@ -217,7 +217,7 @@ def listen(osprey: NodeProcess, sender: NodeProcess, seconds: float) -> Figures:
     rclpy.init(args=[])
     client = rclpy.create_node("listener")
     try:
-        client.create_subscription(messages.ObjectDescriptionArray, "/osprey/objects", on_objects, 50)
+        client.create_subscription(interfaces.ObjectDescriptionArray, "/osprey/objects", on_objects, 50)
         client.create_subscription(DiagnosticArray, "/diagnostics", on_diagnostics, 10)
         executor = SingleThreadedExecutor()
         executor.add_node(client)

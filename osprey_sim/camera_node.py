@@ -18,7 +18,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 
-from osprey_ros.ros import messages
+from osprey_ros.ros.outputs import messages
 from osprey_ros.ros.run import run_node
 from osprey_sim import words
 from osprey_sim.render import Frame, Renderer

@@ -146,11 +146,11 @@ def collect(children: Sequence[NodeProcess], frames: int, timeout: float, record
 
     from osprey_ros.messages import images
     from osprey_ros.messages.stamps import stamp_of
-    from osprey_ros.ros import messages
+    from osprey_ros.ros import interfaces
 
     collected = Collected()
 
-    def on_objects(message: messages.ObjectDescriptionArray) -> None:
+    def on_objects(message: interfaces.ObjectDescriptionArray) -> None:
         collected.objects[stamp_of(message)] = [
             {
                 "instance_id": described.instance_id,
@@ -177,7 +177,7 @@ def collect(children: Sequence[NodeProcess], frames: int, timeout: float, record
     try:
         if record is not None:
             recorder = collected.recorder = camera_recorder(node, record)
-        node.create_subscription(messages.ObjectDescriptionArray, "/osprey/objects", on_objects, 10)
+        node.create_subscription(interfaces.ObjectDescriptionArray, "/osprey/objects", on_objects, 10)
         node.create_subscription(String, "/camera/camera/truth", on_truth, 10)
         node.create_subscription(Image, "/osprey/overlay", on_overlay, 5)
         executor = SingleThreadedExecutor()

@@ -18,7 +18,7 @@ from std_msgs.msg import String
 
 from osprey_interfaces.msg import ObjectDescriptionArray
 from osprey_ros.recording.types import MessageTypes
-from osprey_ros.ros import messages
+from osprey_ros.ros.outputs import messages
 
 IMAGE, SEGMENTATION, CHATTER = "/camera/image_raw", "/camera/segmentation", "/chatter"
 OBJECTS = "/osprey/objects"

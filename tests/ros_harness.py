@@ -24,7 +24,8 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
 from osprey_ros.messages.stamps import stamp_of
-from osprey_ros.ros import messages
+from osprey_ros.ros import interfaces
+from osprey_ros.ros.outputs import messages
 from osprey_sim.node_process import NodeProcess
 
 BUNDLE = os.environ.get("OSPREY_TEST_BUNDLE") or str(Path(__file__).resolve().parents[1] / "engines" / "nano")
@@ -81,7 +82,7 @@ class Client:
         self.actions: dict[str, ActionClient] = {}  # by the name of the action
         self.statuses: dict[str, DiagnosticStatus] = {}  # the latest of each name: "osprey: inputs"
         self.node.create_subscription(
-            messages.ObjectDescriptionArray,
+            interfaces.ObjectDescriptionArray,
             "/osprey/objects",
             lambda message: self.results.update({stamp_of(message): message}),
             10,

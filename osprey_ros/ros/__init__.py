@@ -1,1 +1,1 @@
-"""The ROS 2 side of osprey_ros: the only place that imports rclpy and message packages."""
+"""The ROS 2 node. Only this package imports rclpy and message packages."""

@@ -1,4 +1,4 @@
-"""Runs one node as a process: from the command line to the exit status."""
+"""Run one node as a process."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ from rclpy.node import Node
 
 
 def run_node(create: Callable[[], Node], args: list[str] | None = None) -> int:
-    """Makes a node and spins it in one thread until SIGINT or SIGTERM. Returns the exit status.
+    """Create a node and spin it in one thread until SIGINT or SIGTERM.
 
-    The status is 0 after a signal, and 2 where ``create`` raises ValueError, RuntimeError or a ParameterException of
-    rclpy: its message then goes to stderr.
+    Args:
+        create: creates the node.
+        args: command-line arguments for rclpy; None: those of the process.
+
+    Returns:
+        The exit status: 0 after a signal; 2 if ``create`` raises ValueError, RuntimeError or a ParameterException of
+        rclpy, whose message is then printed to stderr.
     """
     rclpy.init(args=args)
     node = None
@@ -32,13 +37,13 @@ def run_node(create: Callable[[], Node], args: list[str] | None = None) -> int:
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except Exception:
-        # A signal pulls the context away from under whatever goes on: what fails then is no error.
+        # After a signal the context is invalid, and calls of rclpy fail: ignore these failures.
         if rclpy.ok():
             raise
     finally:
-        # `ros2 launch` may ask twice: the second time must not break the end.
-        for asked in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(asked, signal.SIG_IGN)
+        # `ros2 launch` may send a second signal, which must not interrupt the cleanup.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()

@@ -19,7 +19,7 @@ from osprey_ros.messages.frames import RawFrame, camera_matrix_of, frame_from_me
 from osprey_ros.messages.regions import regions_from_detections, regions_from_message
 from osprey_ros.regions.masks import rle_from_mask
 from osprey_ros.regions.regions import Regions
-from osprey_ros.ros import messages
+from osprey_ros.ros.outputs import messages
 
 STAMP = 1_700_000_000_123_456_789
 HEADER = messages.header_message(STAMP, "camera_optical_frame")

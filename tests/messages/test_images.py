@@ -15,7 +15,7 @@ import pytest
 from sensor_msgs.msg import CompressedImage, Image
 
 from osprey_ros.messages import images
-from osprey_ros.ros import messages
+from osprey_ros.ros.outputs import messages
 
 RNG = np.random.default_rng(7)
 RGB = RNG.integers(0, 256, (6, 8, 3), np.uint8)

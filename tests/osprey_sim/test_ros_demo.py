@@ -20,7 +20,7 @@ from std_msgs.msg import String
 from osprey_ros.cli.main import main
 from osprey_ros.messages import images
 from osprey_ros.messages.stamps import stamp_of
-from osprey_ros.ros import messages
+from osprey_ros.ros.outputs import messages
 from osprey_sim.node_process import NodeProcess
 from osprey_sim.recorder import CameraRecorder
 from osprey_sim.render import Renderer

@@ -8,7 +8,7 @@ from recordings import START
 
 from osprey_interfaces.msg import ObjectDescriptionArray
 from osprey_ros.recording.types import MessageTypes, serialized_stamp
-from osprey_ros.ros import messages
+from osprey_ros.ros.outputs import messages
 from osprey_ros.scene.types import Attribute, Caption, SceneObject, State
 
 

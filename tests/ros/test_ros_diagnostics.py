@@ -16,7 +16,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from osprey_ros.bundle.bundle import Bundle, write_manifest
-from osprey_ros.ros import messages
+from osprey_ros.ros.outputs import messages
 
 IMAGE, IDS = tabletop()
 STAMPS = count(1_000_000_000, 33_333_333)

@@ -16,7 +16,7 @@ from osprey_ros.messages.stamps import stamp_of
 from osprey_ros.pipeline import Pipeline
 from osprey_ros.query.finder import Finder
 from osprey_ros.regions.regions import regions_from_id_image
-from osprey_ros.ros.messages import DescribeRegion, DescribeRegionAction, QueryScene
+from osprey_ros.ros.interfaces import DescribeRegion, DescribeRegionAction, QueryScene
 from osprey_ros.ros.services.handlers import Requests
 from osprey_ros.ros.services.server import Services
 from osprey_ros.ros.worker import LatestWorker

@@ -22,10 +22,10 @@ from std_msgs.msg import Header
 from osprey_interfaces.msg import RegionArray
 from osprey_ros.errors import InputError
 from osprey_ros.messages.frames import RawFrame
-from osprey_ros.ros import messages
 from osprey_ros.ros.diagnostics.input_status import TopicState
 from osprey_ros.ros.inputs.frame_inputs import FrameInputs
 from osprey_ros.ros.inputs.settings import InputSettings
+from osprey_ros.ros.outputs import messages
 
 MS = 1_000_000
 PIXELS = np.zeros((6, 8), np.uint8)

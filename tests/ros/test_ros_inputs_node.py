@@ -15,7 +15,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 
 from osprey_interfaces.msg import Region, RegionArray
 from osprey_ros.regions.masks import rle_from_mask
-from osprey_ros.ros import messages
+from osprey_ros.ros.outputs import messages
 from osprey_sim.node_process import NodeProcess
 
 IMAGE, IDS = tabletop()

@@ -10,7 +10,7 @@ import numpy as np
 
 from osprey_ros.messages import images
 from osprey_ros.messages.stamps import stamp_of
-from osprey_ros.ros import messages
+from osprey_ros.ros.outputs import messages
 from osprey_ros.scene.types import Attribute, Caption, SceneObject, State
 
 RGB = np.random.default_rng(7).integers(0, 256, (6, 5, 3), np.uint8)
@@ -79,10 +79,10 @@ def test_each_state_has_its_number() -> None:
 
 
 def test_missing_interfaces_are_mended_by_the_command_that_is_named() -> None:
-    code = "import sys; sys.modules['osprey_interfaces.msg'] = None; import osprey_ros.ros.messages"
+    code = "import sys; sys.modules['osprey_interfaces.msg'] = None; import osprey_ros.ros.interfaces"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ended.returncode == 1
-    assert "osprey_interfaces is not built for this Python: run `make venv`" in ended.stderr.splitlines()[-1]
+    assert "osprey_interfaces is not built for this Python; run `make venv`" in ended.stderr.splitlines()[-1]
 
 
 def test_camera_info_holds_the_matrix() -> None:

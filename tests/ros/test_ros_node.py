@@ -15,7 +15,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from osprey_ros.messages import images
 from osprey_ros.messages.stamps import stamp_of
-from osprey_ros.ros import messages
+from osprey_ros.ros.outputs import messages
 from osprey_ros.ros.outputs.detections import detection_type
 from osprey_ros.viz.overlay import color_of
 from osprey_sim.node_process import NodeProcess

@@ -18,7 +18,8 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from ros_harness import BUNDLE, DEADLINE, Client, osprey_node, process_group_is_gone, ros_environment, tabletop
 from sensor_msgs.msg import Image
 
-from osprey_ros.ros import messages
+from osprey_ros.ros import interfaces
+from osprey_ros.ros.outputs import messages
 from osprey_sim.node_process import NodeProcess
 
 IMAGE, IDS = tabletop()
@@ -112,7 +113,7 @@ def test_lifecycle_from_a_bad_bundle_to_the_end(env: dict[str, str], client: Cli
         assert client.change_state("shutdown")
         assert client.state() == "finalized"
         client.status("lifecycle", DiagnosticStatus.OK, "finalized: the node was shut down; restart its process")
-        asked = client.call(messages.GetScene, "/osprey/get_scene", messages.GetScene.Request())
+        asked = client.call(interfaces.GetScene, "/osprey/get_scene", interfaces.GetScene.Request())
         assert asked.message == "the node was shut down; restart its process"
         assert child.stop() == 0
     assert process_group_is_gone(child.pid)

@@ -25,7 +25,7 @@ from osprey_ros.frame import Frame, RegionLabel
 from osprey_ros.messages.regions import regions_from_message
 from osprey_ros.pipeline import StepResult
 from osprey_ros.ros import runtime
-from osprey_ros.ros.messages import DescribeRegion, Forget, GetScene
+from osprey_ros.ros.interfaces import DescribeRegion, Forget, GetScene
 from osprey_ros.ros.parameters import Settings
 from osprey_ros.ros.runtime import Runtime
 from osprey_ros.scene.types import State

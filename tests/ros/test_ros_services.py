@@ -27,8 +27,8 @@ from osprey_ros.cli.main import main
 from osprey_ros.errors import StorageError
 from osprey_ros.messages.stamps import stamp_of
 from osprey_ros.regions.masks import rle_from_mask
-from osprey_ros.ros import messages
-from osprey_ros.ros.messages import DescribeRegion, DescribeRegionAction, Forget, GetScene, QueryScene, Region
+from osprey_ros.ros.interfaces import DescribeRegion, DescribeRegionAction, Forget, GetScene, QueryScene, Region
+from osprey_ros.ros.outputs import messages
 from osprey_ros.ros.services.client import query_node
 from osprey_ros.scene.store import SceneStore, model_of
 from osprey_sim.node_process import NodeProcess
@@ -267,9 +267,9 @@ def test_the_command_line_asks_the_node(
     assert "purple elephant" in capsys.readouterr().out
     assert main(["ask", "a cup", "--node", "/nobody", "--timeout", "5"]) == 2
     error = capsys.readouterr().err
-    assert "no node offers /nobody/query_scene (5 s waited): there is /osprey/query_scene" in error
+    assert "no node offers /nobody/query_scene after 5 s; found /osprey/query_scene" in error
     assert main(["ask", "a cup", "--node", "/bad name"]) == 2
-    assert "'/bad name/query_scene' is no name of a service" in capsys.readouterr().err
+    assert "'/bad name/query_scene' is not a valid service name" in capsys.readouterr().err
     assert main(["ask", "   "]) == 2
     assert "/osprey cannot answer: the question is empty" in capsys.readouterr().err
 

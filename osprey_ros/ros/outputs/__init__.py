@@ -1,1 +1,1 @@
-"""Publishers of the node."""
+"""Outputs of the node: publishers and the messages they send."""

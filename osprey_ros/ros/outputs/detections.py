@@ -7,7 +7,7 @@ from typing import Any
 
 from std_msgs.msg import Header
 
-from osprey_ros.ros.messages import point_message
+from osprey_ros.ros.outputs.messages import point_message
 from osprey_ros.scene.types import UNKNOWN, Caption, SceneObject
 
 try:

@@ -1,4 +1,4 @@
-"""The publishers of the node: what is said of a frame, each with the frame's header. Made and used while configured."""
+"""Publishers of the node. They exist while the node is configured; each message has the header of its frame."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from visualization_msgs.msg import MarkerArray
 
 from osprey_ros.frame import Frame
 from osprey_ros.pipeline import StepResult
-from osprey_ros.ros import messages
+from osprey_ros.ros import interfaces
+from osprey_ros.ros.outputs import messages
 from osprey_ros.ros.outputs.detections import detection_type, detections_message
 from osprey_ros.ros.outputs.markers import markers_message
 from osprey_ros.viz.overlay import draw_regions
@@ -19,23 +20,23 @@ QOS_DEPTH = 5
 
 
 class Outputs:
-    """``~/objects`` always; ``~/detections``, ``~/overlay`` and ``~/markers`` are filled only while someone listens."""
+    """Publish ``~/objects``, and ``~/detections``, ``~/overlay`` and ``~/markers`` while they have subscribers."""
 
     def __init__(self, node: LifecycleNode) -> None:
         self._node = node
-        self._made: list[LifecyclePublisher] = []
+        self._publishers: list[LifecyclePublisher] = []
         try:
-            self._objects = self._publisher(messages.ObjectDescriptionArray, "~/objects")
+            self._objects = self._publisher(interfaces.ObjectDescriptionArray, "~/objects")
             self._overlay = self._publisher(Image, "~/overlay")
             self._markers = self._publisher(MarkerArray, "~/markers")
             # vision_msgs may not be installed.
             self._detections = self._publisher(detection_type(), "~/detections") if detection_type() else None
         except Exception:
-            self.close()  # those that were made before the one that failed
+            self.close()  # the publishers created before the failure
             raise
 
     def publish(self, frame: Frame, result: StepResult, draw: bool) -> None:
-        """Publishes what was found in a frame; the overlay only if ``draw`` says so."""
+        """Publish the objects of a frame; the overlay only if ``draw`` is true."""
         header = messages.header_message(frame.stamp, frame.frame_id)
         self._objects.publish(messages.objects_message(result.objects, header))
         if self._detections is not None and self._detections.get_subscription_count():
@@ -46,13 +47,13 @@ class Outputs:
             self._overlay.publish(_overlay_message(frame, result, header))
 
     def close(self) -> None:
-        """Takes the publishers out of the graph."""
-        while self._made:
-            self._node.destroy_lifecycle_publisher(self._made.pop())
+        """Remove the publishers from the graph."""
+        while self._publishers:
+            self._node.destroy_lifecycle_publisher(self._publishers.pop())
 
     def _publisher(self, kind: type, topic: str) -> LifecyclePublisher:
-        self._made.append(self._node.create_lifecycle_publisher(kind, topic, QOS_DEPTH))
-        return self._made[-1]
+        self._publishers.append(self._node.create_lifecycle_publisher(kind, topic, QOS_DEPTH))
+        return self._publishers[-1]
 
 
 def _overlay_message(frame: Frame, result: StepResult, header: Header) -> Image:

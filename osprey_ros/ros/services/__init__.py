@@ -1,1 +1,1 @@
-"""Services and actions of the node, and the client of the command line."""
+"""Services and action of the node, and the client for the command line."""

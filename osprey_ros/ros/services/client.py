@@ -1,4 +1,4 @@
-"""Asks a running node from the command line."""
+"""Client for the services of a running node, used by the command line."""
 
 from __future__ import annotations
 
@@ -13,16 +13,23 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 
 from osprey_ros.errors import InputError
-from osprey_ros.ros.messages import QueryScene
+from osprey_ros.ros.interfaces import QueryScene
 
 _TYPE = "osprey_interfaces/srv/QueryScene"
 _ATTEMPTS = 3
 
 
 def query_node(name: str, text: str, limit: int, timeout: float) -> Any:
-    """The QueryScene response of the node of this full name.
+    """Send a query to a node and return its QueryScene response.
 
-    ``timeout`` is in seconds, for finding the node and for its answer. Raises InputError.
+    Args:
+        name: full name of the node, such as "/osprey".
+        text: phrase or question.
+        limit: maximum number of matches; 0: all.
+        timeout: seconds to wait for the node, and again for its answer.
+
+    Raises:
+        InputError: The name is invalid, or the node or its answer is missing.
     """
     context = Context()
     rclpy.init(context=context, args=[])
@@ -31,7 +38,7 @@ def query_node(name: str, text: str, limit: int, timeout: float) -> Any:
         executor = SingleThreadedExecutor(context=context)
         executor.add_node(node)
         try:
-            return _asked(node, executor, f"{name.rstrip('/')}/query_scene", text, limit, timeout)
+            return _call(node, executor, f"{name.rstrip('/')}/query_scene", text, limit, timeout)
         except ExternalShutdownException as error:
             raise KeyboardInterrupt from error
         finally:
@@ -41,25 +48,24 @@ def query_node(name: str, text: str, limit: int, timeout: float) -> Any:
         rclpy.try_shutdown(context=context)
 
 
-def _asked(node: Node, executor: SingleThreadedExecutor, service: str, text: str, limit: int, timeout: float) -> Any:
+def _call(node: Node, executor: SingleThreadedExecutor, service: str, text: str, limit: int, timeout: float) -> Any:
     try:
         client: Client[Any, Any] = node.create_client(QueryScene, service)
     except InvalidServiceNameException as error:
         raise InputError(
-            f"{service!r} is no name of a service: give --node the full name of a node, as /osprey"
+            f"{service!r} is not a valid service name; set --node to the full name of a node, such as /osprey"
         ) from error
     end = time.monotonic() + timeout
     while not client.service_is_ready():
         if time.monotonic() > end:
             found = node.get_service_names_and_types()
             others = [name for name, types in found if _TYPE in types and name != service]
-            there = (
-                f"there is {', '.join(sorted(others))} (--node)" if others else "start it, in the same ROS_DOMAIN_ID"
-            )
-            raise InputError(f"no node offers {service} ({timeout:g} s waited): {there}")
+            found_instead = f"found {', '.join(sorted(others))}; set --node accordingly"
+            remedy = found_instead if others else "start the node, with the same ROS_DOMAIN_ID"
+            raise InputError(f"no node offers {service} after {timeout:g} s; {remedy}")
         executor.spin_once(timeout_sec=0.05)
-    # An answer is lost where the node has not yet discovered the reader of a client that it just met: asked again. Any
-    # answer counts, that of a busy node to the first request, too.
+    # A response is lost if the node has not discovered the new client's reader yet: send the request again, and accept
+    # the response to any of the requests.
     futures = []
     for _ in range(_ATTEMPTS):
         futures.append(client.call_async(QueryScene.Request(text=text, limit=limit)))
@@ -68,4 +74,4 @@ def _asked(node: Node, executor: SingleThreadedExecutor, service: str, text: str
             executor.spin_once(timeout_sec=0.05)
             if done := [future for future in futures if future.done()]:
                 return done[0].result()
-    raise InputError(f"{service} did not answer within {timeout:g} s: is the node busy? (--timeout)")
+    raise InputError(f"{service} did not answer within {timeout:g} s; the node may be busy, raise --timeout")

@@ -14,7 +14,8 @@ from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.errors import InputError, StoppedError
 from osprey_ros.pipeline import Pipeline
 from osprey_ros.query.finder import Finder
-from osprey_ros.ros import messages
+from osprey_ros.ros import interfaces
+from osprey_ros.ros.outputs import messages
 from osprey_ros.ros.services.region_targets import target_of
 from osprey_ros.scene.scene import Snapshot
 from osprey_ros.scene.settings import StepSettings
@@ -66,7 +67,7 @@ class Requests:
             return response
         things = {thing.track_id: thing for thing in snapshot.objects}
         response.matches = [
-            messages.ObjectMatch(
+            interfaces.ObjectMatch(
                 object=messages.object_message(things[match.track_id]), score=match.score, reason=match.reason
             )
             for match in found.matches

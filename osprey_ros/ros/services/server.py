@@ -18,7 +18,7 @@ from rclpy.task import Future
 from std_msgs.msg import Header
 
 from osprey_ros.errors import OspreyError
-from osprey_ros.ros import messages
+from osprey_ros.ros import interfaces
 from osprey_ros.ros.services.handlers import Requests
 from osprey_ros.ros.worker import MAX_JOBS, LatestWorker
 
@@ -86,16 +86,16 @@ class Services:
         # Reentrant: several requests may wait for the worker at once.
         group = ReentrantCallbackGroup()
         self._services = [
-            node.create_service(messages.QueryScene, "~/query_scene", self._query_scene, callback_group=group),
-            node.create_service(messages.GetScene, "~/get_scene", self._get_scene, callback_group=group),
-            node.create_service(messages.Forget, "~/forget", self._forget, callback_group=group),
+            node.create_service(interfaces.QueryScene, "~/query_scene", self._query_scene, callback_group=group),
+            node.create_service(interfaces.GetScene, "~/get_scene", self._get_scene, callback_group=group),
+            node.create_service(interfaces.Forget, "~/forget", self._forget, callback_group=group),
             node.create_service(
-                messages.DescribeRegion, "~/describe_region", self._describe_region, callback_group=group
+                interfaces.DescribeRegion, "~/describe_region", self._describe_region, callback_group=group
             ),
         ]
         self._action = ActionServer(
             node,
-            messages.DescribeRegionAction,
+            interfaces.DescribeRegionAction,
             "~/describe_region",
             self._execute,
             callback_group=group,
@@ -142,13 +142,13 @@ class Services:
         return await self._answered(response, answer)
 
     async def _execute(self, goal: ServerGoalHandle) -> Any:
-        result = messages.DescribeRegionAction.Result()
+        result = interfaces.DescribeRegionAction.Result()
 
         def why_stop() -> str:
             return _CANCELED if goal.is_cancel_requested else self._why_stop()
 
         def publish(header: Header, text: str) -> None:
-            goal.publish_feedback(messages.DescribeRegionAction.Feedback(header=header, text=text))
+            goal.publish_feedback(interfaces.DescribeRegionAction.Feedback(header=header, text=text))
 
         def answer(requests: Requests) -> Any:
             if goal.is_cancel_requested:  # canceled while it waited in the queue

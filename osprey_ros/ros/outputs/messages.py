@@ -1,4 +1,4 @@
-"""Numbers and arrays as ROS messages: what the nodes of this package publish. Incoming ones: `frames`."""
+"""Construction of ROS messages from numbers, arrays and objects."""
 
 from __future__ import annotations
 
@@ -14,44 +14,8 @@ from std_msgs.msg import Header
 
 from osprey_ros.messages.objects import object_message as make_object_message
 from osprey_ros.messages.stamps import NANOSECONDS
+from osprey_ros.ros.interfaces import Attribute, ObjectDescription, ObjectDescriptionArray
 from osprey_ros.scene.types import SceneObject
-
-try:
-    from osprey_interfaces.action import DescribeRegion as DescribeRegionAction  # type: ignore[attr-defined]
-    from osprey_interfaces.msg import (  # type: ignore[attr-defined]
-        Attribute,
-        ObjectDescription,
-        ObjectDescriptionArray,
-        ObjectMatch,
-        Region,
-        RegionArray,
-    )
-    from osprey_interfaces.srv import (  # type: ignore[attr-defined]
-        DescribeRegion,
-        Forget,
-        GetScene,
-        QueryScene,
-    )
-except ImportError as error:
-    raise ImportError(
-        "osprey_interfaces is not built for this Python: run `make venv` in the checkout of osprey_ros; "
-        "in a workspace, `colcon build --base-paths src src/osprey_ros/osprey_interfaces` then `. install/setup.bash`"
-    ) from error
-
-# From one place, with the advice.
-__all__ = [
-    "Attribute",
-    "DescribeRegion",
-    "DescribeRegionAction",
-    "Forget",
-    "GetScene",
-    "ObjectDescription",
-    "ObjectDescriptionArray",
-    "ObjectMatch",
-    "QueryScene",
-    "Region",
-    "RegionArray",
-]
 
 _PARTS: dict[str, type] = {
     "builtin_interfaces/msg/Time": Time,
@@ -64,17 +28,17 @@ _PARTS: dict[str, type] = {
 
 
 def time_message(stamp: int) -> Time:
-    """A stamp in nanoseconds as a message."""
+    """Return a stamp in nanoseconds as a message."""
     return Time(sec=stamp // NANOSECONDS, nanosec=stamp % NANOSECONDS)
 
 
 def header_message(stamp: int, frame_id: str) -> Header:
-    """A header from a stamp in nanoseconds and a frame."""
+    """Return a header with a stamp in nanoseconds and a frame id."""
     return Header(stamp=time_message(stamp), frame_id=frame_id)
 
 
 def image_message(pixels: np.ndarray, encoding: str, header: Header) -> Image:
-    """An image message from an array [H, W] or [H, W, C] whose dtype fits the encoding; one copy."""
+    """Return an image message from an array [H, W] or [H, W, C] with the dtype of the encoding. Copies once."""
     pixels = np.ascontiguousarray(pixels)
     message = Image(
         header=header,
@@ -84,12 +48,12 @@ def image_message(pixels: np.ndarray, encoding: str, header: Header) -> Image:
         is_bigendian=int(sys.byteorder == "big"),
         step=pixels.strides[0],
     )
-    message.data.frombytes(pixels.data.cast("B"))  # what is assigned to it would be copied once more
+    message.data.frombytes(pixels.data.cast("B"))  # an assignment would copy once more
     return message
 
 
 def camera_info_message(camera_matrix: np.ndarray, width: int, height: int, header: Header) -> CameraInfo:
-    """Calibration of a camera without distortion; ``camera_matrix`` is [3, 3] in pixels."""
+    """Return the calibration of a camera without distortion; ``camera_matrix`` is [3, 3] in pixels."""
     matrix = np.asarray(camera_matrix, np.float64)
     projection = np.hstack([matrix, np.zeros((3, 1))])
     return CameraInfo(
@@ -119,7 +83,7 @@ def _make(name: str, /, **fields: Any) -> Any:
 
 
 def point_message(position: Sequence[float]) -> Point:
-    """x, y and z as a point."""
+    """Return x, y and z as a point."""
     return Point(x=position[0], y=position[1], z=position[2])
 
 

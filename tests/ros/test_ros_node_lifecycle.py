@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import shutil
 import signal
@@ -80,7 +81,9 @@ def test_lifecycle_from_a_bad_bundle_to_the_end(env: dict[str, str], client: Cli
 
         assert client.change_state("configure")
         assert client.state() == "inactive"
+        assert "Configuring ..." in child.output()
         assert "loading the engines" in child.output()
+        assert re.search(r"Configured in \d+\.\d s", child.output())
         assert client.image.get_subscription_count() == 0
         client.status("lifecycle", DiagnosticStatus.OK, "inactive: activate the node")
 

@@ -211,7 +211,7 @@ class Client:
         self.wait_for(lambda: answer.done() or time.monotonic() - asked > PATIENCE, f"{transition} is answered")
         if answer.done():
             return answer.result().success
-        # The answer is lost, see `call`, or it takes long; the state is told after it has ended.
+        # The answer is lost, see `call`, or it takes long; the state is requested after it has ended.
         if self.state() == REACHED.get(transition):
             return True
         return self.call(ChangeState, "/osprey/change_state", request, again=False).success
@@ -233,7 +233,7 @@ class Client:
 
 
 def tabletop(width: int = 160, height: int = 120) -> tuple[np.ndarray, np.ndarray]:
-    """A picture, uint8 [H, W, 3], with three coloured patches, and their ids 1, 2 and 7, uint16 [H, W]."""
+    """An image, uint8 [H, W, 3], with three colored patches, and their ids 1, 2 and 7, uint16 [H, W]."""
     image = np.full((height, width, 3), 150, np.uint8)
     ids = np.zeros((height, width), np.uint16)
     patches = (
@@ -241,8 +241,8 @@ def tabletop(width: int = 160, height: int = 120) -> tuple[np.ndarray, np.ndarra
         (2, (20, 160, 40), (60, 90, 30, 50)),
         (7, (30, 40, 190), (70, 20, 40, 30)),
     )
-    for number, colour, (top, left, tall, wide) in patches:
-        image[top : top + tall, left : left + wide] = colour
+    for number, color, (top, left, tall, wide) in patches:
+        image[top : top + tall, left : left + wide] = color
         ids[top : top + tall, left : left + wide] = number
     return image, ids
 

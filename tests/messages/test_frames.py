@@ -89,10 +89,10 @@ def test_a_frame_has_the_stamp_and_frame_id_of_its_image() -> None:
 def test_image_and_ids_may_be_compressed() -> None:
     ids = np.arange(4800, dtype=np.uint16).reshape(60, 80)
     png = CompressedImage(header=HEADER, format="16UC1; png compressed ", data=cv2.imencode(".png", ids)[1].tobytes())
-    picture = CompressedImage(
+    compressed = CompressedImage(
         header=HEADER, format="rgb8; png compressed bgr8", data=cv2.imencode(".png", RGB[..., ::-1])[1].tobytes()
     )
-    frame = frame_from_messages(raw(image=picture, regions=png))
+    frame = frame_from_messages(raw(image=compressed, regions=png))
     np.testing.assert_array_equal(frame.rgb, RGB)
     np.testing.assert_array_equal(frame.regions, ids)
     assert frame.stamp == STAMP

@@ -19,7 +19,7 @@ from osprey_ros.ros.outputs import messages
 
 RNG = np.random.default_rng(7)
 RGB = RNG.integers(0, 256, (6, 8, 3), np.uint8)
-GREY = RGB[..., 0]
+GRAY = RGB[..., 0]
 HEADER = messages.header_message(5, "camera_optical_frame")
 
 
@@ -35,7 +35,7 @@ def padded(pixels: np.ndarray, encoding: str, padding: int, big: bool = False) -
 
 
 def compressed(pixels: np.ndarray, extension: str, format_text: str) -> CompressedImage:
-    """A picture, grey or in OpenCV's order of colours, as a driver would compress it."""
+    """An image, gray or in OpenCV's order of colors, as a driver would compress it."""
     ok, data = cv2.imencode(extension, pixels)
     assert ok
     return CompressedImage(format=format_text, data=array.array("B", data.tobytes()))
@@ -57,17 +57,17 @@ def wide(pixels: np.ndarray) -> np.ndarray:
         ("rgba8", cv2.cvtColor(RGB, cv2.COLOR_RGB2RGBA), RGB),
         ("bgra8", cv2.cvtColor(RGB, cv2.COLOR_RGB2BGRA), RGB),
         ("8UC4", cv2.cvtColor(RGB, cv2.COLOR_RGB2BGRA), RGB),
-        ("mono8", GREY, np.repeat(GREY[..., None], 3, axis=2)),
-        ("8UC1", GREY, np.repeat(GREY[..., None], 3, axis=2)),
-        ("mono16", wide(GREY), np.repeat(GREY[..., None], 3, axis=2)),
-        ("16UC1", wide(GREY), np.repeat(GREY[..., None], 3, axis=2)),
+        ("mono8", GRAY, np.repeat(GRAY[..., None], 3, axis=2)),
+        ("8UC1", GRAY, np.repeat(GRAY[..., None], 3, axis=2)),
+        ("mono16", wide(GRAY), np.repeat(GRAY[..., None], 3, axis=2)),
+        ("16UC1", wide(GRAY), np.repeat(GRAY[..., None], 3, axis=2)),
         ("rgb16", wide(RGB), RGB),
         ("bgr16", wide(RGB[..., ::-1]), RGB),
         ("rgba16", wide(cv2.cvtColor(RGB, cv2.COLOR_RGB2RGBA)), RGB),
         ("bgra16", wide(cv2.cvtColor(RGB, cv2.COLOR_RGB2BGRA)), RGB),
     ],
 )
-def test_colours_of_each_encoding(
+def test_colors_of_each_encoding(
     encoding: str, pixels: np.ndarray, expected: np.ndarray, padding: int, big: bool
 ) -> None:
     found = images.rgb_from_message(padded(pixels, encoding, padding, big))
@@ -78,24 +78,24 @@ def test_colours_of_each_encoding(
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("padding", [0, 2])
 @pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
-def test_bayer_patterns_give_the_colours_they_filter(pattern: str, padding: int, bits: int) -> None:
-    # The picture is red on the left and bluish green on the right: whoever mixes up channels or rows is found out.
-    colours = np.empty((12, 16, 3), np.uint8)
-    colours[:, :8], colours[:, 8:] = (200, 40, 10), (30, 120, 220)
+def test_bayer_patterns_give_the_colors_they_filter(pattern: str, padding: int, bits: int) -> None:
+    # The image is red on the left and bluish green on the right, so that swapped channels or rows show.
+    colors = np.empty((12, 16, 3), np.uint8)
+    colors[:, :8], colors[:, 8:] = (200, 40, 10), (30, 120, 220)
     mosaic = np.empty((12, 16), np.uint8)
     for place, channel in enumerate(pattern):
         row, column = divmod(place, 2)
-        mosaic[row::2, column::2] = colours[row::2, column::2, "rgb".index(channel)]
+        mosaic[row::2, column::2] = colors[row::2, column::2, "rgb".index(channel)]
     found = images.rgb_from_message(padded(wide(mosaic) if bits == 16 else mosaic, f"bayer_{pattern}{bits}", padding))
-    np.testing.assert_array_equal(found[2:-2, 2:6], colours[2:-2, 2:6])
-    np.testing.assert_array_equal(found[2:-2, 10:-2], colours[2:-2, 10:-2])
+    np.testing.assert_array_equal(found[2:-2, 2:6], colors[2:-2, 2:6])
+    np.testing.assert_array_equal(found[2:-2, 10:-2], colors[2:-2, 10:-2])
 
 
 @pytest.mark.parametrize("padding", [0, 3])
 @pytest.mark.parametrize(
     ("encoding", "order"), [("uyvy", "uyvy"), ("yuv422", "uyvy"), ("yuyv", "yuyv"), ("yuv422_yuy2", "yuyv")]
 )
-def test_yuv_pixels_share_their_colour_in_pairs(encoding: str, order: str, padding: int) -> None:
+def test_yuv_pixels_share_their_color_in_pairs(encoding: str, order: str, padding: int) -> None:
     rng = np.random.default_rng(3)
     y = rng.integers(60, 190, (4, 6)).astype(np.uint8)
     u, v = (rng.integers(110, 146, (4, 3)).astype(np.uint8) for _ in range(2))
@@ -152,23 +152,23 @@ def test_what_needs_no_conversion_shares_the_memory_of_the_message() -> None:
 
 @pytest.mark.parametrize("big", [False, True])
 @pytest.mark.parametrize("padding", [0, 2])
-def test_depth_is_in_metres(padding: int, big: bool) -> None:
-    metres = np.array([[0.5, 1.25, 0], [12.0, np.nan, np.inf]], np.float32)
-    np.testing.assert_array_equal(images.depth_from_message(padded(metres, "32FC1", padding, big)), metres)
-    millimetres = np.array([[500, 1250, 0], [12000, 1, 65535]], np.uint16)
-    found = images.depth_from_message(padded(millimetres, "16UC1", padding, big))
+def test_depth_is_in_meters(padding: int, big: bool) -> None:
+    meters = np.array([[0.5, 1.25, 0], [12.0, np.nan, np.inf]], np.float32)
+    np.testing.assert_array_equal(images.depth_from_message(padded(meters, "32FC1", padding, big)), meters)
+    millimeters = np.array([[500, 1250, 0], [12000, 1, 65535]], np.uint16)
+    found = images.depth_from_message(padded(millimeters, "16UC1", padding, big))
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, [[0.5, 1.25, 0], [12, 0.001, 65.535]], rtol=1e-6)
 
 
-def test_compressed_pictures_have_their_colours() -> None:
+def test_compressed_images_keep_their_colors() -> None:
     bgr = RGB[..., ::-1]
     np.testing.assert_array_equal(images.rgb_from_compressed(compressed(bgr, ".png", "png")), RGB)
     np.testing.assert_array_equal(images.rgb_from_compressed(compressed(bgr, ".png", "bgr8; png compressed bgr8")), RGB)
     # A publisher that gave its red where the coder takes blue says so.
     np.testing.assert_array_equal(images.rgb_from_compressed(compressed(RGB, ".png", "rgb8; png compressed rgb8")), RGB)
     np.testing.assert_array_equal(
-        images.rgb_from_compressed(compressed(GREY, ".png", "mono8; png compressed ")), np.dstack([GREY] * 3)
+        images.rgb_from_compressed(compressed(GRAY, ".png", "mono8; png compressed ")), np.dstack([GRAY] * 3)
     )
     flat = np.full((32, 48, 3), (30, 90, 200), np.uint8)  # blue, green, red
     found = images.rgb_from_compressed(compressed(flat, ".jpg", "rgb8; jpeg compressed bgr8"))
@@ -205,9 +205,9 @@ def test_an_orientation_in_the_file_is_ignored() -> None:
 @pytest.mark.parametrize(
     ("message", "convert", "reason"),
     [
-        (compressed(GREY, ".jpg", "mono8; jpeg compressed "), images.ids_from_compressed, "changes instance ids"),
+        (compressed(GRAY, ".jpg", "mono8; jpeg compressed "), images.ids_from_compressed, "changes instance ids"),
         (compressed(RGB, ".png", "png"), images.ids_from_compressed, "the png has 3 channels"),
-        (CompressedImage(format="jpeg", data=b"no picture"), images.rgb_from_compressed, "10 bytes of format 'jpeg'"),
+        (CompressedImage(format="jpeg", data=b"not a JPEG"), images.rgb_from_compressed, "10 bytes of format 'jpeg'"),
         (CompressedImage(format="jpeg"), images.rgb_from_compressed, "data is empty"),
     ],
 )
@@ -242,19 +242,19 @@ def compressed_depth(levels: np.ndarray, format_text: str, a: float = 0.0, b: fl
     return message
 
 
-def test_compressed_depth_is_in_metres() -> None:
-    millimetres = np.array([[500, 1250, 0], [12000, 1, 65535]], np.uint16)
-    found = images.depth_from_compressed(compressed_depth(millimetres, "16UC1; compressedDepth png"))
+def test_compressed_depth_is_in_meters() -> None:
+    millimeters = np.array([[500, 1250, 0], [12000, 1, 65535]], np.uint16)
+    found = images.depth_from_compressed(compressed_depth(millimeters, "16UC1; compressedDepth png"))
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, [[0.5, 1.25, 0], [12, 0.001, 65.535]], rtol=1e-6)
-    # The publisher's defaults: 100 levels for what is a metre away, and nothing beyond 10 m.
+    # The publisher's defaults: 100 levels for what is a meter away, and nothing beyond 10 m.
     a = 100.0 * (100.0 + 1.0)
     b = 1.0 - a / 10.0
-    metres = np.array([[0.5, 1.25], [9.5, np.nan]], np.float32)
-    levels = np.nan_to_num(a / metres + b).astype(np.uint16)
+    meters = np.array([[0.5, 1.25], [9.5, np.nan]], np.float32)
+    levels = np.nan_to_num(a / meters + b).astype(np.uint16)
     for text in ("32FC1; compressedDepth png", "32FC1; compressedDepth"):
         found = images.depth_from_compressed(compressed_depth(levels, text, a, b))
-        np.testing.assert_allclose(found, metres, rtol=0.01)
+        np.testing.assert_allclose(found, meters, rtol=0.01)
 
 
 def test_wrong_compressed_depth_is_named() -> None:

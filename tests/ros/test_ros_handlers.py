@@ -27,11 +27,11 @@ from osprey_sim.scene import sample_scene
 
 @pytest.fixture(scope="module")
 def pipeline() -> Pipeline:
-    """It has seen a white teapot, a yellow car, a pink bowl and a green clock."""
+    """A pipeline after one frame with a white teapot, a yellow car, a pink bowl and a green clock."""
     with Renderer(320, 240) as renderer:
-        picture = renderer.render(sample_scene(3, "test", (4, 5)))
+        image = renderer.render(sample_scene(3, "test", (4, 5)))
     pipeline = Pipeline(Describer("nano", threads=1))
-    pipeline.step(Frame(7, "camera", picture.rgb, regions_from_id_image(picture.instance_ids)), StepSettings())
+    pipeline.step(Frame(7, "camera", image.rgb, regions_from_id_image(image.instance_ids)), StepSettings())
     return pipeline
 
 

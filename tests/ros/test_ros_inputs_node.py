@@ -38,7 +38,7 @@ def env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def node(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
-    """One node, which subscribes anew for each test."""
+    """One node, which subscribes again for each test."""
     folder = tmp_path_factory.mktemp("node")
     # Nothing is remembered: the words of each test are of its own messages.
     parameters = ("autostart:=true", "max_new_tokens:=8", "remember:=false", "threads:=1")
@@ -127,7 +127,7 @@ def test_a_jpeg_and_a_raw_segmentation_are_described(camera: Camera, expected: d
     assert all(found.values())
 
 
-def test_raw_colours_of_a_sensor_are_described(camera: Camera, expected: dict[int, str]) -> None:
+def test_raw_colors_of_a_sensor_are_described(camera: Camera, expected: dict[int, str]) -> None:
     camera.listen()
     mosaic = IMAGE[..., 1].copy()
     mosaic[::2, ::2], mosaic[1::2, 1::2] = IMAGE[::2, ::2, 0], IMAGE[1::2, 1::2, 2]
@@ -163,9 +163,9 @@ def test_regions_that_overlap_are_described_with_their_labels(camera: Camera, ex
 def test_depth_places_the_objects(camera: Camera, expected: dict[int, str], encoding: str) -> None:
     compressed = "compressed" in encoding
     camera.listen(use_depth=True, depth_transport="compressedDepth" if compressed else "raw")
-    metres = np.where(IDS == 1, 0.8, 2.0).astype(np.float32)
-    metres[IDS == 7] = 0
-    depth = metres if encoding == "32FC1" else (metres * 1000).round().astype(np.uint16)
+    meters = np.where(IDS == 1, 0.8, 2.0).astype(np.float32)
+    meters[IDS == 7] = 0
+    depth = meters if encoding == "32FC1" else (meters * 1000).round().astype(np.uint16)
     matrix = np.array([[100.0, 0, 79.5], [0, 100.0, 59.5], [0, 0, 1]])
     info: CameraInfo = messages.camera_info_message(matrix, 160, 120, messages.header_message(0, "camera"))
     publisher = camera.node.create_publisher(CameraInfo, "camera_info", 5)

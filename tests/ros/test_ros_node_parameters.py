@@ -179,7 +179,7 @@ def test_overlay(client: Client) -> None:
         ("time_budget", -0.5, "time_budget"),
         ("appearance_change", 3.0, "appearance_change"),
         ("max_objects", 0, "max_objects"),
-        ("attributes", ["colour = red | green", "7up"], "attributes: attribute '7up': a name is letters, digits"),
+        ("attributes", ["color = red | green", "7up"], "attributes: attribute '7up': a name is letters, digits"),
         ("overlay", "yes", "Wrong parameter type"),
         ("autostart", False, "autostart"),
     ],

@@ -30,14 +30,14 @@ from osprey_ros.ros.parameters import Settings
 from osprey_ros.ros.runtime import Runtime
 from osprey_ros.scene.types import State
 
-COLOURS = {1: (200, 30, 30), 2: (20, 160, 40), 3: (30, 40, 190)}
+COLORS = {1: (200, 30, 30), 2: (20, 160, 40), 3: (30, 40, 190)}
 
 
 def frame(stamp: int, label: str = "") -> Frame:
-    """Three coloured patches on grey."""
+    """Three colored patches on gray."""
     rgb, ids = np.full((120, 160, 3), 150, np.uint8), np.zeros((120, 160), np.uint8)
-    for number, colour in COLOURS.items():
-        rgb[20:80, 50 * number - 40 : 50 * number] = colour
+    for number, color in COLORS.items():
+        rgb[20:80, 50 * number - 40 : 50 * number] = color
         ids[20:80, 50 * number - 40 : 50 * number] = number
     return Frame(stamp, "camera", rgb, ids, labels={1: RegionLabel(label, 0.5)} if label else {})
 
@@ -119,7 +119,7 @@ def test_words_from_before_a_restart_are_not_those_of_other_settings(
     caplog.set_level("INFO")
     node.step()
     node.runtime.close()
-    other = Node(file, attributes=("colour = red | green | blue",))
+    other = Node(file, attributes=("color = red | green | blue",))
     assert caplog.messages[-1] == f"3 objects restored from {file}"
     result = other.step(max_regions=1)
     assert sorted(thing.state for thing in result.objects) == [State.FRESH, State.SKIPPED, State.SKIPPED]

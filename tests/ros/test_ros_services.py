@@ -42,7 +42,7 @@ PARAMETERS = ("autostart:=true", "threads:=1")
 
 
 @pytest.fixture(scope="module")
-def picture() -> tuple[np.ndarray, np.ndarray]:
+def scene_image() -> tuple[np.ndarray, np.ndarray]:
     """A white teapot, a yellow car, a pink bowl and a green clock, and their ids."""
     with Renderer(320, 240) as renderer:
         frame = renderer.render(sample_scene(3, "test", (4, 5)))
@@ -66,24 +66,24 @@ def own_env(tmp_path: Path) -> Iterator[dict[str, str]]:
 def active(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
     """One node for all tests that leave it active."""
     folder = tmp_path_factory.mktemp("node")
-    with osprey_node(env, folder, *PARAMETERS, "attributes:=['colour = red | green | white']") as child:
+    with osprey_node(env, folder, *PARAMETERS, "attributes:=['color = red | green | white']") as child:
         yield child
 
 
 @pytest.fixture
-def client(env: dict[str, str], active: NodeProcess, picture: tuple[np.ndarray, np.ndarray]) -> Iterator[Client]:
+def client(env: dict[str, str], active: NodeProcess, scene_image: tuple[np.ndarray, np.ndarray]) -> Iterator[Client]:
     """A client, after one frame of the scene."""
     client = Client(env)
-    show(client, picture)
+    show(client, scene_image)
     yield client
     client.close()
 
 
-def show(client: Client, picture: tuple[np.ndarray, np.ndarray]) -> dict[int, Any]:
+def show(client: Client, scene_image: tuple[np.ndarray, np.ndarray]) -> dict[int, Any]:
     """Sends a frame; returns its described objects by instance id."""
     client.wait_until_heard()
     stamp = next(STAMPS)
-    client.send(stamp, *picture)
+    client.send(stamp, *scene_image)
     return {thing.instance_id: thing for thing in client.described(stamp).objects}
 
 
@@ -114,7 +114,7 @@ def middle(ids: np.ndarray, instance_id: int) -> Point:
     return Point(x=float(column), y=float(line))
 
 
-def test_words_find_the_object_that_they_mean(client: Client, picture: tuple[np.ndarray, np.ndarray]) -> None:
+def test_words_find_the_object_that_they_mean(client: Client, scene_image: tuple[np.ndarray, np.ndarray]) -> None:
     things = latest(client)
     for text, meant in (("where is the yellow car?", CAR), ("a small green clock", CLOCK)):
         response = query(client, text, limit=1)
@@ -132,14 +132,14 @@ def test_words_find_the_object_that_they_mean(client: Client, picture: tuple[np.
     assert not query(client, "   ").success
 
 
-def test_the_scene_remembers_what_is_out_of_view(client: Client, picture: tuple[np.ndarray, np.ndarray]) -> None:
-    rgb, ids = picture
+def test_the_scene_remembers_what_is_out_of_view(client: Client, scene_image: tuple[np.ndarray, np.ndarray]) -> None:
+    rgb, ids = scene_image
     things = latest(client)
     track = things[TEAPOT].track_id
     shown = scene(client)
     assert shown[track] == things[TEAPOT]
     assert shown[track].state == shown[track].FRESH
-    assert [(a.name, a.value) for a in shown[track].attributes] == [("colour", "white")]
+    assert [(a.name, a.value) for a in shown[track].attributes] == [("color", "white")]
     assert {t for t, thing in shown.items() if thing.visible} == {thing.track_id for thing in things.values()}
 
     show(client, (rgb, np.where(ids == TEAPOT, 0, ids).astype(ids.dtype)))
@@ -154,8 +154,8 @@ def test_the_scene_remembers_what_is_out_of_view(client: Client, picture: tuple[
     assert both.header.stamp == things[TEAPOT].last_seen  # the frame before, which shows both
 
 
-def test_a_region_is_described_however_it_is_given(client: Client, picture: tuple[np.ndarray, np.ndarray]) -> None:
-    _, ids = picture
+def test_a_region_is_described_however_it_is_given(client: Client, scene_image: tuple[np.ndarray, np.ndarray]) -> None:
+    _, ids = scene_image
     thing = latest(client)[BOWL]
     described = describe(client, track_ids=[thing.track_id])
     assert described.success, described.message
@@ -179,8 +179,8 @@ def test_a_region_is_described_however_it_is_given(client: Client, picture: tupl
     assert asked.text
 
 
-def test_a_region_of_an_earlier_frame(client: Client, picture: tuple[np.ndarray, np.ndarray]) -> None:
-    rgb, ids = picture
+def test_a_region_of_an_earlier_frame(client: Client, scene_image: tuple[np.ndarray, np.ndarray]) -> None:
+    rgb, ids = scene_image
     before = latest(client)[BOWL]
     show(client, (np.zeros_like(rgb), np.where(ids == CAR, ids, 0).astype(ids.dtype)))
     stamp = before.last_seen
@@ -193,8 +193,8 @@ def test_a_region_of_an_earlier_frame(client: Client, picture: tuple[np.ndarray,
     assert "no frame with the stamp 0.000 is in memory, only the latest" in late.message
 
 
-def test_what_cannot_be_described_is_said(client: Client, picture: tuple[np.ndarray, np.ndarray]) -> None:
-    _, ids = picture
+def test_what_cannot_be_described_is_said(client: Client, scene_image: tuple[np.ndarray, np.ndarray]) -> None:
+    _, ids = scene_image
     things = latest(client)
     tracks = [things[BOWL].track_id, things[CAR].track_id]
     background = np.argwhere(ids == 0)[0]
@@ -217,10 +217,10 @@ def test_what_cannot_be_described_is_said(client: Client, picture: tuple[np.ndar
         response = describe(client, **request)
         assert not response.success
         assert reason in response.message
-    assert show(client, picture)
+    assert show(client, scene_image)
 
 
-def test_questions_are_answered_while_frames_flow(client: Client, picture: tuple[np.ndarray, np.ndarray]) -> None:
+def test_questions_are_answered_while_frames_flow(client: Client, scene_image: tuple[np.ndarray, np.ndarray]) -> None:
     track = latest(client)[CAR].track_id
     # Once each, so that the node knows where this client listens.
     assert query(client, "the yellow car").success
@@ -231,7 +231,7 @@ def test_questions_are_answered_while_frames_flow(client: Client, picture: tuple
     futures += [teller.call_async(DescribeRegion.Request(track_ids=[track])) for _ in range(4)]
 
     def flows() -> bool:
-        client.send(next(STAMPS), *picture)
+        client.send(next(STAMPS), *scene_image)
         return all(future.done() for future in futures) and len(client.results) >= before + 3
 
     client.wait_for(flows, "all are answered, and frames come out")
@@ -335,7 +335,7 @@ class Goal:
         return answer.result().status, answer.result().result
 
 
-def test_words_are_streamed_as_they_come(client: Client, picture: tuple[np.ndarray, np.ndarray]) -> None:
+def test_words_are_streamed_as_they_come(client: Client, scene_image: tuple[np.ndarray, np.ndarray]) -> None:
     things = latest(client)
     goal = Goal(client, track_ids=[things[TEAPOT].track_id], style="detailed")
     client.wait_for(lambda: len(goal.feedback) > 5, "words come one after the other")
@@ -353,7 +353,7 @@ def test_words_are_streamed_as_they_come(client: Client, picture: tuple[np.ndarr
     assert "unknown track id 99" in result.message
 
 
-def test_a_goal_that_is_cancelled_ends_early(client: Client, picture: tuple[np.ndarray, np.ndarray]) -> None:
+def test_a_goal_that_is_cancelled_ends_early(client: Client, scene_image: tuple[np.ndarray, np.ndarray]) -> None:
     track = latest(client)[TEAPOT].track_id
     whole = describe(client, track_ids=[track], style="detailed").text
     # Behind other questions, so that it is waiting for its turn, or has just begun, when it is cancelled.
@@ -377,14 +377,16 @@ def test_a_goal_that_is_cancelled_ends_early(client: Client, picture: tuple[np.n
     assert result.message == "canceled"
     assert whole.startswith(result.text)
     assert len(result.text) < len(whole)
-    assert show(client, picture)
+    assert show(client, scene_image)
 
 
-def test_what_is_forgotten_is_new_when_it_is_seen_again(client: Client, picture: tuple[np.ndarray, np.ndarray]) -> None:
+def test_what_is_forgotten_is_new_when_it_is_seen_again(
+    client: Client, scene_image: tuple[np.ndarray, np.ndarray]
+) -> None:
     def forget(**request: Any) -> Any:
         return client.call(Forget, "/osprey/forget", Forget.Request(**request), again=False)
 
-    before = {i: thing.track_id for i, thing in show(client, picture).items()}
+    before = {i: thing.track_id for i, thing in show(client, scene_image).items()}
     known = scene(client)
     refused = client.call(Forget, "/osprey/forget", Forget.Request())  # may be asked again
     assert "set either track_ids or everything" in refused.message
@@ -395,17 +397,17 @@ def test_what_is_forgotten_is_new_when_it_is_seen_again(client: Client, picture:
 
     assert forget(track_ids=[before[CAR]]).message == "1 objects deleted"
     assert list(scene(client)) == [track for track in known if track != before[CAR]]
-    after = {i: thing.track_id for i, thing in show(client, picture).items()}
+    after = {i: thing.track_id for i, thing in show(client, scene_image).items()}
     assert after[CAR] > max(known)
     assert {i: t for i, t in after.items() if i != CAR} == {i: t for i, t in before.items() if i != CAR}
     assert forget(everything=True).success
     assert scene(client) == {}
-    assert min(thing.track_id for thing in show(client, picture).values()) > after[CAR]
+    assert min(thing.track_id for thing in show(client, scene_image).values()) > after[CAR]
 
 
-def test_a_static_scene_is_described_once(client: Client, picture: tuple[np.ndarray, np.ndarray]) -> None:
-    rgb, ids = picture
-    first = show(client, picture)
+def test_a_static_scene_is_described_once(client: Client, scene_image: tuple[np.ndarray, np.ndarray]) -> None:
+    rgb, ids = scene_image
+    first = show(client, scene_image)
     renumbered = np.where(ids == CAR, 9, ids).astype(ids.dtype)
     again = show(client, (rgb, renumbered))
     assert again[9].track_id == first[CAR].track_id
@@ -421,14 +423,14 @@ def test_a_static_scene_is_described_once(client: Client, picture: tuple[np.ndar
 
 
 def test_a_scene_survives_a_kill(
-    own_env: dict[str, str], tmp_path: Path, picture: tuple[np.ndarray, np.ndarray]
+    own_env: dict[str, str], tmp_path: Path, scene_image: tuple[np.ndarray, np.ndarray]
 ) -> None:
     file = tmp_path / "memory" / "scene.db"
     parameters = (*PARAMETERS, f"scene_file:={file}")
     client = Client(own_env)
     try:
         with osprey_node(own_env, tmp_path, *parameters) as child:
-            before = {thing.track_id: thing for thing in show(client, picture).values()}
+            before = {thing.track_id: thing for thing in show(client, scene_image).values()}
             client.wait_for(lambda: stored(file, tmp_path / "copy") == set(before), "the scene is written")
             child.stop(signal.SIGKILL)
     finally:
@@ -445,7 +447,7 @@ def test_a_scene_survives_a_kill(
             assert texts(known) == texts(before)
             assert not any(thing.visible for thing in known.values())
             assert query(client, "the pink bowl", limit=1).matches[0].object in known.values()
-            after = {thing.track_id: thing for thing in show(client, picture).values()}
+            after = {thing.track_id: thing for thing in show(client, scene_image).values()}
             assert texts(after) == texts(before)
             assert all(thing.described_at == before[t].described_at for t, thing in after.items())
             assert client.status("scene", DiagnosticStatus.OK, "4 known objects")["file"] == str(file)

@@ -28,7 +28,7 @@ FINE = InputState((IMAGE, replace(IMAGE, role="segmentation", name="/ids")), 9, 
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """A clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = 100.0

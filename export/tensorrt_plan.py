@@ -19,10 +19,11 @@ import onnx
 from tqdm import tqdm
 
 from osprey_ros.bundle import fingerprint
-from osprey_ros.bundle.bundle import sha256_of
+from osprey_ros.bundle.hash_cache import sha256_of
 from osprey_ros.bundle.manifest import EngineEntry
 from osprey_ros.engines import machine
-from osprey_ros.engines.tensorrt import make_logger, require_tensorrt
+from osprey_ros.engines.machine import require_tensorrt
+from osprey_ros.engines.tensorrt import make_logger
 from osprey_ros.errors import EngineError
 from osprey_torch.atomic_write import atomic_write
 

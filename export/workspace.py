@@ -19,7 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from osprey_ros.bundle.bundle import sha256_of
+from osprey_ros.bundle.hash_cache import sha256_of
 from osprey_ros.errors import BundleError
 from osprey_torch.atomic_write import atomic_write
 

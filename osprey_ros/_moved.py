@@ -22,7 +22,7 @@ MODULES = {
     "bag_write": ("recording.writer",),
     "bilinear": ("regions.pooling",),
     "branches": ("decoding.branches",),
-    "bundle": ("bundle.bundle", "bundle.manifest", "bundle.spec"),
+    "bundle": ("bundle.bundle", "bundle.manifest", "bundle.spec", "bundle.hash_cache"),
     "calibration": ("bundle.calibration",),
     "constraints": ("decoding.constraints",),
     "decoder": ("decoding.decoder",),

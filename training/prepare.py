@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from osprey_ros.bundle.bundle import sha256_of
+from osprey_ros.bundle.hash_cache import sha256_of
 from osprey_ros.decoding.prompt import MASK_TEXT, PromptBuilder
 from osprey_ros.errors import InputError
 from osprey_sim.dialogues import all_texts

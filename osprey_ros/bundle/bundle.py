@@ -1,7 +1,7 @@
-"""What an engine bundle is: a folder of engines that belong together, described and sealed by ``manifest.json``.
+"""Engine bundles: folders of engines that belong together, described by ``manifest.json``.
 
-Opening a bundle checks that every listed file is there and unchanged, and says in one line what is wrong and how to
-mend it. Writing the manifest is the last step of ``export/build_engines.py``.
+Opening a bundle checks that every listed file is present and complete. Writing the manifest is the last step of
+``export/build_engines.py``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from osprey_ros.bundle.calibration import Calibration
+from osprey_ros.bundle.hash_cache import HashCache, sha256_of
 from osprey_ros.bundle.manifest import (
     CALIBRATION,
     EMBEDDINGS,
@@ -36,7 +37,12 @@ if TYPE_CHECKING:
 
 
 class Bundle:
-    """An opened bundle: its manifest and the paths of its files. Engines are loaded by those who run them."""
+    """An opened bundle: its manifest and the paths of its files. It loads no engine.
+
+    Attributes:
+        root: Folder of the bundle.
+        manifest: Contents of its ``manifest.json``.
+    """
 
     def __init__(self, root: Path, manifest: Manifest) -> None:
         self.root = root
@@ -44,10 +50,11 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], verify: bool = True) -> Bundle:
-        """Opens a bundle by folder or by name (see `find_bundle`).
+        """Open a bundle by folder or by name (see `find_bundle`).
 
-        Presence and size of every file are always checked; ``verify`` also reads each file and compares its SHA-256.
-        Raises BundleError.
+        The presence and the size of every file are always checked; ``verify`` also calls `verify`.
+
+        Raises BundleError if there is no bundle, or if a file is missing, incomplete, changed or unreadable.
         """
         root = find_bundle(path)
         manifest_path = root / MANIFEST
@@ -66,13 +73,35 @@ class Bundle:
             raise BundleError(f"bundle {root}: {MANIFEST} does not list {', '.join(unlisted)}; {REBUILD}")
         for name, entry in manifest.files.items():
             try:
-                _check_file(root, name, entry, verify)
+                _check_size(root, name, entry)
             except OSError as error:
                 raise BundleError(f"bundle {root}: {_unreadable(name, error)}") from error
-        return cls(root, manifest)
+        bundle = cls(root, manifest)
+        if verify:
+            bundle.verify()
+        return bundle
+
+    def verify(self) -> None:
+        """Compare the SHA-256 of every file with the manifest.
+
+        This reads the whole bundle the first time. Later calls trust the hashes of files that have not been modified
+        since (see `HashCache`); ``osprey bundle verify`` always reads all files. Raises BundleError.
+        """
+        cache = HashCache()
+        for name, entry in self.manifest.files.items():
+            try:
+                digest = cache.sha256(self.root / name)
+            except OSError as error:
+                raise BundleError(f"bundle {self.root}: {_unreadable(name, error)}") from error
+            if digest != entry.sha256:
+                raise BundleError(
+                    f"bundle {self.root}: {name} was changed (its SHA-256 differs from the manifest's); "
+                    f"copy the bundle again, or {REBUILD}"
+                )
+        cache.save()
 
     def path(self, name: str) -> Path:
-        """Path of a file that the manifest lists. Raises BundleError for another name."""
+        """Return the path of a file that the manifest lists. Raises BundleError for another name."""
         if name not in self.manifest.files:
             raise BundleError(
                 f"bundle {self.root} has no file {name!r}; it has {', '.join(sorted(self.manifest.files))}"
@@ -80,23 +109,23 @@ class Bundle:
         return self.root / name
 
     def engine(self, role: str) -> EngineEntry:
-        """The engine of a role: "vision", "mask_extractor" or "decoder"."""
+        """Return the engine of a role: "vision", "mask_extractor" or "decoder"."""
         return self.manifest.engines[role]
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the bundle. Raises BundleError for a file that is none."""
+        """Load the tokenizer of the bundle. Raises BundleError if its file is invalid."""
         from tokenizers import Tokenizer
 
         path = self.path(TOKENIZER)
         try:
             return Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises nothing narrower
+        except Exception as error:  # tokenizers raises a bare Exception
             raise BundleError(f"{path} is not a tokenizer ({error}); {REBUILD}") from error
 
     def embeddings(self) -> np.ndarray:
-        """The embedding table, [vocab_size, hidden_size] float16, mapped from disk.
+        """Return the embedding table, float16 [vocab_size, hidden_size], mapped from disk.
 
-        Raises BundleError for another shape or type.
+        Raises BundleError if the file is unreadable or has another shape or type.
         """
         path = self.path(EMBEDDINGS)
         try:
@@ -107,15 +136,15 @@ class Bundle:
             raise BundleError(_unreadable(path, error)) from error
         expected = (self.manifest.model.vocab_size, self.manifest.model.hidden_size)
         if table.shape != expected:
-            raise BundleError(f"{path} has shape {table.shape}, the manifest says {expected}; {REBUILD}")
+            raise BundleError(f"{path} has shape {table.shape}, the manifest expects {expected}; {REBUILD}")
         if table.dtype != np.float16:
             raise BundleError(f"{path} holds {table.dtype}, it must be float16; {REBUILD}")
         return table
 
     def calibration(self) -> Calibration:
-        """How sure answers are; of a bundle without a calibration one that leaves confidences as they are.
+        """Load the calibration of confidences. A bundle without one gets a calibration that changes nothing.
 
-        Raises BundleError for a file that is none.
+        Raises BundleError if its file is invalid.
         """
         if CALIBRATION not in self.manifest.files:
             return Calibration()
@@ -131,16 +160,16 @@ class Bundle:
 
 
 def write_calibration(directory: str | os.PathLike[str], calibration: Calibration) -> Manifest:
-    """Puts a calibration into a bundle, whose files are checked before, and seals the manifest anew.
+    """Write a calibration into a bundle, with its entry in the manifest, which is returned.
 
-    Raises BundleError for a bundle that is not whole, and where it cannot be written, which leaves it as it was.
+    Raises BundleError if a file of the bundle is missing or changed, or if writing fails. The bundle is then unchanged.
     """
     bundle = Bundle.open(directory)
     text = calibration.to_json()
     entry = FileEntry(len(text.encode()), hashlib.sha256(text.encode()).hexdigest())
     manifest = replace(bundle.manifest, files={**bundle.manifest.files, CALIBRATION: entry})
     try:
-        _write_whole({bundle.root / CALIBRATION: text, bundle.root / MANIFEST: manifest.to_json()})
+        _write_atomically({bundle.root / CALIBRATION: text, bundle.root / MANIFEST: manifest.to_json()})
     except OSError as error:
         raise BundleError(f"bundle {bundle.root}: cannot write {CALIBRATION} ({error.strerror or error})") from error
     return manifest
@@ -156,10 +185,16 @@ def write_manifest(
     verification: Mapping[str, Any],
     engines: Mapping[str, EngineEntry] | None = None,
 ) -> Manifest:
-    """Hashes the files of a finished bundle folder and writes its ``manifest.json``.
+    """Write the ``manifest.json`` of a complete bundle folder, with the sizes and hashes of its files.
 
-    Every file except the manifest itself, hidden files and Markdown (cards may be edited) is listed. ``engines`` are by
-    default three ONNX graphs for the CPU. Raises BundleError if an engine is missing.
+    All files are listed except the manifest itself, hidden files and Markdown, which may be edited later.
+
+    Args:
+        directory: Folder of the bundle.
+        name, model, template, precisions, verification: As in `Manifest`.
+        engines: The engine of each role; by default three ONNX graphs for the CPU.
+
+    Raises BundleError if a file is missing that every bundle needs.
     """
     root = Path(directory)
     entries = onnx_engines() if engines is None else dict(engines)
@@ -168,7 +203,7 @@ def write_manifest(
     )
     missing = sorted(set(needed_files(entries)) - {p.name for p in listed})
     if missing:
-        raise BundleError(f"{root} is not a whole bundle: {', '.join(missing)} missing")
+        raise BundleError(f"{root} is not a complete bundle: {', '.join(missing)} missing; {REBUILD}")
     manifest = Manifest(
         name=name,
         model=model,
@@ -178,18 +213,18 @@ def write_manifest(
         verification=dict(verification),
         engines=entries,
     )
-    _write_whole({root / MANIFEST: manifest.to_json()})
+    _write_atomically({root / MANIFEST: manifest.to_json()})
     return manifest
 
 
 def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
-    """The folder of a bundle.
+    """Return the folder of a bundle.
 
-    A path (anything with a separator in it) is that folder. A bare name is the first folder with a manifest among
-    ``NAME`` here, ``engines/NAME`` of the source checkout and ``engines/NAME`` of an install space: a folder that
-    merely has the name does not hide the bundle. Raises BundleError listing the places where it was looked for.
+    A path (with a separator in it) is that folder. For a bare name, it is the first folder with a manifest among
+    ``NAME`` in the working directory, ``engines/NAME`` in the source checkout, and ``engines/NAME`` in an install
+    space. Raises BundleError, with the places that were searched, if there is none.
     """
-    # os.path, because pathlib raises OSError for names that are too long.
+    # os.path, because pathlib raises OSError if a name is too long.
     given = os.path.expanduser(name_or_path)
     if os.path.dirname(given):
         tried = [Path(given)]
@@ -200,23 +235,11 @@ def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
     if found:
         return found[0]
     places = ", ".join(str(p) for p in tried)
-    raise BundleError(f"no engine bundle {str(name_or_path)!r} (looked for {places}): give its folder, or {REBUILD}")
+    raise BundleError(f"no engine bundle {str(name_or_path)!r} (searched {places}): give its folder, or {REBUILD}")
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal, read in pieces of 1 MiB."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
-def _write_whole(texts: Mapping[Path, str]) -> None:
-    """Writes files beside and renames them, so that whoever is interrupted leaves no half file behind.
-
-    They belong together: where one cannot be written or renamed, all are what they were.
-    """
+def _write_atomically(texts: Mapping[Path, str]) -> None:
+    """Write files under temporary names and rename them. If one fails, all keep their old contents."""
     partials = {path: path.with_name(path.name + ".partial") for path in texts}
     before = {path: path.read_bytes() if path.is_file() else None for path in texts}
     try:
@@ -239,7 +262,7 @@ def _write_whole(texts: Mapping[Path, str]) -> None:
 def _engine_folders() -> list[Path]:
     here = Path(__file__).resolve()
     prefixes = [Path(p) for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
-    # An installed package lies in <prefix>/lib/pythonX.Y/site-packages/osprey_ros (Debian: <prefix>/local/lib/...).
+    # An installed package is in <prefix>/lib/pythonX.Y/site-packages/osprey_ros (Debian: <prefix>/local/lib/...).
     prefixes += [*here.parents[4:7], Path(sys.prefix)]
     folders = [here.parents[2] / "engines"] + [p / "share" / "osprey_ros" / "engines" for p in prefixes]
     return list(dict.fromkeys(folders))
@@ -249,7 +272,7 @@ def _unreadable(name: str | Path, error: OSError) -> str:
     return f"{name} cannot be read ({error.strerror or error}); copy the bundle again, or {REBUILD}"
 
 
-def _check_file(root: Path, name: str, entry: FileEntry, verify: bool) -> None:
+def _check_size(root: Path, name: str, entry: FileEntry) -> None:
     if Path(name).name != name:
         raise BundleError(f"bundle {root}: {MANIFEST} lists {name!r}, which is not a plain file name; {REBUILD}")
     path = root / name
@@ -258,11 +281,6 @@ def _check_file(root: Path, name: str, entry: FileEntry, verify: bool) -> None:
     size = path.stat().st_size
     if size != entry.bytes:
         raise BundleError(
-            f"bundle {root}: {name} has {size} bytes, the manifest says {entry.bytes}: it is cut off or was changed; "
-            f"copy the bundle again, or {REBUILD}"
-        )
-    if verify and sha256_of(path) != entry.sha256:
-        raise BundleError(
-            f"bundle {root}: {name} was changed (its SHA-256 is not the manifest's); "
-            f"copy the bundle again, or {REBUILD}"
+            f"bundle {root}: {name} has {size} bytes, the manifest says {entry.bytes}: it is incomplete or was "
+            f"changed; copy the bundle again, or {REBUILD}"
         )

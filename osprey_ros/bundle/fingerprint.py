@@ -1,7 +1,7 @@
-"""What a TensorRT plan depends on, written beside it when it is built and compared before it is loaded.
+"""Fingerprints of TensorRT plans: written beside a plan when it is built, compared before it is loaded.
 
-A plan fits one model of GPU, one version of TensorRT and one ONNX graph. On another machine it may fail, or run and be
-wrong or slow: it is never loaded in hope.
+A plan fits one GPU model, one version of TensorRT and one ONNX graph. On another machine it can fail, or give slow or
+wrong results. A plan with another fingerprint is rejected.
 """
 
 from __future__ import annotations
@@ -18,64 +18,71 @@ REBUILD = (
     "build it on this machine: `python export/build_engines.py --checkpoint DIR --output BUNDLE --runtime tensorrt`"
 )
 
-# The fields that describe a machine, in words. A plan's own fields are "onnx_sha256" and "options".
+# Fields that describe a machine, and their names in messages. A plan has two more: "onnx_sha256" and "options".
 MACHINE_FIELDS = {
     "gpu": "GPU",
     "compute_capability": "compute capability",
-    # Boards of one family share a name; so do the power modes of one board, which switch multiprocessors off.
+    # Boards of a family have the same name, and so have the power modes of a board, which turn multiprocessors off.
     "multiprocessors": "number of multiprocessors",
     "tensorrt": "TensorRT version",
     "driver": "CUDA version of the driver",
 }
+# A plan can be loaded although these fields differ: drivers run what was built with an older or newer one.
+HARMLESS_FIELDS = frozenset({"driver"})
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A field in which a plan's fingerprint is not what it should be; None where one of the two lacks it."""
+    """A field in which two fingerprints differ. A value is None if its fingerprint lacks the field."""
 
     field: str
     stored: str | None
     current: str | None
 
+    @property
+    def harmless(self) -> bool:
+        """True if a plan can be loaded in spite of this difference."""
+        return self.field in HARMLESS_FIELDS
+
     def __str__(self) -> str:
         name = MACHINE_FIELDS.get(self.field, self.field)
-        return f"{name} is {self.current or 'unknown'} here and was {self.stored or 'not recorded'} there"
+        return f"{name} is {self.current or 'unknown'} here and was {self.stored or 'not recorded'} at the build"
 
 
 def differences(stored: Mapping[str, str], current: Mapping[str, str]) -> list[Difference]:
-    """What in ``stored`` is not as in ``current``; fields that ``current`` does not have are not compared."""
+    """Return the fields of ``current`` that have another value in ``stored``, or none."""
     return [Difference(k, stored.get(k), v) for k, v in current.items() if stored.get(k) != v]
 
 
 def short_hash(fingerprint: Mapping[str, str]) -> str:
-    """Eight hexadecimal digits over all fields, for file names."""
+    """Return a hash of all fields for file names: eight hexadecimal digits."""
     return hashlib.sha256(json.dumps(dict(fingerprint), sort_keys=True).encode()).hexdigest()[:8]
 
 
 def plan_name(engine: str, fingerprint: Mapping[str, str]) -> str:
-    """File name of a plan: "vision" and its fingerprint give "vision.1f0c2a9e.plan"."""
+    """Return the file name of a plan, such as "vision.1f0c2a9e.plan" for the engine "vision"."""
     return f"{engine}.{short_hash(fingerprint)}.plan"
 
 
 def sidecar(plan: Path) -> Path:
-    """The file beside a plan that holds its fingerprint."""
+    """Return the path of the file with the fingerprint of a plan."""
     return plan.with_name(plan.name + ".json")
 
 
 def write_fingerprint(plan: Path, fingerprint: Mapping[str, str]) -> None:
-    """Writes the fingerprint of a plan beside it."""
+    """Write the fingerprint of a plan to `sidecar`."""
     sidecar(plan).write_text(json.dumps(dict(fingerprint), indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read_fingerprint(plan: Path) -> dict[str, str]:
-    """The fingerprint of a plan. Raises BundleError where there is none or it cannot be read."""
+    """Read the fingerprint of a plan. Raises BundleError if it is missing or invalid."""
     path = sidecar(plan)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise BundleError(f"{plan} has no {path.name} beside it that says where it was built; {REBUILD}") from error
+        raise BundleError(f"{plan} has no fingerprint: {path.name} is missing beside it; {REBUILD}") from error
     except (OSError, ValueError) as error:
         raise BundleError(f"{path} cannot be read ({error}); {REBUILD}") from error
     if not isinstance(data, dict) or not all(isinstance(value, str) for value in data.values()):
-        raise BundleError(f"{path} is not a fingerprint: it must hold an object of strings; {REBUILD}")
+        raise BundleError(f"{path} is not a fingerprint: it must be a JSON object of strings; {REBUILD}")
     return data

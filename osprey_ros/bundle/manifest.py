@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,9 +18,9 @@ DECODER = "decoder.onnx"
 EMBEDDINGS = "embeddings.npy"
 TOKENIZER = "tokenizer.json"
 CALIBRATION = "calibration.json"
-# What the engines of a bundle do, and the file of each where it is an ONNX graph.
+# The roles of engines, and the file of each one that is an ONNX graph.
 ONNX_FILES = {"vision": VISION, "mask_extractor": MASK_EXTRACTOR, "decoder": DECODER}
-# Besides its engines every bundle has these; a calibration it may have.
+# Files that every bundle has besides its engines. A calibration is optional.
 TABLES = (EMBEDDINGS, TOKENIZER)
 
 
@@ -35,9 +34,13 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class EngineEntry:
-    """One engine of a bundle: its file, what runs it ("onnxruntime" or "tensorrt") and where ("cpu" or "cuda").
+    """One engine of a bundle.
 
-    ``fingerprint`` says on what a TensorRT plan was built, field by field; ONNX graphs are portable and have none.
+    Attributes:
+        file: Name of its file.
+        runtime: "onnxruntime" or "tensorrt".
+        device: "cpu" or "cuda".
+        fingerprint: Machine and options that a TensorRT plan was built for. Empty for ONNX graphs, which are portable.
     """
 
     file: str
@@ -47,7 +50,7 @@ class EngineEntry:
 
 
 def onnx_engines(device: str = "cpu") -> dict[str, EngineEntry]:
-    """The ``engines`` of a bundle whose three engines are ONNX graphs."""
+    """Return the ``engines`` of a bundle whose three engines are ONNX graphs."""
     return {role: EngineEntry(file, "onnxruntime", device) for role, file in ONNX_FILES.items()}
 
 
@@ -55,9 +58,14 @@ def onnx_engines(device: str = "cpu") -> dict[str, EngineEntry]:
 class Manifest:
     """The contents of ``manifest.json``.
 
-    ``engines`` has the roles of ONNX_FILES.
-    ``precisions`` says for each engine what its weights are ("fp32", "int4 ..."), ``verification`` how the engines were
-    checked: ``{"verified": bool, ...figures}``.
+    Attributes:
+        name: Name of the bundle.
+        model: Sizes and token ids of the model.
+        template: Name of the prompt template.
+        precisions: Format of the weights of each engine ("fp32", "int4 ...").
+        files: Size and hash of each file.
+        verification: Comparison with the PyTorch model: ``{"verified": bool, ...figures}``.
+        engines: One entry for each role in ONNX_FILES.
     """
 
     name: str
@@ -71,18 +79,19 @@ class Manifest:
 
     @property
     def verified(self) -> bool:
-        """Whether the engines were compared with the PyTorch model when the bundle was built."""
+        """True if the engines were compared with the PyTorch model when the bundle was built."""
         return bool(self.verification.get("verified", False))
 
     def to_json(self) -> str:
-        """The text of ``manifest.json``: these fields and, as ``sha256``, their own seal (see `manifest_sha256`)."""
-        data = asdict(self)
-        data["sha256"] = manifest_sha256(data)
-        return json.dumps(data, indent=2, sort_keys=True) + "\n"
+        """Return the text of ``manifest.json``."""
+        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """Reads the text of a ``manifest.json``. Raises BundleError saying what in it cannot be used."""
+        """Read the text of a ``manifest.json``. Unknown fields are ignored, such as the ``sha256`` of version 0.1.
+
+        Raises BundleError if the text is invalid or has another format version.
+        """
         try:
             data = json.loads(text)
         except ValueError as error:
@@ -95,15 +104,10 @@ class Manifest:
                 f"{MANIFEST} has format_version {version!r}, this osprey_ros reads {FORMAT_VERSION}: "
                 f"update osprey_ros, or {REBUILD}"
             )
-        required = {"name", "engines", "model", "template", "precisions", "files", "verification", "sha256"}
+        required = {"name", "engines", "model", "template", "precisions", "files", "verification"}
         missing = sorted(required - set(data))
         if missing:
             raise BundleError(f"{MANIFEST} lacks {', '.join(missing)}; {REBUILD}")
-        if data["sha256"] != manifest_sha256(data):
-            raise BundleError(
-                f"{MANIFEST} was changed after it was written (its SHA-256 is not the one in it); "
-                f"copy the bundle again, or {REBUILD}"
-            )
         try:
             return cls(
                 format_version=version,
@@ -117,12 +121,6 @@ class Manifest:
             )
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise BundleError(f"{MANIFEST} cannot be read ({type(error).__name__}: {error}); {REBUILD}") from error
-
-
-def manifest_sha256(data: Mapping[str, Any]) -> str:
-    """SHA-256 (hexadecimal) over the fields of a manifest but ``sha256``, as JSON with sorted keys and no spaces."""
-    fields_but_seal = {name: value for name, value in data.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(fields_but_seal, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _engines_from_json(data: Mapping[str, Any]) -> dict[str, EngineEntry]:
@@ -141,4 +139,5 @@ def _engines_from_json(data: Mapping[str, Any]) -> dict[str, EngineEntry]:
 
 
 def needed_files(engines: Mapping[str, EngineEntry]) -> tuple[str, ...]:
+    """Return the names of the files that a bundle with these engines must have."""
     return (*(entry.file for entry in engines.values()), *TABLES)

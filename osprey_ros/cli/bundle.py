@@ -17,7 +17,7 @@ from typing import Any
 
 from osprey_ros.bundle import fingerprint
 from osprey_ros.bundle.bundle import Bundle, find_bundle
-from osprey_ros.bundle.manifest import FORMAT_VERSION, MANIFEST, TABLES, FileEntry, Manifest, manifest_sha256
+from osprey_ros.bundle.manifest import FORMAT_VERSION, MANIFEST, TABLES, FileEntry, Manifest
 from osprey_ros.cli._progress import progress_bar
 from osprey_ros.engines import machine
 from osprey_ros.errors import BundleError, OspreyError
@@ -56,7 +56,7 @@ def unverified_warning(manifest: Manifest) -> str:
 
 
 def check_bundle(path: str | Path, progress: Callable[[str, int, int], None] | None = None) -> Check:
-    """Compares every file of a bundle with its manifest, and the manifest with its own seal.
+    """Compare every file of a bundle with its manifest.
 
     ``progress`` is called with (file, bytes read of all files, bytes of all files). Raises BundleError where there is
     no bundle, or one of a format that this version does not read.
@@ -85,7 +85,7 @@ def check_bundle(path: str | Path, progress: Callable[[str, int, int], None] | N
 
 
 def _read_manifest(root: Path) -> tuple[Manifest | None, list[Fault]]:
-    """The manifest, even with a broken seal, and what is wrong with it. Raises BundleError if it is none of ours."""
+    """Return the manifest, or None and what is wrong with it. Raises BundleError for another format version."""
     try:
         text = (root / MANIFEST).read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -98,20 +98,15 @@ def _read_manifest(root: Path) -> tuple[Manifest | None, list[Fault]]:
         data = json.loads(text)
     except ValueError as error:
         return None, [Fault(MANIFEST, f"is not valid JSON ({error})")]
-    faults = []
-    if isinstance(data, dict):
-        if data.get("format_version") != FORMAT_VERSION:
-            raise BundleError(
-                f"bundle {root}: {MANIFEST} has format_version {data.get('format_version')!r}, this osprey_ros reads "
-                f"{FORMAT_VERSION}: use the osprey_ros that it was built with, or build it again"
-            )
-        if "sha256" in data and data["sha256"] != manifest_sha256(data):
-            faults.append(Fault(MANIFEST, "was changed after it was written (its SHA-256 is not the one in it)"))
-            data["sha256"] = manifest_sha256(data)  # the files can still be compared with what it says now
+    if isinstance(data, dict) and data.get("format_version") != FORMAT_VERSION:
+        raise BundleError(
+            f"bundle {root}: {MANIFEST} has format_version {data.get('format_version')!r}, this osprey_ros reads "
+            f"{FORMAT_VERSION}: use the osprey_ros that it was built with, or build it again"
+        )
     try:
-        return Manifest.from_json(json.dumps(data)), faults
+        return Manifest.from_json(json.dumps(data)), []
     except BundleError as error:
-        return None, [*faults, Fault(MANIFEST, str(error).removeprefix(f"{MANIFEST} ").removeprefix(f"{MANIFEST}: "))]
+        return None, [Fault(MANIFEST, str(error).removeprefix(f"{MANIFEST} ").removeprefix(f"{MANIFEST}: "))]
 
 
 def _file_fault(root: Path, name: str, entry: FileEntry, read: Callable[[int], None]) -> str:

@@ -1,22 +1,35 @@
-"""The part of a fingerprint that describes this machine, and the check of a plan against it."""
+"""The fingerprint of this machine, and the check of a TensorRT plan against it."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 from osprey_ros.bundle.fingerprint import REBUILD, differences, read_fingerprint
 from osprey_ros.engines.cuda import Cuda
-from osprey_ros.errors import BundleError
+from osprey_ros.errors import BundleError, EngineError
+
+log = logging.getLogger(__name__)
+
+
+def require_tensorrt() -> str:
+    """Return the version of the module `tensorrt`. Raises EngineError if it cannot be imported."""
+    try:
+        import tensorrt
+    except ImportError as error:
+        raise EngineError(
+            f"TensorRT cannot be imported ({error}): on a Jetson it comes with JetPack, elsewhere with "
+            "`pip install tensorrt`; or use a bundle that was built for the runtime 'onnxruntime'"
+        ) from error
+    return str(tensorrt.__version__)
 
 
 def current() -> dict[str, str]:
-    """The machine's part of a fingerprint, with the keys of MACHINE_FIELDS.
+    """Return the fingerprint of this machine: a value for each of MACHINE_FIELDS.
 
-    Raises EngineError where there is no GPU or no TensorRT.
+    Raises EngineError if there is no GPU or no TensorRT.
     """
-    from osprey_ros.engines.tensorrt import require_tensorrt
-
     version = require_tensorrt()
     cuda = Cuda()
     return {
@@ -29,10 +42,21 @@ def current() -> dict[str, str]:
 
 
 def check_plan(plan: Path, machine: Mapping[str, str] | None = None) -> None:
-    """Refuses a plan that was built on another machine than this one (or than ``machine``, as `current` gives it).
+    """Reject a plan that was built for another machine.
 
-    Raises BundleError naming every field that differs, both values, and the remedy.
+    A difference in HARMLESS_FIELDS alone is logged as a warning.
+
+    Args:
+        plan: The plan; its fingerprint lies beside it.
+        machine: Fingerprint to compare with; by default `current`.
+
+    Raises BundleError if the plan has no fingerprint or another one.
     """
     found = differences(read_fingerprint(plan), current() if machine is None else machine)
-    if found:
-        raise BundleError(f"{plan} was built for another machine: {'; '.join(map(str, found))}; {REBUILD}")
+    if not found:
+        return
+    text = "; ".join(map(str, found))
+    if all(difference.harmless for difference in found):
+        log.warning("%s: %s; build it again if results or times have changed", plan, text)
+        return
+    raise BundleError(f"{plan} was built for another machine: {text}; {REBUILD}")

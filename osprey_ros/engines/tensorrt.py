@@ -17,23 +17,11 @@ import numpy as np
 
 from osprey_ros.engines.base import Buffer
 from osprey_ros.engines.cuda import ALIGNMENT, Cuda, DeviceBuffer
-from osprey_ros.engines.machine import check_plan
+from osprey_ros.engines.machine import check_plan, require_tensorrt
 from osprey_ros.errors import EngineError
 
 if TYPE_CHECKING:
     import tensorrt as trt
-
-
-def require_tensorrt() -> str:
-    """The version of the module `tensorrt`. Raises EngineError where it cannot be imported."""
-    try:
-        import tensorrt
-    except ImportError as error:
-        raise EngineError(
-            f"TensorRT cannot be imported ({error}): on a Jetson it comes with JetPack, elsewhere with "
-            "`pip install tensorrt`; or use a bundle that was built for the runtime 'onnxruntime'"
-        ) from error
-    return str(tensorrt.__version__)
 
 
 def make_logger(messages: list[str]) -> trt.ILogger:

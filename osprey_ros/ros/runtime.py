@@ -147,7 +147,7 @@ def load_describer(name: str, threads: int, preprocessing: str, reserve: int) ->
         raise BundleError(shortage)
     started = time.monotonic()
     with _progress("checking the files"):
-        bundle = Bundle.open(name)
+        bundle.verify()
     checked = time.monotonic()
     need = memory.needed(bundle) / memory.MIB
     logger.info("files checked in %.1f s; loading the engines (at most %.0f MB of memory)", checked - started, need)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from osprey_ros.bundle import bundle as bundles
+from osprey_ros.bundle import hash_cache
 from osprey_ros.bundle.bundle import Bundle, find_bundle, write_manifest
 from osprey_ros.bundle.manifest import (
     MANIFEST,
@@ -20,7 +20,6 @@ from osprey_ros.bundle.manifest import (
     TABLES,
     EngineEntry,
     Manifest,
-    manifest_sha256,
     onnx_engines,
 )
 from osprey_ros.bundle.spec import ModelSpec
@@ -29,7 +28,7 @@ from osprey_ros.errors import BundleError
 
 @pytest.fixture
 def folder(tmp_path: Path, spec: ModelSpec) -> Path:
-    """A sealed bundle folder. The files of engines are only bytes here: opening a bundle does not load them."""
+    """A bundle folder. The files of engines are only bytes here: opening a bundle does not load them."""
     root = tmp_path / "small"
     root.mkdir()
     for name in (*ONNX_FILES.values(), *TABLES):
@@ -48,10 +47,8 @@ def folder(tmp_path: Path, spec: ModelSpec) -> Path:
 
 
 def _edit_manifest(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Changes the manifest and seals it again, as if it had been written so."""
     data = json.loads((root / MANIFEST).read_text())
     change(data)
-    data["sha256"] = manifest_sha256(data)
     (root / MANIFEST).write_text(json.dumps(data))
 
 
@@ -102,7 +99,7 @@ def test_card_may_be_edited(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [*ONNX_FILES.values(), *TABLES])
-def test_changed_byte_of_a_file_is_noticed(folder: Path, name: str) -> None:
+def test_a_changed_byte_of_a_file_is_found(folder: Path, name: str) -> None:
     data = bytearray((folder / name).read_bytes())
     data[17] ^= 1
     (folder / name).write_bytes(bytes(data))
@@ -111,31 +108,15 @@ def test_changed_byte_of_a_file_is_noticed(folder: Path, name: str) -> None:
     Bundle.open(folder, verify=False)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda m: m["model"].update(image_mean=[0.5, 0.4, 0.4]),
-        lambda m: m["model"].update(eos_id=3),
-        lambda m: m["verification"].update(category=0.8),
-        lambda m: m.update(added=1),
-    ],
-)
-def test_changed_manifest_is_noticed(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    data = json.loads((folder / MANIFEST).read_text())
-    change(data)
-    (folder / MANIFEST).write_text(json.dumps(data))
-    for verify in (True, False):
-        with pytest.raises(BundleError, match=r"manifest\.json was changed after it was written.*build_engines"):
-            Bundle.open(folder, verify=verify)
+def test_a_corrected_manifest_is_accepted(folder: Path) -> None:
+    _edit_manifest(folder, lambda m: m["engines"]["decoder"].update(device="cuda"))
+    assert Bundle.open(folder).engine("decoder").device == "cuda"
 
 
-def test_every_changed_digit_of_a_manifest_is_noticed(folder: Path) -> None:
-    text = (folder / MANIFEST).read_text()
-    digits = [at for at, letter in enumerate(text) if letter.isdigit()]
-    assert len(digits) > 200
-    for at in digits:
-        with pytest.raises(BundleError):
-            Manifest.from_json(text[:at] + str((int(text[at]) + 1) % 10) + text[at + 1 :])
+def test_a_manifest_of_version_0_1_with_a_hash_of_its_own_is_accepted(folder: Path) -> None:
+    assert "sha256" not in json.loads((folder / MANIFEST).read_text())
+    _edit_manifest(folder, lambda m: m.update(sha256="0" * 64))
+    assert Bundle.open(folder).manifest.name == "small"
 
 
 def test_layout_of_a_manifest_does_not_matter(folder: Path) -> None:
@@ -149,14 +130,14 @@ def test_missing_and_cut_files_are_named(folder: Path) -> None:
     data = engine.read_bytes()
     engine.write_bytes(data[:-1])
     with pytest.raises(BundleError, match=rf"vision\.onnx has {len(data) - 1} bytes, the manifest says {len(data)}"):
-        Bundle.open(folder, verify=False)
+        Bundle.open(folder)
     engine.unlink()
     with pytest.raises(BundleError, match=r"vision\.onnx is missing"):
         Bundle.open(folder)
 
 
 def test_missing_folder_lists_where_it_was_looked_for() -> None:
-    with pytest.raises(BundleError, match=r"no engine bundle 'nonesuch' \(looked for .*engines"):
+    with pytest.raises(BundleError, match=r"no engine bundle 'nonesuch' \(searched .*engines"):
         Bundle.open("nonesuch")
 
 
@@ -186,14 +167,6 @@ def test_manifests_that_cannot_be_used(folder: Path, change: Callable[[dict[str,
         Bundle.open(folder)
 
 
-def test_manifest_without_a_seal_is_refused(folder: Path) -> None:
-    data = json.loads((folder / MANIFEST).read_text())
-    del data["sha256"]
-    (folder / MANIFEST).write_text(json.dumps(data))
-    with pytest.raises(BundleError, match=r"lacks sha256; rebuild it"):
-        Bundle.open(folder)
-
-
 def test_manifest_that_is_no_json(folder: Path) -> None:
     (folder / MANIFEST).write_text("{")
     with pytest.raises(BundleError, match="not valid JSON"):
@@ -202,7 +175,7 @@ def test_manifest_that_is_no_json(folder: Path) -> None:
 
 def test_embeddings_of_another_shape(folder: Path) -> None:
     _edit_manifest(folder, lambda m: m["model"].update(vocab_size=11))
-    with pytest.raises(BundleError, match=r"shape \(10, 4\), the manifest says \(11, 4\)"):
+    with pytest.raises(BundleError, match=r"shape \(10, 4\), the manifest expects \(11, 4\)"):
         Bundle.open(folder).embeddings()
 
 
@@ -233,7 +206,7 @@ def test_files_that_the_system_does_not_read_are_named(folder: Path, monkeypatch
     def refuse(path: Path) -> str:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(bundles, "sha256_of", refuse)
+    monkeypatch.setattr(hash_cache, "sha256_of", refuse)
     with pytest.raises(BundleError, match=r"decoder\.onnx cannot be read \(.*Permission denied"):
         Bundle.open(folder)
     (folder / MANIFEST).unlink()
@@ -254,7 +227,7 @@ def test_name_is_found_in_an_install_space(folder: Path, tmp_path: Path, monkeyp
     folder.rename(engines / "small")
     monkeypatch.setenv("AMENT_PREFIX_PATH", f"/nowhere:{tmp_path / 'install'}")
     assert find_bundle("small") == engines / "small"
-    assert bundles.Bundle.open("small").manifest.name == "small"
+    assert Bundle.open("small").manifest.name == "small"
 
     # A folder that happens to have the name does not hide it; a bundle of that name, or a written path, does.
     (tmp_path / "here" / "small").mkdir(parents=True)

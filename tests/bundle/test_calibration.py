@@ -49,7 +49,7 @@ def test_a_curve_that_is_none_is_refused(confidences: tuple[float], shares: tupl
         Curve(confidences, shares)
 
 
-def test_a_bundle_keeps_its_calibration_sealed(tiny_model: TinyModel, tmp_path: Path) -> None:
+def test_a_bundle_keeps_its_calibration(tiny_model: TinyModel, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     shutil.copytree(tiny_model.bundle, folder)
     before = Bundle.open(folder)
@@ -66,12 +66,12 @@ def test_a_bundle_keeps_its_calibration_sealed(tiny_model: TinyModel, tmp_path: 
         Bundle.open(folder)
     (folder / CALIBRATION).unlink()
     with pytest.raises(BundleError, match=r"calibration\.json is missing"):
-        write_calibration(folder, CURVES)  # nothing is sealed that is not whole
+        write_calibration(folder, CURVES)
 
 
 @pytest.mark.parametrize("method", ["write_text", "replace"])
 @pytest.mark.parametrize("earlier", [CURVES, None])
-def test_a_calibration_that_cannot_be_sealed_leaves_the_bundle_as_it_was(
+def test_a_calibration_that_cannot_be_written_leaves_the_bundle_as_it_was(
     tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, earlier: Calibration | None
 ) -> None:
     folder = tmp_path / "bundle"

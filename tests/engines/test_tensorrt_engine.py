@@ -222,10 +222,10 @@ def test_a_machine_without_driver_or_tensorrt_is_reported(monkeypatch: pytest.Mo
 def test_plans_of_other_machines_and_damaged_plans_are_rejected(plan: Path) -> None:
     stored = fingerprint.read_fingerprint(plan)
     fingerprint.write_fingerprint(plan, stored | {"gpu": "Orin", "multiprocessors": "16"})
-    with pytest.raises(BundleError, match=r"GPU is Stand-in here and was Orin there; number of multiprocessors"):
+    with pytest.raises(BundleError, match=r"GPU is Stand-in here and was Orin at the build; number of multiprocessors"):
         load_engine(plan, "tensorrt", "cuda")
     fingerprint.sidecar(plan).unlink()
-    with pytest.raises(BundleError, match=rf"has no {plan.name}\.json.*build_engines"):
+    with pytest.raises(BundleError, match=rf"has no fingerprint: {plan.name}\.json is missing.*build_engines"):
         load_engine(plan, "tensorrt", "cuda")
     fingerprint.write_fingerprint(plan, stored)
     plan.write_bytes(b"x" + plan.read_bytes())

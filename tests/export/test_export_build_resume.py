@@ -19,7 +19,8 @@ from export.build import Precisions, Targets, build_bundle
 from export.figures import Limit, Limits
 from export.samples import VerificationSample
 from export.workspace import Workspace, partial_folder
-from osprey_ros.bundle.bundle import Bundle, sha256_of
+from osprey_ros.bundle.bundle import Bundle
+from osprey_ros.bundle.hash_cache import sha256_of
 from osprey_ros.bundle.manifest import DECODER, Manifest
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.errors import BundleError

@@ -18,7 +18,8 @@ from ros_harness import BUNDLE
 from sensor_msgs.msg import RegionOfInterest
 
 from osprey_interfaces.msg import Region, RegionArray
-from osprey_ros.bundle.bundle import Bundle, sha256_of
+from osprey_ros.bundle.bundle import Bundle
+from osprey_ros.bundle.hash_cache import sha256_of
 from osprey_ros.bundle.manifest import MANIFEST, FileEntry
 from osprey_ros.errors import BundleError, InputError, OspreyError, StorageError
 from osprey_ros.frame import Frame, RegionLabel

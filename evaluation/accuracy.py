@@ -24,9 +24,9 @@ from osprey_ros.errors import OspreyError
 from osprey_ros.regions.regions import Regions, regions_from_id_image
 from osprey_ros.vision.preprocess import MODES
 from osprey_sim.catalog import HELD_OUT
-from osprey_sim.claims import FORM, PART, PLACE, RELATION, TABLE, THING, Claim, Witness
+from osprey_sim.claims import FORM, OBJECT, PART, PLACE, RELATION, TABLE, Claim, ClaimChecker
 from osprey_sim.dialogues import (
-    COLOUR_QUESTION,
+    COLOR_QUESTION,
     RELATION_QUESTION,
     RegionFacts,
     class_question,
@@ -40,7 +40,7 @@ from osprey_sim.words import CLASSES, PARTS
 
 _SAME_FOR_ALL = {
     "category": QUESTIONS["category"],
-    "colour": COLOUR_QUESTION,
+    "colour": COLOR_QUESTION,
     "short": QUESTIONS["short"],
     "detailed": QUESTIONS["detailed"],
     "relation": RELATION_QUESTION,
@@ -81,7 +81,7 @@ class Judged:
     @property
     def held_out(self) -> bool:
         """Whether no object of this colour and class was ever in training."""
-        return (self.facts.colour, self.facts.category) in HELD_OUT
+        return (self.facts.color, self.facts.category) in HELD_OUT
 
 
 def judge_scenes(describer: Describer, seeds: Iterable[int], split: str, min_area: int) -> list[Judged]:
@@ -110,7 +110,7 @@ def _judged_objects(
     describer: Describer, seed: int, scene: Scene, frame: Frame, objects: Sequence[RegionFacts]
 ) -> Iterator[Judged]:
     rng = np.random.default_rng(seed)
-    witness, things = Witness(scene, frame), {obj.instance_id: obj for obj in scene.objects}
+    witness, things = ClaimChecker(scene, frame), {obj.instance_id: obj for obj in scene.objects}
     regions = _regions(frame, objects)
     results = describer.answer(regions, list(_SAME_FOR_ALL.values()))
     said = {kind: {d.region_id: d for d in result} for kind, result in zip(_SAME_FOR_ALL, results, strict=True)}
@@ -203,7 +203,7 @@ def summary(judged: Sequence[Judged]) -> dict[str, Share]:
         "known class or part": Share.among(j.category in (*CLASSES, *PARTS) for j in judged),
     }
     claims = [claim for j in objects for claim in j.answers["detailed"].claims]
-    for kind in (FORM, THING, PART, PLACE, TABLE, RELATION):
+    for kind in (FORM, OBJECT, PART, PLACE, TABLE, RELATION):
         shares[f"detailed: {kind} true"] = Share.among(claim.true for claim in claims if claim.kind == kind)
     shares["detailed: all true"] = right("detailed")
     return shares

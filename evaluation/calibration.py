@@ -25,10 +25,10 @@ from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError
 from osprey_ros.regions.regions import regions_from_id_image
 from osprey_ros.scene.attributes import AttributeSpec
-from osprey_sim.dialogues import COLOUR_QUESTION, region_facts
+from osprey_sim.dialogues import COLOR_QUESTION, region_facts
 from osprey_sim.render import HEIGHT, MIN_AREA, WIDTH, Renderer
 from osprey_sim.scene import sample_scene
-from osprey_sim.words import COLOURS
+from osprey_sim.words import COLORS
 
 BINS = 15
 _BLOCK = 30  # answers behind each point of a curve, at least: fewer say little about a share
@@ -59,7 +59,7 @@ def answers_of_scenes(
     describer: Describer, seeds: Iterable[int], split: str, min_area: int = MIN_AREA
 ) -> dict[str, Answers]:
     """Category, short description and colour (from a list) of every object with more than `min_area` visible pixels."""
-    colour = AttributeSpec("colour", COLOUR_QUESTION, COLOURS)
+    colour = AttributeSpec("colour", COLOR_QUESTION, COLORS)
     questions = [QUESTIONS["category"], QUESTIONS["short"], colour.question]
     kinds = (CATEGORY, DESCRIPTION, ATTRIBUTE)
     found: dict[str, list[tuple[float, bool]]] = {kind: [] for kind in kinds}
@@ -76,7 +76,7 @@ def answers_of_scenes(
             for kind, result in zip(kinds, results, strict=True):
                 for answer in result:
                     facts = objects[answer.region_id]
-                    truth = {CATEGORY: facts.category, DESCRIPTION: facts.short, ATTRIBUTE: facts.colour}[kind]
+                    truth = {CATEGORY: facts.category, DESCRIPTION: facts.short, ATTRIBUTE: facts.color}[kind]
                     found[kind].append((answer.confidence, answer.text == truth))
     return {
         kind: Answers(np.array([c for c, _ in pairs]), np.array([r for _, r in pairs], dtype=bool))

@@ -65,8 +65,8 @@ class FormQuestions(Questions):
     def _not_color(self) -> Question:
         """Objects of a kind without a color, also if all of them have it: then there are none."""
         target = self._pick(self._objects)
-        others = [obj for obj in self._objects if obj.category == target.category and obj.colour != target.colour]
-        color = self._pick(others).colour if others else target.colour
+        others = [obj for obj in self._objects if obj.category == target.category and obj.color != target.color]
+        color = self._pick(others).color if others else target.color
         text = self._choice("the {} that is not {}", "the {} that isn't {}", "the {} which is not {}")
         right = self._ids(target.category) - self._ids(f"{color} {target.category}")
         return Question(NEGATION, text.format(target.category, color), right)
@@ -175,8 +175,8 @@ class FormQuestions(Questions):
         text = self._choice("the {1} in {0}", "the {1} of {0} color", "the {1} which is {0}", "which {1} is {0}?")
         return Question(
             CLAUSE,
-            text.format(target.colour, target.category),
-            self._ids(f"{target.colour} {target.category}"),
+            text.format(target.color, target.category),
+            self._ids(f"{target.color} {target.category}"),
         )
 
     def _relation_clause(self) -> Question | None:
@@ -198,18 +198,18 @@ class FormQuestions(Questions):
         have = frozenset(obj.instance_id for obj in self._objects if part in {p.name for p in obj.parts})
         article = "" if part.endswith("s") else "a "
         text = self._choice(
-            f"the thing that is {owner.colour} and has {article}{part}",
-            f"the {owner.colour} thing with {article}{part}",
+            f"the thing that is {owner.color} and has {article}{part}",
+            f"the {owner.color} thing with {article}{part}",
             f"the {owner.category} that has {article}{part}",
         )
-        named = self._ids(owner.category if owner.category in text else f"{owner.colour} thing")
+        named = self._ids(owner.category if owner.category in text else f"{owner.color} thing")
         return Question(CLAUSE, text, named & have)
 
     def _both(self) -> Question | None:
         first, second = self._pick(self._objects), self._pick(self._objects)
         if first is second or first.category == second.category:
             return None
-        nouns = f"{first.colour} {first.category}", f"{second.colour} {second.category}"
+        nouns = f"{first.color} {first.category}", f"{second.color} {second.category}"
         right = self._ids(nouns[0]) | self._ids(nouns[1])
         return Question(CLAUSE, f"the {nouns[0]} and the {nouns[1]}", right, complete=True)
 

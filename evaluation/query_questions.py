@@ -51,7 +51,7 @@ class Questions:
 
     def _absent(self) -> Question | None:
         """Return a question for a category that is absent, or for one that is present in another color only."""
-        colour = str(self._rng.choice(words.COLOURS))
+        colour = str(self._rng.choice(words.COLORS))
         if self._rng.random() < 0.5:
             category = self._pick(self._objects).category
         else:
@@ -64,7 +64,7 @@ class Questions:
     def _related(self) -> Question | None:
         """Return a question for an object that only its relation to another object tells from its like."""
         reference, target = self._pick(self._objects), self._pick(self._objects)
-        about = f"{reference.colour} {reference.category}"
+        about = f"{reference.color} {reference.category}"
         if target is reference or len(self._ids(about)) > 1:
             return None
         noun = self._noun(target, int(self._rng.integers(4)))
@@ -80,7 +80,7 @@ class Questions:
 
     def _between(self, target: SimObject, noun: str, others: frozenset[int], first: SimObject) -> Question | None:
         second = self._pick(self._objects)
-        about = f"{second.colour} {second.category}"
+        about = f"{second.color} {second.category}"
         if len({target.instance_id, first.instance_id, second.instance_id}) < 3 or len(self._ids(about)) > 1:
             return None
         start, line = self._place[first.instance_id], self._place[second.instance_id] - self._place[first.instance_id]
@@ -92,7 +92,7 @@ class Questions:
 
         if off(target.instance_id) > 0.06 or any(off(o) < 0.15 for o in others - {second.instance_id}):
             return None
-        text = f"the {noun} between the {first.colour} {first.category} and the {about}"
+        text = f"the {noun} between the {first.color} {first.category} and the {about}"
         return Question(RELATED, text, frozenset({target.instance_id}))
 
     def _is(self, relation: str, target: int, reference: int, others: frozenset[int]) -> bool:
@@ -110,7 +110,7 @@ class Questions:
         return along > max(0.05, _CLEARLY * across) and all(sign * step(o)[axis] < 0 for o in others)
 
     def _noun(self, obj: SimObject, level: int) -> str:
-        return (f"{obj.colour} {obj.category}", obj.category, f"{obj.colour} thing", "thing")[level]
+        return (f"{obj.color} {obj.category}", obj.category, f"{obj.color} thing", "thing")[level]
 
     def _ids(self, noun: str) -> frozenset[int]:
         return frozenset(

@@ -34,7 +34,7 @@ from osprey_ros.scene.scheduler import Scheduler
 from osprey_ros.scene.settings import StepSettings
 from osprey_ros.scene.types import SceneObject
 from osprey_ros.vision.preprocess import MODES
-from osprey_sim.catalog import COLOURS
+from osprey_sim.catalog import COLORS
 from osprey_sim.render import Renderer
 from osprey_sim.scene import sample_scene
 from osprey_sim.sequence import Sequence as SimSequence
@@ -403,7 +403,7 @@ def _rows(arguments: argparse.Namespace) -> list[Row]:
         print(table(more), flush=True)
 
     if "static" not in arguments.without:
-        colour = StepSettings(attributes=(AttributeSpec("colour", values=tuple(COLOURS)),))
+        colour = StepSettings(attributes=(AttributeSpec("colour", values=tuple(COLORS)),))
         for asked, settings in (
             ("category, phrase", StepSettings()),
             ("category, phrase, colour", colour),

@@ -1,1 +1,1 @@
-"""Simulated tabletops: seeded scenes of household objects with exact masks, depth and true words about every object."""
+"""Simulate tabletops: seeded scenes of household objects with exact masks, depth and a true description per object."""

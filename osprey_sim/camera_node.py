@@ -1,14 +1,15 @@
-"""A simulated camera over the tabletop, as a ROS 2 node that publishes what a camera driver and a segmentation would.
+"""A ROS 2 node that simulates a camera over a tabletop, with a segmentation and depth.
 
-Publishes ``image`` (colour or grey), ``segmentation`` (mono16 instance ids, 0 is background), ``depth`` (32FC1,
-metres) and ``camera_info`` with one stamp, and ``~/truth`` (std_msgs/String, JSON): the stamp and, for each visible
-object, its instance id, category and short phrase.
+Publishes ``image`` (color or gray), ``segmentation`` (mono16 instance ids, 0 is background), ``depth`` (32FC1,
+meters) and ``camera_info`` with one stamp, and ``~/truth`` (std_msgs/String, JSON): the stamp and, for each visible
+object, its instance id, category and short description.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -26,7 +27,7 @@ from osprey_sim.scene import MAX_OBJECTS, SPLITS, Scene, sample_scene
 
 FRAME_ID = "camera_optical_frame"
 _QOS_DEPTH = 5
-_ENCODINGS = {
+_ENCODINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "rgb8": lambda rgb: rgb,
     "bgr8": lambda rgb: rgb[..., ::-1],
     "rgba8": lambda rgb: cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA),
@@ -36,28 +37,26 @@ _ENCODINGS = {
 
 
 class SimCamera(Node):
-    """The node. A scene stands still for ``frames_per_scene`` frames and is drawn once; each has its own stamp."""
+    """The node. It renders each scene once and publishes it ``frames_per_scene`` times, with new stamps."""
 
     def __init__(self) -> None:
-        self._renderer: Renderer | None = None  # before all else: rclpy also destroys a node whose making failed
+        self._renderer: Renderer | None = None  # first, because rclpy also destroys a node whose constructor failed
         super().__init__("camera")
-        width = self._declare("width", 640, "Width of the pictures in pixels.", limits=(16, 4096))
-        height = self._declare("height", 480, "Height of the pictures in pixels.", limits=(16, 4096))
-        rate = self._declare(
-            "rate", 5.0, "Frames per second; fewer come where drawing takes longer.", limits=(0.01, 100.0)
-        )
+        width = self._declare("width", 640, "Width of the images in pixels.", limits=(16, 4096))
+        height = self._declare("height", 480, "Height of the images in pixels.", limits=(16, 4096))
+        rate = self._declare("rate", 5.0, "Frames per second; fewer if rendering takes longer.", limits=(0.01, 100.0))
         self._seed = self._declare(
-            "seed", 0, "Seed of the first scene; each further scene takes the next.", limits=(0, 2**31)
+            "seed", 0, "Seed of the first scene; it increases by 1 with each scene.", limits=(0, 2**31)
         )
         self._frames_per_scene = self._declare(
-            "frames_per_scene", 10, "Frames before the scene changes.", limits=(1, 2**31)
+            "frames_per_scene", 10, "Number of frames of each scene.", limits=(1, 2**31)
         )
-        self._split = self._declare("split", "test", "Which scenes are drawn.", choices=tuple(SPLITS))
-        fewest = self._declare("min_objects", 4, "Fewest objects in a scene.", limits=(1, MAX_OBJECTS))
-        most = self._declare("max_objects", 9, "Most objects in a scene.", limits=(1, MAX_OBJECTS))
+        self._split = self._declare("split", "test", "Split of the scenes.", choices=tuple(SPLITS))
+        fewest = self._declare("min_objects", 4, "Smallest number of objects in a scene.", limits=(1, MAX_OBJECTS))
+        most = self._declare("max_objects", 9, "Largest number of objects in a scene.", limits=(1, MAX_OBJECTS))
         encoding = self._declare("encoding", "rgb8", "Encoding of the image.", choices=tuple(_ENCODINGS))
         if fewest > most:
-            raise ValueError(f"min_objects is {fewest} and max_objects {most}: the first must not be the larger")
+            raise ValueError(f"min_objects is {fewest} but max_objects is {most}; use min_objects <= max_objects")
         self._objects = (fewest, most)
         self._encoding = encoding
 
@@ -74,7 +73,7 @@ class SimCamera(Node):
         )
 
     def destroy_node(self) -> None:
-        """Frees the drawing context and removes the node from the graph."""
+        """Free the GL context and destroy the node."""
         if self._renderer is not None:
             self._renderer.close()
         super().destroy_node()
@@ -87,7 +86,7 @@ class SimCamera(Node):
         limits: tuple[float, float] | None = None,
         choices: tuple[str, ...] = (),
     ) -> Any:
-        """Declares a parameter that is fixed once the node has started, and returns its value. Raises ValueError."""
+        """Declare a read-only parameter and return its value. Raise ValueError if it is not one of ``choices``."""
         descriptor = ParameterDescriptor(description=meaning, read_only=True)
         if choices:
             descriptor.additional_constraints = f"one of: {', '.join(choices)}"
@@ -97,7 +96,7 @@ class SimCamera(Node):
             descriptor.integer_range = [IntegerRange(from_value=limits[0], to_value=limits[1], step=1)]
         value = self.declare_parameter(name, default, descriptor).value
         if choices and value not in choices:
-            raise ValueError(f"{name} is {value!r}: it must be one of {', '.join(choices)}")
+            raise ValueError(f"{name} is {value!r}; use one of {', '.join(choices)}")
         return value
 
     def _publish(self) -> None:
@@ -107,8 +106,9 @@ class SimCamera(Node):
         stamp = self.get_clock().now().nanoseconds
         header = messages.header_message(stamp, FRAME_ID)
         frame = self._frame
+        assert frame.depth is not None
         height, width = frame.instance_ids.shape
-        # ROS counts pixels from the centre of the first one, the renderer from its corner.
+        # The origin of pixel coordinates is the center of the first pixel in ROS, its corner in the renderer.
         matrix = frame.camera_matrix - [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]
         self._image.publish(messages.image_message(self._pixels, self._encoding, header))
         self._segmentation.publish(messages.image_message(frame.instance_ids, "mono16", header))
@@ -119,22 +119,23 @@ class SimCamera(Node):
 
     def _draw(self, seed: int) -> None:
         scene = sample_scene(seed, self._split, self._objects)
+        assert self._renderer is not None  # it exists before the timer starts
         self._frame = self._renderer.render(scene)
         self._pixels = _ENCODINGS[self._encoding](self._frame.rgb)
         self._visible = visible_objects(scene, self._frame)
 
 
 def visible_objects(scene: Scene, frame: Frame) -> list[dict[str, Any]]:
-    """The truth about the objects of which the picture shows at least one pixel, by rising instance id."""
-    shown = (int(i) for i in np.unique(frame.instance_ids) if i != 0)
+    """Return the ground truth of the objects with at least one visible pixel, by ascending instance id."""
+    visible = (int(i) for i in np.unique(frame.instance_ids) if i != 0)
     return [
         {"instance_id": i, "category": words.category(scene.object(i)), "short": words.short(scene.object(i))}
-        for i in shown
+        for i in visible
     ]
 
 
 def main(args: list[str] | None = None) -> int:
-    """Runs the camera until it is interrupted. Returns the exit status: 2 for a parameter that is no good."""
+    """Run the camera until it is interrupted. Return the exit status, 2 for an invalid parameter."""
     return run_node(SimCamera, args)
 
 

@@ -1,4 +1,4 @@
-"""What can stand on the table: classes, colours, sizes, materials, table tops, and the pairs kept out of training."""
+"""Catalog of the simulator: classes, colors, sizes, materials, table tops, and the pairs held out of training."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ RGB = tuple[float, float, float]
 class ObjectClass:
     """A class of objects.
 
-    build: makes the primitives at medium size; the generator varies the proportions a little.
-    parts: the parts with names, in the order in which words mention them.
-    lies_down: it may also lie on its side.
-    facing: it has a front (+x), which is kept turned towards the camera.
+    Attributes:
+        build: Returns the primitives at medium size; the generator varies the proportions slightly.
+        parts: Names of the parts, in the order of the descriptions.
+        lies_down: Whether the object can also lie on its side.
+        facing: Whether the object has a front (+x) that is turned towards the camera.
     """
 
     name: str
@@ -58,7 +59,7 @@ _CLASSES = (
 )
 CLASSES: dict[str, ObjectClass] = {c.name: c for c in _CLASSES}
 
-COLOURS: dict[str, RGB] = {
+COLORS: dict[str, RGB] = {
     "red": (0.80, 0.05, 0.06),
     "orange": (0.98, 0.42, 0.02),
     "yellow": (0.97, 0.83, 0.08),
@@ -73,7 +74,7 @@ COLOURS: dict[str, RGB] = {
     "cyan": (0.08, 0.76, 0.82),
 }
 
-# Far enough apart to be told apart at different distances from the camera.
+# Scale factors. The steps are large enough to distinguish the sizes at different distances from the camera.
 SIZES: dict[str, float] = {"small": 0.75, "medium": 1.05, "large": 1.47}
 
 MATERIALS: dict[str, RGB] = {
@@ -90,7 +91,7 @@ MATERIALS: dict[str, RGB] = {
 }
 GLOSSY = frozenset({"metal", "steel", "glass"})
 
-# Muted tints, so that no table top or wall looks like one of the object colours.
+# Muted tints, so that no table top or wall has one of the object colors.
 TABLES: dict[str, tuple[RGB, ...]] = {
     "wooden": ((0.80, 0.64, 0.46), (0.70, 0.53, 0.37), (0.86, 0.74, 0.58)),
     "marble": ((0.86, 0.86, 0.84), (0.76, 0.80, 0.78)),
@@ -109,22 +110,27 @@ WALLS: tuple[RGB, ...] = (
 
 
 def _held_out() -> frozenset[tuple[str, str]]:
-    """One colour of every class, a second one of every fifth: a tenth of all pairs, spread evenly over both."""
-    colours = list(COLOURS)
+    """Return a tenth of all (color, class) pairs: one color of each class, and a second one of each fifth class."""
+    colors = list(COLORS)
     pairs = set()
     for i, name in enumerate(CLASSES):
-        pairs.add((colours[(5 * i + 3) % len(colours)], name))
+        pairs.add((colors[(5 * i + 3) % len(colors)], name))
         if i % 5 == 0:
-            pairs.add((colours[(5 * i + 9) % len(colours)], name))
+            pairs.add((colors[(5 * i + 9) % len(colors)], name))
     return frozenset(pairs)
 
 
 HELD_OUT: frozenset[tuple[str, str]] = _held_out()
-"""(colour, class) pairs that never occur in the train split; validation and test have them."""
+"""(color, class) pairs that occur in the validation and test splits only."""
 
 
 def paint_rgb(paint: str, body: RGB) -> RGB:
-    """The colour of a paint on an object whose body colour is `body`."""
+    """Return the color of a paint on an object.
+
+    Args:
+        paint: "body", "dark", "hollow", "contrast" or a key of `MATERIALS`.
+        body: Color of the object.
+    """
     brightness = 0.3 * body[0] + 0.59 * body[1] + 0.11 * body[2]
     if paint == "body":
         return body

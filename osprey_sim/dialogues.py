@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,43 +14,48 @@ from osprey_sim import words
 from osprey_sim.render import Frame
 from osprey_sim.scene import Scene
 
-COLOUR_QUESTION = f"What color is {REGION_TEXT}?"
+COLOR_QUESTION = f"What color is {REGION_TEXT}?"
 RELATION_QUESTION = f"Where is {REGION_TEXT}?"
 PAIR_QUESTION = f"Where is {REGION_TEXT} relative to {REGION_TEXT}?"
 PART_QUESTION = "Does {region} have {part}?"
 CLASS_QUESTION = "Is {region} {thing}?"
 
-# Kinds of dialogues. What is said in PLACED is true of the whole picture only, in SIZED of unenlarged ones only, in
-# COLOURED of those with their own colours only.
-KINDS = ("category", "short", "detailed", "colour", "class", "part", "relation", "pair")
+# Kinds of dialogues. Answers in PLACED are true for the whole image only, in SIZED for images that are not enlarged,
+# and in COLORED for images with unchanged colors.
+KINDS = ("category", "short", "detailed", "color", "class", "part", "relation", "pair")
 PLACED = frozenset({"detailed", "relation", "pair"})
 SIZED = frozenset({"short", "detailed", "relation", "pair"})
-COLOURED = frozenset({"colour", *SIZED})
+COLORED = frozenset({"color", *SIZED})
 
-# So that as many questions for parts are true as not, although a third of the classes has none.
-_ASK_PARTLESS = 0.5
-_ASK_PRESENT = 0.625
+# Shares of questions about parts. Half of the answers are then "yes", although a third of the classes has no parts.
+_ASK_PARTLESS = 0.5  # of the objects without parts
+_ASK_PRESENT = 0.625  # of the questions about objects with parts, ask for a part that exists
 
 
 @dataclass(frozen=True)
 class RegionFacts:
-    """What the simulator knows of one region. Plain data, stored as JSON beside the pictures."""
+    """Ground truth of one region: plain data, stored as JSON next to the images."""
 
     kind: str  # "object" or "part"
     id: int  # value in the instance-id image, or in the part-id image
     area: int  # visible pixels
     category: str
     short: str
-    detailed: str = ""  # objects only, as the following
-    colour: str = ""
+    detailed: str = ""  # this and the following: objects only
+    color: str = ""
     size: str = ""
     parts: tuple[str, ...] = field(default=())
     table: str = ""
-    relations: tuple[tuple[str, int], ...] = field(default=())  # where it is from which other object's id
+    relations: tuple[tuple[str, int], ...] = field(default=())  # (relation, id of the other object)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> RegionFacts:
+        """Return the facts of a JSON object. The key "colour" of files before 0.2 is accepted."""
+        return cls(**{"color" if key == "colour" else key: value for key, value in data.items()})
 
 
 def region_facts(scene: Scene, frame: Frame) -> list[RegionFacts]:
-    """Facts of every visible object and part of a frame, objects first, by id."""
+    """Return the facts of each visible object and part of a frame: objects first, each by ascending id."""
     areas = np.bincount(frame.instance_ids.ravel(), minlength=1)
     part_areas = np.bincount(frame.part_ids.ravel(), minlength=1)
     objects = {obj.instance_id: obj for obj in scene.objects}
@@ -63,7 +68,7 @@ def region_facts(scene: Scene, frame: Frame) -> list[RegionFacts]:
             category=words.category(obj),
             short=words.short(obj),
             detailed=words.detailed(scene, frame, obj),
-            colour=obj.colour,
+            color=obj.color,
             size=obj.size,
             parts=tuple(part.name for part in obj.parts),
             table=scene.table.kind,
@@ -89,11 +94,11 @@ def region_facts(scene: Scene, frame: Frame) -> list[RegionFacts]:
 
 
 class Dialogue(NamedTuple):
-    """A question about a region, or about one and another, and its true answer."""
+    """A question about one region or about two, and its true answer."""
 
     question: str
     answer: str
-    other: int | None = None  # the other object's id, where the question names two
+    other: int | None = None  # id of the second object of the question
 
 
 def dialogues(
@@ -103,39 +108,42 @@ def dialogues(
     without: frozenset[str] = frozenset(),
     beside: Sequence[RegionFacts] = (),
 ) -> list[Dialogue]:
-    """What is true of a region, at most one dialogue of a kind; questions with yes or no, and pairs, are drawn.
+    """Return true dialogues about a region in random order, at most one of each kind.
 
-    They come in random order: early ones are mostly of a kind with a high weight (1 where `weights` has none; none at
-    all at 0). Kinds in `without` are left out. Where relations have no weight, detailed descriptions are silent about
-    neighbours, too: a model too small to find them would make them up. beside: objects of the same picture; half of the
-    classes that are denied are among these, and pairs are made with them.
+    Args:
+        facts: Ground truth of the region.
+        rng: Draws the yes-or-no questions, the pairs and the order.
+        weights: Weight of each kind (default 1). Kinds with a high weight tend to come first; weight 0 excludes a kind.
+            If "relation" has weight 0, detailed descriptions omit the neighbor, because a small model would invent it.
+        without: Kinds to exclude.
+        beside: Objects of the same image. Half of the absent classes come from these, and pairs refer to them.
     """
     weights = weights or {}
-    told = {
+    found = {
         "category": Dialogue(QUESTIONS["category"], facts.category),
         "short": Dialogue(QUESTIONS["short"], facts.short),
     }
     if facts.kind == "object":
-        alone, neighbours, neighbour = facts.detailed.partition(", ")
-        told["detailed"] = Dialogue(QUESTIONS["detailed"], facts.detailed if weights.get("relation", 1.0) else alone)
-        told["colour"] = Dialogue(COLOUR_QUESTION, facts.colour)
-        told["class"] = Dialogue(*class_question(facts, rng, [f.category for f in beside]))
+        alone, comma, neighbor = facts.detailed.partition(", ")
+        found["detailed"] = Dialogue(QUESTIONS["detailed"], facts.detailed if weights.get("relation", 1.0) else alone)
+        found["color"] = Dialogue(COLOR_QUESTION, facts.color)
+        found["class"] = Dialogue(*class_question(facts, rng, [f.category for f in beside]))
         if facts.parts or rng.random() < _ASK_PARTLESS:
-            told["part"] = Dialogue(*part_question(facts, rng))
-        if neighbours:
-            told["relation"] = Dialogue(RELATION_QUESTION, neighbour)
+            found["part"] = Dialogue(*part_question(facts, rng))
+        if comma:
+            found["relation"] = Dialogue(RELATION_QUESTION, neighbor)
         pairs = pair_questions(facts, beside)
         if pairs:
-            told["pair"] = pairs[int(rng.integers(len(pairs)))]
-    shares = {kind: weights.get(kind, 1.0) for kind in told if kind not in without}
+            found["pair"] = pairs[int(rng.integers(len(pairs)))]
+    shares = {kind: weights.get(kind, 1.0) for kind in found if kind not in without}
     kinds = [kind for kind, share in shares.items() if share > 0]
-    # The order of exponential waiting times is that of draws by weight without replacement.
-    waits = rng.exponential(size=len(kinds)) / [shares[kind] for kind in kinds]
-    return [told[kinds[i]] for i in np.argsort(waits)]
+    # Sorting by exponential variates equals weighted draws without replacement.
+    keys = rng.exponential(size=len(kinds)) / [shares[kind] for kind in kinds]
+    return [found[kinds[i]] for i in np.argsort(keys)]
 
 
 def all_texts(facts: RegionFacts) -> Iterator[str]:
-    """Every text that can occur for a region: what a tokenizer must know."""
+    """Yield the texts about a region, to train a tokenizer."""
     rng = np.random.default_rng(facts.id)
     yield PAIR_QUESTION
     for question, answer, _ in dialogues(facts, rng):
@@ -144,7 +152,7 @@ def all_texts(facts: RegionFacts) -> Iterator[str]:
 
 
 def pair_questions(facts: RegionFacts, others: Sequence[RegionFacts]) -> list[Dialogue]:
-    """Where an object is from each of the others to which it stands in a relation."""
+    """Return a dialogue about an object's relation to each of the others that it has one to."""
     shown = {other.id: other for other in others}
     return [
         Dialogue(PAIR_QUESTION, f"{relation} {shown[there].short}", there)
@@ -154,7 +162,7 @@ def pair_questions(facts: RegionFacts, others: Sequence[RegionFacts]) -> list[Di
 
 
 def class_question(facts: RegionFacts, rng: np.random.Generator, beside: Sequence[str] = ()) -> tuple[str, str]:
-    """Whether an object is of a class, drawn so that half are, and the answer. beside: as for `dialogues`."""
+    """Return a question whether an object is of a class, and its answer. Half are "yes". beside: as in `dialogues`."""
     asked = facts.category
     if rng.random() < 0.5:
         others = [name for name in words.CLASSES if name != facts.category]
@@ -165,7 +173,7 @@ def class_question(facts: RegionFacts, rng: np.random.Generator, beside: Sequenc
 
 
 def part_question(facts: RegionFacts, rng: np.random.Generator) -> tuple[str, str]:
-    """Whether an object has a part, drawn so that about half have, and the answer."""
+    """Return a question whether an object has a part, and its answer. About half are "yes"."""
     present = bool(facts.parts) and rng.random() < _ASK_PRESENT
     absent = [name for name in words.PARTS if name not in facts.parts]
     asked = str(rng.choice(facts.parts if present else absent))

@@ -1,4 +1,4 @@
-"""OpenGL without a display: picks a library that works on this machine and opens a context for MuJoCo with it."""
+"""Open an OpenGL context for MuJoCo without a display, with a library that works on this machine."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ _REMEDY = "install libegl1 and libgl1-mesa-dri (or libosmesa6), or set MUJOCO_GL
 
 
 def open_context(width: int, height: int) -> tuple[ModuleType, Any]:
-    """The mujoco module and a GL context of at least this size, made current.
+    """Return the mujoco module and a current GL context of at least this size in pixels.
 
-    Both MuJoCo's Python and its C library read MUJOCO_GL. If it is unset on Linux, it is set here for this process: to
-    egl where a device answers, else to osmesa. RuntimeError says what is missing.
+    MuJoCo's Python package and its C library both read MUJOCO_GL. If it is unset on Linux, this function sets it for
+    this process: to egl if there is an EGL device, else to osmesa.
+
+    Raises:
+        RuntimeError: No GL library works.
     """
     if sys.platform == "linux" and not os.environ.get("MUJOCO_GL"):
         os.environ["MUJOCO_GL"] = _choose()
@@ -24,11 +27,11 @@ def open_context(width: int, height: int) -> tuple[ModuleType, Any]:
     try:
         import mujoco
 
-        # By name, because mujoco.GLContext keeps what the variable said when mujoco was first imported.
+        # Import by name, because mujoco.GLContext depends on the variable when mujoco was first imported.
         binding = importlib.import_module(f"mujoco.{chosen}") if chosen in ("egl", "osmesa") else mujoco
         context = binding.GLContext(width, height)
         context.make_current()
-    except Exception as error:  # a missing library shows as another type of error in each binding
+    except Exception as error:  # each binding raises another type for a missing library
         raise RuntimeError(f"cannot draw without a display: GL through {chosen} failed ({error}); {_REMEDY}") from error
     return mujoco, context
 
@@ -43,7 +46,7 @@ def _choose() -> str:
 
 
 def _egl_devices() -> int:
-    """How many EGL devices there are; Mesa's software renderer counts as one."""
+    """Return the number of EGL devices. Mesa's software renderer counts as one."""
     egl = _load("libEGL.so.1")
     if egl is None:
         return 0

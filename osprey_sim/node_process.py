@@ -1,4 +1,4 @@
-"""Runs a node in its own process, for the demo and the tests."""
+"""Run a node in its own process, for the demo and the tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of scenes: colour, exact instance and part ids, and depth, drawn by MuJoCo without a display."""
+"""Render scenes with MuJoCo, without a display: color, exact instance and part ids, and depth."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import tan
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -16,23 +17,26 @@ from osprey_sim.scene import Scene, Solid, camera_matrix, camera_pose
 from osprey_sim.textures import table_textures
 
 WIDTH, HEIGHT = 320, 240  # of the images for training and evaluation
-MIN_AREA = 200  # pixels of the smallest objects that evaluation takes into account
+MIN_AREA = 200  # pixels; evaluation ignores smaller objects
 
 _SHAPES = ("plane", "box", "sphere", "ellipsoid", "cylinder", "capsule")
-_NEAR, _FAR = 0.05, 12.0  # clipping planes in metres
-_TABLE_SIZE = 3.0  # half side of the table top in metres
+_NEAR, _FAR = 0.05, 12.0  # clipping planes in meters
+_TABLE_SIZE = 3.0  # half side of the table top in meters
 _MAX_GEOMS = 1000
-_SAMPLES = 4  # samples per pixel against jagged edges
+_SAMPLES = 4  # samples per pixel, for smooth edges
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What the camera gives of one scene.
+    """The rendered images of one scene.
 
-    rgb: uint8 [H, W, 3]. instance_ids: uint16 [H, W], 0 is background. part_ids: uint16 [H, W], 0 is no named part.
-    parts: part id -> (instance id, part name), for the parts of all objects, visible or not.
-    depth: float32 [H, W], metres along the optical axis; None if it was not asked for.
-    camera_matrix: float64 [3, 3].
+    Attributes:
+        rgb: uint8 [H, W, 3].
+        instance_ids: uint16 [H, W], 0 is background.
+        part_ids: uint16 [H, W], 0 outside of named parts.
+        parts: (instance id, part name) by part id, for the parts of all objects, visible or not.
+        depth: float32 [H, W], meters along the optical axis; None if depth was not rendered.
+        camera_matrix: float64 [3, 3].
     """
 
     rgb: np.ndarray
@@ -44,15 +48,15 @@ class Frame:
 
 
 class Renderer:
-    """Draws scenes of any content at one picture size. Use it from one thread; close() frees the GL context."""
+    """Render scenes at a fixed image size. Use it from one thread; close() frees the GL context."""
 
     def __init__(self, width: int = 320, height: int = 240) -> None:
-        self._gl = self._context = None  # so that close() can tell what has been made
+        self._gl = self._context = None  # close() runs even if the constructor fails
         if not (16 <= width <= 4096 and 16 <= height <= 4096):
-            raise ValueError(f"picture size is {width}x{height}; use 16 to 4096 pixels a side")
+            raise ValueError(f"image size is {width}x{height}; use 16 to 4096 pixels a side")
         self.width, self.height = width, height
         mujoco, self._gl = open_context(width, height)
-        # Exit handlers run last in, first out: this one closes before the GL library takes its display down.
+        # Exit handlers run last in, first out: this one closes the context before the GL library closes its display.
         self._at_exit = _closer(weakref.ref(self))
         atexit.register(self._at_exit)
         self._mujoco = mujoco
@@ -63,7 +67,7 @@ class Renderer:
         self._types = {name: int(getattr(mujoco.mjtGeom, f"mjGEOM_{name.upper()}")) for name in _SHAPES}
         self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
-        # Depth comes back reversed, 1 at the near plane, where float32 is most exact far away.
+        # Reversed depth (1 at the near plane): float32 is then most precise far away.
         self._context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
         self._stage = mujoco.MjvScene(model=self._model, maxgeom=_MAX_GEOMS)
         self._stage.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = True
@@ -82,7 +86,7 @@ class Renderer:
 
     def close(self) -> None:
         """Free the GL context. Safe to call twice; render() afterwards raises RuntimeError."""
-        # The context must be current, or what is freed would be another renderer's.
+        # Only resources of the current context are freed.
         if self._gl is not None:
             self._gl.make_current()
             if self._context is not None:
@@ -92,9 +96,14 @@ class Renderer:
         self._gl = self._context = None
 
     def render(self, scene: Scene, depth: bool = True) -> Frame:
-        """Draw one scene. Without `depth` the frame's depth is None, which saves a little time."""
+        """Return the rendered frame of a scene. Without `depth`, which saves some time, its depth is None.
+
+        Raises:
+            RuntimeError: The renderer is closed.
+            ValueError: The scene has too many primitives.
+        """
         if self._gl is None:
-            raise RuntimeError("this Renderer is closed; make a new one")
+            raise RuntimeError("this Renderer is closed; create a new one")
         self._gl.make_current()
         instance_of, part_of = self._fill(scene)
 
@@ -108,7 +117,7 @@ class Renderer:
         self._set_flags(segment=True)
         self._mujoco.mjr_render(self._rect, self._stage, self._context)
         self._mujoco.mjr_readPixels(codes, zbuffer, self._rect, self._context)
-        # The colour of a pixel is the number of its primitive plus one, low byte first; rows come bottom up.
+        # A pixel's color is the index of its primitive plus one, low byte first. Rows are bottom up.
         numbers = codes[::-1, :, 0].astype(np.int32) + (codes[::-1, :, 1].astype(np.int32) << 8)
 
         return Frame(
@@ -116,7 +125,7 @@ class Renderer:
             instance_ids=instance_of[numbers],
             part_ids=part_of[numbers],
             parts={part.part_id: (obj.instance_id, part.name) for obj in scene.objects for part in obj.parts},
-            depth=None if zbuffer is None else _metres(zbuffer[::-1]),
+            depth=None if zbuffer is None else _meters(zbuffer[::-1]),
             camera_matrix=camera_matrix(scene.camera, self.width, self.height),
         )
 
@@ -126,10 +135,10 @@ class Renderer:
         self._stage.flags[flags.mjRND_IDCOLOR] = segment
 
     def _fill(self, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-        """Put the scene on the stage; returns instance id and part id, uint16 [geoms + 1], of every segment number."""
+        """Put the scene on the stage. Return instance ids and part ids, uint16 [geoms + 1], by segment number."""
         count = 2 + sum(len(obj.solids) for obj in scene.objects)
         if count > _MAX_GEOMS:
-            raise ValueError(f"the scene has {count} primitives; at most {_MAX_GEOMS} can be drawn")
+            raise ValueError(f"the scene has {count} primitives, more than {_MAX_GEOMS}; use fewer objects")
         instance_of, part_of = np.zeros(count + 1, np.uint16), np.zeros(count + 1, np.uint16)
         self._stage.ngeom = 0
         self._add_room(scene)
@@ -144,15 +153,15 @@ class Renderer:
     def _add(
         self, shape: str, size: tuple[float, ...], position: np.ndarray, rotation: np.ndarray, rgb: tuple[float, ...]
     ) -> int:
-        number = self._stage.ngeom
+        number = int(self._stage.ngeom)
         geom = self._stage.geoms[number]
         rgba = np.array([*rgb, 1.0], np.float32)
         self._mujoco.mjv_initGeom(
             geom, self._types[shape], np.array(size, np.float64), position, rotation.reshape(9), rgba
         )
         geom.segid, geom.category = number, self._mujoco.mjtCatBit.mjCAT_STATIC
-        if hasattr(geom, "castshadow"):  # not in the MuJoCo 3 that Python 3.10 gets
-            geom.castshadow = shape != "plane"  # or table and wall would be speckled by their own shadows
+        if hasattr(geom, "castshadow"):  # missing in the MuJoCo release for Python 3.10
+            geom.castshadow = shape != "plane"  # planes would be speckled by their own shadows
         geom.specular, geom.shininess, geom.reflectance, geom.emission = 0.15, 0.3, 0.0, 0.0
         self._stage.ngeom = number + 1
         return number
@@ -188,7 +197,7 @@ class Renderer:
         lamp.pos[:] = -1.5 * lamp.dir
         lamp.ambient[:], lamp.diffuse[:], lamp.specular[:] = (0, 0, 0), scene.light.diffuse, (0.3, 0.3, 0.3)
         lamp.castshadow = 1
-        # Ambient light must come from a lamp without shadows, or shadows would be black. A little of it comes from the
+        # Ambient light comes from a lamp without shadows; otherwise shadows would be black. A part of it comes from the
         # camera, so that faces in the shade keep their shape.
         fill.dir[:] = camera_pose(scene.camera)[1][:, 2]
         fill.pos[:] = -1.5 * fill.dir
@@ -202,14 +211,14 @@ class Renderer:
         half = _NEAR * tan(np.radians(scene.camera.fovy) / 2)
         for eye in self._stage.camera:
             eye.pos[:], eye.forward[:], eye.up[:] = position, rotation[:, 2], -rotation[:, 1]
-            eye.frustum_center, eye.frustum_width = 0.0, 0.0  # width 0: taken from the picture's shape
+            eye.frustum_center, eye.frustum_width = 0.0, 0.0  # width 0: from the aspect ratio of the image
             eye.frustum_bottom, eye.frustum_top = -half, half
             eye.frustum_near, eye.frustum_far = _NEAR, _FAR
             eye.orthographic = 0
 
 
 def _closer(reference: weakref.ref[Renderer]) -> Callable[[], None]:
-    """A function that closes the renderer if it is still there, without keeping it alive."""
+    """Return a function that closes the renderer if it still exists, and that does not keep it alive."""
 
     def close() -> None:
         renderer = reference()
@@ -219,14 +228,14 @@ def _closer(reference: weakref.ref[Renderer]) -> Callable[[], None]:
     return close
 
 
-def _metres(zbuffer: np.ndarray) -> np.ndarray:
-    """Reversed z-buffer values (1 near, 0 far) [H, W] to metres, float32."""
+def _meters(zbuffer: np.ndarray) -> np.ndarray:
+    """Convert reversed z-buffer values [H, W] (1 near, 0 far) to meters, float32."""
     z = zbuffer.astype(np.float64)
     return (_NEAR * _FAR / (_NEAR + z * (_FAR - _NEAR))).astype(np.float32)
 
 
-def _textured_model(mujoco: ModuleType, width: int, height: int):
-    """A model without bodies that carries the table textures and sets buffer, shadow and mesh quality."""
+def _textured_model(mujoco: ModuleType, width: int, height: int) -> Any:
+    """Return a MuJoCo model without bodies that has the table textures and the buffer, shadow and mesh quality."""
     spec = mujoco.MjSpec()
     quality, screen = spec.visual.quality, getattr(spec.visual, "global")
     quality.offsamples, quality.shadowsize = _SAMPLES, 1024
@@ -234,7 +243,7 @@ def _textured_model(mujoco: ModuleType, width: int, height: int):
     screen.offwidth, screen.offheight = width, height
     spec.visual.map.shadowclip = 1.0
     spec.visual.map.znear, spec.visual.map.zfar = _NEAR, _FAR
-    spec.stat.extent = 1.2  # half width in metres of the area that gets shadows
+    spec.stat.extent = 1.2  # half width in meters of the area that gets shadows
     for name, image in table_textures().items():
         texture = spec.add_texture(
             name=name, type=mujoco.mjtTexture.mjTEXTURE_2D, width=image.shape[1], height=image.shape[0], nchannel=3

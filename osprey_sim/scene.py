@@ -1,4 +1,4 @@
-"""Seeded tabletop scenes as plain data: which objects stand where, under which light, seen by which camera."""
+"""Sample seeded tabletop scenes as plain data: objects with poses, light, table, wall and camera."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import numpy as np
 
 from osprey_sim import catalog
 from osprey_sim.catalog import RGB
-from osprey_sim.shapes import axis_rotation, rotation_z
+from osprey_sim.shapes import Array, axis_rotation, rotation_z
 
-# A seed is drawn together with its split's number, so equal seeds of two splits give unrelated scenes.
+# The random generator is seeded with split and seed, so that equal seeds of two splits give unrelated scenes.
 SPLITS: dict[str, int] = {"train": 0, "validation": 1, "test": 2}
 MAX_OBJECTS = 16
 
-_ASPECT = 4 / 3  # objects are laid out for a 4:3 picture; other pictures show more or less of the sides
-_GAP = 0.008  # metres left free between two footprints
-_TRIES = 30  # places tried for one object
-_LAYOUTS = 50  # layouts begun before giving up; the first nearly always succeeds
+_ASPECT = 4 / 3  # of the images that objects are placed for; wider images show more of the sides
+_GAP = 0.008  # meters between two footprints
+_TRIES = 30  # random places per object
+_LAYOUTS = 50  # attempts; the first one nearly always succeeds
 
 
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole camera that looks at a point. Degrees and metres; fovy is the vertical field of view."""
+    """A pinhole camera directed at a point. Degrees and meters; fovy is the vertical field of view."""
 
     azimuth: float
     elevation: float
@@ -34,7 +34,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class Light:
-    """One lamp that casts shadows along `direction`, over ambient light. Intensities are RGB in 0..1."""
+    """A directional light with shadows, and ambient light. Intensities are RGB in 0..1."""
 
     direction: tuple[float, float, float]
     diffuse: RGB
@@ -43,7 +43,7 @@ class Light:
 
 @dataclass(frozen=True)
 class Table:
-    """The table top, the plane z = 0. `kind` names its look in words; `rotation` turns its pattern (radians)."""
+    """The table top, the plane z = 0. `kind` is a key of catalog.TABLES; `rotation` of its pattern in radians."""
 
     kind: str
     rgb: RGB
@@ -52,7 +52,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Wall:
-    """The wall behind the table: distance in metres from the camera's lookat point, yaw in radians against the view."""
+    """The wall behind the table: distance in meters from the camera's lookat point, yaw in radians from the view."""
 
     rgb: RGB
     distance: float
@@ -61,11 +61,11 @@ class Wall:
 
 @dataclass(frozen=True)
 class Solid:
-    """One primitive of an object in the object's frame, at its true size. part_id is 0 outside of named parts."""
+    """A primitive of an object in the object's frame, at its final size. part_id is 0 outside of named parts."""
 
     shape: str
-    position: np.ndarray
-    rotation: np.ndarray
+    position: Array
+    rotation: Array
     size: tuple[float, float, float]
     rgb: RGB
     glossy: bool
@@ -74,7 +74,7 @@ class Solid:
 
 @dataclass(frozen=True)
 class Part:
-    """A named part of an object. part_id is unique in the scene and begins with 1."""
+    """A named part of an object. part_id is unique in the scene and starts at 1."""
 
     part_id: int
     name: str
@@ -82,28 +82,29 @@ class Part:
 
 @dataclass
 class SceneObject:
-    """One object: what it is, and where.
+    """An object and its pose.
 
-    position: float64 [3] metres, where the origin of the object's frame lies in the world.
-    rotation: float64 [3, 3], object frame to world.
-    middle: float64 [3] metres, the middle of the object's bounding box in its own frame.
+    Attributes:
+        position: float64 [3] meters, the origin of the object's frame in the world.
+        rotation: float64 [3, 3], object frame to world.
+        middle: float64 [3] meters, the center of the object's bounding box in its own frame.
     """
 
     instance_id: int
     category: str
-    colour: str
+    color: str
     size: str
     parts: list[Part]
     solids: list[Solid]
-    position: np.ndarray
-    rotation: np.ndarray
-    middle: np.ndarray
+    position: Array
+    rotation: Array
+    middle: Array
     lying: bool = False
 
 
 @dataclass
 class Scene:
-    """Everything that a picture depends on. Change the camera or an object's pose to see the same scene otherwise."""
+    """A scene. Change the camera or the pose of an object to render a variant."""
 
     seed: int
     split: str
@@ -114,15 +115,15 @@ class Scene:
     objects: list[SceneObject] = field(default_factory=list)
 
     def object(self, instance_id: int) -> SceneObject:
-        """The object with this instance id; KeyError if there is none."""
+        """Return the object with this instance id. Raise KeyError if there is none."""
         for candidate in self.objects:
             if candidate.instance_id == instance_id:
                 return candidate
         raise KeyError(f"no object with instance id {instance_id} in this scene of {len(self.objects)} objects")
 
 
-def camera_pose(camera: Camera) -> tuple[np.ndarray, np.ndarray]:
-    """Position float64 [3] of the camera and its rotation float64 [3, 3] to the world, columns right, down, forward."""
+def camera_pose(camera: Camera) -> tuple[Array, Array]:
+    """Return the camera's position float64 [3] and its rotation float64 [3, 3] to the world (right, down, forward)."""
     azimuth, elevation = np.radians(camera.azimuth), np.radians(camera.elevation)
     forward = np.array([cos(azimuth) * cos(elevation), sin(azimuth) * cos(elevation), -sin(elevation)])
     right = np.array([sin(azimuth), -cos(azimuth), 0.0])
@@ -130,40 +131,47 @@ def camera_pose(camera: Camera) -> tuple[np.ndarray, np.ndarray]:
     return position, np.stack([right, np.cross(forward, right), forward], axis=1)
 
 
-def camera_matrix(camera: Camera, width: int, height: int) -> np.ndarray:
-    """Intrinsic matrix float64 [3, 3] for a picture of width x height with square pixels; pixel centres at +0.5."""
+def camera_matrix(camera: Camera, width: int, height: int) -> Array:
+    """Return the intrinsic matrix float64 [3, 3] of an image with square pixels; pixel centers are at +0.5."""
     focal = height / 2 / tan(np.radians(camera.fovy) / 2)
     return np.array([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
 
 
-def project(camera: Camera, points: np.ndarray, width: int, height: int) -> np.ndarray:
-    """World points [N, 3] to pixels and depth: float64 [N, 3] with columns u, v (pixels) and z (metres)."""
+def project(camera: Camera, points: Array, width: int, height: int) -> Array:
+    """Project world points [N, 3] in meters. Return float64 [N, 3] with columns u, v (pixels) and z (meters)."""
     position, rotation = camera_pose(camera)
     local = (np.asarray(points, dtype=np.float64) - position) @ rotation
     uv = (local @ camera_matrix(camera, width, height).T)[:, :2] / local[:, 2:]
     return np.concatenate([uv, local[:, 2:]], axis=1)
 
 
-def object_center(obj: SceneObject) -> np.ndarray:
-    """Middle float64 [3] of the object in the world."""
+def object_center(obj: SceneObject) -> Array:
+    """Return the center float64 [3] of the object's bounding box in the world, in meters."""
     return obj.position + obj.rotation @ obj.middle
 
 
-def object_extents(obj: SceneObject, in_world: bool = False) -> np.ndarray:
+def object_extents(obj: SceneObject, in_world: bool = False) -> Array:
     """Return the extents float64 [3] in meters of an object's bounding box along its own axes or the world's."""
     low, high = _bounds(obj.solids, obj.rotation if in_world else np.eye(3))
     return high - low
 
 
 def sample_scene(seed: int, split: str, objects: tuple[int, int] = (4, 9)) -> Scene:
-    """The scene of this seed and split, with a number of objects drawn from `objects` (both ends included, 1 to 16).
+    """Return the scene of a seed. The same arguments give the same scene.
 
-    Same arguments, same scene. Scenes of "train" have no (colour, class) pair of catalog.HELD_OUT.
+    Args:
+        seed: At least 0.
+        split: A key of `SPLITS`. Scenes of "train" have no (color, class) pair of catalog.HELD_OUT.
+        objects: Least and greatest number of objects, 1 to 16.
+
+    Raises:
+        ValueError: An argument is out of range.
+        RuntimeError: The table has no room for the objects.
     """
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; use one of {', '.join(SPLITS)}")
     if seed < 0:
-        raise ValueError(f"seed is {seed}; use a number from 0 up")
+        raise ValueError(f"seed is {seed}; use a number of at least 0")
     low, high = objects
     if not 1 <= low <= high <= MAX_OBJECTS:
         raise ValueError(f"objects is {objects}; use (low, high) with 1 <= low <= high <= {MAX_OBJECTS}")
@@ -185,9 +193,9 @@ def sample_scene(seed: int, split: str, objects: tuple[int, int] = (4, 9)) -> Sc
 
 
 def _place_objects(rng: np.random.Generator, scene: Scene, count: int) -> list[SceneObject]:
-    """Up to `count` objects, one after another, each tried at many places; fewer where the table is full."""
+    """Return up to `count` objects, placed one after another at random places; fewer if the table is full."""
     placed: list[SceneObject] = []
-    taken: list[np.ndarray] = []
+    taken: list[Array] = []
     next_part = 1
     for _ in range(6 * count):
         if len(placed) == count:
@@ -201,7 +209,7 @@ def _place_objects(rng: np.random.Generator, scene: Scene, count: int) -> list[S
             x = right * sin(view) + away * cos(view) + scene.camera.lookat[0]
             y = -right * cos(view) + away * sin(view) + scene.camera.lookat[1]
             footprint = _corners(low, high, yaw, (x, y))
-            if not _in_picture(scene.camera, footprint, high[2] - low[2]):
+            if not _in_image(scene.camera, footprint, high[2] - low[2]):
                 continue
             if any(_overlap(footprint, other) for other in taken):
                 continue
@@ -215,16 +223,16 @@ def _place_objects(rng: np.random.Generator, scene: Scene, count: int) -> list[S
 
 
 def _sample_object(rng: np.random.Generator, scene: Scene, instance_id: int, first_part: int) -> SceneObject:
-    """An object at the origin, upright or lying, not yet turned."""
+    """Return an object at the origin, upright or lying, without yaw."""
     while True:
         category = str(rng.choice(list(catalog.CLASSES)))
-        colour = str(rng.choice(list(catalog.COLOURS)))
-        if scene.split != "train" or (colour, category) not in catalog.HELD_OUT:
+        color = str(rng.choice(list(catalog.COLORS)))
+        if scene.split != "train" or (color, category) not in catalog.HELD_OUT:
             break
     size = str(rng.choice(list(catalog.SIZES)))
     kind = catalog.CLASSES[category]
     scale = catalog.SIZES[size] * rng.uniform(0.95, 1.05)
-    body = _jitter(rng, catalog.COLOURS[colour], 0.025)
+    body = _jitter(rng, catalog.COLORS[color], 0.025)
     parts = [Part(first_part + i, name) for i, name in enumerate(kind.parts)]
     part_ids = {part.name: part.part_id for part in parts}
     solids = [
@@ -240,11 +248,11 @@ def _sample_object(rng: np.random.Generator, scene: Scene, instance_id: int, fir
         for geom in kind.build(rng)
     ]
     lying = kind.lies_down and rng.random() < 0.35
-    # Lying: the object's z axis becomes level, after a roll about it.
+    # Lying: roll the object about its z axis, then make this axis horizontal.
     rotation = axis_rotation((1.0, 0.0, 0.0)) @ rotation_z(rng.uniform(0, 2 * pi)) if lying else np.eye(3)
     low, high = _bounds(solids, np.eye(3))
     middle = (low + high) / 2
-    return SceneObject(instance_id, category, colour, size, parts, solids, np.zeros(3), rotation, middle, lying)
+    return SceneObject(instance_id, category, color, size, parts, solids, np.zeros(3), rotation, middle, lying)
 
 
 def _sample_yaw(rng: np.random.Generator, camera: Camera, obj: SceneObject) -> float:
@@ -255,7 +263,7 @@ def _sample_yaw(rng: np.random.Generator, camera: Camera, obj: SceneObject) -> f
 
 def _sample_camera(rng: np.random.Generator) -> Camera:
     fovy = float(rng.uniform(30, 42))
-    # Pixels per metre at the lookat point in a picture of 240 rows: how large objects look, whatever the field of view.
+    # Pixels per meter at the lookat point in an image of 240 rows, so that object sizes do not depend on fovy.
     zoom = rng.uniform(310, 365)
     distance = 120 / tan(np.radians(fovy) / 2) / zoom
     return Camera(
@@ -268,13 +276,13 @@ def _sample_camera(rng: np.random.Generator) -> Camera:
 
 
 def _sample_light(rng: np.random.Generator, camera: Camera) -> Light:
-    azimuth = np.radians(camera.azimuth) + rng.uniform(-2.0, 2.0)
-    elevation = np.radians(rng.uniform(42, 75))
+    azimuth = float(np.radians(camera.azimuth) + rng.uniform(-2.0, 2.0))
+    elevation = float(np.radians(rng.uniform(42, 75)))
     direction = (cos(azimuth) * cos(elevation), sin(azimuth) * cos(elevation), -sin(elevation))
     diffuse, ambient = rng.uniform(0.50, 0.75), rng.uniform(0.30, 0.42)
     warmth = rng.uniform(-0.04, 0.04)
     tint = np.array([1 + warmth, 1.0, 1 - warmth])
-    return Light(tuple(map(float, direction)), _rgb(diffuse * tint), _rgb(ambient * np.ones(3)))
+    return Light(direction, _rgb(diffuse * tint), _rgb(ambient * np.ones(3)))
 
 
 def _pick(rng: np.random.Generator, choices: tuple[RGB, ...]) -> RGB:
@@ -282,44 +290,48 @@ def _pick(rng: np.random.Generator, choices: tuple[RGB, ...]) -> RGB:
 
 
 def _jitter(rng: np.random.Generator, rgb: RGB, amount: float) -> RGB:
-    """A slightly brighter or darker, slightly shifted colour, inside 0..1."""
+    """Return a color with random changes of brightness and tint, within 0..1."""
     base = np.asarray(rgb) * rng.uniform(1 - 2 * amount, 1 + 2 * amount)
     return _rgb(np.clip(base + rng.uniform(-amount, amount, 3) * np.asarray(rgb), 0.02, 1.0))
 
 
-def _rgb(values: np.ndarray) -> RGB:
+def _rgb(values: Array) -> RGB:
     return (float(values[0]), float(values[1]), float(values[2]))
 
 
-def _reach(solid: Solid, rotation: np.ndarray) -> np.ndarray:
-    """How far a primitive extends from its own centre along each axis of the world, float64 [3]."""
+def _half_extents(solid: Solid, rotation: Array) -> Array:
+    """Return the half extents float64 [3] of a primitive along the world axes."""
     axes = rotation @ solid.rotation
-    if solid.shape == "box":
-        return np.abs(axes) @ np.asarray(solid.size)
-    if solid.shape in ("sphere", "ellipsoid"):
-        return np.sqrt((axes * np.asarray(solid.size)) ** 2 @ np.ones(3))
     radius, half, level = solid.size[0], solid.size[1], np.abs(axes[:, 2])
-    if solid.shape == "capsule":
-        return radius + half * level
-    return radius * np.sqrt(np.maximum(0.0, 1 - level**2)) + half * level
+    extents: Array
+    if solid.shape == "box":
+        extents = np.abs(axes) @ np.asarray(solid.size)
+    elif solid.shape in ("sphere", "ellipsoid"):
+        extents = np.sqrt((axes * np.asarray(solid.size)) ** 2 @ np.ones(3))
+    elif solid.shape == "capsule":
+        extents = radius + half * level
+    else:
+        extents = radius * np.sqrt(np.maximum(0.0, 1 - level**2)) + half * level
+    return extents
 
 
-def _bounds(solids: list[Solid], rotation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest coordinates float64 [3] of turned solids around their object's origin."""
+def _bounds(solids: list[Solid], rotation: Array) -> tuple[Array, Array]:
+    """Return the lowest and highest coordinates, float64 [3] each, of rotated solids of an object."""
     centers = np.array([rotation @ solid.position for solid in solids])
-    reach = np.array([_reach(solid, rotation) for solid in solids])
-    return (centers - reach).min(axis=0), (centers + reach).max(axis=0)
+    halves = np.array([_half_extents(solid, rotation) for solid in solids])
+    return (centers - halves).min(axis=0), (centers + halves).max(axis=0)
 
 
-def _corners(low: np.ndarray, high: np.ndarray, yaw: float, at: tuple[float, float]) -> np.ndarray:
-    """Corners [4, 2] on the table of a bounding box, widened by half the gap, turned by yaw and moved to `at`."""
+def _corners(low: Array, high: Array, yaw: float, at: tuple[float, float]) -> Array:
+    """Return the footprint [4, 2] of a bounding box, widened by half the gap, rotated by yaw and moved to `at`."""
     x0, y0, x1, y1 = low[0] - _GAP / 2, low[1] - _GAP / 2, high[0] + _GAP / 2, high[1] + _GAP / 2
     corners = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
-    return corners @ rotation_z(yaw)[:2, :2].T + np.asarray(at)
+    footprint: Array = corners @ rotation_z(yaw)[:2, :2].T + np.asarray(at)
+    return footprint
 
 
-def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two rectangles [4, 2] overlap: no side of either separates them."""
+def _overlap(a: Array, b: Array) -> bool:
+    """Return whether two rectangles [4, 2] overlap, by the separating axis theorem."""
     for corners in (a, b):
         for edge in (corners[1] - corners[0], corners[2] - corners[1]):
             pa, pb = a @ edge, b @ edge
@@ -328,11 +340,11 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
     return True
 
 
-def _in_picture(camera: Camera, footprint: np.ndarray, height: float) -> bool:
-    """Whether the bounding box is inside the picture, but for a small margin that lets edges cut a few objects."""
+def _in_image(camera: Camera, footprint: Array, height: float) -> bool:
+    """Return whether a bounding box is inside the image, with a small tolerance so that edges cut some objects."""
     bottom = np.concatenate([footprint, np.zeros((4, 1))], axis=1)
     top = np.concatenate([footprint, np.full((4, 1), height)], axis=1)
     uvz = project(camera, np.concatenate([bottom, top]), 1, 1)
-    # With a unit square picture, u spans the height too; the picture's true left and right are aspect / 2 away.
+    # In a unit square image, u has the unit of v: the left and right edges are at +-aspect / 2.
     u, v = uvz[:, 0] - 0.5, uvz[:, 1] - 0.5
     return bool(np.abs(u).max() < 1.05 * _ASPECT / 2 and np.abs(v).max() < 0.53)

@@ -1,7 +1,7 @@
-"""Seeded sequences of one scene seen by a moving camera, in which things happen that a tracker must survive.
+"""Sample seeded sequences of a scene with a moving camera and events that are difficult for a tracker.
 
-The camera orbits, pans and shakes. Objects hide one another; one slides about, one is taken away and put back, and two
-that look the same change places. Regions get new numbers in every frame, and some are missing in some frames.
+The camera orbits, pans and shakes. Objects occlude one another. One object slides, one is removed and put back, and two
+with the same appearance change places. Regions have new numbers in each frame, and some are missing in some frames.
 """
 
 from __future__ import annotations
@@ -14,19 +14,27 @@ import numpy as np
 
 from osprey_sim.render import Frame, Renderer
 from osprey_sim.scene import Camera, Scene, SceneObject, Wall, sample_scene
+from osprey_sim.shapes import Array
 
-_MAX_REGION_ID = 250  # region numbers of a frame are drawn from 1 to this
-_LIFTED = 0.9  # metres above the table: out of every picture
+_MAX_REGION_ID = 250  # region numbers are random, 1 to this
+_LIFTED = 0.9  # meters above the table, outside of each image
 _LIFT_SECONDS = 0.8
 
 
 @dataclass(frozen=True)
 class SequenceSettings:
-    """What happens in a sequence.
+    """Length, camera motion and events of a sequence.
 
-    frames: how many; rate: how many of them a second. objects: how many stand on the table (low, high), at least 4.
-    orbit: degrees to either side; pan: metres to either side; shake: metres, standard deviation.
-    missing: share of frames in which a region is missing, for one to four frames on end.
+    Attributes:
+        frames: Number of frames.
+        rate: Frames per second.
+        objects: Least and greatest number of objects, at least 4.
+        orbit: Amplitude of the azimuth in degrees.
+        pan: Amplitude of the lookat point in meters.
+        shake: Standard deviation of the lookat point in meters.
+        missing: Share of frames in which a region is missing, for one to four consecutive frames.
+        events: Whether objects move, not only the camera.
+        renumber: Whether regions have random numbers; otherwise the numbers are instance ids.
     """
 
     frames: int = 150
@@ -36,17 +44,20 @@ class SequenceSettings:
     pan: float = 0.12
     shake: float = 0.002
     missing: float = 0.05
-    events: bool = True  # False: nothing moves but the camera
-    renumber: bool = True  # False: a region has the number of its object
+    events: bool = True
+    renumber: bool = True
 
 
 @dataclass(frozen=True)
 class SequenceFrame:
-    """One frame of a sequence.
+    """A frame of a sequence.
 
-    stamp: nanoseconds. frame: what the camera gives; its instance ids are the numbers of this frame's regions.
-    truth: region number -> instance id of its object in the scene, for all regions of the frame.
-    camera: where the picture was taken from.
+    Attributes:
+        number: Index of the frame.
+        stamp: Nanoseconds.
+        frame: The rendered images; its instance ids are this frame's region numbers.
+        truth: Instance id of the object in the scene by region number, for all regions of the frame.
+        camera: Camera of the frame.
     """
 
     number: int
@@ -57,26 +68,28 @@ class SequenceFrame:
 
 
 class Sequence:
-    """The sequence of a seed and split; same arguments, same frames. Iterate over it with a renderer by `frames`.
+    """The sequence of a seed. The same arguments give the same frames.
 
     Attributes:
-        scene: as it is at first. The two that look the same are ``twins``, the one that slides ``mover``, the one that
-            is taken away ``leaver``, all instance ids; empty and 0 without events.
-        away: the frames, first and one past the last, in which the leaver is not on its way but gone.
+        scene: The scene before the first event.
+        twins: Instance ids of the two objects with the same appearance; empty without events.
+        mover: Instance id of the object that slides; 0 without events.
+        leaver: Instance id of the object that is removed; 0 without events.
+        away: First frame without the leaver, and the first frame in which it returns.
     """
 
     def __init__(self, seed: int, split: str = "test", settings: SequenceSettings | None = None) -> None:
-        """Raises ValueError for settings that make no sequence."""
+        """Plan the sequence. Raise ValueError for invalid settings."""
         self.settings = settings = settings or SequenceSettings()
         if settings.frames < 1 or settings.rate <= 0:
-            raise ValueError(f"{settings.frames} frames at {settings.rate} a second: both must be above 0")
+            raise ValueError(f"frames is {settings.frames} and rate {settings.rate}; use numbers above 0")
         if settings.objects[0] < 4:
-            raise ValueError(f"objects is {settings.objects}: a sequence needs at least 4 for all that happens")
+            raise ValueError(f"objects is {settings.objects}; use at least 4, which the events need")
         self.scene = sample_scene(seed, split, settings.objects)
         self._rng_seed = [seed, len(split), settings.frames]
         rng = np.random.default_rng([*self._rng_seed, 0])
         self._cameras = _cameras(rng, self.scene.camera, settings)
-        self._paths: dict[int, np.ndarray] = {}
+        self._paths: dict[int, Array] = {}
         self.twins: tuple[int, ...] = ()
         self.mover = self.leaver = 0
         self.away = (0, 0)
@@ -87,11 +100,11 @@ class Sequence:
         return self.settings.frames
 
     def frames(self, renderer: Renderer, depth: bool = True) -> Iterator[SequenceFrame]:
-        """The frames, drawn one after another."""
+        """Render the frames one after another and yield them."""
         settings, rng = self.settings, np.random.default_rng([*self._rng_seed, 1])
         missing_for = {obj.instance_id: 0 for obj in self.scene.objects}
         for number in range(settings.frames):
-            drawn = renderer.render(self.scene_at(number), depth=depth)
+            rendered = renderer.render(self.scene_at(number), depth=depth)
             for obj in missing_for:
                 missing_for[obj] -= 1
                 # Gaps last 2.5 frames on average.
@@ -103,17 +116,17 @@ class Sequence:
                 for obj, region in zip(missing_for, numbers, strict=True)
                 if missing_for[obj] < 0
             }
-            frame = _renumbered(drawn, region_of)
-            seen = {int(region) for region in np.unique(frame.instance_ids)}
-            truth = {region: obj for obj, region in region_of.items() if region in seen}
+            frame = _renumbered(rendered, region_of)
+            visible = {int(region) for region in np.unique(frame.instance_ids)}
+            truth = {region: obj for obj, region in region_of.items() if region in visible}
             yield SequenceFrame(number, self.stamp(number), frame, truth, self._cameras[number])
 
     def stamp(self, number: int) -> int:
-        """Nanoseconds of a frame; the first is at one second."""
+        """Return the stamp of a frame in nanoseconds. The first frame is at one second."""
         return round((1 + number / self.settings.rate) * 1e9)
 
     def scene_at(self, number: int) -> Scene:
-        """The scene as it is in one frame."""
+        """Return the scene of a frame."""
         objects = [
             replace(obj, position=self._paths[obj.instance_id][number]) if obj.instance_id in self._paths else obj
             for obj in self.scene.objects
@@ -123,7 +136,7 @@ class Sequence:
 
     def _plan_events(self, rng: np.random.Generator) -> None:
         frames, objects = self.settings.frames, self.scene.objects
-        # Those nearest to the middle: what happens should happen in the picture.
+        # Use the objects nearest to the center, so that the events are visible.
         middle = np.asarray(self.scene.camera.lookat[:2])
         central = sorted(objects, key=lambda obj: float(np.linalg.norm(obj.position[:2] - middle)))[:5]
         order = [central[i] for i in rng.permutation(len(central))]
@@ -155,13 +168,15 @@ class Sequence:
 
 
 def _cameras(rng: np.random.Generator, camera: Camera, settings: SequenceSettings) -> list[Camera]:
-    """A camera for each frame: slow waves in all that it does, and shake on top."""
+    """Return a camera for each frame: slow waves of all its parameters, plus shake."""
     time = np.arange(settings.frames) / settings.rate
 
-    def wave(amplitude: float) -> np.ndarray:
-        """Zero at the first frame, one to one and a half swings in fifteen seconds."""
+    def wave(amplitude: float) -> Array:
+        """Return a sine of 10 to 15 s period, shifted so that the first frame is zero."""
         phase, period = rng.uniform(0, 2 * np.pi), rng.uniform(10, 15)
-        return amplitude * (np.sin(2 * np.pi * time / period + phase) - np.sin(phase)) / (1 + abs(np.sin(phase)))
+        swing = np.sin(2 * np.pi * time / period + phase) - np.sin(phase)
+        scaled: Array = amplitude * swing / (1 + abs(np.sin(phase)))
+        return scaled
 
     azimuth = camera.azimuth + wave(settings.orbit)
     elevation = np.clip(camera.elevation + wave(settings.orbit / 5), 22, 60)
@@ -182,7 +197,7 @@ def _cameras(rng: np.random.Generator, camera: Camera, settings: SequenceSetting
 
 
 def _fixed_wall(scene: Scene, camera: Camera) -> Wall:
-    """The wall, which scenes describe as the camera sees it, for another camera: so that it stays where it is."""
+    """Return the wall, which scenes store relative to the camera, for another camera at the same place in the world."""
     yaw = np.radians(scene.camera.azimuth) + scene.wall.yaw
     away = np.array([np.cos(yaw), np.sin(yaw)])
     panned = np.subtract(camera.lookat[:2], scene.camera.lookat[:2]) @ away
@@ -191,23 +206,23 @@ def _fixed_wall(scene: Scene, camera: Camera) -> Wall:
     )
 
 
-def _twin(original: SceneObject, place: SceneObject) -> SceneObject:
-    """An object that looks like the original and takes the place and number of another, with parts that are unnamed."""
-    position = np.array([*place.position[:2], original.position[2]])
+def _twin(original: SceneObject, other: SceneObject) -> SceneObject:
+    """Return a copy of an object, without part names, at the position and with the instance id of another one."""
+    position = np.array([*other.position[:2], original.position[2]])
     solids = [replace(solid, part_id=0) for solid in original.solids]
-    return replace(copy.deepcopy(original), instance_id=place.instance_id, parts=[], solids=solids, position=position)
+    return replace(copy.deepcopy(original), instance_id=other.instance_id, parts=[], solids=solids, position=position)
 
 
-def _ease(frames: int, start: int, end: int) -> np.ndarray:
-    """float64 [frames]: 0 up to the frame ``start``, 1 from ``end`` on, smooth between."""
+def _ease(frames: int, start: int, end: int) -> Array:
+    """Return float64 [frames]: 0 until the frame ``start``, 1 from ``end`` on, smooth between."""
     share = np.clip((np.arange(frames) - start) / max(1, end - start), 0, 1)
     return share * share * (3 - 2 * share)
 
 
-def _arc(here: np.ndarray, there: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Points float64 [frames, 3] on the way, which keeps to its left of the straight line by a quarter of its length.
+def _arc(here: Array, there: Array, share: Array) -> Array:
+    """Return positions float64 [frames, 3] on a curve to the left of the straight line, by a quarter of its length.
 
-    Two objects that change places so pass each other.
+    Two objects that change places do not collide on such curves.
     """
     way = there - here
     aside = 0.25 * np.array([-way[1], way[0], 0.0])
@@ -215,7 +230,7 @@ def _arc(here: np.ndarray, there: np.ndarray, share: np.ndarray) -> np.ndarray:
 
 
 def _renumbered(frame: Frame, region_of: dict[int, int]) -> Frame:
-    """The frame with other instance ids; objects that have none are no region."""
+    """Return the frame with other instance ids. Objects without one become background."""
     table = np.zeros(int(frame.instance_ids.max()) + 1, np.uint16)
     for obj, region in region_of.items():
         if obj < len(table):

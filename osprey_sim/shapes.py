@@ -1,4 +1,4 @@
-"""Household objects as lists of primitives: how each class is put together at medium size, standing on z = 0."""
+"""Build household objects from primitives, at medium size, standing on the plane z = 0."""
 
 from __future__ import annotations
 
@@ -8,32 +8,36 @@ from itertools import pairwise
 from math import cos, pi, sin
 
 import numpy as np
+from numpy.typing import NDArray
 
-Vector = Sequence[float]
+Array = NDArray[np.float64]
+Vector = Sequence[float] | Array
 
 
 @dataclass(frozen=True)
 class Geom:
-    """One primitive in its object's frame.
+    """A primitive in its object's frame.
 
-    shape: "box", "sphere", "ellipsoid", "cylinder" or "capsule".
-    position: float64 [3] metres, the primitive's centre.
-    rotation: float64 [3, 3], columns are the primitive's axes.
-    size: three metres as MuJoCo counts them: half extents (box, ellipsoid), or radius, half length (cylinder, capsule).
-    paint: "body" (the object's colour), "dark" (a darker tint of it), "contrast" (black or white), or a material name.
-    part: name of the part it belongs to, or "" for the rest of the object.
+    Attributes:
+        shape: "box", "sphere", "ellipsoid", "cylinder" or "capsule".
+        position: float64 [3] meters, the primitive's center.
+        rotation: float64 [3, 3], columns are the primitive's axes.
+        size: Meters, as in MuJoCo: half extents (box, ellipsoid), or radius and half length (cylinder, capsule).
+        paint: "body" (the object's color), "dark", "hollow" (darker shades of it), "contrast" (black or white), or a
+            key of catalog.MATERIALS.
+        part: Name of the part, or "" outside of named parts.
     """
 
     shape: str
-    position: np.ndarray
-    rotation: np.ndarray
+    position: Array
+    rotation: Array
     size: tuple[float, float, float]
     paint: str
     part: str = ""
 
 
-def axis_rotation(direction: Vector) -> np.ndarray:
-    """Rotation [3, 3] whose third column points along `direction`."""
+def axis_rotation(direction: Vector) -> Array:
+    """Return a rotation [3, 3] whose third column points along `direction`."""
     z = np.asarray(direction, dtype=np.float64)
     z = z / np.linalg.norm(z)
     helper = np.array([1.0, 0.0, 0.0]) if abs(z[0]) < 0.9 else np.array([0.0, 1.0, 0.0])
@@ -42,13 +46,13 @@ def axis_rotation(direction: Vector) -> np.ndarray:
     return np.stack([np.cross(y, z), y, z], axis=1)
 
 
-def rotation_z(angle: float) -> np.ndarray:
-    """Rotation [3, 3] about the vertical axis by `angle` radians."""
+def rotation_z(angle: float) -> Array:
+    """Return the rotation [3, 3] about the vertical axis by `angle` radians."""
     c, s = cos(angle), sin(angle)
     return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
 
 
-def box(center: Vector, half: Vector, paint: str = "body", part: str = "", rotation: np.ndarray | None = None) -> Geom:
+def box(center: Vector, half: Vector, paint: str = "body", part: str = "", rotation: Array | None = None) -> Geom:
     rotation = np.eye(3) if rotation is None else rotation
     return Geom("box", np.array(center, dtype=np.float64), rotation, (half[0], half[1], half[2]), paint, part)
 
@@ -57,27 +61,25 @@ def ball_at(center: Vector, radius: float, paint: str = "body", part: str = "") 
     return Geom("sphere", np.array(center, dtype=np.float64), np.eye(3), (radius, radius, radius), paint, part)
 
 
-def ellipsoid(
-    center: Vector, half: Vector, paint: str = "body", part: str = "", rotation: np.ndarray | None = None
-) -> Geom:
+def ellipsoid(center: Vector, half: Vector, paint: str = "body", part: str = "", rotation: Array | None = None) -> Geom:
     rotation = np.eye(3) if rotation is None else rotation
     return Geom("ellipsoid", np.array(center, dtype=np.float64), rotation, (half[0], half[1], half[2]), paint, part)
 
 
 def between(shape: str, start: Vector, end: Vector, radius: float, paint: str = "body", part: str = "") -> Geom:
-    """A cylinder or capsule whose axis runs from `start` to `end`."""
+    """Return a cylinder or capsule whose axis runs from `start` to `end`."""
     a, b = np.asarray(start, dtype=np.float64), np.asarray(end, dtype=np.float64)
     half = float(np.linalg.norm(b - a)) / 2
     return Geom(shape, (a + b) / 2, axis_rotation(b - a), (radius, half, half), paint, part)
 
 
 def disc(z0: float, z1: float, radius: float, paint: str = "body", part: str = "", at: Vector = (0.0, 0.0)) -> Geom:
-    """An upright cylinder from height z0 to z1."""
+    """Return an upright cylinder from height z0 to z1."""
     return between("cylinder", (at[0], at[1], z0), (at[0], at[1], z1), radius, paint, part)
 
 
 def turned(profile: Sequence[tuple[float, float]], paint: str = "body", part: str = "", steps: int = 5) -> list[Geom]:
-    """A solid of revolution as stacked discs; profile: (height, radius) from the bottom up."""
+    """Return a solid of revolution as stacked discs. profile: (height, radius) from the bottom up."""
     heights, radii = zip(*profile, strict=True)
     edges = np.linspace(heights[0], heights[-1], steps + 1)
     middles = (edges[:-1] + edges[1:]) / 2
@@ -86,12 +88,12 @@ def turned(profile: Sequence[tuple[float, float]], paint: str = "body", part: st
 
 
 def chain(points: Sequence[Vector], radius: float, paint: str = "body", part: str = "") -> list[Geom]:
-    """Capsules from point to point."""
+    """Return capsules from point to point."""
     return [between("capsule", a, b, radius, paint, part) for a, b in pairwise(points)]
 
 
 def ring(center: Vector, radius: float, thickness: float, paint: str, part: str, pieces: int = 7) -> list[Geom]:
-    """A ring lying flat, made of capsules."""
+    """Return a horizontal ring of capsules."""
     angles = np.linspace(0.0, 2 * pi, pieces + 1)
     points = [(center[0] + radius * cos(a), center[1] + radius * sin(a), center[2]) for a in angles]
     return chain(points, thickness, paint, part)

@@ -1,4 +1,4 @@
-"""Patterns of the table tops, drawn from fixed noise: grey images that the table's colour is multiplied with."""
+"""Gray patterns of the table tops, from noise with a fixed seed; the renderer multiplies them with the table color."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _SIZE = 256
 
 
 def table_textures() -> dict[str, np.ndarray]:
-    """Images uint8 [256, 256, 3] by table kind; a kind without an image ("plain") is drawn in its colour alone."""
+    """Return images uint8 [256, 256, 3] by table kind. The kind "plain" has no image."""
     rng = np.random.default_rng(7)
     y, x = np.mgrid[0:_SIZE, 0:_SIZE] / _SIZE
     grain = _smooth_noise(rng, 3, 40)
@@ -23,7 +23,7 @@ def table_textures() -> dict[str, np.ndarray]:
 
 
 def _smooth_noise(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
-    """Noise of about unit range [256, 256] that repeats at its borders: random values on a grid, joined smoothly."""
+    """Return periodic noise [256, 256] in -1..1: random values on a grid, interpolated smoothly."""
     grid = rng.uniform(-1, 1, (columns, rows))
     for axis in (0, 1):
         count = grid.shape[axis]
@@ -37,5 +37,5 @@ def _smooth_noise(rng: np.random.Generator, rows: int, columns: int) -> np.ndarr
 
 
 def _to_image(values: np.ndarray) -> np.ndarray:
-    grey = (np.clip(values, 0, 1) * 255).astype(np.uint8)
-    return np.ascontiguousarray(np.repeat(grey[:, :, None], 3, axis=2))
+    gray = (np.clip(values, 0, 1) * 255).astype(np.uint8)
+    return np.ascontiguousarray(np.repeat(gray[:, :, None], 3, axis=2))

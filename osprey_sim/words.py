@@ -1,4 +1,4 @@
-"""True words about what is on the table: categories, short phrases, detailed sentences, parts and relations."""
+"""True descriptions of the objects in a scene: categories, short phrases, detailed sentences, parts and relations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from osprey_sim.render import Frame
 from osprey_sim.scene import Part, Scene, SceneObject, camera_pose, object_center, project
 
 CLASSES: tuple[str, ...] = tuple(catalog.CLASSES)
-COLOURS: tuple[str, ...] = tuple(catalog.COLOURS)
+COLORS: tuple[str, ...] = tuple(catalog.COLORS)
 SIZES: tuple[str, ...] = tuple(catalog.SIZES)
 PARTS: tuple[str, ...] = tuple(dict.fromkeys(part for kind in catalog.CLASSES.values() for part in kind.parts))
 TABLES: tuple[str, ...] = tuple(catalog.TABLES)
@@ -19,32 +19,32 @@ RELATIONS: tuple[str, ...] = (LEFT, RIGHT, FRONT, BEHIND)
 ON = "on a"
 PLACES: tuple[str, ...] = ("on the left side of a", "on the right side of a", "in the middle of a", ON)
 
-# Shares of the picture, so that words do not depend on its size. In a picture of 320x240: 61 and 12 pixels.
-_VISIBLE_OBJECT = 8e-4
-_VISIBLE_PART = 1.6e-4
-# A relation is said only where one direction clearly outweighs the other and the centres are clearly apart (metres).
-_DOMINANCE = 1.5
-_APART = 0.05
-_NEAR = 0.45
+# Shares of the image area, so that descriptions do not depend on the image size.
+_VISIBLE_OBJECT = 8e-4  # 61 pixels at 320x240
+_VISIBLE_PART = 1.6e-4  # 12 pixels at 320x240
+# A relation is unambiguous if one direction dominates and the centers are far enough apart.
+_DOMINANCE = 1.5  # ratio of the distances along the two directions
+_APART = 0.05  # meters, least distance of the centers
+_NEAR = 0.45  # meters, largest distance of a neighbor in descriptions
 
 
 def category(obj: SceneObject) -> str:
-    """The class: "mug"."""
+    """Return the class: "mug"."""
     return obj.category
 
 
 def short(obj: SceneObject) -> str:
-    """Size, colour and class: "a small red mug"; medium size is not mentioned: "a red mug"."""
+    """Return size, color and class: "a small red mug". The size "medium" is omitted: "a red mug"."""
     size = "" if obj.size == "medium" else f"{obj.size} "
-    phrase = f"{size}{obj.colour} {obj.category}"
+    phrase = f"{size}{obj.color} {obj.category}"
     return with_article(phrase)
 
 
 def detailed(scene: Scene, frame: Frame, obj: SceneObject) -> str:
-    """A sentence: short phrase, visible parts, place on the table, and the nearest visible neighbour.
+    """Return a sentence: short phrase, visible parts, place on the table, and the nearest visible neighbor.
 
-    "a small red mug with a handle on the left side of a wooden table, behind a blue bowl". Place and neighbour are as
-    the camera sees them, and are left out where they would be ambiguous.
+    "a small red mug with a handle on the left side of a wooden table, behind a blue bowl". Place and neighbor are
+    relative to the camera. They are omitted if they are ambiguous.
     """
     parts = visible_parts(frame, obj)
     text = short(obj)
@@ -53,31 +53,31 @@ def detailed(scene: Scene, frame: Frame, obj: SceneObject) -> str:
     if obj.lying:
         text += " lying"
     text += f" {place(scene, frame, obj)} {scene.table.kind} table"
-    neighbour = _neighbour(scene, frame, obj)
-    if neighbour is not None:
-        relation, other = neighbour
+    neighbor = _neighbor(scene, frame, obj)
+    if neighbor is not None:
+        relation, other = neighbor
         text += f", {relation} {short(other)}"
     return text
 
 
 def part_category(part: Part) -> str:
-    """The part's name: "handle"."""
+    """Return the part's name: "handle"."""
     return part.name
 
 
 def part_short(obj: SceneObject, part: Part) -> str:
-    """The part and its object: "the handle of a small red mug"."""
+    """Return the part and its object: "the handle of a small red mug"."""
     return f"the {part.name} of {short(obj)}"
 
 
 def visible_parts(frame: Frame, obj: SceneObject) -> list[str]:
-    """Names of the object's parts of which enough is seen to speak of them: at least 0.016 % of the picture."""
-    seen = np.bincount(frame.part_ids.ravel(), minlength=max(frame.parts, default=0) + 1)
-    return [part.name for part in obj.parts if seen[part.part_id] >= _VISIBLE_PART * frame.part_ids.size]
+    """Return the names of the object's visible parts, each at least 0.016 % of the image."""
+    areas = np.bincount(frame.part_ids.ravel(), minlength=max(frame.parts, default=0) + 1)
+    return [part.name for part in obj.parts if areas[part.part_id] >= _VISIBLE_PART * frame.part_ids.size]
 
 
 def place(scene: Scene, frame: Frame, obj: SceneObject) -> str:
-    """Where on the table the object is for the camera: one of PLACES, "on a" where nothing else is clear."""
+    """Return the object's place relative to the camera: one of PLACES; "on a" if no other place is unambiguous."""
     height, width = frame.instance_ids.shape
     u, v, _ = project(scene.camera, object_center(obj)[None], width, height)[0]
     left, right, middle, somewhere = PLACES
@@ -91,13 +91,13 @@ def place(scene: Scene, frame: Frame, obj: SceneObject) -> str:
 
 
 def visible_objects(scene: Scene, frame: Frame) -> list[SceneObject]:
-    """The objects of which enough is seen to speak of them: at least 0.08 % of the picture."""
-    counts = np.bincount(frame.instance_ids.ravel(), minlength=len(scene.objects) + 1)
-    return [obj for obj in scene.objects if counts[obj.instance_id] >= _VISIBLE_OBJECT * frame.instance_ids.size]
+    """Return the visible objects, each at least 0.08 % of the image."""
+    areas = np.bincount(frame.instance_ids.ravel(), minlength=len(scene.objects) + 1)
+    return [obj for obj in scene.objects if areas[obj.instance_id] >= _VISIBLE_OBJECT * frame.instance_ids.size]
 
 
 def relations(scene: Scene, frame: Frame) -> list[tuple[int, str, int]]:
-    """All unambiguous relations between visible objects: (subject's instance id, one of RELATIONS, object's id)."""
+    """Return the unambiguous relations between visible objects: (instance id, one of RELATIONS, id of the other)."""
     visible = visible_objects(scene, frame)
     found = []
     for a in visible:
@@ -108,8 +108,8 @@ def relations(scene: Scene, frame: Frame) -> list[tuple[int, str, int]]:
     return found
 
 
-def _neighbour(scene: Scene, frame: Frame, obj: SceneObject) -> tuple[str, SceneObject] | None:
-    """The nearest visible object within reach that stands in an unambiguous relation to this one."""
+def _neighbor(scene: Scene, frame: Frame, obj: SceneObject) -> tuple[str, SceneObject] | None:
+    """Return the nearest visible object within 0.45 m that has an unambiguous relation to this one, or None."""
     best, nearest = None, _NEAR
     for other in visible_objects(scene, frame):
         if other is obj:
@@ -122,7 +122,7 @@ def _neighbour(scene: Scene, frame: Frame, obj: SceneObject) -> tuple[str, Scene
 
 
 def _relation(scene: Scene, frame: Frame, a: SceneObject, b: SceneObject) -> str | None:
-    """Where `a` is from `b` for someone at the camera, or None where two answers would do."""
+    """Return the relation of `a` to `b` relative to the camera, or None if it is ambiguous."""
     height, width = frame.instance_ids.shape
     centers = np.stack([object_center(a), object_center(b)])
     right_axis = camera_pose(scene.camera)[1][:, 0]

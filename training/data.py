@@ -16,15 +16,15 @@ from osprey_ros.bundle.spec import ModelSpec
 from osprey_ros.decoding.prompt import PromptBuilder
 from osprey_ros.regions.regions import regions_from_id_image
 from osprey_ros.vision.preprocess import normalize_and_square, resize_shortest_edge
-from osprey_sim.dialogues import COLOURED, KINDS, PLACED, SIZED, RegionFacts, dialogues
-from osprey_sim.words import CLASSES, COLOURS, PARTS, SIZES, TABLES
+from osprey_sim.dialogues import COLORED, KINDS, PLACED, SIZED, RegionFacts, dialogues
+from osprey_sim.words import CLASSES, COLORS, PARTS, SIZES, TABLES
 from osprey_torch.packing import PackedBatch, PackedSequence, Sample, collate, pack
 from training.store import SceneStore
 
 CATEGORIES = (*CLASSES, *PARTS)
 # What a region's two tokens are asked for in stage 0: of the mask token how the region looks and on what it stands, of
 # the position token where the region's middle is, in twelfths of the picture from the left and from the top.
-LABELS = {"category": CATEGORIES, "colour": COLOURS, "size": SIZES, "table": TABLES}
+LABELS = {"category": CATEGORIES, "color": COLORS, "size": SIZES, "table": TABLES}
 PLACE_LABELS = {"column": tuple(range(12)), "row": tuple(range(12))}
 NO_LABEL = -100
 
@@ -90,6 +90,9 @@ class Selection:
             raise ValueError(f"selection.brightness is {self.brightness}: it must be 0 or more and below 1")
         if not 0.0 <= self.recolour <= 1.0:
             raise ValueError(f"selection.recolour is {self.recolour}: it must be 0 to 1")
+        if "colour" in self.weights:  # spelling of recipes before 0.2
+            weights = {"color" if kind == "colour" else kind: weight for kind, weight in self.weights.items()}
+            object.__setattr__(self, "weights", weights)
         unknown = set(self.weights) - set(KINDS)
         if unknown or any(weight < 0 for weight in self.weights.values()) or self.weights.get("category") == 0:
             raise ValueError(
@@ -124,13 +127,13 @@ class _View:
     @property
     def untrue(self) -> frozenset[str]:
         """Kinds of dialogues that are not true of it any more."""
-        changes = ((self.mirrored, PLACED), (self.enlarged, PLACED | SIZED), (self.recoloured, COLOURED))
+        changes = ((self.mirrored, PLACED), (self.enlarged, PLACED | SIZED), (self.recoloured, COLORED))
         return frozenset().union(*(kinds for changed, kinds in changes if changed))
 
     @property
     def unknown(self) -> frozenset[str]:
         """Names in LABELS that are not true of it any more."""
-        return frozenset({"size"} if self.enlarged else ()) | frozenset({"colour"} if self.recoloured else ())
+        return frozenset({"size"} if self.enlarged else ()) | frozenset({"color"} if self.recoloured else ())
 
 
 class SceneDataset(Dataset[Item]):

@@ -32,7 +32,7 @@ class SceneStore:
             for path in self._chunks
         ]
         self._facts = [
-            [[RegionFacts(**f) for f in json.loads(line)] for line in path.read_text().splitlines()]
+            [[RegionFacts.from_json(f) for f in json.loads(line)] for line in path.read_text().splitlines()]
             for path in self._chunks
         ]
         self._index = [(chunk, row) for chunk, facts in enumerate(self._facts) for row in range(len(facts))]

@@ -39,7 +39,7 @@ def demo(env: dict[str, str], output: Path, *arguments: str) -> subprocess.Compl
 
 
 def processes_with(variable: str, value: str) -> list[str]:
-    """Process ids of all that was started with this variable in its environment and still runs."""
+    """Return the ids of the running processes with this variable in their environment."""
     found = []
     for folder in Path("/proc").iterdir():
         try:
@@ -50,7 +50,7 @@ def processes_with(variable: str, value: str) -> list[str]:
     return found
 
 
-def test_the_camera_publishes_what_the_simulator_draws(env: dict[str, str], tmp_path: Path) -> None:
+def test_the_camera_publishes_the_rendered_frames(env: dict[str, str], tmp_path: Path) -> None:
     parameters = ("width:=160", "height:=120", "rate:=5.0", "seed:=3", "encoding:=bgr8", "frames_per_scene:=1000")
     arguments = ["--ros-args", *(part for parameter in parameters for part in ("-p", parameter))]
     client = Client(env)
@@ -81,7 +81,7 @@ def test_the_camera_publishes_what_the_simulator_draws(env: dict[str, str], tmp_
     np.testing.assert_array_equal(images.rgb_from_message(image), frame.rgb)
     np.testing.assert_array_equal(images.ids_from_message(segmentation), frame.instance_ids)
     assert np.frombuffer(depth.data, np.float32).reshape(120, 160) == pytest.approx(frame.depth)
-    # The renderer's principal point counts from the corner of the first pixel, that of ROS from its centre.
+    # The origin of the principal point is the corner of the first pixel in the renderer, its center in ROS.
     assert camera_info.k[2] == pytest.approx(frame.camera_matrix[0, 2] - 0.5)
     assert camera_info.k[0] == pytest.approx(frame.camera_matrix[0, 0])
 
@@ -90,14 +90,14 @@ def test_the_camera_publishes_what_the_simulator_draws(env: dict[str, str], tmp_
     assert all(o["category"] in o["short"] for o in shown)
 
 
-def test_the_camera_names_an_impossible_parameter(env: dict[str, str], tmp_path: Path) -> None:
+def test_the_camera_names_an_invalid_parameter(env: dict[str, str], tmp_path: Path) -> None:
     arguments = ["--ros-args", "-p", "split:=holiday"]
     with NodeProcess("camera", "osprey_sim.camera_node", arguments, tmp_path / "camera.log", env) as camera:
         assert camera.wait(30) == 2
-        assert "split is 'holiday': it must be one of train, validation, test" in camera.output()
+        assert "split is 'holiday'; use one of train, validation, test" in camera.output()
 
 
-def test_the_demo_shows_three_frames_and_leaves_nothing_behind(env: dict[str, str], tmp_path: Path) -> None:
+def test_the_demo_shows_three_frames_and_leaves_no_process(env: dict[str, str], tmp_path: Path) -> None:
     mark = ("OSPREY_TEST_FOLDER", str(tmp_path))
     ended = demo({**env, mark[0]: mark[1]}, tmp_path / "out", "--bundle", BUNDLE)
     assert ended.returncode == 0, ended.stderr
@@ -113,7 +113,7 @@ def test_the_demo_shows_three_frames_and_leaves_nothing_behind(env: dict[str, st
     assert processes_with(*mark) == []
 
 
-def test_what_the_demo_records_is_annotated_and_read_back(env: dict[str, str], tmp_path: Path) -> None:
+def test_the_recording_of_the_demo_can_be_annotated_and_read(env: dict[str, str], tmp_path: Path) -> None:
     recording, output = tmp_path / "demo.mcap", tmp_path / "described.mcap"
     ended = demo(env, tmp_path / "out", "--bundle", BUNDLE, "--frames", "2", "--record", str(recording))
     assert ended.returncode == 0, ended.stderr
@@ -121,8 +121,8 @@ def test_what_the_demo_records_is_annotated_and_read_back(env: dict[str, str], t
     like_the_node = ["--no-memory", "--preprocessing", "fast"]
     assert main(["bag", str(recording), *topics, "--output", str(output), "--bundle", BUNDLE, *like_the_node]) == 0
     entries = json.loads((tmp_path / "out" / "objects.json").read_text())
-    told = {(entry["stamp"], entry["instance_id"]): entry["description"] for entry in entries}
-    said: dict[tuple[float, int], str] = {}
+    shown = {(entry["stamp"], entry["instance_id"]): entry["description"] for entry in entries}
+    recorded: dict[tuple[float, int], str] = {}
     kept: set[str] = set()
     with AnyReader([output], default_typestore=get_typestore(Stores.ROS2_HUMBLE)) as reader:
         for connection, _, data in reader.messages():
@@ -130,10 +130,10 @@ def test_what_the_demo_records_is_annotated_and_read_back(env: dict[str, str], t
                 kept.add(connection.topic)
                 continue
             message = reader.deserialize(data, connection.msgtype)
-            stamp = stamp_of(message) / 1e9  # the same division as the demo's: floats of the same bits
-            said |= {(stamp, thing.instance_id): thing.description for thing in message.objects}
+            stamp = stamp_of(message) / 1e9  # the demo divides in the same way, so the floats are equal
+            recorded |= {(stamp, obj.instance_id): obj.description for obj in message.objects}
     assert kept == {f"/camera/{name}" for name in ("image", "segmentation", "depth", "camera_info", "camera/truth")}
-    assert told.items() <= said.items()  # all that the node said of the frames that were shown
+    assert shown.items() <= recorded.items()
 
     again = demo(env, tmp_path / "out", "--bundle", BUNDLE, "--frames", "1", "--record", str(recording))
     assert again.returncode == 1
@@ -157,7 +157,7 @@ def test_a_frame_that_lacks_a_message_does_not_count_as_recorded(env: dict[str, 
         client.close()
 
 
-def test_no_frame_to_show_is_a_usage_error(env: dict[str, str], tmp_path: Path) -> None:
+def test_zero_frames_is_a_usage_error(env: dict[str, str], tmp_path: Path) -> None:
     ended = demo(env, tmp_path / "out", "--bundle", BUNDLE, "--frames", "0")
     assert ended.returncode == 2
     assert "argument --frames: '0' is not a whole number of at least 1" in ended.stderr

@@ -1,4 +1,4 @@
-"""`python -m osprey_sim`: a scene in files that fit together."""
+"""`python -m osprey_sim`: the files of a scene match each other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from osprey_ros.vision.image_io import load_image
 from osprey_sim.__main__ import main
 
 
-def test_a_scene_in_files_is_what_describe_takes(tmp_path: Path) -> None:
+def test_describe_reads_the_files_of_a_scene(tmp_path: Path) -> None:
     assert main(["--seed", "7", "--objects", "5", "--width", "160", "--height", "120", "--output", str(tmp_path)]) == 0
     regions = load_regions(tmp_path / "masks.png")
     assert load_image(tmp_path / "image.png").shape == (120, 160, 3)

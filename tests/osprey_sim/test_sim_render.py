@@ -25,7 +25,7 @@ def renderer():
 
 
 def world_points(scene: Scene, frame: Frame) -> np.ndarray:
-    """World coordinates float64 [H, W, 3] of every pixel, from depth and camera matrix."""
+    """Return the world coordinates float64 [H, W, 3] of each pixel, from depth and camera matrix."""
     height, width = frame.depth.shape
     v, u = np.mgrid[0:height, 0:width] + 0.5
     rays = np.stack([u, v, np.ones_like(u)], axis=-1) @ np.linalg.inv(frame.camera_matrix).T
@@ -34,7 +34,7 @@ def world_points(scene: Scene, frame: Frame) -> np.ndarray:
 
 
 def outside(solid, points: np.ndarray) -> np.ndarray:
-    """How far points [N, 3] of the object's frame lie outside of the solid's oriented bounding box, metres [N]."""
+    """Return the distances [N] in meters of points [N, 3] from the solid's oriented bounding box."""
     half = {
         "cylinder": (solid.size[0], solid.size[0], solid.size[1]),
         "capsule": (solid.size[0], solid.size[0], solid.size[0] + solid.size[1]),
@@ -43,7 +43,7 @@ def outside(solid, points: np.ndarray) -> np.ndarray:
     return np.linalg.norm(np.maximum(np.abs(local) - half, 0), axis=1)
 
 
-def test_frame_has_the_promised_types(renderer):
+def test_frame_has_the_documented_types(renderer):
     frame = renderer.render(sample_scene(0, "train"))
     assert (frame.rgb.shape, frame.rgb.dtype) == ((240, 320, 3), np.uint8)
     assert (frame.instance_ids.shape, frame.instance_ids.dtype) == ((240, 320), np.uint16)
@@ -111,8 +111,8 @@ def test_parts_are_nested_in_their_objects(renderer):
         assert set(np.unique(frame.instance_ids[frame.part_ids == part_id])) == {frame.parts[part_id][0]}
 
 
-def test_ids_are_hidden_by_what_stands_in_front(renderer):
-    """An object drawn alone covers all the pixels that it has among the others, and more where it is hidden."""
+def test_objects_in_front_hide_ids(renderer):
+    """An object rendered alone covers all its pixels of the full scene, and more if it is occluded there."""
     scene = sample_scene(2, "train", objects=(14, 14))
     together = renderer.render(scene)
     hidden = 0
@@ -138,16 +138,16 @@ def test_objects_have_useful_sizes(renderer):
     assert min(visible) >= 14
 
 
-def test_colour_names_are_true(renderer):
-    """The typical pixel of an object is nearest in hue to the colour that it is named."""
-    names = list(catalog.COLOURS)
-    chroma = np.array([np.array(rgb) / (sum(rgb) + 0.15) for rgb in catalog.COLOURS.values()])
-    saturated = [name for name, rgb in catalog.COLOURS.items() if max(rgb) - min(rgb) > 0.4]
+def test_color_names_are_true(renderer):
+    """The hue of the median pixel of an object is nearest to the color in its name."""
+    names = list(catalog.COLORS)
+    chroma = np.array([np.array(rgb) / (sum(rgb) + 0.15) for rgb in catalog.COLORS.values()])
+    saturated = [name for name, rgb in catalog.COLORS.items() if max(rgb) - min(rgb) > 0.4]
     checked = 0
     for seed in range(25):
         scene = sample_scene(seed, "test")
         for obj in scene.objects:
-            if obj.colour not in saturated or obj.category not in (
+            if obj.color not in saturated or obj.category not in (
                 "ball",
                 "bowl",
                 "book",
@@ -160,13 +160,13 @@ def test_colour_names_are_true(renderer):
             frame = renderer.render(dataclasses.replace(scene, objects=[obj]), depth=False)
             pixels = np.median(frame.rgb[frame.instance_ids == obj.instance_id] / 255, axis=0)
             nearest = names[int(np.argmin(np.linalg.norm(chroma - pixels / (pixels.sum() + 0.15), axis=1)))]
-            allowed = {obj.colour, "brown"} if obj.colour == "orange" else {obj.colour}
-            assert nearest in allowed, f"a {obj.colour} {obj.category} looks {nearest} in test scene {seed}"
+            allowed = {obj.color, "brown"} if obj.color == "orange" else {obj.color}
+            assert nearest in allowed, f"a {obj.color} {obj.category} looks {nearest} in test scene {seed}"
             checked += 1
     assert checked >= 10
 
 
-def test_other_picture_sizes_show_the_same_scene(renderer):
+def test_other_image_sizes_show_the_same_scene(renderer):
     scene = sample_scene(4, "train")
     small = renderer.render(scene)
     with Renderer(640, 480) as double:
@@ -183,14 +183,14 @@ def test_two_renderers_take_turns(renderer):
     other = Renderer(160, 120)
     other.render(scene)
     between = renderer.render(scene)
-    del other  # must free its own buffers, not those of the renderer that drew last
+    del other  # must free its own buffers, not those of the current renderer
     after = renderer.render(scene)
     for frame in (between, after):
         np.testing.assert_array_equal(frame.rgb, before.rgb)
         np.testing.assert_array_equal(frame.instance_ids, before.instance_ids)
 
 
-def test_moving_the_camera_moves_the_picture(renderer):
+def test_moving_the_camera_changes_the_image(renderer):
     scene = sample_scene(7, "train")
     moved = dataclasses.replace(scene, camera=dataclasses.replace(scene.camera, azimuth=scene.camera.azimuth + 15))
     a, b = renderer.render(scene), renderer.render(moved)
@@ -198,7 +198,7 @@ def test_moving_the_camera_moves_the_picture(renderer):
     assert set(np.unique(a.instance_ids)) & set(np.unique(b.instance_ids)) - {0}
 
 
-def test_closed_renderer_and_bad_size_say_so():
+def test_errors_name_a_closed_renderer_and_an_invalid_size():
     renderer = Renderer(64, 48)
     renderer.close()
     renderer.close()
@@ -230,7 +230,7 @@ def test_renders_without_a_display_or_settings(first):
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "True", "")
 
 
-def test_unusable_gl_is_named():
+def test_error_names_an_unusable_gl():
     done = run("from osprey_sim.render import Renderer; Renderer()", MUJOCO_GL="nonsense")
     assert done.returncode != 0
     assert "nonsense" in done.stderr

@@ -1,4 +1,4 @@
-"""Scenes: deterministic, disjoint splits, held-out pairs, objects that stand on the table and not in each other."""
+"""Scenes: deterministic, disjoint splits, held-out pairs, objects on the table that do not intersect."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ MANY = 150
 
 def pairs(split: str) -> list[tuple[str, str]]:
     scenes = [sample_scene(seed, split) for seed in range(MANY)]
-    return [(obj.colour, obj.category) for scene in scenes for obj in scene.objects]
+    return [(obj.color, obj.category) for scene in scenes for obj in scene.objects]
 
 
 def physics(scene: Scene) -> tuple[mujoco.MjModel, mujoco.MjData]:
-    """The scene's solids as MuJoCo bodies on a floor, for its collision detection as a second opinion."""
+    """Return the scene's solids as MuJoCo bodies on a floor, to check them with its collision detection."""
     spec = mujoco.MjSpec()
     spec.worldbody.add_geom(name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[5, 5, 1], margin=0.002)
     for obj in scene.objects:
@@ -42,9 +42,9 @@ def test_same_seed_gives_the_same_scene_and_other_seeds_do_not():
     assert len(seen) == 3 * 40
 
 
-def test_catalog_is_as_rich_as_promised():
+def test_catalog_has_enough_entries():
     assert len(catalog.CLASSES) >= 20
-    assert len(catalog.COLOURS) >= 10
+    assert len(catalog.COLORS) >= 10
     assert len(catalog.SIZES) == 3
     assert sum(bool(kind.parts) for kind in catalog.CLASSES.values()) >= 5
     rng = np.random.default_rng(0)
@@ -53,18 +53,18 @@ def test_catalog_is_as_rich_as_promised():
         assert any(geom.paint == "body" for geom in kind.build(rng)), kind.name
 
 
-def test_colours_are_far_apart():
-    colours = list(catalog.COLOURS.items())
-    for i, (name, rgb) in enumerate(colours):
-        for other, other_rgb in colours[i + 1 :]:
+def test_colors_are_far_apart():
+    colors = list(catalog.COLORS.items())
+    for i, (name, rgb) in enumerate(colors):
+        for other, other_rgb in colors[i + 1 :]:
             assert np.linalg.norm(np.subtract(rgb, other_rgb)) > 0.25, (name, other)
 
 
-def test_held_out_pairs_are_a_tenth_and_leave_every_class_and_colour():
-    share = len(catalog.HELD_OUT) / (len(catalog.COLOURS) * len(catalog.CLASSES))
+def test_held_out_pairs_are_a_tenth_and_leave_every_class_and_color():
+    share = len(catalog.HELD_OUT) / (len(catalog.COLORS) * len(catalog.CLASSES))
     assert 0.08 <= share <= 0.12
-    for colour in catalog.COLOURS:
-        assert sum(pair[0] == colour for pair in catalog.HELD_OUT) <= len(catalog.CLASSES) // 4
+    for color in catalog.COLORS:
+        assert sum(pair[0] == color for pair in catalog.HELD_OUT) <= len(catalog.CLASSES) // 4
     for name in catalog.CLASSES:
         assert 1 <= sum(pair[1] == name for pair in catalog.HELD_OUT) <= 2
 
@@ -72,7 +72,7 @@ def test_held_out_pairs_are_a_tenth_and_leave_every_class_and_colour():
 def test_train_lacks_held_out_pairs_and_the_others_have_them():
     train = pairs("train")
     assert not set(train) & catalog.HELD_OUT
-    assert {colour for colour, _ in train} == set(catalog.COLOURS)
+    assert {color for color, _ in train} == set(catalog.COLORS)
     assert {name for _, name in train} == set(catalog.CLASSES)
     for split in ("validation", "test"):
         found = pairs(split)
@@ -101,12 +101,12 @@ def test_number_of_objects_and_ids():
         ({"seed": 1, "split": "train", "objects": (5, 4)}, r"objects is \(5, 4\)"),
     ],
 )
-def test_bad_arguments_are_named(arguments, message):
+def test_errors_name_invalid_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         sample_scene(**arguments)
 
 
-def test_unknown_object_is_named():
+def test_error_names_an_unknown_object():
     with pytest.raises(KeyError, match="instance id 99"):
         sample_scene(0, "train").object(99)
 
@@ -124,7 +124,7 @@ def test_objects_stand_on_the_table_and_do_not_interpenetrate(seed):
         assert abs(gap[obj.instance_id]) < 1e-3, f"{obj.category} is {gap[obj.instance_id]} m above the table"
 
 
-def test_some_objects_lie_down_and_only_those_that_may():
+def test_some_objects_lie_if_their_class_allows_it():
     objects = [obj for seed in range(MANY) for obj in sample_scene(seed, "train").objects]
     lying = [obj for obj in objects if obj.lying]
     assert lying
@@ -133,7 +133,7 @@ def test_some_objects_lie_down_and_only_those_that_may():
     assert all(obj.rotation[2, 2] > 0.999 for obj in objects if not obj.lying)
 
 
-def test_camera_looks_at_its_point_with_the_picture_upright():
+def test_camera_is_directed_at_its_point_and_upright():
     camera = Camera(azimuth=30, elevation=40, distance=1.2, fovy=40, lookat=(0.1, -0.2, 0.05))
     position, rotation = camera_pose(camera)
     np.testing.assert_allclose(rotation.T @ rotation, np.eye(3), atol=1e-12)
@@ -142,6 +142,6 @@ def test_camera_looks_at_its_point_with_the_picture_upright():
     middle, above = project(camera, np.array([camera.lookat, (0.1, -0.2, 0.15)]), 320, 240)
     np.testing.assert_allclose(middle, (160, 120, 1.2), atol=1e-9)
     assert above[1] < middle[1]
-    # The upper edge of the picture is half the field of view above the axis.
+    # The upper edge of the image is half the field of view above the axis.
     edge = np.linalg.inv(camera_matrix(camera, 320, 240)) @ (160, 0, 1)
     assert np.degrees(np.arctan(-edge[1])) == pytest.approx(20)

@@ -1,4 +1,4 @@
-"""Sequences: the same from the same seed, true about their regions, and with all that a tracker must survive."""
+"""Sequences: deterministic, with the true object of each region, and with all events."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_truth_names_the_object_of_every_region(renderer):
         assert set(np.unique(ids)) - {0} == set(shot.truth)
         for region, obj in shot.truth.items():
             np.testing.assert_array_equal(ids == region, plain.instance_ids == obj)
-        # Parts lie in the regions that they are said to lie in.
+        # Parts lie in the regions of their objects.
         for part, (region, _) in shot.frame.parts.items():
             assert set(np.unique(ids[shot.frame.part_ids == part])) <= {region}
 
@@ -63,7 +63,7 @@ def test_ids_can_be_kept(renderer):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_twins_look_the_same_and_change_places(seed):
+def test_twins_have_the_same_appearance_and_change_places(seed):
     sequence = Sequence(seed)
     first, second = sequence.twins
     start, end = sequence.scene_at(0), sequence.scene_at(len(sequence) - 1)
@@ -71,7 +71,7 @@ def test_twins_look_the_same_and_change_places(seed):
     assert [solid.rgb for solid in start.object(first).solids] == [solid.rgb for solid in start.object(second).solids]
     np.testing.assert_allclose(end.object(first).position, start.object(second).position, atol=1e-9)
     np.testing.assert_allclose(end.object(second).position, start.object(first).position, atol=1e-9)
-    # They pass each other, not through each other: half way there is some way between them.
+    # They pass without a collision: halfway there is a gap between them.
     apart = [
         np.linalg.norm(scene.object(first).position - scene.object(second).position)
         for scene in map(sequence.scene_at, range(len(sequence)))
@@ -93,7 +93,7 @@ def test_one_object_leaves_and_returns_and_one_moves(seed, renderer):
     assert max(np.linalg.norm(place - path[0]) for place in path) > 0.1
 
 
-def test_the_camera_moves_and_the_room_stands_still(renderer):
+def test_the_camera_moves_and_the_wall_does_not(renderer):
     sequence = Sequence(5, settings=SequenceSettings(frames=150, events=False))
     shots = [sequence.scene_at(n) for n in (0, 40, 90)]
     places = [project(shot.camera, np.zeros((1, 3)), 160, 120)[0, :2] for shot in shots]
@@ -111,7 +111,7 @@ def test_the_camera_moves_and_the_room_stands_still(renderer):
     assert max(steps) < 0.05  # smooth
 
 
-def test_what_makes_no_sequence_is_refused():
+def test_invalid_settings_are_refused():
     with pytest.raises(ValueError, match="frames"):
         Sequence(0, settings=SequenceSettings(frames=0))
     with pytest.raises(ValueError, match="at least 4"):

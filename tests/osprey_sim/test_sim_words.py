@@ -1,4 +1,4 @@
-"""Words: a small regular grammar, true of the scene and of what the camera sees of it."""
+"""Descriptions: a small regular grammar, true for the scene as it is visible to the camera."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def renderer():
 
 
 def find(category: str, upright: bool = True):
-    """The first object of a class in the test scenes."""
+    """Return the first object of a class in the test scenes."""
     for seed in range(200):
         for obj in sample_scene(seed, "test").objects:
             if obj.category == category and obj.lying != upright:
@@ -28,17 +28,17 @@ def find(category: str, upright: bool = True):
     raise AssertionError(f"no {category} in 200 scenes")
 
 
-def arrange(*things, kind: str = "wooden"):
-    """A scene seen along +y from the south, with (category, colour, size, x, y, yaw) objects on the table."""
+def arrange(*placements, kind: str = "wooden"):
+    """Return a scene viewed along +y, with (category, color, size, x, y, yaw) objects on the table."""
     objects, part_id = [], 1
-    for i, (category, colour, size, x, y, yaw) in enumerate(things, start=1):
+    for i, (category, color, size, x, y, yaw) in enumerate(placements, start=1):
         obj = find(category)
         shift = part_id - obj.parts[0].part_id if obj.parts else 0
         objects.append(
             dataclasses.replace(
                 obj,
                 instance_id=i,
-                colour=colour,
+                color=color,
                 size=size,
                 position=np.array([x, y, obj.position[2]]),
                 rotation=rotation_z(yaw),
@@ -77,7 +77,7 @@ def test_sentences_of_a_scene_arranged_by_hand(renderer):
     assert words.part_short(mug, mug.parts[0]) == "the handle of a small red mug"
     found = words.relations(scene, frame)
     assert {(1, words.LEFT, 2), (2, words.RIGHT, 1), (3, words.FRONT, 2), (2, words.BEHIND, 3)} <= set(found)
-    assert not any({a, b} == {1, 3} for a, _, b in found)  # as far to the right as to the front: neither is said
+    assert not any({a, b} == {1, 3} for a, _, b in found)  # as far to the right as to the front: ambiguous
 
 
 def test_hidden_parts_and_objects_are_not_mentioned(renderer):
@@ -93,11 +93,11 @@ def test_hidden_parts_and_objects_are_not_mentioned(renderer):
 
 
 def test_articles_and_plurals():
-    assert words.short(dataclasses.replace(find("hat"), colour="orange", size="medium")) == "an orange hat"
-    assert words.short(dataclasses.replace(find("scissors"), colour="red", size="large")) == "large red scissors"
+    assert words.short(dataclasses.replace(find("hat"), color="orange", size="medium")) == "an orange hat"
+    assert words.short(dataclasses.replace(find("scissors"), color="red", size="large")) == "large red scissors"
 
 
-def test_lying_objects_are_said_to_lie(renderer):
+def test_descriptions_say_that_an_object_is_lying(renderer):
     for seed in range(100):
         scene = sample_scene(seed, "train")
         lying = [obj for obj in scene.objects if obj.lying]
@@ -110,14 +110,14 @@ def test_lying_objects_are_said_to_lie(renderer):
 
 def test_every_sentence_follows_the_grammar(renderer):
     sizes = "|".join(size for size in words.SIZES if size != "medium")
-    thing = rf"(?:an? )?(?:(?:{sizes}) )?(?:{'|'.join(words.COLOURS)}) (?:{'|'.join(words.CLASSES)})"
+    thing = rf"(?:an? )?(?:(?:{sizes}) )?(?:{'|'.join(words.COLORS)}) (?:{'|'.join(words.CLASSES)})"
     part = rf"(?:an? )?(?:{'|'.join(words.PARTS)})"
     place = "on a|on the left side of a|on the right side of a|in the middle of a"
     sentence = re.compile(
         rf"{thing}(?: with {part}(?: and {part})*)?(?: lying)? (?:{place}) (?:{'|'.join(words.TABLES)}) table"
         rf"(?:, (?:{'|'.join(words.RELATIONS)}) {thing})?"
     )
-    neighbours = 0
+    neighbors = 0
     for seed in range(10):
         scene = sample_scene(seed, "validation")
         frame = renderer.render(scene, depth=False)
@@ -125,9 +125,9 @@ def test_every_sentence_follows_the_grammar(renderer):
             text = words.detailed(scene, frame, obj)
             assert sentence.fullmatch(text), text
             assert text.startswith(words.short(obj))
-            neighbours += "," in text
+            neighbors += "," in text
             assert not re.search(r"\ba [aeiou]|\ban [^aeiou]", text), text
-    assert neighbours > 30
+    assert neighbors > 30
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -138,7 +138,7 @@ def test_relations_agree_with_pixels_and_depth(renderer, seed):
     assert len(found) >= 6
     opposite = {words.LEFT: words.RIGHT, words.RIGHT: words.LEFT, words.FRONT: words.BEHIND, words.BEHIND: words.FRONT}
     assert {(b, opposite[relation], a) for a, relation, b in found} == set(found)
-    # Each object alone, so that neither occlusion nor the picture's edge shifts what is measured.
+    # Render each object alone, so that neither occlusion nor the image border shifts its center.
     column, distance = {}, {}
     for obj in scene.objects:
         alone = renderer.render(dataclasses.replace(scene, objects=[obj]))

@@ -49,10 +49,10 @@ def test_english_with_loan_words_is_english(text: str) -> None:
 
 
 def test_no_word_of_the_shipped_model_is_taken_for_another_language() -> None:
-    known = (*words.CLASSES, *words.COLOURS, *words.SIZES, *words.PARTS, *words.TABLES)
+    known = (*words.CLASSES, *words.COLORS, *words.SIZES, *words.PARTS, *words.TABLES)
     for word in known:
         assert is_english(word), word
-    for color, kind in product(words.COLOURS, words.CLASSES):
+    for color, kind in product(words.COLORS, words.CLASSES):
         assert is_english(f"{color} {kind}")
         assert is_english(f"a {color} {kind}s")
 

@@ -21,9 +21,9 @@ from tokenizers import Tokenizer
 
 from osprey_ros.decoding.prompt import MASK, QUESTIONS, PromptBuilder
 from osprey_ros.errors import InputError
-from osprey_sim.catalog import CLASSES, COLOURS
+from osprey_sim.catalog import CLASSES, COLORS
 from osprey_sim.dialogues import (
-    COLOUR_QUESTION,
+    COLOR_QUESTION,
     KINDS,
     PAIR_QUESTION,
     PLACED,
@@ -126,11 +126,11 @@ def test_recoloured_pictures_keep_their_shapes_and_lose_their_colours(store: Sce
         before, after = (dataset[number].pixels * std + mean for dataset in (plain, other))
         assert np.abs(before - after).max() > 0.1
         np.testing.assert_allclose(np.sort(before, axis=0), np.sort(after, axis=0), atol=1e-5)
-        assert set(other[number].labels["colour"]) == {NO_LABEL}
+        assert set(other[number].labels["color"]) == {NO_LABEL}
         assert other[number].labels["category"] == plain[number].labels["category"]
         text = _words(other[number], tokenizer)
         assert "category" in text
-        assert not any(f" {colour} " in f"{text} " for colour in COLOURS)
+        assert not any(f" {colour} " in f"{text} " for colour in COLORS)
 
 
 def test_position_tokens_are_asked_for_the_place(store: SceneStore, tokenizer: Tokenizer) -> None:
@@ -163,7 +163,7 @@ def test_pairs_name_both_regions(store: SceneStore, tokenizer: Tokenizer) -> Non
             assert text.startswith(question)
             first, second = named[tokens == MASK]
             assert first != second
-            category, colour = (LABELS[name][item.labels[name][second]] for name in ("category", "colour"))
+            category, colour = (LABELS[name][item.labels[name][second]] for name in ("category", "color"))
             assert text.endswith(f"{colour} {category}")
             pairs += 1
     assert pairs > 5
@@ -222,7 +222,7 @@ def test_kinds_are_drawn_by_weight() -> None:
         first[told[0].question] += 1
     # Weights 4 for the place and 1 for each of the five others that are left.
     assert first[RELATION_QUESTION] / 2000 == pytest.approx(4 / 9, abs=0.04)
-    assert first[COLOUR_QUESTION] / 2000 == pytest.approx(1 / 9, abs=0.03)
+    assert first[COLOR_QUESTION] / 2000 == pytest.approx(1 / 9, abs=0.03)
     assert _said(_object("mug"), rng)[RELATION_QUESTION] == "behind a blue bowl"
     alone = _object("mug", detailed="a red mug with a handle on a plain table")
     assert RELATION_QUESTION not in _said(alone, rng), "nothing stands near enough to be named"

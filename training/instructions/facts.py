@@ -17,7 +17,7 @@ from PIL import Image
 from pycocotools import mask as coco_masks
 
 from osprey_ros.decoding.prompt import QUESTIONS
-from osprey_sim.dialogues import COLOUR_QUESTION, region_facts
+from osprey_sim.dialogues import COLOR_QUESTION, region_facts
 from osprey_sim.render import Renderer
 from osprey_sim.scene import sample_scene
 from osprey_sim.words import visible_objects
@@ -131,7 +131,7 @@ def pictures_from_scenes(count: int, split: str, folder: Path, first: int = 0) -
                         category=facts.category,
                         captions=(facts.short,),
                         detailed=facts.detailed,
-                        colour=facts.colour,
+                        colour=facts.color,
                         parts=facts.parts if facts.kind == "object" else None,
                         part_of="" if facts.kind == "object" else seen[owner].category,
                     )
@@ -168,6 +168,6 @@ def _learned(region: KnownRegion, question: str, answer: str) -> KnownRegion:
         return replace(region, captions=tuple(dict.fromkeys((*region.captions, answer))))
     if question == QUESTIONS["detailed"]:
         return replace(region, detailed=answer)
-    if question == COLOUR_QUESTION:
+    if question == COLOR_QUESTION:
         return replace(region, colour=answer)
     return region

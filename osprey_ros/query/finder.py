@@ -33,6 +33,7 @@ COLOR = AttributeSpec(
 )
 MIN_SCORE = 0.5  # matches are more likely right than wrong
 MAX_UNCONFIRMED_SCORE = 0.5  # of a match if part of the question was left out or not confirmed
+MAX_WORDS = 60  # of a question
 MIN_LETTERS_PER_TOKEN = 2.5  # the tokenizer splits words that the model has hardly met into shorter pieces
 _EXAMPLE = "ask for something, such as 'the red mug next to the bowl'"
 
@@ -100,7 +101,7 @@ class Finder:
             limit: the number of matches to return at most, 0 for all.
             should_stop: asked between runs of the engine; StoppedError is raised if it returns True.
 
-        Raises PromptError for a text without words or in another language.
+        Raises PromptError for a text without words, with too many words or in another language.
         """
         query = self._parse(text)
         if not objects:
@@ -121,7 +122,7 @@ class Finder:
         return Found(tuple(matches), "; ".join(notes))
 
     def check(self, text: str) -> None:
-        """Raise PromptError for a text without words or in another language."""
+        """Raise PromptError for a text without words, with too many words or in another language."""
         self._parse(text)
 
     def scores(self, text: str, objects: Sequence[SceneObject], seen: ObservedFrame | None) -> np.ndarray:
@@ -134,6 +135,8 @@ class Finder:
     def _parse(self, text: str) -> Query:
         if not text.strip():
             raise PromptError(f"the question is empty: {_EXAMPLE}")
+        if len(text.split()) > MAX_WORDS:
+            raise PromptError(f"the question has {len(text.split())} words; ask with at most {MAX_WORDS}")
         if not is_english(text):
             raise PromptError(f"English only: the question {text!r} seems to be in another language; {_EXAMPLE}")
         query = parse(text, self._adjectives)

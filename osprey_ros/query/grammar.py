@@ -9,12 +9,11 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from osprey_ros.query import vocabulary as words
-from osprey_ros.query.noun_reader import Draft, NounReader
+from osprey_ros.query.noun_reader import RESTING, Draft, NounReader
 from osprey_ros.query.question import Like, Located, Order, Phrase, Quality, Query, Reading, Relation
 from osprey_ros.query.token_reader import Table
 from osprey_ros.query.word_forms import singulars
 
-_RESTING = (Relation.ON, Relation.IN)
 # Words behind a reference that can also belong to an earlier noun.
 _CONTINUING: tuple[Table[object], ...] = (words.RELATIONS, words.SIDES, words.COUNTED_FROM, words.EXCLUDING)
 _DISTANCES = (Order.NEAR, Order.FAR)
@@ -124,24 +123,6 @@ class _QuestionReader(NounReader):
 
     # Orders
 
-    def _counted_from(self, draft: Draft) -> bool:
-        """Read "from the left" of "the second mug from the left" and of "second from the left mug"."""
-        order = self._take(words.COUNTED_FROM) if draft.place is not None else None
-        if order is None or draft.order is not None:
-            return False
-        draft.order = order
-        if not draft.named:
-            self._before_noun(draft)
-            self._noun(draft)
-        return True
-
-    def _ranked(self, draft: Draft) -> bool:
-        """Read "furthest to the left" behind a noun."""
-        if draft.order is not None or self._find(words.RELATIONS) or not self._is_superlative():
-            return False
-        draft.order = self._take(words.SUPERLATIVES)
-        return True
-
     def _measured_from(self, draft: Draft) -> bool:
         """Read "to the bowl" of "the nearest mug to the bowl" and of "the mug closest to the bowl"."""
         if draft.order not in _DISTANCES or draft.reference is not None or self._find(words.VIEWER):
@@ -150,14 +131,6 @@ class _QuestionReader(NounReader):
             return False
         draft.reference = self._phrase(reference=True)
         return True
-
-    def _group(self, draft: Draft) -> bool:
-        """Read the noun of "the biggest of the balls"."""
-        if draft.named or not self._take_word("of", "among"):
-            return False
-        self._before_noun(draft)
-        self._noun(draft)
-        return draft.named
 
     # Exclusions
 
@@ -238,27 +211,25 @@ class _QuestionReader(NounReader):
 
     def _kind(self, draft: Draft, negated: bool) -> bool:
         """Read "the biggest", "a mug" and "broken" behind "is"."""
-        start, has_article = self._at, self._word() in words.ARTICLES
-        phrase = self._phrase(reference=True)
-        if phrase.rank and not phrase.head:
-            if not phrase.conditions and not negated and draft.order is None:
-                draft.order, draft.place = phrase.rank.order, phrase.rank.place
+        if self._word() in words.ARTICLES or self._is_superlative():
+            phrase = self._phrase(reference=True)
+            if phrase.rank and not (phrase.head or phrase.conditions or negated or draft.order):
+                draft.order, draft.place, draft.reference = phrase.rank.order, phrase.rank.place, phrase.rank.reference
                 draft.left_out += phrase.left_out
                 return True
-            phrase = _named_like(phrase, draft.name)
-        is_kind = has_article or (not draft.names and bool(singulars(phrase.name)))  # "things that are balls"
-        if is_kind and (phrase.head or phrase.conditions):
+            if phrase.rank and not phrase.head:
+                phrase = _named_like(phrase, draft.name)
             draft.conditions.append(Like(phrase, negated))
             return True
-        self._at = start
         if self._ends_noun(0):
             return False
-        # A word that is not a known attribute value, such as "broken", is read as if it stood before the noun.
         word = self._word()
         self._at += 1
-        if negated or not draft.names:
+        if not draft.names and singulars(word):  # "things that are balls"
+            draft.conditions.append(Like(Phrase(word, word, word), negated))
+        elif negated or not draft.names:
             draft.left_out += ["not", word] if negated else [word]
-        else:
+        else:  # a word that is not a known attribute value, such as "broken", is read as if it stood before the noun
             draft.names.insert(0, word)
         return True
 
@@ -289,7 +260,7 @@ class _QuestionReader(NounReader):
         relation = self._take(words.RELATIONS)
         if relation is None or not self._word():
             return False
-        if relation in _RESTING and (self._is_ground(0) or self._is_middle()):
+        if relation in RESTING and (self._is_ground(0) or self._is_middle()):
             return False
         if relation is Relation.BETWEEN:
             nested, self._nested, self._in_pair = self._nested, True, True
@@ -309,16 +280,6 @@ class _QuestionReader(NounReader):
         if separator is None or self._word(separator[0]) not in words.ARTICLES:
             return False
         self._at += separator[0]
-        return True
-
-    def _resting(self, draft: Draft) -> bool:
-        """Skip "on the table", which is true of all objects; what the table is like ("wooden") is left out."""
-        if self._take(words.RELATIONS) not in _RESTING or not self._is_ground(0):
-            return False
-        ground = Draft(self._at)
-        self._before_noun(ground)
-        self._noun(ground)
-        draft.left_out += ground.names[:-1]
         return True
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from osprey_ros.query import vocabulary as words
-from osprey_ros.query.question import Condition, Located, Order, Part, Phrase, Quality, Rank
+from osprey_ros.query.question import Condition, Located, Order, Part, Phrase, Quality, Rank, Relation
 from osprey_ros.query.token_reader import TokenReader
+
+RESTING = (Relation.ON, Relation.IN)  # with a table or an image as reference, these are true of all objects
 
 
 @dataclass
@@ -70,7 +72,7 @@ class Draft:
 
 
 class NounReader(TokenReader):
-    """Reads a noun and its attribute values, superlatives, ordinals and parts."""
+    """Reads a noun and its attribute values, superlatives, ordinals and parts. Its rules return whether they apply."""
 
     def _before_noun(self, draft: Draft) -> None:
         """Read articles, ordinals, superlatives, sides and attribute values before a noun."""
@@ -182,3 +184,39 @@ class NounReader(TokenReader):
         if self._word(ahead) in ("a", "an", "any", "no"):
             return self._is_name(ahead + 1) and not self._adjective(ahead + 1)
         return self._is_name(ahead) and not self._adjective(ahead) and self._ends_noun(ahead + 1)
+
+    def _counted_from(self, draft: Draft) -> bool:
+        """Read "from the left" of "the second mug from the left" and of "second from the left mug"."""
+        order = self._take(words.COUNTED_FROM) if draft.place is not None else None
+        if order is None or draft.order is not None:
+            return False
+        draft.order = order
+        if not draft.named:
+            self._before_noun(draft)
+            self._noun(draft)
+        return True
+
+    def _ranked(self, draft: Draft) -> bool:
+        """Read "furthest to the left" behind a noun."""
+        if draft.order is not None or self._find(words.RELATIONS) or not self._is_superlative():
+            return False
+        draft.order = self._take(words.SUPERLATIVES)
+        return True
+
+    def _group(self, draft: Draft) -> bool:
+        """Read the noun of "the biggest of the balls"."""
+        if draft.named or not self._take_word("of", "among"):
+            return False
+        self._before_noun(draft)
+        self._noun(draft)
+        return draft.named
+
+    def _resting(self, draft: Draft) -> bool:
+        """Skip "on the table", which is true of all objects; what the table is like ("wooden") is left out."""
+        if self._take(words.RELATIONS) not in RESTING or not self._is_ground(0):
+            return False
+        ground = Draft(self._at)
+        self._before_noun(ground)
+        self._noun(ground)
+        draft.left_out += ground.names[:-1]
+        return True

@@ -219,6 +219,13 @@ def test_other_languages_are_refused(describer: Describer, text: str) -> None:
         Finder(describer).check(text)
 
 
+def test_a_question_has_a_bound(describer: Describer) -> None:
+    finder = Finder(describer)
+    finder.check("mug next to " * 19 + "the mug")
+    with pytest.raises(PromptError, match="has 300 words; ask with at most 60"):
+        finder.check("not " * 300)
+
+
 def test_nothing_of_a_frame_is_kept_but_answers(
     describer: Describer, scene: tuple[tuple[SceneObject, ...], ObservedFrame]
 ) -> None:

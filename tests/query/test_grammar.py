@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from time import perf_counter
 
 import pytest
 
@@ -261,3 +262,12 @@ def test_any_words_are_read_to_their_end(text: str) -> None:
         spoken = " ".join(phrase.text for phrase in reading.phrases)
         words = [word for word in tokens_of(text) if re.fullmatch(r"\w+", word)]
         assert words[-1] in f"{spoken} {' '.join(reading.left_out())}" or words[-1] in ("the", "and")
+
+
+@pytest.mark.parametrize(
+    "words", ["mug that is not broken", "thing that is", "mug next to", "not", "mug that is the biggest", "neither a"]
+)
+def test_long_questions_are_read_in_little_time(words: str) -> None:
+    start = perf_counter()
+    parse(f"{words} " * 12, KNOWN)
+    assert perf_counter() - start < 2.0  # milliseconds, unless words are read again and again

@@ -28,8 +28,9 @@ from osprey_ros.cli._options import positive
 from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError
 from osprey_ros.frame import Frame
-from osprey_ros.pipeline import Pipeline, StepResult
+from osprey_ros.pipeline import Pipeline
 from osprey_ros.scene.attributes import AttributeSpec
+from osprey_ros.scene.result import StepResult
 from osprey_ros.scene.scheduler import Scheduler
 from osprey_ros.scene.settings import StepSettings
 from osprey_ros.scene.types import SceneObject

@@ -55,7 +55,7 @@ MODULES = {
     "scheduler": ("scene.scheduler",),
     "scoring": ("decoding.scoring",),
     "tracker": ("scene.tracker",),
-    "tracks": ("scene.tracks",),
+    "tracks": ("scene.track",),
 }
 # These are packages now, which find the old names themselves.
 PACKAGES = ("bundle", "engines", "regions", "scene")
@@ -85,8 +85,17 @@ NAMES = {
         ("errors", "OspreyError"),
     ),
     "COLOUR": ("query.finder", "COLOR"),
+    "LiveTrack": ("scene.track", "Track"),
     "MaskPart": ("regions.masks", "MaskCrop"),
+    "NoRegionError": ("errors", "RegionError"),
+    "Observations": ("scene.detections", "Detections"),
     "RegionGrids": ("regions.pooling", "MaskPooler"),
+    "Seen": ("scene.history", "ObservedFrame"),
+    "Sighting": ("scene.types", "Detection"),
+    "StepResult": ("scene.result", "StepResult"),
+    "StepSettings": ("scene.settings", "StepSettings"),
+    "Wave": ("scene.scheduler", "Batch"),
+    "Words": ("scene.types", "Caption"),
     "check_picture_name": ("vision.image_io", "check_image_name"),
     "normalise_and_square": ("vision.preprocess", "normalize_and_square"),
     "part_from_box": ("regions.masks", "mask_from_box"),

@@ -22,10 +22,6 @@ class RegionError(OspreyError):
     """Masks or regions that cannot be used."""
 
 
-class NoRegionError(RegionError):
-    """A segmentation without a region to describe."""
-
-
 class PromptError(OspreyError):
     """A question, a phrase or a constraint on the answer that the model cannot take."""
 

@@ -1,4 +1,4 @@
-"""A frame as plain data: a picture and its regions, of one moment. Knows nothing of ROS."""
+"""A frame as plain data: an image and its regions, without ROS."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from osprey_ros._moved import old_names
-from osprey_ros.errors import InputError, NoRegionError
+from osprey_ros.errors import InputError
 from osprey_ros.regions.geometry import Extent, extents
-from osprey_ros.regions.regions import Regions, regions_from_id_image
+from osprey_ros.regions.regions import Regions, all_regions
 
 
 @dataclass(frozen=True)
 class RegionLabel:
-    """What a segmentation or a detector says of a region: a class name ("" for none) and how sure it is, 0 to 1."""
+    """Class of a region from a segmentation or a detector, "" for none, and its score, 0 to 1."""
 
     label: str
     score: float
@@ -24,16 +24,16 @@ class RegionLabel:
 
 @dataclass(frozen=True)
 class Frame:
-    """A picture and its regions, of one moment; with depth and camera where they are known.
+    """An image and its regions, with depth and camera matrix if they are known.
 
     Attributes:
-        stamp: in nanoseconds.
-        frame_id: the camera's optical frame.
+        stamp: In nanoseconds.
+        frame_id: The camera's optical frame.
         rgb: uint8 [H, W, 3].
-        regions: an id image, uint8, uint16 or int32 [H, W], 0 being background; or regions that may overlap.
-        labels: what is known of regions beforehand, by id; may be empty.
-        depth: float32 [H, W], metres along the optical axis, unknown where it is not finite or not above 0.
-        camera_matrix: float64 [3, 3] in pixels, the centre of the first one at (0, 0).
+        regions: An id image, integers [H, W], where 0 and below are background; or regions, which may overlap.
+        labels: Classes of regions by id; may be empty.
+        depth: float32 [H, W], meters along the optical axis. Values that are not finite or not above 0 are unknown.
+        camera_matrix: float64 [3, 3] in pixels; the center of the first pixel is (0, 0).
     """
 
     stamp: int
@@ -44,43 +44,44 @@ class Frame:
     depth: np.ndarray | None = None
     camera_matrix: np.ndarray | None = None
 
-    def check_sizes(self) -> None:
-        """Raises InputError where segmentation or depth are of another size than the picture."""
+    def regions_above(self, min_area: int) -> tuple[Regions, str]:
+        """Return the regions of at least ``min_area`` pixels, and why there is none ("" if there is one).
+
+        Those of an id image are sorted by id. Raises InputError if segmentation, depth and image differ in size,
+        RegionError for an invalid segmentation.
+        """
+        self._check_sizes()
+        regions = self.regions if isinstance(self.regions, Regions) else all_regions(self.regions)
+        large = np.flatnonzero(regions.areas >= min_area)
+        if len(large):
+            return (regions if len(large) == len(regions) else regions.take(large)), ""
+        if len(regions):
+            reason = f"no region is left: all {len(regions)} are smaller than {min_area} pixels"
+        elif regions is self.regions:
+            reason = "there is no region in the array"
+        else:
+            reason = "the id image has no region: every pixel is background (0 or below)"
+        return regions.take(large), reason
+
+    def extents(self, regions: Regions) -> list[Extent | None]:
+        """Return position and size of each region, None where they are not known from depth."""
+        if self.depth is None or self.camera_matrix is None:
+            return [None] * len(regions)
+        return extents(regions, self.depth, self.camera_matrix)
+
+    def _check_sizes(self) -> None:
         height, width = self.rgb.shape[:2]
         shape = self.regions.shape
         if shape != (height, width):
             raise InputError(
                 f"the segmentation is {shape[1]}x{shape[0]} pixels and the image {width}x{height}: "
-                "publish both in the same size (scale the segmentation with nearest neighbour)"
+                "publish both in the same size (scale the segmentation with nearest neighbor)"
             )
         if self.depth is not None and self.depth.shape != (height, width):
             raise InputError(
                 f"the depth is {self.depth.shape[1]}x{self.depth.shape[0]} pixels and the image {width}x{height}: "
                 "publish depth that is registered to the image (depth_image_proc does that), or set use_depth to false"
             )
-
-    def large_regions(self, min_area: int) -> Regions:
-        """The regions of at least ``min_area`` pixels; those of an id image by rising id.
-
-        Raises NoRegionError where there is none, RegionError for a segmentation that cannot be used.
-        """
-        regions = self.regions
-        if not isinstance(regions, Regions):
-            return regions_from_id_image(regions, min_area=min_area)
-        if not len(regions):
-            raise NoRegionError("there is no region in the array")
-        large = regions.areas >= min_area
-        if large.all():
-            return regions
-        if not large.any():
-            raise NoRegionError(f"no region is left: all {len(regions)} are smaller than {min_area} pixels")
-        return regions.select(regions.ids[large])
-
-    def places(self, regions: Regions) -> list[Extent | None]:
-        """Where each region is, None where depth does not say it."""
-        if self.depth is None or self.camera_matrix is None:
-            return [None] * len(regions)
-        return extents(regions, self.depth, self.camera_matrix)
 
 
 if not TYPE_CHECKING:  # a type checker would accept any name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.describer import Describer
 from osprey_ros.errors import InputError, OspreyError
 from osprey_ros.frame import Frame, RegionLabel
-from osprey_ros.pipeline import Pipeline, StepResult
+from osprey_ros.pipeline import Pipeline
 from osprey_ros.regions.masks import regions_from_crops
 from osprey_ros.regions.regions import regions_from_masks
 from osprey_ros.scene.attributes import AttributeSpec
+from osprey_ros.scene.result import StepResult
 from osprey_ros.scene.scene import Scene
 from osprey_ros.scene.settings import StepSettings
 from osprey_ros.scene.types import UNKNOWN, State
@@ -143,15 +145,15 @@ def test_without_memory_every_frame_is_by_itself(pipeline: Pipeline) -> None:
         assert (result.described, result.reused) == (3, 0)
         assert [thing.track_id for thing in result.objects] == [1, 2, 7]
         assert [thing.first_seen for thing in result.objects] == [stamp] * 3
-    assert len(pipeline.scene) == 3
+    assert len(pipeline) == 3
 
 
 def test_what_was_remembered_waits_while_nothing_is(pipeline: Pipeline) -> None:
     before = pipeline.step(patches(1), SHORT)
     for stamp in (2, 3):
         aside = pipeline.step(patches(stamp, {1: 30, 2: 20, 7: 10}), ALONE)
-        assert [thing.track_id for thing in pipeline.scene.snapshot().objects] == [10, 20, 30]
-        remembered = pipeline.remembered.snapshot().objects
+        assert [thing.track_id for thing in pipeline.snapshot().objects] == [10, 20, 30]
+        remembered = pipeline.scene.snapshot().objects
         assert [thing.caption for thing in remembered] == [thing.caption for thing in before.objects]
         assert not any(thing.visible for thing in remembered)
     assert aside.described == 3
@@ -170,7 +172,7 @@ def test_forgetting_reaches_what_is_remembered_while_nothing_is(pipeline: Pipeli
     pipeline.step(patches(3, {1: 30, 2: 20, 7: 10}), ALONE)
     assert pipeline.known == {1, 2, 3, 10, 20, 30}
     assert pipeline.forget([2, 10]) == (10, 2)
-    assert [thing.track_id for thing in pipeline.remembered.snapshot().objects] == [1, 3]
+    assert [thing.track_id for thing in pipeline.scene.snapshot().objects] == [1, 3]
     assert sorted(pipeline.forget()) == [1, 3, 20, 30]
     assert pipeline.known == set()
     assert not any(seen.track_ids.any() for seen in pipeline.recent)
@@ -213,18 +215,38 @@ def test_small_regions_are_left_out_and_the_largest_come_first(pipeline: Pipelin
         assert [thing.state for thing in result.objects] == states
         assert (result.described, result.reused, result.skipped) == (1, number, 2 - number)
         for thing in result.objects[number + 1 :]:
-            assert thing.reason == "1 objects of this frame came first (max_regions 1); it is new"
+            assert thing.reason == "1 objects with a higher priority in this frame (max_regions 1); new object"
             assert thing.caption is None
             assert (thing.category, thing.description) == ("", "")
 
 
 def test_who_is_asked_for_comes_first(pipeline: Pipeline) -> None:
-    none = replace(SHORT, max_regions=0)
+    none = replace(SHORT, time_budget=1e-9)
     smallest = pipeline.step(patches(1), none).objects[2]
     assert smallest.caption is None
     pipeline.prioritize([smallest.track_id, 12345])
     result = pipeline.step(patches(2), replace(SHORT, max_regions=1))
     assert [bool(thing.caption) for thing in result.objects] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "remedy"),
+    [
+        ("style", "nope", "style is 'nope'; it must be one of short, detailed, category"),
+        ("max_regions", 0, "max_regions is 0; it must be from 1 to 4096"),
+        ("min_area", -1, "min_area is -1; it must be from 1 to 1000000000"),
+        ("time_budget", -1.0, "time_budget is -1.0; it must be from 0.0 to 3600.0"),
+        ("time_budget", float("nan"), "time_budget is nan; it must be"),
+        ("max_new_tokens", -1, "max_new_tokens is -1; it must be"),
+        ("min_confidence", 1.5, "min_confidence is 1.5; it must be from 0.0 to 1.0"),
+        ("appearance_change", 2.5, "appearance_change is 2.5; it must be"),
+        ("view_change", 0.5, "view_change is 0.5; it must be"),
+        ("still_difference", 256.0, "still_difference is 256.0; it must be"),
+    ],
+)
+def test_settings_are_checked(setting: str, value: object, remedy: str) -> None:
+    with pytest.raises(InputError, match=re.escape(remedy)):
+        StepSettings(**{setting: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("ids", [np.zeros((120, 160), np.uint8), np.full((120, 160), -1, np.int32)])
@@ -291,7 +313,7 @@ def test_a_time_budget_leaves_out_what_does_not_fit(pipeline: Pipeline, describe
     other = Pipeline(describer)
     hurried = other.step(patches(1), replace(SHORT, time_budget=1e-3))
     assert [thing.state for thing in hurried.objects] == [State.SKIPPED] * 3
-    assert hurried.objects[0].reason == "no time left in this frame (time_budget 0.001 s); it is new"
+    assert hurried.objects[0].reason == "no time left in this frame (time_budget 0.001 s); new object"
     # They get their turn when there is time, or else when they have waited for long.
     frames = 0
     while other.scene.needing_caption():
@@ -307,7 +329,7 @@ def test_stopping_ends_within_a_step(pipeline: Pipeline) -> None:
     result = pipeline.step(patches(), SHORT, should_stop=lambda: len(asked.append(0) or asked) > 2)
     assert result.timing is not None
     assert result.timing.steps <= 2
-    assert [(thing.state, thing.reason) for thing in result.objects] == [(State.SKIPPED, "stopped; it is new")] * 3
+    assert [(thing.state, thing.reason) for thing in result.objects] == [(State.SKIPPED, "stopped; new object")] * 3
     assert pipeline.step(patches(6), SHORT).described == 3
 
 
@@ -391,30 +413,30 @@ def test_what_is_forgotten_is_new_again(pipeline: Pipeline) -> None:
 def test_a_restored_pipeline_knows_its_objects(pipeline: Pipeline, describer: Describer) -> None:
     before = pipeline.step(patches(1), SHORT)
     other = Pipeline(describer)
-    other.restore(pipeline.scene.persistent_objects(), next_id=20, asked=pipeline.asked)
-    assert other.next_id == 20
+    other.restore(pipeline.scene.persistent_objects(), next_id=20, questions=pipeline.questions)
+    assert other.scene.next_id == 20
     after = other.step(patches(2, {1: 30, 2: 20, 7: 10}), SHORT)
     by_track = {thing.track_id: thing.caption for thing in after.objects}
     assert by_track == {thing.track_id: thing.caption for thing in before.objects}
     assert after.described == 0
 
 
-@pytest.mark.parametrize("asked", ["", "something else"])
+@pytest.mark.parametrize("questions", ["", "something else"])
 def test_restored_words_are_stale_where_others_are_asked_for_now(
-    pipeline: Pipeline, describer: Describer, asked: str
+    pipeline: Pipeline, describer: Describer, questions: str
 ) -> None:
     pipeline.step(patches(1), SHORT)
     kept = pipeline.scene.persistent_objects()
     other = Pipeline(describer)
-    other.restore(kept, pipeline.next_id, asked)
-    assert other.asked == asked
-    result = other.step(patches(2), replace(SHORT, max_regions=0))
+    other.restore(kept, pipeline.scene.next_id, questions)
+    assert other.questions == questions
+    result = other.step(patches(2), replace(SHORT, time_budget=1e-9))
     assert [thing.track_id for thing in result.objects] == [1, 2, 3]
-    reason = "other words are asked for than when it was described"
+    reason = "the questions changed since it was described"
     assert all(thing.reason.endswith(reason) for thing in result.objects)
-    assert other.asked == pipeline.asked
+    assert other.questions == pipeline.questions
     colour = AttributeSpec("colour", values=("red", "green", "blue"))
-    other.restore(kept, pipeline.next_id, pipeline.asked)
+    other.restore(kept, pipeline.scene.next_id, pipeline.questions)
     assert other.step(patches(3), replace(SHORT, attributes=(colour,))).described == 3
 
 
@@ -425,7 +447,7 @@ def test_scene_and_tracker_forget_the_same_objects(pipeline: Pipeline, describer
     looks = np.random.default_rng(0).normal(size=(20, len(known[0].appearance))).astype(np.float32)
     older = [replace(known[0], track_id=10 + n, last_seen=n, appearance=looks[n]) for n in range(20)]
     other = Pipeline(describer, Scene(max_objects=5))
-    other.restore([*known, *older], 40, pipeline.asked)
+    other.restore([*known, *older], 40, pipeline.questions)
     assert [thing.track_id for thing in other.scene.snapshot().objects] == [1, 2, 3, 28, 29]
     one = patches(101)
     other.step(replace(one, regions=np.where(one.regions == 7, one.regions, 0)), SHORT)

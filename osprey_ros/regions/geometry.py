@@ -28,6 +28,18 @@ class Extent:
     size: tuple[float, float, float]
 
 
+def box_intersection(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the common area of boxes x, y, width, height [..., 4], [...]. Shapes are broadcast."""
+    shared = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    return np.asarray(np.maximum(shared, 0).prod(axis=-1))
+
+
+def box_overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the intersection over union, 0 to 1, of boxes x, y, width, height [..., 4]. Shapes are broadcast."""
+    common = box_intersection(a, b)
+    return np.asarray(common / np.maximum(a[..., 2:].prod(axis=-1) + b[..., 2:].prod(axis=-1) - common, 1e-9))
+
+
 def extents(regions: Regions, depth: np.ndarray, camera_matrix: np.ndarray) -> list[Extent | None]:
     """The extent of each region, None where too few of its pixels have a depth.
 

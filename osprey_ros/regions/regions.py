@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import cv2
 import numpy as np
 
-from osprey_ros.errors import NoRegionError, RegionError
+from osprey_ros.errors import RegionError
 from osprey_ros.regions.pooling import MaskPooler
 
 MAX_ID = 2**31 - 1  # ids are kept, and published, as int32
@@ -72,7 +72,12 @@ class Regions:
         if repeated:
             raise RegionError(f"id {_listed(repeated)} is asked for more than once: give every id once")
         picked = np.array([rows[region] for region in wanted], dtype=np.intp)
-        return self._take(picked)
+        return self.take(picked)
+
+    def take(self, rows: np.ndarray) -> Regions:
+        """Return the regions with these row numbers, intp [n], in this order."""
+        kept = (part[rows] for part in (self._image_of, self._labels, self.ids, self.areas, self.boxes))
+        return Regions(self._images, *kept)
 
     def crop(self, row: int) -> np.ndarray:
         """bool [box height, box width]: the mask of region number ``row`` (not its id) inside its bounding box."""
@@ -86,35 +91,44 @@ class Regions:
             if len(rows):
                 yield image, self._labels[rows], rows
 
-    def _take(self, rows: np.ndarray) -> Regions:
-        kept = (part[rows] for part in (self._image_of, self._labels, self.ids, self.areas, self.boxes))
-        return Regions(self._images, *kept)
-
 
 def regions_from_id_image(ids: np.ndarray, only: Iterable[int] | None = None, min_area: int = 1) -> Regions:
-    """Regions of an id image, integers [H, W]: pixels with the same positive id are one region, 0 and below background.
+    """Return the regions of an id image.
 
-    ``only`` keeps those of these ids that are there, ``min_area`` those of at least so many pixels; ids ascend.
-    Raises RegionError for another type or shape of array, and if no region is left.
+    Args:
+        ids: Integers [H, W]. Pixels with the same positive id are one region, 0 and below are background.
+        only: Keep the regions with these ids.
+        min_area: Keep the regions of at least this number of pixels.
+
+    Returns:
+        The regions by ascending id.
+
+    Raises:
+        RegionError: ``ids`` has another type or shape, or no region is left.
     """
+    regions = all_regions(ids)
+    if not len(regions):
+        raise RegionError("the id image has no region: every pixel is background (0 or below)")
+    keep = regions.areas >= min_area
+    if only is not None:
+        keep &= np.isin(regions.ids, [int(region) for region in only])
+    if not keep.any():
+        raise RegionError(
+            f"no region is left of ids {_listed(regions.ids)}: all are smaller than {min_area} pixels or not asked for"
+        )
+    return regions.take(np.flatnonzero(keep))
+
+
+def all_regions(ids: np.ndarray) -> Regions:
+    """Return the regions of an id image as `regions_from_id_image` does; none if every pixel is background."""
     if not isinstance(ids, np.ndarray) or ids.ndim != 2 or ids.dtype.kind not in "iu":
         raise RegionError(f"an id image must be an integer array [height, width], not {_described(ids)}")
     if ids.size == 0:
         raise RegionError(f"the id image has no pixels: its size is {ids.shape[1]}x{ids.shape[0]}")
     found = _Found(ids)
-    if not len(found.ids):
-        raise NoRegionError("the id image has no region: every pixel is background (0 or below)")
-    if found.ids[-1] > MAX_ID:
+    if len(found.ids) and found.ids[-1] > MAX_ID:
         raise RegionError(f"the id {found.ids[-1]} of the id image does not fit 32 bits: number regions up to {MAX_ID}")
-    keep = found.areas >= min_area
-    if only is not None:
-        wanted = {int(region) for region in only}
-        keep &= np.array([int(region) in wanted for region in found.ids])
-    if not keep.any():
-        raise NoRegionError(
-            f"no region is left of ids {_listed(found.ids)}: all are smaller than {min_area} pixels or not asked for"
-        )
-    regions = Regions(
+    return Regions(
         [found.image],
         image_of=np.zeros(len(found.ids), np.intp),
         labels=found.labels,
@@ -122,7 +136,6 @@ def regions_from_id_image(ids: np.ndarray, only: Iterable[int] | None = None, mi
         areas=found.areas,
         boxes=found.boxes,
     )
-    return regions._take(np.flatnonzero(keep))
 
 
 def regions_from_masks(masks: np.ndarray, ids: Iterable[int] | None = None) -> Regions:

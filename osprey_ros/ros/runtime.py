@@ -14,12 +14,13 @@ from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.describer import Describer
 from osprey_ros.errors import BundleError, InputError, OspreyError
 from osprey_ros.frame import Frame
-from osprey_ros.pipeline import Pipeline, StepResult
+from osprey_ros.pipeline import Pipeline
 from osprey_ros.query.finder import COLOR, Finder
 from osprey_ros.ros.services.handlers import Requests
 from osprey_ros.scene.attributes import attributes_from
+from osprey_ros.scene.result import StepResult
 from osprey_ros.scene.scene import Scene
-from osprey_ros.scene.store import SceneStore, model_of
+from osprey_ros.scene.store import SceneStore, StoredScene, model_of
 from osprey_ros.system import process_memory as memory
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Runtime:
         self.requests = Requests(self._pipeline, Finder(describer, words), lambda: self._settings().step, self._save)
         if self._store is not None:
             stored = self._store.load()
-            self._pipeline.restore(stored.objects, stored.next_id, stored.asked)
+            self._pipeline.restore(stored.objects, stored.next_id, stored.questions)
             logger.info("%d objects restored from %s", self.known, self._store.path)
 
     def step(self, frame: Frame, should_stop: Callable[[], bool]) -> StepResult:
@@ -81,7 +82,7 @@ class Runtime:
     @property
     def known(self) -> int:
         """Number of objects in the scene."""
-        return len(self._pipeline.scene)
+        return len(self._pipeline)
 
     @property
     def scene_file(self) -> str:
@@ -112,9 +113,11 @@ class Runtime:
 
     def _save(self) -> None:
         if self._store is not None:
-            self._store.save(
-                self._pipeline.remembered.persistent_objects(), self._pipeline.next_id, self._pipeline.asked
-            )
+            self._store.save(self._stored_scene)
+
+    def _stored_scene(self) -> StoredScene:
+        scene = self._pipeline.scene
+        return StoredScene(scene.persistent_objects(), scene.next_id, self._pipeline.questions)
 
 
 def _open_store(settings: Settings) -> SceneStore | None:

@@ -1,59 +1,61 @@
-"""How well regions fit objects: by looks, by place in the picture and in space; and which is given to which.
-
-All functions are pure. Similarities are [tracks, regions].
-"""
+"""Similarity of objects and regions by appearance and place, and the best assignment. All functions are pure."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-_SPREAD = 0.5  # of an object's size: how far off its place is counted as near
-_MOST_COMMON = 0.85  # of the mean of looks that is taken away: where all look the same, the rest must not be noise
-_MIN_FIT = 4  # points; a rigid motion through fewer fits anything
+from osprey_ros.regions.geometry import box_overlap
+
+_SPREAD = 0.5  # standard deviation of the distance at which boxes count as near, as a share of their size
+_MAX_CENTERING = 0.85  # largest share of the mean that is subtracted: similar embeddings keep more than noise
+_MIN_FIT = 4  # points; a rigid motion fits any three
 _FIT_SAMPLES = 40
-_MIN_FIT_SHARE = 0.5  # of the points must agree on a rigid motion
+_MIN_FIT_SHARE = 0.5  # share of the points that must agree on a rigid motion
 
 
-def looks_center(appearances: np.ndarray) -> np.ndarray:
-    """What objects [T, D] look like in common, [D]: what tells them apart is how they differ from it.
+def embedding_center(embeddings: np.ndarray) -> np.ndarray:
+    """Return the point [D] relative to which embeddings [T, D] are compared.
 
-    It is their mean, less where there are so few that each of them is much of it.
+    It is their mean, shrunk if they are few, because each of them is then a large part of it.
     """
-    count = len(appearances)
-    return appearances.mean(axis=0) * min(count / (count + 1), _MOST_COMMON)
+    count = len(embeddings)
+    return embeddings.mean(axis=0) * min(count / (count + 1), _MAX_CENTERING)
 
 
 def cosines(a: np.ndarray, b: np.ndarray, center: np.ndarray) -> np.ndarray:
-    """Cosine of the angle between looks [T, D] and [N, D] as seen from a centre [D]: [T, N] in -1..1."""
+    """Return the cosines, [T, N] in -1..1, between embeddings [T, D] and [N, D] relative to a center [D]."""
     return _unit(a - center) @ _unit(b - center).T
 
 
+def cosine_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Return 1 - cosine of two embeddings [D], 0 to 2; 0 if one is zero, as the embedding of a vanished mask."""
+    length = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return 1.0 - float(a @ b) / length if length else 0.0
+
+
 def moved_boxes(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Boxes x, y, width, height [T, 4] after a similarity [2, 3]: their centres go with it, and their sizes."""
-    centers = (boxes[:, :2] + boxes[:, 2:] / 2) @ matrix[:, :2].T + matrix[:, 2]
+    """Return boxes x, y, width, height [T, 4] after a similarity [2, 3]: it moves their centers and scales them."""
+    moved = centers(boxes) @ matrix[:, :2].T + matrix[:, 2]
     sizes = boxes[:, 2:] * np.hypot(matrix[0, 0], matrix[1, 0])
-    return np.concatenate([centers - sizes / 2, sizes], axis=1)
+    return np.concatenate([moved - sizes / 2, sizes], axis=1)
 
 
 def centers(boxes: np.ndarray) -> np.ndarray:
-    """Centres [N, 2] of boxes x, y, width, height [N, 4]."""
+    """Return the centers [N, 2] of boxes x, y, width, height [N, 4]."""
     return boxes[:, :2] + boxes[:, 2:] / 2
 
 
 def box_nearness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """0 to 1: how much boxes [T, 4] and [N, 4] are in the same place.
+    """Return how much boxes [T, 4] and [N, 4] are in the same place, float64 [T, N] in 0..1.
 
-    It is their intersection over union or, where that is more, how near their centres are for their size: small things
-    leave their own box from one frame to the next.
+    It is their intersection over union or, if larger, the distance of their centers relative to their size: small
+    objects leave their own box from one frame to the next.
     """
     ax, ay, aw, ah = a.T[:, :, None]
     bx, by, bw, bh = b.T[:, None, :]
-    across = np.minimum(ax + aw, bx + bw) - np.maximum(ax, bx)
-    down = np.minimum(ay + ah, by + bh) - np.maximum(ay, by)
-    shared = np.clip(across, 0, None) * np.clip(down, 0, None)
     area_a, area_b = aw * ah, bw * bh
-    overlap = shared / np.maximum(area_a + area_b - shared, 1e-9)
+    overlap = box_overlap(a[:, None], b[None])
     distance = np.hypot(ax + aw / 2 - bx - bw / 2, ay + ah / 2 - by - bh / 2)
     size = np.maximum(area_a * area_b, 1.0) ** 0.25
     alike = np.sqrt(np.minimum(area_a, area_b) / np.maximum(np.maximum(area_a, area_b), 1e-9))
@@ -61,7 +63,7 @@ def box_nearness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def assign(scores: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the pairs, none used twice, whose scores above ``least`` sum up to the most."""
+    """Return rows and columns of the pairs, none used twice, that maximize the sum of scores [T, N] above ``least``."""
     gains = np.maximum(scores - least, 0.0)
     rows, columns = linear_sum_assignment(gains, maximize=True)
     kept = gains[rows, columns] > 0
@@ -69,10 +71,10 @@ def assign(scores: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rigid_fit(source: np.ndarray, target: np.ndarray, tolerance: np.ndarray) -> np.ndarray | None:
-    """The rotation and translation, float64 [3, 4], that takes most points of ``source`` to ``target``, [n, 3] each.
+    """Return the rotation and translation, float64 [3, 4], that takes most points of ``source`` to ``target``.
 
-    ``tolerance`` [n]: how far off each may be, in metres. The best of some triples of points is refined on all that
-    agree with it, by Kabsch's method. None where there are too few points or too few of them agree.
+    Both are [n, 3]; ``tolerance`` [n] is the largest error of each point in meters. RANSAC: the best of some triples is
+    refined on all points that agree with it. Return None for too few points, or if too few of them agree.
     """
     count = len(source)
     if count < _MIN_FIT:
@@ -92,12 +94,12 @@ def rigid_fit(source: np.ndarray, target: np.ndarray, tolerance: np.ndarray) -> 
 
 
 def moved_points(points: np.ndarray, motion: np.ndarray) -> np.ndarray:
-    """Points [n, 3] after a motion [3, 4]; unknown ones (nan) stay unknown."""
+    """Return points [n, 3] after a motion [3, 4]; unknown ones (nan) stay unknown."""
     return points @ motion[:, :3].T + motion[:, 3]
 
 
 def _kabsch(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The rotation and translation [3, 4] with the least squared error (Kabsch 1976)."""
+    """Return the rotation and translation [3, 4] with the least squared error (Kabsch 1976)."""
     middle, onto = source.mean(axis=0), target.mean(axis=0)
     u, _, vt = np.linalg.svd((source - middle).T @ (target - onto))
     turn = np.diag([1.0, 1.0, np.sign(np.linalg.det(vt.T @ u.T)) or 1.0])

@@ -1,18 +1,15 @@
-"""Attributes of objects from the configuration: their questions, the answers they allow, and captions from answers."""
+"""Attributes of objects from the configuration: their questions and the answers they allow."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from osprey_ros.bundle.calibration import ATTRIBUTE, CATEGORY, DESCRIPTION, Calibration
 from osprey_ros.decoding.constraints import Constraint, Matching, OneOf
-from osprey_ros.decoding.prompt import QUESTIONS, REGION_TEXT
+from osprey_ros.decoding.prompt import REGION_TEXT
 from osprey_ros.errors import InputError, PromptError
-from osprey_ros.results import Description, Result
-from osprey_ros.scene.types import UNKNOWN, Attribute, Caption
 
 _NAME = re.compile(r"[^\W\d]\w*")
 _KEYS = ("name", "question", "values", "pattern")
@@ -76,77 +73,6 @@ def attributes_from(entries: Iterable[str | Mapping[str, Any]]) -> tuple[Attribu
     if twice:
         raise InputError(f"attribute {', '.join(twice)} is given more than once: give every name once")
     return tuple(specs)
-
-
-class CaptionSettings(Protocol):
-    """The settings that captions depend on; `osprey_ros.scene.settings.StepSettings` has them."""
-
-    @property
-    def style(self) -> str:
-        """A key of `osprey_ros.decoding.prompt.QUESTIONS`."""
-
-    @property
-    def categories(self) -> bool:
-        """Whether the category is a question of its own."""
-
-    @property
-    def attributes(self) -> tuple[AttributeSpec, ...]:
-        """Further questions."""
-
-    @property
-    def min_confidence(self) -> float:
-        """The least calibrated confidence of an answer; others become UNKNOWN."""
-
-
-def questions_for(settings: CaptionSettings) -> tuple[list[str], list[Constraint | None]]:
-    """Return the questions for `Describer.answer` and their constraints; `captions_from` takes the answers."""
-    styles = [settings.style, *([CATEGORY] if _asks_category(settings) else [])]
-    questions = [QUESTIONS[style] for style in styles] + [spec.question for spec in settings.attributes]
-    return questions, [None] * len(styles) + [spec.constraint for spec in settings.attributes]
-
-
-def captions_from(
-    results: Sequence[Result], settings: CaptionSettings, calibration: Calibration, stamp: int
-) -> list[Caption]:
-    """Return the caption of each region from the answers to `questions_for`.
-
-    Confidences are calibrated. An answer is UNKNOWN if its confidence is below ``min_confidence``, if it was cut off or
-    if its attribute does not allow it.
-
-    Args:
-        results: the answers, one result for each question.
-        settings: the settings that the questions were made from.
-        calibration: of the bundle.
-        stamp: of the image, in nanoseconds.
-    """
-    asks_category = _asks_category(settings)
-    words = []
-    for row, described in enumerate(results[0]):
-        kind = CATEGORY if settings.style == CATEGORY else DESCRIPTION
-        text, confidence = _judged(described, kind, settings.min_confidence, calibration)
-        category = text if settings.style == CATEGORY else ""
-        if asks_category:
-            category, _ = _judged(results[1][row], CATEGORY, settings.min_confidence, calibration)
-        attributes = []
-        for spec, result in zip(settings.attributes, results[1 + asks_category :], strict=True):
-            value, sure = _judged(result[row], ATTRIBUTE, settings.min_confidence, calibration, spec.constraint)
-            attributes.append(Attribute(spec.name, value, sure))
-        words.append(Caption(category, text, confidence, stamp, tuple(attributes)))
-    return words
-
-
-def _asks_category(settings: CaptionSettings) -> bool:
-    return settings.categories and settings.style != CATEGORY
-
-
-def _judged(
-    answer: Description, kind: str, least: float, calibration: Calibration, constraint: Constraint | None = None
-) -> tuple[str, float]:
-    """Return the text, or UNKNOWN, and its calibrated confidence."""
-    if not answer.text or not answer.ended or (constraint is not None and not constraint.accepts(answer.text)):
-        return UNKNOWN, 0.0
-    confidence = calibration.apply(kind, answer.confidence)
-    return (answer.text if confidence >= least else UNKNOWN), confidence
 
 
 def _from_line(line: str) -> AttributeSpec:

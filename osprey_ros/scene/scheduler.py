@@ -1,80 +1,88 @@
-"""Which objects get words in a frame: who comes first, how many fit the time that is left, and why others do not.
+"""Decide which objects are described in a frame: by priority, as many as the remaining time allows.
 
-Objects are described in batches, all of a batch in one decode. What a batch takes is learned from those before it.
+Objects are described in batches, all of a batch in one decode. Their duration is learned from earlier batches.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
 
-_REQUESTED, _NEW, _STALE = 1000.0, 2.0, 1.0  # ranks; nobody waits so long that he comes before one that was asked for
-_RANK_PER_FRAME = 0.1  # what each frame of waiting is worth: ten are as good as being new instead of stale
-_FIRST_BATCH = 4  # objects, before anything is known of what they take
-_KEPT = 32  # batches that are remembered
-COST_QUANTILE = 0.9  # of them took no longer than is reckoned with
-_CUT_TOOK = 1.25  # what a batch that was cut off would at least have taken, as a multiple of what it did
-PROBE_DISCOUNT = (
-    0.8  # factor on what is expected for each frame in which nothing fitted: one slow batch must not silence for good
-)
-_PATIENCE = 24  # frames without words after which one object is described whatever the budget
+# Priorities. A requested object always outranks a waiting one.
+_REQUESTED, _NEW, _STALE = 1000.0, 2.0, 1.0
+_PRIORITY_PER_FRAME = 0.1  # ten frames of waiting outweigh new instead of stale
+_FIRST_BATCH = 4  # objects, while no duration is known
+_KEPT = 32  # batches from which durations are learned
+COST_QUANTILE = 0.9  # plan with the 90th percentile of past batch durations
+_INTERRUPTED = 1.25  # least full duration of an interrupted batch, as a multiple of its elapsed time
+PROBE_DISCOUNT = 0.8  # shrink the estimate per idle frame, so that one slow batch cannot block captioning
+_PATIENCE = 24  # frames without a caption, after which one object is described whatever the budget
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An object of a frame that needs words.
+    """An object that needs a caption.
 
-    ``row``: its number in the frame. ``importance``, 0 to 1: how large or near it is. ``waited``: frames in which it
-    was left out.
+    Attributes:
+        track_id: The object.
+        requested: Whether a user asked for it.
+        new: Whether it has no caption.
+        importance: 0 to 1, how large or near it is.
+        waited: Frames in which it was skipped.
     """
 
-    row: int
+    track_id: int
     requested: bool = False
     new: bool = False
     importance: float = 0.0
     waited: int = 0
 
     @property
-    def rank(self) -> float:
-        """Higher ranks come first: asked for, then new, then stale; of one kind the larger; waiting lifts all."""
+    def priority(self) -> float:
+        """Requested objects come first, then new, then stale ones; larger ones before smaller ones. Waiting adds."""
         kind = _REQUESTED if self.requested else _NEW if self.new else _STALE
-        return kind + min(1.0, max(0.0, self.importance)) + _RANK_PER_FRAME * self.waited
+        return kind + min(1.0, max(0.0, self.importance)) + _PRIORITY_PER_FRAME * self.waited
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Batch:
-    """What became of a batch: which rows have all their words, and what it took in seconds.
+    """Objects to describe in one decode. Who iterates over `Scheduler.batches` sets ``described`` and ``fixed_cost``.
 
-    ``fixed_cost`` is spent by the first batch of a frame, however many objects it has.
+    Attributes:
+        track_ids: The objects, by priority.
+        should_stop: To be called before each decode step: whether to stop decoding.
+        described: The objects whose captions are complete.
+        fixed_cost: Seconds that the first batch of a frame spends whatever its size.
     """
 
-    done: frozenset[int]
-    fixed_cost: float
-    seconds: float
+    track_ids: tuple[int, ...]
+    should_stop: Callable[[], bool]
+    described: frozenset[int] = frozenset()
+    fixed_cost: float = 0.0
 
 
 class CostModel:
-    """What batches take, from the latest of them: something once for each frame, and a line over the objects."""
+    """Durations of batches, learned from the latest: a fixed cost for each frame, and a line over the objects."""
 
     def __init__(self) -> None:
         self._batches: deque[tuple[int, float]] = deque(maxlen=_KEPT)
         self._fixed_costs: deque[float] = deque(maxlen=_KEPT)
         self._warm = False
-        self._line = (0.0, 0.0)  # seconds of any batch, and of each object in it; the margin is in it
+        self._line = (0.0, 0.0)  # seconds of any batch, and of each object in it, at the quantile
 
     @property
     def known(self) -> bool:
-        """Whether there was a batch."""
+        """Whether a batch was recorded."""
         return bool(self._batches)
 
     def record(self, objects: int, fixed_cost: float, seconds: float) -> None:
-        """A batch of so many objects has taken this; ``fixed_cost`` is 0 for all but the first batch of a frame."""
+        """Add the duration of a batch. ``fixed_cost`` is 0 for all but the first batch of a frame."""
         if self._batches and not self._warm:
-            # The very first batch is slow: memory is new, and libraries choose their ways.
+            # The very first batch is slow: memory is allocated, and libraries select their kernels.
             self._batches.clear()
             self._fixed_costs.clear()
             self._warm = True
@@ -84,13 +92,13 @@ class CostModel:
         self._fit()
 
     def seconds(self, objects: int, first: bool = True) -> float:
-        """What a batch of so many objects takes, rarely more; ``first`` of its frame or not."""
+        """Return the expected duration of a batch, at COST_QUANTILE. ``first``: the first one of its frame."""
         start, each = self._line
         fixed_cost = float(np.quantile(self._fixed_costs, COST_QUANTILE)) if first and self._fixed_costs else 0.0
         return fixed_cost + start + each * objects
 
     def fitting(self, seconds: float, first: bool = True) -> int:
-        """How many objects fit so much time, at least 0."""
+        """Return the number of objects that can be described in this time."""
         each = self._line[1]
         left = seconds - self.seconds(0, first)
         return max(0, int(left / each)) if each > 0 else 0
@@ -107,7 +115,7 @@ class CostModel:
 
 
 def _line(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
-    """Start and slope of the line with least squared, weighted differences; neither is below 0, the slope above it."""
+    """Return start (at least 0) and slope (above 0) of the weighted least-squares line."""
     weights = weights / weights.sum()
     middle_x, middle_y = float(weights @ x), float(weights @ y)
     spread = float(weights @ (x - middle_x) ** 2)
@@ -116,103 +124,89 @@ def _line(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[float, flo
     return middle_y - slope * middle_x, slope
 
 
-Describe = Callable[[Sequence[int], Callable[[], bool]], Batch]
-
-
 class Scheduler:
-    """Spends the time of frames on their objects. One for a describer: what it learns is what that takes.
+    """Plans batches. Use one for each describer: it learns how long that takes.
 
     Args:
-        clock: seconds, as `time.perf_counter`.
+        clock: Returns seconds, as `time.perf_counter`.
     """
 
     def __init__(self, clock: Callable[[], float] = perf_counter) -> None:
         self.clock = clock
         self.costs = CostModel()
-        self._without_words = 0  # frames on end in which somebody waited and nobody got words
-        self._untried = 0  # frames on end in which nothing seemed to fit
-        self._failed = 0  # batches that were cut off, since the last that was not
+        self.skipped: dict[int, str] = {}
+        """Of the latest frame whose batches are done: the objects that were not described, each with the reason."""
+        self._frames_without_caption = 0  # in a row, although objects needed one
+        self._idle_frames = 0  # in a row, in which no batch seemed to fit
+        self._interrupted = 0  # batches in a row
 
-    def run(
+    def batches(
         self,
         candidates: Sequence[Candidate],
-        describe: Describe,
         started: float,
         budget: float = 0.0,
-        most: int = 32,
+        max_objects: int = 32,
         should_stop: Callable[[], bool] | None = None,
-    ) -> dict[int, str]:
-        """Describes as many objects of a frame as there is time for; returns the others' rows, each with the reason.
+    ) -> Iterator[Batch]:
+        """Yield the batches of one frame; the time until the next one is requested is the duration of a batch.
 
-        Without a budget all are described in one batch, up to ``most``. With one, batches are as large as the time that
-        is left allows, by what earlier ones took; at its end decoding stops. When nothing has fitted for many frames,
-        one object is described nevertheless, so that a budget that is too small is broken rarely, and words come.
+        Without a budget all objects are in one batch. With a budget each batch is as large as the remaining time allows
+        by the durations of earlier ones, and decoding stops at the end of the budget. If no caption was completed for
+        many frames, one object is described nevertheless: a budget that is too small is exceeded rarely, and captions
+        come.
 
         Args:
-            describe: takes rows in their order and a function that it asks before each step whether to stop.
-            started: when the frame began, by the clock. ``budget``: seconds from then on; 0 is no limit.
-            should_stop: as for ``describe``; what is then not described has the reason "stopped".
+            candidates: The objects that need a caption.
+            started: Time of the clock at which the frame began.
+            budget: Seconds from then on; 0 for no limit.
+            max_objects: Upper bound on the described objects.
+            should_stop: Returns whether to stop; what is then not described has the reason "stopped".
         """
         stopped = should_stop or (lambda: False)
-        queue = [c.row for c in sorted(candidates, key=lambda c: (-c.rank, c.row))]
-        if not queue:
-            self._without_words = 0
-            return {}
-        reasons = {row: f"{most} objects of this frame came first (max_regions {most})" for row in queue[most:]}
-        queue = queue[:most]
-        if budget:
-            left = self._describe_until(queue, describe, started + budget, stopped)
-        else:
-            left = self._describe_all(queue, describe, stopped)
-        late = "stopped" if stopped() or not budget else f"no time left in this frame (time_budget {budget:g} s)"
-        self._without_words = 0 if len(left) < len(queue) or stopped() else self._without_words + 1
-        return reasons | dict.fromkeys(left, late)
-
-    def _describe_all(self, queue: list[int], describe: Describe, stopped: Callable[[], bool]) -> list[int]:
-        if stopped() or not queue:
-            return queue
-        batch = describe(queue, stopped)
-        left = [row for row in queue if row not in batch.done]
-        if not left:
-            self.costs.record(len(queue), batch.fixed_cost, batch.seconds)
-        return left
-
-    def _describe_until(
-        self, queue: list[int], describe: Describe, end: float, stopped: Callable[[], bool]
-    ) -> list[int]:
-        """Returns the rows that were left out."""
-
-        def late() -> bool:
-            return stopped() or self.clock() >= end
-
-        left: list[int] = []  # cut off: not tried again in this frame
+        queue = [c.track_id for c in sorted(candidates, key=lambda c: (-c.priority, c.track_id))]
+        beyond = f"{max_objects} objects with a higher priority in this frame (max_regions {max_objects})"
+        self.skipped = dict.fromkeys(queue[max_objects:], beyond)
+        queue = queue[:max_objects]
+        waiting, interrupted = len(queue), list[int]()
+        end = started + budget if budget else float("inf")
         first = True
-        while queue and not stopped():
-            must = first and self._without_words >= _PATIENCE
-            count = 1 if must else min(self._room(end - self.clock(), first), len(queue))
+        while queue and not interrupted and not stopped():
+            forced = first and bool(budget) and self._frames_without_caption >= _PATIENCE
+            count = 1 if forced else min(self._batch_size(end - self.clock(), first), len(queue))
             if count == 0:
-                self._untried += first
+                self._idle_frames += first
                 break
-            self._untried = 0
-            rows, queue = queue[:count], queue[count:]
-            batch = describe(rows, stopped if must else late)
-            missing = [row for row in rows if row not in batch.done]
-            took = batch.seconds
-            if missing:
-                took = max(_CUT_TOOK * took, batch.fixed_cost, self.costs.seconds(count, first=False))
+            self._idle_frames = 0
+            began = self.clock()
+            batch = Batch(tuple(queue[:count]), stopped if forced else lambda: stopped() or self.clock() >= end)
+            yield batch
+            interrupted = [track_id for track_id in batch.track_ids if track_id not in batch.described]
             if not stopped():
-                self.costs.record(count, batch.fixed_cost, took)
-                self._failed = self._failed + 1 if missing else self._failed if must else 0
-            left += missing
-            first = False
-            if missing:
-                break
-        return left + queue
+                self._record(batch, self.clock() - began - batch.fixed_cost, forced)
+            queue, first = queue[count:], False
+        left = [*interrupted, *queue]
+        late = f"no time left in this frame (time_budget {budget:g} s)"
+        self.skipped |= dict.fromkeys(left, "stopped" if stopped() or not budget else late)
+        self._frames_without_caption = (
+            0 if len(left) < waiting or not waiting or stopped() else self._frames_without_caption + 1
+        )
 
-    def _room(self, seconds: float, first: bool) -> int:
+    def _record(self, batch: Batch, seconds: float, forced: bool) -> None:
+        count = len(batch.track_ids)
+        if len(batch.described) == count:
+            self._interrupted = self._interrupted if forced else 0
+        else:
+            seconds = max(_INTERRUPTED * seconds, batch.fixed_cost, self.costs.seconds(count, first=False))
+            self._interrupted += 1
+        self.costs.record(count, batch.fixed_cost, seconds)
+
+    def _batch_size(self, seconds: float, first: bool) -> int:
+        """Return how many objects to describe in the remaining time."""
+        if seconds == float("inf"):
+            return 1 << 31
         if seconds <= 0:
             return 0
         if not self.costs.known:
             return _FIRST_BATCH
-        hoped = seconds / PROBE_DISCOUNT ** (self._untried / 2 ** min(self._failed, 10))
-        return self.costs.fitting(seconds, first) or min(1, self.costs.fitting(hoped, first))
+        discounted = seconds / PROBE_DISCOUNT ** (self._idle_frames / 2 ** min(self._interrupted, 10))
+        return self.costs.fitting(seconds, first) or min(1, self.costs.fitting(discounted, first))

@@ -11,7 +11,7 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from osprey_ros.errors import StorageError
+from osprey_ros.scene.association import cosine_distance
 from osprey_ros.scene.types import Attribute, Caption, SceneObject, State
 
 if TYPE_CHECKING:
@@ -56,23 +57,17 @@ _INSERT = f"INSERT OR REPLACE INTO objects ({_COLUMNS}) VALUES ({', '.join('?' *
 
 @dataclass(frozen=True)
 class StoredScene:
-    """What a scene file holds: objects by rising track id, none of them visible, and the next new track id.
+    """Content of a scene file.
 
-    ``asked``: what was asked for their words, as it was given to `SceneStore.save`; "" where that is not known.
+    Attributes:
+        objects: None of them is visible.
+        next_id: Track id of the next new object.
+        questions: Identifies the questions of the captions; "" if that is not known.
     """
-
-    objects: tuple[SceneObject, ...]
-    next_id: int
-    asked: str = ""
-
-
-@dataclass(frozen=True)
-class _Scene:
-    """What is to be written."""
 
     objects: Sequence[SceneObject]
     next_id: int
-    asked: str
+    questions: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,9 +107,9 @@ class SceneStore:
             ) from error
         self._model, self._max_bytes, self._interval = model, max_bytes, interval
         self._written: dict[int, _Written] = {}
-        self._next_id, self._asked = 1, ""
+        self._next_id, self._questions = 1, ""
         self._problem = ""
-        self._waiting: _Scene | None = None
+        self._waiting: Callable[[], StoredScene] | None = None
         self._busy = self._hurried = self._closed = False
         self._changed = threading.Condition()
         self._database = self._open()
@@ -135,15 +130,14 @@ class SceneStore:
         """What the file held when it was opened."""
         return self._stored
 
-    def save(self, objects: Sequence[SceneObject], next_id: int, asked: str = "") -> None:
-        """Leaves a scene for the thread, which writes what is new in it; returns at once. Objects not in it go.
+    def save(self, source: Callable[[], StoredScene]) -> None:
+        """Write what ``source`` returns when the next commit is due; return at once.
 
-        If not all ``objects`` fit the file, the first ones are kept: pass those seen last first, as
-        `Scene.persistent_objects` does.
-        ``asked`` is kept with it: a text that says what was asked for the words.
+        The thread of the store calls it, at most once for each commit. If not all objects fit the file, the first ones
+        are kept: those seen last, from `Scene.persistent_objects`.
         """
         with self._changed:
-            self._waiting = _Scene(objects, next_id, asked)
+            self._waiting = source
             self._changed.notify_all()
 
     def flush(self) -> None:
@@ -169,10 +163,10 @@ class SceneStore:
                 self._changed.wait_for(lambda: self._waiting is not None or self._closed)
                 if self._waiting is None:
                     return
-                scene, self._waiting = self._waiting, None
+                source, self._waiting = self._waiting, None
                 self._busy = True
             try:
-                self._write(scene)
+                self._write(source())
                 self._shrink()
                 self._problem = ""
             except Exception as error:  # whatever it was, the next scene gets its try, and `flush` its end
@@ -182,7 +176,7 @@ class SceneStore:
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: self._hurried or self._closed, self._interval)
 
-    def _write(self, scene: _Scene) -> None:
+    def _write(self, scene: StoredScene) -> None:
         kept = self._that_fit(scene.objects)
         rows, appearances = [], []
         written: dict[int, _Written] = {}
@@ -191,13 +185,13 @@ class SceneStore:
             if before is None or before.row != row:
                 rows.append(row)
             appearance = known.appearance if before is None else before.appearance
-            if before is None or _distance(before.appearance, known.appearance) > _MOVED:
+            if before is None or _moved(before.appearance, known.appearance):
                 appearance = known.appearance
                 appearances.append((known.track_id, appearance.astype("<f2").tobytes()))
             written[known.track_id] = _Written(row, appearance)
         gone = [(track_id,) for track_id in self._written.keys() - written.keys()]
-        about = {"next_id": str(scene.next_id), "asked": scene.asked}
-        if not (rows or appearances or gone) and (scene.next_id, scene.asked) == (self._next_id, self._asked):
+        about = {"next_id": str(scene.next_id), "asked": scene.questions}
+        if not (rows or appearances or gone) and (scene.next_id, scene.questions) == (self._next_id, self._questions):
             return
         database = self._database
         try:
@@ -212,7 +206,7 @@ class SceneStore:
             with suppress(sqlite3.Error):  # where SQLite has rolled back already
                 database.execute("ROLLBACK")
             raise
-        self._written, self._next_id, self._asked = written, scene.next_id, scene.asked
+        self._written, self._next_id, self._questions = written, scene.next_id, scene.questions
 
     def _shrink(self) -> None:
         """Gives back room that is free in a file beyond its bound: such a file was made with a larger one."""
@@ -331,8 +325,8 @@ class SceneStore:
                 "different to it, so name another scene_file, or delete this one to begin anew"
             )
         self._written = {known.track_id: _Written(_row(known), known.appearance) for known in objects}
-        self._next_id, self._asked = next_id, about.get("asked", "")
-        return StoredScene(objects, next_id, self._asked)
+        self._next_id, self._questions = next_id, about.get("asked", "")
+        return StoredScene(objects, next_id, self._questions)
 
 
 def _row(known: SceneObject) -> tuple[Any, ...]:
@@ -400,9 +394,6 @@ def _size(known: SceneObject) -> int:
     return 2 * (_ROW_OVERHEAD + texts + 2 * len(known.appearance))
 
 
-def _distance(first: np.ndarray, second: np.ndarray) -> float:
-    """1 - cosine of two vectors."""
-    if first.shape != second.shape:
-        return 1.0
-    length = float(np.linalg.norm(first) * np.linalg.norm(second))
-    return 1.0 - float(first @ second) / length if length else 1.0
+def _moved(before: np.ndarray, after: np.ndarray) -> bool:
+    """Return whether an appearance differs from the written one by more than the noise of one frame."""
+    return not before.any() or cosine_distance(before, after) > _MOVED

@@ -1,4 +1,4 @@
-"""What the robot knows of an object: plain data that the pipeline makes and everything else passes on."""
+"""Objects, their captions and detections: plain data that the scene returns and everything above it reads."""
 
 from __future__ import annotations
 
@@ -7,25 +7,31 @@ from enum import Enum
 
 import numpy as np
 
-UNKNOWN = "unknown"  # said instead of words that the model was not sure enough of
+UNKNOWN = "unknown"  # in place of an answer that the model was not confident of
 
 
 class State(str, Enum):
-    """What the words about an object are worth."""
+    """Status of an object's caption."""
 
-    PENDING = "pending"  # none yet: the object is new
-    FRESH = "fresh"  # said of the object as it looks now
-    STALE = "stale"  # said of it when it looked otherwise
-    SKIPPED = "skipped"  # wanted in this frame, and left out of it
+    PENDING = "pending"  # the object has no caption yet
+    FRESH = "fresh"  # the caption describes the object as it looks now
+    STALE = "stale"  # the object changed since it was described
+    SKIPPED = "skipped"  # the object needed a caption in the latest frame and did not get one
 
 
-# As osprey_interfaces/ObjectDescription has them.
+# As in osprey_interfaces/ObjectDescription.
 STATE_NUMBERS = {State.PENDING: 0, State.FRESH: 1, State.STALE: 2, State.SKIPPED: 3}
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """One typed property: its name ("colour"), its value ("red", or UNKNOWN), and how sure that is, 0 to 1."""
+    """One property of an object.
+
+    Attributes:
+        name: Such as "color".
+        value: Such as "red", or UNKNOWN.
+        confidence: 0 to 1.
+    """
 
     name: str
     value: str
@@ -34,10 +40,14 @@ class Attribute:
 
 @dataclass(frozen=True)
 class Caption:
-    """What was said about an object in one frame, whose stamp (nanoseconds) is ``described_at``.
+    """Words about an object.
 
-    ``confidence`` is of the description, in 0..1, calibrated where the bundle says how. Words that were not sure enough
-    are UNKNOWN.
+    Attributes:
+        category: Such as "mug"; "" if it was not asked for. UNKNOWN if the model was not confident of it.
+        description: The description, or UNKNOWN.
+        confidence: Of the description, 0 to 1, calibrated if the bundle has a calibration.
+        described_at: Stamp in nanoseconds of the image that was described.
+        attributes: The attributes that were asked for.
     """
 
     category: str
@@ -48,19 +58,36 @@ class Caption:
 
 
 @dataclass(frozen=True)
+class Detection:
+    """One region of a frame. The fields are those of `SceneObject`."""
+
+    instance_id: int
+    box: tuple[int, int, int, int]
+    area: int
+    appearance: np.ndarray
+    position: tuple[float, float, float] | None = None
+    size: tuple[float, float, float] | None = None
+    label: str = ""
+    score: float = 0.0
+
+
+@dataclass(frozen=True)
 class SceneObject:
-    """One object as it is known after a frame. Stamps are nanoseconds, of frames.
+    """One object of the scene after a frame. Stamps are those of frames, in nanoseconds.
 
     Attributes:
-        track_id: its own for as long as it is remembered, from 1 up.
-        state, reason: what the words are worth; the reason is "" for FRESH ones.
-        caption: the latest, also where it is stale; None before the first.
-        first_seen, last_seen: frames with a region of it.
-        visible: whether it has a region in the latest frame.
-        instance_id, box, area: of its latest region; box is x, y, width, height in pixels.
-        appearance: float32 [hidden], the mask token of its latest region.
-        position, size: metres in the camera's optical frame at ``last_seen``, None without depth.
-        label, score: what the segmentation said of the latest region; "" and 0 where it said nothing.
+        track_id: Identity of the object, from 1 up. It stays the same while the scene remembers the object.
+        state: Status of the caption.
+        reason: Why the caption is not FRESH; "" if it is.
+        caption: The latest caption, also if it is stale. None before the first one.
+        first_seen, last_seen: Stamps of the first and the latest frame with a region of the object.
+        visible: Whether the latest frame has a region of the object.
+        instance_id: Number of the latest region in the segmentation.
+        box: Bounding box of the latest region as x, y, width, height in pixels.
+        area: Pixels of the latest region.
+        appearance: float32 [hidden size], the mask token of the latest region.
+        position, size: Meters in the camera's optical frame at ``last_seen``. None without depth.
+        label, score: Class of the latest region from the segmentation; "" and 0 if it gave none.
     """
 
     track_id: int
@@ -81,10 +108,25 @@ class SceneObject:
 
     @property
     def category(self) -> str:
-        """The category that was said, "" where nothing was."""
+        """The category of the caption, "" without one."""
         return self.caption.category if self.caption else ""
 
     @property
     def description(self) -> str:
-        """The description that was said, "" where nothing was."""
+        """The description of the caption, "" without one."""
         return self.caption.description if self.caption else ""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All objects after a frame.
+
+    Attributes:
+        stamp: Of the frame, in nanoseconds; 0 before the first.
+        frame_id: The camera's optical frame.
+        objects: By ascending track id.
+    """
+
+    stamp: int
+    frame_id: str
+    objects: tuple[SceneObject, ...]

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from osprey_ros.errors import RegionError
+from osprey_ros.regions.geometry import box_intersection
 from osprey_ros.regions.regions import Regions
 from osprey_ros.vision.image_io import check_rgb
 
@@ -84,7 +85,8 @@ def draw_regions(
         if labels[row] and drawn[row]:
             label = _label(_wrapped(labels[row]), font, colors[row])[:height, :width]
             box = _place(label.shape[:2], regions.boxes[row] * scale, (width, height), taken)
-            canvas[box[1] : box[3], box[0] : box[2]] = label
+            x, y, wide, tall = box
+            canvas[y : y + tall, x : x + wide] = label
             taken.append(box)
 
 
@@ -113,7 +115,7 @@ def _wrapped(label: str) -> str:
 def _place(
     size: tuple[int, int], box: np.ndarray, image: tuple[int, int], taken: Sequence[tuple[int, int, int, int]]
 ) -> tuple[int, int, int, int]:
-    """Return left, top, right and bottom for a label of ``size`` (height, width).
+    """Return the box x, y, width, height for a label of ``size`` (height, width).
 
     It lies inside the image (width, height), near its region, with the least overlap of the labels that are ``taken``.
     """
@@ -130,11 +132,13 @@ def _place(
         (middle, y + region_height + height),
     ]
     best, best_cost = (0, 0, width, height), float("inf")
+    others = np.array(taken, dtype=np.intp).reshape(-1, 4)
     for wanted_left, wanted_top in choices:
         a = max(0, min(wanted_left, image[0] - width))
         b = max(0, min(wanted_top, image[1] - height))
-        place = (a, b, a + width, b + height)
-        cost = sum(_common_area(place, other) for other in taken) + abs(a - wanted_left) + abs(b - wanted_top)
+        place = (a, b, width, height)
+        common = int(box_intersection(np.array(place), others).sum())
+        cost = common + abs(a - wanted_left) + abs(b - wanted_top)
         if cost < best_cost:
             best, best_cost = place, cost
     return best
@@ -160,11 +164,6 @@ def _text_box(
         return draw.multiline_textbbox((0, 0), text, font=font)
     except ValueError:  # Pillow 9 measures its bitmap font only with a method that Pillow 10 removed
         return (0, 0, *draw.multiline_textsize(text, font=font))  # type: ignore[attr-defined]
-
-
-def _common_area(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> int:
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    return max(0, width) * max(0, height)
 
 
 def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:

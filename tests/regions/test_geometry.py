@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from osprey_ros.regions.geometry import Extent, extents
+from osprey_ros.regions.geometry import Extent, box_intersection, box_overlap, extents
 from osprey_ros.regions.regions import regions_from_id_image, regions_from_masks
 
 CAMERA = np.array([[300.0, 0, 159.5], [0, 310.0, 119.5], [0, 0, 1]])
@@ -100,3 +100,10 @@ def test_depth_of_another_size_is_refused() -> None:
     mask, depth = box_scene((0.0, 0.0), (0.3, 0.3), 1.0, 3.0)
     with pytest.raises(ValueError, match=r"depth is \(120, 160\), the regions are \(240, 320\)"):
         extents(regions_from_masks(mask[None]), depth[::2, ::2], CAMERA)
+
+
+def test_boxes_overlap() -> None:
+    boxes = np.array([[0, 0, 10, 10], [5, 0, 10, 10], [10, 0, 10, 10], [0, 0, 0, 0]])
+    np.testing.assert_array_equal(box_intersection(boxes[:1], boxes), [100, 50, 0, 0])
+    np.testing.assert_allclose(box_overlap(boxes[0], boxes), [1, 1 / 3, 0, 0])
+    assert box_overlap(boxes[:, None], boxes[None]).shape == (4, 4)

@@ -24,11 +24,11 @@ from osprey_ros.bundle.manifest import MANIFEST, FileEntry
 from osprey_ros.errors import BundleError, InputError, OspreyError, StorageError
 from osprey_ros.frame import Frame, RegionLabel
 from osprey_ros.messages.regions import regions_from_message
-from osprey_ros.pipeline import StepResult
 from osprey_ros.ros import runtime
 from osprey_ros.ros.interfaces import DescribeRegion, Forget, GetScene
 from osprey_ros.ros.parameters import Settings
 from osprey_ros.ros.runtime import Runtime
+from osprey_ros.scene.result import StepResult
 from osprey_ros.scene.types import State
 
 COLORS = {1: (200, 30, 30), 2: (20, 160, 40), 3: (30, 40, 190)}

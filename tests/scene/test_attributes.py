@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,21 +14,16 @@ from osprey_ros.decoding.constraints import Matching, OneOf
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.errors import InputError
 from osprey_ros.results import Description, Result
-from osprey_ros.scene.attributes import AttributeSpec, attributes_from, captions_from, questions_for
+from osprey_ros.scene.attributes import AttributeSpec, attributes_from
+from osprey_ros.scene.captions import captions_from, questions_for
+from osprey_ros.scene.settings import StepSettings
 from osprey_ros.scene.types import UNKNOWN
 
 COLOUR = AttributeSpec("colour", values=("red", "green"))
 WIDTH = AttributeSpec("width", "How wide is <mask><pos>?", pattern=r"\d{1,2} cm")
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What is asked for."""
-
-    style: str = "short"
-    categories: bool = True
-    attributes: tuple[AttributeSpec, ...] = (COLOUR, WIDTH)
-    min_confidence: float = 0.0
+SETTINGS = StepSettings(attributes=(COLOUR, WIDTH))
 
 
 def _answer(text: str, probability: float, ended: bool = True, listed: bool = False) -> Result:
@@ -89,7 +84,7 @@ def test_a_name_comes_once() -> None:
 def test_words_are_made_of_one_call(tiny_model: TinyModel, picture: Picture) -> None:
     describer = Describer(tiny_model.bundle, threads=1)
     describer.set_image(picture.rgb)
-    settings = Settings()
+    settings = SETTINGS
     questions, constraints = questions_for(settings)
     assert questions == [QUESTIONS["short"], QUESTIONS["category"], COLOUR.question, WIDTH.question]
     results = describer.answer(picture.ids, questions, max_new_tokens=30, constraints=constraints)
@@ -107,9 +102,9 @@ def test_words_are_made_of_one_call(tiny_model: TinyModel, picture: Picture) -> 
 
 
 def test_the_category_alone_is_description_too() -> None:
-    (said,) = captions_from([_answer("mug", 0.9)], Settings("category", True, ()), Calibration(), 1)
+    (said,) = captions_from([_answer("mug", 0.9)], StepSettings(style="category"), Calibration(), 1)
     assert (said.category, said.description) == ("mug", "mug")
-    (said,) = captions_from([_answer("a mug", 0.9)], Settings("short", False, ()), Calibration(), 1)
+    (said,) = captions_from([_answer("a mug", 0.9)], StepSettings(categories=False), Calibration(), 1)
     assert (said.category, said.description) == ("", "a mug")
 
 
@@ -118,7 +113,7 @@ def test_confidence_is_calibrated_and_what_is_less_sure_is_unknown() -> None:
         {"description": Curve((0.5, 1.0), (0.0, 1.0)), "attribute": Curve((0.0, 1.0), (0.2, 0.9))}
     )
     results = [_answer("a mug", 0.75), _answer("mug", 0.75), _answer("red", 0.75, listed=True), _answer("9 cm", 0.75)]
-    (said,) = captions_from(results, Settings(min_confidence=0.6), calibration, 1)
+    (said,) = captions_from(results, replace(SETTINGS, min_confidence=0.6), calibration, 1)
     assert (said.description, said.category) == (UNKNOWN, "mug")
     assert said.confidence == pytest.approx(0.5)
     colour, width = said.attributes
@@ -133,6 +128,6 @@ def test_what_was_cut_off_is_unknown() -> None:
         _answer("red", 0.9, listed=True),
         _answer("9 c", 0.9),
     ]
-    (said,) = captions_from(results, Settings(), Calibration(), 1)
+    (said,) = captions_from(results, SETTINGS, Calibration(), 1)
     assert (said.description, said.category, said.confidence) == (UNKNOWN, UNKNOWN, 0.0)
     assert [(a.value, a.confidence > 0) for a in said.attributes] == [("red", True), (UNKNOWN, False)]

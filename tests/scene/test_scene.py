@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pytest
 
 from osprey_ros.errors import InputError
-from osprey_ros.scene.scene import Change, Detection, Scene, overlap
-from osprey_ros.scene.types import Caption, State
+from osprey_ros.scene.change import Change
+from osprey_ros.scene.scene import Scene
+from osprey_ros.scene.tracker import Assignment
+from osprey_ros.scene.types import Caption, Detection, State
 
 CHANGE = Change(appearance=0.2, view=2.0)
 
@@ -20,7 +22,27 @@ def looks(degrees: float) -> np.ndarray:
     return np.array([np.cos(angle), np.sin(angle), 0.0], np.float32)
 
 
-MUG = Detection(track_id=3, instance_id=7, box=(10, 20, 40, 50), area=1500, appearance=looks(0))
+@dataclass(frozen=True)
+class Seen(Detection):
+    """A detection with the track id that the tracker gives it."""
+
+    track_id: int = 3
+
+
+def update(scene: Scene, stamp: int, *seen: Seen, shape: tuple[int, int] = (480, 640)) -> None:
+    """Show a scene one frame."""
+    names = [field.name for field in fields(Detection)]
+    detections = [Detection(**{name: getattr(one, name) for name in names}) for one in seen]
+    scene.set_image_size(shape)
+    scene.update(stamp, "camera", detections, Assignment(np.array([one.track_id for one in seen], np.int64)), CHANGE)
+
+
+def requested(scene: Scene, track_id: int) -> bool:
+    """Whether an object that needs a caption comes before others."""
+    return any(candidate.track_id == track_id and candidate.requested for candidate in scene.needing_caption())
+
+
+MUG = Seen(track_id=3, instance_id=7, box=(10, 20, 40, 50), area=1500, appearance=looks(0))
 FAR = np.degrees(np.arccos(1 - 0.25))  # beyond the threshold of 0.2
 VERY_FAR = np.degrees(np.arccos(1 - 0.85))  # beyond four times as much
 
@@ -34,11 +56,11 @@ class Watch:
 
     def __init__(self) -> None:
         self.scene, self.stamp = Scene(), 0
-        self.shape: tuple[int, int] | None = None
+        self.shape = (480, 640)
 
-    def see(self, *detections: Detection) -> State:
+    def see(self, *seen: Seen) -> State:
         self.stamp += 1
-        self.scene.update(self.stamp, "camera", detections, CHANGE, self.shape)
+        update(self.scene, self.stamp, *seen, shape=self.shape)
         return self.scene.object(3).state
 
     def say(self) -> None:
@@ -53,19 +75,18 @@ def test_an_object_from_its_first_frame_on() -> None:
     watch = Watch()
     assert watch.see(MUG) is State.PENDING
     thing = watch.scene.object(3)
-    assert (thing.caption, thing.category, thing.description, thing.reason) == (None, "", "", "it is new")
+    assert (thing.caption, thing.category, thing.description, thing.reason) == (None, "", "", "new object")
     assert [other.track_id for other in watch.scene.needing_caption()] == [3]
 
     watch.scene.skip(3, "no time left")
     thing = watch.scene.object(3)
-    assert (thing.state, thing.reason) == (State.SKIPPED, "no time left; it is new")
-    assert watch.scene.waited(3) == 1
+    assert (thing.state, thing.reason) == (State.SKIPPED, "no time left; new object")
+    assert [candidate.waited for candidate in watch.scene.needing_caption()] == [1]
 
     watch.say()
     thing = watch.scene.object(3)
     assert (thing.state, thing.reason, thing.description) == (State.FRESH, "", "a small red mug")
     assert watch.scene.needing_caption() == []
-    assert watch.scene.waited(3) == 0
 
     assert watch.see(replace(MUG, instance_id=9, box=(12, 20, 40, 50))) is State.FRESH
     thing = watch.scene.object(3)
@@ -83,7 +104,7 @@ def test_one_that_leaves_before_it_is_described_waits_for_its_return() -> None:
     watch.see(MUG)
     watch.scene.skip(3, "no time left")
     assert watch.see() is State.PENDING
-    assert watch.scene.object(3).reason == "it is new"
+    assert watch.scene.object(3).reason == "new object"
     assert watch.scene.needing_caption() == []  # it is not there to be described
     assert watch.see(MUG) is State.PENDING
     assert len(watch.scene.needing_caption()) == 1
@@ -102,13 +123,13 @@ def test_other_looks_in_the_same_place_are_a_change_and_noise_is_none() -> None:
         thing = watch.scene.object(3)
         assert thing.description == "a small red mug"  # the old words are still there
         assert watch.wanted() == (frame == 2)  # new ones are wanted when it looks the same for a while
-        waits = "" if watch.wanted() else ", and has not settled"
-        assert thing.reason == f"it looks otherwise than when it was described{waits}"
+        waits = "" if watch.wanted() else ", and is still changing"
+        assert thing.reason == f"its appearance changed since it was described{waits}"
     watch.scene.skip(3, "no time left")
     thing = watch.scene.object(3)
     assert (thing.state, thing.reason) == (
         State.SKIPPED,
-        "no time left; it looks otherwise than when it was described",
+        "no time left; its appearance changed since it was described",
     )
     assert watch.see(MUG) is State.FRESH  # it was a hand that passed by
     assert watch.see(changed) is State.STALE
@@ -174,7 +195,7 @@ def test_a_better_view_is_a_change_and_a_worse_one_is_not() -> None:
     assert watch.see(nearer) is State.STALE
     watch.see(nearer)
     assert watch.wanted()
-    assert watch.scene.object(3).reason == "it is seen larger than when it was described"
+    assert watch.scene.object(3).reason == "it appears larger than when it was described"
 
 
 @pytest.mark.parametrize("scale", [0.5, 2.0])
@@ -208,12 +229,12 @@ def test_asking_for_an_object_lasts_until_it_is_described() -> None:
     watch = Watch()
     watch.see(MUG)
     watch.scene.prioritize([3, 99])
-    assert watch.scene.is_prioritized(3)
+    assert requested(watch.scene, 3)
     watch.see()
     watch.see(MUG)
-    assert watch.scene.is_prioritized(3)
+    assert requested(watch.scene, 3)
     watch.say()
-    assert not watch.scene.is_prioritized(3)
+    assert not requested(watch.scene, 3)
 
 
 def test_asking_for_an_object_whose_words_hold_changes_nothing() -> None:
@@ -221,19 +242,19 @@ def test_asking_for_an_object_whose_words_hold_changes_nothing() -> None:
     watch.see(MUG)
     watch.say()
     watch.scene.prioritize([3])
-    assert not watch.scene.is_prioritized(3)
+    assert not requested(watch.scene, 3)
     changed = replace(MUG, appearance=looks(FAR))
     assert watch.see(changed) is State.STALE
     assert not watch.wanted()  # it waits until it has settled, as others do
     watch.scene.prioritize([3])
     assert watch.wanted()
     assert watch.see(MUG) is State.FRESH  # it was nothing: nobody waits for other words
-    assert not watch.scene.is_prioritized(3)
+    assert not requested(watch.scene, 3)
 
 
 def test_forgetting() -> None:
     scene = Scene()
-    scene.update(1, "camera", [replace(MUG, track_id=n) for n in (1, 2, 3)], CHANGE)
+    update(scene, 1, *[replace(MUG, track_id=n) for n in (1, 2, 3)])
     assert scene.forget([2, 9, 2]) == (2,)
     with pytest.raises(KeyError):
         scene.object(2)
@@ -247,10 +268,10 @@ def test_the_bound_takes_the_longest_unseen_then_the_smallest() -> None:
     scene = Scene(max_objects=4)
     for stamp, track_ids in ((1, (1, 2)), (2, (2, 3)), (3, (4, 5, 6))):
         detections = [replace(MUG, track_id=n, area=100 * n) for n in track_ids]
-        scene.update(stamp, "camera", detections, CHANGE)
+        update(scene, stamp, *detections)
         scene.forget_surplus()
     assert [thing.track_id for thing in scene.snapshot().objects] == [3, 4, 5, 6]
-    scene.update(4, "camera", [replace(MUG, track_id=n, area=100 * n) for n in range(10, 16)], CHANGE)
+    update(scene, 4, *[replace(MUG, track_id=n, area=100 * n) for n in range(10, 16)])
     assert scene.forget_surplus() == (3, 4, 5, 6, 10, 11)
     assert [thing.track_id for thing in scene.snapshot().objects] == [12, 13, 14, 15]
 
@@ -258,45 +279,56 @@ def test_the_bound_takes_the_longest_unseen_then_the_smallest() -> None:
 def test_the_bound_holds_when_the_clock_goes_back() -> None:
     scene = Scene(max_objects=2)
     for stamp, track_ids, gone in ((10**18, (1, 2), ()), (1, (3,), (1,)), (2, (4,), (2,))):
-        scene.update(stamp, "camera", [replace(MUG, track_id=n, area=100 * n) for n in track_ids], CHANGE)
+        update(scene, stamp, *[replace(MUG, track_id=n, area=100 * n) for n in track_ids])
         assert scene.forget_surplus() == gone
     assert [thing.track_id for thing in scene.persistent_objects()] == [4, 3]
 
     again = Scene(max_objects=3)
     again.restore([replace(thing, last_seen=10**18 - thing.track_id) for thing in scene.persistent_objects()])
-    again.update(3, "camera", [replace(MUG, track_id=n) for n in (5, 6)], CHANGE)
+    update(again, 3, *[replace(MUG, track_id=n) for n in (5, 6)])
     assert again.forget_surplus() == (4,)  # the one with the earlier stamp
     assert [thing.track_id for thing in again.persistent_objects()] == [5, 6, 3]
 
 
 def test_one_that_seemed_new_is_joined_with_the_older_one() -> None:
     scene = Scene()
-    scene.update(1, "camera", [replace(MUG, track_id=n) for n in (1, 2)], CHANGE)
+    update(scene, 1, *[replace(MUG, track_id=n) for n in (1, 2)])
     scene.set_caption(1, words(1, "the older words"))
-    scene.update(2, "camera", [replace(MUG, track_id=n) for n in (3, 4)], CHANGE)
+    update(scene, 2, *[replace(MUG, track_id=n) for n in (3, 4)])
     scene.set_caption(3, words(2))
     scene.set_caption(4, words(2))
     scene.merge(3, 1)
     scene.merge(4, 2)  # which has no words of its own
-    scene.merge(8, 9)
     assert [thing.track_id for thing in scene.snapshot().objects] == [1, 2]
     assert scene.object(1).description == "the older words"
     assert (scene.object(2).description, scene.object(2).first_seen) == ("a small red mug", 1)
-    scene.update(3, "camera", [replace(MUG, track_id=n) for n in (1, 2)], CHANGE)
+    update(scene, 3, *[replace(MUG, track_id=n) for n in (1, 2)])
     assert scene.needing_caption() == []
 
 
-def test_one_that_is_joined_stays_asked_for() -> None:
+def test_a_merged_object_stays_requested() -> None:
     scene = Scene()
-    scene.update(1, "camera", [replace(MUG, track_id=1)], CHANGE)
-    scene.update(2, "camera", [replace(MUG, track_id=n) for n in (2, 3)], CHANGE)
+    update(scene, 1, *[replace(MUG, track_id=1)])
+    update(scene, 2, *[replace(MUG, track_id=n) for n in (2, 3)])
     scene.prioritize([2])
     scene.merge(2, 1)
-    assert scene.is_prioritized(1)
-    scene.set_caption(3, words(2))
+    update(scene, 3, *[replace(MUG, track_id=n) for n in (1, 3)])
+    assert requested(scene, 1)
+    scene.set_caption(3, words(3))
     scene.merge(3, 1)
     assert scene.object(1).state is State.FRESH
-    assert not scene.is_prioritized(1)
+    assert not requested(scene, 1)
+
+
+def test_earlier_track_ids_name_what_the_objects_are_by_now() -> None:
+    scene = Scene()
+    update(scene, 1, *[replace(MUG, track_id=n) for n in (1, 2, 3, 4)])
+    scene.merge(4, 3)
+    scene.merge(3, 1)
+    scene.forget([2])
+    assert scene.current_ids(np.array([1, 2, 3, 4, 99])).tolist() == [1, 0, 1, 1, 0]
+    scene.forget([1])
+    assert not scene.current_ids(np.array([1, 3, 4])).any()
 
 
 def test_a_restored_scene_goes_on_where_it_was() -> None:
@@ -308,7 +340,7 @@ def test_a_restored_scene_goes_on_where_it_was() -> None:
     watch.say()
     watch.scene.skip(5, "no time left")
     before = watch.scene.persistent_objects()
-    assert [thing.reason for thing in before] == ["", "other words are wanted", "it is new"]
+    assert [thing.reason for thing in before] == ["", "other words are wanted", "new object"]
 
     again = Watch()
     again.scene.restore(before)
@@ -331,13 +363,13 @@ def test_reasons_do_not_grow_with_restarts() -> None:
     reasons = set()
     for number in range(3):
         watch.see(replace(MUG, appearance=looks(FAR + 40 * number)), replace(MUG, track_id=4))
-        assert watch.scene.object(3).reason.endswith(", and has not settled")
+        assert watch.scene.object(3).reason.endswith(", and is still changing")
         watch.scene.skip(4, "no time left")
         before, watch = watch.scene, Watch()
         watch.scene.restore(before.persistent_objects())
         reasons.update((thing.track_id, thing.reason) for thing in watch.scene.snapshot().objects)
         watch.say()
-    assert reasons == {(3, "it looks otherwise than when it was described"), (4, "it is new")}
+    assert reasons == {(3, "its appearance changed since it was described"), (4, "new object")}
     # Also where what was left out of a frame is taken as it was there.
     watch.see(replace(MUG, track_id=4), replace(MUG, appearance=looks(VERY_FAR)))
     watch.scene.skip(3, "no time left")
@@ -345,12 +377,6 @@ def test_reasons_do_not_grow_with_restarts() -> None:
     before, watch = watch.scene, Watch()
     watch.scene.restore(before.snapshot().objects)
     assert "no time left" not in {thing.reason for thing in watch.scene.snapshot().objects}.pop()
-
-
-def test_overlap() -> None:
-    assert overlap((0, 0, 10, 10), (0, 0, 10, 10)) == 1
-    assert overlap((0, 0, 10, 10), (5, 0, 10, 10)) == pytest.approx(1 / 3)
-    assert overlap((0, 0, 10, 10), (10, 0, 10, 10)) == 0
 
 
 def test_a_mask_that_vanishes_says_nothing_of_looks() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,17 +34,23 @@ class Machine:
         self.now += seconds * self.pace
         return started
 
-    def describe(self, rows: Sequence[int], should_stop: Callable[[], bool]) -> Batch:
-        self.batches.append(list(rows))
+    def run(self, scheduler: Scheduler, *arguments: Any, **settings: Any) -> dict[int, str]:
+        """Describe the batches of a frame; return what the scheduler skipped."""
+        for batch in scheduler.batches(*arguments, **settings):
+            self.describe(batch)
+        return scheduler.skipped
+
+    def describe(self, batch: Batch) -> None:
+        self.batches.append(list(batch.track_ids))
         pace = self.pace * (1 + self.noise * abs(float(self._rng.normal())))
-        fixed_cost, self._fresh = self.fixed_cost * pace * self._fresh, False
-        self.now += fixed_cost
-        began, batch = self.now, (self.start + self.each * len(rows)) * pace
+        batch.fixed_cost, self._fresh = self.fixed_cost * pace * self._fresh, False
+        self.now += batch.fixed_cost
+        seconds = (self.start + self.each * len(batch.track_ids)) * pace
         for step in range(STEPS):
-            if should_stop():
-                return Batch(frozenset(), fixed_cost, self.now - began)
-            self.now += batch / 2 if step == 0 else batch / 2 / (STEPS - 1)
-        return Batch(frozenset(rows), fixed_cost, self.now - began)
+            if batch.should_stop():
+                return
+            self.now += seconds / 2 if step == 0 else seconds / 2 / (STEPS - 1)
+        batch.described = frozenset(batch.track_ids)
 
 
 def _new(count: int) -> list[Candidate]:
@@ -61,7 +67,7 @@ def test_asked_for_comes_before_new_before_stale_and_large_before_small() -> Non
         Candidate(4, requested=True, importance=0.0),
         Candidate(5, importance=0.05, waited=25),  # 25 frames are worth more than being new
     ]
-    assert Scheduler(machine.clock).run(candidates, machine.describe, 0.0) == {}
+    assert machine.run(Scheduler(machine.clock), candidates, 0.0) == {}
     assert machine.batches == [[4, 5, 3, 2, 1, 0]]
 
 
@@ -74,8 +80,10 @@ def test_no_one_waits_for_ever() -> None:
     for frame in range(40):
         candidates = [Candidate(row, new=True, importance=0.9) for row in range(3)]
         candidates += [Candidate(row, requested=row == 98, waited=n) for row, n in waited.items() if row not in first]
-        left = scheduler.run(candidates, machine.describe, machine.look(0.0), most=3)
-        assert all(reason == "3 objects of this frame came first (max_regions 3)" for reason in left.values())
+        left = machine.run(scheduler, candidates, machine.look(0.0), max_objects=3)
+        assert all(
+            reason == "3 objects with a higher priority in this frame (max_regions 3)" for reason in left.values()
+        )
         for row in waited:
             first.setdefault(row, frame) if row not in left and row not in first else None
             waited[row] += 1
@@ -94,7 +102,7 @@ def test_a_budget_holds_and_all_get_their_turn() -> None:
             frames += 1
             started = machine.look(0.06)
             candidates = [Candidate(row, new=True, waited=n) for row, n in waiting.items()]
-            left = scheduler.run(candidates, machine.describe, started, budget=0.150)
+            left = machine.run(scheduler, candidates, started, budget=0.150)
             seconds.append(machine.now - started)
             assert set(left.values()) <= {"no time left in this frame (time_budget 0.15 s)"}
             waiting = {row: waiting[row] + 1 for row in left}
@@ -110,7 +118,7 @@ def test_a_budget_is_used_as_far_as_it_goes() -> None:
     counts = []
     for _ in range(12):
         started = machine.look(0.06)
-        counts.append(40 - len(scheduler.run(_new(40), machine.describe, started, budget=0.150)))
+        counts.append(40 - len(machine.run(scheduler, _new(40), started, budget=0.150)))
     assert 9 <= counts[-1] <= 10  # which is what 0.15 - 0.06 - 0.02 - 0.02 s are room for
     assert machine.batches[-1][0] == 0  # the largest first
 
@@ -119,13 +127,13 @@ def test_a_machine_that_becomes_slower_is_noticed() -> None:
     machine = Machine()
     scheduler = Scheduler(machine.clock)
     for _ in range(20):
-        scheduler.run(_new(40), machine.describe, machine.look(0.06), budget=0.150)
+        machine.run(scheduler, _new(40), machine.look(0.06), budget=0.150)
     machine.pace = 1.5  # 0.09 + 0.03 before the batch: 0.03 s are left, and no batch is shorter than 0.0375
     over = []
     described = 0
     for _ in range(100):
         started = machine.look(0.06)
-        described += 40 - len(scheduler.run(_new(40), machine.describe, started, budget=0.150))
+        described += 40 - len(machine.run(scheduler, _new(40), started, budget=0.150))
         over.append(machine.now - started > 1.1 * 0.150)
     assert described >= 3  # rarely, but words come
     assert np.mean(over) <= 0.1
@@ -135,10 +143,10 @@ def test_one_slow_wave_does_not_silence_for_good() -> None:
     machine = Machine()
     scheduler = Scheduler(machine.clock)
     machine.pace = 40.0
-    scheduler.run(_new(4), machine.describe, machine.look(0.0), budget=0.150)
+    machine.run(scheduler, _new(4), machine.look(0.0), budget=0.150)
     machine.pace = 1.0
     frames = 0
-    while len(scheduler.run(_new(4), machine.describe, machine.look(0.06), budget=0.150)):
+    while len(machine.run(scheduler, _new(4), machine.look(0.06), budget=0.150)):
         frames += 1
         assert frames < 30
     assert frames > 0  # it was believed at first
@@ -149,7 +157,7 @@ def test_a_budget_that_is_over_before_the_words_lets_one_object_through_now_and_
     scheduler = Scheduler(machine.clock)
     described = []
     for frame in range(100):
-        left = scheduler.run(_new(5), machine.describe, machine.look(0.2), budget=0.1)
+        left = machine.run(scheduler, _new(5), machine.look(0.2), budget=0.1)
         described += [frame] * (5 - len(left))
     assert described == [24, 49, 74, 99]
 
@@ -160,7 +168,7 @@ def test_what_takes_longer_than_the_budget_before_the_first_word_is_tried_rarely
     over, described = [], 0
     for _ in range(200):
         started = machine.look(0.02)
-        described += 5 - len(scheduler.run(_new(5), machine.describe, started, budget=0.1))
+        described += 5 - len(machine.run(scheduler, _new(5), started, budget=0.1))
         over.append(machine.now - started > 0.11)
     assert described >= 5
     assert np.mean(over) <= 0.15
@@ -171,8 +179,8 @@ def test_stopping_says_so() -> None:
     scheduler = Scheduler(machine.clock)
     for budget in (0.0, 1.0):
         asked: list[int] = []
-        left = scheduler.run(
-            _new(3), machine.describe, machine.now, budget, should_stop=lambda a=asked: len(a.append(0) or a) > 2
+        left = machine.run(
+            scheduler, _new(3), machine.now, budget, should_stop=lambda a=asked: len(a.append(0) or a) > 2
         )
         assert left == dict.fromkeys(range(3), "stopped")
     assert not scheduler.costs.known  # what was stopped says nothing of what batches take
@@ -180,7 +188,7 @@ def test_stopping_says_so() -> None:
 
 def test_no_one_to_describe_costs_nothing() -> None:
     machine = Machine()
-    assert Scheduler(machine.clock).run([], machine.describe, 0.0, budget=0.1) == {}
+    assert machine.run(Scheduler(machine.clock), [], 0.0, budget=0.1) == {}
     assert machine.now == 0
 
 

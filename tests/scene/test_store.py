@@ -9,6 +9,7 @@ import re
 import resource
 import signal
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -19,7 +20,7 @@ import pytest
 
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.errors import StorageError
-from osprey_ros.scene.store import MIB, SceneStore, model_of
+from osprey_ros.scene.store import MIB, SceneStore, StoredScene, model_of
 from osprey_ros.scene.types import Attribute, Caption, SceneObject, State
 
 NANO = Path(__file__).resolve().parents[2] / "engines" / "nano"
@@ -56,6 +57,10 @@ def same(stored: SceneObject, saved: SceneObject) -> bool:
     return replace(stored, appearance=None) == replace(saved, appearance=None, visible=False)  # type: ignore[arg-type]
 
 
+def save(store: SceneStore, objects: Sequence[SceneObject], next_id: int, questions: str = "") -> None:
+    store.save(lambda: StoredScene(objects, next_id, questions))
+
+
 def loaded(file: Path) -> dict[int, SceneObject]:
     store = SceneStore(file, "nano")
     store.close()
@@ -77,15 +82,15 @@ def test_a_scene_comes_back_as_it_was_saved(file: Path) -> None:
     stale = mug(3, state=State.STALE, reason="its looks changed")
     store = SceneStore(file, "nano")
     assert store.load().objects == ()
-    store.save((new, stale), next_id=20, asked="short words")
+    save(store, (new, stale), 20, "short words")
     store.close()
 
     store = SceneStore(file, "nano")
     stored = store.load()
-    assert (stored.next_id, stored.asked) == (20, "short words")
+    assert (stored.next_id, stored.questions) == (20, "short words")
     assert same(stored.objects[0], stale)
     assert same(stored.objects[1], new)
-    store.save((stored.objects[1],), next_id=20)
+    save(store, (stored.objects[1],), 20)
     store.close()
     assert list(loaded(file)) == [12]
 
@@ -94,12 +99,12 @@ def test_what_changed_is_written_and_small_changes_of_looks_are_not(file: Path) 
     store = SceneStore(file, "nano", interval=0.0)
     first = mug(1)
     other = mug(2)
-    store.save((first, other), 3)
+    save(store, (first, other), 3)
     store.flush()
     noise = np.random.default_rng(1).normal(size=HIDDEN).astype(np.float32)
     seen_again = replace(first, last_seen=6_000, appearance=first.appearance + 0.05 * noise)
     turned = replace(other, appearance=-other.appearance)
-    store.save((seen_again, turned), 3)
+    save(store, (seen_again, turned), 3)
     store.close()
     stored = loaded(file)
     assert stored[1].last_seen == 6_000
@@ -111,7 +116,7 @@ def test_the_file_keeps_to_its_bound_and_holds_what_comes_first(file: Path) -> N
     store = SceneStore(file, "nano", max_bytes=2 * MIB, interval=0.0)
     scene = [mug(number, appearance=np.full(2048, number, np.float32), caption=None) for number in range(2000, 0, -1)]
     for seen in (10_000, 20_000):  # the clock may have gone back: stamps say little
-        store.save(tuple(replace(known, last_seen=seen - known.track_id) for known in scene), 2001)
+        save(store, tuple(replace(known, last_seen=seen - known.track_id) for known in scene), 2001)
         store.flush()
     assert store.problem == ""
     assert sum(part.stat().st_size for part in file.parent.iterdir()) < 3.5 * MIB
@@ -125,11 +130,11 @@ def test_the_file_keeps_to_its_bound_and_holds_what_comes_first(file: Path) -> N
 
 def test_a_file_that_is_larger_than_its_bound_shrinks(file: Path) -> None:
     store = SceneStore(file, "nano")
-    store.save([mug(number, seen=number, appearance=np.ones(2048, np.float32)) for number in range(1, 1001)], 1001)
+    save(store, [mug(number, seen=number, appearance=np.ones(2048, np.float32)) for number in range(1, 1001)], 1001)
     store.close()
     assert file.stat().st_size > 3 * MIB
     store = SceneStore(file, "nano", max_bytes=MIB)
-    store.save(store.load().objects[::-1], 1001)
+    save(store, store.load().objects[::-1], 1001)
     store.close()
     assert file.stat().st_size <= MIB
     stored = loaded(file)
@@ -141,12 +146,12 @@ def test_a_file_of_before_is_of_unknown_questions(file: Path) -> None:
     SceneStore(file, "nano").close()
     change(file, "DELETE FROM about WHERE key = 'asked'")
     store = SceneStore(file, "nano")
-    assert store.load().asked == ""
-    store.save([mug(1)], 2, "short words")
+    assert store.load().questions == ""
+    save(store, [mug(1)], 2, "short words")
     store.close()
     store = SceneStore(file, "nano")
     store.close()
-    assert store.load().asked == "short words"
+    assert store.load().questions == "short words"
 
 
 def test_a_bundle_that_was_built_again_is_another_one() -> None:
@@ -183,7 +188,7 @@ def test_a_disk_that_fails_is_not_taken_for_a_damaged_file(
 def test_a_file_without_objects_is_of_no_bundle_yet(file: Path) -> None:
     SceneStore(file, "nano").close()
     other = SceneStore(file, "osprey-7b")
-    other.save([mug(1)], 2)
+    save(other, [mug(1)], 2)
     other.close()
     with pytest.raises(StorageError, match="is of the bundle 'osprey-7b', and this is 'nano'"):
         SceneStore(file, "nano")
@@ -208,7 +213,7 @@ def test_a_file_that_cannot_be_used_says_what_to_do(file: Path, tmp_path: Path) 
         SceneStore("~nobody_at_all/scene.db", "nano")
 
     store = SceneStore(file, "nano")
-    store.save([mug(number) for number in range(1, 200)], 200)
+    save(store, [mug(number) for number in range(1, 200)], 200)
     store.flush()
     with pytest.raises(StorageError, match="in use by another process: give each node a scene_file of its own"):
         SceneStore(file, "nano")
@@ -229,10 +234,10 @@ def test_a_file_that_cannot_be_used_says_what_to_do(file: Path, tmp_path: Path) 
 
 def test_what_cannot_be_written_is_a_problem_and_the_next_time_a_new_try(file: Path) -> None:
     store = SceneStore(file, "nano", interval=0.0)
-    store.save([mug(1, label="\ud800")], 2)  # half a character, which SQLite does not take
+    save(store, [mug(1, label="\ud800")], 2)  # half a character, which SQLite does not take
     store.flush()
     assert "cannot be written to" in store.problem
-    store.save([mug(1)], 2)
+    save(store, [mug(1)], 2)
     store.flush()
     assert store.problem == ""
     store.close()
@@ -248,7 +253,7 @@ def _save_until_killed(file: Path, interval: float, results: Connection) -> None
     while True:
         count += 1
         results.send(count)  # before, so that nothing is in the file that was not told
-        store.save([mug(number, seen=count, seed=count, area=count) for number in range(1, 31)], 31)
+        save(store, [mug(number, seen=count, seed=count, area=count) for number in range(1, 31)], 31)
         results.poll(PAUSE)  # nothing is ever sent this way
 
 

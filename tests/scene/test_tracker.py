@@ -11,10 +11,12 @@ import pytest
 from evaluation.tracking import tracking_figures
 from osprey_ros.describer import Describer
 from osprey_ros.errors import InputError
-from osprey_ros.regions.geometry import extents
+from osprey_ros.regions.geometry import Extent, extents
 from osprey_ros.regions.regions import regions_from_id_image
 from osprey_ros.scene.camera_motion import small_gray
-from osprey_ros.scene.tracker import Detections, Track, Tracker
+from osprey_ros.scene.detections import Detections
+from osprey_ros.scene.scene import Scene
+from osprey_ros.scene.tracker import Tracker
 from osprey_sim.render import Renderer
 from osprey_sim.sequence import Sequence, SequenceSettings
 
@@ -30,6 +32,20 @@ def looks() -> np.ndarray:
     return drawn
 
 
+class Tracking:
+    """A scene and a tracker, as the pipeline uses them."""
+
+    def __init__(self) -> None:
+        self.scene, self.tracker = Scene(), Tracker()
+        self.merges: dict[int, int] = {}
+
+    def update(self, stamp: int, detections: Detections, gray: np.ndarray | None = None) -> np.ndarray:
+        self.scene.set_image_size(detections.regions.shape)
+        assignment = self.tracker.associate(self.scene.tracks, detections, self.scene.frame + 1, gray)
+        self.merges = dict(assignment.merges)
+        return self.scene.update(stamp, "camera", detections, assignment)
+
+
 def seen(
     things: dict[int, tuple[int, int]], looks: np.ndarray, numbers=None, size: int = 24, z=None, noise=0
 ) -> Detections:
@@ -43,38 +59,38 @@ def seen(
     regions = regions_from_id_image(image)
     rows = [row_of[int(region)] for region in regions.ids]
     error = np.random.default_rng(noise).normal(0, 0.1, (len(rows), DEPTH))
-    positions = None
+    places = []
     if z is not None:
-        places = np.array([things[row] for row in rows], float)
-        far = np.array([z[row] for row in rows], float)
-        positions = np.column_stack([(places - (WIDTH / 2, HEIGHT / 2)) * far[:, None] / FOCAL, far])
-    return Detections.of(regions, (looks[rows] + error).astype(np.float32), positions)
+        for row in rows:
+            x, y = (np.array(things[row]) - (WIDTH / 2, HEIGHT / 2)) * z[row] / FOCAL
+            places.append(Extent((x, y, z[row]), (0.1, 0.1, 0.1)))
+    return Detections(regions, (looks[rows] + error).astype(np.float32), places)
 
 
-def tracks_of(tracker: Tracker, stamp: int, things: dict[int, tuple[int, int]], looks, numbers=None, **more):
+def tracks_of(tracker: Tracking, stamp: int, things: dict[int, tuple[int, int]], looks, numbers=None, **more):
     """Thing -> track id after a frame."""
     detections = seen(things, looks, numbers, noise=stamp, **more)
     given = tracker.update(stamp, detections)
     row = {number: thing for number, thing in zip(numbers or range(1, len(things) + 1), things, strict=True)}
-    return {row[int(region)]: int(track) for region, track in zip(detections.ids, given, strict=True)}
+    return {row[int(region)]: int(track) for region, track in zip(detections.regions.ids, given, strict=True)}
 
 
 PLACES = {0: (40, 40), 1: (120, 60), 2: (200, 50), 3: (80, 150), 4: (180, 160)}
 
 
 def test_new_objects_get_ids_from_one_up(looks):
-    assert sorted(tracks_of(Tracker(), 1, PLACES, looks).values()) == [1, 2, 3, 4, 5]
+    assert sorted(tracks_of(Tracking(), 1, PLACES, looks).values()) == [1, 2, 3, 4, 5]
 
 
 def test_renumbered_regions_keep_their_tracks(looks):
-    tracker = Tracker()
+    tracker = Tracking()
     first = tracks_of(tracker, 1, PLACES, looks)
     for stamp, numbers in ((2, [5, 4, 3, 2, 1]), (3, [70000, 9, 2, 33, 8]), (4, [2, 1, 3, 4, 5])):
         assert tracks_of(tracker, stamp, PLACES, looks, numbers) == first
 
 
 def test_a_missed_frame_changes_nothing(looks):
-    tracker = Tracker()
+    tracker = Tracking()
     first = tracks_of(tracker, 1, PLACES, looks)
     without = {thing: place for thing, place in PLACES.items() if thing != 2}
     for stamp in range(2, 6):
@@ -83,7 +99,7 @@ def test_a_missed_frame_changes_nothing(looks):
 
 
 def test_what_left_is_recognised_elsewhere_by_its_looks(looks):
-    tracker = Tracker()
+    tracker = Tracking()
     first = tracks_of(tracker, 1, PLACES, looks)
     others = {thing: place for thing, place in PLACES.items() if thing != 1}
     for stamp in range(2, 60):
@@ -92,7 +108,7 @@ def test_what_left_is_recognised_elsewhere_by_its_looks(looks):
 
 
 def test_something_else_in_the_same_place_is_a_new_object(looks):
-    tracker = Tracker()
+    tracker = Tracking()
     first = tracks_of(tracker, 1, PLACES, looks)
     others = {thing: place for thing, place in PLACES.items() if thing != 1}
     later = tracks_of(tracker, 2, {**others, 6: PLACES[1]}, looks)
@@ -101,7 +117,7 @@ def test_something_else_in_the_same_place_is_a_new_object(looks):
 
 
 def test_same_looking_objects_are_kept_apart_by_place(looks):
-    tracker = Tracker()
+    tracker = Tracking()
     places = {0: (60, 100), 7: (260, 100), 1: (100, 200), 2: (200, 30)}
     first = tracks_of(tracker, 1, places, looks)
     for stamp in range(2, 12):
@@ -117,7 +133,7 @@ def test_depth_tells_same_looking_objects_apart_after_a_turn_of_the_camera(looks
     # Without depth, number 7 would be taken for number 0, whose place it has now, if they are all that is seen of it.
     moved = {thing: (round(x - 70 / z[thing]), y) for thing, (x, y) in places.items() if x - 70 / z[thing] > 5}
     assert abs(moved[7][0] - places[0][0]) < 8
-    tracker = Tracker()
+    tracker = Tracking()
     first = tracks_of(tracker, 1, places, looks, z=z)
     assert tracks_of(tracker, 2, moved, looks, z=z) == {thing: first[thing] for thing in moved}
 
@@ -130,11 +146,11 @@ def test_the_pictures_motion_keeps_same_looking_objects_apart(looks):
     alike = looks.copy()
     alike[:] = looks[0]
     before, after = seen(row, alike), seen({t: (x - 40, y) for t, (x, y) in row.items()}, alike, noise=9)
-    tracker = Tracker()
+    tracker = Tracking()
     first = tracker.update(1, before, small_gray(pictures[0]))
     np.testing.assert_array_equal(tracker.update(2, after, small_gray(pictures[1])), first)
     # With a picture that stands still, each of them has gone to the place of the next.
-    tracker = Tracker()
+    tracker = Tracking()
     first = tracker.update(1, before, small_gray(pictures[0]))
     np.testing.assert_array_equal(tracker.update(2, after, small_gray(pictures[0]))[1:], first[:-1])
 
@@ -146,10 +162,10 @@ def test_pictures_of_another_size_keep_same_looking_objects_apart(looks):
     alike = looks[[0, 0, 0, 1]]
 
     def observed(scale: int) -> Detections:
-        return Detections.of(regions_from_id_image(ids.repeat(scale, axis=0).repeat(scale, axis=1)), alike)
+        return Detections(regions_from_id_image(ids.repeat(scale, axis=0).repeat(scale, axis=1)), alike)
 
     gray = np.full((HEIGHT, WIDTH), 90, np.uint8)  # the same picture, made small
-    tracker = Tracker()
+    tracker = Tracking()
     for stamp, scale in enumerate((1, 1, 2, 2, 1), start=1):
         np.testing.assert_array_equal(tracker.update(stamp, observed(scale), gray), [1, 2, 3, 4])
 
@@ -160,15 +176,15 @@ def test_a_frame_without_regions_does_not_break_the_motion(looks):
     grays = [small_gray(np.repeat(world[100:340, 100 + shift : 420 + shift, None], 3, axis=2)) for shift in (0, 25, 50)]
     row = {thing: (100 + 50 * n, 120) for n, thing in enumerate((0, 7, 6))}
     alike = np.repeat(looks[:1], 8, axis=0)
-    tracker = Tracker()
+    tracker = Tracking()
     first = tracker.update(1, seen(row, alike), grays[0])
-    tracker.see_nothing(grays[1])
+    tracker.scene.update(2, "camera", (), tracker.tracker.skip_frame((HEIGHT, WIDTH), grays[1]))
     shifted = {t: (x - 50, y) for t, (x, y) in row.items()}
     np.testing.assert_array_equal(tracker.update(3, seen(shifted, alike, noise=9), grays[2]), first)
 
 
 def test_a_track_begun_on_a_part_gives_way_to_the_object_it_is_of(looks):
-    tracker = Tracker()
+    tracker = Tracking()
     first = tracks_of(tracker, 1, PLACES, looks)
     others = {thing: place for thing, place in PLACES.items() if thing != 1}
     for stamp in range(2, 30):
@@ -179,27 +195,26 @@ def test_a_track_begun_on_a_part_gives_way_to_the_object_it_is_of(looks):
     assert young == 6
     in_part[1] = 0.35 * looks[5] + 0.65 * looks[1]
     assert tracks_of(tracker, 31, {**others, 1: (284, 200)}, in_part) == first
-    assert tracker.replaced == {young: first[1]}
+    assert tracker.merges == {young: first[1]}
     tracks_of(tracker, 32, {**others, 1: (280, 200)}, looks)
-    assert tracker.replaced == {}
+    assert tracker.merges == {}
 
 
 def test_ids_are_never_used_again(looks):
-    tracker = Tracker()
+    tracker = Tracking()
     first = tracks_of(tracker, 1, PLACES, looks)
-    tracker.forget([first[0], first[1], 999])
+    tracker.scene.forget([first[0], first[1], 999])
     again = tracks_of(tracker, 2, PLACES, looks)
     assert sorted((again[0], again[1])) == [6, 7]
     assert {t: again[t] for t in (2, 3, 4)} == {t: first[t] for t in (2, 3, 4)}
-    assert tracker.next_id == 8
+    assert tracker.scene.next_id == 8
 
 
 def test_what_is_stored_is_recognised_after_a_restart(looks):
-    tracker = Tracker()
+    tracker = Tracking()
     first = tracks_of(tracker, 5, PLACES, looks)
-    stored = [Track(first[thing], looks[thing], (x, y, 30, 30), None, 5) for thing, (x, y) in PLACES.items()]
-    other = Tracker()
-    other.restore(stored, next_id=50)
+    other = Tracking()
+    other.scene.restore(tracker.scene.persistent_objects(), next_id=50)
     turned = {thing: (WIDTH - x, y) for thing, (x, y) in PLACES.items()}
     found = tracks_of(other, 6, {**turned, 5: (160, 220)}, looks)
     assert {t: found[t] for t in PLACES} == first
@@ -208,42 +223,43 @@ def test_what_is_stored_is_recognised_after_a_restart(looks):
 
 def test_looks_of_any_scale_do(looks):
     """Another model's mask tokens are of another size and have other means."""
-    small, large = Tracker(), Tracker()
+    small, large = Tracking(), Tracking()
     for stamp in range(1, 4):
         things = {thing: (x + 6 * stamp, y) for thing, (x, y) in PLACES.items()}
         assert tracks_of(small, stamp, things, looks) == tracks_of(large, stamp, things, 400 * looks)
 
 
 def test_a_single_object_is_followed(looks):
-    tracker = Tracker()
+    tracker = Tracking()
     assert [tracks_of(tracker, n, {3: (60 + 10 * n, 100)}, looks)[3] for n in range(1, 6)] == [1] * 5
 
 
 def test_what_does_not_belong_together_is_refused(looks):
-    tracker = Tracker()
+    tracker = Tracking()
     good = seen(PLACES, looks)
-    for name, value in (("boxes", good.boxes[:2]), ("areas", good.areas[1:]), ("appearance", good.appearance[:1])):
-        with pytest.raises(InputError, match=name):
-            tracker.update(1, replace(good, **{name: value}))
-    with pytest.raises(InputError, match="positions"):
-        tracker.update(1, replace(good, positions=np.zeros((5, 2))))
+    with pytest.raises(InputError, match=r"embeddings have the shape \[1, 16\]: it must be \[5, D\]"):
+        tracker.update(1, replace(good, embeddings=good.embeddings[:1]))
+    with pytest.raises(InputError, match="there are 1 extents for 5 regions"):
+        tracker.update(1, replace(good, extents=[None]))
     for bad in (np.nan, np.inf):
-        broken = good.appearance.copy()
+        broken = good.embeddings.copy()
         broken[2, 5] = bad
-        with pytest.raises(InputError, match="mask token of region 3 is not finite"):
-            tracker.update(1, replace(good, appearance=broken))
+        with pytest.raises(InputError, match=r"mask token of region 3 is not finite .*: build them with --vision fp32"):
+            tracker.update(1, replace(good, embeddings=broken))
     tracker.update(1, good)
     with pytest.raises(InputError, match="another bundle"):
-        tracker.update(2, replace(good, appearance=np.ones((5, 99), np.float32)))
-    with pytest.raises(InputError, match="different numbers"):
-        tracker.restore([Track(1, looks[0], (0, 0, 1, 1), None, 0)] * 2)
+        tracker.update(2, replace(good, embeddings=np.ones((5, 99), np.float32)))
+    objects = tracker.scene.persistent_objects()
+    for wrong in ([objects[0]] * 2, [replace(objects[0], track_id=0)]):
+        with pytest.raises(InputError, match="different numbers"):
+            tracker.scene.restore(wrong)
 
 
 @pytest.mark.parametrize("depth", [False, True])
 def test_objects_of_a_sequence_keep_their_ids_by_nanos_mask_tokens(nano_shots, depth):
-    tracker, frames = Tracker(), []
+    tracker, frames = Tracking(), []
     for truth, detections, stamp, gray in nano_shots:
-        given = tracker.update(stamp, detections if depth else replace(detections, positions=None), gray)
+        given = tracker.update(stamp, detections if depth else replace(detections, extents=()), gray)
         frames.append((truth, given))
     figures = tracking_figures(frames)
     assert figures.idf1 >= 0.95
@@ -262,8 +278,7 @@ def nano_shots():
             describer.set_image(shot.frame.rgb)
             matrix = shot.frame.camera_matrix - [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]
             places = extents(regions, shot.frame.depth, matrix)
-            positions = np.array([place.position if place else (np.nan,) * 3 for place in places])
             tokens = describer.encode(regions).mask_tokens
             truth = np.array([shot.truth[int(region)] for region in regions.ids])
-            shots.append((truth, Detections.of(regions, tokens, positions), shot.stamp, small_gray(shot.frame.rgb)))
+            shots.append((truth, Detections(regions, tokens, places), shot.stamp, small_gray(shot.frame.rgb)))
     return shots

@@ -9,11 +9,11 @@ from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
 from osprey_ros.frame import Frame
-from osprey_ros.pipeline import StepResult
 from osprey_ros.ros import interfaces
 from osprey_ros.ros.outputs import messages
 from osprey_ros.ros.outputs.detections import detection_type, detections_message
 from osprey_ros.ros.outputs.markers import markers_message
+from osprey_ros.scene.result import StepResult
 from osprey_ros.viz.overlay import draw_regions
 
 QOS_DEPTH = 5

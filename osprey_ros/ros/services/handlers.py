@@ -51,7 +51,7 @@ class Requests:
 
     def query_scene(self, request: Any, response: Any, why_stop: Callable[[], str]) -> Any:
         """Find the objects that a phrase refers to."""
-        snapshot = self._pipeline.scene.snapshot()
+        snapshot = self._pipeline.snapshot()
         seen = self._pipeline.latest
         if seen is not None and seen.stamp != snapshot.stamp:
             seen = None  # the latest frame has no region
@@ -78,7 +78,7 @@ class Requests:
 
     def get_scene(self, request: Any, response: Any) -> Any:
         """Return all objects."""
-        snapshot = self._pipeline.scene.snapshot()
+        snapshot = self._pipeline.snapshot()
         response.header, response.success = _header(snapshot), True
         response.objects = [
             messages.object_message(thing) for thing in snapshot.objects if thing.visible or not request.visible_only

@@ -1,0 +1,66 @@
+"""Questions that are asked about every object, and the captions that the answers make."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from osprey_ros.bundle.calibration import ATTRIBUTE, CATEGORY, DESCRIPTION, Calibration
+from osprey_ros.decoding.constraints import Constraint
+from osprey_ros.decoding.prompt import QUESTIONS
+from osprey_ros.results import Description, Result
+from osprey_ros.scene.settings import StepSettings
+from osprey_ros.scene.types import UNKNOWN, Attribute, Caption
+
+
+def questions_for(settings: StepSettings) -> tuple[list[str], list[Constraint | None]]:
+    """Return the questions for `Describer.answer` and their constraints; `captions_from` takes the answers."""
+    styles = [settings.style, *([CATEGORY] if _asks_category(settings) else [])]
+    questions = [QUESTIONS[style] for style in styles] + [spec.question for spec in settings.attributes]
+    return questions, [None] * len(styles) + [spec.constraint for spec in settings.attributes]
+
+
+def captions_from(
+    results: Sequence[Result], settings: StepSettings, calibration: Calibration, stamp: int
+) -> list[Caption]:
+    """Return the caption of each region from the answers to `questions_for`.
+
+    An answer is UNKNOWN if its calibrated confidence is below ``min_confidence``, if it is not complete, or if the
+    constraint of its attribute does not allow it. ``stamp`` is that of the image, in nanoseconds.
+    """
+    captions = []
+    for row, described in enumerate(results[0]):
+        kind = CATEGORY if settings.style == CATEGORY else DESCRIPTION
+        text, confidence = _judged(described, kind, settings.min_confidence, calibration)
+        category = text if settings.style == CATEGORY else ""
+        if _asks_category(settings):
+            category, _ = _judged(results[1][row], CATEGORY, settings.min_confidence, calibration)
+        attributes = []
+        for spec, result in zip(settings.attributes, results[1 + _asks_category(settings) :], strict=True):
+            value, known = _judged(result[row], ATTRIBUTE, settings.min_confidence, calibration, spec.constraint)
+            attributes.append(Attribute(spec.name, value, known))
+        captions.append(Caption(category, text, confidence, stamp, tuple(attributes)))
+    return captions
+
+
+def questions_key(settings: StepSettings) -> str:
+    """Return a text that identifies what captions depend on."""
+    names = ("style", "categories", "max_new_tokens", "min_confidence")
+    values = {name: getattr(settings, name) for name in names}
+    return json.dumps({**values, "attributes": [asdict(spec) for spec in settings.attributes]}, sort_keys=True)
+
+
+def _asks_category(settings: StepSettings) -> bool:
+    """Return whether the category is a question of its own."""
+    return settings.categories and settings.style != CATEGORY
+
+
+def _judged(
+    answer: Description, kind: str, least: float, calibration: Calibration, constraint: Constraint | None = None
+) -> tuple[str, float]:
+    """Return the text, or UNKNOWN, and its calibrated confidence."""
+    if not answer.text or not answer.ended or (constraint is not None and not constraint.accepts(answer.text)):
+        return UNKNOWN, 0.0
+    confidence = calibration.apply(kind, answer.confidence)
+    return (answer.text if confidence >= least else UNKNOWN), confidence

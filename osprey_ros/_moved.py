@@ -113,7 +113,11 @@ def old_names(module: str) -> Callable[[str], object]:
     path = f"osprey_ros.{module}".rstrip(".")
 
     def __getattr__(name: str) -> object:
-        if not name.startswith("_"):
+        from importlib.util import find_spec
+
+        # `from package import module` asks for the attribute before it imports the module.
+        is_module = module in PACKAGES and find_spec(f"{path}.{name}") is not None
+        if not name.startswith("_") and not is_module:
             places = [NAMES[name]] if name in NAMES else [(home, name) for home in MODULES.get(module, ())]
             for home, new_name in places:
                 found = getattr(import_module(f"osprey_ros.{home}"), new_name, None)

@@ -103,3 +103,9 @@ def test_the_changelog_lists_all_moved_modules() -> None:
     changelog = (ROOT / "CHANGELOG.rst").read_text()
     for old, homes in _moved.MODULES.items():
         assert f"* - ``{old}``\n     - {', '.join(f'``{home}``' for home in homes)}\n" in changelog
+
+
+def test_a_module_of_a_package_can_be_the_first_import() -> None:
+    # While it is imported, its package has no modules yet, and old names must not import the others.
+    for module in ("regions.encoder", "regions.pooling", "engines.machine", "scene.store", "bundle.fingerprint"):
+        subprocess.run([sys.executable, "-c", f"import osprey_ros.{module}"], check=True)

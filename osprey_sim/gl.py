@@ -19,6 +19,7 @@ def open_context(width: int, height: int) -> tuple[ModuleType, Any]:
     this process: to egl if there is an EGL device, else to osmesa.
 
     Raises:
+        ModuleNotFoundError: mujoco or PyOpenGL is not installed.
         RuntimeError: No GL library works.
     """
     if sys.platform == "linux" and not os.environ.get("MUJOCO_GL"):
@@ -31,6 +32,8 @@ def open_context(width: int, height: int) -> tuple[ModuleType, Any]:
         binding = importlib.import_module(f"mujoco.{chosen}") if chosen in ("egl", "osmesa") else mujoco
         context = binding.GLContext(width, height)
         context.make_current()
+    except ModuleNotFoundError:
+        raise
     except Exception as error:  # each binding raises another type for a missing library
         raise RuntimeError(f"cannot draw without a display: GL through {chosen} failed ({error}); {_REMEDY}") from error
     return mujoco, context

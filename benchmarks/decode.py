@@ -26,7 +26,6 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
 
 from benchmarks.baselines.weights import LlamaWeights, read_llama
-from benchmarks.bundles import open_bundle
 from benchmarks.decoder_side import OwnDecoder
 from benchmarks.interleaved_timing import Spread, let_others_sleep
 from benchmarks.machine import MachineLimits, measure_limits
@@ -157,7 +156,7 @@ def limits_of_a_step(
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measures everything, printing as it goes; returns what `--json` writes."""
-    bundle = open_bundle(arguments.bundle, arguments.device)
+    bundle = Bundle.open(arguments.bundle).on_device(arguments.device)
     weights = read_llama(bundle)
     vocab = weights.config.vocab_size
     prefix = np.random.default_rng(0).integers(3, vocab, prefix_length(bundle))

@@ -29,7 +29,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script 
 from benchmarks.baselines.batched import BatchedSide
 from benchmarks.baselines.torch_loop import DemoLoop, LoopAnswers, TorchLoop
 from benchmarks.baselines.weights import read_llama
-from benchmarks.bundles import open_bundle
 from benchmarks.decode import numbers
 from benchmarks.interleaved_timing import Spread, in_turns
 from benchmarks.memory import PeakMemory, measure_memory
@@ -190,7 +189,7 @@ def describe_measured(one: Measured) -> str:
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measures everything, printing as it goes; returns what `--json` writes."""
-    bundle = open_bundle(arguments.bundle, arguments.device)
+    bundle = Bundle.open(arguments.bundle).on_device(arguments.device)
     frame = crowded_frame()
     print(
         f"{bundle.manifest.name}, {arguments.threads} threads, {arguments.preprocessing} preprocessing, "

@@ -58,13 +58,13 @@ def _peak() -> int:
 
 
 def _describe(arguments: argparse.Namespace) -> dict[str, int]:
-    from benchmarks.bundles import open_bundle
+    from osprey_ros.bundle.bundle import Bundle
     from osprey_ros.describer import Describer
     from osprey_ros.regions.regions import regions_from_id_image
 
     frame = np.load(arguments.picture)
     regions = regions_from_id_image(frame["ids"], only=range(1, arguments.regions + 1))
-    describer = Describer(open_bundle(arguments.bundle, arguments.device or None), threads=arguments.threads)
+    describer = Describer(Bundle.open(arguments.bundle).on_device(arguments.device or None), threads=arguments.threads)
     opened = _peak()
     describer.set_image(frame["rgb"])
     describer.describe(regions, style=arguments.style, max_new_tokens=arguments.new_tokens)

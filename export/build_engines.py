@@ -1,4 +1,4 @@
-"""Builds a bundle of engines: `python export/build_engines.py --checkpoint DIR --output DIR`."""
+"""Build a bundle of engines: `osprey build` or `python export/build_engines.py --checkpoint DIR --output DIR`."""
 
 from __future__ import annotations
 
@@ -107,9 +107,7 @@ def _print_how_to_continue(output: Path) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="build_engines.py", description="Build a bundle of engines from an Osprey checkpoint."
-    )
+    parser = argparse.ArgumentParser(description="Build a bundle of engines from an Osprey checkpoint.")
     add = parser.add_argument
     add("--checkpoint", required=True, metavar="DIR|ORG/NAME", help="folder in the published layout, or a hub id")
     add("--vision-weights", type=Path, metavar="FILE", help="open_clip weights, where the checkpoint has none inside")

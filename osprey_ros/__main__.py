@@ -1,4 +1,4 @@
-"""``python -m osprey_ros``: the command line."""
+"""``python -m osprey_ros``: the command ``osprey``."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""The demo: a simulated camera and the osprey node, two processes over real DDS, and their results beside the truth.
+"""Describe the objects of a simulated camera over ROS 2, and compare the descriptions with the truth.
 
-``python -m osprey_sim.demo --output build/demo`` prints a table of the described objects of a few frames, writes
-``objects.json`` and ``overlay.png``, and leaves no process behind. Exit status 0, or 1 with the reason on stderr.
+``osprey demo --output build/demo``, or ``python -m osprey_sim.demo``, runs the camera and the node as two processes. It
+prints a table of the described objects of a few frames, writes ``objects.json`` and ``overlay.png``, and ends both
+processes.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 
 from osprey_ros.bundle.bundle import Bundle
-from osprey_ros.cli._options import positive
+from osprey_ros.cli._options import Parser, above_zero, add_bundle_option, positive
 from osprey_ros.errors import BundleError, OspreyError
 from osprey_sim.node_process import NodeProcess
 
@@ -48,16 +48,35 @@ class Collected:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the demo. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m osprey_sim.demo", description=__doc__.split("\n")[0])
-    parser.add_argument("--output", type=Path, default=Path("build/demo"), help="folder for the results (%(default)s)")
-    parser.add_argument("--bundle", default="nano", help="engine bundle: a folder or a name (%(default)s)")
-    parser.add_argument("--frames", type=positive, default=3, help="frames to show (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first test scene (%(default)s)")
+    """Run the demo and return the exit status: 0, or 1 with the reason on standard error."""
+    parser = Parser(prog="osprey demo", description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
-        "--record", type=Path, metavar="OUT.mcap", help="also record what the camera publishes (requirements/bag.txt)"
+        "--output",
+        type=Path,
+        default=Path("build/demo"),
+        metavar="DIR",
+        help="folder for the results (default: %(default)s)",
     )
-    parser.add_argument("--timeout", type=float, default=60.0, help="seconds before giving up (%(default)s)")
+    add_bundle_option(parser)
+    parser.add_argument(
+        "--frames", type=positive, default=3, metavar="N", help="number of frames to show (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="number of the first test scene (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--record",
+        type=Path,
+        metavar="OUT.mcap",
+        help="also record what the camera publishes (needs pip install rosbags mcap)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=above_zero,
+        default=60.0,
+        metavar="SECONDS",
+        help="how long to wait for the frames (default: %(default)g)",
+    )
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the two nodes are ended as well
     try:

@@ -1,12 +1,13 @@
 """Engine bundles: folders of engines that belong together, described by ``manifest.json``.
 
 Opening a bundle checks that every listed file is present and complete. Writing the manifest is the last step of
-``export/build_engines.py``.
+``osprey build``.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -34,6 +35,8 @@ from osprey_ros.errors import BundleError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class Bundle:
@@ -79,6 +82,7 @@ class Bundle:
         bundle = cls(root, manifest)
         if verify:
             bundle.verify()
+        _LOGGER.info("opened bundle %s in %s", manifest.name, root)
         return bundle
 
     def verify(self) -> None:
@@ -99,6 +103,25 @@ class Bundle:
                     f"copy the bundle again, or {REBUILD}"
                 )
         cache.save()
+
+    def on_device(self, device: str | None) -> Bundle:
+        """Return this bundle with its ONNX graphs run on another device, whatever its manifest says.
+
+        Args:
+            device: "cpu" or "cuda"; None to keep the engines of the manifest.
+
+        Raises:
+            BundleError: The bundle has no ONNX graphs.
+        """
+        if device is None:
+            return self
+        engines = onnx_engines(device)
+        absent = [entry.file for entry in engines.values() if entry.file not in self.manifest.files]
+        if absent:
+            raise BundleError(
+                f"bundle {self.root} has no {', '.join(absent)} to run on {device}; leave out the device, or {REBUILD}"
+            )
+        return Bundle(self.root, replace(self.manifest, engines=engines))
 
     def path(self, name: str) -> Path:
         """Return the path of a file that the manifest lists. Raises BundleError for another name."""
@@ -155,7 +178,7 @@ class Bundle:
             raise BundleError(_unreadable(path, error)) from error
         except (BundleError, UnicodeDecodeError) as error:
             raise BundleError(
-                f"{path} cannot be used ({error}); fit it again with `python -m evaluation.calibration`"
+                f"{path} cannot be used ({error}); fit it again with `osprey eval calibration`"
             ) from error
 
 

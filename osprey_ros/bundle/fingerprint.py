@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from osprey_ros.bundle.spec import BUILD_COMMAND
 from osprey_ros.errors import BundleError
 
-REBUILD = (
-    "build it on this machine: `python export/build_engines.py --checkpoint DIR --output BUNDLE --runtime tensorrt`"
-)
+REBUILD = f"build it on this machine: `{BUILD_COMMAND} --runtime tensorrt` in a checkout"
 
 # Fields that describe a machine, and their names in messages. A plan has two more: "onnx_sha256" and "options".
 MACHINE_FIELDS = {

@@ -8,7 +8,8 @@ from typing import Any
 
 from osprey_ros.errors import BundleError
 
-REBUILD = "rebuild it with `python export/build_engines.py --checkpoint DIR --output BUNDLE`"
+BUILD_COMMAND = "osprey build --checkpoint DIR --output BUNDLE"  # of a checkout
+REBUILD = f"rebuild it with `{BUILD_COMMAND}` in a checkout"
 
 
 @dataclass(frozen=True)

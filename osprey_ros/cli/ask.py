@@ -1,15 +1,24 @@
-"""`osprey ask`: which object is meant by some words, of a running node or of a picture with masks."""
+"""The command ``osprey ask``: find the objects that a phrase refers to, in an image or among those of a node."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from osprey_ros.cli._options import positive
+from osprey_ros.cli._options import (
+    above_zero,
+    add_attributes_option,
+    add_engine_options,
+    add_image_options,
+    add_json_option,
+    add_max_new_tokens_option,
+    add_region_options,
+    add_style_option,
+    add_verbose_option,
+    positive,
+)
+from osprey_ros.cli._output import box_text, warn_if_unverified
 from osprey_ros.decoding.prompt import check_text
 from osprey_ros.errors import InputError
 
@@ -20,35 +29,50 @@ NOTHING_FOUND = 1
 TIMEOUT = 10.0  # seconds
 
 
-def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The arguments of the command."""
-    command.add_argument("question", help="words about an object, such as 'where is the red mug?'")
-    command.add_argument("--limit", type=positive, default=0, metavar="N", help="print the N likeliest objects at most")
-    command.add_argument("--json", action="store_true", help="print one JSON object")
-    node = command.add_argument_group("a running node (ROS 2 is needed)")
+def add_command(commands: Any) -> None:
+    """Add ``osprey ask`` to the commands."""
+    command = commands.add_parser(
+        "ask",
+        help="find the objects that a phrase refers to",
+        description="Find the objects that a phrase refers to, and print the most likely ones first. The objects are "
+        "those of a running node, or those of an image if one is given. Exit status: 0, or 1 if nothing is found.",
+    )
+    command.add_argument("question", help="phrase or question about an object, such as 'where is the red mug?'")
+    command.add_argument("--limit", type=positive, default=0, metavar="N", help="print at most N objects")
+    add_json_option(command)
+    node = command.add_argument_group("objects of a running node (needs ROS 2)")
     node.add_argument("--node", default="/osprey", metavar="NAME", help="full name of the node (default: %(default)s)")
     node.add_argument(
         "--timeout",
-        type=_seconds,
+        type=above_zero,
         default=TIMEOUT,
         metavar="SECONDS",
         help="how long to wait for the node, and for its answer (default: %(default)g)",
     )
-    picture = command.add_argument_group("or a picture")
-    picture.add_argument("--image", type=Path, metavar="PATH", help="the picture, of any common format")
-    picture.add_argument("--masks", type=Path, metavar="PATH", help="its regions, as of `osprey describe`")
-    picture.add_argument(
-        "--bundle", default="nano", metavar="DIR", help="folder or name of the engine bundle (default: %(default)s)"
-    )
-    picture.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: one per core)")
+    image = command.add_argument_group("objects of an image")
+    add_image_options(image, required=False)
+    add_style_option(image)
+    add_max_new_tokens_option(image)
+    add_attributes_option(image)
+    add_region_options(image)
+    add_engine_options(image)
+    add_verbose_option(command)
+    command.set_defaults(run=run)
 
 
-def ask(arguments: argparse.Namespace) -> int:
-    """Prints what is found. Returns the exit status: 1 where nothing is."""
+def run(arguments: argparse.Namespace) -> int:
+    """Run ``osprey ask``.
+
+    Returns:
+        The exit status: 0, or NOTHING_FOUND.
+
+    Raises:
+        OspreyError: The question, the image, the bundle or the node cannot be used.
+    """
     if (arguments.image is None) != (arguments.masks is None):
-        raise InputError("a picture is asked about with its regions: give both --image and --masks, or neither")
+        raise InputError("an image needs its regions; give both --image and --masks, or neither")
     check_text(arguments.question, "the question")
-    answer = _ask_node(arguments) if arguments.image is None else _ask_picture(arguments)
+    answer = _ask_node(arguments) if arguments.image is None else _ask_image(arguments)
     if arguments.json:
         print(json.dumps(answer, indent=2))
     else:
@@ -56,33 +80,40 @@ def ask(arguments: argparse.Namespace) -> int:
     return 0 if answer["matches"] else NOTHING_FOUND
 
 
-def _ask_picture(arguments: argparse.Namespace) -> dict[str, Any]:
-    from osprey_ros.cli.bundle import unverified_warning
+def _ask_image(arguments: argparse.Namespace) -> dict[str, Any]:
+    from osprey_ros.bundle.bundle import Bundle
     from osprey_ros.describer import Describer
     from osprey_ros.frame import Frame
     from osprey_ros.pipeline import Pipeline
     from osprey_ros.query.finder import Finder
     from osprey_ros.regions.files import load_regions
+    from osprey_ros.scene.attributes import attributes_from
     from osprey_ros.scene.settings import StepSettings
     from osprey_ros.vision.image_io import load_image
 
+    attributes = attributes_from(arguments.attributes)
     frame = Frame(stamp=0, frame_id="", rgb=load_image(arguments.image), regions=load_regions(arguments.masks))
-    describer = Describer(arguments.bundle, threads=arguments.threads)
+    bundle = Bundle.open(arguments.bundle).on_device(arguments.device)
+    describer = Describer(bundle, threads=arguments.threads, preprocessing=arguments.preprocessing)
     pipeline, finder = Pipeline(describer), Finder(describer)
-    manifest = describer.bundle.manifest
-    if not manifest.verified:
-        print(unverified_warning(manifest), file=sys.stderr)
+    warn_if_unverified(bundle.manifest)
     finder.check(arguments.question)  # before the regions are described
-    # Without memory the objects' track ids, which reasons name, are the ids of the masks.
-    settings = StepSettings(min_area=1, max_regions=len(frame.regions), remember=False)
+    settings = StepSettings(
+        style=arguments.style,
+        attributes=attributes,
+        min_area=arguments.min_area,
+        max_regions=arguments.max_regions or len(frame.regions),
+        max_new_tokens=arguments.max_new_tokens or 0,
+        remember=False,  # so that track ids, which reasons name, are the ids of the masks
+    )
     result = pipeline.step(frame, settings)
     found = finder.find(arguments.question, result.objects, pipeline.latest, arguments.limit)
-    things = {thing.track_id: thing for thing in result.objects}
+    objects = {thing.track_id: thing for thing in result.objects}
     return {
         "question": arguments.question,
         "image": str(arguments.image),
         "message": found.message,
-        "matches": [_entry(things[match.track_id], match.score, match.reason) for match in found.matches],
+        "matches": [_entry(objects[match.track_id], match.score, match.reason) for match in found.matches],
     }
 
 
@@ -103,7 +134,7 @@ def _ask_node(arguments: argparse.Namespace) -> dict[str, Any]:
         from osprey_ros.ros.services.client import query_node
     except ImportError as error:
         raise InputError(
-            f"a node can only be asked with ROS 2 ({error}): source it, or give --image and --masks"
+            f"questions to a node need ROS 2 ({error}); source its setup file, or give --image and --masks"
         ) from error
     response = query_node(arguments.node, arguments.question, arguments.limit, arguments.timeout)
     if not response.success:
@@ -142,20 +173,10 @@ def _print_table(answer: dict[str, Any]) -> None:
         return
     print(f"{'score':>5}  {'id':>5}  {'x, y, width, height':<22}  {'place (m)':<20}  description")
     for entry in answer["matches"]:
-        box = ", ".join(str(v) for v in entry["box"])
+        box = box_text(entry["box"])
         position = entry.get("position")
         place = ", ".join(f"{v:.2f}" for v in position) if position else ""
         words = entry["description"] or entry["category"]
         if not entry.get("visible", True):
             words += " (not in view)"
         print(f"{entry['score']:>5.2f}  {entry['id']:>5}  {box:<22}  {place:<20}  {words}")
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time in seconds above 0")
-    return value

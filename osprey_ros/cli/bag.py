@@ -10,10 +10,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from osprey_ros.cli._options import positive
-from osprey_ros.decoding.prompt import QUESTIONS
+from osprey_ros.cli._options import (
+    above_zero,
+    add_attributes_option,
+    add_engine_options,
+    add_max_new_tokens_option,
+    add_min_confidence_option,
+    add_region_options,
+    add_style_option,
+    add_verbose_option,
+    not_negative,
+    positive,
+)
+from osprey_ros.cli._output import warn_if_unverified
 from osprey_ros.errors import OspreyError
 
 if TYPE_CHECKING:
@@ -27,8 +38,15 @@ _INSTALL = "pip install rosbags mcap"
 _LIBRARIES = ("rosbags", "mcap", "ruamel", "apsw", "lz4", "zstandard", "backports")
 
 
-def add_arguments(command: argparse.ArgumentParser) -> None:
-    """Add the options of ``osprey bag``."""
+def add_command(commands: Any) -> None:
+    """Add ``osprey bag`` to the commands."""
+    command = commands.add_parser(
+        "bag",
+        help="describe the objects of a recording (rosbag2)",
+        description="Copy a recording to MCAP and add a topic with described objects. ROS is not needed. "
+        "Exit status: 0; 1 if some frames could not be described; 130 after Ctrl-C, which leaves a readable "
+        "output with the frames until then; 2 for errors, which leave no output.",
+    )
     command.add_argument("recording", type=Path, metavar="IN", help="a .mcap or .db3 file, or a rosbag2 folder")
     command.add_argument("--image", required=True, metavar="TOPIC", help="the images: Image or CompressedImage")
     command.add_argument(
@@ -41,22 +59,16 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--output", required=True, type=Path, metavar="OUT", help="a new file NAME.mcap, or a new folder"
     )
     command.add_argument(
-        "--bundle", default="nano", metavar="DIR", help="folder or name of the engine bundle (default: %(default)s)"
-    )
-    command.add_argument(
-        "--style", default="short", choices=tuple(QUESTIONS), help="kind of description (default: %(default)s)"
-    )
-    command.add_argument(
         "--slop",
         default=0.0,
-        type=_not_negative,
+        type=not_negative,
         metavar="S",
         help="largest difference in seconds between the stamps of image and segmentation (default: 0, equal stamps)",
     )
     some = command.add_mutually_exclusive_group()
     some.add_argument("--every", default=1, type=positive, metavar="N", help="describe each N-th frame only")
     some.add_argument(
-        "--rate", default=0.0, type=_above_zero, metavar="HZ", help="describe at most HZ frames per second"
+        "--rate", default=0.0, type=above_zero, metavar="HZ", help="describe at most HZ frames per second"
     )
     command.add_argument("--overlay", action="store_true", help="also add images with regions and descriptions drawn")
     command.add_argument(
@@ -66,33 +78,19 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="add the topics NAME/objects and NAME/overlay/compressed (default: %(default)s)",
     )
     command.add_argument(
-        "--min-area", default=50, type=positive, metavar="N", help="ignore regions below N pixels (default: 50)"
-    )
-    command.add_argument(
-        "--max-regions",
-        default=32,
-        type=positive,
-        metavar="N",
-        help="describe at most N objects per frame and skip the others: new ones come before changed ones, large ones "
-        "before small ones, and skipped ones advance with each frame (default: 32)",
-    )
-    command.add_argument(
         "--no-memory", action="store_true", help="describe each frame by itself, without earlier descriptions"
     )
-    command.add_argument(
-        "--max-new-tokens", default=0, type=positive, metavar="N", help="maximum length of an answer in tokens"
-    )
-    command.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: one per core)")
-    command.add_argument(
-        "--preprocessing",
-        default="exact",
-        choices=("exact", "fast"),
-        help="how images are scaled; fast takes less time, is nearly the same, and is the default of the node "
-        "(default: %(default)s)",
-    )
+    add_style_option(command)
+    add_max_new_tokens_option(command)
+    add_attributes_option(command)
+    add_min_confidence_option(command)
+    add_region_options(command, min_area=50, max_regions=32)
+    add_engine_options(command)
+    add_verbose_option(command)
+    command.set_defaults(run=run)
 
 
-def annotate(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Run ``osprey bag``.
 
     Options, bundle and topics are checked before the messages are read.
@@ -115,25 +113,26 @@ def annotate(arguments: argparse.Namespace) -> int:
         raise OspreyError(f"recordings need the library {error.name}, which is not installed; {_INSTALL}") from error
     from osprey_ros.bundle.bundle import Bundle
     from osprey_ros.cli._progress import progress_bar
-    from osprey_ros.cli.bundle import unverified_warning
     from osprey_ros.describer import Describer
+    from osprey_ros.scene.attributes import attributes_from
     from osprey_ros.scene.settings import StepSettings
 
     check_output(arguments.output)
-    bundle = Bundle.open(arguments.bundle)
     step = StepSettings(
         style=arguments.style,
+        attributes=attributes_from(arguments.attributes),
         min_area=arguments.min_area,
         max_regions=arguments.max_regions,
-        max_new_tokens=arguments.max_new_tokens,
+        max_new_tokens=arguments.max_new_tokens or 0,
+        min_confidence=arguments.min_confidence,
         remember=not arguments.no_memory,
     )
+    bundle = Bundle.open(arguments.bundle).on_device(arguments.device)
     node, types, topics = "/" + arguments.node.strip("/"), MessageTypes(), (arguments.image, arguments.segmentation)
     with Recording(arguments.recording, types) as recording:
         annotator = Annotator(recording, *topics, types, step, node, arguments.overlay)
         describer = Describer(bundle, threads=arguments.threads, preprocessing=arguments.preprocessing)
-        if not bundle.manifest.verified:
-            print(unverified_warning(bundle.manifest), file=sys.stderr)
+        warn_if_unverified(bundle.manifest)
         with progress_bar("reading stamps", " messages", recording.message_count) as bar:
             plan = plan_frames(recording, *topics, arguments.slop, arguments.every, arguments.rate, progress=bar.update)
         with _stop_on_interrupt() as stop, progress_bar("describing", " frames", len(plan.frames)) as bar:
@@ -205,24 +204,3 @@ def _stop_on_interrupt() -> Iterator[Event]:
         yield stop
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _not_negative(text: str) -> float:
-    value = _number(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 0 or more")
-    return value
-
-
-def _above_zero(text: str) -> float:
-    value = _number(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")

@@ -1,6 +1,6 @@
-"""The commands ``osprey bundle show`` and ``osprey bundle verify``: what a bundle is, and whether it is still whole.
+"""The commands ``osprey bundle show`` and ``osprey bundle verify``: print what a bundle contains, and check its files.
 
-`check_bundle` is the long way round of `Bundle.open`: it stops at nothing and lists every fault.
+`check_bundle` does the checks of `Bundle.open`, but collects all faults instead of stopping at the first one.
 """
 
 from __future__ import annotations
@@ -8,23 +8,52 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from osprey_ros.bundle import fingerprint
-from osprey_ros.bundle.bundle import Bundle, find_bundle
 from osprey_ros.bundle.manifest import FORMAT_VERSION, MANIFEST, TABLES, FileEntry, Manifest
-from osprey_ros.cli._progress import progress_bar
-from osprey_ros.engines import machine
+from osprey_ros.bundle.spec import REBUILD
+from osprey_ros.cli._options import add_json_option, add_verbose_option
+from osprey_ros.cli._output import warn_if_unverified
 from osprey_ros.errors import BundleError, OspreyError
 
+if TYPE_CHECKING:
+    from osprey_ros.bundle.bundle import Bundle
+
+ACTIONS = ("show", "verify")
 FAULTY = 1
 _PIECE = 1 << 22  # bytes hashed at a time
-_REPAIR = "copy the bundle again, or rebuild it with `python export/build_engines.py --checkpoint DIR --output BUNDLE`"
+
+
+def add_command(commands: Any) -> None:
+    """Add ``osprey bundle`` to the commands."""
+    parser = commands.add_parser(
+        "bundle",
+        help="print what an engine bundle contains, or check its files",
+        description="Print what an engine bundle contains, or check its files.",
+    )
+    bundle_commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    show = bundle_commands.add_parser(
+        "show",
+        help="print engines, files, precisions and verification figures",
+        description="Print the contents of a manifest. Only the presence and the sizes of the files are checked.",
+    )
+    show.set_defaults(run=run_show)
+    verify = bundle_commands.add_parser(
+        "verify",
+        help="read every file and compare it with the manifest",
+        description="Read every file of a bundle, compare it with the manifest, and print every fault. "
+        "Exit status: 0 if the bundle is complete, 1 if it has faults, 2 if there is no bundle to check.",
+    )
+    verify.set_defaults(run=run_verify)
+    for command in (show, verify):
+        command.add_argument("bundle", metavar="DIR", help="folder or name of the engine bundle")
+        add_json_option(command)
+        add_verbose_option(command)
 
 
 @dataclass(frozen=True)
@@ -48,19 +77,14 @@ class Check:
     unlisted: tuple[str, ...]
 
 
-def unverified_warning(manifest: Manifest) -> str:
-    """The line for people who use a bundle that was never compared with its PyTorch model; empty if it was."""
-    if manifest.verified:
-        return ""
-    return f"osprey: warning: bundle {manifest.name} was never compared with its PyTorch model"
-
-
 def check_bundle(path: str | Path, progress: Callable[[str, int, int], None] | None = None) -> Check:
     """Compare every file of a bundle with its manifest.
 
     ``progress`` is called with (file, bytes read of all files, bytes of all files). Raises BundleError where there is
     no bundle, or one of a format that this version does not read.
     """
+    from osprey_ros.bundle.bundle import find_bundle
+
     root = find_bundle(path)
     manifest, faults = _read_manifest(root)
     if manifest is None:
@@ -143,6 +167,8 @@ def plan_notes(manifest: Manifest) -> list[str]:
 
     Where this machine has no GPU or no TensorRT, one sentence says that it cannot be told.
     """
+    from osprey_ros.engines import machine
+
     plans = [entry for entry in manifest.engines.values() if entry.fingerprint]
     if not plans:
         return []
@@ -158,8 +184,14 @@ def plan_notes(manifest: Manifest) -> list[str]:
     return notes
 
 
-def verify(arguments: argparse.Namespace) -> int:
-    """``osprey bundle verify``. Returns the exit status: FAULTY if there are faults."""
+def run_verify(arguments: argparse.Namespace) -> int:
+    """Run ``osprey bundle verify`` and return the exit status: 0, or FAULTY.
+
+    Raises:
+        BundleError: There is no bundle to check.
+    """
+    from osprey_ros.cli._progress import progress_bar
+
     with progress_bar("verifying", "B", 0, unit_scale=True) as bar:
 
         def show(file: str, done: int, total: int) -> None:
@@ -184,8 +216,8 @@ def verify(arguments: argparse.Namespace) -> int:
         print(json.dumps(report, indent=2))
     else:
         _print_check(check, notes)
-    if manifest is not None and not manifest.verified:
-        print(unverified_warning(manifest), file=sys.stderr)
+    if manifest is not None:
+        warn_if_unverified(manifest)
     return FAULTY if check.faults else 0
 
 
@@ -194,7 +226,7 @@ def _print_check(check: Check, notes: Sequence[str]) -> None:
         print(f"{fault.file} {fault.fault}")
     if check.faults:
         count = len(check.faults)
-        print(f"{count} fault{'s' if count > 1 else ''} in {check.folder}: {_REPAIR}")
+        print(f"{count} fault{'s' if count > 1 else ''} in {check.folder}: copy the bundle again, or {REBUILD}")
     elif check.manifest is not None:
         files = check.manifest.files.values()
         print(f"OK: {len(files)} files, {size_text(sum(e.bytes for e in files))}, all as {MANIFEST} says")
@@ -202,8 +234,14 @@ def _print_check(check: Check, notes: Sequence[str]) -> None:
         print(f"note: {note}")
 
 
-def show(arguments: argparse.Namespace) -> int:
-    """``osprey bundle show``. Returns the exit status."""
+def run_show(arguments: argparse.Namespace) -> int:
+    """Run ``osprey bundle show`` and return the exit status, 0.
+
+    Raises:
+        BundleError: The bundle cannot be opened.
+    """
+    from osprey_ros.bundle.bundle import Bundle
+
     bundle = Bundle.open(arguments.bundle, verify=False)
     manifest = bundle.manifest
     if arguments.json:

@@ -68,6 +68,27 @@ def test_engines_are_onnx_graphs_on_the_cpu_by_default(folder: Path) -> None:
     assert opened.path(opened.engine("vision").file) == folder / "vision.onnx"
 
 
+def test_a_bundle_runs_its_graphs_on_another_device(folder: Path) -> None:
+    opened = Bundle.open(folder)
+    assert opened.on_device(None) is opened
+    assert opened.on_device("cuda").engine("vision") == EngineEntry("vision.onnx", "onnxruntime", "cuda", {})
+    assert opened.engine("vision").device == "cpu"
+    (folder / "vision.onnx").rename(folder / "vision.plan")
+    engines = {**onnx_engines("cuda"), "vision": EngineEntry("vision.plan", "tensorrt", "cuda", {})}
+    manifest = opened.manifest
+    write_manifest(
+        folder,
+        name="small",
+        model=manifest.model,
+        template=manifest.template,
+        precisions={},
+        verification={},
+        engines=engines,
+    )
+    with pytest.raises(BundleError, match=r"has no vision\.onnx to run on cpu; leave out the device, or rebuild it"):
+        Bundle.open(folder).on_device("cpu")
+
+
 def test_plans_take_the_place_of_graphs(folder: Path, spec: ModelSpec) -> None:
     entry = EngineEntry("vision.0a1b2c3d.plan", "tensorrt", "cuda", {"gpu": "Orin", "tensorrt": "10.3.0"})
     engines = onnx_engines("cuda") | {"vision": entry}
@@ -103,7 +124,7 @@ def test_a_changed_byte_of_a_file_is_found(folder: Path, name: str) -> None:
     data = bytearray((folder / name).read_bytes())
     data[17] ^= 1
     (folder / name).write_bytes(bytes(data))
-    with pytest.raises(BundleError, match=rf"{re.escape(name)} was changed.*build_engines"):
+    with pytest.raises(BundleError, match=rf"{re.escape(name)} was changed.*osprey build"):
         Bundle.open(folder)
     Bundle.open(folder, verify=False)
 

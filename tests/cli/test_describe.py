@@ -1,4 +1,4 @@
-"""The command line, end to end on files: what it prints and writes, and what it says about files that are no good."""
+"""`osprey describe` on files: what it prints and writes, and its errors for files that cannot be used."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import json
 import os
 import shutil
 import signal
-import struct
 import subprocess
 import sys
-import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +19,6 @@ from PIL import Image
 from osprey_ros.bundle.bundle import Bundle, write_manifest
 from osprey_ros.bundle.manifest import ONNX_FILES, TABLES
 from osprey_ros.cli.main import main
-from osprey_ros.errors import RegionError
-from osprey_ros.regions.files import load_regions
-from osprey_ros.regions.regions import regions_from_id_image
 
 
 @pytest.fixture
@@ -81,6 +76,34 @@ def test_table_and_overlay(
     assert drawn.shape[1] * 60 == drawn.shape[0] * 80
 
 
+def test_small_regions_and_the_surplus_are_left_out(
+    files: Path, tiny_model: TinyModel, picture: Picture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    areas = {region: int((picture.ids == region).sum()) for region in (3, 7, 9, 12, 300)}
+    by_size = sorted(areas, key=lambda region: -areas[region])
+    assert len(set(areas.values())) == 5
+    least = areas[by_size[2]]
+    for options, kept in (
+        (["--min-area", str(least)], by_size[:3]),
+        (["--max-regions", "2"], by_size[:2]),
+        (["--min-area", str(least + 1), "--max-regions", "4"], by_size[:2]),
+        (["--max-regions", "9"], by_size),
+    ):
+        assert main(_arguments(files, tiny_model, "--json", *options)) == 0
+        regions = json.loads(capsys.readouterr().out)["regions"]
+        assert [region["id"] for region in regions] == sorted(kept)
+    error = _failure(capsys, _arguments(files, tiny_model, "--min-area", "9999"))
+    assert f"no region has 9999 pixels or more, the largest has {max(areas.values())}" in error
+
+
+def test_engines_and_preprocessing_can_be_chosen(
+    files: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for options in (["--device", "cpu"], ["--preprocessing", "fast"]):
+        assert main(_arguments(files, tiny_model, "--json", *options)) == 0
+        assert len(json.loads(capsys.readouterr().out)["regions"]) == 5
+
+
 def test_ask(files: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(_arguments(files, tiny_model, "--ask", "Is it red?", "--json")) == 0
     assert json.loads(capsys.readouterr().out)["question"] == "Is it red?"
@@ -110,14 +133,6 @@ def test_module_is_a_command_without_torch_and_ros(files: Path, tiny_model: Tiny
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 6
-
-
-def test_help_needs_neither_numpy_nor_onnxruntime() -> None:
-    blocked = "import sys\nfor name in ('numpy', 'onnxruntime', 'tokenizers', 'cv2', 'PIL'): sys.modules[name] = None\n"
-    run = "from osprey_ros.cli.main import main\nmain(['bundle', 'verify', '--help'])"
-    done = subprocess.run([sys.executable, "-c", blocked + run], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "every" in done.stdout
 
 
 @pytest.mark.parametrize("command", [["describe"], ["describe", "--json"], ["bundle", "show", "--json"]])
@@ -201,7 +216,7 @@ def test_changed_byte_of_any_file_of_a_bundle_is_named(
     (broken / name).write_bytes(bytes(data))
     error = _failure(capsys, _arguments(files, TinyModel(tiny_model.checkpoint, broken)))
     assert f"{name} was changed" in error
-    assert "build_engines.py" in error
+    assert "osprey build" in error
 
 
 def test_engine_that_fails_is_named(files: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]) -> None:
@@ -220,78 +235,3 @@ def test_numbers_that_are_no_good_are_explained(number: str, capsys: pytest.Capt
         main(["describe", "--image", "x", "--masks", "y", f"--threads={number}"])
     assert exit_.value.code == 2
     assert f"argument --threads: {number!r} is not a whole number of at least 1" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "arguments", [[], ["describe"], ["describe", "--image", "x", "--masks", "y", "--style", "odd"]]
-)
-def test_usage_errors_end_with_status_2(arguments: list[str]) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        main(arguments)
-    assert exit_.value.code == 2
-
-
-def test_names_that_are_not_numbers_count_from_one(files: Path) -> None:
-    (files / "masks" / "300.png").rename(files / "masks" / "mug.png")
-    regions = load_regions(files / "masks")
-    np.testing.assert_array_equal(regions.ids, [1, 2, 3, 4, 5])
-    np.testing.assert_array_equal(regions.areas, load_regions(files / "ids.png").select([12, 3, 7, 9, 300]).areas)
-
-
-def test_eight_bits_palettes_and_single_bits_are_taken(tmp_path: Path) -> None:
-    ids = np.zeros((6, 8), np.uint8)
-    ids[1:3, 2:5], ids[4, :] = 1, 2
-    Image.fromarray(ids).save(tmp_path / "eight.png")
-    palette = Image.fromarray(ids).convert("P")
-    palette.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0])
-    palette.save(tmp_path / "palette.png")
-    for name in ("eight.png", "palette.png"):
-        np.testing.assert_array_equal(load_regions(tmp_path / name).areas, [6, 8])
-    Image.fromarray(ids > 0).save(tmp_path / "one_bit.png")
-    np.testing.assert_array_equal(load_regions(tmp_path / "one_bit.png").areas, [14])
-
-
-@pytest.mark.parametrize("bits", [1, 2, 4])
-def test_ids_of_few_bits_are_as_stored(tmp_path: Path, bits: int) -> None:
-    ids = np.random.default_rng(bits).integers(0, 2**bits, (6, 16), dtype=np.uint8)
-    ids[0, 0] = 2**bits - 1
-    _write_grey_png(tmp_path / "few.png", ids, bits)
-    expected = regions_from_id_image(ids)
-    regions = load_regions(tmp_path / "few.png")
-    np.testing.assert_array_equal(regions.ids, expected.ids)
-    np.testing.assert_array_equal(regions.areas, expected.areas)
-    np.testing.assert_array_equal(regions.boxes, expected.boxes)
-
-
-def _write_grey_png(path: Path, values: np.ndarray, bits: int) -> None:
-    """Writes uint8 [H, W] as a grey PNG of 1, 2 or 4 bits, which Pillow reads but does not write."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    height, width = values.shape
-    rows = np.packbits(np.unpackbits(values[:, :, None], axis=2)[:, :, -bits:].reshape(height, -1), axis=1)
-    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
-    pixels = zlib.compress(np.pad(rows, ((0, 0), (1, 0))).tobytes())  # each row begins with its filter: none
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))
-
-
-def test_mask_folders_that_are_no_good_are_named(files: Path) -> None:
-    masks = files / "masks"
-    Image.fromarray(np.zeros((60, 80), np.uint8)).save(masks / "7.png")
-    with pytest.raises(RegionError, match=r"7\.png is empty"):
-        load_regions(masks)
-    Image.fromarray(np.ones((30, 80), np.uint8)).save(masks / "7.png")
-    with pytest.raises(RegionError, match=r"7\.png is 80x30, 3\.png is 80x60"):
-        load_regions(masks)
-    Image.fromarray(np.ones((60, 80, 3), np.uint8)).save(masks / "7.png")
-    with pytest.raises(RegionError, match=r"7\.png have mode RGB.*non-zero inside the region") as refused:
-        load_regions(masks)
-    assert "ids" not in str(refused.value)
-    Image.fromarray(np.ones((60, 80), np.uint8)).save(masks / "7.png")
-    (masks / "9.png").rename(masks / "1718000000123456789.png")
-    with pytest.raises(RegionError, match=r"masks .*masks: .*must be 1 to 2147483647.*not 1718000000123456789"):
-        load_regions(masks)
-    (files / "none").mkdir()
-    with pytest.raises(RegionError, match=r"none has no \.png file"):
-        load_regions(files / "none")

@@ -1,0 +1,54 @@
+"""What the commands write beside their results: log lines on standard error, and how numbers are shown."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from osprey_ros.bundle.manifest import Manifest
+
+_PACKAGES = ("osprey_ros", "osprey_sim")
+_LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
+_LOGGER = logging.getLogger(__name__)
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"osprey: {record.levelname.lower()}: {super().format(record)}"
+
+
+@contextmanager
+def logs_on_stderr(verbosity: int) -> Iterator[None]:
+    """Write what the packages log to standard error while a command runs.
+
+    Args:
+        verbosity: 0 for warnings and errors, 1 for information, 2 or more for debug messages.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter())
+    loggers = [logging.getLogger(package) for package in _PACKAGES]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(_LEVELS[min(verbosity, len(_LEVELS) - 1)])
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+
+
+def warn_if_unverified(manifest: Manifest) -> None:
+    """Log a warning about a bundle that was never compared with its PyTorch model."""
+    if not manifest.verified:
+        _LOGGER.warning("bundle %s was never compared with its PyTorch model", manifest.name)
+
+
+def box_text(box: Iterable[int]) -> str:
+    """Return a box (x, y, width, height in pixels) as text."""
+    return ", ".join(str(value) for value in box)

@@ -1,0 +1,139 @@
+"""The command ``osprey describe``: describe every region of an image."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from osprey_ros.cli._options import (
+    add_engine_options,
+    add_image_options,
+    add_json_option,
+    add_max_new_tokens_option,
+    add_region_options,
+    add_style_option,
+    add_verbose_option,
+)
+from osprey_ros.cli._output import box_text, warn_if_unverified
+from osprey_ros.errors import RegionError
+
+if TYPE_CHECKING:
+    from osprey_ros.bundle.manifest import Manifest
+    from osprey_ros.regions.regions import Regions
+    from osprey_ros.results import Result
+
+OVERLAY_WIDTH = 960  # pixels; the text on smaller images would be hard to read
+
+
+def add_command(commands: Any) -> None:
+    """Add ``osprey describe`` to the commands."""
+    command = commands.add_parser(
+        "describe",
+        help="describe every region of an image",
+        description="Describe every region of an image, or ask a question about every region. All regions are "
+        "computed together.",
+    )
+    add_image_options(command, required=True)
+    question = command.add_mutually_exclusive_group()
+    add_style_option(question)
+    question.add_argument(
+        "--ask",
+        metavar="QUESTION",
+        help="ask this question about every region; <mask><pos> in it stands for the region",
+    )
+    add_max_new_tokens_option(command)
+    add_region_options(command)
+    add_engine_options(command)
+    add_json_option(command)
+    command.add_argument(
+        "--overlay", type=Path, metavar="OUT", help="also write the image with regions and descriptions drawn on it"
+    )
+    add_verbose_option(command)
+    command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run ``osprey describe``.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        OspreyError: The image, its masks, the bundle or the question cannot be used, or the overlay not be written.
+    """
+    from osprey_ros.bundle.bundle import Bundle
+    from osprey_ros.describer import Describer
+    from osprey_ros.regions.files import load_regions
+    from osprey_ros.vision.image_io import check_image_name, load_image, save_image
+    from osprey_ros.viz.overlay import overlay
+
+    if arguments.overlay is not None:
+        check_image_name(arguments.overlay)
+    rgb = load_image(arguments.image)
+    regions = _selected(load_regions(arguments.masks), arguments.min_area, arguments.max_regions)
+    bundle = Bundle.open(arguments.bundle).on_device(arguments.device)
+    describer = Describer(bundle, threads=arguments.threads, preprocessing=arguments.preprocessing)
+    describer.set_image(rgb)
+    if arguments.ask is not None:
+        result = describer.ask(regions, arguments.ask, arguments.max_new_tokens)
+    else:
+        result = describer.describe(regions, arguments.style, arguments.max_new_tokens)
+    warn_if_unverified(bundle.manifest)
+    if arguments.json:
+        print(json.dumps(_report(arguments, bundle.manifest, regions, result), indent=2))
+    else:
+        _print_table(regions, result)
+    # Last, so that the descriptions are not lost if the file cannot be written.
+    if arguments.overlay is not None:
+        scale = max(1, OVERLAY_WIDTH // max(rgb.shape[:2]))
+        save_image(arguments.overlay, overlay(rgb, regions, [d.text for d in result], scale))
+    return 0
+
+
+def _selected(regions: Regions, min_area: int, max_regions: int | None) -> Regions:
+    """Return the largest regions of at least ``min_area`` pixels, in the order of ``regions``.
+
+    Raises:
+        RegionError: All regions are smaller.
+    """
+    large = [row for row in range(len(regions)) if regions.areas[row] >= min_area]
+    if not large:
+        raise RegionError(
+            f"no region has {min_area} pixels or more, the largest has {regions.areas.max()}; lower --min-area"
+        )
+    kept = sorted(sorted(large, key=lambda row: -int(regions.areas[row]))[:max_regions])
+    return regions if len(kept) == len(regions) else regions.select(regions.ids[kept])
+
+
+def _report(arguments: argparse.Namespace, manifest: Manifest, regions: Regions, result: Result) -> dict[str, Any]:
+    return {
+        "image": str(arguments.image),
+        "masks": str(arguments.masks),
+        "bundle": manifest.name,
+        "verified": manifest.verified,
+        "question": result.question,
+        "size": {"width": regions.shape[1], "height": regions.shape[0]},
+        "regions": [
+            {
+                "id": description.region_id,
+                "box": [int(v) for v in regions.boxes[row]],
+                "area": int(regions.areas[row]),
+                "text": description.text,
+                "confidence": round(description.confidence, 6),
+            }
+            for row, description in enumerate(result)
+        ],
+        "timing": asdict(result.timing),
+    }
+
+
+def _print_table(regions: Regions, result: Result) -> None:
+    print(f"{'id':>6}  {'x, y, width, height':<22}  {'confidence':>10}  description")
+    for row, description in enumerate(result):
+        box = box_text(regions.boxes[row])
+        print(f"{description.region_id:>6}  {box:<22}  {description.confidence:>10.2f}  {description.text}")
+    print(f"{len(result)} regions in {result.timing.total:.2f} s", file=sys.stderr)

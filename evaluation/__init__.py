@@ -1,1 +1,1 @@
-"""Measures of how right the words are, always through the engines that ship."""
+"""Measure the accuracy of the answers, always with the engines of a bundle."""

@@ -1,8 +1,8 @@
-"""How often a bundle is right about simulated test scenes: `python -m evaluation.accuracy --bundle engines/nano`.
+"""Measure the accuracy of a bundle on simulated test scenes: `python -m evaluation.accuracy --bundle engines/nano`.
 
-Every object, and every part of one, with more than `--min-area` visible pixels counts once. Names, colours, phrases and
-yes or no are right when they equal the simulator's words to the letter; of an answer to where something is, and of a
-detailed description, each claim is held against the scene (`osprey_sim.claims`).
+Each object or part with more than `--min-area` visible pixels counts once. Names, colors, short descriptions and
+yes-or-no answers are right if they equal the simulator's text exactly. In answers to "Where is ...?" and in detailed
+descriptions, each claim is checked against the scene (`osprey_sim.claims`).
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from osprey_sim.render import HEIGHT, MIN_AREA, WIDTH, Frame, Renderer
 from osprey_sim.scene import Scene, sample_scene
 from osprey_sim.words import CLASSES, PARTS
 
+# By the keys of the report.
 _SAME_FOR_ALL = {
     "category": QUESTIONS["category"],
     "colour": COLOR_QUESTION,
@@ -49,7 +50,7 @@ _SAME_FOR_ALL = {
 
 @dataclass(frozen=True)
 class Answer:
-    """What was asked, said and true. `truth` is None where the claims of the answer say whether it is."""
+    """A question with its answer and the true answer. If `truth` is None, the claims decide whether it is right."""
 
     question: str
     text: str
@@ -63,7 +64,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Judged:
-    """One object or part, and what was said about it: of a part its category alone."""
+    """An object or part with its answers; of a part, only the category."""
 
     seed: int
     facts: RegionFacts
@@ -80,12 +81,12 @@ class Judged:
 
     @property
     def held_out(self) -> bool:
-        """Whether no object of this colour and class was ever in training."""
+        """Whether the training scenes have no object of this color and class."""
         return (self.facts.color, self.facts.category) in HELD_OUT
 
 
 def judge_scenes(describer: Describer, seeds: Iterable[int], split: str, min_area: int) -> list[Judged]:
-    """Asks all questions about every object and part of the scenes with more than `min_area` visible pixels."""
+    """Ask all questions about each object and part of the scenes with more than `min_area` visible pixels."""
     judged: list[Judged] = []
     with Renderer(WIDTH, HEIGHT) as renderer:
         for seed in seeds:
@@ -99,10 +100,10 @@ def judge_scenes(describer: Describer, seeds: Iterable[int], split: str, min_are
             parts = {f.id: f for f in large if f.kind == "part"}
             if parts:
                 question = QUESTIONS["category"]
-                for said in describer.ask(regions_from_id_image(frame.part_ids, only=list(parts)), question):
-                    facts = parts[said.region_id]
-                    answer = Answer(question, said.text, facts.category)
-                    judged.append(Judged(seed, facts, said.confidence, {"category": answer}))
+                for result in describer.ask(regions_from_id_image(frame.part_ids, only=list(parts)), question):
+                    facts = parts[result.region_id]
+                    answer = Answer(question, result.text, facts.category)
+                    judged.append(Judged(seed, facts, result.confidence, {"category": answer}))
     return judged
 
 
@@ -110,10 +111,10 @@ def _judged_objects(
     describer: Describer, seed: int, scene: Scene, frame: Frame, objects: Sequence[RegionFacts]
 ) -> Iterator[Judged]:
     rng = np.random.default_rng(seed)
-    witness, things = ClaimChecker(scene, frame), {obj.instance_id: obj for obj in scene.objects}
+    checker, scene_objects = ClaimChecker(scene, frame), {obj.instance_id: obj for obj in scene.objects}
     regions = _regions(frame, objects)
     results = describer.answer(regions, list(_SAME_FOR_ALL.values()))
-    said = {kind: {d.region_id: d for d in result} for kind, result in zip(_SAME_FOR_ALL, results, strict=True)}
+    found = {kind: {d.region_id: d for d in result} for kind, result in zip(_SAME_FOR_ALL, results, strict=True)}
     beside = [facts.category for facts in objects]
     drawn = {
         "class": {facts.id: class_question(facts, rng, beside) for facts in objects},
@@ -121,30 +122,31 @@ def _judged_objects(
     }
     yes_or_no = {kind: _one_each(describer, frame, objects, asked) for kind, asked in drawn.items()}
     for facts in objects:
-        thing, texts = things[facts.id], {kind: of_all[facts.id].text for kind, of_all in said.items()}
+        obj, texts = scene_objects[facts.id], {kind: by_id[facts.id].text for kind, by_id in found.items()}
         answers = {
-            kind: Answer(_SAME_FOR_ALL[kind], texts[kind], getattr(facts, kind))
-            for kind in ("category", "colour", "short")
+            kind: Answer(_SAME_FOR_ALL[kind], texts[kind], truth)
+            for kind, truth in (("category", facts.category), ("colour", facts.color), ("short", facts.short))
         }
-        claims = {"detailed": witness.sentence(texts["detailed"], thing)}
-        if witness.has_relation(thing):
-            claims["relation"] = witness.relation(texts["relation"], thing)
+        claims = {"detailed": checker.sentence(texts["detailed"], obj)}
+        if checker.has_relation(obj):
+            claims["relation"] = checker.relation(texts["relation"], obj)
         for kind, made in claims.items():
             answers[kind] = Answer(_SAME_FOR_ALL[kind], texts[kind], claims=made)
         for kind, asked in drawn.items():
             answers[kind] = Answer(asked[facts.id][0], yes_or_no[kind][facts.id], asked[facts.id][1])
         pairs = pair_questions(facts, objects)
         if pairs:
-            question, truth, other = pairs[int(rng.integers(len(pairs)))]
-            both = regions.select([facts.id, other])
-            answers["pair"] = Answer(question, describer.ask_together(both, question).text, truth)
-        yield Judged(seed, facts, said["category"][facts.id].confidence, answers)
+            pair = pairs[int(rng.integers(len(pairs)))]
+            assert pair.other is not None
+            both = regions.select([facts.id, pair.other])
+            answers["pair"] = Answer(pair.question, describer.ask_together(both, pair.question).text, pair.answer)
+        yield Judged(seed, facts, found["category"][facts.id].confidence, answers)
 
 
 def _one_each(
     describer: Describer, frame: Frame, objects: Sequence[RegionFacts], asked: dict[int, tuple[str, str]]
 ) -> dict[int, str]:
-    """Answers by instance id, where each object has a question of its own."""
+    """Return answers by instance id; each object has its own question."""
     by_question: dict[str, list[RegionFacts]] = defaultdict(list)
     for facts in objects:
         by_question[asked[facts.id][0]].append(facts)
@@ -161,7 +163,7 @@ def _regions(frame: Frame, objects: Sequence[RegionFacts]) -> Regions:
 
 @dataclass(frozen=True)
 class Share:
-    """How many of how many are right."""
+    """Number of right answers and of all answers."""
 
     right: int
     of: int
@@ -176,13 +178,14 @@ class Share:
 
 
 def summary(judged: Sequence[Judged]) -> dict[str, Share]:
-    """Shares of what is right, by kind of question; of categories also for the colour-class pairs held out of training.
+    """Return the shares of right answers by kind of question, also for color-class pairs held out of training.
 
-    Raises ValueError where there is no object to judge.
+    Raises:
+        ValueError: There is no object.
     """
     objects = [j for j in judged if j.is_object]
     if not objects:
-        raise ValueError("no objects to judge: no scene showed one that is large enough")
+        raise ValueError("no scene has an object that is large enough; use more scenes or a smaller --min-area")
 
     def right(kind: str, among: Iterable[Judged] = objects) -> Share:
         return Share.among(j.answers[kind].right for j in among if kind in j.answers)
@@ -214,9 +217,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--bundle", default="nano")
     parser.add_argument("--split", choices=("test", "validation"), default="test")
     parser.add_argument("--scenes", type=int, default=200)
-    parser.add_argument("--min-area", type=int, default=MIN_AREA, help="pixels an object must exceed, of 320x240")
+    parser.add_argument(
+        "--min-area", type=int, default=MIN_AREA, help="ignore objects of at most N pixels at 320x240", metavar="N"
+    )
     parser.add_argument("--preprocessing", choices=MODES, default=MODES[0])
-    parser.add_argument("--json", type=Path, help="write the figures and every answer there")
+    parser.add_argument("--json", type=Path, help="write shares and answers to this file")
     arguments = parser.parse_args(argv)
     seeds = tqdm(range(arguments.scenes), unit="scene", file=sys.stderr)
     try:

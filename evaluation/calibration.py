@@ -1,9 +1,9 @@
-"""What confidence is worth: `python -m evaluation.calibration --bundle engines/nano [--write] [--plot FILE]`.
+"""Calibrate confidences: `python -m evaluation.calibration --bundle engines/nano [--write] [--plot FILE]`.
 
-Asks a bundle about every object of simulated validation scenes, fits how often answers are right that are as sure as
-this (isotonic regression), and prints the expected calibration error on test scenes before and after: the mean distance
-between confidence and share of right answers over 15 bins of equal width, weighted by what is in them (Naeini et al.,
-AAAI 2015; Guo et al., arXiv 1706.04599). `--write` puts the calibration into the bundle.
+Asks a bundle about each object of simulated validation scenes and fits the share of right answers to the confidence
+(isotonic regression). Prints the expected calibration error on test scenes before and after: the mean distance between
+confidence and share of right answers over 15 bins of equal width, weighted by their answers (Naeini et al., AAAI 2015;
+Guo et al., arXiv 1706.04599). `--write` writes the calibration into the bundle.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from osprey_sim.scene import sample_scene
 from osprey_sim.words import COLORS
 
 BINS = 15
-_BLOCK = 30  # answers behind each point of a curve, at least: fewer say little about a share
+_BLOCK = 30  # least number of answers of a point of a curve; fewer give a noisy share
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers of one kind: raw confidences float64 [n], and bool [n] whether they were right."""
+    """Answers of one kind: raw confidences float64 [n], and bool [n] whether they are right."""
 
     confidences: np.ndarray
     right: np.ndarray
 
     def calibrated(self, calibration: Calibration, kind: str) -> Answers:
-        """The same answers, as sure as the calibration says."""
+        """Return these answers with calibrated confidences."""
         return Answers(np.array([calibration.apply(kind, float(c)) for c in self.confidences]), self.right)
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Answers of nearly one confidence: how many, how sure they were, and how many of them were right."""
+    """Answers with similar confidences: their number, mean confidence and share of right ones."""
 
     count: int
     confidence: float
@@ -58,9 +58,12 @@ class Bin:
 def answers_of_scenes(
     describer: Describer, seeds: Iterable[int], split: str, min_area: int = MIN_AREA
 ) -> dict[str, Answers]:
-    """Category, short description and colour (from a list) of every object with more than `min_area` visible pixels."""
-    colour = AttributeSpec("colour", COLOR_QUESTION, COLORS)
-    questions = [QUESTIONS["category"], QUESTIONS["short"], colour.question]
+    """Ask for category, short description and color of each object with more than `min_area` visible pixels.
+
+    Return the answers by kind. Colors are chosen from a list.
+    """
+    color = AttributeSpec("color", COLOR_QUESTION, COLORS)
+    questions = [QUESTIONS["category"], QUESTIONS["short"], color.question]
     kinds = (CATEGORY, DESCRIPTION, ATTRIBUTE)
     found: dict[str, list[tuple[float, bool]]] = {kind: [] for kind in kinds}
     with Renderer(WIDTH, HEIGHT) as renderer:
@@ -72,7 +75,7 @@ def answers_of_scenes(
                 continue
             describer.set_image(frame.rgb)
             regions = regions_from_id_image(frame.instance_ids, only=list(objects))
-            results = describer.answer(regions, questions, constraints=[None, None, colour.constraint])
+            results = describer.answer(regions, questions, constraints=[None, None, color.constraint])
             for kind, result in zip(kinds, results, strict=True):
                 for answer in result:
                     facts = objects[answer.region_id]
@@ -85,10 +88,13 @@ def answers_of_scenes(
 
 
 def fit(answers: Answers) -> Curve:
-    """Isotonic regression of right on confidence: pools neighbours until shares do not fall, each pool large enough.
+    """Return the isotonic regression of right answers on confidence (pool adjacent violators).
 
-    A pool of n answers, k of them right, says (k + 1) / (n + 2), which is never quite 0 or 1. Answers that are equally
-    sure are in one pool. Raises BundleError where there are none.
+    A pool of n answers, k of them right, has the share (k + 1) / (n + 2), which is never 0 or 1. Answers with equal
+    confidence are in one pool.
+
+    Raises:
+        BundleError: There are no answers.
     """
     order = np.argsort(answers.confidences, kind="stable")
     confidences, right = answers.confidences[order], answers.right[order]
@@ -96,10 +102,10 @@ def fit(answers: Answers) -> Curve:
     start = 0
     while start < len(order):
         last = min(start + _BLOCK, len(order)) - 1
-        end = int(np.searchsorted(confidences, confidences[last], side="right"))  # with all that are as sure
+        end = int(np.searchsorted(confidences, confidences[last], side="right"))  # include equal confidences
         pools.append((float(confidences[start:end].sum()), int(right[start:end].sum()), end - start))
         start = end
-        # Means of neighbours may round to one number.
+        # Merge pools of equal mean as well: confidences must ascend.
         while len(pools) > 1 and (
             _share(pools[-2]) >= _share(pools[-1]) or _mean(pools[-2]) >= _mean(pools[-1]) or pools[-1][2] < _BLOCK
         ):
@@ -109,7 +115,7 @@ def fit(answers: Answers) -> Curve:
 
 
 def reliability(answers: Answers, bins: int = BINS) -> list[Bin]:
-    """The bins of equal width that are not empty, by rising confidence."""
+    """Return the bins of equal width that are not empty, by ascending confidence."""
     number = np.minimum((answers.confidences * bins).astype(int), bins - 1)
     return [
         Bin(int(inside.sum()), float(answers.confidences[inside].mean()), float(answers.right[inside].mean()))
@@ -119,18 +125,19 @@ def reliability(answers: Answers, bins: int = BINS) -> list[Bin]:
 
 
 def expected_calibration_error(answers: Answers, bins: int = BINS) -> float:
-    """Mean distance between confidence and share over the bins, weighted by their answers.
+    """Return the mean distance between confidence and share over the bins, weighted by their answers.
 
-    Raises ValueError where there are none.
+    Raises:
+        ValueError: There are no answers.
     """
     if not len(answers.right):
-        raise ValueError("no answers to judge confidences by: ask for more scenes or questions")
+        raise ValueError("no answers to judge; use more scenes or questions")
     parts = reliability(answers, bins)
     return sum(part.count * abs(part.confidence - part.share) for part in parts) / sum(part.count for part in parts)
 
 
 def draw(before: Mapping[str, Answers], after: Mapping[str, Answers], path: Path) -> None:
-    """A reliability diagram for each kind of answer."""
+    """Write a reliability diagram of each kind of answer to an image file."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -139,7 +146,7 @@ def draw(before: Mapping[str, Answers], after: Mapping[str, Answers], path: Path
     figure, axes = pyplot.subplots(1, len(before), figsize=(4 * len(before), 4), squeeze=False)
     for axis, kind in zip(axes[0], before, strict=True):
         axis.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-        for name, answers in (("as given", before[kind]), ("calibrated", after[kind])):
+        for name, answers in (("raw", before[kind]), ("calibrated", after[kind])):
             parts = reliability(answers)
             error = expected_calibration_error(answers)
             axis.plot(
@@ -170,10 +177,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--bundle", default="nano")
     parser.add_argument("--fit-scenes", type=int, default=300, help="validation scenes to fit on")
     parser.add_argument("--scenes", type=int, default=200, help="test scenes to measure on")
-    parser.add_argument("--min-area", type=int, default=MIN_AREA, help="pixels an object must exceed, of 320x240")
-    parser.add_argument("--write", action="store_true", help="put the calibration into the bundle")
-    parser.add_argument("--plot", type=Path, help="draw the reliability diagram there")
-    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument(
+        "--min-area", type=int, default=MIN_AREA, help="ignore objects of at most N pixels at 320x240", metavar="N"
+    )
+    parser.add_argument("--write", action="store_true", help="write the calibration into the bundle")
+    parser.add_argument("--plot", type=Path, help="write the reliability diagram to this file")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args(argv)
     try:
         describer = Describer(arguments.bundle)
@@ -185,7 +194,7 @@ def main(argv: list[str] | None = None) -> int:
             for split, scenes in parts
         )
         if not len(validation[CATEGORY].right) or not len(test[CATEGORY].right):
-            print("calibration: no scene showed an object that is large enough: ask for more scenes", file=sys.stderr)
+            print("calibration: no scene has an object that is large enough; use more scenes", file=sys.stderr)
             return 2
         calibration = Calibration(
             {kind: fit(answers) for kind, answers in validation.items()},
@@ -193,7 +202,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         after = {kind: answers.calibrated(calibration, kind) for kind, answers in test.items()}
         if arguments.write:
-            # Those of other kinds, such as evaluation/queries.py fits, stay.
+            # Keep the curves of other kinds, such as that of evaluation/queries.py.
             known = describer.bundle.calibration().curves
             write_calibration(describer.bundle.root, replace(calibration, curves={**known, **calibration.curves}))
     except OspreyError as error:

@@ -1,7 +1,7 @@
-"""How often a bundle says of your own masks what you wrote: `python -m evaluation.own_masks --bundle DIR --file JSON`.
+"""Measure accuracy on your own masks: `python -m evaluation.own_masks --bundle DIR --file JSON --images DIR`.
 
-The file is what the reader own_masks reads: COCO annotations with a category and, where you have them, a caption, a
-description and attributes. An answer is right when it equals yours, upper case and full stops aside.
+The file has the format of the reader own_masks: COCO annotations with a category and, optionally, a caption, a
+description and attributes. An answer is right if it equals yours, except for upper case and a final period.
 """
 
 from __future__ import annotations
@@ -27,18 +27,21 @@ from osprey_torch.readers.records import Record, Skipped
 
 @dataclass(frozen=True)
 class Share:
-    """What became of one question about regions whose category is `category`."""
+    """Result of a question about the regions of a category."""
 
     question: str
     category: str
     asked: int
     right: int
-    instead: dict[str, int]  # the commonest wrong answers
+    instead: dict[str, int]  # the most frequent wrong answers with their counts
 
 
 def judge(describer: Describer, records: Iterable[Record]) -> list[Share]:
-    """Asks every question of the records, all regions of a picture together; shares by question and true category."""
-    said: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+    """Ask the questions of the records, and return shares by question and true category.
+
+    All regions of an image are asked about together.
+    """
+    answered: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
     for record in records:
         wanted = {(turn.regions[0], turn.question): turn.answer for (turn,) in record.dialogues}
         masks = np.stack([mask.decode() for mask in record.masks])
@@ -53,9 +56,9 @@ def judge(describer: Describer, records: Iterable[Record]) -> list[Share]:
                 key = (int(row), question)
                 if key in wanted:
                     category = wanted[int(row), QUESTIONS["category"]]
-                    said[question, category].append((wanted[key], result.text))
+                    answered[question, category].append((wanted[key], result.text))
     shares = []
-    for (question, category), pairs in said.items():
+    for (question, category), pairs in answered.items():
         wrong = Counter(found for true, found in pairs if _plain(found) != _plain(true))
         right = len(pairs) - wrong.total()
         shares.append(Share(question, category, len(pairs), right, dict(wrong.most_common(3))))
@@ -66,8 +69,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", required=True, help="folder or name of the engine bundle")
     parser.add_argument("--file", type=Path, required=True, metavar="JSON", help="annotations")
-    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the pictures")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="also write every figure")
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the images")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="also write the figures to this file")
     arguments = parser.parse_args(argv)
     skipped = Skipped()
     try:
@@ -78,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     if skipped.count:
         print(skipped.summary(), file=sys.stderr)
     if not shares:
-        print(f"own_masks: nothing to judge: {arguments.file} has no mask that can be used", file=sys.stderr)
+        print(f"own_masks: nothing to judge: {arguments.file} has no usable mask", file=sys.stderr)
         return 2
     for question in dict.fromkeys(share.question for share in shares):
         asked = [share for share in shares if share.question == question]

@@ -1,9 +1,9 @@
-"""Whether a bundle says what the plain PyTorch loop over regions says: `python -m evaluation.parity --bundle DIR`.
+"""Compare the engines with a plain PyTorch loop over regions: `python -m evaluation.parity --bundle DIR`.
 
-Both sides have the same weights, those of the bundle's engines. The loop answers region by region with a KV cache; the
-engines answer in several ways that must make no difference: all regions of a picture at once, in another order, few at
-a time so that waiting regions take the place of those that have ended, and alone. Use a bundle in fp32
-(`build_engines.py --llm fp32 --lm-head fp32`): int4 engines on the CPU may multiply in int8.
+Both sides have the same weights, those of the bundle's engines. The loop decodes region by region with a KV cache. The
+engines decode in several ways that must give the same answers: all regions of an image at once, in another order, few
+at a time (a waiting region replaces a finished one), and alone. Use a bundle in fp32
+(`build_engines.py --llm fp32 --lm-head fp32`): int4 engines on the CPU can multiply in int8.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from osprey_torch.model import Osprey
 from osprey_torch.readback import model_from_bundle
 from osprey_torch.reference import generate_region
 
-FEW = 3  # regions at a time, where few are decoded together
+FEW = 3  # regions that are decoded together in the way "few at a time"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A region about which the two sides say different things, and how near the tie was at the first difference."""
+    """A region with different answers, and the gap of log-probabilities at the first different token."""
 
     seed: int
     region: int
@@ -46,22 +46,22 @@ class Difference:
     engine: str
     loop: str
     step: int
-    logprob_gap: float  # of the token that the loop chose, between the loop and the engines' own choice
+    logprob_gap: float  # of the loop's token in the loop, minus that of the engines' token in the engines
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How many regions were compared in how many ways, and where they differ."""
+    """Numbers of compared regions and tokens, the ways, and the differences."""
 
     regions: int
     tokens: int
     ways: tuple[str, ...]
-    largest_logprob_difference: float  # over all tokens that are the same
+    largest_logprob_difference: float  # over all equal tokens
     differences: tuple[Difference, ...]
 
 
 class Loop:
-    """The PyTorch side."""
+    """Answer a question region by region with the PyTorch model of a bundle."""
 
     def __init__(self, bundle: Bundle, question: str) -> None:
         self.model: Osprey = model_from_bundle(bundle)
@@ -71,7 +71,7 @@ class Loop:
 
     @torch.inference_mode()
     def __call__(self, rgb: np.ndarray, regions: Regions, new_tokens: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Tokens and log-probabilities for each region."""
+        """Return tokens and log-probabilities of each region."""
         features, image_tokens = self.model.encode_image(torch.from_numpy(preprocess(rgb, self.spec)))
         answers = []
         for region in regions.ids:
@@ -88,7 +88,7 @@ class Loop:
 
 
 def scenes(count: int, min_area: int) -> Iterator[tuple[int, np.ndarray, Regions]]:
-    """Seed, picture and regions of test scenes until there are `count` regions."""
+    """Yield seed, image and regions of test scenes until there are `count` regions."""
     with Renderer(WIDTH, HEIGHT) as renderer:
         seed = 0
         while count > 0:
@@ -102,7 +102,7 @@ def scenes(count: int, min_area: int) -> Iterator[tuple[int, np.ndarray, Regions
 
 
 def compare(bundle: Bundle, regions: int, style: str, new_tokens: int, threads: int | None = None) -> Parity:
-    """Answers both ways about this many regions of test scenes."""
+    """Compare the answers of the loop and the engines for this number of regions of test scenes."""
     question = QUESTIONS[style]
     loop = Loop(bundle, question)
     together, few = Describer(bundle, threads), Describer(bundle, threads, max_parallel=FEW)
@@ -119,7 +119,7 @@ def compare(bundle: Bundle, regions: int, style: str, new_tokens: int, threads: 
         "in another order": shuffled,
         f"{FEW} at a time": lambda chosen: [few.ask(chosen, question, new_tokens)],
         "alone": alone,
-        # The words of both questions are decoded in one pass, behind a shorter prefix and with stems.
+        # Both questions are decoded in one pass, with a shorter shared prefix.
         "with a second question": lambda chosen: [together.answer(chosen, [question, "Is it red?"], new_tokens)[0]],
     }
     compared = tokens = 0
@@ -140,7 +140,7 @@ def compare(bundle: Bundle, regions: int, style: str, new_tokens: int, threads: 
                     largest = max(largest, float(np.abs(description.logprobs[:step] - other_logprobs[:step]).max()))
                 if len(unequal) or len(own) != len(other):
                     gap = float(other_logprobs[step] - description.logprobs[step]) if len(unequal) else float("nan")
-                    words = (loop.builder.decode(own), loop.builder.decode(other))
+                    words = (loop.builder.decode(own.tolist()), loop.builder.decode(other.tolist()))
                     differences.append(Difference(seed, description.region_id, way, *words, step, gap))
         compared += len(chosen)
         tokens += sum(len(answer) for answer, _ in expected.values())

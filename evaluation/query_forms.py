@@ -1,7 +1,7 @@
 """Questions with negation, superlatives, ordinals and clauses about simulated scenes, with their right answers.
 
 Right answers come from the simulator: what objects are, which parts they have, how large they are and where they stand.
-A question is drawn only if its answer is clear, such as a size at least 1.25 times that of the next object.
+A question is used only if its answer is clear, such as a size at least 1.25 times that of the next object.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class FormQuestions(Questions):
         }
 
     def draw(self, kind: str) -> Question | None:
-        """Return a question of a form, None if the one that was drawn has no clear answer in this scene."""
+        """Return a question of a form, or None if the sampled question has no clear answer in this scene."""
         forms: dict[str, tuple[Callable[[], Question | None], ...]] = {
             NEGATION: (self._not_noun, self._not_color, self._without_part, self._all_but, self._neither),
             SUPERLATIVE: (self._size, self._size, self._outermost, self._distant),
@@ -63,7 +63,7 @@ class FormQuestions(Questions):
         return Question(NEGATION, f"not the {noun}", self._all() - self._ids(noun))
 
     def _not_color(self) -> Question:
-        """Objects of a kind without a color, also if all of them have it: then there are none."""
+        """Return a question for objects of a class without a color; none is right if all have this color."""
         target = self._pick(self._objects)
         others = [obj for obj in self._objects if obj.category == target.category and obj.color != target.color]
         color = self._pick(others).color if others else target.color
@@ -98,7 +98,7 @@ class FormQuestions(Questions):
     # Superlatives and ordinals
 
     def _several(self, least: int, levels: Sequence[int] = (1, 2, 3)) -> tuple[str, list[SceneObject]] | None:
-        """Return words for at least ``least`` objects, and these objects."""
+        """Return a noun for at least ``least`` objects, and these objects."""
         noun = self._noun(self._pick(self._objects), int(self._rng.choice(levels)))
         meant = [obj for obj in self._objects if obj.instance_id in self._ids(noun)]
         return (noun, meant) if len(meant) >= least else None
@@ -118,7 +118,7 @@ class FormQuestions(Questions):
         sizes = [measure(obj) for obj in ranked[:2]]
         if max(sizes) / min(sizes) < CLEAR_RATIO:
             return None
-        # Things of different kinds must be ordered alike by volume and by extent.
+        # Use it only if volume and extent give the same first object.
         longest = sorted(meant, key=lambda obj: -sign * _longest(obj))
         if longest[0] is not ranked[0]:
             return None

@@ -9,14 +9,16 @@ import numpy as np
 from osprey_sim import words
 from osprey_sim.scene import Scene, camera_pose, object_center
 from osprey_sim.scene import SceneObject as SimObject
+from osprey_sim.shapes import Array
 
 NAMED, RELATED, ABSENT = "category and color", "relation", "not there"
-_NEXT_TO, _CLEARLY = 0.25, 1.5  # meters, and how much nearer than the next one
+_NEXT_TO = 0.25  # meters
+_CLEARLY = 1.5  # ratio of distances that makes a relation clear
 
 
 @dataclass(frozen=True)
 class Question:
-    """Words, their kind, and the instance ids that are a right answer (none if the object is not there).
+    """A question, its kind, and the instance ids that are a right answer (none if the object is absent).
 
     With ``complete``, an answer is right only if it has all of these.
     """
@@ -36,12 +38,12 @@ class Questions:
         rotation = camera_pose(scene.camera)[1]
         right = rotation[:, 0]
         away = np.array([-right[1], right[0], 0.0])
-        self._place = {
+        self._place: dict[int, Array] = {
             obj.instance_id: np.array([object_center(obj) @ right, object_center(obj) @ away]) for obj in self._objects
         }
 
     def draw(self, kind: str) -> Question | None:
-        """Return a question of a kind, None if the one that was drawn does not suit this scene."""
+        """Return a question of a kind, or None if the sampled question does not fit this scene."""
         return {NAMED: self._named, RELATED: self._related, ABSENT: self._absent}[kind]()
 
     def _named(self) -> Question:
@@ -51,18 +53,18 @@ class Questions:
 
     def _absent(self) -> Question | None:
         """Return a question for a category that is absent, or for one that is present in another color only."""
-        colour = str(self._rng.choice(words.COLORS))
+        color = str(self._rng.choice(words.COLORS))
         if self._rng.random() < 0.5:
             category = self._pick(self._objects).category
         else:
             category = str(self._rng.choice(sorted(set(words.CLASSES) - {obj.category for obj in self._objects})))
             if self._rng.random() < 0.5:
                 return Question(ABSENT, f"the {category}", frozenset())
-        noun = f"{colour} {category}"
+        noun = f"{color} {category}"
         return None if self._ids(noun) else Question(ABSENT, f"the {noun}", frozenset())
 
     def _related(self) -> Question | None:
-        """Return a question for an object that only its relation to another object tells from its like."""
+        """Return a question for an object that only its relation to another object identifies."""
         reference, target = self._pick(self._objects), self._pick(self._objects)
         about = f"{reference.color} {reference.category}"
         if target is reference or len(self._ids(about)) > 1:
@@ -98,7 +100,7 @@ class Questions:
     def _is(self, relation: str, target: int, reference: int, others: frozenset[int]) -> bool:
         """Return whether the target is clearly in the relation and all others are clearly not."""
 
-        def step(instance: int) -> np.ndarray:
+        def step(instance: int) -> Array:
             return self._place[instance] - self._place[reference]
 
         if relation == "next to":

@@ -1,7 +1,7 @@
-"""Builds osprey_interfaces into the running virtual environment: `.venv/bin/python tools/build_interfaces.py`.
+"""Build osprey_interfaces into the running virtual environment: `.venv/bin/python tools/build_interfaces.py`.
 
-It is built against the ROS 2 that is sourced, else against the wheels of the environment. Takes about 15 s on 2 cores.
-cmake and ninja are fetched from PyPI where they are missing; a C and a C++ compiler must be there.
+The build uses the sourced ROS 2, or else the wheels of the environment. It takes about 15 s on 2 cores. cmake and ninja
+are installed from PyPI if they are missing; a C and a C++ compiler are required.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ FROM_PYPI = {"cmake": "cmake==3.31.10", "ninja": "ninja==1.13.0"}
 def main() -> None:
     prefix = Path(sys.prefix)
     if prefix == Path(sys.base_prefix):
-        sys.exit("this installs into a virtual environment: run it as .venv/bin/python tools/build_interfaces.py")
+        sys.exit("not a virtual environment; run `.venv/bin/python tools/build_interfaces.py`")
     if not any(shutil.which(name) for name in (os.environ.get("CXX"), "c++", "g++", "clang++") if name):
-        sys.exit("no C++ compiler found: install one (Debian and Ubuntu: `apt-get install build-essential`)")
+        sys.exit("no C++ compiler found; install one (Debian and Ubuntu: `apt-get install build-essential`)")
     path = os.pathsep.join((str(prefix / "bin"), os.environ.get("PATH", "")))
     missing = [package for name, package in FROM_PYPI.items() if not shutil.which(name, path=path)]
     if missing:
         run([sys.executable, "-m", "pip", "install", "--quiet", *missing], "pip.log", path)
 
-    shutil.rmtree(BUILD, ignore_errors=True)  # a cache made with another Python or ROS would be used again
+    shutil.rmtree(BUILD, ignore_errors=True)  # its cache may be of another Python or ROS
     prefixes = [str(prefix), *filter(None, os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep))]
     print(f"building osprey_interfaces for {prefix}", flush=True)
-    configure = [
+    configure: list[str | Path] = [
         *("cmake", "-S", SOURCE, "-B", BUILD / "cmake", "-G", "Ninja"),
         *(f"-DCMAKE_INSTALL_PREFIX={prefix}", f"-DCMAKE_PREFIX_PATH={';'.join(dict.fromkeys(prefixes))}"),
         *(f"-DPython3_EXECUTABLE={sys.executable}", "-DCMAKE_BUILD_TYPE=Release", "-DBUILD_TESTING=OFF"),
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def run(command: list[str | Path], log_name: str, path: str) -> None:
-    """Runs a command quietly; where it fails, shows the end of its output and stops."""
+    """Run a command with its output in a log file. If it fails, print the end of the log and exit."""
     BUILD.mkdir(parents=True, exist_ok=True)
     log = BUILD / log_name
     with log.open("wb") as output:
@@ -56,7 +56,7 @@ def run(command: list[str | Path], log_name: str, path: str) -> None:
     if status:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-40:])
         sys.exit(
-            f"{tail}\n\n`{command[0]}` failed with status {status} while building osprey_interfaces; all of it: {log}"
+            f"{tail}\n\n`{command[0]}` failed with status {status} while building osprey_interfaces; full log: {log}"
         )
 
 

@@ -1,7 +1,6 @@
-"""Makes sure that MuJoCo can draw without a display, in software: `.venv/bin/python tools/check_rendering.py`.
+"""Check that MuJoCo renders without a display, in software: `.venv/bin/python tools/check_rendering.py`.
 
-Where that does not work, installs the Mesa libraries with apt if that is allowed without a password,
-else says what to install.
+If it does not, install the Mesa libraries with apt if no password is needed, or else name the packages to install.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ def main() -> None:
         problem = probe()
     if problem:
         sys.exit(
-            f"{problem}\nThe simulator cannot draw without a display: install Mesa "
+            f"{problem}\nThe simulator cannot render without a display; install Mesa "
             f"(Debian and Ubuntu: `sudo apt-get install {' '.join(PACKAGES)}`) and try again."
         )
 
 
 def probe() -> str:
-    """Opens a drawing context in a process of its own. Returns what went wrong, empty if it worked."""
+    """Open a GL context in another process. Return the error, or "" if it works."""
     result = subprocess.run([sys.executable, "-c", PROBE], cwd=ROOT, capture_output=True, text=True, check=False)
     if result.returncode == 0:
         return ""
@@ -37,7 +36,7 @@ def probe() -> str:
 
 
 def install() -> bool:
-    """Installs the Mesa libraries as root or through a sudo that asks nothing. Returns whether that worked."""
+    """Install the Mesa libraries as root or with a sudo that needs no password. Return whether it succeeded."""
     apt = shutil.which("apt-get")
     if apt is None:
         return False

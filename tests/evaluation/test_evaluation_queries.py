@@ -1,4 +1,4 @@
-"""The evaluation of questions: a sample is answered, and the command prints its figures."""
+"""The evaluation of questions: accuracy on a sample, and the figures of the command."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_sample_of_the_measured_questions_is_answered(describer: Describer) ->
     assert [one.text for one in again] == [one.text for one in asked[:4]]
 
 
-def test_what_was_not_asked_has_no_share() -> None:
+def test_kinds_without_questions_have_no_share() -> None:
     one = measured.Asked(0, measured.NAMED, "the red mug", (1,), True, (0.9,), (True,))
     assert measured.summary([one]) == {measured.NAMED: 1.0}
     missed = replace(one, kind=measured.ABSENT)
@@ -39,10 +39,10 @@ def test_what_was_not_asked_has_no_share() -> None:
     assert measured.summary([]) == {}
 
 
-def test_the_command_leaves_out_what_was_not_asked(
+def test_the_command_omits_kinds_without_questions(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The object is far from what was asked: no score comes into question.
+    # The object does not match the question, so no score is plausible.
     asked = [measured.Asked(0, measured.NAMED, "the red mug", (), False, (0.001,), (True,))]
     monkeypatch.setattr(measured, "ask", lambda *_: asked)
     monkeypatch.setattr(measured, "ask_forms", lambda *_: [])

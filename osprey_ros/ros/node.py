@@ -8,17 +8,12 @@ is reported, and the node continues with the next one. ``/diagnostics`` has the 
 
 from __future__ import annotations
 
-import functools
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from typing import Any
 
-import rclpy.logging
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.clock import Clock, ClockType
-from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
@@ -29,67 +24,21 @@ from osprey_ros.ros.diagnostics import status
 from osprey_ros.ros.diagnostics.statistics import ObjectCounts, Statistics, Summary
 from osprey_ros.ros.diagnostics.updater import Diagnostics
 from osprey_ros.ros.inputs.frame_inputs import FrameInputs
-from osprey_ros.ros.log_forwarding import RosLogHandler
+from osprey_ros.ros.logs import RosLogHandler, ThrottledLog
 from osprey_ros.ros.outputs.publishers import Outputs
 from osprey_ros.ros.parameter_node import ParameterNode
 from osprey_ros.ros.run import run_node
 from osprey_ros.ros.runtime import Runtime
 from osprey_ros.ros.services.server import Services
+from osprey_ros.ros.transitions import logged
 from osprey_ros.ros.worker import LatestWorker
 from osprey_ros.system import process_memory as memory
 from osprey_ros.timing import Timing
-
-LOG_PERIOD = 5.0  # seconds before the same cause of a failed frame is logged again
 
 _UNCONFIGURED = "the node is unconfigured; configure and activate it, or start it with autostart:=true"
 _INACTIVE = "the node is inactive; activate it"
 _FINALIZED = "the node was shut down; restart its process"
 _STAGES = ("preprocess", "vision", "regions", "prefix", "branches")  # fields of Timing
-_TRANSITIONS = {  # by callback: the transition, and what the log says at its start and end
-    "on_configure": ("configure", "Configuring", "Configured"),
-    "on_activate": ("activate", "Activating", "Activated"),
-    "on_deactivate": ("deactivate", "Deactivating", "Deactivated"),
-    "on_cleanup": ("cleanup", "Cleaning up", "Cleaned up"),
-    "on_shutdown": ("shutdown", "Shutting down", "Shut down"),
-    "on_error": ("error handling", "Handling the error", "Handled the error"),
-}
-
-Transition = Callable[["OspreyNode", LifecycleState], TransitionCallbackReturn]
-
-
-def _logged(transition: Transition) -> Transition:
-    """Log the duration of a transition, and report its failure in the log and in /diagnostics.
-
-    rclpy discards exceptions of transitions. An OspreyError, whose message contains the remedy, makes the transition
-    return FAILURE. Any other exception makes it return ERROR.
-    """
-    name, present, past = _TRANSITIONS[transition.__name__]
-
-    @functools.wraps(transition)
-    def wrapped(self: OspreyNode, state: LifecycleState) -> TransitionCallbackReturn:
-        started = time.monotonic()
-        log = self.get_logger()
-        log.info(f"{present} ...")
-        try:
-            result = transition(self, state)
-        except OspreyError as error:
-            self._problem = f"{name} failed: {error}"
-            log.error(self._problem)
-            result = TransitionCallbackReturn.FAILURE
-        except Exception as error:
-            self._problem = f"{name} failed: {type(error).__name__}: {error}"
-            log.error(f"{name} failed:\n{traceback.format_exc()}")
-            result = TransitionCallbackReturn.ERROR
-        else:
-            if transition.__name__ != "on_error":  # the problem that led to on_error is not solved by it
-                self._problem = ""
-            log.info(f"{past} in {time.monotonic() - started:.1f} s")
-            return result
-        if self._runtime is None:
-            memory.give_back()  # engines loaded before the failure; the exception held them until here
-        return result
-
-    return wrapped
 
 
 class OspreyNode(ParameterNode):
@@ -112,8 +61,7 @@ class OspreyNode(ParameterNode):
         self._statistics = Statistics()
         self._problem = ""  # why the last transition failed
         self._finalized = False  # no transition leads out of this state
-        self._throttled: dict[str, RcutilsLogger] = {}  # by cause
-        self._steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
+        self._throttled = ThrottledLog(self.get_logger().name)
         self._server = Services(self)
         self._server.refuse(_UNCONFIGURED)
         self._diagnostics = Diagnostics(self, self._collect_status)
@@ -123,7 +71,7 @@ class OspreyNode(ParameterNode):
         if self._settings.autostart and self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             self.trigger_activate()
 
-    @_logged
+    @logged
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the engines and the scene, and create the publishers.
 
@@ -143,7 +91,7 @@ class OspreyNode(ParameterNode):
         self._refuse(_INACTIVE)
         return super().on_configure(state)
 
-    @_logged
+    @logged
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe to the inputs and answer requests.
 
@@ -160,7 +108,7 @@ class OspreyNode(ParameterNode):
         self.get_logger().info(f"subscribed to {', '.join(self._inputs.topics.values())}")
         return result
 
-    @_logged
+    @logged
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe, and stop the current frame or answer.
 
@@ -173,7 +121,7 @@ class OspreyNode(ParameterNode):
         self.get_logger().info(f"{summary.described} frames described, {summary.replaced} dropped for later frames")
         return super().on_deactivate(state)
 
-    @_logged
+    @logged
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the engines and close the scene file.
 
@@ -184,7 +132,7 @@ class OspreyNode(ParameterNode):
         self._release()
         return super().on_cleanup(state)
 
-    @_logged
+    @logged
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe, free the engines and close the scene file.
 
@@ -197,7 +145,7 @@ class OspreyNode(ParameterNode):
         self._refuse(_FINALIZED)
         return super().on_shutdown(state)
 
-    @_logged
+    @logged
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free everything after a transition returned ERROR.
 
@@ -217,6 +165,12 @@ class OspreyNode(ParameterNode):
         if self._log_handler is not None:
             self._log_handler.close()
         super().destroy_node()
+
+    def note_transition(self, problem: str) -> None:
+        """Note why a transition failed, for /diagnostics; "" if it succeeded."""
+        self._problem = problem
+        if problem and self._runtime is None:
+            memory.give_back()  # of engines that were loaded before the failure
 
     def _check_parameters(self, changes: list[Parameter[Any]]) -> SetParametersResult:
         try:
@@ -287,12 +241,7 @@ class OspreyNode(ParameterNode):
             empty_reason = f"{raw.topics[raw.regions_from]}: {result.empty_reason}" if result.empty_reason else ""
             self._statistics.described(age, seconds, counts, empty_reason)
             if empty_reason:
-                logger = self._logger_of("empty")
-                logger.warning(
-                    f"{empty_reason}; an empty array is published",
-                    throttle_duration_sec=LOG_PERIOD,
-                    throttle_time_source_type=self._steady_clock,
-                )
+                self._throttled.warning("empty", f"{empty_reason}; an empty array is published")
         except OspreyError as error:
             topic, _, _ = str(error).partition(": ")
             if topic in raw.topics.values():  # the conversion of one message failed
@@ -307,17 +256,7 @@ class OspreyNode(ParameterNode):
 
     def _fail(self, cause: str, reason: str, details: str = "") -> None:
         self._statistics.failed(reason)
-        self._logger_of(cause).error(
-            f"{reason}\n{details}".rstrip(),
-            throttle_duration_sec=LOG_PERIOD,
-            throttle_time_source_type=self._steady_clock,
-        )
-
-    def _logger_of(self, cause: str) -> RcutilsLogger:
-        """Return a logger for one cause: rclpy throttles each logger object separately, so new causes show at once."""
-        if cause not in self._throttled:
-            self._throttled[cause] = rclpy.logging.get_logger(self.get_logger().name)
-        return self._throttled[cause]
+        self._throttled.error(cause, f"{reason}\n{details}".rstrip())
 
     def _summary(self) -> Summary:
         return self._statistics.summary(self._worker.replaced if self._worker is not None else 0)

@@ -1,4 +1,4 @@
-"""Records of this package's loggers in the log of a node."""
+"""The log of a node: records of this package's loggers, and throttling by cause."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from rclpy.impl.logging_severity import LoggingSeverity
 from rclpy.logging import get_logger
 
-from osprey_ros.ros.log_forwarding import LIBRARY, RosLogHandler
+from osprey_ros.ros.logs import LIBRARY, RosLogHandler, ThrottledLog
 
 SOURCE = logging.getLogger("osprey_ros.some.module")
 
@@ -61,3 +61,13 @@ def test_the_level_of_the_node_counts_and_threads_may_log(
     output = "".join(capfd.readouterr())
     assert "from a thread" in output
     assert "after the end" not in output
+
+
+def test_each_cause_is_logged_at_once_and_then_rarely(capfd: pytest.CaptureFixture[str]) -> None:
+    log = ThrottledLog("throttled")
+    for number in range(5):
+        log.error("size", f"the image is {number} pixels wide")
+        log.error("encoding", f"encoding {number} is not supported")
+        log.warning("empty", f"frame {number} is empty")
+    lines = [line.split("]: ")[1] for line in "".join(capfd.readouterr()).splitlines() if "[throttled]" in line]
+    assert lines == ["the image is 0 pixels wide", "encoding 0 is not supported", "frame 0 is empty"]

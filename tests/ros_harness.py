@@ -1,4 +1,4 @@
-"""What the ROS tests share: a DDS domain of their own, nodes as child processes, and a client that looks at them."""
+"""Tools of the ROS tests: separate DDS domains, nodes as child processes, and a client."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ REACHED = {"configure": "inactive", "activate": "active", "deactivate": "inactiv
 
 @contextmanager
 def ros_environment(folder: Path) -> Iterator[dict[str, str]]:
-    """Environment variables with a DDS domain that no other test run on this machine uses at the same time."""
+    """Yield environment variables with a DDS domain that no other test run on this machine uses at the same time."""
     for domain in range(1, 102):
         lock = open(f"/tmp/osprey-test-domain-{domain}.lock", "w")  # noqa: SIM115 - held open for the whole block
         try:
@@ -56,7 +56,7 @@ def ros_environment(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def osprey_node(env: dict[str, str], folder: Path, *parameters: str, bundle: str = BUNDLE) -> NodeProcess:
-    """The node as a process, its inputs on /image and /segmentation; ``parameters`` are written ``name:=value``."""
+    """Start the node as a process with inputs /image and /segmentation; ``parameters`` are ``name:=value``."""
     arguments = ["--ros-args"]
     for parameter in (f"bundle:={bundle}", *parameters):
         arguments += ["-p", parameter]
@@ -64,7 +64,7 @@ def osprey_node(env: dict[str, str], folder: Path, *parameters: str, bundle: str
 
 
 class Client:
-    """A node in this process: publishes frames, keeps what the osprey node publishes, calls its services."""
+    """A node in this process that publishes frames, keeps the results, and calls services of the osprey node."""
 
     def __init__(
         self, env: dict[str, str], reliability: ReliabilityPolicy = ReliabilityPolicy.RELIABLE, publish: bool = True
@@ -93,13 +93,13 @@ class Client:
             self.segmentation = self.node.create_publisher(Image, "segmentation", qos)
 
     def listen_to_overlay(self) -> None:
-        """Subscribes to the overlay, which makes the node draw it."""
+        """Subscribe to the overlay, so that the node draws it."""
         self.node.create_subscription(
             Image, "/osprey/overlay", lambda message: self.overlays.update({stamp_of(message): message}), 5
         )
 
     def listen_to_diagnostics(self) -> None:
-        """Keeps what the node says about itself."""
+        """Subscribe to /diagnostics and keep the latest entries."""
         self.node.create_subscription(
             DiagnosticArray,
             "/diagnostics",
@@ -115,7 +115,7 @@ class Client:
         meanwhile: Callable[[], Any] = lambda: None,
         counted: str | None = None,
     ) -> dict[str, str]:
-        """Waits until a status of the node has this level and text; returns its values.
+        """Wait until a status of the node has this level and text; return its values.
 
         ``meanwhile`` is called about fifty times a second. ``counted`` is a value that must be above 0 as well: what
         the text speaks of may be counted only later.
@@ -135,7 +135,7 @@ class Client:
             raise AssertionError(f"{text!r} was not said; last: {self.statuses.get(f'osprey: {name}')}") from error
 
     def close(self) -> None:
-        """Leaves the graph."""
+        """Leave the graph."""
         self.executor.shutdown()
         for action in self.actions.values():
             action.destroy()
@@ -143,7 +143,7 @@ class Client:
         rclpy.shutdown(context=self.context)
 
     def wait_for(self, condition: Callable[[], Any], what: str, seconds: float = DEADLINE) -> Any:
-        """Serves callbacks until the condition gives something true, and returns that. Fails after ``seconds``."""
+        """Run callbacks until the condition returns a true value, and return it. Fails after ``seconds``."""
         deadline = time.monotonic() + seconds
         while not (value := condition()):
             assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
@@ -151,7 +151,7 @@ class Client:
         return value
 
     def wait_until_heard(self) -> None:
-        """Waits until the node is subscribed to both inputs, and this client to its output."""
+        """Wait until the node is subscribed to both inputs, and this client to its output."""
         publishers = (self.image, self.segmentation)
         self.wait_for(lambda: all(p.get_subscription_count() for p in publishers), "the node subscribes")
         self.wait_for(lambda: self.node.count_publishers("/osprey/objects"), "the node publishes")
@@ -159,17 +159,17 @@ class Client:
     def send(
         self, stamp: int, image: np.ndarray, ids: np.ndarray, encodings: tuple[str, str] = ("rgb8", "mono16")
     ) -> None:
-        """Publishes one frame."""
+        """Publish one frame."""
         header = messages.header_message(stamp, "camera_optical_frame")
         self.image.publish(messages.image_message(image, encodings[0], header))
         self.segmentation.publish(messages.image_message(ids, encodings[1], header))
 
     def described(self, stamp: int) -> Any:
-        """The answer to the frame of this stamp."""
+        """Wait for the result of the frame with this stamp, and return it."""
         return self.wait_for(lambda: self.results.get(stamp), f"the frame {stamp} is described")
 
     def service(self, kind: type, name: str) -> Any:
-        """The client of a service, which is there."""
+        """Return the client of a service once the service exists."""
         client = self.clients.get(name)
         if client is None:
             client = self.clients[name] = self.node.create_client(kind, name)
@@ -177,7 +177,7 @@ class Client:
         return client
 
     def action(self, kind: type, name: str) -> ActionClient:
-        """The client of an action, which is there."""
+        """Return the client of an action once the action exists."""
         client = self.actions.get(name)
         if client is None:
             client = self.actions[name] = ActionClient(self.node, kind, name)
@@ -185,7 +185,7 @@ class Client:
         return client
 
     def call(self, kind: type, name: str, request: Any, again: bool = True) -> Any:
-        """Calls a service of the node.
+        """Call a service of the node and return its response.
 
         ``again``: whether to ask again where no answer comes: a service that has not yet discovered the reader of a new
         client sends its first answer nowhere. Not for requests that do something else the second time.
@@ -204,36 +204,36 @@ class Client:
         return self.wait_for(answered, f"{name} answers").result()
 
     def change_state(self, transition: str) -> bool:
-        """Asks for a lifecycle transition by its label; returns whether it succeeded."""
+        """Request a lifecycle transition by its label; return whether it succeeded."""
         request = ChangeState.Request(transition=Transition(label=transition))
         answer = self.service(ChangeState, "/osprey/change_state").call_async(request)
         asked = time.monotonic()
         self.wait_for(lambda: answer.done() or time.monotonic() - asked > PATIENCE, f"{transition} is answered")
         if answer.done():
             return answer.result().success
-        # The answer is lost, see `call`, or it takes long; the state is requested after it has ended.
+        # The response is lost (see `call`) or takes long. The node answers the next request after the transition.
         if self.state() == REACHED.get(transition):
             return True
         return self.call(ChangeState, "/osprey/change_state", request, again=False).success
 
     def deactivate(self) -> None:
-        """Deactivates the node, and waits until the publishers here know that it is not subscribed any more."""
+        """Deactivate the node, and wait until the publishers of this client have no subscriber any more."""
         assert self.change_state("deactivate")
         publishers = (self.image, self.segmentation)
         self.wait_for(lambda: not any(p.get_subscription_count() for p in publishers), "the node unsubscribes")
 
     def state(self) -> str:
-        """Label of the lifecycle state."""
+        """Return the label of the lifecycle state."""
         return self.call(GetState, "/osprey/get_state", GetState.Request()).current_state.label
 
     def set_parameter(self, name: str, value: Any) -> Any:
-        """Sets a parameter; returns the SetParametersResult."""
+        """Set a parameter; return the SetParametersResult."""
         request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
         return self.call(SetParameters, "/osprey/set_parameters", request).results[0]
 
 
 def tabletop(width: int = 160, height: int = 120) -> tuple[np.ndarray, np.ndarray]:
-    """An image, uint8 [H, W, 3], with three colored patches, and their ids 1, 2 and 7, uint16 [H, W]."""
+    """Return an image, uint8 [H, W, 3], with three colored patches, and their ids 1, 2 and 7, uint16 [H, W]."""
     image = np.full((height, width, 3), 150, np.uint8)
     ids = np.zeros((height, width), np.uint16)
     patches = (
@@ -248,7 +248,7 @@ def tabletop(width: int = 160, height: int = 120) -> tuple[np.ndarray, np.ndarra
 
 
 def process_group_is_gone(pid: int) -> bool:
-    """Whether nothing is left of a child and its own children."""
+    """Return whether a child process and all its children have ended."""
     try:
         os.killpg(pid, 0)
     except ProcessLookupError:

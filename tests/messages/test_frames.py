@@ -1,4 +1,4 @@
-"""The messages of one moment as a frame: regions in each form, depth, camera, and messages that are wrong."""
+"""Conversion of messages into a frame: regions in each form, depth, camera matrix, and invalid messages."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def region_array(*regions: Region) -> RegionArray:
 
 
 def rle_region(number: int, mask: np.ndarray, roi: tuple[int, int, int, int], **fields: Any) -> Region:
-    """A region of a full-size mask, its runs written for the roi: x, y, width, height."""
+    """Return a region from a full-size mask, with runs for the roi: x, y, width, height."""
     x, y, width, height = roi
     return Region(
         id=number,
@@ -58,7 +58,7 @@ def mask_of(regions: Regions, row: int) -> np.ndarray:
 
 
 def detection(identity: str, box: tuple[float, float, float, float, float], *results: tuple[str, float]) -> Any:
-    """What the adapter reads of a vision_msgs/Detection2D."""
+    """Return the fields of a vision_msgs/Detection2D that the conversion reads."""
     x, y, width, height, theta = box
     return SimpleNamespace(
         id=identity,
@@ -173,13 +173,13 @@ def test_boxes_of_detections_are_regions() -> None:
     frame = frame_from_messages(raw(regions=message, regions_from="detections"))
     assert isinstance(frame.regions, Regions)
     assert frame.regions.ids.tolist() == [12, 7, 9]
-    # The second one leaves the image, the third one stands upright.
+    # The second box exceeds the image, the third one is upright.
     assert frame.regions.boxes.tolist() == [[10, 10, 20, 10], [50, 46, 30, 8], [37, 20, 6, 20]]
     assert frame.labels == {12: RegionLabel("mug", 0.75), 9: RegionLabel("pen", 0.5)}
 
 
 @pytest.mark.parametrize("score", [np.nan, np.inf, -np.inf])
-def test_a_score_that_is_no_number_counts_as_none(score: float) -> None:
+def test_a_score_that_is_not_finite_becomes_0(score: float) -> None:
     box = (20.0, 15.0, 20.0, 10.0, 0.0)
     message = SimpleNamespace(
         detections=[detection("1", box, ("cup", score), ("mug", -0.25)), detection("2", box, ("pen", score))]
@@ -214,7 +214,7 @@ def test_depth_and_camera_are_read() -> None:
     np.testing.assert_array_equal(frame.camera_matrix, MATRIX)
 
 
-def test_binning_and_roi_of_a_camera_are_taken_in() -> None:
+def test_binning_and_roi_of_a_camera_are_applied() -> None:
     info = messages.camera_info_message(MATRIX, 640, 480, HEADER)
     info.roi = RegionOfInterest(x_offset=10, y_offset=20, width=160, height=120)
     info.binning_x = info.binning_y = 2

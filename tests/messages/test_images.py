@@ -1,4 +1,4 @@
-"""Incoming image messages as arrays: encodings, padding, byte order, compression, and messages that are wrong."""
+"""Conversion of image messages into arrays: encodings, padding, byte order, compression, invalid messages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HEADER = messages.header_message(5, "camera_optical_frame")
 
 
 def padded(pixels: np.ndarray, encoding: str, padding: int, big: bool = False) -> Image:
-    """An image message with some bytes of rubbish behind each row, built by hand."""
+    """Return an image message with padding of random bytes behind each row."""
     wide = pixels.astype(pixels.dtype.newbyteorder(">" if big else "<"))
     rows = wide.reshape(len(pixels), -1).view(np.uint8)
     rows = np.hstack([rows, np.full((len(rows), padding), 0xA5, np.uint8)])
@@ -35,14 +35,14 @@ def padded(pixels: np.ndarray, encoding: str, padding: int, big: bool = False) -
 
 
 def compressed(pixels: np.ndarray, extension: str, format_text: str) -> CompressedImage:
-    """An image, gray or in OpenCV's order of colors, as a driver would compress it."""
+    """Return a compressed image message; the pixels are gray or in OpenCV's channel order."""
     ok, data = cv2.imencode(extension, pixels)
     assert ok
     return CompressedImage(format=format_text, data=array.array("B", data.tobytes()))
 
 
 def wide(pixels: np.ndarray) -> np.ndarray:
-    """8-bit values as the 16-bit values of the same brightness."""
+    """Return 8-bit values as 16-bit values of the same brightness."""
     return pixels.astype(np.uint16) * 257
 
 
@@ -165,7 +165,7 @@ def test_compressed_images_keep_their_colors() -> None:
     bgr = RGB[..., ::-1]
     np.testing.assert_array_equal(images.rgb_from_compressed(compressed(bgr, ".png", "png")), RGB)
     np.testing.assert_array_equal(images.rgb_from_compressed(compressed(bgr, ".png", "bgr8; png compressed bgr8")), RGB)
-    # A publisher that gave its red where the coder takes blue says so.
+    # The format names the channel order that the encoder was given.
     np.testing.assert_array_equal(images.rgb_from_compressed(compressed(RGB, ".png", "rgb8; png compressed rgb8")), RGB)
     np.testing.assert_array_equal(
         images.rgb_from_compressed(compressed(GRAY, ".png", "mono8; png compressed ")), np.dstack([GRAY] * 3)
@@ -236,7 +236,7 @@ def test_wrong_images_are_named(change: dict[str, object], reason: str) -> None:
 
 
 def compressed_depth(levels: np.ndarray, format_text: str, a: float = 0.0, b: float = 0.0) -> CompressedImage:
-    """As image_transport's compressedDepth writes it: a header, and levels of 16 bits as PNG."""
+    """Return a message of image_transport's compressedDepth: a header and levels of 16 bits as PNG."""
     message = compressed(levels, ".png", format_text)
     message.data = array.array("B", struct.pack("<iff", 0, a, b) + message.data.tobytes())
     return message
@@ -247,7 +247,7 @@ def test_compressed_depth_is_in_meters() -> None:
     found = images.depth_from_compressed(compressed_depth(millimeters, "16UC1; compressedDepth png"))
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, [[0.5, 1.25, 0], [12, 0.001, 65.535]], rtol=1e-6)
-    # The publisher's defaults: 100 levels for what is a meter away, and nothing beyond 10 m.
+    # The defaults of the publisher: 100 levels at a distance of one meter, and a maximum of 10 m.
     a = 100.0 * (100.0 + 1.0)
     b = 1.0 - a / 10.0
     meters = np.array([[0.5, 1.25], [9.5, np.nan]], np.float32)
@@ -310,7 +310,7 @@ def test_unknown_encodings_are_left_to_cv_bridge(monkeypatch: pytest.MonkeyPatch
 
 
 def test_any_object_with_the_fields_of_an_image_will_do() -> None:
-    # The messages of a recording are of other classes, and their data may be bytes or an array.
+    # Messages of a recording have other classes, and their data may be bytes or an array.
     fields = {"height": 6, "width": 8, "encoding": "rgb8", "is_bigendian": 0, "step": 24}
     for data in (RGB.tobytes(), RGB.reshape(-1), memoryview(RGB.tobytes())):
         np.testing.assert_array_equal(images.rgb_from_message(SimpleNamespace(**fields, data=data)), RGB)

@@ -1,4 +1,4 @@
-"""Frame sync: which messages make a frame."""
+"""Matching of messages by stamp."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def pairs(queue_size: int, slop: int = 0) -> FrameSync:
     return FrameSync(("image", "ids"), queue_size, slop)
 
 
-def test_pairs_come_out_whichever_half_is_first() -> None:
+def test_pairs_match_in_any_order() -> None:
     sync = pairs(4)
     assert sync.add("image", 10, "image 10") == []
     assert sync.add("ids", 10, "ids 10") == [("image 10", "ids 10")]
@@ -38,7 +38,7 @@ def test_without_slop_stamps_must_be_the_same() -> None:
     assert sync.offset is None  # may be an accident
 
 
-def test_the_oldest_is_given_up_when_the_queue_is_full() -> None:
+def test_a_full_queue_drops_the_oldest_item() -> None:
     sync = pairs(2)
     for stamp in (1, 2, 3):
         sync.add("image", stamp, f"image {stamp}")
@@ -49,7 +49,7 @@ def test_the_oldest_is_given_up_when_the_queue_is_full() -> None:
     assert sync.counts.unmatched == {"image": 1, "ids": 1}  # image 1, pushed out, and its ids, overtaken by the match
 
 
-def test_a_match_gives_up_what_came_before_it() -> None:
+def test_a_match_drops_earlier_items() -> None:
     sync = pairs(8)
     sync.add("image", 1, "image 1")
     sync.add("image", 2, "image 2")
@@ -57,7 +57,7 @@ def test_a_match_gives_up_what_came_before_it() -> None:
     assert sync.add("ids", 1, "ids 1") == []
 
 
-def test_a_stamp_that_comes_twice_replaces_what_waits() -> None:
+def test_a_repeated_stamp_replaces_the_waiting_item() -> None:
     sync = pairs(4)
     sync.add("image", 1, "first")
     sync.add("image", 1, "second")
@@ -76,7 +76,7 @@ def test_stamps_may_jump_back(slop: int) -> None:
     assert sync.add("ids", 10, "c") == [("c", "c")]
 
 
-def test_a_slop_matches_what_is_near_and_nothing_else() -> None:
+def test_a_slop_matches_near_stamps_only() -> None:
     sync = pairs(8, slop=10 * MS)
     for frame in range(5):
         image = frame * 33 * MS
@@ -101,7 +101,7 @@ def test_the_offset_of_stamps_that_never_match_is_known() -> None:
     assert sync.counts.matched == 0
 
 
-def test_ids_that_come_too_late_for_the_queue_are_known() -> None:
+def test_items_that_arrive_too_late_for_the_queue_are_reported() -> None:
     sync = pairs(4)
     for frame in range(20):
         sync.add("image", frame * MS, frame)
@@ -110,8 +110,8 @@ def test_ids_that_come_too_late_for_the_queue_are_known() -> None:
     assert sync.late == {"ids"}
 
 
-def test_the_nearest_belongs_together_after_a_lost_message() -> None:
-    # Within the slop lies the image before as well: image 0 is lost, its ids are not.
+def test_the_nearest_items_match_after_a_lost_message() -> None:
+    # The previous image is within the slop, too: image 0 is lost, its ids are not.
     sync = pairs(8, slop=50 * MS)
     for stamp in (-66, -33):
         sync.add("image", stamp * MS, stamp)
@@ -124,14 +124,14 @@ def test_the_nearest_belongs_together_after_a_lost_message() -> None:
     assert sync.counts.unmatched == {"image": 0, "ids": 1}
 
 
-def test_what_was_waited_for_in_vain_is_matched_with_the_next_message() -> None:
-    # Offset by more than half a period: which of two images is meant shows only when the next one has come.
+def test_an_undecided_match_is_returned_with_the_next_message() -> None:
+    # The offset exceeds half a period: the nearest image is known only after the next one has arrived.
     sync = pairs(8, slop=25 * MS)
     found = []
     for frame in range(6):
         found += sync.add("image", frame * 33 * MS, frame)
         found += sync.add("ids", (frame * 33 + 20) * MS, frame)
-    # 20 ms after its own image, 13 before the next one: the nearest image is taken, and each once.
+    # 20 ms after its own image, 13 ms before the next one: the nearest image matches, each once.
     assert found[0] == (0, 0)
     assert [ids for _, ids in found] == sorted({ids for _, ids in found})
     assert [image for image, _ in found] == sorted({image for image, _ in found})
@@ -141,7 +141,7 @@ def test_what_was_waited_for_in_vain_is_matched_with_the_next_message() -> None:
 
 @pytest.mark.parametrize("delay", [0, 1, 4])
 def test_nothing_is_matched_twice_whatever_the_jitter(delay: int) -> None:
-    """Two streams at 30 Hz with 3 ms of jitter, one of them ``delay`` frames late: every frame finds its own."""
+    """Two streams at 30 Hz with 3 ms of jitter, one of them ``delay`` frames late: every frame matches its own."""
     sync = FrameSync(("image", "ids", "depth"), 6, slop=12 * MS)
     jitter = [0, 3, -2, 1, -3, 2, 0, -1]
     found = []
@@ -166,14 +166,14 @@ def test_topics_of_different_rates_match_at_the_slower_one() -> None:
     assert found == [(n, n) for n in range(0, 30, 3)]
 
 
-def test_a_queue_of_nothing_and_a_negative_slop_are_refused() -> None:
+def test_an_empty_queue_and_a_negative_slop_are_refused() -> None:
     with pytest.raises(ValueError, match="queue_size must be at least 1, not 0"):
         pairs(0)
     with pytest.raises(ValueError, match="slop must be 0 or more"):
         pairs(1, -1)
 
 
-def test_clearing_forgets_what_waits() -> None:
+def test_clear_drops_waiting_items() -> None:
     sync = pairs(4)
     sync.add("image", 1, "image")
     sync.clear()

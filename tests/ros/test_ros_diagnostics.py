@@ -1,4 +1,4 @@
-"""What the node says of itself on /diagnostics, each fault provoked; the node is a process, over real DDS."""
+"""Entries of /diagnostics for provoked faults. The node is a process of its own, over real DDS."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_incompatible_qos_is_named(client: Client) -> None:
 def test_stamps_that_never_match(client: Client) -> None:
     publish(client)
     client.wait_until_heard()
-    # What earlier tests counted is forgotten.
+    # Reset the counts of earlier tests.
     assert client.change_state("deactivate")
     assert client.change_state("activate")
     client.wait_until_heard()
@@ -152,7 +152,7 @@ def test_rates_drops_stages_memory_and_engines(client: Client) -> None:
             seen = values()
             if int(seen.get("dropped for later frames", 0)) <= 20:
                 return False
-            # The rates are of the last seconds: those before the limit have to pass out of them.
+            # The rates cover the last seconds: wait until these contain only frames after the new limit.
             rate_in, rate_out = (float(seen[f"rate {way}"].split()[0]) for way in ("in", "out"))
             return rate_in > 2 * rate_out > 0
 

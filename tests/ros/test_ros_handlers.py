@@ -1,4 +1,4 @@
-"""Requests about the scene as the worker's thread answers them."""
+"""Answers to requests about the scene, and the limits of the services."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The subscriptions over real DDS: what makes a frame, what is said where none comes, and adapting to publishers."""
+"""Subscriptions over real DDS: complete frames, reasons for incomplete ones, adaptation to publishers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PIXELS = np.zeros((6, 8), np.uint8)
 
 
 class Listener:
-    """A node with inputs, in a DDS participant of its own, and what they handed over."""
+    """A node with inputs, in its own DDS participant, and the frames it received."""
 
     def __init__(self, settings: InputSettings, *arguments: str) -> None:
         self.context = Context()
@@ -55,7 +55,7 @@ class Listener:
 
 @pytest.fixture
 def client(tmp_path: Path) -> Iterator[Client]:
-    """The other side; its executor serves nothing but the waiting here."""
+    """The publishing side. Its executor runs only while a test waits."""
     with ros_environment(tmp_path) as environment:
         client = Client(environment)
         yield client
@@ -89,7 +89,7 @@ def image(stamp: int) -> Image:
 
 
 def send(client: Client, listener: Listener, messages_by_topic: dict[str, Any], repeat: Callable[[], Any]) -> None:
-    """Publishes on each topic once its publisher is heard, until ``repeat`` gives something true."""
+    """Publish on each topic once its publisher is connected, until ``repeat`` returns a true value."""
     publishers = {
         topic: client.node.create_publisher(type(message), topic, 5) for topic, message in messages_by_topic.items()
     }
@@ -147,7 +147,7 @@ def test_the_compressed_topic_follows_the_remapped_one(client: Client) -> None:
         send(client, listener, sent, lambda: listener.frames)
 
 
-def test_a_camera_that_is_not_calibrated_yet_holds_nothing_up(client: Client) -> None:
+def test_frames_do_not_wait_for_the_calibration(client: Client) -> None:
     with listening(client, InputSettings(use_depth=True)) as listener:
         sent = {"/image": image(7), "/segmentation": image(7), "/depth": image(7)}
         send(client, listener, sent, lambda: listener.frames)
@@ -177,7 +177,7 @@ def test_stamps_within_the_slop_make_a_frame_and_others_are_measured(client: Cli
         assert problem.endswith("or set slop to 0.05")
 
 
-def test_ids_that_come_too_late_for_the_queue_are_told(client: Client) -> None:
+def test_ids_that_arrive_too_late_for_the_queue_are_reported(client: Client) -> None:
     with listening(client, InputSettings(queue_size=2)) as listener:
         client.wait_for(lambda: client.image.get_subscription_count(), "the listener is there")
         client.wait_for(lambda: client.segmentation.get_subscription_count(), "the listener is there")
@@ -193,7 +193,7 @@ def test_ids_that_come_too_late_for_the_queue_are_told(client: Client) -> None:
         assert problem.startswith("/segmentation: messages arrive after the matching messages have left the queue of 2")
 
 
-def test_what_is_missing_is_told(client: Client) -> None:
+def test_missing_topics_are_reported(client: Client) -> None:
     client.node.destroy_publisher(client.segmentation)
     wrong = client.node.create_publisher(CompressedImage, "depth", 5)
     with listening(client, InputSettings(use_depth=True)) as listener:
@@ -215,7 +215,7 @@ def best_effort_publisher(client: Client) -> None:
     client.image = client.node.create_publisher(Image, "image", qos)
 
 
-def test_a_policy_that_does_not_fit_is_named(client: Client) -> None:
+def test_an_incompatible_policy_is_named(client: Client) -> None:
     best_effort_publisher(client)
     with listening(client, InputSettings(reliability="reliable")) as listener:
         wait(client, listener, lambda: listener.topic("image").incompatible_qos, "the policy is named")

@@ -1,4 +1,4 @@
-"""Each form of input, from the messages of another process to the words of the node, over real DDS."""
+"""Each form of input, from the messages of another process to the captions of the node, over real DDS."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ def env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 def node(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
     """One node, which subscribes again for each test."""
     folder = tmp_path_factory.mktemp("node")
-    # Nothing is remembered: the words of each test are of its own messages.
+    # Without memory, the captions of each test come from its own messages.
     parameters = ("autostart:=true", "max_new_tokens:=8", "remember:=false", "threads:=1")
     with osprey_node(env, folder, *parameters) as child:
         yield child
 
 
 class Camera(Client):
-    """A client that publishes whatever a test wants, under any name."""
+    """A client that publishes any messages under any topic names."""
 
     def listen(self, **settings: Any) -> None:
-        """Lets the node subscribe with these parameters."""
+        """Activate the node with these parameters."""
         if self.state() == "active":
             assert self.change_state("deactivate")
         for name, value in {**DEFAULTS, **settings}.items():
@@ -59,7 +59,7 @@ class Camera(Client):
         self.wait_for(lambda: self.node.count_publishers("/osprey/objects"), "the node publishes")
 
     def describe(self, stamp: int, sent: dict[str, Any]) -> list[Any]:
-        """Publishes messages by their topics, and returns the objects of the answer."""
+        """Publish messages by topic, and return the objects of the result."""
         publishers = {topic: self.node.create_publisher(type(message), topic, 5) for topic, message in sent.items()}
         heard = publishers.values()
         self.wait_for(lambda: all(p.get_subscription_count() for p in heard), "the node is subscribed")
@@ -81,7 +81,7 @@ def camera(env: dict[str, str], node: NodeProcess) -> Iterator[Camera]:
 
 @pytest.fixture(scope="module")
 def expected(env: dict[str, str], node: NodeProcess) -> dict[int, str]:
-    """The words about each id, from a raw image and a raw segmentation."""
+    """Return the description of each id, from a raw image and a raw segmentation."""
     camera = Camera(env)
     try:
         camera.listen()
@@ -107,7 +107,7 @@ def words(objects: list[Any]) -> dict[int, str]:
     return {o.instance_id: o.description for o in objects}
 
 
-def test_compressed_images_give_the_same_words(camera: Camera, expected: dict[int, str]) -> None:
+def test_compressed_images_give_the_same_descriptions(camera: Camera, expected: dict[int, str]) -> None:
     camera.listen(image_transport="compressed", segmentation_transport="compressed")
     stamp = next(STAMPS)
     sent = {
@@ -172,7 +172,7 @@ def test_depth_places_the_objects(camera: Camera, expected: dict[int, str], enco
     camera.wait_for(publisher.get_subscription_count, "the node is subscribed to camera_info")
 
     def placed() -> list[Any]:
-        # The calibration has a topic of its own: a frame may come before it.
+        # The calibration is not synchronized: a frame may arrive before it.
         stamp = next(STAMPS)
         publisher.publish(info)
         sent = {"image": raw(IMAGE, "rgb8", stamp), "segmentation": raw(IDS, "mono16", stamp)}

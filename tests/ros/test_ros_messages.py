@@ -1,4 +1,4 @@
-"""Numbers and arrays as outgoing messages."""
+"""Construction of outgoing messages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STAMP = 1_700_000_000_123_456_789
 HEADER = messages.header_message(STAMP, "camera_optical_frame")
 
 
-def test_what_goes_out_comes_back() -> None:
+def test_images_survive_the_conversion_in_both_directions() -> None:
     message = messages.image_message(RGB[:, ::2], "rgb8", HEADER)
     assert (message.height, message.width, message.step) == (6, 3, 9)
     np.testing.assert_array_equal(images.rgb_from_message(message), RGB[:, ::2])
@@ -61,7 +61,7 @@ def test_objects_become_a_message() -> None:
     assert (found.size.x, found.size.y, found.size.z) == (0.125, 0.25, 0.0625)
 
 
-def test_an_object_without_words_and_place_says_so() -> None:
+def test_an_object_without_caption_and_position() -> None:
     silent = replace(MUG, caption=None, state=State.SKIPPED, reason="no time left", position=None, visible=False)
     (found,) = messages.objects_message([silent], HEADER).objects
     assert (found.state, found.reason) == (found.SKIPPED, "no time left")
@@ -78,7 +78,7 @@ def test_each_state_has_its_number() -> None:
     assert len({o.state for o in found}) == len(State)
 
 
-def test_missing_interfaces_are_mended_by_the_command_that_is_named() -> None:
+def test_missing_interfaces_are_reported_with_the_command_that_builds_them() -> None:
     code = "import sys; sys.modules['osprey_interfaces.msg'] = None; import osprey_ros.ros.interfaces"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ended.returncode == 1

@@ -1,4 +1,4 @@
-"""The node as a process of its own, over real DDS: what it publishes, and what it says of wrong input."""
+"""Outputs of the node and its reports about wrong input. The node is a process of its own, over real DDS."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 
 @pytest.fixture
 def own_env(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """A domain for one test, where the node that the others share is not heard."""
+    """A DDS domain for one test, without the node that other tests share."""
     with ros_environment(tmp_path) as environment:
         yield environment
 
 
 @pytest.fixture(scope="module")
 def active(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
-    """One node for all tests that leave it as it was."""
+    """One node for all tests that do not change it."""
     folder = tmp_path_factory.mktemp("node")
     with osprey_node(env, folder, "autostart:=true", "max_new_tokens:=8", "threads:=1") as child:
         yield child
@@ -131,7 +131,7 @@ def test_a_segmentation_without_regions_gives_an_empty_array_and_a_warning(activ
         (IMAGE, IDS, ("nv12", "mono16"), "/image: encoding 'nv12' is not supported"),
     ],
 )
-def test_wrong_input_is_named_and_survived(
+def test_the_node_reports_wrong_input_and_continues(
     active: NodeProcess, client: Client, image: np.ndarray, ids: np.ndarray, encodings: tuple[str, str], complaint: str
 ) -> None:
     client.wait_until_heard()
@@ -155,7 +155,7 @@ def test_the_latest_frame_wins(active: NodeProcess, client: Client) -> None:
     assert len(published) < len(stamps)
 
 
-def test_markers_and_detections_say_the_same_as_the_objects(own_env: dict[str, str], tmp_path: Path) -> None:
+def test_markers_and_detections_agree_with_the_objects(own_env: dict[str, str], tmp_path: Path) -> None:
     depth = np.full(IDS.shape, 2.0, np.float32)
     matrix = np.array([[100.0, 0, 79.5], [0, 100.0, 59.5], [0, 0, 1]])
     client = Client(own_env)
@@ -183,7 +183,7 @@ def test_markers_and_detections_say_the_same_as_the_objects(own_env: dict[str, s
                 publishers[1].publish(messages.camera_info_message(matrix, 160, 120, header))
                 client.send(stamp, IMAGE, IDS)
                 client.executor.spin_once(timeout_sec=0.05)
-                # Again, until the node knows the camera, and that someone listens.
+                # Repeat until the node has the calibration and knows its subscribers.
                 known = any(len(array.markers) > 1 for array in markers.values())
                 return known and (bool(detections) or detection_type() is None)
 

@@ -1,4 +1,4 @@
-"""The lifecycle of the node as a process, over real DDS: every transition, failures, signals, and what is freed."""
+"""Lifecycle of the node: transitions, failures, signals and freed memory. The node is a process, over real DDS."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def client(env: dict[str, str]) -> Iterator[Client]:
 
 
 def resident(child: NodeProcess) -> int:
-    """Bytes of memory that a process holds, pages of files aside: the kernel takes those as it likes."""
+    """Return the bytes of anonymous memory that a process holds."""
     lines = Path(f"/proc/{child.pid}/status").read_text().splitlines()
     (anonymous,) = (line.split()[1] for line in lines if line.startswith("RssAnon:"))
     return int(anonymous) * 1024
@@ -103,7 +103,7 @@ def test_lifecycle_from_a_bad_bundle_to_the_end(env: dict[str, str], client: Cli
         assert client.change_state("configure")
         assert client.change_state("cleanup")
         assert resident(child) < freed + 8 * MIB
-        # What was loaded before a refusal goes as well.
+        # A failed transition frees the engines that it has loaded.
         assert client.set_parameter("attributes", ["near; What is <image>?"]).successful
         assert not client.change_state("configure")
         client.status("lifecycle", DiagnosticStatus.ERROR, "configure failed: attribute near: ")
@@ -123,7 +123,7 @@ def test_lifecycle_from_a_bad_bundle_to_the_end(env: dict[str, str], client: Cli
 
 
 def test_deactivation_does_not_wait_for_the_frame(env: dict[str, str], client: Client, tmp_path: Path) -> None:
-    # Far too much for a few seconds: 1800 regions, each in a sentence.
+    # Work for much longer than a few seconds: 1800 regions with a sentence each.
     ids = np.kron(np.arange(1, 1801, dtype=np.uint16).reshape(40, 45), np.ones((8, 8), np.uint16))
     image = np.full((*ids.shape, 3), 128, np.uint8)
     parameters = ("autostart:=true", "max_regions:=4096", "min_area:=1", "style:=detailed", "max_new_tokens:=256")
@@ -139,13 +139,13 @@ def test_deactivation_does_not_wait_for_the_frame(env: dict[str, str], client: C
         assert processor_seconds(child) - before < 3.0
         assert client.state() == "inactive"
         assert not client.results
-        # The next frame is described as ever.
+        # The node describes the next frame.
         assert client.change_state("activate")
         assert describes(client)
 
 
 def processor_seconds(child: NodeProcess) -> float:
-    """Time that a process has computed for."""
+    """Return the CPU time of a process in seconds."""
     fields = Path(f"/proc/{child.pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -153,7 +153,7 @@ def processor_seconds(child: NodeProcess) -> float:
 def test_an_error_leads_to_a_state_from_which_configure_works(
     env: dict[str, str], client: Client, tmp_path: Path
 ) -> None:
-    # The middleware refuses two types under one name: an error that nobody has foreseen.
+    # The middleware refuses two types under one name: an unexpected error for the node.
     arguments = ["--ros-args", "-p", f"bundle:={BUNDLE}", "-r", "/osprey/markers:=/osprey/objects"]
     with NodeProcess("osprey", "osprey_ros.ros.node", arguments, tmp_path / "osprey.log", env) as child:
         for _ in range(2):
@@ -188,7 +188,7 @@ def test_an_activation_that_fails_leaves_nothing_subscribed(
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_it_describes_ends_it_with_0(
+def test_a_signal_during_a_frame_ends_the_node_with_status_0(
     env: dict[str, str], client: Client, tmp_path: Path, how: signal.Signals
 ) -> None:
     with osprey_node(env, tmp_path, "autostart:=true", "max_new_tokens:=64", "threads:=1") as child:
@@ -201,7 +201,7 @@ def test_a_signal_while_it_describes_ends_it_with_0(
     assert process_group_is_gone(child.pid)
 
 
-def test_a_second_signal_does_not_break_the_end(env: dict[str, str]) -> None:
+def test_a_second_signal_does_not_interrupt_the_cleanup(env: dict[str, str]) -> None:
     script = (
         "import sys; from rclpy.node import Node; from osprey_ros.ros.run import run_node\n"
         "def create(): node = Node('brief'); print('made', flush=True); return node\n"
@@ -222,7 +222,7 @@ def test_a_second_signal_does_not_break_the_end(env: dict[str, str]) -> None:
     assert process.returncode == 0
 
 
-def test_an_impossible_parameter_ends_the_start_with_2(env: dict[str, str], client: Client, tmp_path: Path) -> None:
+def test_an_invalid_parameter_ends_the_start_with_status_2(env: dict[str, str], client: Client, tmp_path: Path) -> None:
     for parameter, reason in (("style:=poem", "style is 'poem'"), ("max_regions:=0", "max_regions")):
         with osprey_node(env, tmp_path, parameter) as child:
             client.wait_for(lambda child=child: child.status is not None, "the node ends")

@@ -1,4 +1,4 @@
-"""Parameters that change while the node runs, as a process over real DDS: each takes effect, or is refused with why."""
+"""Parameters that change while the node runs take effect or are refused. The node is a process, over real DDS."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     folder = tmp_path_factory.mktemp("parameters")
     with ros_environment(folder) as env:
         client = Client(env)
-        # Nothing is remembered, so that each frame shows what a value does.
+        # Without memory, each frame shows the effect of a value.
         parameters = ("autostart:=true", "max_new_tokens:=8", "remember:=false", "threads:=1")
         with osprey_node(env, folder, *parameters) as child:
             client.node_log = child
@@ -41,7 +41,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 
 @contextmanager
 def changed(client: Client, **values: Any) -> Iterator[None]:
-    """The node with other parameters, until the end of the block."""
+    """Set parameters until the end of the block."""
     defaults = {
         "style": "short",
         "categories": True,
@@ -116,7 +116,7 @@ def test_time_budget(client: Client) -> None:
         assert "time_budget" in skipped[0]
 
 
-def test_what_is_remembered_is_described_again_when_it_has_changed_enough(client: Client) -> None:
+def test_a_changed_object_gets_a_new_caption(client: Client) -> None:
     with changed(client, remember=True):
         first = described(client)
         again = described(client)
@@ -127,7 +127,7 @@ def test_what_is_remembered_is_described_again_when_it_has_changed_enough(client
             assert [o.described_at for o in described(client, image=dark)] == [o.described_at for o in first]
         before = {o.track_id: o.described_at for o in first}
         with changed(client, appearance_change=0.05):
-            # It may wait until the looks have settled.
+            # The node may wait until the appearance is stable.
             client.wait_for(
                 lambda: all(o.described_at != before.get(o.track_id) for o in described(client, image=dark)),
                 "all are described again",
@@ -147,7 +147,7 @@ def test_rate_limit(client: Client) -> None:
         client.results.clear()
         client.wait_for(six_results, "six frames are described")
         first, *_, last = arrived.values()
-        # Five intervals of 0.25 s, of which this process may see fewer where the machine stands still meanwhile.
+        # Five intervals of 0.25 s; the lower bound leaves room for delays of this process.
         assert last - first > 0.5
 
 
@@ -192,11 +192,11 @@ def test_wrong_values_are_refused_with_the_reason(client: Client, name: str, val
     assert [o.description for o in described(client)] == [o.description for o in before]
 
 
-def test_what_is_read_later_is_said_to_be(client: Client) -> None:
+def test_the_node_logs_when_a_parameter_takes_effect_later(client: Client) -> None:
     child: NodeProcess = client.node_log
     assert client.set_parameter("queue_size", 20).successful
     said = "queue_size: the new value takes effect when the node is activated again"
-    client.wait_for(lambda: said in child.output(), "it is said")
+    client.wait_for(lambda: said in child.output(), "the log line appears")
     assert described(client)
 
 

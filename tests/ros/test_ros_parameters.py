@@ -1,4 +1,4 @@
-"""The parameters of the node, and the file that documents them."""
+"""Parameters of the node, and the files generated from them."""
 
 from __future__ import annotations
 
@@ -74,10 +74,10 @@ def test_settings_survive_their_values() -> None:
         ("max_regions", 0, "max_regions is 0; it must be from 1 to 4096"),
     ],
 )
-def test_impossible_values_are_refused_with_the_reason(name: str, value: object, reason: str) -> None:
+def test_invalid_values_are_refused_with_the_reason(name: str, value: object, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         Settings().changed([Parameter(name, value=value)])
 
 
-def test_parameters_of_others_are_passed_over() -> None:
+def test_parameters_of_others_are_ignored() -> None:
     assert Settings().changed([Parameter("use_sim_time", value=True)]) == Settings()

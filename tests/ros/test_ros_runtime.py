@@ -1,4 +1,4 @@
-"""What the node keeps of its scene in the file, whatever its parameters are meanwhile, and what it refuses."""
+"""The scene of the node and its file under different parameters, and refused files and requests."""
 
 from __future__ import annotations
 
@@ -81,13 +81,13 @@ def node(file: Path) -> Iterator[Node]:
 
 
 def stored(file: Path, **settings: Any) -> list[int]:
-    """The track ids that a node finds in the file."""
+    """Return the track ids that a node restores from the file."""
     node = Node(file, **settings)
     node.runtime.close()
     return node.known()
 
 
-def test_what_is_remembered_stays_in_the_file_while_nothing_is(node: Node, file: Path) -> None:
+def test_the_file_keeps_its_objects_while_remember_is_false(node: Node, file: Path) -> None:
     node.step()
     node.step(remember=False)
     assert node.known() == [1, 2, 3]  # of the segmentation
@@ -99,7 +99,7 @@ def test_what_is_remembered_stays_in_the_file_while_nothing_is(node: Node, file:
     again.runtime.close()
 
 
-def test_forgetting_reaches_the_file_whatever_is_remembered(node: Node, file: Path) -> None:
+def test_forget_deletes_from_the_file_while_remember_is_false(node: Node, file: Path) -> None:
     node.step()
     node.runtime.close()
     other = Node(file)
@@ -114,7 +114,7 @@ def test_forgetting_reaches_the_file_whatever_is_remembered(node: Node, file: Pa
     assert stored(file) == []
 
 
-def test_words_from_before_a_restart_are_not_those_of_other_settings(
+def test_captions_of_other_settings_are_stale_after_a_restart(
     node: Node, file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -172,7 +172,7 @@ def test_fewer_objects_than_the_file_holds(node: Node, file: Path, caplog: pytes
     other.runtime.close()
 
 
-def test_what_is_forgotten_cannot_be_asked_about(node: Node) -> None:
+def test_forgotten_objects_cannot_be_described(node: Node) -> None:
     node.step()
     node.forget(track_ids=[2])
     with pytest.raises(InputError, match="unknown track id 2"):

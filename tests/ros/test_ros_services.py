@@ -1,4 +1,4 @@
-"""Questions to the node over real DDS: services and action, while frames flow, and what it knows after a kill."""
+"""Services and action of the node over real DDS, during frames, and the scene after a kill."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 
 @pytest.fixture
 def own_env(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """A domain for one test, where the node that the others share is not heard."""
+    """A DDS domain for one test, without the node that other tests share."""
     with ros_environment(tmp_path) as environment:
         yield environment
 
@@ -244,12 +244,12 @@ def test_questions_are_answered_while_frames_flow(client: Client, scene_image: t
 
 
 def enter(env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """From here on this process is in the domain of these variables."""
+    """Enter the DDS domain of these variables with this process."""
     for name in ("ROS_DOMAIN_ID", "ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_LOG_DIR"):
         monkeypatch.setenv(name, env[name])
 
 
-def test_the_command_line_asks_the_node(
+def test_the_command_line_queries_the_node(
     env: dict[str, str], client: Client, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enter(env, monkeypatch)
@@ -274,7 +274,7 @@ def test_the_command_line_asks_the_node(
     assert "/osprey cannot answer: the question is empty" in capsys.readouterr().err
 
 
-def test_an_answer_that_comes_after_it_was_asked_again_counts(
+def test_the_response_to_an_earlier_attempt_is_accepted(
     own_env: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enter(own_env, monkeypatch)
@@ -306,10 +306,10 @@ def test_an_answer_that_comes_after_it_was_asked_again_counts(
 
 
 class Goal:
-    """A goal of the action, and what comes of it."""
+    """A goal of the action with its feedback and result."""
 
     def __init__(self, client: Client, before: Callable[[], Any] = lambda: None, **goal: Any) -> None:
-        """``before`` is called when all is ready for sending the goal."""
+        """Send a goal; ``before`` is called when the action server is ready."""
         self.client, self.feedback = client, []
         self._actions = client.action(DescribeRegionAction, "/osprey/describe_region")
         before()
@@ -321,7 +321,7 @@ class Goal:
             raise AssertionError(f"{TRIES} goals were not answered")
 
     def _answer(self, goal: Any) -> Any:
-        """The handle of the goal, or None where the answer is taken for lost, see `Client.call`."""
+        """Return the handle of the goal, or None if the response is presumably lost (see `Client.call`)."""
         feedback = self.feedback = []
         sent = self._actions.send_goal_async(goal, lambda message: feedback.append(message.feedback))
         asked = time.monotonic()
@@ -329,13 +329,13 @@ class Goal:
         return sent.result() if sent.done() else None
 
     def result(self) -> tuple[int, Any]:
-        """Status and result. No more feedback comes once the client knows the result."""
+        """Wait for the result; return status and result. No feedback arrives afterwards."""
         answer = self.handle.get_result_async()
         self.client.wait_for(answer.done, "the goal ends")
         return answer.result().status, answer.result().result
 
 
-def test_words_are_streamed_as_they_come(client: Client, scene_image: tuple[np.ndarray, np.ndarray]) -> None:
+def test_the_action_streams_the_text(client: Client, scene_image: tuple[np.ndarray, np.ndarray]) -> None:
     things = latest(client)
     goal = Goal(client, track_ids=[things[TEAPOT].track_id], style="detailed")
     client.wait_for(lambda: len(goal.feedback) > 5, "words come one after the other")
@@ -353,10 +353,10 @@ def test_words_are_streamed_as_they_come(client: Client, scene_image: tuple[np.n
     assert "unknown track id 99" in result.message
 
 
-def test_a_goal_that_is_cancelled_ends_early(client: Client, scene_image: tuple[np.ndarray, np.ndarray]) -> None:
+def test_a_canceled_goal_ends_early(client: Client, scene_image: tuple[np.ndarray, np.ndarray]) -> None:
     track = latest(client)[TEAPOT].track_id
     whole = describe(client, track_ids=[track], style="detailed").text
-    # Behind other questions, so that it is waiting for its turn, or has just begun, when it is cancelled.
+    # Behind other requests, so that the goal still waits, or has just begun, when it is canceled.
     teller = client.clients["/osprey/describe_region"]  # of the call above, so the node knows where it listens
     request = DescribeRegion.Request(track_ids=[track], style="detailed")
     before: list[Any] = []
@@ -364,7 +364,7 @@ def test_a_goal_that_is_cancelled_ends_early(client: Client, scene_image: tuple[
     def keep_busy() -> None:
         before.extend(teller.call_async(request) for _ in range(8))  # ROS 2 keeps 10 that are not yet taken
 
-    for _ in range(20):  # where this process stands still for a moment, the goal may end before it is cancelled
+    for _ in range(20):  # on a busy machine the goal may end before it is canceled
         goal = Goal(client, keep_busy, track_ids=[track], style="detailed")
         goal.handle.cancel_goal_async()
         status, result = goal.result()
@@ -380,9 +380,7 @@ def test_a_goal_that_is_cancelled_ends_early(client: Client, scene_image: tuple[
     assert show(client, scene_image)
 
 
-def test_what_is_forgotten_is_new_when_it_is_seen_again(
-    client: Client, scene_image: tuple[np.ndarray, np.ndarray]
-) -> None:
+def test_a_forgotten_object_gets_a_new_track_id(client: Client, scene_image: tuple[np.ndarray, np.ndarray]) -> None:
     def forget(**request: Any) -> Any:
         return client.call(Forget, "/osprey/forget", Forget.Request(**request), again=False)
 
@@ -468,13 +466,13 @@ def test_a_scene_survives_a_kill(
 
 
 def frames(client: Client) -> dict[str, str]:
-    """What the node says of its frames."""
+    """Return the values of the status "frames"."""
     status = client.statuses.get("osprey: frames")
     return {} if status is None else {value.key: value.value for value in status.values}
 
 
 def stored(file: Path, folder: Path) -> set[int]:
-    """The track ids in a scene file that is open elsewhere."""
+    """Return the track ids in a scene file that another process has open."""
     shutil.copytree(file.parent, folder, dirs_exist_ok=True)
     try:
         store = SceneStore(folder / file.name, model_of(Bundle.open(BUNDLE, verify=False).manifest))
@@ -485,13 +483,13 @@ def stored(file: Path, folder: Path) -> set[int]:
 
 
 def texts(things: dict[int, Any]) -> dict[int, tuple[str, str, int]]:
-    """The words of objects by track id."""
+    """Return category, description and state of objects by track id."""
     return {track: (thing.category, thing.description, thing.state) for track, thing in things.items()}
 
 
-def test_a_request_is_refused_where_nothing_can_answer_it(own_env: dict[str, str], tmp_path: Path) -> None:
+def test_an_inactive_node_refuses_requests(own_env: dict[str, str], tmp_path: Path) -> None:
     client = Client(own_env)
-    # Far too much for a few seconds: requests wait while this is being described.
+    # Work for much longer than a few seconds: requests wait meanwhile.
     ids = np.kron(np.arange(1, 1801, dtype=np.uint16).reshape(40, 45), np.ones((8, 8), np.uint16))
     image = np.full((*ids.shape, 3), 128, np.uint8)
     heavy = ("max_regions:=4096", "min_area:=1", "style:=detailed", "max_new_tokens:=256", "threads:=1")
@@ -520,13 +518,13 @@ def test_a_request_is_refused_where_nothing_can_answer_it(own_env: dict[str, str
             assert status == GoalStatus.STATUS_ABORTED
             reasons = {result.message, *(answer.result().message for answer in answers)}
             before = "the node was deactivated before the answer was complete"
-            # The last ones may have come when it had happened.
+            # The last requests may have arrived after the deactivation.
             assert before in reasons <= {before, "the node is inactive; activate it"}
             client.status("lifecycle", DiagnosticStatus.OK, "inactive")
             client.statuses.clear()
             assert client.change_state("activate")
             assert scene(client)
-            # A signal does not wait for those that wait.
+            # A signal does not wait for waiting requests.
             client.wait_until_heard()
             client.send(next(STAMPS), image, ids)
             client.wait_for(lambda: frames(client).get("rate in", "0.00 Hz") != "0.00 Hz", "the frame is there")

@@ -1,4 +1,4 @@
-"""The rules behind /diagnostics, the counts they look at, and the memory they know of; no ROS."""
+"""Rules of /diagnostics, statistics and memory figures; no ROS."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_frames(change: dict, level: Level, text: str) -> None:
     assert (status.level, text in status.message) == (level, True), status
 
 
-def test_an_age_is_never_too_high_without_a_limit_and_a_slow_rate_is_no_silence() -> None:
+def test_no_warning_without_an_age_limit_and_at_a_slow_rate() -> None:
     old = Summary(age=1e9, rate_in=30.0, silent_for=9.0)
     assert frames_status(old, max_age=0.0, interval=10.0).level == Level.OK
 
@@ -166,10 +166,10 @@ def test_a_failure_is_remembered_until_a_frame_succeeds() -> None:
     assert statistics.summary() == Summary()
 
 
-def test_what_is_kept_does_not_grow() -> None:
+def test_statistics_stay_bounded() -> None:
     statistics = Statistics(Clock())
     for number in range(5000):
         statistics.matched()
         statistics.described(0.0, {"frame": float(number)})
-    # Only the latest count: the median of the last ones, not of all.
+    # The median covers the latest durations only.
     assert statistics.summary().seconds["frame"].p50 == pytest.approx(5000 - DURATIONS_KEPT / 2, abs=1)

@@ -1,4 +1,4 @@
-"""The worker: which items reach the work, how often, and how it is stopped."""
+"""The worker: processed items, interval, jobs and cancellation."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_latest_item_wins() -> None:
     assert work.worker.replaced == 2
 
 
-def test_cancelling_stops_the_item_at_work_and_forgets_the_next() -> None:
+def test_cancel_stops_the_current_item_and_drops_the_next() -> None:
     work = Work()
     work.worker.submit(1)
     assert work.started.acquire(timeout=PATIENCE)
@@ -60,7 +60,7 @@ def test_cancelling_stops_the_item_at_work_and_forgets_the_next() -> None:
     assert work.items() == [1, 3]
 
 
-def test_closing_stops_the_item_at_work() -> None:
+def test_close_stops_the_current_item() -> None:
     work = Work()
     work.worker.submit(1)
     assert work.started.acquire(timeout=PATIENCE)
@@ -79,7 +79,7 @@ def test_items_start_no_more_often_than_the_interval_says_and_the_latest_is_take
     assert work.started.acquire(timeout=PATIENCE)
     assert work.items() == [1, 3]
     assert work.begun[1][1] - work.begun[0][1] >= 0.5
-    # A new interval counts at once, also for an item that waits.
+    # A new interval takes effect at once, also for an item that waits.
     work.worker.interval = 1000.0
     work.worker.submit(4)
     work.worker.interval = 0.0
@@ -88,7 +88,7 @@ def test_items_start_no_more_often_than_the_interval_says_and_the_latest_is_take
 
 
 class Asked:
-    """A job that says what became of it, in the list of what a worker has done."""
+    """A job that records whether it was run or abandoned."""
 
     def __init__(self, name: str, done: list[object]) -> None:
         self._name, self._done = name, done
@@ -103,7 +103,7 @@ class Asked:
         self.ended.set()
 
 
-def test_jobs_are_done_between_items_and_neither_holds_up_the_other() -> None:
+def test_jobs_and_items_take_turns() -> None:
     work = Work()
     done: list[object] = work.begun  # type: ignore[assignment]
     jobs = {name: Asked(name, done) for name in ("early", "first", "second", "late")}
@@ -145,7 +145,7 @@ def test_a_job_does_not_wait_for_the_interval() -> None:
     assert work.items() == [1]
 
 
-def test_jobs_that_are_not_done_are_abandoned_and_too_many_are_refused() -> None:
+def test_waiting_jobs_are_abandoned_and_too_many_are_refused() -> None:
     for end in ("cancel", "close"):
         work = Work()
         done: list[object] = []
@@ -170,7 +170,7 @@ def test_a_job_that_comes_after_the_end_is_abandoned_at_once() -> None:
     assert work.worker.stopping()
 
 
-def test_jobs_and_items_that_come_while_the_worker_stops_are_not_done() -> None:
+def test_jobs_and_items_that_arrive_during_cancellation_are_dropped() -> None:
     for end in ("cancel", "close"):
         done: list[object] = []
         began, asked = threading.Event(), threading.Event()

@@ -8,8 +8,7 @@ rows.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -140,7 +139,7 @@ def depth_from_message(message: Image) -> np.ndarray:
         InputError: The encoding is unknown, or the message is inconsistent.
     """
     if message.encoding in _MILLIMETERS:
-        return _pixels(message, "u2", 1) * np.float32(0.001)
+        return np.asarray(_pixels(message, "u2", 1) * np.float32(0.001))
     if message.encoding == "32FC1":
         return _pixels(message, "f4", 1)
     raise InputError(
@@ -170,10 +169,10 @@ def depth_from_compressed(message: CompressedImage) -> np.ndarray:
     if levels is None or levels.ndim != 2 or levels.dtype != np.uint16:
         raise InputError("the data behind the header is not a gray PNG with 16 bits")
     if encoding in _MILLIMETERS:
-        return levels * np.float32(0.001)
+        return np.asarray(levels * np.float32(0.001))
     with np.errstate(divide="ignore", invalid="ignore"):
         meters = np.float32(a) / (levels - np.float32(b))
-    return np.where(levels > 0, meters, np.float32(np.nan))
+    return np.asarray(np.where(levels > 0, meters, np.float32(np.nan)))
 
 
 def _pixels(message: Image, kind: str, channels: int) -> np.ndarray:
@@ -195,7 +194,7 @@ def _pixels(message: Image, kind: str, channels: int) -> np.ndarray:
     rows = np.lib.stride_tricks.as_strided(raw, (height, row), (step, 1), writeable=False)
     if step % dtype.itemsize or raw.ctypes.data % dtype.itemsize:
         rows = np.ascontiguousarray(rows)
-    wide = rows.view(dtype.newbyteorder(">" if message.is_bigendian else "<")).astype(dtype, copy=False)
+    wide: np.ndarray = rows.view(dtype.newbyteorder(">" if message.is_bigendian else "<")).astype(dtype, copy=False)
     return wide if channels == 1 else wide.reshape(height, width, channels)
 
 
@@ -218,7 +217,7 @@ def _rgb_of_cv_bridge(message: Image) -> np.ndarray:
         raise InputError(f"{advice} (cv_bridge: {error})") from error
 
 
-def _cv_bridge(advice: str) -> Callable:
+def _cv_bridge(advice: str) -> Any:
     try:
         from cv_bridge import CvBridge
     except ModuleNotFoundError as error:

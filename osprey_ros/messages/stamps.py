@@ -9,4 +9,4 @@ NANOSECONDS = 1_000_000_000
 
 def stamp_of(message: Any) -> int:
     """Return the stamp of a message's header in nanoseconds."""
-    return message.header.stamp.sec * NANOSECONDS + message.header.stamp.nanosec
+    return int(message.header.stamp.sec * NANOSECONDS + message.header.stamp.nanosec)

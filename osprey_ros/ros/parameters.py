@@ -111,8 +111,9 @@ class Settings:
             attributes_from(attributes)
         except InputError as error:
             raise ValueError(f"attributes: {error}") from error
-        parts = {"inputs": _make(InputSettings, values), "step": _make(StepSettings, values)}
-        return _make(cls, {**values, "attributes": attributes}, **parts)
+        own = _values_of(cls, {**values, "attributes": attributes})
+        inputs = InputSettings(**_values_of(InputSettings, values))
+        return cls(**own, inputs=inputs, step=StepSettings(**_values_of(StepSettings, values)))
 
     def values(self) -> dict[str, Any]:
         """Return the value of each parameter by its name."""
@@ -136,8 +137,8 @@ def _own(settings: type) -> list[str]:
     return [entry.name for entry in fields(settings) if entry.name in PARAMETERS and entry.metadata]
 
 
-def _make(settings: Any, values: Mapping[str, Any], **parts: Any) -> Any:
-    return settings(**{name: values[name] for name in _own(settings)}, **parts)
+def _values_of(settings: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: values[name] for name in _own(settings)}
 
 
 # In the order of their effect, then of their definition.

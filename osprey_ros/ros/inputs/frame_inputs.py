@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any
 
-from rclpy.clock import Clock, ClockType
+from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
@@ -121,9 +121,9 @@ class FrameInputs:
             self._node.get_logger().warning(f"no complete frame for {silent:.0f} s: {'; '.join(problems)}")
 
 
-def _kinds(settings: InputSettings) -> dict[str, type]:
+def _kinds(settings: InputSettings) -> dict[str, Any]:
     """Return the message class of each input, by its relative name."""
-    kinds: dict[str, type] = {IMAGE: _image_kind(settings.image_transport)}
+    kinds: dict[str, Any] = {IMAGE: _image_kind(settings.image_transport)}
     if settings.regions_from == SEGMENTATION:
         kinds[SEGMENTATION] = _image_kind(settings.segmentation_transport)
     elif settings.regions_from == REGIONS:
@@ -138,13 +138,13 @@ def _kinds(settings: InputSettings) -> dict[str, type]:
     return kinds
 
 
-def _image_kind(transport: str) -> type:
+def _image_kind(transport: str) -> Any:
     return CompressedImage if transport == "compressed" else Image
 
 
-def _detections_kind() -> type:
+def _detections_kind() -> Any:
     try:
-        from vision_msgs.msg import Detection2DArray  # type: ignore[import-not-found]
+        from vision_msgs.msg import Detection2DArray
     except ImportError as error:
         raise InputError(
             "regions_from is 'detections' but vision_msgs is not installed; install ros-$ROS_DISTRO-vision-msgs, or "

@@ -15,7 +15,7 @@ from osprey_ros.ros.diagnostics.input_status import TopicState
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
 except ImportError:  # Humble
-    from rclpy.qos_event import (  # type: ignore[import-not-found,no-redef]
+    from rclpy.qos_event import (
         SubscriptionEventCallbacks,
         UnsupportedEventTypeError,
     )
@@ -99,7 +99,7 @@ class AdaptiveSubscription:
         except UnsupportedEventTypeError:  # not every middleware has both events
             self._subscription = self._create(SubscriptionEventCallbacks(use_default_callbacks=False))
 
-    def _create(self, events: SubscriptionEventCallbacks) -> Subscription:
+    def _create(self, events: SubscriptionEventCallbacks) -> Subscription[Any]:
         qos = QoSProfile(depth=QOS_DEPTH, reliability=self._requested)
         return self._node.create_subscription(self._kind, self._topic, self._receive, qos, event_callbacks=events)
 

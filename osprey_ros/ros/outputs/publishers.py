@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from sensor_msgs.msg import Image
@@ -24,7 +26,7 @@ class Outputs:
 
     def __init__(self, node: LifecycleNode) -> None:
         self._node = node
-        self._publishers: list[LifecyclePublisher] = []
+        self._publishers: list[LifecyclePublisher[Any]] = []
         try:
             self._objects = self._publisher(interfaces.ObjectDescriptionArray, "~/objects")
             self._overlay = self._publisher(Image, "~/overlay")
@@ -51,7 +53,7 @@ class Outputs:
         while self._publishers:
             self._node.destroy_lifecycle_publisher(self._publishers.pop())
 
-    def _publisher(self, kind: type, topic: str) -> LifecyclePublisher:
+    def _publisher(self, kind: type, topic: str) -> LifecyclePublisher[Any]:
         self._publishers.append(self._node.create_lifecycle_publisher(kind, topic, QOS_DEPTH))
         return self._publishers[-1]
 

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from rclpy.action import ActionServer, CancelResponse
+from rclpy.action import ActionServer, CancelResponse  # type: ignore[attr-defined]
 from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
@@ -141,7 +141,7 @@ class Services:
 
         return await self._answered(response, answer)
 
-    async def _execute(self, goal: ServerGoalHandle) -> Any:
+    async def _execute(self, goal: ServerGoalHandle[Any, Any, Any]) -> Any:
         result = interfaces.DescribeRegionAction.Result()
 
         def why_stop() -> str:

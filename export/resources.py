@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from export.options import Precisions, Targets
 from osprey_ros.errors import InputError
-from osprey_ros.system import process_memory as memory
+from osprey_ros.system.process_memory import available_memory
 from osprey_torch.checkpoint import Checkpoint
 from osprey_torch.config import OspreyConfig
 
@@ -107,7 +107,7 @@ def check(needs: Needs, folder: Path, present: int, force: bool) -> None:
 
     Raises InputError if one is too small; with `force` a warning is logged instead.
     """
-    free, available = shutil.disk_usage(folder).free + present, memory.available()
+    free, available = shutil.disk_usage(folder).free + present, available_memory()
     known = "unknown" if available is None else _size(available)
     log.info(
         "needs: %s of disk (available: %s), %s of memory (available: %s)",

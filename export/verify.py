@@ -28,7 +28,7 @@ from osprey_ros.bundle.manifest import EMBEDDINGS, EngineEntry, onnx_engines
 from osprey_ros.decoding.decoder import Decoder
 from osprey_ros.decoding.prompt import QUESTIONS, PromptBuilder
 from osprey_ros.engines.base import Engine, load_engine
-from osprey_ros.system.process_memory import trim
+from osprey_ros.system.process_memory import release_freed_memory
 from osprey_torch.checkpoint import Checkpoint
 from osprey_torch.config import OspreyConfig
 from osprey_torch.readback import Read
@@ -102,7 +102,7 @@ def verify_bundle(
     runner = Decoder(open_engine("decoder"), spec)
     answers = [ask_engine(runner, one, table, conversation) for one in own]
     del runner  # the largest engine makes room for PyTorch
-    trim()
+    release_freed_memory()
 
     log.info("verify: decoder in PyTorch with the weights of the engine")
     scripts = [Script.of(*pair, table, conversation) for pair in zip(own, answers, strict=True)]
@@ -111,7 +111,7 @@ def verify_bundle(
     table = checkpoint.read("model.embed_tokens.weight")
     scripts = [Script.of(*pair, table, conversation) for pair in zip(exact, answers, strict=True)]
     del table
-    trim()
+    release_freed_memory()
     references = follow(StreamedDecoder(config, checkpoint.read, spec.num_layers), scripts)
 
     tokens = TokenFigures()

@@ -17,7 +17,7 @@ from osprey_ros.decoding.prompt import IMAGE, MASK, POSITION
 from osprey_ros.engines.base import Engine
 from osprey_ros.regions.encoder import region_tokens
 from osprey_ros.regions.regions import regions_from_id_image
-from osprey_ros.system.process_memory import trim
+from osprey_ros.system.process_memory import release_freed_memory
 from osprey_ros.vision.preprocess import preprocess
 from osprey_torch.config import OspreyConfig
 from osprey_torch.model import Osprey
@@ -88,7 +88,7 @@ def encode_with_engines(inputs: Sequence[EncoderInputs], load: Callable[[str], E
         outputs = _run(engine, {"pixels": one.pixels})
         encoded.append(Encoded([outputs[level] for level in LEVELS], outputs["image_tokens"]))
     del engine
-    trim()
+    release_freed_memory()
     log.info("verify: mask-extractor engine")
     engine = load("mask_extractor")
     for one, out in zip(inputs, encoded, strict=True):
@@ -97,7 +97,7 @@ def encode_with_engines(inputs: Sequence[EncoderInputs], load: Callable[[str], E
         features = _typed(engine, dict(zip(LEVELS, out.features, strict=True)))
         out.regions = region_tokens(engine, features, _typed(engine, grids))
     del engine
-    trim()
+    release_freed_memory()
     return encoded
 
 
@@ -113,7 +113,7 @@ def encode_with_torch(inputs: Sequence[EncoderInputs], config: OspreyConfig, rea
         features, tokens = model.encode_image(torch.from_numpy(one.pixels))
         encoded.append(Encoded([feature.numpy() for feature in features], tokens[0].numpy()))
     del model
-    trim()
+    release_freed_memory()
     log.info("verify: mask extractor in PyTorch")
     model = _without_weights(config)
     _give_weights(model.mask_extractor, "mask_extractor.", read)
@@ -123,7 +123,7 @@ def encode_with_torch(inputs: Sequence[EncoderInputs], config: OspreyConfig, rea
         mask_tokens, position_tokens = model.encode_regions(features, masks, torch.from_numpy(one.positions))
         out.regions = (mask_tokens.numpy(), position_tokens.numpy())
     del model
-    trim()
+    release_freed_memory()
     return encoded
 
 

@@ -96,12 +96,18 @@ NAMES = {
     "StepSettings": ("scene.settings", "StepSettings"),
     "Wave": ("scene.scheduler", "Batch"),
     "Words": ("scene.types", "Caption"),
+    "available": ("system.process_memory", "available_memory"),
     "check_picture_name": ("vision.image_io", "check_image_name"),
+    "give_back": ("system.process_memory", "release_memory"),
+    "needed": ("system.process_memory", "needed_memory"),
     "normalise_and_square": ("vision.preprocess", "normalize_and_square"),
     "part_from_box": ("regions.masks", "mask_from_box"),
     "part_from_polygon": ("regions.masks", "mask_from_polygon"),
     "part_from_rle": ("regions.masks", "mask_from_rle"),
+    "resident": ("system.process_memory", "process_memory"),
     "regions_from_parts": ("regions.masks", "regions_from_crops"),
+    "shortage": ("system.process_memory", "memory_shortage"),
+    "trim": ("system.process_memory", "release_freed_memory"),
 }
 
 

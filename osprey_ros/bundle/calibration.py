@@ -1,4 +1,4 @@
-"""Confidence that means something: how often answers were right that were as sure as this one, by kind of answer."""
+"""Calibration: curves from the raw confidence of an answer to the measured share of right answers, for each kind."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ CATEGORY, DESCRIPTION, ATTRIBUTE, QUERY = "category", "description", "attribute"
 
 @dataclass(frozen=True)
 class Curve:
-    """The share of right answers by raw confidence: straight between its points, level outside them.
+    """The share of right answers by raw confidence: linear between its points, constant outside them.
 
-    Both are in 0..1 and of the same length, at least 1; ``confidences`` rise, ``shares`` never fall. Raises
-    BundleError for others.
+    Attributes:
+        confidences: Raw confidences in 0..1, strictly increasing, at least one.
+        shares: Share of right answers at each of them, in 0..1, never decreasing.
+
+    Raises BundleError for other values.
     """
 
     confidences: tuple[float, ...]
@@ -29,34 +32,38 @@ class Curve:
     def __post_init__(self) -> None:
         x, y = np.array(self.confidences, dtype=np.float64), np.array(self.shares, dtype=np.float64)
         if len(x) != len(y) or not len(x):
-            raise BundleError(f"a curve has {len(x)} confidences and {len(y)} shares: it needs one for one")
+            raise BundleError(
+                f"a curve has {len(x)} confidences and {len(y)} shares; give one share for each confidence"
+            )
         if not all(((part >= 0) & (part <= 1)).all() for part in (x, y)):
-            raise BundleError("a curve leaves 0 to 1: confidences and shares are probabilities")
+            raise BundleError("a curve leaves the range 0 to 1; confidences and shares are probabilities")
         if (np.diff(x) <= 0).any() or (np.diff(y) < 0).any():
-            raise BundleError("a curve falls: confidences must rise, and shares must not fall")
+            raise BundleError("a curve decreases; confidences must increase and shares must not decrease")
 
     def __call__(self, confidence: float) -> float:
-        """The share at a raw confidence."""
+        """Return the share of right answers at a raw confidence."""
         return float(np.interp(confidence, self.confidences, self.shares))
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Curves by kind: "category", "description", "attribute", "query". A kind without one keeps its raw confidence.
+    """Curves by the kind of answer: "category", "description", "attribute" or "query".
 
-    ``fitted``: on what, for whoever reads the file.
+    Attributes:
+        curves: The curve of each kind. A kind without a curve keeps its raw confidence.
+        fitted: The data on which the curves were fitted, as text.
     """
 
     curves: Mapping[str, Curve] = field(default_factory=dict)
     fitted: str = ""
 
     def apply(self, kind: str, confidence: float) -> float:
-        """How likely an answer of this kind is right, in 0..1, from its raw confidence."""
+        """Return the calibrated confidence of an answer, in 0..1."""
         curve = self.curves.get(kind)
         return curve(confidence) if curve else confidence
 
     def to_json(self) -> str:
-        """The text of ``calibration.json``."""
+        """Return the text of ``calibration.json``."""
         data = {
             "format_version": FORMAT_VERSION,
             "fitted": self.fitted,
@@ -69,12 +76,12 @@ class Calibration:
 
     @classmethod
     def from_json(cls, text: str) -> Calibration:
-        """Reads the text of a ``calibration.json``. Raises BundleError."""
+        """Read the text of a ``calibration.json``. Raises BundleError if it is invalid."""
         try:
             data: dict[str, Any] = json.loads(text)
             version = data["format_version"]
             if version != FORMAT_VERSION:
-                raise BundleError(f"format_version is {version!r}, this osprey_ros reads {FORMAT_VERSION}")
+                raise BundleError(f"format_version is {version!r} but this osprey_ros reads {FORMAT_VERSION}")
             curves = {
                 str(kind): Curve(
                     tuple(float(v) for v in curve["confidences"]), tuple(float(v) for v in curve["shares"])
@@ -83,4 +90,4 @@ class Calibration:
             }
             return cls(curves, str(data["fitted"]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BundleError(f"it is not a calibration ({type(error).__name__}: {error})") from error
+            raise BundleError(f"not a calibration ({type(error).__name__}: {error})") from error

@@ -1,4 +1,4 @@
-"""The numbers that the runtime must know about a model."""
+"""Sizes and token ids of a model that the runtime needs."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ REBUILD = f"rebuild it with `{BUILD_COMMAND}` in a checkout"
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The numbers that the runtime must know about a model. Sizes in pixels or rows, ids are token ids.
+    """Sizes and token ids of a model that the runtime needs. Sizes are in pixels or rows.
 
-    ``mask_id`` and ``pos_id`` are ids of the tokenizer at or above ``vocab_size``: they mark where a region is named
-    and are never looked up in the embedding table.
+    ``mask_id`` and ``pos_id`` are token ids of at least ``vocab_size``. They stand for the two tokens of a region and
+    are never looked up in the embedding table.
     """
 
-    image_size: int  # the square side the picture is resized to
+    image_size: int  # side of the square to which an image is resized
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
     feature_channels: tuple[int, int, int, int]
     image_tokens: int
-    position_size: int  # side of the grid from which a position token is made
+    position_size: int  # side of the grid for the position token
     hidden_size: int
     num_layers: int
     num_heads: int
@@ -40,12 +40,12 @@ class ModelSpec:
 
     @property
     def feature_sizes(self) -> tuple[tuple[int, int], ...]:
-        """(height, width) of the four feature maps res2 to res5."""
+        """(height, width) of the four feature maps, res2 to res5."""
         return tuple((self.image_size // stride, self.image_size // stride) for stride in self.feature_strides)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ModelSpec:
-        """Reads the ``model`` part of a manifest. Raises BundleError naming fields that are missing."""
+        """Read the ``model`` part of a manifest. Raises BundleError if fields are missing."""
         names = {f.name for f in fields(cls)}
         missing = sorted(names - set(data) - {"feature_strides"})
         if missing:

@@ -32,7 +32,7 @@ from osprey_ros.ros.runtime import Runtime
 from osprey_ros.ros.services.server import Services
 from osprey_ros.ros.transitions import logged
 from osprey_ros.ros.worker import LatestWorker
-from osprey_ros.system import process_memory as memory
+from osprey_ros.system.process_memory import MIB, available_memory, process_memory, release_memory
 from osprey_ros.timing import Timing
 
 _UNCONFIGURED = "the node is unconfigured; configure and activate it, or start it with autostart:=true"
@@ -170,7 +170,7 @@ class OspreyNode(ParameterNode):
         """Note why a transition failed, for /diagnostics; "" if it succeeded."""
         self._problem = problem
         if problem and self._runtime is None:
-            memory.give_back()  # of engines that were loaded before the failure
+            release_memory()  # of engines that were loaded before the failure
 
     def _check_parameters(self, changes: list[Parameter[Any]]) -> SetParametersResult:
         try:
@@ -211,7 +211,7 @@ class OspreyNode(ParameterNode):
         if self._runtime is not None:
             self._runtime.close()
             self._runtime = None
-            memory.give_back()
+            release_memory()
         self._refuse(_UNCONFIGURED)
 
     def _on_frame(self, raw: RawFrame) -> None:
@@ -279,8 +279,8 @@ class OspreyNode(ParameterNode):
         if self._runtime is not None:
             bundle = self._runtime.bundle
             found.append(status.bundle_status(bundle.manifest, str(bundle.root)))
-        reserve = settings.memory_reserve * memory.MIB
-        return [*found, status.memory_status(memory.resident(), memory.available(), reserve)]
+        reserve = settings.memory_reserve * MIB
+        return [*found, status.memory_status(process_memory(), available_memory(), reserve)]
 
 
 def _stages(timing: Timing | None, conversion: float, step: float, publishing: float) -> dict[str, float]:

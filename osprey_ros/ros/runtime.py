@@ -21,7 +21,7 @@ from osprey_ros.scene.attributes import attributes_from
 from osprey_ros.scene.result import StepResult
 from osprey_ros.scene.scene import Scene
 from osprey_ros.scene.store import SceneStore, StoredScene, model_of
-from osprey_ros.system import process_memory as memory
+from osprey_ros.system.process_memory import MIB, memory_shortage, needed_memory, process_memory
 
 if TYPE_CHECKING:
     from osprey_ros.ros.parameters import Settings
@@ -56,7 +56,7 @@ class Runtime:
             raise
 
     def _load(self, now: Settings) -> None:
-        describer = load_describer(now.bundle, now.threads, now.preprocessing, now.memory_reserve * memory.MIB)
+        describer = load_describer(now.bundle, now.threads, now.preprocessing, now.memory_reserve * MIB)
         for spec in self._attributes:
             try:
                 describer.check([spec.constraint], [spec.question])
@@ -125,7 +125,7 @@ def _open_store(settings: Settings) -> SceneStore | None:
     if not settings.scene_file:
         return None
     model = model_of(Bundle.open(settings.bundle, verify=False).manifest)
-    return SceneStore(settings.scene_file, model, settings.scene_file_size * memory.MIB)
+    return SceneStore(settings.scene_file, model, settings.scene_file_size * MIB)
 
 
 def load_describer(name: str, threads: int, preprocessing: str, reserve: int) -> Describer:
@@ -141,18 +141,18 @@ def load_describer(name: str, threads: int, preprocessing: str, reserve: int) ->
         OspreyError: The bundle is invalid or too large.
     """
     bundle = Bundle.open(name, verify=False)
-    size = sum(entry.bytes for entry in bundle.manifest.files.values()) / memory.MIB
+    size = sum(entry.bytes for entry in bundle.manifest.files.values()) / MIB
     logger.info(
         "bundle %s in %s: %.0f MB in %d files", bundle.manifest.name, bundle.root, size, len(bundle.manifest.files)
     )
-    shortage = memory.shortage(bundle, reserve)
+    shortage = memory_shortage(bundle, reserve)
     if shortage:
         raise BundleError(shortage)
     started = time.monotonic()
     with _progress("checking the files"):
         bundle.verify()
     checked = time.monotonic()
-    need = memory.needed(bundle) / memory.MIB
+    need = needed_memory(bundle) / MIB
     logger.info("files checked in %.1f s; loading the engines (at most %.0f MB of memory)", checked - started, need)
     with _progress("loading the engines"):
         describer = Describer(bundle, threads=threads or None, preprocessing=preprocessing)
@@ -180,5 +180,5 @@ def _progress(what: str) -> Iterator[None]:
 
 
 def _memory_held() -> str:
-    held = memory.resident()
-    return "" if held is None else f", {held / memory.MIB:.0f} MB of memory held"
+    held = process_memory()
+    return "" if held is None else f", {held / MIB:.0f} MB of memory held"

@@ -1,6 +1,6 @@
-"""Main memory: what this process holds, what the machine has left, and what a bundle will need.
+"""Main memory: used by this process, available on the machine, and needed by a bundle.
 
-Imports no ROS. Reads Linux's /proc; where that is not to be had, nothing is known and nothing is refused.
+It reads /proc and the control group of Linux. On systems without them, amounts are unknown and no check fails.
 """
 
 from __future__ import annotations
@@ -14,22 +14,25 @@ from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.bundle.manifest import EMBEDDINGS
 
 MIB = 1 << 20
-# How much more than its files a runtime holds at most while it loads them: onnxruntime packs weights anew for its
-# kernels, one after another. Two layers of a 7B model, 1274 MiB of engines, took 1658 MiB with the libraries.
-_LOADING = {"onnxruntime": 1.3, "tensorrt": 1.2}
-_WORK = 150 * MIB  # feature maps, keys and values, and the libraries themselves
+# Peak memory while a runtime loads a file, as a multiple of its size: onnxruntime repacks the weights for its kernels,
+# one after another. Measured: 1658 MiB for two layers of a 7B model (1274 MiB of engines), libraries included.
+_LOADING_FACTOR = {"onnxruntime": 1.3, "tensorrt": 1.2}
+_WORKING_MEMORY = 150 * MIB  # feature maps, keys and values, and the libraries
 
 
-def resident() -> int | None:
-    """Bytes of main memory that this process holds (RSS)."""
+def process_memory() -> int | None:
+    """Return the bytes of main memory that this process uses (RSS); None if unknown."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError, ValueError):
         return None
 
 
-def available() -> int | None:
-    """Bytes that can be had without swapping; in a container with a limit, what is left below it if that is less."""
+def available_memory() -> int | None:
+    """Return the bytes that can be allocated without swapping; None if unknown.
+
+    In a container with a memory limit, it is what remains of the limit, if that is less.
+    """
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
@@ -37,9 +40,9 @@ def available() -> int | None:
         return None
     group = Path("/sys/fs/cgroup")
     try:
-        limit = int((group / "memory.max").read_text())  # "max" where there is none
-        held = int((group / "memory.current").read_text())
-        # The cache of files counts as held, and gives way.
+        limit = int((group / "memory.max").read_text())  # "max" if there is no limit
+        used = int((group / "memory.current").read_text())
+        # The file cache counts as used, but the system reclaims it when it is needed.
         cache = next(
             int(line.split()[1])
             for line in (group / "memory.stat").read_text().splitlines()
@@ -47,43 +50,46 @@ def available() -> int | None:
         )
     except (OSError, StopIteration, ValueError):
         return free
-    return min(free, max(0, limit - held + cache))
+    return min(free, max(0, limit - used + cache))
 
 
-def needed(bundle: Bundle) -> int:
-    """Bytes that are needed at most to load a bundle and to work with it, by the sizes of its files."""
+def needed_memory(bundle: Bundle) -> int:
+    """Return the bytes that loading and running a bundle needs at most, estimated from the sizes of its files."""
     files = bundle.manifest.files
     engines = {entry.file: entry.runtime for entry in bundle.manifest.engines.values()}
-    total = float(_WORK)
+    total = float(_WORKING_MEMORY)
     for name, entry in files.items():
         if name == EMBEDDINGS:
-            continue  # mapped from disk: its pages give way
-        # Weights beside a graph go with its runtime; that of the decoder where the file is nobody's.
+            continue  # mapped from disk: the system can reclaim its pages
+        # Files that are no engine hold weights of the decoder.
         runtime = engines.get(name, bundle.engine("decoder").runtime)
-        total += entry.bytes * _LOADING.get(runtime, max(_LOADING.values()))
+        total += entry.bytes * _LOADING_FACTOR.get(runtime, max(_LOADING_FACTOR.values()))
     return int(total)
 
 
-def shortage(bundle: Bundle, reserve: int) -> str:
-    """Why a bundle should not be loaded now; "" if there is room, or no knowing. ``reserve`` bytes are to stay free."""
-    room, need = available(), needed(bundle)
-    if room is None or room - need >= reserve:
+def memory_shortage(bundle: Bundle, reserve: int) -> str:
+    """Return why there is too little memory for a bundle; "" if there is enough, or if that is unknown.
+
+    ``reserve`` is the number of bytes that must remain available.
+    """
+    available, needed = available_memory(), needed_memory(bundle)
+    if available is None or available - needed >= reserve:
         return ""
     kept = f" and memory_reserve keeps {reserve / MIB:.0f} MB free" if reserve else ""
     return (
-        f"bundle {bundle.manifest.name} needs about {need / MIB:.0f} MB of memory, {room / MIB:.0f} MB are available"
-        f"{kept}: end other programs, take a smaller bundle, or lower memory_reserve"
+        f"bundle {bundle.manifest.name} needs about {needed / MIB:.0f} MB of memory, {available / MIB:.0f} MB are "
+        f"available{kept}; end other programs, use a smaller bundle, or lower memory_reserve"
     )
 
 
-def trim() -> None:
-    """Returns to the system what was freed, where the C library keeps it otherwise and can be asked to (glibc)."""
+def release_freed_memory() -> None:
+    """Return freed memory from the C library to the system, if the library supports it (glibc does)."""
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if malloc_trim is not None:
         malloc_trim(0)
 
 
-def give_back() -> None:
-    """Frees what nothing refers to any more, cycles included, and returns it to the system."""
+def release_memory() -> None:
+    """Free unreachable objects, reference cycles included, and return their memory to the system."""
     gc.collect()
-    trim()
+    release_freed_memory()

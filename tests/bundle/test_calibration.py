@@ -36,12 +36,12 @@ def test_a_curve_is_straight_between_its_points_and_level_outside() -> None:
 @pytest.mark.parametrize(
     ("confidences", "shares", "message"),
     [
-        ((), (), "one for one"),
-        ((0.1, 0.2), (0.1,), "one for one"),
-        ((0.1, 1.2), (0.1, 0.2), "leaves 0 to 1"),
-        ((0.1, float("nan")), (0.1, 0.2), "leaves 0 to 1"),
-        ((0.2, 0.1), (0.1, 0.2), "falls"),
-        ((0.1, 0.2), (0.3, 0.2), "falls"),
+        ((), (), "one share for each confidence"),
+        ((0.1, 0.2), (0.1,), "one share for each confidence"),
+        ((0.1, 1.2), (0.1, 0.2), "leaves the range 0 to 1"),
+        ((0.1, float("nan")), (0.1, 0.2), "leaves the range 0 to 1"),
+        ((0.2, 0.1), (0.1, 0.2), "decreases"),
+        ((0.1, 0.2), (0.3, 0.2), "decreases"),
     ],
 )
 def test_a_curve_that_is_none_is_refused(confidences: tuple[float], shares: tuple[float], message: str) -> None:

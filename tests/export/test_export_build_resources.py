@@ -117,7 +117,7 @@ def test_a_machine_that_is_too_small_is_refused_before_work_begins(
     message: str,
 ) -> None:
     monkeypatch.setattr(resources.shutil, "disk_usage", lambda path: Usage(100 * GB, 0, free))
-    monkeypatch.setattr(resources.memory, "available", lambda: memory)
+    monkeypatch.setattr(resources, "available_memory", lambda: memory)
     caplog.set_level("INFO")
     with pytest.raises(InputError, match=message):
         build_bundle(tiny_model.checkpoint, tmp_path / "b", verify=False)

@@ -147,13 +147,16 @@ def test_an_array_without_regions_is_one() -> None:
     [
         (RegionArray(height=0, width=80), "the image size of the regions is 80x0 pixels; set height and width"),
         (region_array(Region(id=4, encoding=9)), r"region 4: encoding 9 is not RLE \(0\), POLYGON \(1\) or BOX \(2\)"),
-        (region_array(Region(id=4, rle=array.array("I", [5]))), "region 4: its run lengths add up to 5 pixels, 80x60"),
+        (
+            region_array(Region(id=4, rle=array.array("I", [5]))),
+            "region 4: its run lengths add up to 5 pixels but 80x60",
+        ),
         (
             region_array(Region(id=4, encoding=2, roi=RegionOfInterest(x_offset=70, width=20, height=5))),
             r"region 4: the roi of 20x5 pixels at \(70, 0\) exceeds the image of 80x60",
         ),
         (region_array(Region(id=4, encoding=1, polygon=array.array("f", [1, 2, 3]))), "region 4: its polygon has 3"),
-        (region_array(Region(id=0, encoding=2)), r"ids of regions must be 1 to 2147483647 \(0 is background\), not 0"),
+        (region_array(Region(id=0, encoding=2)), r"region ids must be 1 to 2147483647 \(0 is background\), not 0"),
         (region_array(Region(id=5, encoding=2), Region(id=5, encoding=2)), r"given twice: \[5\]"),
     ],
 )
@@ -201,7 +204,7 @@ def test_detections_without_numbers_are_counted(identities: list[str]) -> None:
 
 def test_a_wrong_detection_is_named() -> None:
     message = SimpleNamespace(detections=[detection("8", (20.0, 15.0, float("nan"), 10.0, 0.0))])
-    with pytest.raises(InputError, match=r"^/robot/detections: detection 8: its box is no box"):
+    with pytest.raises(InputError, match=r"^/robot/detections: detection 8: invalid box"):
         frame_from_messages(raw(regions=message, regions_from="detections"))
 
 

@@ -21,7 +21,7 @@ from osprey_ros.ros.diagnostics.status import (
     scene_status,
     stages_status,
 )
-from osprey_ros.system import process_memory as memory
+from osprey_ros.system.process_memory import MIB, available_memory, memory_shortage, process_memory
 
 IMAGE = TopicState("image", "/image", "sensor_msgs/msg/Image", 1, (), 9, 0, 10**9, "reliable", ("reliable",), ())
 FINE = InputState((IMAGE, replace(IMAGE, role="segmentation", name="/ids")), 9, 0, None, (), 0.0, 15)
@@ -120,13 +120,13 @@ def test_the_scene() -> None:
 
 def test_memory_is_known_and_a_bundle_that_is_too_large_is_refused() -> None:
     bundle = Bundle.open("nano", verify=False)
-    resident, available = memory.resident(), memory.available()
+    resident, available = process_memory(), available_memory()
     assert resident is not None
     assert available is not None
-    assert resident > 10 * memory.MIB
-    assert available > 10 * memory.MIB
-    assert memory.shortage(bundle, reserve=0) == ""
-    refused = memory.shortage(bundle, reserve=2 * available)
+    assert resident > 10 * MIB
+    assert available > 10 * MIB
+    assert memory_shortage(bundle, reserve=0) == ""
+    refused = memory_shortage(bundle, reserve=2 * available)
     assert f"bundle {bundle.manifest.name} needs about" in refused
     assert "lower memory_reserve" in refused
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from threading import Event
 from types import FrameType
@@ -16,6 +18,7 @@ from osprey_ros.cli._options import (
     above_zero,
     add_attributes_option,
     add_engine_options,
+    add_json_option,
     add_max_new_tokens_option,
     add_min_confidence_option,
     add_region_options,
@@ -86,6 +89,7 @@ def add_command(commands: Any) -> None:
     add_min_confidence_option(command)
     add_region_options(command, min_area=50, max_regions=32)
     add_engine_options(command)
+    add_json_option(command)
     add_verbose_option(command)
     command.set_defaults(run=run)
 
@@ -153,13 +157,19 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print_summary(arguments: argparse.Namespace, recording: Recording, plan: Plan, report: Report, topic: str) -> None:
+    frames, notes = len(plan.frames), list(_notes(arguments, recording, plan, report))
+    if arguments.json:
+        summary = {"output": str(arguments.output), "topic": topic, "frames": frames, **asdict(report), "notes": notes}
+        summary["failed"] = [{"stamp": stamp, "reason": reason} for stamp, reason in report.failed]
+        print(json.dumps(summary, indent=2))
+        return
     empty = f" ({report.empty} of them without a region)" if report.empty else ""
     print(
-        f"{arguments.output}: {report.described} of {len(plan.frames)} frames described{empty}; "
+        f"{arguments.output}: {report.described} of {frames} frames described{empty}; "
         f"{report.objects} objects on {topic}, {report.descriptions} of them with a new description; "
         f"{report.kept} messages kept"
     )
-    for note in _notes(arguments, recording, plan, report):
+    for note in notes:
         print(f"osprey: {note}", file=sys.stderr)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from osprey_ros.errors import EngineError
 
 DEVICES = ("cpu", "cuda")
 UNBOUNDED = sys.maxsize  # rows
+_LOGGER = logging.getLogger(__name__)
 
 
 class Buffer(Protocol):
@@ -124,6 +126,7 @@ def load_engine(
         raise EngineError(f"unknown device {device!r}: choose one of {', '.join(DEVICES)}")
     if threads is not None and threads < 1:
         raise EngineError(f"threads is {threads}: it must be at least 1")
+    _LOGGER.info("loading %s with %s on %s", path, runtime, device)
     if runtime == "onnxruntime":
         from osprey_ros.engines.onnxruntime import OnnxEngine
 

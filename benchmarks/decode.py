@@ -57,7 +57,7 @@ class Contender(Protocol):
 
 
 def prefix_length(bundle: Bundle) -> int:
-    """Rows that all regions of a picture share: the words before the region and the picture."""
+    """Rows that all regions of an image share: the words before the region and the image."""
     spec = bundle.manifest.model
     prompt = PromptBuilder(bundle.tokenizer(), spec).prompt(QUESTIONS["detailed"])
     return prompt.index(MASK) - 1 + spec.image_tokens

@@ -53,7 +53,7 @@ class Compared:
 
     seconds: Spread
     ratio: Spread
-    one_encoding: float | None  # of a loop: median, had it encoded the picture once
+    one_encoding: float | None  # of a loop: median, had it encoded the image once
     same_tokens: float  # share of the regions whose tokens are all equal to the engines'
 
 
@@ -155,7 +155,7 @@ class Sides:
 
 
 def _one_encoding(runs: Sequence[LoopAnswers], count: int) -> float:
-    """Median seconds of a loop over `count` regions, less all encodings of the picture but one."""
+    """Median seconds of a loop over `count` regions, less all encodings of the image but one."""
     each = [((run.seconds - run.encoding_seconds) * count + run.encoding_seconds) / len(run.tokens) for run in runs]
     return statistics.median(each)
 

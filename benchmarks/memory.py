@@ -1,4 +1,4 @@
-"""Peak memory of a fresh process that opens a bundle and describes N regions of one picture; one process for each N.
+"""Peak memory of a fresh process that opens a bundle and describes N regions of one image; one process for each N.
 
 Run as a script it is that process: it imports nothing but the runtime.
 """
@@ -28,7 +28,7 @@ class PeakMemory:
     """Largest resident set of the process, in bytes, pages of mapped files included."""
 
     regions: int
-    opened: int  # once the bundle is loaded, before the first picture
+    opened: int  # once the bundle is loaded, before the first image
     peak: int
 
 

@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def publish(options: argparse.Namespace) -> None:
-    """Publishes frames until interrupted. The picture moves a little, so that each is another one."""
+    """Publishes frames until interrupted. The image moves a little, so that each is another one."""
     import rclpy
     from rclpy.executors import ExternalShutdownException
     from sensor_msgs.msg import Image
@@ -151,7 +151,7 @@ def publish(options: argparse.Namespace) -> None:
 
 
 def picture(width: int, height: int, regions: int) -> tuple[np.ndarray, np.ndarray]:
-    """A picture, uint8 [H, W, 3], of noise with coloured boxes in a row, and their ids, uint16 [H, W]."""
+    """An image, uint8 [H, W, 3], of noise with colored boxes in a row, and their ids, uint16 [H, W]."""
     rng = np.random.default_rng(0)
     rgb = rng.integers(100, 140, (height, width, 3), np.uint8)
     ids = np.zeros((height, width), np.uint16)

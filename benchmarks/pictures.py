@@ -1,4 +1,4 @@
-"""The frame that is described: a simulated picture and as many regions of it as are asked for, all made alike."""
+"""The frame that is described: a simulated image and as many regions of it as are asked for, all made alike."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_REGIONS = PIECES * MAX_OBJECTS
 
 @dataclass(frozen=True)
 class Frame:
-    """A picture, uint8 [H, W, 3], and its id image, int32 [H, W] with ids 1..MAX_REGIONS."""
+    """An image, uint8 [H, W, 3], and its id image, int32 [H, W] with ids 1..MAX_REGIONS."""
 
     rgb: np.ndarray
     ids: np.ndarray

@@ -1,8 +1,8 @@
-"""What stands before the engines: regions to masks and pictures to pixels; and what fast preprocessing changes.
+"""What stands before the engines: regions to masks and images to pixels; and what fast preprocessing changes.
 
 `python benchmarks/pixels.py --json build/pixels.json`, with `--scenes 0` for the times alone.
 
-Times are taken in turns, Pillow's own resize of the same picture among them: wall time, and in brackets the processor
+Times are taken in turns, Pillow's own resize of the same image among them: wall time, and in brackets the processor
 time, which other work on the machine disturbs less. OpenCV gets one thread; the others are those of
 `osprey_ros.vision.preprocess.Preprocessor`. The difference of fast to exact pixels, in levels of 8 bits, and of
 the words that follow are taken over rendered scenes of the test split.
@@ -39,7 +39,7 @@ from osprey_sim.render import Renderer
 from osprey_sim.scene import sample_scene
 
 COUNTS = (1, 4, 16, 64)
-PUBLISHED = (512, 112)  # sides of the picture and of the position grid in the published model
+PUBLISHED = (512, 112)  # sides of the image and of the position grid in the published model
 CASES = ((720, 1280, 512), (1280, 720, 512), (720, 1280, 192), (480, 640, 192))  # height, width, side of the square
 HEIGHT, WIDTH = 720, 1280
 MIN_AREA = 2400  # pixels of an object that is described, of 1280x720
@@ -73,12 +73,12 @@ class RegionTimes:
 
 @dataclass(frozen=True)
 class PictureTimes:
-    """Seconds for one size of picture."""
+    """Seconds for one size of image."""
 
     height: int
     width: int
     side: int
-    pillow: Times  # the resize alone, of a picture that Pillow already holds
+    pillow: Times  # the resize alone, of an image that Pillow already holds
     exact: Times
     threaded: Times  # exact, shared by the threads asked for
     fast: Times
@@ -87,7 +87,7 @@ class PictureTimes:
 @dataclass(frozen=True)
 class Difference:
     """Fast against exact pixels over scenes, in levels of 8 bits, and the words: regions, and how many are described
-    alike. No words where the model takes pictures of another side."""
+    alike. No words where the model takes images of another side."""
 
     side: int
     scenes: int
@@ -153,7 +153,7 @@ def measure_regions(side: int, position_size: int, runs: int) -> list[RegionTime
 
 
 def measure_picture(rgb: np.ndarray, spec: ModelSpec, threads: int, runs: int) -> PictureTimes:
-    """One picture uint8 [H, W, 3], again and again."""
+    """One image uint8 [H, W, 3], again and again."""
     image = Image.fromarray(rgb)
     small = resize_shortest_edge(rgb, spec.image_size).shape[1::-1]
     exact, threaded, fast = Preprocessor(spec), Preprocessor(spec, threads=threads), Preprocessor(spec, "fast")

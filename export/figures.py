@@ -66,7 +66,7 @@ class VerificationError(EngineError):
 
 @dataclass
 class StageFigures:
-    """The worst values of one stage over all pictures."""
+    """The worst values of one stage over all images."""
 
     cosine: float = 1.0
     max_difference: float = 0.0
@@ -102,7 +102,7 @@ class StageFigures:
 
 @dataclass
 class TokenFigures:
-    """Greedy decoding, engine against PyTorch, over all regions of all pictures.
+    """Greedy decoding, engine against PyTorch, over all regions of all images.
 
     PyTorch is asked along the engine's own tokens: what would it say next, given the same words so far? Up to the first
     difference that is the comparison of two greedy answers, and behind it still a fair question.

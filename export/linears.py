@@ -68,7 +68,7 @@ class DecoderPrecision:
 
     @property
     def block(self) -> int:
-        """How many neighbouring inputs share a scale where weights are quantized."""
+        """How many neighboring inputs share a scale where weights are quantized."""
         return TENSORRT_BLOCK if self.dialect == "tensorrt" else BLOCK
 
     @property

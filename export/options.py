@@ -64,7 +64,7 @@ class Targets:
     runtime: what runs vision and mask extractor; decoder: what runs the decoder; device: "cpu" or "cuda".
     max_regions: regions that TensorRT plans take at once, more being computed in parts, and for which memory is
     reckoned; ONNX graphs take any number. max_tokens: positions that the decoder has, at most those of the model: rows
-    of image, question and answer together; by default all. image_size: side of the square that pictures are resized to,
+    of image, question and answer together; by default all. image_size: side of the square that images are resized to,
     by default the model's.
     """
 

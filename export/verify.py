@@ -1,4 +1,4 @@
-"""Compares the engines of a bundle with the fp32 PyTorch model, stage by stage, on pictures with regions.
+"""Compares the engines of a bundle with the fp32 PyTorch model, stage by stage, on images with regions.
 
 Every stage of the engines reads what the engine stage before it produced, as on the robot; the reference is PyTorch
 from pixels to words. So each figure holds everything that has gone wrong up to there. One more stage, `decoder_graph`,
@@ -64,12 +64,12 @@ def verify_bundle(
     Args:
         folder: a bundle's folder with its engines and embedding table; a manifest is not needed.
         weights: gives the decoder's tensors by their names in the checkpoint as the engine has them, dequantized.
-        samples: pictures with regions; those without any are left out.
+        samples: images with regions; those without any are left out.
         engines: the bundle's, by default three ONNX graphs on the CPU.
-        config: the bundle's model where it differs from the checkpoint's, in the size of pictures.
+        config: the bundle's model where it differs from the checkpoint's, in the size of images.
         limits: what engines must keep.
         max_new_tokens: how many tokens of each answer are compared.
-        max_regions: how many regions of a picture are compared at most: its largest.
+        max_regions: how many regions of an image are compared at most: its largest.
         layers: compare only that many of the decoder's first layers, for machines that cannot hold all of them.
         decoder: then, the file of an engine that has only these layers.
         load: opens an engine file, by default as its entry says.

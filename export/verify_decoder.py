@@ -42,7 +42,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a decoder said about the regions of one picture.
+    """What a decoder said about the regions of one image.
 
     tokens: one array for each region. prefix_logits: [R, V] of the prefix's last rows. logits: for each answer of n
     tokens those [n, V] from which they were chosen.
@@ -54,7 +54,7 @@ class Answers:
 
 
 def ask_engine(decoder: Decoder, tokens: Tokens, table: np.ndarray, conversation: Conversation) -> Answers:
-    """Greedy answers of the engine about every region of a picture, then their logits in one run over all of them."""
+    """Greedy answers of the engine about every region of an image, then their logits in one run over all of them."""
     prefix, prefix_logits = _prefill(decoder, tokens.rows(conversation.prefix, table))
     generations = decoder.generate(
         prefix,
@@ -70,7 +70,7 @@ def ask_engine(decoder: Decoder, tokens: Tokens, table: np.ndarray, conversation
 def follow_with_engine(
     decoder: Decoder, tokens: Tokens, table: np.ndarray, conversation: Conversation, answers: Sequence[np.ndarray]
 ) -> Answers:
-    """The engine along given answers about the regions of a picture; returned are the tokens that it would say next."""
+    """The engine along given answers about the regions of an image; returned are the tokens that it would say next."""
     prefix, prefix_logits = _prefill(decoder, tokens.rows(conversation.prefix, table))
     logits = _logits_along(decoder, prefix, tokens, table, conversation, answers)
     return Answers([one.argmax(axis=-1) for one in logits], prefix_logits, logits)
@@ -104,7 +104,7 @@ def _logits_along(
 
 @dataclass(frozen=True)
 class Script:
-    """What PyTorch reads to follow the engine about one picture.
+    """What PyTorch reads to follow the engine about one image.
 
     rows: the prefix and a branch for every answer. wanted: which rows' logits are compared, of the prefix, then of each
     answer.
@@ -115,7 +115,7 @@ class Script:
 
     @classmethod
     def of(cls, tokens: Tokens, answers: Answers, table: np.ndarray, conversation: Conversation) -> Script:
-        """From the picture's tokens and the embedding table [V, H] of either side, and the answers of the engine."""
+        """From the image's tokens and the embedding table [V, H] of either side, and the answers of the engine."""
         prefix = tokens.rows(conversation.prefix, table)
         branches = [_answered(tokens, table, conversation, answer, n) for n, answer in enumerate(answers.tokens)]
         end = np.arange(max(0, len(prefix) - _PREFIX_ROWS), len(prefix))
@@ -126,7 +126,7 @@ class Script:
 
 
 def follow(streamed: StreamedDecoder, scripts: Sequence[Script]) -> list[Answers]:
-    """PyTorch along the answers of the engine, all pictures in one pass over the layers.
+    """PyTorch along the answers of the engine, all images in one pass over the layers.
 
     Returned are the tokens that PyTorch would say next at every step, and its logits.
     """

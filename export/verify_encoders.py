@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Tokens:
-    """What the encoders make of one picture: image tokens [T, H], mask and position tokens [N, H], float32."""
+    """What the encoders make of one image: image tokens [T, H], mask and position tokens [N, H], float32."""
 
     image: np.ndarray
     mask: np.ndarray
@@ -53,7 +53,7 @@ class EncoderInputs:
 
     @classmethod
     def of(cls, sample: VerificationSample, config: OspreyConfig, most: int | None = None) -> EncoderInputs:
-        """Of the picture's regions, or of the `most` largest of them."""
+        """Of the image's regions, or of the `most` largest of them."""
         spec = config.model_spec()
         regions = regions_from_id_image(sample.ids)
         if most is not None:
@@ -65,7 +65,7 @@ class EncoderInputs:
 
 @dataclass
 class Encoded:
-    """One side's outputs for one picture: four feature maps [1, C, h, w] and the tokens as they come."""
+    """One side's outputs for one image: four feature maps [1, C, h, w] and the tokens as they come."""
 
     features: list[np.ndarray]
     image: np.ndarray
@@ -128,7 +128,7 @@ def encode_with_torch(inputs: Sequence[EncoderInputs], config: OspreyConfig, rea
 
 
 def compare_encoders(engine: Encoded, reference: Encoded, stages: Mapping[str, StageFigures]) -> None:
-    """Takes one picture's outputs of both sides into the figures."""
+    """Takes one image's outputs of both sides into the figures."""
     for own, other in zip(engine.features, reference.features, strict=True):
         # A map is one direction: single pixels of it may be near zero.
         stages["vision_features"].add(own.reshape(1, -1), other.reshape(1, -1))

@@ -32,7 +32,7 @@ _LLAMA_KEYS = {
 class OspreyConfig:
     """Shape of an Osprey model. The defaults are the published 7B model (arXiv 2312.10032)."""
 
-    # picture
+    # image
     image_size: int = 512
     image_mean: tuple[float, float, float] = CLIP_MEAN
     image_std: tuple[float, float, float] = CLIP_STD

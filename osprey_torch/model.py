@@ -97,7 +97,7 @@ class Osprey(nn.Module):
         position_tokens: torch.Tensor,
         batch: PackedBatch,
     ) -> torch.Tensor:
-        """Logits of the labelled rows of packed sequences: many regions of one image behind one prefix.
+        """Logits of the labeled rows of packed sequences: many regions of one image behind one prefix.
 
         Args:
             image_tokens: [B, T, H]

@@ -13,7 +13,7 @@ from osprey_ros.bundle.spec import ModelSpec
 class PublishedPixels:
     """CLIPImageProcessor, the one that resizes with Pillow, and the bilinear squeezing behind it.
 
-    spec: the model's picture size, mean and standard deviation.
+    spec: the model's image size, mean and standard deviation.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -26,7 +26,7 @@ class PublishedPixels:
         )
 
     def __call__(self, rgb: np.ndarray) -> torch.Tensor:
-        """Float32 [1, 3, S, S] of a picture uint8 [H, W, 3]."""
-        # It would take a picture of 1 or 3 rows for one whose colours come first.
+        """Float32 [1, 3, S, S] of an image uint8 [H, W, 3]."""
+        # It would take an image of 1 or 3 rows for one whose colors come first.
         pixels = self._processor(images=rgb, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
         return interpolate(pixels, self._size, mode="bilinear", align_corners=False)

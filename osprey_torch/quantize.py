@@ -1,6 +1,6 @@
 """Symmetric block-wise quantization of linear weights, and its packing for onnxruntime's MatMulNBits.
 
-Per output row, 32 neighbouring input weights (64 for TensorRT, which takes no fewer) share one scale and have no zero
+Per output row, 32 neighboring input weights (64 for TensorRT, which takes no fewer) share one scale and have no zero
 point: weight = scale * level. Scales are strictly positive and numbers that float16 holds, so that the same levels and
 scales serve every runtime: those that read scales as float32, those that read them as float16, and those that demand
 positive ones (TensorRT).
@@ -64,7 +64,7 @@ class QuantizedLinear:
     def packed(self) -> np.ndarray:
         """Returns MatMulNBits' B: uint8 [out_features, blocks, block / 2 for 4 bits or block for 8 bits].
 
-        Levels are stored with the operator's default zero point added (8 or 128); of two int4 neighbours the first is
+        Levels are stored with the operator's default zero point added (8 or 128); of two int4 neighbors the first is
         in the low half of the byte.
         """
         if self.bits == 8:

@@ -51,7 +51,7 @@ class VisionTower(nn.Module):
         self.register_load_state_dict_pre_hook(_from_published)
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """pixels [B, 3, S, S] normalised -> res2..res5, [B, C, S/stride, S/stride] at strides 4, 8, 16, 32."""
+        """pixels [B, 3, S, S] normalized -> res2..res5, [B, C, S/stride, S/stride] at strides 4, 8, 16, 32."""
         x = self.trunk.embeddings(pixels)
         features = []
         for stage in self.trunk.encoder.stages:

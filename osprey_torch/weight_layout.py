@@ -119,7 +119,7 @@ def check_shapes(
 
 
 def _is_unused(name: str) -> bool:
-    """Whether it is a buffer of old transformers, or any part of CLIP but the trunk of its picture half."""
+    """Whether it is a buffer of old transformers, or any part of CLIP but the trunk of its image half."""
     inside = name.removeprefix(TOWER)
     if inside == name:
         return name.endswith(".rotary_emb.inv_freq")

@@ -23,7 +23,7 @@ from training.store import SceneStore
 
 CATEGORIES = (*CLASSES, *PARTS)
 # What a region's two tokens are asked for in stage 0: of the mask token how the region looks and on what it stands, of
-# the position token where the region's middle is, in twelfths of the picture from the left and from the top.
+# the position token where the region's middle is, in twelfths of the image from the left and from the top.
 LABELS = {"category": CATEGORIES, "color": COLORS, "size": SIZES, "table": TABLES}
 PLACE_LABELS = {"column": tuple(range(12)), "row": tuple(range(12))}
 NO_LABEL = -100
@@ -31,10 +31,10 @@ NO_LABEL = -100
 
 @dataclass(frozen=True)
 class Batch:
-    """One training step's input; N is the largest number of regions in a picture of the batch."""
+    """One training step's input; N is the largest number of regions in an image of the batch."""
 
     pixels: torch.Tensor  # float32 [B, 3, S, S]
-    masks: list[torch.Tensor]  # four of float32 [B, N, h, w]; zeros beyond a picture's regions
+    masks: list[torch.Tensor]  # four of float32 [B, N, h, w]; zeros beyond an image's regions
     positions: torch.Tensor  # float32 [B, N, P, P]
     # int64 [B, N] by name in LABELS and PLACE_LABELS, NO_LABEL where there is none; empty where records are among them
     labels: dict[str, torch.Tensor]
@@ -52,7 +52,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Item:
-    """One picture of a batch."""
+    """One image of a batch."""
 
     pixels: np.ndarray
     masks: list[np.ndarray]
@@ -61,26 +61,26 @@ class Item:
     sequence: PackedSequence | None
 
 
-# Of a region that the edge of an enlarged picture cuts, at least this share must be left.
+# Of a region that the edge of an enlarged image cuts, at least this share must be left.
 _LEFT_INSIDE = 0.6
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which regions of a picture a stage learns from, and how.
+    """Which regions of an image a stage learns from, and how.
 
-    A mirrored, enlarged or recoloured picture is spoken of in words that are still true of it: no places in the first
-    two, no sizes in the second, no colours in the third. Data sets have words of their own and know brightness alone of
+    A mirrored, enlarged or recolored image is spoken of in words that are still true of it: no places in the first
+    two, no sizes in the second, no colors in the third. Data sets have words of their own and know brightness alone of
     what follows `questions`.
     """
 
     max_regions: int
-    min_area: int = 40  # visible pixels in the rendered picture
+    min_area: int = 40  # visible pixels in the rendered image
     questions: int = 0  # dialogues a region; 0: labels only
-    flip: bool = False  # mirror half of the pictures
-    zoom: float = 1.0  # enlarge a part of half of the pictures, up to so many times
-    brightness: float = 0.0  # each picture is up to this share brighter or darker
-    recolour: float = 0.0  # share of the pictures whose colours are exchanged, so that shapes count
+    flip: bool = False  # mirror half of the images
+    zoom: float = 1.0  # enlarge a part of half of the images, up to so many times
+    brightness: float = 0.0  # each image is up to this share brighter or darker
+    recolour: float = 0.0  # share of the images whose colors are exchanged, so that shapes count
     weights: Mapping[str, float] = field(default_factory=dict)  # of kinds of dialogues, see osprey_sim.dialogues
 
     def __post_init__(self) -> None:
@@ -105,7 +105,7 @@ class Selection:
         return replace(self, flip=False, zoom=1.0, recolour=0.0, weights={})
 
     def lit(self, picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A picture uint8 [H, W, 3], brighter or darker by chance."""
+        """An image uint8 [H, W, 3], brighter or darker by chance."""
         if not self.brightness:
             return picture
         factor = rng.uniform(1 - self.brightness, 1 + self.brightness)
@@ -114,7 +114,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class _View:
-    """A picture with its id images, as they are after all changes, and the regions that are in it."""
+    """An image with its id images, as they are after all changes, and the regions that are in it."""
 
     picture: np.ndarray
     instances: np.ndarray
@@ -210,9 +210,9 @@ def batches(
     processes: int = 1,
     accumulated: int = 1,
 ) -> DataLoader:
-    """Loader of the pictures of steps first .. steps-1 that belong to one process, in order.
+    """Loader of the images of steps first .. steps-1 that belong to one process, in order.
 
-    A step's `batch_size` pictures are divided over `accumulated` small batches, and each of these over the processes.
+    A step's `batch_size` images are divided over `accumulated` small batches, and each of these over the processes.
     """
     share = batch_size // (processes * accumulated)
     starts = [
@@ -243,13 +243,13 @@ def _recoloured(view: _View, rng: np.random.Generator) -> _View:
 
 
 def _enlarged(view: _View, factor: float, image_size: int, rng: np.random.Generator) -> _View:
-    """A window around a region drawn by chance, `factor` times smaller than the picture, with the regions inside it."""
+    """A window around a region drawn by chance, `factor` times smaller than the image, with the regions inside it."""
     chosen = view.facts[int(rng.integers(len(view.facts)))]
     ids = view.instances if chosen.kind == "object" else view.parts
     rows, columns = np.nonzero(ids == chosen.id)
     middle = np.array([rows.mean() / ids.shape[0], columns.mean() / ids.shape[1]])
     share = 1 / factor
-    # Anywhere that leaves the region's middle inside and no edge outside the picture.
+    # Anywhere that leaves the region's middle inside and no edge outside the image.
     top, left = np.clip(middle - rng.uniform(0.25, 0.75, 2) * share, 0, 1 - share)
 
     def cut(array: np.ndarray) -> np.ndarray:
@@ -286,7 +286,7 @@ def _place_labels(grids: np.ndarray) -> dict[str, list[int]]:
 
 
 def _collate(items: Sequence[Item]) -> Batch:
-    # At least one row, all zeros where no picture has a region: rows that name none look there and are not used.
+    # At least one row, all zeros where no image has a region: rows that name none look there and are not used.
     regions = max(1, *(len(item.positions) for item in items))
 
     def pad(arrays: Sequence[np.ndarray], fill: float) -> torch.Tensor:

@@ -56,7 +56,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture, pooling masks and position grids of its regions, and a dialogue about each."""
+    """An image, pooling masks and position grids of its regions, and a dialogue about each."""
 
     pixels: torch.Tensor  # [1, 3, S, S]
     masks: list[torch.Tensor]  # four of [1, N, h, w]
@@ -65,7 +65,7 @@ class Scene:
 
 
 def load(checkpoint: Path | None) -> tuple[Osprey, Tokenizer, list[RegionFacts], np.ndarray, np.ndarray]:
-    """Model, tokenizer, and the objects of a picture (uint8 [H, W, 3]) with their id image."""
+    """Model, tokenizer, and the objects of an image (uint8 [H, W, 3]) with their id image."""
     scene = sample_scene(0, "train", (MAX_OBJECTS, MAX_OBJECTS))
     with Renderer(640, 480) as renderer:
         frame = renderer.render(scene, depth=False)
@@ -83,7 +83,7 @@ def load(checkpoint: Path | None) -> tuple[Osprey, Tokenizer, list[RegionFacts],
 def scene_of(
     model: Osprey, tokenizer: Tokenizer, facts: Sequence[RegionFacts], rgb: np.ndarray, ids: np.ndarray
 ) -> Scene:
-    """Model inputs of a picture and of those of its objects that are in `facts`."""
+    """Model inputs of an image and of those of its objects that are in `facts`."""
     spec = model.config.model_spec()
     prompts = PromptBuilder(tokenizer, spec)
     regions = regions_from_id_image(ids, only=[f.id for f in facts])
@@ -113,7 +113,7 @@ class Side:
         image_tokens = objective.osprey.config.image_tokens
         packed = collate(sequences(scene, side, image_tokens))
         count = 1 if side == PACKED else len(scene.samples)
-        # One region a sample: row n of the batch holds the picture and its n-th region alone.
+        # One region a sample: row n of the batch holds the image and its n-th region alone.
         alone = side != PACKED
         self.batch = Batch(
             pixels=scene.pixels.repeat(count, 1, 1, 1) if side == ONE_BY_ONE else scene.pixels,
@@ -130,7 +130,7 @@ class Side:
     def loss(self) -> torch.Tensor:
         if self.name != SHARED_PICTURE:
             return self.objective(self.batch)[0]
-        # As the objective does it, but that every sample looks at the same maps of the picture, computed once.
+        # As the objective does it, but that every sample looks at the same maps of the image, computed once.
         model, batch = self.objective.osprey, self.batch
         assert batch.packed is not None
         with torch.no_grad():

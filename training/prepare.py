@@ -37,7 +37,7 @@ PRESETS = {"nano": OSPREY_NANO}
 
 @dataclass(frozen=True)
 class Prepared:
-    """A model on the CPU, its tokenizer, how many pictures there are, and the items of a stage given its seed."""
+    """A model on the CPU, its tokenizer, how many images there are, and the items of a stage given its seed."""
 
     model: Osprey
     tokenizer: Tokenizer
@@ -147,7 +147,7 @@ def _shards(source: RecordSource, folder: Path, strict: bool) -> Shards:
 
 
 def _with_pictures(records: Iterator[Record], skipped: Skipped, file: Path) -> Iterator[Record]:
-    """Those records whose picture is there and has the size that their masks are for.
+    """Those records whose image is there and has the size that their masks are for.
 
     Raises InputError at the end if there was none.
     """

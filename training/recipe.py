@@ -72,7 +72,7 @@ class DataSources:
     """Simulated scenes (how many), data sets on disk, or both.
 
     scenes_weight: the share of the scenes beside that of each data set. scene_size: width and height of rendered
-    pictures. strict: whether a broken record ends the run.
+    images. strict: whether a broken record ends the run.
     """
 
     scenes: int = 0
@@ -92,7 +92,7 @@ class DataSources:
 class Recipe:
     """Everything a run depends on but the machine.
 
-    precision: of the arithmetic; weights and optimizer stay float32. max_length: tokens of one dialogue, picture
+    precision: of the arithmetic; weights and optimizer stay float32. max_length: tokens of one dialogue, image
     included, beyond which it is cut off. save_dtype: of the checkpoint that is written, fp32, fp16 or bf16. lora: where
     given, the language model itself is frozen and adapters learn in its place.
     """

@@ -1,4 +1,4 @@
-"""Records of data sets as training items: the picture, its masks, and dialogues packed behind it."""
+"""Records of data sets as training items: the image, its masks, and dialogues packed behind it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _ATTEMPTS = 100  # records in turn that may be broken before training ends
 class RecordDataset(Dataset[Item]):
     """Endless passes over a mixture of data sets; item n is a function of the mixture's seed and n alone.
 
-    `selection.max_regions` bounds the dialogues that are drawn from one picture, `max_length` the tokens of each of
-    them, picture included: what is beyond is cut off, as the published training does.
+    `selection.max_regions` bounds the dialogues that are drawn from one image, `max_length` the tokens of each of
+    them, image included: what is beyond is cut off, as the published training does.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class RecordDataset(Dataset[Item]):
             try:
                 return self._item(number, record)
             except (OspreyError, ValueError) as error:
-                # What preparation does not look at, such as the pixels of a picture: another record stands in.
+                # What preparation does not look at, such as the pixels of an image: another record stands in.
                 warnings.warn(f"left out: {record.origin}: {error}", stacklevel=2)
         raise InputError(f"{_ATTEMPTS} records in turn cannot be used, the last as was said: check the data sets")
 

@@ -21,7 +21,7 @@ class Stage:
     name: str
     trains: tuple[str, ...]  # names in GROUPS; everything else is frozen
     selection: Selection
-    batch_size: int  # pictures a step, over all processes and accumulated steps
+    batch_size: int  # images a step, over all processes and accumulated steps
     learning_rate: float
     steps: int | None = None  # either these
     epochs: float | None = None  # or passes over the data
@@ -46,7 +46,7 @@ class Stage:
         return self.selection.questions > 0
 
     def total_steps(self, pictures: int) -> int:
-        """How many steps the stage has on data of so many pictures."""
+        """How many steps the stage has on data of so many images."""
         if self.steps is not None:
             return self.steps
         assert self.epochs is not None

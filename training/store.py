@@ -1,4 +1,4 @@
-"""Rendered scenes on disk: pictures and id images as memory-mapped arrays, facts as JSON lines."""
+"""Rendered scenes on disk: images and id images as memory-mapped arrays, facts as JSON lines."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class SceneStore:
         return self._facts[chunk][row]
 
     def images(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(picture uint8 [h, w, 3], its shortest edge resized; instance ids and part ids, both uint8 [H, W])."""
+        """(image uint8 [h, w, 3], its shortest edge resized; instance ids and part ids, both uint8 [H, W])."""
         chunk, row = self._index[index]
         arrays = self._arrays[chunk]
         return arrays["picture"][row], arrays["instances"][row], arrays["parts"][row]
@@ -63,7 +63,7 @@ def render_scenes(
     """Render scenes 0 .. count-1 of a split into `folder`, skipping chunks that are there.
 
     Args:
-        image_size: the model's picture side; pictures are stored with their shortest edge resized to it.
+        image_size: the model's image side; images are stored with their shortest edge resized to it.
         progress: called with the number of scenes that became ready; what it raises ends the rendering.
         size: width and height of what is rendered.
     """

@@ -78,7 +78,7 @@ class BatchedDecoder:
 
 
 class BatchedSide:
-    """Answers about regions by the batched decoder; picture and regions are encoded beforehand, by the loop's model."""
+    """Answers about regions by the batched decoder; image and regions are encoded beforehand, by the loop's model."""
 
     def __init__(self, weights: LlamaWeights, loop: TorchLoop, folder: Path, threads: int, device: str) -> None:
         self._decoder = BatchedDecoder(weights, folder, threads, device)

@@ -62,7 +62,7 @@ def write_gguf(weights: LlamaWeights, path: Path) -> None:
 
 
 def _rotary_rows(heads: int, dim: int) -> np.ndarray:
-    """Row order of query and key weights: llama.cpp rotates neighbouring rows, the checkpoint the halves of a head."""
+    """Row order of query and key weights: llama.cpp rotates neighboring rows, the checkpoint the halves of a head."""
     return np.arange(heads * dim).reshape(heads, 2, dim // 2).swapaxes(1, 2).reshape(-1)
 
 

@@ -22,7 +22,7 @@ from osprey_torch.reference import generate_region
 
 @dataclass(frozen=True)
 class LoopAnswers:
-    """Tokens for each region, and the seconds spent on all regions, encoding of the picture included and apart."""
+    """Tokens for each region, and the seconds spent on all regions, encoding of the image included and apart."""
 
     tokens: list[list[int]]
     seconds: float
@@ -30,7 +30,7 @@ class LoopAnswers:
 
 
 class TorchLoop:
-    """For every region: preprocess and encode the picture, pool the region, run the prompt, generate with a KV cache.
+    """For every region: preprocess and encode the image, pool the region, run the prompt, generate with a KV cache.
 
     The weights are the bundle's, int4 dequantized, in fp32. model: the same on `device`, if it is there already.
     """

@@ -1,7 +1,7 @@
 """Data sets in COCO's layout: one JSON file with `images`, `annotations` and `categories`.
 
 COCO instances, Pascal-Part and PartImageNet say what a region is by its category; RefCOCO, RefCOCO+ and RefCOCOg with
-masks by the sentence of their image entry (each entry is one expression, so a picture occurs many times); Visual Genome
+masks by the sentence of their image entry (each entry is one expression, so an image occurs many times); Visual Genome
 with masks by the caption of the annotation.
 """
 
@@ -67,7 +67,7 @@ def own_masks(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
     """A COCO file of your own: the category of each annotation and, where they are there, more of what is true of it.
 
     `caption`: a short phrase. `description`: a sentence or more. `attributes`: {"color": "red"}, asked for by name;
-    those that are no text, such as the "occluded": false of labelling tools, say nothing.
+    those that are no text, such as the "occluded": false of labeling tools, say nothing.
     """
     questions: dict[str, Label] = {QUESTIONS["category"]: _category}
     questions |= {QUESTIONS[style]: _if_any(key) for style, key in (("short", "caption"), ("detailed", "description"))}
@@ -104,7 +104,7 @@ def _read(
                 (Turn(question, answer, (len(masks) - 1,)),) for question, answer in answers.items() if answer
             ]
         name = str(entry["file_name"])
-        # The referring sets name pictures by split ("COCO_train2014_000000000009.jpg"), users have them by number.
+        # The referring sets name images by split ("COCO_train2014_000000000009.jpg"), users have them by number.
         image = images / (name.split("_")[-1] if strip_split else name)
         return Record(image, tuple(masks), tuple(dialogues), origin) if dialogues else None
 

@@ -1,4 +1,4 @@
-"""LLaVA's layout of image-text pairs: pictures with a question about the whole of them, for stage 1."""
+"""LLaVA's layout of image-text pairs: images with a question about the whole of them, for stage 1."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from osprey_torch.readers.records import Record, Skipped, Turn, each_record
 
 
 def image_text_pairs(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
-    """`chat.json` of LLaVA-CC3M-Pretrain-595K and files like it: one caption a picture, no regions."""
+    """`chat.json` of LLaVA-CC3M-Pretrain-595K and files like it: one caption an image, no regions."""
 
     def read(entry: dict, origin: str) -> Record | None:
         turns = entry["conversations"]

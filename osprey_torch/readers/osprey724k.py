@@ -20,7 +20,7 @@ _DESCRIPTION = re.compile(r"<region\d+>\s*:\s*(.+)", re.DOTALL)
 
 
 def conversations(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
-    """`osprey_conversations.json`: several turns about the regions of a picture, which the first turn lists."""
+    """`osprey_conversations.json`: several turns about the regions of an image, which the first turn lists."""
     return _listed(file, images, skipped, "")
 
 
@@ -102,6 +102,6 @@ def _masks(entry: dict) -> tuple[Segmentation, ...]:
 
 
 def _image(entry: dict, images: Path) -> Path:
-    # Names carry the split ("COCO_train2014_000000000009.jpg"); most users have the pictures by number.
+    # Names carry the split ("COCO_train2014_000000000009.jpg"); most users have the images by number.
     named = images / str(entry["file_name"])
     return named if named.is_file() else images / _SPLIT.sub("", named.name)

@@ -1,4 +1,4 @@
-"""What every reader yields: a picture, its regions, and what is said about them."""
+"""What every reader yields: an image, its regions, and what is said about them."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Turn:
 
 @dataclass(frozen=True)
 class Record:
-    """One picture with dialogues about it.
+    """One image with dialogues about it.
 
     A dialogue's turns follow each other and each may refer to what was said before; dialogues do not know each other,
-    so they can be packed side by side behind one picture.
+    so they can be packed side by side behind one image.
     """
 
     image: Path

@@ -12,7 +12,7 @@ from pycocotools import mask as coco_masks
 def with_area(data: Any) -> Any:
     """A mask as a file has it, without polygons of fewer than three points.
 
-    They have no area; published files and labelling tools have them now and then, and COCO's tools take four numbers
+    They have no area; published files and labeling tools have them now and then, and COCO's tools take four numbers
     in front for a box.
     """
     return [p for p in data if not isinstance(p, list) or len(p) >= 6] if isinstance(data, list) else data
@@ -20,7 +20,7 @@ def with_area(data: Any) -> Any:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """One region's mask as it stands in the file, decoded when it is needed. height, width: of the picture."""
+    """One region's mask as it stands in the file, decoded when it is needed. height, width: of the image."""
 
     data: Any  # polygons [[x, y, x, y, ...], ...], or {"counts": ..., "size": [height, width]}
     height: int

@@ -1,4 +1,4 @@
-"""What a language model is asked about a picture it cannot see, and what of its answers is fit to be learned."""
+"""What a language model is asked about an image it cannot see, and what of its answers is fit to be learned."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class UnfitAnswer(ValueError):
 
 
 def request_for(kind: str, picture: KnownPicture, regions: Sequence[KnownRegion], model: str) -> Request:
-    """The request for the words of one kind about regions of a picture."""
+    """The request for the words of one kind about regions of an image."""
     lines = [f"A picture of {picture.width}x{picture.height} pixels."]
     for number, region in enumerate(regions, 1):
         x, y, width, height = region.box
@@ -71,7 +71,7 @@ def read_descriptions(
 ) -> list[str]:
     """One description a region. Raises UnfitAnswer.
 
-    names: categories of the whole data set; a description must not name one that the picture does not have, nor
+    names: categories of the whole data set; a description must not name one that the image does not have, nor
     another region's without its own.
     """
     found = _json(content).get("descriptions")

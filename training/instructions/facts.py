@@ -25,7 +25,7 @@ from osprey_torch.readers.coco import PART_QUESTION, REFERRING_QUESTION, REFERRI
 from osprey_torch.readers.records import Record
 from osprey_torch.readers.segmentation import Segmentation
 
-WIDTH, HEIGHT = 640, 480  # of simulated pictures
+WIDTH, HEIGHT = 640, 480  # of simulated images
 _LEAST_PART = 60  # visible pixels of a part at that size
 
 _CAPTIONS = (QUESTIONS["short"], REFERRING_QUESTION, REFERRING_QUESTION_WITHOUT_PLACE)
@@ -71,7 +71,7 @@ class KnownRegion:
 
 @dataclass(frozen=True)
 class KnownPicture:
-    """One picture, its file below the folder of pictures, and its regions."""
+    """One image, its file below the folder of images, and its regions."""
 
     file_name: str
     height: int
@@ -88,9 +88,9 @@ class KnownPicture:
 
 
 def pictures_from_records(records: Iterable[Record], images: Path) -> list[KnownPicture]:
-    """Gathers what the records of each picture say: a picture may come many times, and so may one of its masks.
+    """Gathers what the records of each image say: an image may come many times, and so may one of its masks.
 
-    Pictures whose records say nothing of single regions, and masks without a pixel, are left out.
+    Images whose records say nothing of single regions, and masks without a pixel, are left out.
     """
     pictures: dict[str, dict[str, KnownRegion]] = {}
     for record in records:

@@ -106,7 +106,7 @@ def make(
     Positive and negative questions, parts and masks are exact and always come from templates.
 
     Args:
-        pictures: the images and what is known of their regions.
+        images: the images and what is known of their regions.
         names: categories of the whole data set, of which `pictures` can be a part.
         max_regions: most regions in one record; an image with more gives several records.
     """
@@ -149,7 +149,7 @@ _Group = tuple[KnownPicture, Sequence[KnownRegion], Sequence[KnownRegion], int]
 
 
 def _groups(pictures: Sequence[KnownPicture], most: int) -> Iterator[_Group]:
-    """Yield (picture, objects, parts, number) with at most `most` objects and parts."""
+    """Yield (image, objects, parts, number) with at most `most` objects and parts."""
     number = 0
     for picture in pictures:
         for start in range(0, max(len(picture.objects), len(picture.parts)), most):

@@ -16,7 +16,7 @@ _APART = 1.5  # one region is called larger than another from this ratio of thei
 
 
 def descriptions(picture: KnownPicture, regions: Sequence[KnownRegion]) -> list[str]:
-    """One description of each region: the data set's own, or one of its words, its place and its neighbour."""
+    """One description of each region: the data set's own, or one of its words, its place and its neighbor."""
     return [region.detailed or _composed(picture, regions, number) for number, region in enumerate(regions)]
 
 
@@ -78,7 +78,7 @@ def positive_negative(
 ) -> list[Pair]:
     """For each region one question whose answer is yes and one whose answer is no.
 
-    Half of what is denied stands elsewhere in the picture, so that the picture alone does not tell.
+    Half of what is denied stands elsewhere in the image, so that the image alone does not tell.
     """
     found: list[Pair] = []
     for number, region in enumerate(regions):
@@ -94,7 +94,7 @@ def positive_negative(
 
 
 def place(picture: KnownPicture, region: KnownRegion) -> str:
-    """Where a region's box lies, in words: "at the bottom left"; thirds of the picture each way."""
+    """Where a region's box lies, in words: "at the bottom left"; thirds of the image each way."""
     x, y, width, height = region.box
     column = ("left", "", "right")[_third((x + width / 2) / picture.width)]
     row = ("top", "", "bottom")[_third((y + height / 2) / picture.height)]

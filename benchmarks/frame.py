@@ -32,7 +32,7 @@ from benchmarks.baselines.weights import read_llama
 from benchmarks.decode import numbers
 from benchmarks.interleaved_timing import Spread, in_turns
 from benchmarks.memory import PeakMemory, measure_memory
-from benchmarks.pictures import MAX_REGIONS, Frame, crowded_frame
+from benchmarks.images import MAX_REGIONS, Frame, crowded_frame
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.describer import Describer

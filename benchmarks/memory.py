@@ -20,7 +20,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
 
 if TYPE_CHECKING:
-    from benchmarks.pictures import Frame
+    from benchmarks.images import Frame
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ def measure_memory(
     """Runs one process for each count. Raises RuntimeError with the last line of one that fails."""
     measured = []
     with tempfile.TemporaryDirectory() as folder:
-        picture = Path(folder) / "frame.npz"
-        np.savez(picture, rgb=frame.rgb, ids=frame.ids)
+        image = Path(folder) / "frame.npz"
+        np.savez(image, rgb=frame.rgb, ids=frame.ids)
         for count in counts:
-            command = [sys.executable, __file__, bundle, device or "", picture]
+            command = [sys.executable, __file__, bundle, device or "", image]
             command += [str(count), style, str(new_tokens), str(threads)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode != 0:
@@ -62,7 +62,7 @@ def _describe(arguments: argparse.Namespace) -> dict[str, int]:
     from osprey_ros.describer import Describer
     from osprey_ros.regions.regions import regions_from_id_image
 
-    frame = np.load(arguments.picture)
+    frame = np.load(arguments.image)
     regions = regions_from_id_image(frame["ids"], only=range(1, arguments.regions + 1))
     describer = Describer(Bundle.open(arguments.bundle).on_device(arguments.device or None), threads=arguments.threads)
     opened = _peak()
@@ -75,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle")
     parser.add_argument("device", help="empty: as the bundle says")
-    parser.add_argument("picture", help="an .npz with rgb and ids")
+    parser.add_argument("image", help="an .npz with rgb and ids")
     parser.add_argument("regions", type=int)
     parser.add_argument("style")
     parser.add_argument("new_tokens", type=int)

@@ -127,7 +127,7 @@ def publish(options: argparse.Namespace) -> None:
 
     from osprey_ros.ros.outputs import messages
 
-    rgb, ids = picture(options.width, options.height, options.regions)
+    rgb, ids = image(options.width, options.height, options.regions)
     rclpy.init(args=[])
     node = rclpy.create_node("camera")
     publishers = [node.create_publisher(Image, topic, 5) for topic in ("image", "segmentation")]
@@ -150,7 +150,7 @@ def publish(options: argparse.Namespace) -> None:
         rclpy.try_shutdown()
 
 
-def picture(width: int, height: int, regions: int) -> tuple[np.ndarray, np.ndarray]:
+def image(width: int, height: int, regions: int) -> tuple[np.ndarray, np.ndarray]:
     """An image, uint8 [H, W, 3], of noise with colored boxes in a row, and their ids, uint16 [H, W]."""
     rng = np.random.default_rng(0)
     rgb = rng.integers(100, 140, (height, width, 3), np.uint8)

@@ -72,7 +72,7 @@ class RegionTimes:
 
 
 @dataclass(frozen=True)
-class PictureTimes:
+class ImageTimes:
     """Seconds for one size of image."""
 
     height: int
@@ -152,18 +152,18 @@ def measure_regions(side: int, position_size: int, runs: int) -> list[RegionTime
     ]
 
 
-def measure_picture(rgb: np.ndarray, spec: ModelSpec, threads: int, runs: int) -> PictureTimes:
+def measure_image(rgb: np.ndarray, spec: ModelSpec, threads: int, runs: int) -> ImageTimes:
     """One image uint8 [H, W, 3], again and again."""
-    image = Image.fromarray(rgb)
+    pillow_image = Image.fromarray(rgb)
     small = resize_shortest_edge(rgb, spec.image_size).shape[1::-1]
     exact, threaded, fast = Preprocessor(spec), Preprocessor(spec, threads=threads), Preprocessor(spec, "fast")
     calls: dict[str, Callable[[], object]] = {
-        "pillow": lambda: image.resize(small, Image.BICUBIC),
+        "pillow": lambda: pillow_image.resize(small, Image.BICUBIC),
         "exact": lambda: exact(rgb),
         "threaded": lambda: threaded(rgb),
         "fast": lambda: fast(rgb),
     }
-    return PictureTimes(*rgb.shape[:2], spec.image_size, **times_in_turns(calls, runs))
+    return ImageTimes(*rgb.shape[:2], spec.image_size, **times_in_turns(calls, runs))
 
 
 def compare_modes(bundle: Bundle, spec: ModelSpec, scenes: int) -> Difference:
@@ -210,15 +210,15 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
                 f"found {one.found}, grids {one.grids}; as a stack {one.stack}"
             )
     rng = np.random.default_rng(0)
-    pictures = []
+    images = []
     for height, width, side in CASES:
         rgb = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        picture = measure_picture(rgb, replace(spec, image_size=side), arguments.threads, arguments.runs)
-        pictures.append(picture)
-        print(f"{width}x{height} to {side}: Pillow's resize {picture.pillow}")
-        ways = {"exact": picture.exact, f"exact, {arguments.threads} threads": picture.threaded, "fast": picture.fast}
+        image = measure_image(rgb, replace(spec, image_size=side), arguments.threads, arguments.runs)
+        images.append(image)
+        print(f"{width}x{height} to {side}: Pillow's resize {image.pillow}")
+        ways = {"exact": image.exact, f"exact, {arguments.threads} threads": image.threaded, "fast": image.fast}
         for name, times in ways.items():
-            print(f"  {name} {times}, times Pillow's: {times.over(picture.pillow)}")
+            print(f"  {name} {times}, times Pillow's: {times.over(image.pillow)}")
     differences = []
     for side in (PUBLISHED[0], spec.image_size) if arguments.scenes else ():
         one = compare_modes(bundle, replace(spec, image_size=side), arguments.scenes)
@@ -233,7 +233,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "threads": arguments.threads,
         "load": load,
         "regions": {side: [asdict(one) for one in times] for side, times in regions.items()},
-        "pictures": [asdict(one) for one in pictures],
+        "pictures": [asdict(one) for one in images],
         "differences": [asdict(one) for one in differences],
     }
 

@@ -101,11 +101,11 @@ def compare(
         [EncoderInputs.of(sample, checkpoint.config) for sample in samples],
         lambda role: load_engine(reference.path(reference.engine(role).file)),
     )
-    pictures = [one.tokens for one in encoded]
+    images = [one.tokens for one in encoded]
 
     log.info("answers: %s", REFERENCE)
     decoder = Decoder(load_engine(folders[REFERENCE] / DECODER), spec)
-    exact = [ask_engine(decoder, tokens, table, conversation) for tokens in pictures]
+    exact = [ask_engine(decoder, tokens, table, conversation) for tokens in images]
     rows = []
     for name, folder in folders.items():
         if name == REFERENCE:
@@ -113,7 +113,7 @@ def compare(
         log.info("answers: %s", name)
         decoder = Decoder(load_engine(folder / DECODER), spec)
         size = (folder / DECODER).stat().st_size
-        rows.append(_row(name, size, decoder, pictures, exact, table, conversation))
+        rows.append(_row(name, size, decoder, images, exact, table, conversation))
     return rows
 
 
@@ -121,14 +121,14 @@ def _row(
     name: str,
     size: int,
     decoder: Decoder,
-    pictures: Sequence[Tokens],
+    images: Sequence[Tokens],
     exact: Sequence[Answers],
     table: np.ndarray,
     conversation: Conversation,
 ) -> Row:
     figures = TokenFigures()
     identical = regions = 0
-    for tokens, reference in zip(pictures, exact, strict=True):
+    for tokens, reference in zip(images, exact, strict=True):
         along = follow_with_engine(decoder, tokens, table, conversation, reference.tokens)
         own = ask_engine(decoder, tokens, table, conversation)
         for n, said in enumerate(reference.tokens):

@@ -46,8 +46,8 @@ def _verdict(verification: Mapping[str, Any]) -> str:
         lines = ["**Failed**:", *(f"- {line}" for line in verification["failures"])]
     else:
         return "**Not verified**: the engines were not compared with PyTorch. What they say may be wrong."
-    pictures = verification["pictures"]
-    lines += ["", f"Reference: {verification['reference']}, on {len(pictures)} pictures: {', '.join(pictures)}."]
+    images = verification["pictures"]
+    lines += ["", f"Reference: {verification['reference']}, on {len(images)} pictures: {', '.join(images)}."]
     lines += [f'Question: "{verification["question"]}"']
     layers = verification["decoder_layers"]
     if layers["compared"] < layers["all"]:

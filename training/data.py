@@ -104,19 +104,19 @@ class Selection:
         """The same for data sets, without what is for simulated scenes."""
         return replace(self, flip=False, zoom=1.0, recolour=0.0, weights={})
 
-    def lit(self, picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def lit(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """An image uint8 [H, W, 3], brighter or darker by chance."""
         if not self.brightness:
-            return picture
+            return image
         factor = rng.uniform(1 - self.brightness, 1 + self.brightness)
-        return np.minimum(picture * np.float32(factor), 255).astype(np.uint8)
+        return np.minimum(image * np.float32(factor), 255).astype(np.uint8)
 
 
 @dataclass(frozen=True)
 class _View:
     """An image with its id images, as they are after all changes, and the regions that are in it."""
 
-    picture: np.ndarray
+    image: np.ndarray
     instances: np.ndarray
     parts: np.ndarray
     facts: list[RegionFacts]
@@ -164,7 +164,7 @@ class SceneDataset(Dataset[Item]):
             view = _enlarged(view, rng.uniform(1, self.selection.zoom), self.spec.image_size, rng)
         if self.selection.recolour and rng.random() < self.selection.recolour:
             view = _recoloured(view, rng)
-        return replace(view, picture=self.selection.lit(view.picture, rng))
+        return replace(view, image=self.selection.lit(view.image, rng))
 
     def _item(self, view: _View, facts: list[RegionFacts], rng: np.random.Generator) -> Item:
         masks: list[list[np.ndarray]] = [[] for _ in self.spec.feature_sizes]
@@ -181,7 +181,7 @@ class SceneDataset(Dataset[Item]):
         labels = {name: [NO_LABEL if name in view.unknown else _label(name, f) for f in facts] for name in LABELS}
         labels |= _place_labels(grids)
         return Item(
-            pixels=normalize_and_square(view.picture, self.spec),
+            pixels=normalize_and_square(view.image, self.spec),
             masks=[np.concatenate(level) for level in masks],
             positions=grids,
             labels=labels,
@@ -232,14 +232,14 @@ def batches(
 
 
 def _mirrored(view: _View) -> _View:
-    picture, instances, parts = (np.ascontiguousarray(a[:, ::-1]) for a in (view.picture, view.instances, view.parts))
-    return replace(view, picture=picture, instances=instances, parts=parts, mirrored=True)
+    image, instances, parts = (np.ascontiguousarray(a[:, ::-1]) for a in (view.image, view.instances, view.parts))
+    return replace(view, image=image, instances=instances, parts=parts, mirrored=True)
 
 
 def _recoloured(view: _View, rng: np.random.Generator) -> _View:
     """Red, green and blue exchanged in one of the five ways."""
     order = ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))[int(rng.integers(5))]
-    return replace(view, picture=np.ascontiguousarray(view.picture[..., order]), recoloured=True)
+    return replace(view, image=np.ascontiguousarray(view.image[..., order]), recoloured=True)
 
 
 def _enlarged(view: _View, factor: float, image_size: int, rng: np.random.Generator) -> _View:
@@ -263,8 +263,8 @@ def _enlarged(view: _View, factor: float, image_size: int, rng: np.random.Genera
     inside = [f for f in view.facts if areas[f.kind][f.id] >= _LEFT_INSIDE * f.area]
     if not inside:
         return view  # one region that fills more than the window
-    picture = resize_shortest_edge(cut(view.picture), image_size)
-    return replace(view, picture=picture, instances=instances, parts=parts, facts=inside, enlarged=True)
+    image = resize_shortest_edge(cut(view.image), image_size)
+    return replace(view, image=image, instances=instances, parts=parts, facts=inside, enlarged=True)
 
 
 def _label(name: str, facts: RegionFacts) -> int:

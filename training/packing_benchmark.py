@@ -37,7 +37,7 @@ from training.objective import Objective
 from training.stages import freeze_all_but
 from training.tokenizer import train_tokenizer
 
-PACKED, SHARED_PICTURE, ONE_BY_ONE = "packed", "one region a sample, picture encoded once", "one region a sample"
+PACKED, SHARED_IMAGE, ONE_BY_ONE = "packed", "one region a sample, picture encoded once", "one region a sample"
 _SAME = 2e-3  # relative difference of two losses that are the same sum in another order
 
 
@@ -128,7 +128,7 @@ class Side:
         self.optimizer = torch.optim.AdamW(parameters, lr=0.0)
 
     def loss(self) -> torch.Tensor:
-        if self.name != SHARED_PICTURE:
+        if self.name != SHARED_IMAGE:
             return self.objective(self.batch)[0]
         # As the objective does it, but that every sample looks at the same maps of the image, computed once.
         model, batch = self.objective.osprey, self.batch
@@ -156,7 +156,7 @@ def compare(
     list(freeze_all_but(model, ("projector", "mask_extractor", "language_model")))  # as in the paper's last stage
     objective = Objective(model).to(device)
     scene = scene_of(model, tokenizer, facts, rgb, ids)
-    sides = [Side(side, objective, scene, device) for side in (PACKED, SHARED_PICTURE, ONE_BY_ONE)]
+    sides = [Side(side, objective, scene, device) for side in (PACKED, SHARED_IMAGE, ONE_BY_ONE)]
     with torch.no_grad():
         losses = [float(side.loss()) for side in sides]
     if max(losses) - min(losses) > _SAME * max(losses):

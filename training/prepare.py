@@ -41,7 +41,7 @@ class Prepared:
 
     model: Osprey
     tokenizer: Tokenizer
-    pictures: int
+    image_count: int
     items: Callable[[Selection, int], Dataset[Item]]
 
 
@@ -79,8 +79,8 @@ def prepare(recipe: Recipe, folder: Path, workers: int, deadline: Deadline = Dea
             parts.append((records, sum(source.weight for source in sources)))
         return MixedDataset(parts, seed) if len(parts) > 1 else parts[0][0]
 
-    pictures = sum(len(records) for records in shards) + (0 if store is None else len(store))
-    return Prepared(model, tokenizer, pictures, items)
+    image_count = sum(len(records) for records in shards) + (0 if store is None else len(store))
+    return Prepared(model, tokenizer, image_count, items)
 
 
 def _preset(start: ModelStart) -> OspreyConfig:
@@ -139,14 +139,14 @@ def _shards(source: RecordSource, folder: Path, strict: bool) -> Shards:
         return shards
     skipped = Skipped(strict=strict)
     records = READERS[source.reader](file, Path(source.images), skipped)
-    usable = _with_pictures(records, skipped, file)
+    usable = _with_images(records, skipped, file)
     shown = tqdm(usable, desc=source.reader, unit="record", file=sys.stderr)
     shards = write_shards(shown, folder, skipped, content)
     print(f"{source.file}: {len(shards)} records; {skipped.summary()}", file=sys.stderr)
     return shards
 
 
-def _with_pictures(records: Iterator[Record], skipped: Skipped, file: Path) -> Iterator[Record]:
+def _with_images(records: Iterator[Record], skipped: Skipped, file: Path) -> Iterator[Record]:
     """Those records whose image is there and has the size that their masks are for.
 
     Raises InputError at the end if there was none.

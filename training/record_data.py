@@ -56,11 +56,11 @@ class RecordDataset(Dataset[Item]):
         rng = np.random.default_rng([self.mixture.seed, number])
         chosen = [record.dialogues[i] for i in sorted(rng.permutation(len(record.dialogues))[: self._most])]
         rgb = load_image(record.image)
-        picture = self.selection.lit(resize_shortest_edge(rgb, self.spec.image_size), rng)
+        known_image = self.selection.lit(resize_shortest_edge(rgb, self.spec.image_size), rng)
         named = sorted({region for turns in chosen for turn in turns for region in turn.regions})
         masks, positions = self._regions(record, named, rgb.shape[:2])
         return Item(
-            pixels=normalize_and_square(picture, self.spec),
+            pixels=normalize_and_square(known_image, self.spec),
             masks=masks,
             positions=positions,
             labels={},

@@ -45,12 +45,12 @@ class Stage:
         """Whether the stage learns answers (else labels of regions)."""
         return self.selection.questions > 0
 
-    def total_steps(self, pictures: int) -> int:
+    def total_steps(self, images: int) -> int:
         """How many steps the stage has on data of so many images."""
         if self.steps is not None:
             return self.steps
         assert self.epochs is not None
-        return max(1, math.ceil(self.epochs * pictures / self.batch_size))
+        return max(1, math.ceil(self.epochs * images / self.batch_size))
 
 
 def group_parameters(model: Osprey) -> dict[str, list[nn.Parameter]]:

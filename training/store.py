@@ -85,17 +85,17 @@ def render_scenes(
 
 def _render_chunk(job: tuple[Path, str, int, int, int, tuple[int, int]]) -> int:
     folder, split, start, stop, image_size, size = job
-    pictures, instances, parts, lines = [], [], [], []
+    images, instances, parts, lines = [], [], [], []
     with Renderer(*size) as renderer:
         for seed in range(start, stop):
             scene = sample_scene(seed, split)
             frame = renderer.render(scene, depth=False)
-            pictures.append(resize_shortest_edge(frame.rgb, image_size))
+            images.append(resize_shortest_edge(frame.rgb, image_size))
             instances.append(_as_bytes(frame.instance_ids))
             parts.append(_as_bytes(frame.part_ids))
             lines.append(json.dumps([asdict(f) for f in region_facts(scene, frame)]))
     facts_path = folder / f"{start:06d}-{stop:06d}-facts.jsonl"
-    for kind, arrays in (("picture", pictures), ("instances", instances), ("parts", parts)):
+    for kind, arrays in (("picture", images), ("instances", instances), ("parts", parts)):
         np.save(_file(facts_path, kind), np.stack(arrays))
     # Written last and moved into place: its presence says that the chunk is whole.
     atomic_write(facts_path, "\n".join(lines) + "\n")

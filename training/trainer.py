@@ -77,10 +77,10 @@ class Trainer:
         self, number: int, stage: Stage, resume: dict[str, Any], save_every: float, deadline: Deadline
     ) -> None:
         accelerator, accumulated = self.accelerator, self.recipe.gradient_accumulation
-        pictures = accelerator.num_processes * accumulated  # a step's smallest batch
-        if stage.batch_size % pictures:
+        images = accelerator.num_processes * accumulated  # a step's smallest batch
+        if stage.batch_size % images:
             raise InputError(
-                f"stage {stage.name}: batch_size {stage.batch_size} must be a multiple of {pictures}, the processes "
+                f"stage {stage.name}: batch_size {stage.batch_size} must be a multiple of {images}, the processes "
                 "times gradient_accumulation"
             )
         if resume["state"] and resume["step"] == 0:
@@ -91,7 +91,7 @@ class Trainer:
         model, optimizer = accelerator.prepare(self.objective, self._optimizer(stage))
         if resume["state"] and resume["step"] > 0:
             accelerator.load_state(str(self.folder / resume["state"]))
-        first, steps = resume["step"], stage.total_steps(self.prepared.pictures)
+        first, steps = resume["step"], stage.total_steps(self.prepared.images)
         loader = batches(
             self.prepared.items(stage.selection, self.recipe.seed + number),
             first,

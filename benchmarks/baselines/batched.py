@@ -98,8 +98,8 @@ class BatchedSide:
         rows[:, ids == MASK] = mask_tokens[:, None]
         rows[:, ids == POSITION] = position_tokens[:, None]
         at = int(np.flatnonzero(ids == IMAGE)[0])
-        picture = np.broadcast_to(image_tokens, (len(regions), *image_tokens.shape))
-        return np.concatenate([rows[:, :at], picture, rows[:, at + 1 :]], axis=1)
+        image = np.broadcast_to(image_tokens, (len(regions), *image_tokens.shape))
+        return np.concatenate([rows[:, :at], image, rows[:, at + 1 :]], axis=1)
 
     def generate(self, prompts: np.ndarray, new_tokens: int) -> list[list[int]]:
         """Tokens of each answer."""

@@ -15,7 +15,7 @@ def test_all_sides_learn_the_same_and_packed_has_fewer_rows(tmp_path: Path, caps
     assert packing.main(["--regions", "1,3", "--runs", "2", "--threads", "1", "--json", str(out)]) == 0
     results = json.loads(out.read_text())
     assert [(r["regions"], r["side"]) for r in results] == [
-        (n, side) for n in (1, 3) for side in (packing.PACKED, packing.SHARED_PICTURE, packing.ONE_BY_ONE)
+        (n, side) for n in (1, 3) for side in (packing.PACKED, packing.SHARED_IMAGE, packing.ONE_BY_ONE)
     ]
     alone, together = results[:3], results[3:]
     assert len({r["rows"] for r in alone}) == 1, "with one region nothing can be packed"

@@ -27,7 +27,7 @@ from osprey_torch.readers.records import Skipped
 from osprey_torch.readers.registry import READERS
 from training.instructions.budget import Budget, Prices
 from training.instructions.endpoint import Endpoint
-from training.instructions.facts import KnownPicture, pictures_from_records, pictures_from_scenes, vocabulary
+from training.instructions.facts import KnownImage, images_from_records, images_from_scenes, vocabulary
 from training.instructions.files import FILES, KINDS, write_files
 from training.instructions.journal import Journal
 from training.instructions.maker import Made, Writer, make
@@ -42,16 +42,16 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.endpoint and not arguments.model:
         parser.error("--endpoint needs --model")
     try:
-        pictures = _pictures(arguments)
-        names = vocabulary(pictures)
-        pictures = pictures[: arguments.pictures]
-        made, spent = _make(arguments, pictures, names)
+        known = _images(arguments)
+        names = vocabulary(known)
+        known = known[: arguments.images]
+        made, spent = _make(arguments, known, names)
         write_files(arguments.output, made.contents)
     except (OspreyError, OSError) as error:
         print(f"instructions: {error}", file=sys.stderr)
         return 2
     summary = {
-        "pictures": len(pictures),
+        "pictures": len(known),
         "samples": dict(made.samples),
         "left_out": dict(made.refused),
         "not_asked": made.not_asked,
@@ -72,27 +72,27 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _pictures(arguments: argparse.Namespace) -> list[KnownPicture]:
+def _images(arguments: argparse.Namespace) -> list[KnownImage]:
     if arguments.scenes:
-        scenes = pictures_from_scenes(arguments.scenes, arguments.split, arguments.output / "images", arguments.first)
+        scenes = images_from_scenes(arguments.scenes, arguments.split, arguments.output / "images", arguments.first)
         return list(tqdm(scenes, total=arguments.scenes, desc="scenes", mininterval=5, file=sys.stderr))
     reader, file, images = arguments.source
     if reader not in READERS:
         raise InputError(f"--source: unknown reader {reader!r}; known are {', '.join(READERS)}")
     skipped = Skipped()
-    pictures = pictures_from_records(READERS[reader](Path(file), Path(images), skipped), Path(images))
-    print(f"{file}: {len(pictures)} pictures; {skipped.summary()}", file=sys.stderr)
-    if not pictures:
+    known = images_from_records(READERS[reader](Path(file), Path(images), skipped), Path(images))
+    print(f"{file}: {len(known)} pictures; {skipped.summary()}", file=sys.stderr)
+    if not known:
         raise InputError(f"{file}: no record says what a single region is, so there is nothing to make words from")
-    return pictures
+    return known
 
 
 def _make(
-    arguments: argparse.Namespace, pictures: list[KnownPicture], names: Sequence[str]
+    arguments: argparse.Namespace, known: list[KnownImage], names: Sequence[str]
 ) -> tuple[Made, dict[str, float]]:
     options = {"kinds": arguments.kinds, "seed": arguments.seed, "max_regions": arguments.max_regions}
     if arguments.templates:
-        return make(pictures, names, **options), {}
+        return make(known, names, **options), {}
     prices = Prices(arguments.price_sent, arguments.price_received)
     budget = Budget(prices, arguments.most_dollars, arguments.most_tokens)
     endpoint = Endpoint(
@@ -105,7 +105,7 @@ def _make(
     journal = Journal(arguments.output / "answers.jsonl")
     try:
         writer = Writer(endpoint, arguments.model, journal, budget, arguments.parallel)
-        made = make(pictures, names, **options, writer=writer)
+        made = make(known, names, **options, writer=writer)
     finally:
         journal.close()
     return made, {"tokens_sent": budget.sent, "tokens_received": budget.received, "dollars": round(budget.dollars, 6)}
@@ -126,7 +126,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--split", choices=tuple(SPLITS), default="train", help="of the scenes (%(default)s)")
     parser.add_argument("--first", type=int, default=0, metavar="SEED", help="of the scenes (%(default)s)")
-    parser.add_argument("--pictures", type=positive, metavar="N", help="use the first N pictures of the data set")
+    parser.add_argument(
+        "--images", "--pictures", type=positive, metavar="N", help="use the first N images of the data set"
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND", help=" ".join(KINDS))
     parser.add_argument("--max-regions", type=positive, default=8, metavar="N", help="of a record (%(default)s)")

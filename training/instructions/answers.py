@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from training.instructions.endpoint import Request
-from training.instructions.facts import KnownPicture, KnownRegion, named_in
+from training.instructions.facts import KnownImage, KnownRegion, named_in
 from training.instructions.files import CONVERSATION, DESCRIPTION, SHORT_FORM
 from training.instructions.templates import Pair, place
 
@@ -50,9 +50,9 @@ class UnfitAnswer(ValueError):
         self.reason = reason
 
 
-def request_for(kind: str, picture: KnownPicture, regions: Sequence[KnownRegion], model: str) -> Request:
+def request_for(kind: str, image: KnownImage, regions: Sequence[KnownRegion], model: str) -> Request:
     """The request for the words of one kind about regions of an image."""
-    lines = [f"A picture of {picture.width}x{picture.height} pixels."]
+    lines = [f"A picture of {image.width}x{image.height} pixels."]
     for number, region in enumerate(regions, 1):
         x, y, width, height = region.box
         lines.append(
@@ -60,14 +60,14 @@ def request_for(kind: str, picture: KnownPicture, regions: Sequence[KnownRegion]
             + "".join(f'"{caption}"; ' for caption in (*region.captions, region.detailed) if caption)
             + (f"color {region.colour}; " if region.colour else "")
             + (f"parts: {', '.join(region.parts)}; " if region.parts else "")
-            + f"{place(picture, region)} of the picture, box x {x:.0f} to {x + width:.0f}, "
+            + f"{place(image, region)} of the picture, box x {x:.0f} to {x + width:.0f}, "
             f"y {y:.0f} to {y + height:.0f}"
         )
     return Request(model, _SYSTEM, "\n".join([*lines, "", _TASKS[kind]]), MAX_TOKENS[kind])
 
 
 def read_descriptions(
-    content: str, picture: KnownPicture, regions: Sequence[KnownRegion], names: Sequence[str]
+    content: str, image: KnownImage, regions: Sequence[KnownRegion], names: Sequence[str]
 ) -> list[str]:
     """One description a region. Raises UnfitAnswer.
 
@@ -82,7 +82,7 @@ def read_descriptions(
         text = _text(found.get(str(number)), f"region {number}")
         if len(text.split()) < SHORTEST:
             raise UnfitAnswer("empty or too short", f"region {number}: {text!r}")
-        _check_words(text, picture, regions, names)
+        _check_words(text, image, regions, names)
         own, said = named_in(_said_of(region), names), named_in(text, names)
         if said and own and not said & own:
             raise UnfitAnswer("names another object", f"region {number} is {sorted(own)}, not {sorted(said)}")
@@ -91,7 +91,7 @@ def read_descriptions(
 
 
 def read_turns(
-    kind: str, content: str, picture: KnownPicture, regions: Sequence[KnownRegion], names: Sequence[str]
+    kind: str, content: str, image: KnownImage, regions: Sequence[KnownRegion], names: Sequence[str]
 ) -> list[Pair]:
     """Questions and answers. Raises UnfitAnswer, also where no question speaks of a region."""
     found = _json(content).get("turns")
@@ -104,7 +104,7 @@ def read_turns(
         question, answer = _text(turn.get("question"), "a question"), _text(turn.get("answer"), "an answer")
         if kind == SHORT_FORM and len(answer.split()) > LONGEST_SHORT:
             raise UnfitAnswer("too long for a short answer", answer)
-        _check_words(f"{question} {answer}", picture, regions, names)
+        _check_words(f"{question} {answer}", image, regions, names)
         pairs.append((question, answer))
     if not any(_TAG.search(question) for question, _ in pairs):
         raise UnfitAnswer("names no region")
@@ -135,14 +135,14 @@ def _text(value: object, where: str) -> str:
     return value.strip()
 
 
-def _check_words(text: str, picture: KnownPicture, regions: Sequence[KnownRegion], names: Sequence[str]) -> None:
+def _check_words(text: str, image: KnownImage, regions: Sequence[KnownRegion], names: Sequence[str]) -> None:
     beyond = [tag for tag in _TAG.findall(text) if not 1 <= int(tag) <= len(regions)]
     if beyond:
         raise UnfitAnswer("names a region that is not there", f"<region{beyond[0]}> of {len(regions)}")
     notes = _NOTES.search(text)
     if notes:
         raise UnfitAnswer("speaks of the notes", notes[0])
-    known = named_in(" ".join(_said_of(region) for region in picture.regions), names)
+    known = named_in(" ".join(_said_of(region) for region in image.regions), names)
     strangers = named_in(text, names) - known
     if strangers:
         raise UnfitAnswer("names another object", f"{sorted(strangers)} in {text!r}")

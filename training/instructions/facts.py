@@ -70,7 +70,7 @@ class KnownRegion:
 
 
 @dataclass(frozen=True)
-class KnownPicture:
+class KnownImage:
     """One image, its file below the folder of images, and its regions."""
 
     file_name: str
@@ -87,29 +87,29 @@ class KnownPicture:
         return tuple(region for region in self.regions if region.part_of)
 
 
-def pictures_from_records(records: Iterable[Record], images: Path) -> list[KnownPicture]:
+def images_from_records(records: Iterable[Record], images: Path) -> list[KnownImage]:
     """Gathers what the records of each image say: an image may come many times, and so may one of its masks.
 
     Images whose records say nothing of single regions, and masks without a pixel, are left out.
     """
-    pictures: dict[str, dict[str, KnownRegion]] = {}
+    by_name: dict[str, dict[str, KnownRegion]] = {}
     for record in records:
         name = record.image.relative_to(images).as_posix() if record.image.is_relative_to(images) else str(record.image)
-        regions = pictures.setdefault(name, {})
+        regions = by_name.setdefault(name, {})
         for turns in record.dialogues:
             if len(turns) == 1 and len(turns[0].regions) == 1:
                 mask = record.masks[turns[0].regions[0]]
                 key = json.dumps(mask.data)
                 regions[key] = _learned(regions.get(key) or KnownRegion(mask), turns[0].question, turns[0].answer)
     known = []
-    for name, gathered in pictures.items():
+    for name, gathered in by_name.items():
         useful = tuple(region for region in gathered.values() if region.described and region.area > 0)
         if useful:
-            known.append(KnownPicture(name, useful[0].mask.height, useful[0].mask.width, useful))
+            known.append(KnownImage(name, useful[0].mask.height, useful[0].mask.width, useful))
     return known
 
 
-def pictures_from_scenes(count: int, split: str, folder: Path, first: int = 0) -> Iterator[KnownPicture]:
+def images_from_scenes(count: int, split: str, folder: Path, first: int = 0) -> Iterator[KnownImage]:
     """Renders scenes `first` .. first+count-1 of a split into `folder` as PNG files, and says what is in them."""
     folder.mkdir(parents=True, exist_ok=True)
     with Renderer(WIDTH, HEIGHT) as renderer:
@@ -137,7 +137,7 @@ def pictures_from_scenes(count: int, split: str, folder: Path, first: int = 0) -
                     )
                 )
             if regions:
-                yield KnownPicture(name, HEIGHT, WIDTH, tuple(regions))
+                yield KnownImage(name, HEIGHT, WIDTH, tuple(regions))
 
 
 def segmentation_of(mask: np.ndarray) -> Segmentation:
@@ -147,9 +147,11 @@ def segmentation_of(mask: np.ndarray) -> Segmentation:
     return Segmentation({"size": [height, width], "counts": encoded["counts"].decode()}, height, width)
 
 
-def vocabulary(pictures: Iterable[KnownPicture]) -> tuple[str, ...]:
+def vocabulary(known: Iterable[KnownImage]) -> tuple[str, ...]:
     """Every category of an object that occurs, sorted."""
-    return tuple(sorted({region.category for picture in pictures for region in picture.objects if region.category}))
+    return tuple(
+        sorted({region.category for known_image in known for region in known_image.objects if region.category})
+    )
 
 
 def named_in(text: str, names: Iterable[str]) -> set[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from osprey_torch.atomic_write import atomic_write
-from training.instructions.facts import KnownPicture, KnownRegion
+from training.instructions.facts import KnownImage, KnownRegion
 from training.instructions.templates import Pair
 
 DESCRIPTION, CONVERSATION, SHORT_FORM, PART_LEVEL, POSITIVE_NEGATIVE, MASKS = KINDS = (
@@ -23,30 +23,30 @@ DESCRIPTION, CONVERSATION, SHORT_FORM, PART_LEVEL, POSITIVE_NEGATIVE, MASKS = KI
 FILES: dict[str, str] = {kind: f"osprey_{kind}.json" for kind in KINDS[:-1]} | {MASKS: "masks.json"}
 
 
-def talk_entry(picture: KnownPicture, regions: Sequence[KnownRegion], pairs: Sequence[Pair]) -> dict[str, Any]:
+def talk_entry(known_image: KnownImage, regions: Sequence[KnownRegion], pairs: Sequence[Pair]) -> dict[str, Any]:
     """A record of questions and answers about regions."""
     turns = []
     for question, answer in pairs:
         turns += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
-    return {**_head(picture, regions), "conversations": turns}
+    return {**_head(known_image, regions), "conversations": turns}
 
 
-def description_entry(picture: KnownPicture, regions: Sequence[KnownRegion], texts: Sequence[str]) -> dict[str, Any]:
+def description_entry(known_image: KnownImage, regions: Sequence[KnownRegion], texts: Sequence[str]) -> dict[str, Any]:
     """A record of one description a region."""
     described = [f"<region{number}>: {text}" for number, text in enumerate(texts, 1)]
-    return {**_head(picture, regions), "description": described}
+    return {**_head(known_image, regions), "description": described}
 
 
-def masks_file(pictures: Sequence[KnownPicture]) -> dict[str, Any]:
+def masks_file(known: Sequence[KnownImage]) -> dict[str, Any]:
     """All regions in COCO's layout with what is known of them, for the reader `own_masks`."""
-    names = sorted({region.category for picture in pictures for region in picture.regions if region.category})
+    names = sorted({region.category for known_image in known for region in known_image.regions if region.category})
     numbers = {name: number for number, name in enumerate(names, 1)}
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for image_id, picture in enumerate(pictures, 1):
-        size = {"height": picture.height, "width": picture.width}
-        images.append({"id": image_id, "file_name": picture.file_name, **size})
-        for region in picture.regions:
+    for image_id, known_image in enumerate(known, 1):
+        size = {"height": known_image.height, "width": known_image.width}
+        images.append({"id": image_id, "file_name": known_image.file_name, **size})
+        for region in known_image.regions:
             if not region.category:
                 continue
             number = len(annotations) + 1
@@ -70,9 +70,9 @@ def write_files(folder: Path, contents: Mapping[str, Any]) -> None:
         atomic_write(folder / FILES[kind], json.dumps(content, ensure_ascii=False) + "\n")
 
 
-def _head(picture: KnownPicture, regions: Sequence[KnownRegion]) -> dict[str, Any]:
-    size = {"height": picture.height, "width": picture.width}
-    return {"file_name": picture.file_name, **size, "annotation": [_annotation(region) for region in regions]}
+def _head(known_image: KnownImage, regions: Sequence[KnownRegion]) -> dict[str, Any]:
+    size = {"height": known_image.height, "width": known_image.width}
+    return {"file_name": known_image.file_name, **size, "annotation": [_annotation(region) for region in regions]}
 
 
 def _annotation(region: KnownRegion) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from training.instructions import answers, templates
 from training.instructions.answers import UnfitAnswer
 from training.instructions.budget import Budget
 from training.instructions.endpoint import Endpoint, Reply, Request
-from training.instructions.facts import KnownPicture, KnownRegion
+from training.instructions.facts import KnownImage, KnownRegion
 from training.instructions.files import (
     CONVERSATION,
     DESCRIPTION,
@@ -94,7 +94,7 @@ class Writer:
 
 
 def make(
-    pictures: Sequence[KnownPicture],
+    images: Sequence[KnownImage],
     names: Sequence[str],
     kinds: Sequence[str] = KINDS,
     seed: int = 0,
@@ -111,17 +111,17 @@ def make(
         max_regions: most regions in one record; an image with more gives several records.
     """
     asked = [kind for kind in kinds if kind in answers.ASKED] if writer is not None else []
-    groups = list(_groups(pictures, max_regions))
+    groups = list(_groups(images, max_regions))
     made = Made({kind: [] for kind in kinds if kind != MASKS})
     if writer is not None and asked:
         requests = [
-            answers.request_for(kind, picture, objects, writer.model)
-            for picture, objects, _, _ in groups
+            answers.request_for(kind, image, objects, writer.model)
+            for image, objects, _, _ in groups
             if objects
             for kind in asked
         ]
         made.not_asked = writer.ask_all(requests)
-    for picture, objects, parts, number in groups:
+    for image, objects, parts, number in groups:
         for kind in made.contents:
             regions = parts if kind == PART_LEVEL else objects
             if not regions:
@@ -129,10 +129,10 @@ def make(
             rng = np.random.default_rng([seed, number, KINDS.index(kind)])
             try:
                 if writer is not None and kind in asked:
-                    reply = writer.journal.get(answers.request_for(kind, picture, regions, writer.model))
-                    entry = _from_answer(kind, reply, picture, regions, names)
+                    reply = writer.journal.get(answers.request_for(kind, image, regions, writer.model))
+                    entry = _from_answer(kind, reply, image, regions, names)
                 else:
-                    entry = _from_templates(kind, picture, regions, names, rng)
+                    entry = _from_templates(kind, image, regions, names, rng)
             except UnfitAnswer as error:
                 made.refused[f"{kind}: {error.reason}"] += 1
                 continue
@@ -140,48 +140,48 @@ def make(
                 made.contents[kind].append(entry)
                 made.samples[kind] += len(entry.get("description", ())) or len(entry["conversations"]) // 2
     if MASKS in kinds:
-        made.contents[MASKS] = masks_file(pictures)
+        made.contents[MASKS] = masks_file(images)
         made.samples[MASKS] = len(made.contents[MASKS]["annotations"])
     return made
 
 
-_Group = tuple[KnownPicture, Sequence[KnownRegion], Sequence[KnownRegion], int]
+_Group = tuple[KnownImage, Sequence[KnownRegion], Sequence[KnownRegion], int]
 
 
-def _groups(pictures: Sequence[KnownPicture], most: int) -> Iterator[_Group]:
+def _groups(images: Sequence[KnownImage], most: int) -> Iterator[_Group]:
     """Yield (image, objects, parts, number) with at most `most` objects and parts."""
     number = 0
-    for picture in pictures:
-        for start in range(0, max(len(picture.objects), len(picture.parts)), most):
+    for image in images:
+        for start in range(0, max(len(image.objects), len(image.parts)), most):
             piece = slice(start, start + most)
-            yield picture, picture.objects[piece], picture.parts[piece], number
+            yield image, image.objects[piece], image.parts[piece], number
             number += 1
 
 
 def _from_answer(
-    kind: str, reply: Reply | None, picture: KnownPicture, regions: Sequence[KnownRegion], names: Sequence[str]
+    kind: str, reply: Reply | None, image: KnownImage, regions: Sequence[KnownRegion], names: Sequence[str]
 ) -> dict[str, Any] | None:
     if reply is None:
         return None
     if kind == DESCRIPTION:
-        texts = answers.read_descriptions(reply.content, picture, regions, names)
-        return description_entry(picture, regions, texts)
-    return talk_entry(picture, regions, answers.read_turns(kind, reply.content, picture, regions, names))
+        texts = answers.read_descriptions(reply.content, image, regions, names)
+        return description_entry(image, regions, texts)
+    return talk_entry(image, regions, answers.read_turns(kind, reply.content, image, regions, names))
 
 
 def _from_templates(
     kind: str,
-    picture: KnownPicture,
+    image: KnownImage,
     regions: Sequence[KnownRegion],
     names: Sequence[str],
     rng: np.random.Generator,
 ) -> dict[str, Any] | None:
     if kind == DESCRIPTION:
-        return description_entry(picture, regions, templates.descriptions(picture, regions))
+        return description_entry(image, regions, templates.descriptions(image, regions))
     pairs = {
-        CONVERSATION: lambda: templates.conversation(picture, regions, rng),
-        SHORT_FORM: lambda: templates.short_form(picture, regions, rng),
+        CONVERSATION: lambda: templates.conversation(image, regions, rng),
+        SHORT_FORM: lambda: templates.short_form(image, regions, rng),
         PART_LEVEL: lambda: templates.part_level(regions),
-        POSITIVE_NEGATIVE: lambda: templates.positive_negative(picture, regions, names, rng),
+        POSITIVE_NEGATIVE: lambda: templates.positive_negative(image, regions, names, rng),
     }[kind]()
-    return talk_entry(picture, regions, pairs) if pairs else None
+    return talk_entry(image, regions, pairs) if pairs else None

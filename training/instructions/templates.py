@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from osprey_ros.query.word_forms import with_article
-from training.instructions.facts import KnownPicture, KnownRegion, named_in
+from training.instructions.facts import KnownImage, KnownRegion, named_in
 
 Pair = tuple[str, str]  # question and answer, regions named as <region1>, <region2>, ...
 
@@ -15,18 +15,18 @@ MOST_TURNS = 6
 _APART = 1.5  # one region is called larger than another from this ratio of their areas
 
 
-def descriptions(picture: KnownPicture, regions: Sequence[KnownRegion]) -> list[str]:
+def descriptions(image: KnownImage, regions: Sequence[KnownRegion]) -> list[str]:
     """One description of each region: the data set's own, or one of its words, its place and its neighbor."""
-    return [region.detailed or _composed(picture, regions, number) for number, region in enumerate(regions)]
+    return [region.detailed or _composed(image, regions, number) for number, region in enumerate(regions)]
 
 
-def conversation(picture: KnownPicture, regions: Sequence[KnownRegion], rng: np.random.Generator) -> list[Pair]:
+def conversation(image: KnownImage, regions: Sequence[KnownRegion], rng: np.random.Generator) -> list[Pair]:
     """Up to MOST_TURNS turns about the regions, in whole sentences."""
     found: list[Pair] = []
     for number, region in enumerate(regions):
         tag = _tag(number)
         found.append((f"What is {tag}?", f"{tag} is {_named(region)}."))
-        found.append((f"Where in the picture is {tag}?", f"It is {place(picture, region)}."))
+        found.append((f"Where in the picture is {tag}?", f"It is {place(image, region)}."))
         if region.colour:
             found.append((f"What color is {tag}?", f"It is {region.colour}."))
         if region.parts:
@@ -44,7 +44,7 @@ def conversation(picture: KnownPicture, regions: Sequence[KnownRegion], rng: np.
     return _some(found, rng)
 
 
-def short_form(picture: KnownPicture, regions: Sequence[KnownRegion], rng: np.random.Generator) -> list[Pair]:
+def short_form(image: KnownImage, regions: Sequence[KnownRegion], rng: np.random.Generator) -> list[Pair]:
     """Up to MOST_TURNS turns with answers of a word or two."""
     found: list[Pair] = []
     categories = [region.category for region in regions]
@@ -74,7 +74,7 @@ def part_level(parts: Sequence[KnownRegion]) -> list[Pair]:
 
 
 def positive_negative(
-    picture: KnownPicture, regions: Sequence[KnownRegion], names: Sequence[str], rng: np.random.Generator
+    image: KnownImage, regions: Sequence[KnownRegion], names: Sequence[str], rng: np.random.Generator
 ) -> list[Pair]:
     """For each region one question whose answer is yes and one whose answer is no.
 
@@ -83,7 +83,7 @@ def positive_negative(
     found: list[Pair] = []
     for number, region in enumerate(regions):
         others = [name for name in names if _differ(name, region)]
-        near = [name for name in others if any(name == other.category for other in picture.objects)]
+        near = [name for name in others if any(name == other.category for other in image.objects)]
         pool = near if near and rng.random() < 0.5 else others
         if not region.category or not pool:
             continue
@@ -93,11 +93,11 @@ def positive_negative(
     return found
 
 
-def place(picture: KnownPicture, region: KnownRegion) -> str:
+def place(image: KnownImage, region: KnownRegion) -> str:
     """Where a region's box lies, in words: "at the bottom left"; thirds of the image each way."""
     x, y, width, height = region.box
-    column = ("left", "", "right")[_third((x + width / 2) / picture.width)]
-    row = ("top", "", "bottom")[_third((y + height / 2) / picture.height)]
+    column = ("left", "", "right")[_third((x + width / 2) / image.width)]
+    row = ("top", "", "bottom")[_third((y + height / 2) / image.height)]
     if not row and not column:
         return "in the middle"
     if row and not column:
@@ -105,11 +105,11 @@ def place(picture: KnownPicture, region: KnownRegion) -> str:
     return f"at the {row} {column}" if row else f"on the {column}"
 
 
-def _composed(picture: KnownPicture, regions: Sequence[KnownRegion], number: int) -> str:
+def _composed(image: KnownImage, regions: Sequence[KnownRegion], number: int) -> str:
     region = regions[number]
-    share = 100 * region.area / (picture.width * picture.height)
+    share = 100 * region.area / (image.width * image.height)
     sentences = [
-        f"{_named(region)}, {place(picture, region)} of the picture.",
+        f"{_named(region)}, {place(image, region)} of the picture.",
         *(f"It can be told by these words: {caption}." for caption in region.captions[1:2]),
         f"It takes up {'less than 1' if share < 1 else f'about {share:.0f}'} percent of the picture.",
     ]

@@ -44,20 +44,20 @@ class Contender(Protocol):
     name: str
 
     def prepare(self, first: np.ndarray) -> None:
-        """Gets ready to continue the prefix and one token of each sequence, int64 [N]. Not timed."""
+        """Prepare to continue the prefix and one token of each sequence, int64 [N]. Not timed."""
 
     def run(self) -> float:
-        """Decodes the agreed number of steps behind one more, which is not timed, and returns the seconds of them."""
+        """Decode the agreed number of steps behind one more, which is not timed, and returns the seconds of them."""
 
     def tokens(self, branches: int) -> np.ndarray:
-        """What the last run gave, [steps + 1, branches]."""
+        """Return the tokens of the last run, [steps + 1, branches]."""
 
     def close(self) -> None:
-        """Gives memory back."""
+        """Give memory back."""
 
 
 def prefix_length(bundle: Bundle) -> int:
-    """Rows that all regions of an image share: the words before the region and the image."""
+    """Return rows that all regions of an image share: the words before the region and the image."""
     spec = bundle.manifest.model
     prompt = PromptBuilder(bundle.tokenizer(), spec).prompt(QUESTIONS["detailed"])
     return prompt.index(MASK) - 1 + spec.image_tokens
@@ -66,7 +66,7 @@ def prefix_length(bundle: Bundle) -> int:
 def contenders(
     bundle: Bundle, weights: LlamaWeights, folder: Path, prefix: np.ndarray, arguments: argparse.Namespace
 ) -> tuple[list[Contender], dict[str, str]]:
-    """Those that can be run here, and the reasons of those that cannot."""
+    """Return the contenders that can run here, and why the others cannot."""
     device = bundle.engine("decoder").device
 
     def own() -> Contender:
@@ -101,7 +101,7 @@ def contenders(
 
 
 def measure(ready: list[Contender], branches: int, arguments: argparse.Namespace, vocab: int) -> dict[str, Any]:
-    """Milliseconds of a step, tokens a second and agreement with the first contender, by name."""
+    """Return milliseconds of a step, tokens a second and agreement with the first contender, by name."""
     first = np.random.default_rng(1).integers(3, vocab, branches)
     seconds: dict[str, list[float]] = {c.name: [] for c in ready}
     outside: list[float] = []
@@ -133,7 +133,7 @@ def measure(ready: list[Contender], branches: int, arguments: argparse.Namespace
 
 
 def _agreement(expected: np.ndarray, found: np.ndarray) -> float:
-    """Share of the tokens that are equal up to the first difference of each sequence."""
+    """Return the share of the tokens that are equal up to the first difference of each sequence."""
     equal = np.logical_and.accumulate(expected == found, axis=0)
     return float(equal.mean())
 
@@ -141,7 +141,7 @@ def _agreement(expected: np.ndarray, found: np.ndarray) -> float:
 def limits_of_a_step(
     limits: MachineLimits, weights: LlamaWeights, branches: int, prefix: int, steps: int
 ) -> dict[str, float]:
-    """Bytes and operations of the middle one of the steps, and the seconds they take at the machine's rates."""
+    """Return bytes and operations of the middle step, and the seconds that they take at the machine's rates."""
     cost = decode_step(weights, branches, prefix, steps // 2, cache_item=4)
     moved = cost.weight_bytes + cost.cache_bytes
     return {
@@ -155,7 +155,7 @@ def limits_of_a_step(
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measures everything, printing as it goes; returns what `--json` writes."""
+    """Measure everything, printing as it goes; returns what `--json` writes."""
     bundle = Bundle.open(arguments.bundle).on_device(arguments.device)
     weights = read_llama(bundle)
     vocab = weights.config.vocab_size
@@ -201,7 +201,7 @@ def _print(branches: int, measured: dict[str, Any], floor: dict[str, float]) -> 
 
 
 def numbers(text: str) -> list[int]:
-    """ "1,4,16" -> [1, 4, 16]."""
+    """Parse "1,4,16" to [1, 4, 16]."""
     return [int(number) for number in text.split(",")]
 
 

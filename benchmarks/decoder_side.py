@@ -55,11 +55,11 @@ class OwnDecoder:
         self.outside = 0.0  # share of the whole call, its beginning and end included, that was spent outside of them
 
     def prepare(self, first: np.ndarray) -> None:
-        """Takes the first token of every branch; the prefix was computed once for good."""
+        """Set the first token of every branch; the prefix is computed already."""
         self._first = first
 
     def run(self) -> float:
-        """`steps` steps behind a first one, each of them one run of the engine; the seconds from its end to theirs."""
+        """Return the seconds of `steps` steps after a first one; each step is one run of the engine."""
         self.engine.runs.clear()
         start = time.perf_counter()
         branches = list(self._rows(self._first)[:, None])
@@ -75,8 +75,8 @@ class OwnDecoder:
         return steps
 
     def tokens(self, branches: int) -> np.ndarray:
-        """What the last run gave, [steps + 1, branches]."""
+        """Return the tokens of the last run, [steps + 1, branches]."""
         return self._tokens[:, :branches]
 
     def close(self) -> None:
-        """Nothing to give back by hand."""
+        """Do nothing: memory is freed automatically."""

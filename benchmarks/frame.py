@@ -30,9 +30,9 @@ from benchmarks.baselines.batched import BatchedSide
 from benchmarks.baselines.torch_loop import DemoLoop, LoopAnswers, TorchLoop
 from benchmarks.baselines.weights import read_llama
 from benchmarks.decode import numbers
+from benchmarks.images import MAX_REGIONS, Frame, crowded_frame
 from benchmarks.interleaved_timing import Spread, in_turns
 from benchmarks.memory import PeakMemory, measure_memory
-from benchmarks.images import MAX_REGIONS, Frame, crowded_frame
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.describer import Describer
@@ -94,7 +94,7 @@ class Sides:
                 self.skipped["batched"] = str(error)
 
     def measure(self, frame: Frame, count: int, arguments: argparse.Namespace) -> Measured:
-        """Runs all sides in turns; the first round of each warms up and gives the tokens that are compared."""
+        """Run all sides in turns; the first round of each warms up and gives the tokens that are compared."""
         regions = frame.regions(count)
         part = regions.select([int(i) for i in regions.ids[: arguments.loop_regions or count]])
         limit = arguments.new_tokens
@@ -155,18 +155,18 @@ class Sides:
 
 
 def _one_encoding(runs: Sequence[LoopAnswers], count: int) -> float:
-    """Median seconds of a loop over `count` regions, less all encodings of the image but one."""
+    """Return the median seconds of a loop over `count` regions, less all encodings of the image but one."""
     each = [((run.seconds - run.encoding_seconds) * count + run.encoding_seconds) / len(run.tokens) for run in runs]
     return statistics.median(each)
 
 
 def _share_equal(expected: Sequence[list[int]], found: Sequence[list[int]]) -> float:
-    """Of the regions that were found; there may be fewer of them than expected."""
+    """Return the share of equal answers among the regions that were found."""
     return sum(a == b for a, b in zip(expected, found, strict=False)) / len(found)
 
 
 def describe_measured(one: Measured) -> str:
-    """Lines for people."""
+    """Return the figures as lines of text."""
     total = one.engines.median
     stages = " ".join(f"{name} {1e3 * value:.1f}" for name, value in one.stages.items())
     lines = [
@@ -188,7 +188,7 @@ def describe_measured(one: Measured) -> str:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measures everything, printing as it goes; returns what `--json` writes."""
+    """Measure everything, printing as it goes; returns what `--json` writes."""
     bundle = Bundle.open(arguments.bundle).on_device(arguments.device)
     frame = crowded_frame()
     print(
@@ -230,7 +230,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _decode(arguments: argparse.Namespace, bundle: str) -> dict[str, Any] | None:
-    """Runs `decode.py` in a process of its own: libraries that bring their own runtimes do not disturb this one."""
+    """Run `decode.py` in a process of its own: libraries that bring their own runtimes do not disturb this one."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "decode.json"
         command = [sys.executable, Path(__file__).with_name("decode.py"), "--bundle", bundle, "--json", output]

@@ -22,14 +22,14 @@ class Frame:
     ids: np.ndarray
 
     def regions(self, count: int) -> Regions:
-        """The first `count` regions. Raises ValueError for more than there are."""
+        """Return the first `count` regions. Raises ValueError for more than there are."""
         if not 1 <= count <= MAX_REGIONS:
             raise ValueError(f"{count} regions: the benchmark's picture has 1 to {MAX_REGIONS}")
         return regions_from_id_image(self.ids, only=range(1, count + 1))
 
 
 def crowded_frame(width: int = 640, height: int = 480) -> Frame:
-    """The first test scene that shows MAX_OBJECTS objects, every one of them cut into PIECES regions.
+    """Return the first test scene that shows MAX_OBJECTS objects, every one of them cut into PIECES regions.
 
     An object is cut at its middle column and each half at its middle row, so that no piece is empty. The pieces are
     numbered in such an order that the first MAX_OBJECTS regions belong to different objects.

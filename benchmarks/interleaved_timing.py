@@ -31,7 +31,7 @@ class Spread:
 
 
 def seconds_of(call: Callable[[], object], before: Callable[[], object] | None = None) -> float:
-    """Wall time of one call, after a rest and a call that is not timed."""
+    """Return the wall time of one call, after a rest and a call that is not timed."""
     let_others_sleep()
     if before is not None:
         before()
@@ -43,7 +43,7 @@ def seconds_of(call: Callable[[], object], before: Callable[[], object] | None =
 def in_turns(
     calls: Mapping[str, Callable[[], object]], runs: int, before: Mapping[str, Callable[[], object]] | None = None
 ) -> dict[str, list[float]]:
-    """Seconds of each call in each of `runs` rounds; every round runs all of them once, beginning at another one.
+    """Return the seconds of each call in `runs` rounds; every round runs all calls and begins with another one.
 
     before: for some of them, by name, what is done right before each time and not timed.
     """
@@ -57,7 +57,7 @@ def in_turns(
 
 
 def let_others_sleep() -> None:
-    """Waits until threads of the call before, which spin for a while as they wait for more work, have gone to sleep.
+    """Wait until threads of the call before, which spin for a while as they wait for more work, have gone to sleep.
 
     All cores stay awake meanwhile: on one that has slept the next call would take longer, and a virtual machine's
     scheduler would rather put two threads on one core than wake it.

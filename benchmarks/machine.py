@@ -33,7 +33,7 @@ class MachineLimits:
 
 
 def measure_limits(threads: int) -> MachineLimits:
-    """Takes some seconds and 3 GiB."""
+    """Measure the limits of this machine; this takes some seconds and 3 GiB."""
     torch.set_num_threads(threads)
     operations = 2.0 * _SIDE**3
     left, right = torch.randn(_SIDE, _SIDE), torch.randn(_SIDE, _SIDE)
@@ -53,7 +53,7 @@ def measure_limits(threads: int) -> MachineLimits:
 
 
 def _onnx_product(operator: str, left: int, right: int, out: int, threads: int) -> float:
-    """Seconds of one product in onnxruntime; the right matrix is a weight, as in a linear layer."""
+    """Return the seconds of one product in onnxruntime; the right matrix is a weight, as in a linear layer."""
     numpy_types = {TensorProto.FLOAT: np.float32, TensorProto.UINT8: np.uint8, TensorProto.INT8: np.int8}
     rng = np.random.default_rng(0)
     graph = GraphBuilder("product")

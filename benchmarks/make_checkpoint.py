@@ -84,7 +84,7 @@ def write_checkpoint(
 
 
 def make_tokenizer(config: OspreyConfig) -> Tokenizer:
-    """A tokenizer of LLaMA's make and the model's size, trained on the template's and the simulator's words.
+    """Return a tokenizer of LLaMA's make and the model's size, trained on the template's and the simulator's words.
 
     Published vocabularies are not at hand; this one splits the questions about as finely. What the words leave over of
     the vocabulary is filled with made-up syllables, which can be generated but are never read.
@@ -127,7 +127,7 @@ def _syllables() -> Iterable[str]:
 
 
 def _useless_shapes(config: OspreyConfig) -> dict[str, tuple[int, ...]]:
-    """What published shards hold besides the model's parameters: buffers of old transformers and the CLIP head."""
+    """Return the tensors in published shards that the model does not use: old buffers and the CLIP head."""
     width = config.vision_channels[-1]
     head = f"{TOWER}visual.head.mlp."
     return {
@@ -143,7 +143,7 @@ def _useless_shapes(config: OspreyConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _published_config(config: OspreyConfig, model_type: str, vision: str) -> dict[str, object]:
-    """config.json as published: no mm_hidden_size, and of our own part only what differs from the published model."""
+    """Return config.json as published: without mm_hidden_size, and with our part only where it differs."""
     data = config.to_json() | {
         "model_type": model_type,
         "mm_vision_tower": OPEN_CLIP_FILE if vision == "beside" else f"/weights/{OPEN_CLIP_FILE}",
@@ -159,7 +159,7 @@ def _published_config(config: OspreyConfig, model_type: str, vision: str) -> dic
 
 
 def _split(shapes: Mapping[str, tuple[int, ...]], count: int) -> list[dict[str, tuple[int, ...]]]:
-    """Names in order, cut into `count` parts of about the same size."""
+    """Return names in order, cut into `count` parts of about the same size."""
     share = sum(math.prod(shape) for shape in shapes.values()) / count
     parts: list[dict[str, tuple[int, ...]]] = [{} for _ in range(count)]
     done = 0

@@ -35,7 +35,7 @@ class PeakMemory:
 def measure_memory(
     bundle: str, device: str | None, frame: Frame, counts: Sequence[int], style: str, new_tokens: int, threads: int
 ) -> list[PeakMemory]:
-    """Runs one process for each count. Raises RuntimeError with the last line of one that fails."""
+    """Run one process for each count. Raises RuntimeError with the last line of one that fails."""
     measured = []
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder) / "frame.npz"
@@ -52,7 +52,7 @@ def measure_memory(
 
 
 def _peak() -> int:
-    """The high-water mark since this program began; getrusage's also knows the process that started it."""
+    """Return the high-water mark since this program began; getrusage's also knows the process that started it."""
     with open("/proc/self/status", encoding="ascii") as lines:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 

@@ -86,7 +86,7 @@ class Figures:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, prints a table, and returns 1 where a promise is not kept."""
+    """Measure, print a table, and return 1 if a limit is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--bundle", default="nano", help="a folder or a name (%(default)s)")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long, settling included (%(default)s)")
@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def publish(options: argparse.Namespace) -> None:
-    """Publishes frames until interrupted. The image moves a little, so that each is another one."""
+    """Publish frames until interrupted. The image moves a little, so that each is another one."""
     import rclpy
     from rclpy.executors import ExternalShutdownException
     from sensor_msgs.msg import Image
@@ -151,7 +151,7 @@ def publish(options: argparse.Namespace) -> None:
 
 
 def image(width: int, height: int, regions: int) -> tuple[np.ndarray, np.ndarray]:
-    """An image, uint8 [H, W, 3], of noise with colored boxes in a row, and their ids, uint16 [H, W]."""
+    """Return an image, uint8 [H, W, 3], of noise with colored boxes in a row, and their ids, uint16 [H, W]."""
     rng = np.random.default_rng(0)
     rgb = rng.integers(100, 140, (height, width, 3), np.uint8)
     ids = np.zeros((height, width), np.uint16)
@@ -164,7 +164,7 @@ def image(width: int, height: int, regions: int) -> tuple[np.ndarray, np.ndarray
 
 
 def measure(options: argparse.Namespace) -> Figures:
-    """Runs both processes and listens for ``options.seconds``. Raises RuntimeError if one of them ends."""
+    """Run both processes and listens for ``options.seconds``. Raises RuntimeError if one of them ends."""
     with tempfile.TemporaryDirectory(prefix="osprey-benchmark-") as folder:
         os.environ["ROS_DOMAIN_ID"] = str(random.randint(1, 101))
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
@@ -193,7 +193,7 @@ def measure(options: argparse.Namespace) -> Figures:
 
 
 def listen(osprey: NodeProcess, sender: NodeProcess, seconds: float) -> Figures:
-    """Collects what the node publishes; its clock starts with the first result."""
+    """Collect what the node publishes; its clock starts with the first result."""
     import rclpy
     from diagnostic_msgs.msg import DiagnosticArray
     from rclpy.executors import SingleThreadedExecutor
@@ -270,7 +270,7 @@ def listen(osprey: NodeProcess, sender: NodeProcess, seconds: float) -> Figures:
 
 
 def resident(pid: int) -> tuple[float, float]:
-    """Main memory of a process in MB: what is its own, and shared memory that it has touched.
+    """Return the main memory of a process in MB: what is its own, and shared memory that it has touched.
 
     The shared memory is of a fixed size: that of the node's own participant, and that of the camera's, where images
     are read. The camera has written to all of it that is read, so that reading more of it takes no more memory.
@@ -281,13 +281,13 @@ def resident(pid: int) -> tuple[float, float]:
 
 
 def milliseconds(values: dict[str, str]) -> dict[str, tuple[float, float]]:
-    """p50 and p95 of each stage."""
+    """Return p50 and p95 of each stage."""
     names = [key.removesuffix(" p50") for key in values if key.endswith(" p50")]
     return {name: (float(values[f"{name} p50"].split()[0]), float(values[f"{name} p95"].split()[0])) for name in names}
 
 
 def verdict(figures: Figures, rate: float) -> list[str]:
-    """The promises that were not kept, in words."""
+    """Return one line for each limit that is exceeded."""
     broken = []
     if figures.memory_growth > GROWTH:
         broken.append(f"memory grew by {figures.memory_growth:.1f} MB, {GROWTH:.0f} MB are allowed")
@@ -305,7 +305,7 @@ def verdict(figures: Figures, rate: float) -> list[str]:
 
 
 def print_table(figures: Figures) -> None:
-    """What a reader wants to know."""
+    """Print the figures as a table."""
     print(f"{'stage':<12}{'p50':>9}{'p95':>9}")
     for stage, (p50, p95) in figures.stages.items():
         print(f"{stage:<12}{p50:>6.1f} ms{p95:>6.1f} ms")

@@ -56,7 +56,7 @@ class Times:
         return f"{1e3 * self.wall.median:.2f} ({1e3 * self.cpu.median:.2f})"
 
     def over(self, other: Times) -> str:
-        """How many times the other's."""
+        """Return the ratio to the other times."""
         return f"{self.wall.median / other.wall.median:.2f} ({self.cpu.median / other.cpu.median:.2f})"
 
 
@@ -99,7 +99,7 @@ class Difference:
 
 
 def drawn_ids(count: int) -> np.ndarray:
-    """An id image uint16 [HEIGHT, WIDTH] of uneven round objects, `count` of them side by side, as large as fits."""
+    """Draw an id image uint16 [HEIGHT, WIDTH] of `count` uneven round objects, as large as possible."""
     rng = np.random.default_rng(count)
     ids = np.zeros((HEIGHT, WIDTH), np.uint16)
     columns = int(np.ceil(np.sqrt(count * WIDTH / HEIGHT)))
@@ -116,7 +116,7 @@ def drawn_ids(count: int) -> np.ndarray:
 
 
 def times_in_turns(calls: Mapping[str, Callable[[], object]], runs: int) -> dict[str, Times]:
-    """Times of each call over `runs` rounds, after one in which plans are made."""
+    """Time of each call over `runs` rounds, after one in which plans are made."""
     cpu: dict[str, list[float]] = {name: [] for name in calls}
 
     def clocked(name: str) -> Callable[[], object]:
@@ -132,7 +132,7 @@ def times_in_turns(calls: Mapping[str, Callable[[], object]], runs: int) -> dict
 
 
 def measure_regions(side: int, position_size: int, runs: int) -> list[RegionTimes]:
-    """All counts in the same rounds, each with memory of its own, as a camera's frames have it; then the stacks."""
+    """Measure all counts in the same rounds, each in its own memory, as camera frames are; then the stacks."""
     sizes = [(side // stride, side // stride) for stride in (4, 8, 16, 32)]
     calls: dict[str, Callable[[], object]] = {}
     stacks: dict[str, Callable[[], object]] = {}
@@ -153,7 +153,7 @@ def measure_regions(side: int, position_size: int, runs: int) -> list[RegionTime
 
 
 def measure_image(rgb: np.ndarray, spec: ModelSpec, threads: int, runs: int) -> ImageTimes:
-    """One image uint8 [H, W, 3], again and again."""
+    """Time the preprocessing of one image, uint8 [H, W, 3]."""
     pillow_image = Image.fromarray(rgb)
     small = resize_shortest_edge(rgb, spec.image_size).shape[1::-1]
     exact, threaded, fast = Preprocessor(spec), Preprocessor(spec, threads=threads), Preprocessor(spec, "fast")
@@ -167,7 +167,7 @@ def measure_image(rgb: np.ndarray, spec: ModelSpec, threads: int, runs: int) -> 
 
 
 def compare_modes(bundle: Bundle, spec: ModelSpec, scenes: int) -> Difference:
-    """Fast against exact over test scenes of 1280x720; words too if `spec` is the bundle's own."""
+    """Compare the fast mode with the exact one over test scenes of 1280x720; also words if `spec` is the bundle's."""
     exact, fast = Preprocessor(spec), Preprocessor(spec, "fast")
     levels = 255 * np.reshape(spec.image_std, (3, 1, 1))
     describers = [Describer(bundle, preprocessing=mode) for mode in ("exact", "fast")]
@@ -193,7 +193,7 @@ def compare_modes(bundle: Bundle, spec: ModelSpec, scenes: int) -> Difference:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measures everything, printing as it goes; returns what `--json` writes."""
+    """Measure everything, printing as it goes; returns what `--json` writes."""
     bundle = Bundle.open(arguments.bundle)
     spec = bundle.manifest.model
     load = os.getloadavg()[0]

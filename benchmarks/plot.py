@@ -20,7 +20,7 @@ def draw(
     stages: Mapping[str, Sequence[float]],
     peak_bytes: Mapping[int, int],
 ) -> None:
-    """Writes an image with two panels: everybody's seconds for each count, and the stages of the engines with memory.
+    """Write an image with two panels: everybody's seconds for each count, and the stages of the engines with memory.
 
     A contender may lack counts (None). peak_bytes: by count, may be empty.
     """

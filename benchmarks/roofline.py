@@ -18,7 +18,7 @@ class StepCost:
 
 
 def decode_step(weights: LlamaWeights, branches: int, prefix_rows: int, branch_rows: int, cache_item: int) -> StepCost:
-    """The step that adds one token to each of `branches`, which have `branch_rows` rows each behind the prefix.
+    """Return the step that adds one token to each of `branches`, which have `branch_rows` rows each behind the prefix.
 
     cache_item: bytes of one number of the cache.
     """

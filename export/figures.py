@@ -73,7 +73,7 @@ class StageFigures:
     relative: float = 0.0
 
     def add(self, engine: np.ndarray, reference: np.ndarray) -> None:
-        """Takes in a pair of arrays [..., D] of equal shape; cosines are taken over the last axis."""
+        """Add a pair of arrays [..., D] of equal shape; cosines are computed over the last axis."""
         if engine.shape != reference.shape:
             raise VerificationError(f"the engine returned shape {engine.shape} where PyTorch has {reference.shape}")
         engine, reference = engine.astype(np.float64), reference.astype(np.float64)
@@ -92,7 +92,7 @@ class StageFigures:
         return self.cosine >= limit.cosine and self.relative <= limit.relative
 
     def to_json(self) -> dict[str, float]:
-        """The figures, rounded."""
+        """Return the figures, rounded."""
         return {
             "cosine": round(self.cosine, 8),
             "max_difference": _rounded(self.max_difference),
@@ -118,7 +118,7 @@ class TokenFigures:
     kl_largest: float = 0.0
 
     def add(self, tokens: np.ndarray, engine: np.ndarray, reference: np.ndarray, margin: float) -> None:
-        """Takes in one answer: the engine's tokens [n], the logits [n, V] that chose them, and PyTorch's [n, V].
+        """Add one answer: the engine's tokens [n], its logits [n, V], and PyTorch's [n, V].
 
         margin: by how much, in probability, PyTorch's first choice must lead its second for a step to be decided.
         """
@@ -142,18 +142,18 @@ class TokenFigures:
         return self.decided_steps_equal / max(self.decided_steps, 1)
 
     def to_json(self) -> dict[str, Any]:
-        """The figures, KL divergences (natural logarithm) as mean and largest of a step."""
+        """Return the figures, KL divergences (natural logarithm) as mean and largest of a step."""
         counts = {name: value for name, value in asdict(self).items() if isinstance(value, int)}
         mean = self.kl_sum / max(self.steps, 1)
         return {**counts, "mean_kl_divergence": _rounded(mean), "max_kl_divergence": _rounded(self.kl_largest)}
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Logarithm of the softmax over the last axis, in float64."""
+    """Return the logarithm of the softmax over the last axis, in float64."""
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def _rounded(value: float) -> float:
-    """To three digits: what means something and repeats from run to run."""
+    """Round to three digits, which are significant and repeat from run to run."""
     return float(f"{value:.3g}")

@@ -46,16 +46,16 @@ class Attention(Protocol):
     batch: bool  # whether states are a batch of one, [1, S, H], or [S, H]
 
     def inputs(self) -> None:
-        """Declares position_ids, the mask, keys and values."""
+        """Declare position_ids, the mask, keys and values."""
 
     def outputs(self) -> None:
-        """Declares new_key.i and new_value.i."""
+        """Declare new_key.i and new_value.i."""
 
     def shared(self) -> None:
-        """Adds what all layers use."""
+        """Add what all layers use."""
 
     def layer(self, layer: int, qkv: str, pick: Callable[[str, str], str] | None) -> str:
-        """Makes new_key.i and new_value.i of the projections qkv [..., S, 3 * heads * D]; returns the context.
+        """Make new_key.i and new_value.i of the projections qkv [..., S, 3 * heads * D]; returns the context.
 
         pick(states, name) takes the rows whose logits are wanted; None where all go on.
         The context is [..., S or R, heads * D].
@@ -63,7 +63,7 @@ class Attention(Protocol):
 
 
 def rope_tables(heads: Heads, factor: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Returns `factor` times cosines and sines of every position's angles, float32 [max_positions, dim / 2]."""
+    """Return `factor` times cosines and sines of every position's angles, float32 [max_positions, dim / 2]."""
     half = heads.dim // 2
     frequencies = heads.rope_theta ** (-np.arange(half, dtype=np.float64) / half)
     angles = np.arange(heads.max_positions, dtype=np.float64)[:, None] * frequencies
@@ -194,7 +194,7 @@ class Apart:
         return graph.node("Reshape", [context, graph.constant([-1, width])], f"{name}.context_rows")
 
     def _query(self, layer: int, qkv: str) -> str:
-        """Makes new_key.i and new_value.i and returns the scaled query, all [S, heads, D]."""
+        """Make new_key.i and new_value.i and returns the scaled query, all [S, heads, D]."""
         graph, name = self._graph, f"layers.{layer}"
         heads, dim = self._heads.count, self._heads.dim
         qkv = graph.node("Reshape", [qkv, graph.constant([-1, 3 * heads, dim])], f"{name}.qkv_heads")
@@ -213,7 +213,7 @@ class Apart:
         return self._graph.node("MatMul", [query, transposed], name)
 
     def _rotate(self, states: str, name: str) -> str:
-        """Rotary embedding of [S, heads, D]: the halves of a head are the two coordinates of each rotated pair."""
+        """Add the rotary embedding of [S, heads, D]; the halves of a head hold the two coordinates of each pair."""
         graph = self._graph
         first, second = graph.split_node("Split", [states], [f"{name}.first", f"{name}.second"], axis=-1)
         swapped = graph.node("Concat", [second, first], f"{name}.swapped", axis=-1)

@@ -79,7 +79,7 @@ def build_decoder(
     external: Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> None:
-    """Writes the decoder graph to `path`.
+    """Write the decoder graph to `path`.
 
     linears adds the weights, one layer after another, and says in which type the graph computes and for which runtime
     it is spelled. external: side file for them, beside `path`; needed where they come to 2 GB or more and are not in
@@ -145,7 +145,7 @@ class _Decoder:
         return hidden, self._product(layer, "down", gated)
 
     def _product(self, layer: int, name: str, states: str) -> str:
-        """One of PRODUCTS."""
+        """Add the product `name` of PRODUCTS for a layer."""
         linears = [f"model.layers.{layer}.{part}" for part in PRODUCTS[name]]
         return self.linears.add(self.graph, states, linears, f"layers.{layer}.{name}")
 
@@ -153,7 +153,7 @@ class _Decoder:
         return self.graph.node("Gather", [states, "logit_rows"], name, axis=int(self.attention.batch))
 
     def _norm_of_sum(self, hidden: str, added: str | None, weight: str, name: str) -> tuple[str, str]:
-        """The sum of hidden states and what was added to them, and its norm."""
+        """Add the sum of hidden states and an update, and the norm of the sum. Return both names."""
         graph = self.graph
         if added is None:
             return hidden, self._rms_norm(hidden, weight, name)
@@ -172,7 +172,7 @@ class _Decoder:
         return outputs[3], outputs[0]
 
     def _rms_norm(self, states: str, weight: str, name: str) -> str:
-        """Root-mean-square norm in the spelling that onnxruntime fuses into one kernel."""
+        """Add a root-mean-square norm in the form that onnxruntime fuses into one kernel."""
         graph = self.graph
         states = graph.wide(states)
         square = graph.node("Pow", [states, graph.constant(2.0, dtype=np.float32)], f"{name}.square")

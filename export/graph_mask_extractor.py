@@ -31,7 +31,7 @@ def build_mask_extractor(
     external: Path | None = None,
     half_compute: bool = False,
 ) -> None:
-    """Writes the mask-extractor graph to `path`.
+    """Write the mask-extractor graph to `path`.
 
     read(name) returns one tensor of the checkpoint as float32. With `half` the weights of linears are stored as float16
     and computed with in float32; with `half_compute` they are computed with in float16, too. external: side file for
@@ -74,7 +74,7 @@ def build_mask_extractor(
 
 
 def _masked_mean(graph: GraphBuilder, level: str, channels: int, pixels: int) -> str:
-    """Mean of a feature map over each mask, [N, C]: one product for all regions, divided by their pixel counts."""
+    """Add the mean of a feature map over each mask, [N, C]: one product for all regions, divided by their areas."""
     features = graph.node("Reshape", [level, graph.constant([channels, pixels])], f"{level}.columns")
     features = graph.node("Transpose", [features], f"{level}.rows", perm=[1, 0])
     masks = graph.node("Reshape", [f"mask_{level}", graph.constant([-1, pixels])], f"{level}.masks")

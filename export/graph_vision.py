@@ -33,7 +33,7 @@ def build_vision(
     external: Path | None = None,
     half_compute: bool = False,
 ) -> None:
-    """Writes the vision graph to `path`.
+    """Write the vision graph to `path`.
 
     read(name) returns one tensor of the checkpoint as float32. With `half` the weights of convolutions and linears are
     stored as float16 and computed with in float32; with `half_compute` they are computed with in float16, too.
@@ -129,17 +129,17 @@ class _Vision:
         return self.graph.node("LayerNormalization", [states, weight, bias], name, axis=-1, epsilon=_NORM_EPS)
 
     def _channel_norm(self, states: str, name: str) -> str:
-        """Layer norm over the channels of [1, C, h, w]."""
+        """Add a layer norm over the channels of [1, C, h, w]."""
         states = self.graph.node("Transpose", [states], f"{name}.channels_last", perm=[0, 2, 3, 1])
         states = self._norm(states, name)
         return self.graph.node("Transpose", [states], f"{name}.channels_first", perm=[0, 3, 1, 2])
 
     def _narrow(self, states: str) -> str:
-        """Float32 states as what the graph computes in."""
+        """Cast float32 states to the type in which the graph computes."""
         return (
             states if self.graph.dtype == np.float32 else self.graph.cast(states, f"{states}.narrow", self.graph.dtype)
         )
 
     def _widen(self, states: str) -> str:
-        """States in what the graph computes in as float32."""
+        """Cast states to float32."""
         return states if self.graph.dtype == np.float32 else self.graph.cast(states, f"{states}.wide", np.float32)

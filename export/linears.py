@@ -81,12 +81,12 @@ class DecoderPrecision:
         return self.dialect == "tensorrt" or (self.unpacked and not output)
 
     def kind(self, output: bool) -> str:
-        """The precision of the output layer or of all others."""
+        """Return the precision of the output layer or of all others."""
         return self.lm_head if output else self.llm
 
 
 def accuracy_level(bits: int, in_features: int) -> int:
-    """MatMulNBits' attribute: 4 multiplies in int8, 0 unpacks the weights and multiplies in float32.
+    """Return MatMulNBits' attribute: 4 multiplies in int8, 0 unpacks the weights and multiplies in float32.
 
     Measured on one AVX-512 core with onnxruntime 1.32: with 2048 inputs level 4 is 2.3 times as fast for one row and
     1.6 times for 16; with 192 to 512 inputs it is on a par for 16 rows and takes 2 to 3 times as long for 128 or more.
@@ -98,7 +98,7 @@ def accuracy_level(bits: int, in_features: int) -> int:
 def encode(
     read: Callable[[str], np.ndarray], layers: Iterable[str], precision: DecoderPrecision, output: bool = False
 ) -> dict[str, Tensor]:
-    """Reads the weights of linears and returns the tensors that hold them side by side, by the parts' names.
+    """Read the weights of linears and returns the tensors that hold them side by side, by the parts' names.
 
     read(name) returns a tensor of the checkpoint as float32; `layers` are names without ".weight". The parts are
     `weight` [in, out] or, for int4 and int8, `levels` and `scales`.
@@ -131,7 +131,7 @@ def encode(
 
 
 def decode(parts: Mapping[str, Tensor]) -> np.ndarray:
-    """The weight that `encode` has stored, float32 [out, in]."""
+    """Return the weight that `encode` has stored, float32 [out, in]."""
     if "weight" in parts:
         return np.ascontiguousarray(parts["weight"].data.astype(np.float32).T)
     return quantized_linear(parts).dequantize()
@@ -148,7 +148,7 @@ class Linears:
     precision: DecoderPrecision
 
     def add(self, graph: GraphBuilder, states: str, layers: list[str], name: str, output: bool = False) -> str:
-        """Adds the product of `states` with the weights of bias-free linears, their outputs side by side.
+        """Add the product of `states` with the weights of bias-free linears, their outputs side by side.
 
         states: in the type in which the graph computes; so is the product. layers: names in the checkpoint without
         ".weight". output: whether they are the output layer. Returns `name`.
@@ -161,7 +161,7 @@ class Linears:
         return _product(graph, states, stored, dims, name, self.precision, output)
 
     def vector(self, graph: GraphBuilder, name: str) -> str:
-        """Adds a vector of the checkpoint, such as the weight of a norm, as float32 and returns its name."""
+        """Add a vector of the checkpoint, such as the weight of a norm, as float32 and returns its name."""
         return graph.weight(name, self.read(name), dtype=np.float32)
 
 
@@ -209,7 +209,7 @@ def _product(
     precision: DecoderPrecision,
     output: bool,
 ) -> str:
-    """Adds the product of `states` with the weight whose parts the graph has as `stored`.part, of shapes `dims`."""
+    """Add the product of `states` with the weight whose parts the graph has as `stored`.part, of shapes `dims`."""
     kind = precision.kind(output)
     if kind in ("fp16", "fp32"):
         matrix = f"{stored}.weight"
@@ -241,7 +241,7 @@ def _product(
 
 
 def _transposed_int4(quantized: QuantizedLinear) -> dict[str, Tensor]:
-    """Levels as INT4 [in, out], scales [in / block, out]: the form in which MatMul reads its second factor."""
+    """Return levels as INT4 [in, out], scales [in / block, out]: the form in which MatMul reads its second factor."""
     rows, columns = quantized.out_features, quantized.in_features
     if rows % 2:
         raise InputError(f"a linear with {rows} outputs: a transposed INT4 weight needs an even number of them")

@@ -93,7 +93,7 @@ class Targets:
         return self.device == "cuda"
 
     def model(self, config: OspreyConfig) -> OspreyConfig:
-        """The model's configuration for these sizes. Raises InputError for sizes that it cannot have."""
+        """Return the model's configuration for these sizes. Raises InputError for sizes that it cannot have."""
         size, most = self.image_size or config.image_size, config.max_positions
         if size < 1 or size % STRIDES[-1]:
             raise InputError(f"image size {size}: it must be a multiple of {STRIDES[-1]}, the coarsest stride")
@@ -110,7 +110,7 @@ class Targets:
 
 
 def resolved(precisions: Precisions, targets: Targets, config: OspreyConfig) -> Precisions:
-    """The precisions with every "auto" decided for a model and its targets."""
+    """Return the precisions with every "auto" decided for a model and its targets."""
     real = "fp16" if targets.device == "cuda" else "fp32"
     lm_head = precisions.lm_head
     if lm_head == "auto":
@@ -125,7 +125,7 @@ def resolved(precisions: Precisions, targets: Targets, config: OspreyConfig) -> 
 
 
 def decoder_precision(precisions: Precisions, targets: Targets, config: OspreyConfig) -> DecoderPrecision:
-    """What the decoder is built with, from resolved precisions. Raises InputError for what it cannot be."""
+    """Return the precision of the decoder for resolved precisions. Raises InputError for unsupported combinations."""
     kinds = (precisions.llm, precisions.lm_head)
     if precisions.method != Precisions.method and not any(kind.startswith("int") for kind in kinds):
         raise InputError(
@@ -146,7 +146,7 @@ def decoder_precision(precisions: Precisions, targets: Targets, config: OspreyCo
 
 
 def check_machine(targets: Targets, verify: bool) -> None:
-    """Refuses at once what this machine lacks: TensorRT and its GPU for plans, a GPU to verify on.
+    """Reject at once what this machine lacks: TensorRT and its GPU for plans, a GPU to verify on.
 
     Raises InputError, or EngineError where there is no TensorRT or no GPU.
     """

@@ -70,7 +70,7 @@ class Row:
 
 
 def scenes_of_test_split(regions: int, min_area: int = MIN_AREA) -> list[VerificationSample]:
-    """Simulated scenes of the test split, from its first seed on, until they show so many regions."""
+    """Return simulated scenes of the test split, from its first seed on, with `regions` regions in total."""
     samples: list[VerificationSample] = []
     seed = count = 0
     with Renderer() as renderer:
@@ -146,7 +146,7 @@ def _row(
 
 
 def distance_from_grid(checkpoint: Checkpoint) -> float:
-    """Squared error of the decoder's weights in int4, relative to their squares; 0 if they lie on its grid."""
+    """Return the squared error of the int4 decoder weights, relative to their squares; 0 if they are on its grid."""
     error = total = 0.0
     for layer in range(checkpoint.config.num_layers):
         for part in LINEARS:
@@ -157,7 +157,7 @@ def distance_from_grid(checkpoint: Checkpoint) -> float:
 
 
 def table_of(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table."""
+    """Return the rows as a Markdown table."""
     lines = [
         f"| weights | decoder, MB | KL divergence | same token | where fp32 leads by {_MARGIN} | same description |",
         "|---|---|---|---|---|---|",
@@ -212,7 +212,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _checkpoint_folder(arguments: argparse.Namespace, temporary: Path) -> Path:
-    """The folder of the checkpoint that was asked for; one made of other sources is written to `temporary`."""
+    """Return the folder of the checkpoint that was asked for; one made of other sources is written to `temporary`."""
     if arguments.checkpoint and not arguments.progress:
         return arguments.checkpoint
     if arguments.checkpoint:

@@ -20,7 +20,7 @@ _STAGES = {
 
 
 def write_report(folder: Path, name: str, precisions: Mapping[str, str], verification: Mapping[str, Any]) -> Path:
-    """Writes `report.md` into a bundle's folder and returns its path.
+    """Write `report.md` into a bundle's folder and returns its path.
 
     name, precisions, verification: as in the manifest; a verification that was not done or has failed is said so.
     The page depends on these and on the sizes of the files in the folder, on nothing else.

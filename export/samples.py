@@ -19,7 +19,7 @@ class VerificationSample:
 
 
 def simulated_samples(count: int, first: int = 0) -> list[VerificationSample]:
-    """Renders `count` simulated tabletop scenes of the validation split, which are never trained on.
+    """Render `count` simulated tabletop scenes of the validation split, which are never trained on.
 
     Raises InputError where the simulator is not installed or cannot render.
     """

@@ -31,7 +31,7 @@ class PackedRows:
 
     @classmethod
     def pack(cls, prefix: torch.Tensor, branches: Sequence[torch.Tensor] = ()) -> PackedRows:
-        """Puts branches [T_i, H] behind the prefix [P, H]."""
+        """Put branches [T_i, H] behind the prefix [P, H]."""
         lengths = torch.tensor([len(prefix), *(len(rows) for rows in branches)])
         return cls(torch.cat([prefix, *branches]), torch.repeat_interleave(torch.arange(len(lengths)), lengths))
 
@@ -70,7 +70,7 @@ class StreamedDecoder:
     def run(
         self, sequences: Sequence[PackedRows], progress: Callable[[int], None] = lambda layer: None
     ) -> list[torch.Tensor]:
-        """Output rows [S, H] of the last layer for every sequence; `progress` is told each layer that is done."""
+        """Return the rows [S, H] of the last layer for every sequence; calls `progress` after each layer."""
         states = [sequence.embeds for sequence in sequences]
         for index in range(self.layers):
             weights = self.read_layer(index)
@@ -82,7 +82,7 @@ class StreamedDecoder:
 
     @torch.inference_mode()
     def logits(self, rows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Final norm and output layer: rows [R_i, H] of the last layer -> logits [R_i, V]; reads the weights once."""
+        """Return the logits [R_i, V] of rows [R_i, H] of the last layer; reads the weights once."""
         norm, head = self._tensor("model.norm.weight"), self._tensor("lm_head.weight")
         return [functional.linear(_rms_norm(part, norm, self.config.rms_norm_eps), head) for part in rows]
 
@@ -121,7 +121,7 @@ def _rms_norm(rows: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Ten
 
 
 def _rotation(config: OspreyConfig, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines [S, head_dim] of LLaMA's rotary embedding, whose pairs are (i, i + head_dim / 2)."""
+    """Return cosines and sines [S, head_dim] of LLaMA's rotary embedding, whose pairs are (i, i + head_dim / 2)."""
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
     angles = positions[:, None].float() / config.rope_theta**exponents
     angles = torch.cat([angles, angles], dim=1)

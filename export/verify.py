@@ -59,7 +59,7 @@ def verify_bundle(
     decoder: Path | None = None,
     load: Callable[[Path, EngineEntry], Engine] = _load,
 ) -> dict[str, Any]:
-    """Compares the engines in `folder` with the checkpoint on `samples`; returns the manifest's `verification`.
+    """Compare the engines in `folder` with the checkpoint on `samples`; returns the manifest's `verification`.
 
     Args:
         folder: a bundle's folder with its engines and embedding table; a manifest is not needed.

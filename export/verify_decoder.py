@@ -54,7 +54,7 @@ class Answers:
 
 
 def ask_engine(decoder: Decoder, tokens: Tokens, table: np.ndarray, conversation: Conversation) -> Answers:
-    """Greedy answers of the engine about every region of an image, then their logits in one run over all of them."""
+    """Return the greedy answers of the engine about every region, and their logits from one run over all."""
     prefix, prefix_logits = _prefill(decoder, tokens.rows(conversation.prefix, table))
     generations = decoder.generate(
         prefix,
@@ -70,14 +70,14 @@ def ask_engine(decoder: Decoder, tokens: Tokens, table: np.ndarray, conversation
 def follow_with_engine(
     decoder: Decoder, tokens: Tokens, table: np.ndarray, conversation: Conversation, answers: Sequence[np.ndarray]
 ) -> Answers:
-    """The engine along given answers about the regions of an image; returned are the tokens that it would say next."""
+    """Run the engine along given answers about the regions; return the tokens that it would choose next."""
     prefix, prefix_logits = _prefill(decoder, tokens.rows(conversation.prefix, table))
     logits = _logits_along(decoder, prefix, tokens, table, conversation, answers)
     return Answers([one.argmax(axis=-1) for one in logits], prefix_logits, logits)
 
 
 def _prefill(decoder: Decoder, rows: np.ndarray) -> tuple[Prefix, np.ndarray]:
-    """The prefix of rows [P, H], and the logits of its last rows."""
+    """Return the prefix of rows [P, H], and the logits of its last rows."""
     split = max(0, len(rows) - _PREFIX_ROWS)
     end = np.arange(len(rows) - split)
     head = decoder.prefill(rows[:split])
@@ -93,7 +93,7 @@ def _logits_along(
     conversation: Conversation,
     answers: Sequence[np.ndarray],
 ) -> list[np.ndarray]:
-    """Logits [n, V] for every answer of n tokens, all in one run behind the prefix."""
+    """Return logits [n, V] for every answer of n tokens, all in one run behind the prefix."""
     branches = [_answered(tokens, table, conversation, answer, n) for n, answer in enumerate(answers)]
     owners = np.repeat(np.arange(len(branches)), [len(branch) for branch in branches])
     places = np.concatenate([np.arange(len(branch)) for branch in branches])
@@ -115,7 +115,7 @@ class Script:
 
     @classmethod
     def of(cls, tokens: Tokens, answers: Answers, table: np.ndarray, conversation: Conversation) -> Script:
-        """From the image's tokens and the embedding table [V, H] of either side, and the answers of the engine."""
+        """Build from the tokens and embedding table [V, H] of one side, and the answers of the engine."""
         prefix = tokens.rows(conversation.prefix, table)
         branches = [_answered(tokens, table, conversation, answer, n) for n, answer in enumerate(answers.tokens)]
         end = np.arange(max(0, len(prefix) - _PREFIX_ROWS), len(prefix))
@@ -126,7 +126,7 @@ class Script:
 
 
 def follow(streamed: StreamedDecoder, scripts: Sequence[Script]) -> list[Answers]:
-    """PyTorch along the answers of the engine, all images in one pass over the layers.
+    """Run PyTorch along the answers of the engine, all images in one pass over the layers.
 
     Returned are the tokens that PyTorch would say next at every step, and its logits.
     """
@@ -145,7 +145,7 @@ def follow(streamed: StreamedDecoder, scripts: Sequence[Script]) -> list[Answers
 
 
 def compare_graph(engine: Answers, reference: Answers, stages: Mapping[str, StageFigures]) -> None:
-    """Takes in the engine and PyTorch on the engine's own inputs and weights."""
+    """Add the answers of the engine and of PyTorch on the engine's own inputs and weights."""
     for own, other in zip(
         [engine.prefix_logits, *engine.logits], [reference.prefix_logits, *reference.logits], strict=True
     ):
@@ -155,7 +155,7 @@ def compare_graph(engine: Answers, reference: Answers, stages: Mapping[str, Stag
 def compare_words(
     engine: Answers, reference: Answers, stages: Mapping[str, StageFigures], tokens: TokenFigures, margin: float
 ) -> None:
-    """Takes in the engine and PyTorch with everything in fp32."""
+    """Add the answers of the engine and of PyTorch in fp32."""
     stages["prefix_logits"].add(engine.prefix_logits, reference.prefix_logits)
     for answer, own, other in zip(engine.tokens, engine.logits, reference.logits, strict=True):
         stages["answer_logits"].add(own, other)
@@ -173,11 +173,11 @@ def causal_mask(owners: np.ndarray) -> np.ndarray:
 def _answered(
     tokens: Tokens, table: np.ndarray, conversation: Conversation, answer: np.ndarray, region: int
 ) -> np.ndarray:
-    """Rows of the question and the answer; the last token of an answer is not read by anybody."""
+    """Return the rows of the question and the answer, without the last token, which is never an input."""
     return tokens.rows((*conversation.question, *answer[:-1].tolist()), table, region)
 
 
 def _answer_rows(branches: Sequence[np.ndarray], answers: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """For each branch, the rows from which its answer's tokens are chosen, counted over all branches."""
+    """Return for each branch the rows from which the tokens of its answer are chosen, counted over all branches."""
     ends = np.cumsum([len(branch) for branch in branches])
     return [np.arange(end - len(answer), end) for end, answer in zip(ends, answers, strict=True)]

@@ -35,7 +35,7 @@ class Tokens:
     position: np.ndarray
 
     def rows(self, ids: Sequence[int], table: np.ndarray, region: int = 0) -> np.ndarray:
-        """Input rows float32 [S, H] of token ids and placeholders; `table` is the embedding table [V, H]."""
+        """Return the input rows float32 [S, H] of token ids and placeholders; `table` is the embedding table [V, H]."""
         own = slice(region, region + 1)
         special = {IMAGE: self.image, MASK: self.mask[own], POSITION: self.position[own]}
         rows = [special[i] if i in special else table[i : i + 1].astype(np.float32) for i in map(int, ids)]
@@ -53,7 +53,7 @@ class EncoderInputs:
 
     @classmethod
     def of(cls, sample: VerificationSample, config: OspreyConfig, most: int | None = None) -> EncoderInputs:
-        """Of the image's regions, or of the `most` largest of them."""
+        """Prepare the regions of an image, or its `most` largest ones."""
         spec = config.model_spec()
         regions = regions_from_id_image(sample.ids)
         if most is not None:
@@ -128,7 +128,7 @@ def encode_with_torch(inputs: Sequence[EncoderInputs], config: OspreyConfig, rea
 
 
 def compare_encoders(engine: Encoded, reference: Encoded, stages: Mapping[str, StageFigures]) -> None:
-    """Takes one image's outputs of both sides into the figures."""
+    """Add the outputs of both sides for one image to the figures."""
     for own, other in zip(engine.features, reference.features, strict=True):
         # A map is one direction: single pixels of it may be near zero.
         stages["vision_features"].add(own.reshape(1, -1), other.reshape(1, -1))
@@ -138,12 +138,12 @@ def compare_encoders(engine: Encoded, reference: Encoded, stages: Mapping[str, S
 
 
 def _run(engine: Engine, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Runs an engine of any precision on float32 arrays; float32 comes back."""
+    """Run an engine of any precision on float32 arrays; float32 comes back."""
     return {name: array.astype(np.float32) for name, array in engine.run(_typed(engine, inputs)).items()}
 
 
 def _typed(engine: Engine, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Arrays as the engine's inputs of these names want them."""
+    """Return arrays in the types of the engine's inputs of these names."""
     return {name: array.astype(engine.input_dtypes[name]) for name, array in inputs.items()}
 
 
@@ -153,7 +153,7 @@ def _without_weights(config: OspreyConfig) -> Osprey:
 
 
 def _give_weights(module: nn.Module, prefix: str, read: Read) -> None:
-    """Fills a module that was made without memory for its weights."""
+    """Fill a module that was made without memory for its weights."""
     names = list(module.state_dict(prefix=prefix))
     state = {name.removeprefix(prefix): torch.from_numpy(read(name)) for name in names}
     module.load_state_dict(state, assign=True)

@@ -99,7 +99,7 @@ class Checkpoint:
 
 
 def config_from_json(data: dict[str, Any], path: Path) -> OspreyConfig:
-    """`OspreyConfig.from_json` of what the file at `path` holds. Raises InputError that names the file."""
+    """Return `OspreyConfig.from_json(data)`. Raises InputError with the name of the file, `path`."""
     try:
         return OspreyConfig.from_json(data)
     except KeyError as error:

@@ -82,11 +82,11 @@ class OspreyConfig:
         return tuple((self.image_size // s, self.image_size // s) for s in STRIDES)
 
     def with_vocabulary(self, size: int) -> OspreyConfig:
-        """The same model for a tokenizer of `size` tokens, whose next two ids are `<mask>` and `<pos>`."""
+        """Return the same model for a tokenizer of `size` tokens, whose next two ids are `<mask>` and `<pos>`."""
         return replace(self, vocab_size=size, mask_id=size, pos_id=size + 1)
 
     def model_spec(self) -> ModelSpec:
-        """What the runtime needs to know of this model; part of a bundle's manifest."""
+        """Return the numbers that the runtime needs, the `model` part of a manifest."""
         return ModelSpec(
             image_size=self.image_size,
             image_mean=self.image_mean,
@@ -108,7 +108,7 @@ class OspreyConfig:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """`config.json` of the published layout; what LLaMA has no name for lies under "osprey"."""
+        """Return `config.json` of the published layout; what LLaMA has no name for lies under "osprey"."""
         return {
             "architectures": ["OspreyLlamaForCausalLM"],
             "model_type": "osprey",

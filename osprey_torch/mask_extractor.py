@@ -38,7 +38,7 @@ class MaskExtractor(nn.Module):
         self.mask_linear = PositionMLP(config)
 
     def pool(self, features: Sequence[torch.Tensor], masks: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Mean of each feature map over each region.
+        """Return the mean of each feature map over each region.
 
         Args:
             features: four maps [B, C, h, w].

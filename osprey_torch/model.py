@@ -55,18 +55,18 @@ class Osprey(nn.Module):
         self.mask_extractor = MaskExtractor(config)
 
     def project(self, res4: torch.Tensor) -> torch.Tensor:
-        """res4 [B, C, h, w] -> image tokens [B, h*w, H], row by row."""
+        """Project res4 [B, C, h, w] to image tokens [B, h*w, H], row by row."""
         return self.model.mm_projector(res4.flatten(2).transpose(1, 2))
 
     def encode_image(self, pixels: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-        """pixels [B, 3, S, S] -> (four feature maps [B, C, h, w], image tokens [B, T, H])."""
+        """Encode pixels [B, 3, S, S]: four feature maps [B, C, h, w] and image tokens [B, T, H]."""
         features = self.model.vision_tower(pixels)
         return features, self.project(features[IMAGE_TOKEN_LEVEL])
 
     def encode_regions(
         self, features: Sequence[torch.Tensor], masks: Sequence[torch.Tensor], positions: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Regions of one image: features [1, C, h, w] x 4, masks [N, h, w] x 4, positions [N, P, P] -> two [N, H]."""
+        """Encode regions of an image: features [1, C, h, w] x 4, masks [N, h, w] x 4, positions [N, P, P]."""
         tokens = self.mask_extractor(features, [m.unsqueeze(0) for m in masks], positions.unsqueeze(0))
         return tokens[0][0], tokens[1][0]
 
@@ -77,7 +77,7 @@ class Osprey(nn.Module):
         mask_token: torch.Tensor,
         position_token: torch.Tensor,
     ) -> torch.Tensor:
-        """Prompt with placeholders -> input embeddings [S, H]; image_tokens [T, H], the two region tokens [H]."""
+        """Embed a prompt with placeholders: [S, H] from image_tokens [T, H] and the two region tokens [H]."""
         rows: list[torch.Tensor] = []
         for token in ids:
             if token == IMAGE:
@@ -97,7 +97,7 @@ class Osprey(nn.Module):
         position_tokens: torch.Tensor,
         batch: PackedBatch,
     ) -> torch.Tensor:
-        """Logits of the labeled rows of packed sequences: many regions of one image behind one prefix.
+        """Return logits of the labeled rows of packed sequences: many regions of one image behind one prefix.
 
         Args:
             image_tokens: [B, T, H]

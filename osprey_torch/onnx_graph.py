@@ -53,26 +53,26 @@ class GraphBuilder:
         return helper.np_dtype_to_tensor_dtype(self.dtype)
 
     def note(self, key: str, value: str) -> None:
-        """Adds a line to the metadata of the model, for whoever loads it."""
+        """Add a line to the metadata of the model, for whoever loads it."""
         self._notes[key] = value
 
     def input(self, name: str, shape: Sequence[int | str], dtype: int = TensorProto.FLOAT) -> str:
-        """Declares a graph input; a string in `shape` names a dynamic dimension. Returns the name."""
+        """Declare a graph input; a string in `shape` names a dynamic dimension. Returns the name."""
         self._inputs.append(helper.make_tensor_value_info(name, dtype, list(shape)))
         return name
 
     def output(self, name: str, shape: Sequence[int | str], dtype: int = TensorProto.FLOAT) -> None:
-        """Declares that the value called `name` is a graph output."""
+        """Declare that the value called `name` is a graph output."""
         self._outputs.append(helper.make_tensor_value_info(name, dtype, list(shape)))
 
     def node(self, op: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: object) -> str:
-        """Adds a node with one output and returns the output's name."""
+        """Add a node with one output and returns the output's name."""
         return self.split_node(op, inputs, [output], domain, **attributes)[0]
 
     def split_node(
         self, op: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = "", **attributes: object
     ) -> list[str]:
-        """Adds a node with several outputs and returns their names."""
+        """Add a node with several outputs and returns their names."""
         self._domains.add(domain)
         self._nodes.append(
             helper.make_node(op, list(inputs), list(outputs), name=outputs[0], domain=domain, **attributes)
@@ -80,21 +80,21 @@ class GraphBuilder:
         return list(outputs)
 
     def cast(self, states: str, name: str, dtype: np.dtype | type) -> str:
-        """Adds a Cast of `states` to a numpy type."""
+        """Add a Cast of `states` to a numpy type."""
         return self.node("Cast", [states], name, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
     def wide(self, states: str) -> str:
-        """The states as float32."""
+        """Cast the states to float32."""
         return self.cast(states, f"{states}.wide", np.float32) if self.dtype == np.float16 else states
 
     def narrow(self, states: str) -> str:
-        """Float32 states in the type in which the graph computes."""
+        """Cast float32 states to the type in which the graph computes."""
         return self.cast(states, f"{states}.narrow", np.float16) if self.dtype == np.float16 else states
 
     def constant(
         self, values: np.ndarray | Sequence[int] | Sequence[float] | int | float, dtype: np.dtype | type | None = None
     ) -> str:
-        """Returns the name of a small constant; equal ones are shared.
+        """Return the name of a small constant; equal ones are shared.
 
         dtype: by default int64 for integers and the type in which the graph computes for reals.
         """
@@ -108,7 +108,7 @@ class GraphBuilder:
         return self._constants[key]
 
     def weight(self, name: str, array: np.ndarray, half: bool = False, dtype: np.dtype | type | None = None) -> str:
-        """Stores a weight and returns the name under which nodes read it.
+        """Store a weight and returns the name under which nodes read it.
 
         dtype: the type in which nodes read real numbers, by default the one in which the graph computes. With `half`
         a weight that is read as float32 is stored as float16 and widened by a Cast, which runtimes fold away when
@@ -124,7 +124,7 @@ class GraphBuilder:
         return self.tensor(name, Tensor.of(array))
 
     def tensor(self, name: str, tensor: Tensor) -> str:
-        """Stores a tensor of any ONNX type under a name, which is returned."""
+        """Store a tensor of any ONNX type under a name, which is returned."""
         if self._external is not None and tensor.data.nbytes >= _EXTERNAL_FROM_BYTES:
             self._initializers.append(self._external.add(name, tensor).proto(name))
         else:
@@ -135,18 +135,18 @@ class GraphBuilder:
         return name
 
     def stored(self, name: str, weight: StoredWeight) -> str:
-        """Adds a tensor that lies in a file beside the graph already; it is not read. Returns the name."""
+        """Add a tensor that lies in a file beside the graph already; it is not read. Returns the name."""
         self._initializers.append(weight.proto(name))
         return name
 
     def require_opset(self, opset: int) -> None:
-        """Raises the opset of the graph, for an operator that needs it: 17, 21 or 23."""
+        """Raise the opset of the graph, for an operator that needs it: 17, 21 or 23."""
         if opset not in _IR_VERSIONS:
             raise ValueError(f"opset must be one of {', '.join(map(str, _IR_VERSIONS))}, not {opset}")
         self._opset = max(self._opset, opset)
 
     def save(self, path: Path) -> None:
-        """Writes the model to `path` after onnx's checker has accepted it. A second call is not possible."""
+        """Write the model to `path` after onnx's checker has accepted it. A second call is not possible."""
         if self._external is not None:
             self._external.close()
         if self._opset >= 18:
@@ -162,7 +162,7 @@ class GraphBuilder:
         onnx.checker.check_model(os.fspath(path))
 
     def _respell(self, node: onnx.NodeProto) -> None:
-        """Writes what opset 18 has changed in the new way: axes of reductions, Split into equal parts."""
+        """Write what opset 18 has changed in the new way: axes of reductions, Split into equal parts."""
         if node.op_type in _REDUCTIONS:
             for index, attribute in enumerate(node.attribute):
                 if attribute.name == "axes":
@@ -183,7 +183,7 @@ def to_half(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def linear(graph: GraphBuilder, states: str, name: str, weight: np.ndarray, bias: np.ndarray, half: bool) -> str:
-    """Adds states @ weight.T + bias for weight [out, in] and bias [out] as torch stores them.
+    """Add states @ weight.T + bias for weight [out, in] and bias [out] as torch stores them.
 
     half: store the weight as float16 (see `GraphBuilder.weight`); the bias has the type in which the graph computes.
     """
@@ -193,7 +193,7 @@ def linear(graph: GraphBuilder, states: str, name: str, weight: np.ndarray, bias
 
 
 def gelu(graph: GraphBuilder, states: str, name: str) -> str:
-    """Adds the exact GELU, x * (1 + erf(x / sqrt 2)) / 2, in the spelling that runtimes fuse into one kernel."""
+    """Add the exact GELU, x * (1 + erf(x / sqrt 2)) / 2, in the spelling that runtimes fuse into one kernel."""
     scaled = graph.node("Div", [states, graph.constant(np.sqrt(2.0))], f"{name}.scaled")
     erf = graph.node("Erf", [scaled], f"{name}.erf")
     shifted = graph.node("Add", [erf, graph.constant(1.0)], f"{name}.shifted")

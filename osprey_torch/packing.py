@@ -36,7 +36,7 @@ class Sample:
 
     @classmethod
     def of(cls, prompt: tuple[int, ...], answer: tuple[int, ...], *regions: int) -> Sample:
-        """One question about a region or several, and its answer, which ends with the end-of-sequence token."""
+        """Return one question about a region or several, and its answer, which ends with the end-of-sequence token."""
         return cls(prompt + answer, (False,) * len(prompt) + (True,) * len(answer), regions)
 
 
@@ -62,7 +62,7 @@ class PackedBatch:
     targets: torch.Tensor
 
     def attention_mask(self) -> torch.Tensor:
-        """bool [B, 1, S, S]: a row sees the prefix and its own branch, up to itself."""
+        """Return bool [B, 1, S, S]: a row attends to the prefix and its own branch, up to itself."""
         query, key = self.branches[:, :, None], self.branches[:, None, :]
         causal = torch.ones(query.shape[1], query.shape[1], dtype=torch.bool, device=query.device).tril()
         visible = ((key == PREFIX) | (key == query)) & causal
@@ -128,6 +128,6 @@ class _Rows:
         return cls(*(np.repeat(values, repeats) for values in (tokens, answers, region)))
 
     def targets(self) -> np.ndarray:
-        """The next token of each row where that is to be learned."""
+        """Return the next token of each row where that is to be learned."""
         following = np.append(self.tokens[1:], NO_TARGET)
         return np.where(np.append(self.answers[1:], False), following, NO_TARGET)

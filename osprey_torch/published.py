@@ -26,7 +26,7 @@ class PublishedPixels:
         )
 
     def __call__(self, rgb: np.ndarray) -> torch.Tensor:
-        """Float32 [1, 3, S, S] of an image uint8 [H, W, 3]."""
+        """Return float32 [1, 3, S, S] of an image, uint8 [H, W, 3]."""
         # It would take an image of 1 or 3 rows for one whose colors come first.
         pixels = self._processor(images=rgb, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
         return interpolate(pixels, self._size, mode="bilinear", align_corners=False)

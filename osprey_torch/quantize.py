@@ -57,12 +57,12 @@ class QuantizedLinear:
         return int(self.levels.shape[0])
 
     def dequantize(self) -> np.ndarray:
-        """Returns the weight that the levels and scales stand for, float32 [out_features, in_features]."""
+        """Return the weight that the levels and scales stand for, float32 [out_features, in_features]."""
         weight = np.multiply(self.levels, self.scales[:, :, None], dtype=np.float32)
         return weight.reshape(self.out_features, -1)[:, : self.in_features]
 
     def packed(self) -> np.ndarray:
-        """Returns MatMulNBits' B: uint8 [out_features, blocks, block / 2 for 4 bits or block for 8 bits].
+        """Return MatMulNBits' B: uint8 [out_features, blocks, block / 2 for 4 bits or block for 8 bits].
 
         Levels are stored with the operator's default zero point added (8 or 128); of two int4 neighbors the first is
         in the low half of the byte.
@@ -74,7 +74,7 @@ class QuantizedLinear:
 
     @classmethod
     def from_packed(cls, packed: np.ndarray, scales: np.ndarray, in_features: int, bits: int) -> QuantizedLinear:
-        """Reads what `packed` has written, with scales [out_features, blocks]."""
+        """Read what `packed` has written, with scales [out_features, blocks]."""
         if bits == 8:
             return cls((packed ^ np.uint8(128)).view(np.int8), scales, in_features, bits)
         unsigned = np.stack([packed & 15, packed >> 4], axis=-1).reshape(*scales.shape, -1)
@@ -126,7 +126,7 @@ def quantize_linear(
 
 
 def _for_each(work: Callable[[int], None], items: range, threads: int) -> None:
-    """Calls `work` for every item, on several threads where there are several items."""
+    """Call `work` for every item, on several threads where there are several items."""
     if min(threads, len(items)) < 2:
         for item in items:
             work(item)
@@ -137,7 +137,7 @@ def _for_each(work: Callable[[int], None], items: range, threads: int) -> None:
 
 
 def _as_columns(weight: np.ndarray, block: int) -> np.ndarray:
-    """Rows [n, in_features] as float32 [block, n * blocks]: one block is one column, and numpy works on long rows."""
+    """Return rows [n, in_features] as float32 [block, n * blocks], one block per column: long rows are fast."""
     missing = -weight.shape[1] % block
     if missing:
         weight = np.pad(weight, ((0, 0), (0, missing)))
@@ -182,12 +182,12 @@ def _quantize_blocks(
 
 
 def _rounded(scales: np.ndarray) -> np.ndarray:
-    """Scales rounded to positive numbers that float16 holds, as float32."""
+    """Return scales rounded to positive numbers that float16 holds, as float32."""
     return np.maximum(scales.astype(np.float16).astype(np.float32), _SMALLEST_SCALE)
 
 
 def _levels(values: np.ndarray, scales: np.ndarray, bits: int, out: np.ndarray) -> None:
-    """The nearest levels of values [block, n] at scales [n], as whole float32 numbers."""
+    """Return the nearest levels of values [block, n] at scales [n], as whole float32 numbers."""
     top = np.float32(2 ** (bits - 1) - 1)
     np.multiply(values, np.float32(1) / scales, out=out)
     np.rint(out, out=out)

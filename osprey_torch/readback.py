@@ -30,7 +30,7 @@ CONFIG = "config.json"
 
 
 def model_from_bundle(bundle: Bundle) -> Osprey:
-    """An fp32 model in evaluation mode with the weights of the bundle's engines, which must be ONNX graphs."""
+    """Return an fp32 model in evaluation mode with the weights of the bundle's engines, which must be ONNX graphs."""
     config = OspreyConfig.from_json(json.loads(bundle.path(CONFIG).read_text(encoding="utf-8")))
     model = Osprey(config)
     encoders = _encoder_weights(bundle.path(VISION)) | _encoder_weights(bundle.path(MASK_EXTRACTOR))
@@ -52,7 +52,7 @@ def model_from_bundle(bundle: Bundle) -> Osprey:
 
 
 def decoder_weights(graph: Path) -> Read:
-    """Reads the tensors of a decoder graph by their names in the checkpoint, float32, one at a time.
+    """Read the tensors of a decoder graph by their names in the checkpoint, float32, one at a time.
 
     The graph must be ONNX, as export/linears.py spells it; its weights may lie in files beside it. The returned
     function raises KeyError for a name that the decoder does not have.
@@ -92,7 +92,7 @@ def decoder_weights(graph: Path) -> Read:
 
 
 def _encoder_weights(graph: Path) -> dict[str, np.ndarray]:
-    """Weights of a graph by name, float16 ones widened."""
+    """Return weights of a graph by name, float16 ones widened."""
     weights = {}
     for tensor in onnx.load(graph).graph.initializer:
         array = numpy_helper.to_array(tensor)

@@ -19,7 +19,7 @@ def generate_region(
     position_token: torch.Tensor,
     max_new_tokens: int = 64,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Greedy answer to one prompt about one region.
+    """Return the greedy answer to one prompt about one region.
 
     Args:
         prompt: token ids and placeholders (`osprey_ros.decoding.prompt`).

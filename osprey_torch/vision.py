@@ -25,7 +25,7 @@ _TRUNK = "vision_tower.visual.trunk."
 
 
 def published_name(name: str) -> str:
-    """Name in the published checkpoint of a parameter that transformers' ConvNeXt calls `name`."""
+    """Return the name in the published checkpoint of a parameter that transformers' ConvNeXt calls `name`."""
     for pattern, replacement in _NAMES:
         if re.match(pattern, name):
             return re.sub(pattern, replacement, name, count=1)
@@ -51,7 +51,7 @@ class VisionTower(nn.Module):
         self.register_load_state_dict_pre_hook(_from_published)
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """pixels [B, 3, S, S] normalized -> res2..res5, [B, C, S/stride, S/stride] at strides 4, 8, 16, 32."""
+        """Encode normalized pixels [B, 3, S, S]: res2 to res5 [B, C, S/stride, S/stride] at strides 4, 8, 16, 32."""
         x = self.trunk.embeddings(pixels)
         features = []
         for stage in self.trunk.encoder.stages:

@@ -34,12 +34,12 @@ class Tensor:
 
     @classmethod
     def of(cls, array: np.ndarray) -> Tensor:
-        """A numpy array as it is."""
+        """Wrap a numpy array."""
         return cls(np.ascontiguousarray(array), helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
 
     @classmethod
     def from_bytes(cls, data: bytes, data_type: int, dims: tuple[int, ...]) -> Tensor:
-        """A tensor from its stored bytes; `data` has the shape `dims`, for 4-bit types it is flat uint8."""
+        """Return a tensor from its stored bytes; `data` has the shape `dims`, for 4-bit types it is flat uint8."""
         if data_type in (TensorProto.INT4, TensorProto.UINT4):
             return cls(np.frombuffer(data, np.uint8), data_type, dims)
         return cls(np.frombuffer(data, helper.tensor_dtype_to_np_dtype(data_type)).reshape(dims), data_type, dims)
@@ -56,7 +56,7 @@ class StoredWeight:
     dims: tuple[int, ...]
 
     def proto(self, name: str) -> TensorProto:
-        """The tensor as an initializer that points into the file."""
+        """Return the tensor as an initializer that points into the file."""
         tensor = TensorProto(name=name, data_type=self.data_type, dims=self.dims)
         tensor.data_location = TensorProto.EXTERNAL
         for key, value in (("location", self.file), ("offset", self.offset), ("length", self.nbytes)):
@@ -82,7 +82,7 @@ class WeightFile:
         self._file = path.open("wb")
 
     def add(self, name: str, tensor: Tensor) -> StoredWeight:
-        """Appends a tensor. Raises ValueError for a name that is there already."""
+        """Append a tensor. Raises ValueError for a name that is there already."""
         if name in self.index:
             raise ValueError(f"{self.path.name} has a tensor {name} already")
         self._file.write(b"\0" * (-self._file.tell() % _ALIGNMENT))
@@ -94,7 +94,7 @@ class WeightFile:
         return self.index[name]
 
     def close(self) -> None:
-        """Ends the file; further calls do nothing."""
+        """End the file; further calls do nothing."""
         self._file.close()
 
     def __enter__(self) -> WeightFile:
@@ -107,18 +107,18 @@ class WeightFile:
 
 
 def write_index(path: Path, index: dict[str, StoredWeight]) -> None:
-    """Writes an index as JSON."""
+    """Write an index as JSON."""
     path.write_text(json.dumps({name: asdict(weight) for name, weight in index.items()}, indent=1), encoding="utf-8")
 
 
 def read_index(path: Path) -> dict[str, StoredWeight]:
-    """Reads what `write_index` has written."""
+    """Read what `write_index` has written."""
     data = json.loads(path.read_text(encoding="utf-8"))
     return {name: StoredWeight(**{**entry, "dims": tuple(entry["dims"])}) for name, entry in data.items()}
 
 
 def index_of_graph(path: Path) -> dict[str, StoredWeight]:
-    """The index that an ONNX graph holds itself: its initializers that lie in files beside it. No weight is read."""
+    """Return the index of a graph's initializers in files beside it. Reads no weight."""
     index = {}
     for tensor in onnx.load(path, load_external_data=False).graph.initializer:
         if tensor.data_location == TensorProto.EXTERNAL:

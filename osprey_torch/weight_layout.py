@@ -29,7 +29,7 @@ _TRUNK_HEAD = "visual.trunk.head."
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object of a file of the folder. Raises InputError if it is missing or no object."""
+    """Return the JSON object of a file of the folder. Raises InputError if it is missing or no object."""
     if not path.is_file():
         raise InputError(f"{path.parent}: no {path.name} in this checkpoint folder")
     try:
@@ -42,7 +42,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def weight_file_names(folder: Path) -> list[str]:
-    """The weight files that the folder should have: the shards of its index, else the one file that is there.
+    """Return the weight files that the folder should have: the shards of its index, else the one file that is there.
 
     Safetensors come before .bin. Empty if there is neither an index nor a file.
     """
@@ -60,7 +60,7 @@ def weight_file_names(folder: Path) -> list[str]:
 
 
 def list_weights(folder: Path) -> dict[str, StoredTensor]:
-    """The tensors of a checkpoint folder, without those that the model has no use for; raises InputError."""
+    """Return the tensors of a checkpoint folder, without those that the model has no use for; raises InputError."""
     names = weight_file_names(folder)
     if not names:
         raise InputError(f"{folder}: no model.safetensors and no pytorch_model.bin (nor an index of shards)")
@@ -74,7 +74,7 @@ def list_weights(folder: Path) -> dict[str, StoredTensor]:
 
 
 def list_vision_weights(folder: Path, configured: object, given: Path | None) -> dict[str, StoredTensor]:
-    """The trunk of an open_clip state dictionary, under the names that it has in a published checkpoint.
+    """Return the trunk of an open_clip state dictionary, under the names that it has in a published checkpoint.
 
     given: the file, or the folder it lies in; else `configured`, which is `mm_vision_tower` of config.json.
     Raises InputError if there is no such file or it has no trunk.
@@ -88,7 +88,7 @@ def list_vision_weights(folder: Path, configured: object, given: Path | None) ->
 
 
 def parameter_shapes(config: OspreyConfig) -> dict[str, tuple[int, ...]]:
-    """Published name and shape of every parameter of the model; no weights are made."""
+    """Return the published name and shape of every parameter of the model; no weights are made."""
     with torch.device("meta"):
         return {name: tuple(tensor.shape) for name, tensor in Osprey(config).state_dict().items()}
 
@@ -96,7 +96,7 @@ def parameter_shapes(config: OspreyConfig) -> dict[str, tuple[int, ...]]:
 def check_shapes(
     folder: Path, config: OspreyConfig, found: Mapping[str, StoredTensor], optional: tuple[str, ...] = ()
 ) -> None:
-    """Raises InputError with all names that are missing, unexpected or of the wrong shape.
+    """Raise InputError with all names that are missing, unexpected or of the wrong shape.
 
     optional: beginnings of names that may be missing.
     """

@@ -19,7 +19,7 @@ _NAME = "sdpa_float32"
 
 
 def prepare_for_cpu(model: nn.Module) -> None:
-    """Sets a model up for training under CPU autocast, in place; its parameters and their names stay as they are.
+    """Set a model up for training under CPU autocast, in place; its parameters and their names stay as they are.
 
     Subnormal numbers count as zero from here on, in the whole process: old moments of the optimizer decay into them.
     """

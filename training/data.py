@@ -101,11 +101,11 @@ class Selection:
             )
 
     def of_records(self) -> Selection:
-        """The same for data sets, without what is for simulated scenes."""
+        """Return the selection for data sets, without the options for simulated scenes."""
         return replace(self, flip=False, zoom=1.0, recolour=0.0, weights={})
 
     def lit(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """An image uint8 [H, W, 3], brighter or darker by chance."""
+        """Return an image, uint8 [H, W, 3], randomly brightened or darkened."""
         if not self.brightness:
             return image
         factor = rng.uniform(1 - self.brightness, 1 + self.brightness)
@@ -210,7 +210,7 @@ def batches(
     processes: int = 1,
     accumulated: int = 1,
 ) -> DataLoader:
-    """Loader of the images of steps first .. steps-1 that belong to one process, in order.
+    """Return a loader of the images of steps first .. steps-1 that belong to one process, in order.
 
     A step's `batch_size` images are divided over `accumulated` small batches, and each of these over the processes.
     """
@@ -237,13 +237,13 @@ def _mirrored(view: _View) -> _View:
 
 
 def _recoloured(view: _View, rng: np.random.Generator) -> _View:
-    """Red, green and blue exchanged in one of the five ways."""
+    """Exchange red, green and blue in one of five ways."""
     order = ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))[int(rng.integers(5))]
     return replace(view, image=np.ascontiguousarray(view.image[..., order]), recoloured=True)
 
 
 def _enlarged(view: _View, factor: float, image_size: int, rng: np.random.Generator) -> _View:
-    """A window around a region drawn by chance, `factor` times smaller than the image, with the regions inside it."""
+    """Cut a window around a random region, `factor` times smaller than the image, with the regions inside it."""
     chosen = view.facts[int(rng.integers(len(view.facts)))]
     ids = view.instances if chosen.kind == "object" else view.parts
     rows, columns = np.nonzero(ids == chosen.id)
@@ -273,7 +273,7 @@ def _label(name: str, facts: RegionFacts) -> int:
 
 
 def _place_labels(grids: np.ndarray) -> dict[str, list[int]]:
-    """Column and row of the middle of each position grid [N, P, P]."""
+    """Return the column and row of the middle of each position grid [N, P, P]."""
     inside = (grids > 0).astype(np.float64)
     area = inside.sum((1, 2))
     at = (np.arange(grids.shape[-1]) + 0.5) / grids.shape[-1]

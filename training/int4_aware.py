@@ -13,7 +13,7 @@ from osprey_torch.quantize import BLOCK
 
 
 def round_to_int4(weight: torch.Tensor) -> torch.Tensor:
-    """Symmetric int4 in blocks along the input, dequantized: the decoder engine's weight format."""
+    """Round to symmetric int4 in blocks along the input, the weight format of the decoder engine."""
     blocks = weight.unflatten(1, (-1, BLOCK))
     # Engines keep scales in float16; below its normal range a block's weights are as good as zero.
     scale = (blocks.abs().amax(-1, keepdim=True) / 7).clamp(min=2.0**-14).half().float()
@@ -23,7 +23,7 @@ def round_to_int4(weight: torch.Tensor) -> torch.Tensor:
 @contextmanager
 @torch.no_grad()
 def int4_weights(model: Osprey, enabled: bool) -> Iterator[None]:
-    """Inside, the language model's linear layers compute with int4-rounded weights; after, the exact ones are back.
+    """Let the linear layers of the language model compute with int4-rounded weights in the `with` block.
 
     Run forward and backward inside and the optimizer step outside: the gradient at the rounded weights moves the exact
     ones (the straight-through estimator).

@@ -33,7 +33,7 @@ class LoraSettings:
 
 
 def add_lora(model: Osprey, settings: LoraSettings) -> None:
-    """Puts an adapter beside every targeted linear of the language model; at first they change nothing."""
+    """Put an adapter beside every targeted linear of the language model; at first they change nothing."""
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
@@ -44,14 +44,14 @@ def add_lora(model: Osprey, settings: LoraSettings) -> None:
 
 
 def freeze_below_adapters(language_model: Iterable[nn.Parameter], model: Osprey) -> None:
-    """Freezes the parameters of the language model, all but the adapters' own weights."""
+    """Freeze the parameters of the language model, all but the adapters' own weights."""
     adapters = {id(p) for name, p in model.model.layers.named_parameters() if ".lora_" in name}
     for parameter in language_model:
         parameter.requires_grad_(parameter.requires_grad and id(parameter) in adapters)
 
 
 def merged_state(model: Osprey) -> dict[str, torch.Tensor]:
-    """`state_dict` of the model with the adapters added into the weights beside which they lie."""
+    """Return `state_dict` of the model with the adapters added into the weights beside which they lie."""
     state = {name: tensor for name, tensor in model.state_dict().items() if ".lora_" not in name}
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):

@@ -28,7 +28,7 @@ class LabelHeads(nn.Module):
     def forward(
         self, mask_tokens: torch.Tensor, position_tokens: torch.Tensor, labels: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Both kinds of tokens [B, N, H] -> (summed cross-entropy of all labels, share of categories that are right).
+        """Return the summed cross-entropy of all labels of tokens [B, N, H], and the share of right categories.
 
         A label that no region of the batch has adds nothing.
         """
@@ -42,7 +42,7 @@ class LabelHeads(nn.Module):
 
 
 def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean over what has a label; logits [B, N, C], labels [B, N]."""
+    """Return the mean over labeled rows; logits [B, N, C], labels [B, N]."""
     total = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=NO_LABEL, reduction="sum")
     return total / (labels != NO_LABEL).sum().clamp(min=1)
 
@@ -56,7 +56,7 @@ class Objective(nn.Module):
         self.heads = LabelHeads(osprey.config.hidden_size)
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss of a batch, and the share of its answer tokens (or categories) that are the first choice."""
+        """Return the loss of a batch, and the share of its answer tokens (or categories) that are the first choice."""
         model = self.osprey
         learning = any(p.requires_grad for p in model.model.vision_tower.parameters())
         with nullcontext() if learning else torch.no_grad():

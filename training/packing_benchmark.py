@@ -65,7 +65,7 @@ class Scene:
 
 
 def load(checkpoint: Path | None) -> tuple[Osprey, Tokenizer, list[RegionFacts], np.ndarray, np.ndarray]:
-    """Model, tokenizer, and the objects of an image (uint8 [H, W, 3]) with their id image."""
+    """Return model, tokenizer, and the objects of an image (uint8 [H, W, 3]) with their id image."""
     scene = sample_scene(0, "train", (MAX_OBJECTS, MAX_OBJECTS))
     with Renderer(640, 480) as renderer:
         frame = renderer.render(scene, depth=False)
@@ -83,7 +83,7 @@ def load(checkpoint: Path | None) -> tuple[Osprey, Tokenizer, list[RegionFacts],
 def scene_of(
     model: Osprey, tokenizer: Tokenizer, facts: Sequence[RegionFacts], rgb: np.ndarray, ids: np.ndarray
 ) -> Scene:
-    """Model inputs of an image and of those of its objects that are in `facts`."""
+    """Return model inputs of an image and of those of its objects that are in `facts`."""
     spec = model.config.model_spec()
     prompts = PromptBuilder(tokenizer, spec)
     regions = regions_from_id_image(ids, only=[f.id for f in facts])
@@ -100,7 +100,7 @@ def scene_of(
 
 
 def sequences(scene: Scene, side: str, image_tokens: int) -> list[PackedSequence]:
-    """The scene's samples as one packed row, or as a row each."""
+    """Return the scene's samples as one packed row, or as a row each."""
     if side == PACKED:
         return [pack(scene.samples, image_tokens)]
     return [pack([Sample(s.tokens, s.answers, (0,))], image_tokens) for s in scene.samples]

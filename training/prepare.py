@@ -46,7 +46,7 @@ class Prepared:
 
 
 def prepare(recipe: Recipe, folder: Path, workers: int, deadline: Deadline = Deadline()) -> Prepared:  # noqa: B008
-    """Renders or reads the data, trains a tokenizer where there is none, and makes the model; what is there is kept.
+    """Render or reads the data, trains a tokenizer where there is none, and makes the model; what is there is kept.
 
     Raises InputError, InputError or InputError for what cannot be used, and TimeIsUp.
     """
@@ -114,7 +114,7 @@ def _tokenizer(store: SceneStore, path: Path, vocab_size: int) -> Tokenizer:
 
 
 def _shards(source: RecordSource, folder: Path, strict: bool) -> Shards:
-    """The records of a source: read now, or by an earlier start of this run from the same file.
+    """Return the records of a source: read now, or by an earlier start of this run from the same file.
 
     Raises InputError for a file that has changed since, and for one without any record.
     """
@@ -147,7 +147,7 @@ def _shards(source: RecordSource, folder: Path, strict: bool) -> Shards:
 
 
 def _with_images(records: Iterator[Record], skipped: Skipped, file: Path) -> Iterator[Record]:
-    """Those records whose image is there and has the size that their masks are for.
+    """Return those records whose image is there and has the size that their masks are for.
 
     Raises InputError at the end if there was none.
     """

@@ -136,18 +136,18 @@ class Recipe:
                 )
 
     def scaled(self, factor: float) -> Recipe:
-        """The same recipe with `factor` times the scenes and steps, for trials."""
+        """Return the recipe with `factor` times the scenes and steps, for trials."""
         stages = tuple(replace(s, steps=max(2, round(s.steps * factor)) if s.steps else None) for s in self.stages)
         scenes = max(8, round(self.data.scenes * factor)) if self.data.scenes else 0
         return replace(self, stages=stages, data=replace(self.data, scenes=scenes))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for a note beside the run."""
+        """Return the recipe as plain data."""
         return asdict(self)
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Reads a recipe. Raises InputError for a file that is missing or has keys or values that are not possible."""
+    """Read a recipe. Raises InputError for a file that is missing or has keys or values that are not possible."""
     try:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -161,7 +161,7 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def recipe_from_mapping(data: Any) -> Recipe:
-    """A recipe from plain data, as YAML gives it. Raises InputError, or ValueError of a part."""
+    """Return a recipe from plain data, as YAML gives it. Raises InputError, or ValueError of a part."""
     values = dict(_mapping(data, "the recipe"))
     values["model"] = _make(ModelStart, values.get("model"), "model")
     sources = dict(_mapping(values.get("data"), "data"))
@@ -182,7 +182,7 @@ def recipe_from_mapping(data: Any) -> Recipe:
 
 
 def _make(kind: type[T], data: Any, where: str) -> T:
-    """A dataclass from a mapping whose keys are all known and whose required ones are all there."""
+    """Return a dataclass from a mapping whose keys are all known and whose required ones are all there."""
     values = _mapping(data, where)
     known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - set(known))
@@ -197,7 +197,7 @@ def _make(kind: type[T], data: Any, where: str) -> T:
 
 
 def _value(value: Any, hint: Any, where: str) -> Any:
-    """A value of a field: numbers, texts and switches checked against its type, lists as tuples."""
+    """Return a value of a field: numbers, texts and switches checked against its type, lists as tuples."""
     if isinstance(value, list):
         return tuple(value)
     allowed = set(get_args(hint)) if get_origin(hint) in (Union, UnionType) else {hint}

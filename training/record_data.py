@@ -101,7 +101,7 @@ class RecordDataset(Dataset[Item]):
 
 
 def _cut(tokens: tuple[int, ...], answers: tuple[bool, ...], regions: Sequence[int]) -> Sample:
-    """A sample of the tokens that are left, with the regions that they still name."""
+    """Return a sample of the tokens that are left, with the regions that they still name."""
     if tokens[-1] == MASK:  # cut off between a region's two tokens
         tokens, answers = tokens[:-1], answers[:-1]
     return Sample(tokens, answers, tuple(regions[: tokens.count(MASK)]))

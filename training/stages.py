@@ -46,7 +46,7 @@ class Stage:
         return self.selection.questions > 0
 
     def total_steps(self, images: int) -> int:
-        """How many steps the stage has on data of so many images."""
+        """Return the number of steps for a number of images."""
         if self.steps is not None:
             return self.steps
         assert self.epochs is not None
@@ -54,7 +54,7 @@ class Stage:
 
 
 def group_parameters(model: Osprey) -> dict[str, list[nn.Parameter]]:
-    """Every parameter of the model, by group; each belongs to exactly one."""
+    """Return every parameter of the model, by group; each belongs to exactly one."""
     vision = list(model.model.vision_tower.parameters())
     projector = list(model.model.mm_projector.parameters())
     extractor = list(model.mask_extractor.parameters())

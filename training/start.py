@@ -20,7 +20,7 @@ _NEW = ("model.mm_projector.", "mask_extractor.")
 
 
 def starting_model(start: ModelStart) -> tuple[Osprey, Tokenizer]:
-    """The model and tokenizer of a checkpoint or of an LLM folder. Raises InputError or InputError."""
+    """Return the model and tokenizer of a checkpoint or of an LLM folder. Raises InputError."""
     if start.checkpoint is not None:
         return load_checkpoint(Path(start.checkpoint), Path(start.vision_weights) if start.vision_weights else None)
     if start.llm is None or start.vision_weights is None:
@@ -29,7 +29,7 @@ def starting_model(start: ModelStart) -> tuple[Osprey, Tokenizer]:
 
 
 def model_from_llm(folder: Path, vision_weights: Path) -> tuple[Osprey, Tokenizer]:
-    """An Osprey from a LLaMA folder (such as Vicuna-7B v1.5) and an open_clip file; the parts between are random.
+    """Build a model from a LLaMA folder (such as Vicuna-7B v1.5) and an open_clip file, other parts random.
 
     The tower is open_clip's convnext_large_d_320, unless the folder's config.json has an "osprey" part that says
     otherwise. Raises InputError for files that are missing or do not fit.

@@ -45,7 +45,7 @@ class SceneStore:
         return self._facts[chunk][row]
 
     def images(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(image uint8 [h, w, 3], its shortest edge resized; instance ids and part ids, both uint8 [H, W])."""
+        """Return (image uint8 [h, w, 3], its shortest edge resized; instance ids and part ids, both uint8 [H, W])."""
         chunk, row = self._index[index]
         arrays = self._arrays[chunk]
         return arrays["picture"][row], arrays["instances"][row], arrays["parts"][row]

@@ -30,7 +30,7 @@ TIME_IS_UP = 3
 
 
 def claim(folder: Path, recipe: Recipe) -> None:
-    """Note in the run's folder which recipe it is for.
+    """Record the recipe in the run's folder.
 
     Raises:
         InputError: an earlier run with another recipe has left its files there.

@@ -61,7 +61,7 @@ class Trainer:
         self.workers = max(1, min(16, (os.cpu_count() or 2) - 1))
 
     def run(self, save_every: float, deadline: Deadline = Deadline()) -> None:  # noqa: B008
-        """All stages, from where an earlier run has stopped. `save_every` is in seconds.
+        """Run all stages, from where an earlier run stopped; `save_every` is in seconds.
 
         Raises TimeIsUp, with everything saved, when the deadline runs out.
         """
@@ -159,12 +159,12 @@ class Trainer:
         return model(batch)
 
     def _progress(self) -> dict[str, Any]:
-        """Where to begin: {"stage", "step", "state"}; `state` names the folder of weights and optimizer, if any."""
+        """Return the start: {"stage", "step", "state"}; `state` names the folder of weights and optimizer, if any."""
         path = self.folder / PROGRESS
         return json.loads(path.read_text()) if path.is_file() else _START
 
     def _together(self, decision: bool) -> bool:
-        """The main process's decision, for all: each has a deadline of its own, and saving waits for everyone."""
+        """Return the decision of the main process, for all processes."""
         if self.accelerator.num_processes == 1:
             return decision
         decisions = [decision]
@@ -172,7 +172,7 @@ class Trainer:
         return decisions[0]
 
     def _save_checkpoint(self, model: nn.Module) -> None:
-        """Writes the trained model in the published layout, its weights gathered from wherever they are."""
+        """Write the trained model in the published layout, its weights gathered from wherever they are."""
         gathered = self.accelerator.get_state_dict(model)
         if self.accelerator.is_main_process:
             state = (
@@ -188,7 +188,7 @@ class Trainer:
             save_checkpoint(self.prepared.model, self.prepared.tokenizer, self.folder / "checkpoint", dtype, state)
 
     def _save(self, stage: int, step: int) -> None:
-        """Writes the state beside the last one and then says in `progress.json`, in one move, that it counts."""
+        """Write the state beside the last one and then says in `progress.json`, in one move, that it counts."""
         before = self._progress()["state"]
         state = "state-b" if before == "state-a" else "state-a"
         if self.accelerator.is_main_process:
@@ -207,7 +207,7 @@ class Trainer:
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:
-    """Share of the peak learning rate: linear warm-up, then half a cosine down to zero."""
+    """Return the share of the peak learning rate: linear warm-up, then half a cosine down to zero."""
     rise = max(1, round(steps * warmup))
     if step < rise:
         return (step + 1) / rise

@@ -44,13 +44,13 @@ class BatchedDecoder:
         self._config = weights.config
 
     def memory_needed(self, prompts: int, rows: int, new_tokens: int) -> int:
-        """About how many bytes a call needs for cache and activations."""
+        """Return about how many bytes a call needs for cache and activations."""
         config = self._config
         cache = 2 * config.num_layers * (rows + new_tokens) * config.hidden_size
         return 4 * prompts * (cache + rows * _LIVE_ROWS * 2 * config.intermediate_size)
 
     def generate(self, prompts: np.ndarray, embeddings: np.ndarray, new_tokens: int, eos_id: int) -> list[list[int]]:
-        """Greedy answers to prompts of equal length, float32 [B, S, hidden], each up to its end-of-sequence token."""
+        """Return greedy answers to prompts float32 [B, S, hidden], each up to its end-of-sequence token."""
         count, rows, _ = prompts.shape
         config = self._config
         shape = (count, config.num_heads, rows + new_tokens, config.head_dim)
@@ -86,7 +86,7 @@ class BatchedSide:
         self._embeddings = weights.embeddings
 
     def prompts(self, rgb: np.ndarray, regions: Regions, question: str, new_tokens: int) -> np.ndarray:
-        """Rows of every region's whole prompt, float32 [N, S, hidden].
+        """Return the rows of every region's whole prompt, float32 [N, S, hidden].
 
         Raises InputError if answering them by `new_tokens` needs more memory than the machine has to spare.
         """
@@ -102,12 +102,12 @@ class BatchedSide:
         return np.concatenate([rows[:, :at], image, rows[:, at + 1 :]], axis=1)
 
     def generate(self, prompts: np.ndarray, new_tokens: int) -> list[list[int]]:
-        """Tokens of each answer."""
+        """Return the tokens of each answer."""
         return self._decoder.generate(prompts, self._embeddings, new_tokens, self._loop.spec.eos_id)
 
 
 def check_memory(needed: int) -> None:
-    """Raises InputError if the machine has not `needed` bytes to spare."""
+    """Raise InputError if fewer than `needed` bytes are available."""
     with open("/proc/meminfo", encoding="ascii") as lines:
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     if needed > 0.9 * free:

@@ -23,7 +23,7 @@ from osprey_torch.quantize import BLOCK, QuantizedLinear
 
 
 def build_batched_decoder(weights: LlamaWeights, path: Path) -> None:
-    """Writes the graph to `path` and its weights to a file beside it."""
+    """Write the graph to `path` and its weights to a file beside it."""
     _Batched(weights, GraphBuilder("batched_decoder", path.with_name(f"{path.name}.data"))).build(path)
 
 
@@ -89,7 +89,7 @@ class _Batched:
         return graph.node("Add", [hidden, down], f"{name}.output")
 
     def _norm(self, states: str, weight: str, name: str) -> str:
-        """Root-mean-square norm, spelled as onnxruntime fuses it (with the sum before it) into one kernel."""
+        """Add a root-mean-square norm in the form that onnxruntime fuses, with the sum before it, into one kernel."""
         graph = self.graph
         square = graph.node("Pow", [states, graph.constant(2.0)], f"{name}.square")
         mean = graph.node("ReduceMean", [square], f"{name}.mean", axes=[-1], keepdims=1)

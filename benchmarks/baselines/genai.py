@@ -29,7 +29,7 @@ except ImportError as error:
 
 
 def write_llama_folder(weights: LlamaWeights, bundle: Bundle, folder: Path) -> None:
-    """Writes the language model as the Hugging Face folder of a LLaMA, weights dequantized to float16."""
+    """Write the language model as the Hugging Face folder of a LLaMA, weights dequantized to float16."""
     config = weights.config
     folder.mkdir(parents=True)
     tensors = {
@@ -67,7 +67,7 @@ def write_llama_folder(weights: LlamaWeights, bundle: Bundle, folder: Path) -> N
 def build_model(
     weights: LlamaWeights, bundle: Bundle, folder: Path, threads: int, device: str, float32: bool = False
 ) -> Path:
-    """Runs the model builder (int4, blocks of 32) and puts the bundle's levels in the place of the builder's.
+    """Run the model builder (int4, blocks of 32) and puts the bundle's levels in the place of the builder's.
 
     float32: products are computed in float32, as those of small bundles are; else in int8, as the builder has them.
     """
@@ -96,7 +96,7 @@ def build_model(
 
 
 def _take_levels(weights: LlamaWeights, path: Path, float32: bool) -> None:
-    """Replaces the quantized weights of a built model by the bundle's: the same graph and the same bytes to read."""
+    """Replace the quantized weights of a built model by the bundle's: the same graph and the same bytes to read."""
     model = onnx.load(path)
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     layers = [weights.split(layer) for layer in range(weights.config.num_layers)]
@@ -144,7 +144,7 @@ class Genai:
         self._generator: genai.Generator | None = None
 
     def prepare(self, first: np.ndarray) -> None:
-        """Runs the prefix and the first token of every sequence, and takes the token that follows."""
+        """Run the prefix and the first token of every sequence, and takes the token that follows."""
         rows = np.concatenate([np.repeat(self._prefix[None], len(first), axis=0), first[:, None]], axis=1)
         parameters = genai.GeneratorParams(self._model)
         longest = rows.shape[1] + self._steps + 2
@@ -156,7 +156,7 @@ class Genai:
         self._generator.generate_next_token()
 
     def run(self) -> float:
-        """`steps` steps behind a first one, each of them one run of the model; the seconds of them."""
+        """Return the seconds of `steps` steps after a first one; each step is one run of the model."""
         self._generator.generate_next_token()
         start = time.perf_counter()
         for _ in range(self._steps):
@@ -164,7 +164,7 @@ class Genai:
         return time.perf_counter() - start
 
     def tokens(self, branches: int) -> np.ndarray:
-        """What the last run gave, [steps + 1, branches]."""
+        """Return the tokens of the last run, [steps + 1, branches]."""
         start = len(self._prefix) + 1
         rows = [self._generator.get_sequence(n)[start : start + self._steps + 1] for n in range(branches)]
         return np.array(rows).T

@@ -20,7 +20,7 @@ except ImportError as error:
 
 
 def write_gguf(weights: LlamaWeights, path: Path) -> None:
-    """Writes the model with its own quantized levels: int4 as Q4_0, int8 as Q8_0, whose scales are float16.
+    """Write the model with its own quantized levels: int4 as Q4_0, int8 as Q8_0, whose scales are float16.
 
     It has no vocabulary: tokens go in and out as numbers.
     """
@@ -62,7 +62,7 @@ def write_gguf(weights: LlamaWeights, path: Path) -> None:
 
 
 def _rotary_rows(heads: int, dim: int) -> np.ndarray:
-    """Row order of query and key weights: llama.cpp rotates neighboring rows, the checkpoint the halves of a head."""
+    """Return the rows in llama.cpp's order: it rotates neighboring rows, the checkpoint the halves of a head."""
     return np.arange(heads * dim).reshape(heads, 2, dim // 2).swapaxes(1, 2).reshape(-1)
 
 
@@ -109,7 +109,7 @@ class LlamaCpp:
         self._tokens = np.zeros((0, 0), np.int64)
 
     def prepare(self, first: np.ndarray) -> None:
-        """Computes the prefix if need be, and has every sequence refer to its cells."""
+        """Compute the prefix if need be, and has every sequence refer to its cells."""
         rows, branches = len(self._prefix), len(first)
         if branches not in self._contexts:
             self._contexts[branches] = self._context(branches)
@@ -124,7 +124,7 @@ class LlamaCpp:
         self._first = first
 
     def run(self) -> float:
-        """`steps` steps behind a first one, each of them one run of the model; the seconds of them."""
+        """Return the seconds of `steps` steps after a first one; each step is one run of the model."""
         branches = len(self._first)
         self._tokens = np.zeros((self._steps + 1, branches), np.int64)
         fed, owners = self._first, list(range(branches))
@@ -139,7 +139,7 @@ class LlamaCpp:
         return time.perf_counter() - start
 
     def tokens(self, branches: int) -> np.ndarray:
-        """What the last run gave, [steps + 1, branches]."""
+        """Return the tokens of the last run, [steps + 1, branches]."""
         return self._tokens[:, :branches]
 
     def close(self) -> None:

@@ -57,7 +57,7 @@ class TorchLoop:
 
     @torch.inference_mode()
     def region_tokens(self, rgb: np.ndarray, regions: Regions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Image tokens [T, H], mask tokens [N, H] and position tokens [N, H], float32."""
+        """Return image tokens [T, H], mask tokens [N, H] and position tokens [N, H], float32."""
         features, image_tokens = self._encode(rgb)
         mask_tokens, position_tokens = self._pool(features, regions)
         return image_tokens[0].cpu().numpy(), mask_tokens.cpu().numpy(), position_tokens.cpu().numpy()

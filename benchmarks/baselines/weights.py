@@ -38,7 +38,7 @@ class LlamaWeights:
     levels: dict[str, int]
 
     def split(self, layer: int) -> dict[str, QuantizedLinear | np.ndarray]:
-        """The linears of one layer apart, by their names in the checkpoint ("self_attn.q_proj", ...)."""
+        """Return the linears of one layer apart, by their names in the checkpoint ("self_attn.q_proj", ...)."""
         parts = {}
         for joined, names in PRODUCTS.items():
             weight = self.linears[f"layers.{layer}.{joined}"]
@@ -49,14 +49,14 @@ class LlamaWeights:
 
 
 def rows_of(weight: QuantizedLinear | np.ndarray, rows: np.ndarray) -> QuantizedLinear | np.ndarray:
-    """A linear layer with these outputs only, in this order."""
+    """Return a linear layer with these outputs only, in this order."""
     if isinstance(weight, QuantizedLinear):
         return QuantizedLinear(weight.levels[rows], weight.scales[rows], weight.in_features, weight.bits)
     return weight[rows]
 
 
 def as_float(weight: QuantizedLinear | np.ndarray) -> np.ndarray:
-    """The weight as float32 [out, in]."""
+    """Return the weight as float32 [out, in]."""
     if isinstance(weight, QuantizedLinear):
         return weight.dequantize()
     return np.asarray(weight, dtype=np.float32)
@@ -67,7 +67,7 @@ def _is(node: onnx.NodeProto | None, op: str) -> bool:
 
 
 def read_llama(bundle: Bundle) -> LlamaWeights:
-    """Reads the language model of a bundle. Raises InputError where its linears are spelled otherwise than ours."""
+    """Read the language model of a bundle. Raises InputError where its linears are spelled otherwise than ours."""
     config = OspreyConfig.from_json(json.loads(bundle.path("config.json").read_text()))
     graph = onnx.load(bundle.path(DECODER)).graph
     stored = {tensor.name: tensor for tensor in graph.initializer}

@@ -32,39 +32,39 @@ Label = Callable[[dict, dict, dict[int, str]], str]
 
 
 def coco_instances(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
-    """`instances_train2017.json`: the category of each object."""
+    """Read `instances_train2017.json`: the category of each object."""
     return _read(read_json(file), file, images, skipped, {QUESTIONS["category"]: _category})
 
 
 def pascal_part(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
-    """Pascal-Part as VLPart distributes it; categories are "object:part"."""
+    """Read Pascal-Part as VLPart distributes it; categories are "object:part"."""
     return _read(read_json(file), file, images, skipped, {PART_QUESTION: _part})
 
 
 def part_imagenet(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
-    """`train_format.json` of PartImageNet; categories are "Object Part"."""
+    """Read `train_format.json` of PartImageNet; categories are "Object Part"."""
     return _read(read_json(file), file, images, skipped, {PART_QUESTION: _part})
 
 
 def refcoco(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
-    """`finetune_refcoco_train_with_mask.json`, and RefCOCOg's file: the sentence that refers to the region."""
+    """Read `finetune_refcoco_train_with_mask.json`, and RefCOCOg's file: the sentence that refers to the region."""
     return _read(read_json(file), file, images, skipped, {REFERRING_QUESTION: _sentence}, strip_split=True)
 
 
 def refcoco_plus(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
-    """`finetune_refcoco+_train_with_mask.json`: sentences that do not say where the region is."""
+    """Read `finetune_refcoco+_train_with_mask.json`: sentences that do not say where the region is."""
     return _read(
         read_json(file), file, images, skipped, {REFERRING_QUESTION_WITHOUT_PLACE: _sentence}, strip_split=True
     )
 
 
 def visual_genome(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
-    """`vg_train_with_mask.json`: a short description of each region."""
+    """Read `vg_train_with_mask.json`: a short description of each region."""
     return _read(read_json(file), file, images, skipped, {QUESTIONS["short"]: _caption})
 
 
 def own_masks(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
-    """A COCO file of your own: the category of each annotation and, where they are there, more of what is true of it.
+    """Read a COCO file of your own: the category of each annotation and, if present, more facts.
 
     `caption`: a short phrase. `description`: a sentence or more. `attributes`: {"color": "red"}, asked for by name;
     those that are no text, such as the "occluded": false of labeling tools, say nothing.
@@ -135,7 +135,7 @@ def _caption(entry: dict, annotation: dict, categories: dict[int, str]) -> str:
 
 
 def _if_any(key: str) -> Label:
-    """The text of an annotation under this key; none where it has none."""
+    """Return the text of an annotation under this key; none where it has none."""
     return lambda entry, annotation, categories: _text(annotation[key], key) if annotation.get(key) else ""
 
 
@@ -144,7 +144,7 @@ def _attribute(name: str) -> Label:
 
 
 def _attributes(annotation: dict) -> dict[str, str]:
-    """The attributes of an annotation that are texts."""
+    """Return the attributes of an annotation that are texts."""
     attributes = annotation.get("attributes")
     if not isinstance(attributes, dict):
         return {}

@@ -10,7 +10,7 @@ from osprey_ros.errors import InputError
 
 
 def read_json(path: Path) -> Any:
-    """Raises InputError for a file that is missing or is not JSON."""
+    """Raise InputError for a file that is missing or is not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -20,7 +20,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_list(path: Path) -> list[dict]:
-    """A JSON file that holds a list. Raises InputError for another."""
+    """Read a JSON file that contains a list. Raises InputError."""
     data = read_json(path)
     if not isinstance(data, list):
         raise InputError(f"{path} must hold a list of records, not {type(data).__name__}")
@@ -28,7 +28,7 @@ def read_list(path: Path) -> list[dict]:
 
 
 def read_lines(path: Path) -> list[dict]:
-    """A file of one JSON object a line. Raises InputError naming the line that is none."""
+    """Read a file with one JSON object per line. Raises InputError with the number of an invalid line."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except OSError as error:

@@ -10,7 +10,7 @@ from osprey_torch.readers.records import Record, Skipped, Turn, each_record
 
 
 def image_text_pairs(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
-    """`chat.json` of LLaVA-CC3M-Pretrain-595K and files like it: one caption an image, no regions."""
+    """Read `chat.json` of LLaVA-CC3M-Pretrain-595K and files like it: one caption an image, no regions."""
 
     def read(entry: dict, origin: str) -> Record | None:
         turns = entry["conversations"]

@@ -31,7 +31,7 @@ class Turns:
         self._quotas, self._seed = _quotas(weights), seed
 
     def draw(self, number: int) -> tuple[int, int]:
-        """Which source item `number` comes from, and how many items of that source came before it."""
+        """Return which source item `number` comes from, and how many items of that source came before it."""
         block, place = divmod(number, BLOCK)
         turns = np.repeat(np.arange(len(self._quotas)), self._quotas)
         turns = turns[np.random.default_rng([self._seed, block]).permutation(BLOCK)]
@@ -63,7 +63,7 @@ class Mixture:
 
 
 def _quotas(weights: Sequence[float]) -> np.ndarray:
-    """How many of BLOCK items each source gives: rounded to a sum of BLOCK, at least one each."""
+    """Return how many of BLOCK items each source gives: rounded to a sum of BLOCK, at least one each."""
     exact = np.asarray(weights) / np.sum(weights) * BLOCK
     quotas = np.maximum(np.floor(exact).astype(int), 1)
     while quotas.sum() != BLOCK:

@@ -20,22 +20,22 @@ _DESCRIPTION = re.compile(r"<region\d+>\s*:\s*(.+)", re.DOTALL)
 
 
 def conversations(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
-    """`osprey_conversations.json`: several turns about the regions of an image, which the first turn lists."""
+    """Read `osprey_conversations.json`: several turns about the regions of an image, which the first turn lists."""
     return _listed(file, images, skipped, "")
 
 
 def short_form(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
-    """`osprey_short_form.json`: turns with answers of a word or two."""
+    """Read `osprey_short_form.json`: turns with answers of a word or two."""
     return _listed(file, images, skipped, BRIEFLY)
 
 
 def part_level(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
-    """`osprey_part_level.json`: categories and attributes of parts, in a word or two."""
+    """Read `osprey_part_level.json`: categories and attributes of parts, in a word or two."""
     return _listed(file, images, skipped, BRIEFLY)
 
 
 def detailed_descriptions(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
-    """`osprey_detail_description.json`: one long description of each region."""
+    """Read `osprey_detail_description.json`: one long description of each region."""
 
     def read(entry: dict, origin: str) -> Record | None:
         masks = _masks(entry)
@@ -51,7 +51,7 @@ def detailed_descriptions(file: Path, images: Path, skipped: Skipped) -> Iterato
 
 
 def lvis_positive_negative(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
-    """`osprey_lvis_positive_negative.json`: whether a region is of a category, each question naming its region."""
+    """Read `osprey_lvis_positive_negative.json`: whether a region is of a category, each question naming its region."""
 
     def read(entry: dict, origin: str) -> Record | None:
         masks = _masks(entry)

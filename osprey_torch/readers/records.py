@@ -74,7 +74,7 @@ class Skipped:
             self.messages.append(f"{origin}: {reason}")
 
     def summary(self) -> str:
-        """One line for a log, and the first reasons below it."""
+        """Return one line for a log, and the first reasons below it."""
         if not self.count:
             return "no record was skipped"
         return "\n  ".join([f"{self.count} records or single masks were skipped", *self.messages])
@@ -83,7 +83,7 @@ class Skipped:
 def each_record(
     entries: list[dict], file: Path, skipped: Skipped, read: Callable[[dict, str], Record | None]
 ) -> Iterator[Record]:
-    """Yields read(entry, origin) of every entry; what is missing or malformed in one is counted in `skipped`.
+    """Yield read(entry, origin) of every entry; what is missing or malformed in one is counted in `skipped`.
 
     `read` returns None for an entry that is whole but says nothing, which is no fault.
     """

@@ -10,7 +10,7 @@ from pycocotools import mask as coco_masks
 
 
 def with_area(data: Any) -> Any:
-    """A mask as a file has it, without polygons of fewer than three points.
+    """Return a mask as a file has it, without polygons of fewer than three points.
 
     They have no area; published files and labeling tools have them now and then, and COCO's tools take four numbers
     in front for a box.
@@ -46,7 +46,7 @@ class Segmentation:
             raise ValueError("a mask must be polygons of three points or more, given as numbers, or run lengths")
 
     def decode(self) -> np.ndarray:
-        """The mask, bool [height, width]."""
+        """Return the mask, bool [height, width]."""
         if isinstance(self.data, list):
             parts = coco_masks.frPyObjects([list(map(float, p)) for p in self.data], self.height, self.width)
             encoded = coco_masks.merge(parts)

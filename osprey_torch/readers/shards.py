@@ -50,7 +50,7 @@ class Shards:
 def write_shards(
     records: Iterable[Record], folder: Path, skipped: Skipped, source: str = "", per_shard: int = PER_SHARD
 ) -> Shards:
-    """Writes records to `folder`; its index comes last, so that a stop leaves nothing that looks whole."""
+    """Write records to `folder`; its index comes last, so that a stop leaves nothing that looks whole."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _INDEX).unlink(missing_ok=True)
     names: list[str] = []

@@ -17,7 +17,7 @@ _NO_SPACE_BEFORE = re.compile(r"\s+([.,;:!?]|'\w*|n't\b)")
 
 
 def vcr(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
-    """`train.jsonl` with `vcr1images/`: one dialogue a record, the answer first and then the reason for it.
+    """Read `train.jsonl` with `vcr1images/`: one dialogue a record, the answer first and then the reason for it.
 
     Objects that a text speaks of stand in it as lists of indices; they are named by their class and region.
     """
@@ -40,7 +40,7 @@ def vcr(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
 
 
 def _sentence(tokens: list[str | list[int]], names: list[str]) -> str:
-    """Words and lists of object indices as one sentence."""
+    """Return words and lists of object indices as one sentence."""
     words = []
     for token in tokens:
         if isinstance(token, str):

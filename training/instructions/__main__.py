@@ -36,7 +36,7 @@ BOUND_REACHED = 3
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns 0, 2 for input that cannot be used, BOUND_REACHED where the bound on spending ended it early."""
+    """Return 0, 2 for input that cannot be used, or BOUND_REACHED if the budget was used up."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.endpoint and not arguments.model:

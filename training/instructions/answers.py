@@ -51,7 +51,7 @@ class UnfitAnswer(ValueError):
 
 
 def request_for(kind: str, image: KnownImage, regions: Sequence[KnownRegion], model: str) -> Request:
-    """The request for the words of one kind about regions of an image."""
+    """Return the request for the words of one kind about regions of an image."""
     lines = [f"A picture of {image.width}x{image.height} pixels."]
     for number, region in enumerate(regions, 1):
         x, y, width, height = region.box
@@ -69,7 +69,7 @@ def request_for(kind: str, image: KnownImage, regions: Sequence[KnownRegion], mo
 def read_descriptions(
     content: str, image: KnownImage, regions: Sequence[KnownRegion], names: Sequence[str]
 ) -> list[str]:
-    """One description a region. Raises UnfitAnswer.
+    """Return one description per region. Raises UnfitAnswer.
 
     names: categories of the whole data set; a description must not name one that the image does not have, nor
     another region's without its own.
@@ -93,7 +93,7 @@ def read_descriptions(
 def read_turns(
     kind: str, content: str, image: KnownImage, regions: Sequence[KnownRegion], names: Sequence[str]
 ) -> list[Pair]:
-    """Questions and answers. Raises UnfitAnswer, also where no question speaks of a region."""
+    """Return questions and answers. Raises UnfitAnswer, also if no question names a region."""
     found = _json(content).get("turns")
     if not isinstance(found, list) or not found:
         raise UnfitAnswer("not the JSON that was asked for", "no 'turns'")
@@ -112,7 +112,7 @@ def read_turns(
 
 
 def _untagged(text: str, own: int) -> str:
-    """The text with regions as plain words; its own tag is the one that the file puts before it."""
+    """Return the text with regions as plain words; its own tag is the one that the file puts before it."""
     return _TAG.sub(lambda tag: "it" if int(tag[1]) == own else f"region{tag[1]}", text)
 
 

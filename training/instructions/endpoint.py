@@ -71,7 +71,7 @@ class Endpoint:
         self.key, self.timeout, self.attempts, self.backoff, self.lost = key, timeout, attempts, backoff, lost
 
     def ask(self, request: Request) -> Reply:
-        """The model's answer. Raises InputError for a refusal, or when the last attempt has failed, too."""
+        """Return the model's answer. Raises InputError if it is refused or the last attempt fails."""
         reason = ""
         for attempt in range(self.attempts):
             wait = 0.0
@@ -123,7 +123,7 @@ class Endpoint:
 
 
 def _seconds(retry_after: str | None) -> float:
-    """What a Retry-After header asks for, a number or a date, within bounds."""
+    """Return the seconds of a Retry-After header, a number or a date, within limits."""
     if not retry_after:
         return 0.0
     try:

@@ -88,7 +88,7 @@ class KnownImage:
 
 
 def images_from_records(records: Iterable[Record], images: Path) -> list[KnownImage]:
-    """Gathers what the records of each image say: an image may come many times, and so may one of its masks.
+    """Gather what the records of each image say: an image may come many times, and so may one of its masks.
 
     Images whose records say nothing of single regions, and masks without a pixel, are left out.
     """
@@ -110,7 +110,7 @@ def images_from_records(records: Iterable[Record], images: Path) -> list[KnownIm
 
 
 def images_from_scenes(count: int, split: str, folder: Path, first: int = 0) -> Iterator[KnownImage]:
-    """Renders scenes `first` .. first+count-1 of a split into `folder` as PNG files, and says what is in them."""
+    """Render scenes `first` .. first+count-1 of a split into `folder` as PNG files, and says what is in them."""
     folder.mkdir(parents=True, exist_ok=True)
     with Renderer(WIDTH, HEIGHT) as renderer:
         for seed in range(first, first + count):
@@ -141,21 +141,21 @@ def images_from_scenes(count: int, split: str, folder: Path, first: int = 0) -> 
 
 
 def segmentation_of(mask: np.ndarray) -> Segmentation:
-    """A mask bool [H, W] as compressed run lengths, which JSON can hold."""
+    """Return a mask bool [H, W] as compressed run lengths, which JSON can hold."""
     encoded = coco_masks.encode(np.asfortranarray(mask.astype(np.uint8)))
     height, width = mask.shape
     return Segmentation({"size": [height, width], "counts": encoded["counts"].decode()}, height, width)
 
 
 def vocabulary(known: Iterable[KnownImage]) -> tuple[str, ...]:
-    """Every category of an object that occurs, sorted."""
+    """Return every category of an object that occurs, sorted."""
     return tuple(
         sorted({region.category for known_image in known for region in known_image.objects if region.category})
     )
 
 
 def named_in(text: str, names: Iterable[str]) -> set[str]:
-    """Which names stand in a text, in singular or plural."""
+    """Return which names stand in a text, in singular or plural."""
     lowered = text.lower()
     return {name for name in names if re.search(rf"\b{re.escape(name.lower())}(?:s|es)?\b", lowered)}
 

@@ -24,7 +24,7 @@ FILES: dict[str, str] = {kind: f"osprey_{kind}.json" for kind in KINDS[:-1]} | {
 
 
 def talk_entry(known_image: KnownImage, regions: Sequence[KnownRegion], pairs: Sequence[Pair]) -> dict[str, Any]:
-    """A record of questions and answers about regions."""
+    """Return a record of questions and answers about regions."""
     turns = []
     for question, answer in pairs:
         turns += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
@@ -32,13 +32,13 @@ def talk_entry(known_image: KnownImage, regions: Sequence[KnownRegion], pairs: S
 
 
 def description_entry(known_image: KnownImage, regions: Sequence[KnownRegion], texts: Sequence[str]) -> dict[str, Any]:
-    """A record of one description a region."""
+    """Return a record of one description a region."""
     described = [f"<region{number}>: {text}" for number, text in enumerate(texts, 1)]
     return {**_head(known_image, regions), "description": described}
 
 
 def masks_file(known: Sequence[KnownImage]) -> dict[str, Any]:
-    """All regions in COCO's layout with what is known of them, for the reader `own_masks`."""
+    """Return all regions in COCO's layout with what is known of them, for the reader `own_masks`."""
     names = sorted({region.category for known_image in known for region in known_image.regions if region.category})
     numbers = {name: number for number, name in enumerate(names, 1)}
     images: list[dict[str, Any]] = []
@@ -64,7 +64,7 @@ def masks_file(known: Sequence[KnownImage]) -> dict[str, Any]:
 
 
 def write_files(folder: Path, contents: Mapping[str, Any]) -> None:
-    """Writes the content of each kind under its name in FILES; each file appears whole or not at all."""
+    """Write the content of each kind under its name in FILES; each file appears whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     for kind, content in contents.items():
         atomic_write(folder / FILES[kind], json.dumps(content, ensure_ascii=False) + "\n")

@@ -49,7 +49,7 @@ class Journal:
             self._write(request, reply.content, reply.sent, reply.received)
 
     def lose(self, request: Request) -> None:
-        """Notes a request without an answer that may have been paid for."""
+        """Note a request without an answer that may have been paid for."""
         with self._lock:
             self._write(request, None, request.most_sent, request.max_tokens)
 

@@ -16,12 +16,12 @@ _APART = 1.5  # one region is called larger than another from this ratio of thei
 
 
 def descriptions(image: KnownImage, regions: Sequence[KnownRegion]) -> list[str]:
-    """One description of each region: the data set's own, or one of its words, its place and its neighbor."""
+    """Return one description of each region: the data set's own, or one of its words, its place and its neighbor."""
     return [region.detailed or _composed(image, regions, number) for number, region in enumerate(regions)]
 
 
 def conversation(image: KnownImage, regions: Sequence[KnownRegion], rng: np.random.Generator) -> list[Pair]:
-    """Up to MOST_TURNS turns about the regions, in whole sentences."""
+    """Return up to MOST_TURNS turns about the regions, in whole sentences."""
     found: list[Pair] = []
     for number, region in enumerate(regions):
         tag = _tag(number)
@@ -45,7 +45,7 @@ def conversation(image: KnownImage, regions: Sequence[KnownRegion], rng: np.rand
 
 
 def short_form(image: KnownImage, regions: Sequence[KnownRegion], rng: np.random.Generator) -> list[Pair]:
-    """Up to MOST_TURNS turns with answers of a word or two."""
+    """Return up to MOST_TURNS turns with answers of a word or two."""
     found: list[Pair] = []
     categories = [region.category for region in regions]
     for number, region in enumerate(regions):
@@ -65,7 +65,7 @@ def short_form(image: KnownImage, regions: Sequence[KnownRegion], rng: np.random
 
 
 def part_level(parts: Sequence[KnownRegion]) -> list[Pair]:
-    """What each part is and what it belongs to, in a word or two."""
+    """Return what each part is and what it belongs to, in a word or two."""
     found = []
     for number, part in enumerate(parts):
         found.append((f"What is the part in {_tag(number)}?", part.category))
@@ -76,7 +76,7 @@ def part_level(parts: Sequence[KnownRegion]) -> list[Pair]:
 def positive_negative(
     image: KnownImage, regions: Sequence[KnownRegion], names: Sequence[str], rng: np.random.Generator
 ) -> list[Pair]:
-    """For each region one question whose answer is yes and one whose answer is no.
+    """Return for each region one question whose answer is yes and one whose answer is no.
 
     Half of what is denied stands elsewhere in the image, so that the image alone does not tell.
     """
@@ -94,7 +94,7 @@ def positive_negative(
 
 
 def place(image: KnownImage, region: KnownRegion) -> str:
-    """Where a region's box lies, in words: "at the bottom left"; thirds of the image each way."""
+    """Return where a region's box lies, in words: "at the bottom left"; thirds of the image each way."""
     x, y, width, height = region.box
     column = ("left", "", "right")[_third((x + width / 2) / image.width)]
     row = ("top", "", "bottom")[_third((y + height / 2) / image.height)]
@@ -125,12 +125,12 @@ def _composed(image: KnownImage, regions: Sequence[KnownRegion], number: int) ->
 
 
 def _named(region: KnownRegion) -> str:
-    """The region as a noun phrase: its caption, or its category."""
+    """Return the region as a noun phrase: its caption, or its category."""
     return region.captions[0].rstrip(".") if region.captions else with_article(region.category or region.detailed)
 
 
 def _side(region: KnownRegion, other: KnownRegion) -> str | None:
-    """Which side of another a region is on; None where their boxes share a column of pixels."""
+    """Return which side of another a region is on; None where their boxes share a column of pixels."""
     if region is other:
         return None
     if region.box[0] + region.box[2] <= other.box[0]:

@@ -67,7 +67,7 @@ class Measured:
     in_engines: float  # median share of the frame spent inside engines
     new_tokens: int
     loop_regions: int  # how many the loops were run on; their times are scaled up to all
-    others: dict[str, Compared]  # without those that were left out
+    others: dict[str, Compared]  # without the omitted ones
 
 
 class Sides:
@@ -181,7 +181,7 @@ def describe_measured(one: Measured) -> str:
             f"{ratio.median:.1f} times ({ratio.low:.1f} to {ratio.high:.1f}); same tokens for {other.same_tokens:.0%}"
         )
         if other.one_encoding is not None:
-            line += f"; picture encoded once {1e3 * other.one_encoding:.1f}, {other.one_encoding / total:.1f} times"
+            line += f"; image encoded once {1e3 * other.one_encoding:.1f}, {other.one_encoding / total:.1f} times"
             line += f"; scaled from {one.loop_regions} regions" if one.loop_regions != one.regions else ""
         lines.append(line)
     return "\n".join(lines)
@@ -253,7 +253,7 @@ def _plot(path: Path, name: str, measured: Sequence[Measured], peaks: Sequence[P
     labels = {"demo": "as the original demo", "loop": "PyTorch loop", "batched": "same int4 decoder, batched"}
     others = {side: [one.others.get(side) for one in measured] for side in labels}
     seconds = {label: [one and one.seconds.median for one in others[side]] for side, label in labels.items()}
-    seconds["PyTorch loop, picture encoded once"] = [one and one.one_encoding for one in others["loop"]]
+    seconds["PyTorch loop, image encoded once"] = [one and one.one_encoding for one in others["loop"]]
     seconds["osprey_ros"] = [one.engines.median for one in measured]
     stages = {stage: [one.stages[stage] for one in measured] for stage in STAGES}
     counts = [one.regions for one in measured]
@@ -274,7 +274,7 @@ def main(argv: list[str] | None = None) -> int:
         "--preprocessing",
         choices=MODES,
         default="exact",
-        help="of the engines' pictures; the loops' are exact (%(default)s)",
+        help="of the engines' images; the loops' are exact (%(default)s)",
     )
     parser.add_argument("--without", type=lambda text: text.split(","), default=[], help=f"any of {','.join(PARTS)}")
     parser.add_argument("--json", type=Path, metavar="OUT")

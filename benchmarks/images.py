@@ -24,7 +24,7 @@ class Frame:
     def regions(self, count: int) -> Regions:
         """Return the first `count` regions. Raises ValueError for more than there are."""
         if not 1 <= count <= MAX_REGIONS:
-            raise ValueError(f"{count} regions: the benchmark's picture has 1 to {MAX_REGIONS}")
+            raise ValueError(f"{count} regions: the benchmark's image has 1 to {MAX_REGIONS}")
         return regions_from_id_image(self.ids, only=range(1, count + 1))
 
 

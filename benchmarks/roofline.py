@@ -1,4 +1,4 @@
-"""What one decode step has to read and compute, whoever runs it: the yardstick for how fast it could be."""
+"""Estimates what one decode step reads and computes, a lower bound of its time on any runtime."""
 
 from __future__ import annotations
 

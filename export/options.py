@@ -59,13 +59,16 @@ class Precisions:
 
 @dataclass(frozen=True)
 class Targets:
-    """Where a bundle will run, and for what sizes.
+    """Where a bundle will run, and for which sizes.
 
-    runtime: what runs vision and mask extractor; decoder: what runs the decoder; device: "cpu" or "cuda".
-    max_regions: regions that TensorRT plans take at once, more being computed in parts, and for which memory is
-    reckoned; ONNX graphs take any number. max_tokens: positions that the decoder has, at most those of the model: rows
-    of image, question and answer together; by default all. image_size: side of the square that images are resized to,
-    by default the model's.
+    Attributes:
+        runtime: what runs vision and mask extractor, one of RUNTIMES.
+        decoder: what runs the decoder, one of RUNTIMES.
+        device: one of DEVICES.
+        max_regions: most regions in one run of a TensorRT plan, and for the estimate of memory; ONNX graphs accept any
+            number.
+        max_tokens: positions of the decoder, rows of image, question and answer together; by default all of the model.
+        image_size: side of the square to which images are resized, by default the model's.
     """
 
     runtime: str = "onnxruntime"
@@ -103,7 +106,7 @@ class Targets:
         config = replace(config, image_size=size, max_positions=positions)
         if positions < config.image_tokens + _LEAST_WORDS:
             raise InputError(
-                f"{positions} tokens: a picture of {size} pixels takes {config.image_tokens} of them and a question "
+                f"{positions} tokens: an image of {size} pixels takes {config.image_tokens} of them and a question "
                 f"with its answer {_LEAST_WORDS}; raise --max-tokens or lower --image-size"
             )
         return config

@@ -9,10 +9,10 @@ from typing import Any
 REPORT = "report.md"
 
 _STAGES = {
-    "vision_features": "four feature maps of the picture",
-    "image_tokens": "picture as the language model reads it",
-    "mask_tokens": "what a region looks like",
-    "position_tokens": "where a region is",
+    "vision_features": "four feature maps of the image",
+    "image_tokens": "image tokens, the input of the language model",
+    "mask_tokens": "appearance of a region",
+    "position_tokens": "position of a region",
     "decoder_graph": "language model, PyTorch on the engine's own inputs and weights",
     "prefix_logits": "language model, end of the shared prefix",
     "answer_logits": "language model, answers",
@@ -47,7 +47,7 @@ def _verdict(verification: Mapping[str, Any]) -> str:
     else:
         return "**Not verified**: the engines were not compared with PyTorch. What they say may be wrong."
     images = verification["pictures"]
-    lines += ["", f"Reference: {verification['reference']}, on {len(images)} pictures: {', '.join(images)}."]
+    lines += ["", f"Reference: {verification['reference']}, on {len(images)} images: {', '.join(images)}."]
     lines += [f'Question: "{verification["question"]}"']
     layers = verification["decoder_layers"]
     if layers["compared"] < layers["all"]:

@@ -88,7 +88,7 @@ def verify_bundle(
     conversation = Conversation(prompt, max_new_tokens, spec.eos_id)
     samples = [sample for sample in samples if sample.ids.any()]
     if not samples:
-        raise VerificationError("no region to compare: the pictures have none")
+        raise VerificationError("no region to compare: the images have none")
     inputs = [EncoderInputs.of(sample, config, max_regions) for sample in samples]
 
     def open_engine(role: str) -> Engine:

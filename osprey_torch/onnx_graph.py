@@ -53,7 +53,7 @@ class GraphBuilder:
         return helper.np_dtype_to_tensor_dtype(self.dtype)
 
     def note(self, key: str, value: str) -> None:
-        """Add a line to the metadata of the model, for whoever loads it."""
+        """Add a line to the metadata of the model."""
         self._notes[key] = value
 
     def input(self, name: str, shape: Sequence[int | str], dtype: int = TensorProto.FLOAT) -> str:

@@ -77,7 +77,7 @@ def list_vision_weights(folder: Path, configured: object, given: Path | None) ->
     """Return the trunk of an open_clip state dictionary, under the names that it has in a published checkpoint.
 
     given: the file, or the folder it lies in; else `configured`, which is `mm_vision_tower` of config.json.
-    Raises InputError if there is no such file or it has no trunk.
+    Raises InputError if the file is missing or has no trunk.
     """
     path = _open_clip_file(folder, configured, given)
     found = {TOWER + name: tensor for name, tensor in list_file(path).items()}
@@ -140,6 +140,6 @@ def _open_clip_file(folder: Path, configured: object, given: Path | None) -> Pat
             raise InputError(f"the file with the vision weights is not there: {wanted}")
     raise InputError(
         f"{folder}: the vision tower's weights are not in this checkpoint, and mm_vision_tower of {CONFIG} "
-        f"({configured!r}) is no file here: give open_clip's convnext_large_d_320 file with --vision-weights "
+        f"({configured!r}) is not a file here: give open_clip's convnext_large_d_320 file with --vision-weights "
         "(in a training recipe: model.vision_weights)"
     )

@@ -78,7 +78,7 @@ class Selection:
     min_area: int = 40  # visible pixels in the rendered image
     questions: int = 0  # dialogues a region; 0: labels only
     flip: bool = False  # mirror half of the images
-    zoom: float = 1.0  # enlarge a part of half of the images, up to so many times
+    zoom: float = 1.0  # enlarge a part of half of the images, at most this factor
     brightness: float = 0.0  # each image is up to this share brighter or darker
     recolour: float = 0.0  # share of the images whose colors are exchanged, so that shapes count
     weights: Mapping[str, float] = field(default_factory=dict)  # of kinds of dialogues, see osprey_sim.dialogues

@@ -37,7 +37,7 @@ from training.objective import Objective
 from training.stages import freeze_all_but
 from training.tokenizer import train_tokenizer
 
-PACKED, SHARED_IMAGE, ONE_BY_ONE = "packed", "one region a sample, picture encoded once", "one region a sample"
+PACKED, SHARED_IMAGE, ONE_BY_ONE = "packed", "one region a sample, image encoded once", "one region a sample"
 _SAME = 2e-3  # relative difference of two losses that are the same sum in another order
 
 
@@ -181,7 +181,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--checkpoint", type=Path, metavar="DIR", help="a shape and its weights (default: nano's, random)"
     )
-    parser.add_argument("--regions", default="1,4,16", metavar="N,N", help="regions of the picture (%(default)s)")
+    parser.add_argument("--regions", default="1,4,16", metavar="N,N", help="regions of the image (%(default)s)")
     parser.add_argument("--runs", type=int, default=7, metavar="N", help="steps of each side, in turns (%(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), metavar="N")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
@@ -192,7 +192,7 @@ def main(argv: list[str] | None = None) -> int:
         model, tokenizer, facts, rgb, ids = load(arguments.checkpoint)
         counts = [int(text) for text in arguments.regions.split(",")]
         if not counts or min(counts) < 1 or max(counts) > len(facts):
-            raise ValueError(f"--regions {arguments.regions}: the picture has 1 to {len(facts)}")
+            raise ValueError(f"--regions {arguments.regions}: the image has 1 to {len(facts)}")
         results = []
         for count in counts:
             device = torch.device(arguments.device)

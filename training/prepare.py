@@ -157,7 +157,7 @@ def _with_images(records: Iterator[Record], skipped: Skipped, file: Path) -> Ite
             with Image.open(record.image) as image:
                 width, height = image.size
         except OSError as error:
-            skipped.add(record.origin, f"picture {record.image} cannot be read: {error}")
+            skipped.add(record.origin, f"image {record.image} cannot be read: {error}")
             continue
         sizes = {(mask.width, mask.height) for mask in record.masks}
         if sizes - {(width, height)}:

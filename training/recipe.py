@@ -129,10 +129,10 @@ class Recipe:
                 raise InputError(
                     f"stage {changed[0]}: flip, zoom, recolour and weights are for simulated scenes, not data sets"
                 )
-            labelled = [stage.name for stage in self.stages if not stage.learns_words]
-            if labelled:
+            labeled = [stage.name for stage in self.stages if not stage.learns_words]
+            if labeled:
                 raise InputError(
-                    f"stage {labelled[0]}: data sets have words and no labels, set selection.questions to 1 or more"
+                    f"stage {labeled[0]}: data sets have words and no labels, set selection.questions to 1 or more"
                 )
 
     def scaled(self, factor: float) -> Recipe:

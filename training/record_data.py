@@ -38,7 +38,7 @@ class RecordDataset(Dataset[Item]):
             )
         shortest = spec.image_tokens + 64  # the system's words and a question
         if max_length < shortest:
-            raise ValueError(f"max_length is {max_length}: this model needs {shortest} or more to hold its picture")
+            raise ValueError(f"max_length is {max_length}: this model needs {shortest} or more to hold its image")
         self.mixture, self.spec, self.prompts, self.selection = mixture, spec, prompts, selection
         self.max_length = max_length
 

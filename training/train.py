@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="share of scenes and steps, for a trial run")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that render")
     parser.add_argument("--save-every", type=float, default=60.0, help="seconds between two saved states")
-    parser.add_argument("--minutes", type=float, metavar="M", help="stop after so many, with everything saved")
+    parser.add_argument("--minutes", type=float, metavar="M", help="stop after M minutes, with everything saved")
     arguments = parser.parse_args(argv)
     started = time.monotonic()
     deadline = Deadline(60 * arguments.minutes if arguments.minutes else None, started)
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
             recipe = recipe.scaled(arguments.scale)
         output = arguments.output or Path("build") / recipe.name
         output.mkdir(parents=True, exist_ok=True)
-        # Without a GPU several processes are told so, or each of them would train alone, in the same folder.
+        # Without a GPU several processes must know each other, or each of them would train alone, in the same folder.
         # Those beside the first wait while it renders or reads data sets, which may take hours.
         state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=1))
         # One process prepares the data, those beside it find it there.
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         trainer = Trainer(recipe, prepared, output)
         parameters = sum(p.numel() for p in prepared.model.parameters())
         state.print(
-            f"{recipe.name}: {parameters / 1e6:.2f} M parameters, {prepared.images} pictures, "
+            f"{recipe.name}: {parameters / 1e6:.2f} M parameters, {prepared.images} images, "
             f"on {trainer.accelerator.num_processes} x {trainer.accelerator.device}",
             file=sys.stderr,
         )

@@ -67,7 +67,7 @@ def own_masks(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
     """Read a COCO file of your own: the category of each annotation and, if present, more facts.
 
     `caption`: a short phrase. `description`: a sentence or more. `attributes`: {"color": "red"}, asked for by name;
-    those that are no text, such as the "occluded": false of labeling tools, say nothing.
+    values that are not text, such as the "occluded": false of labeling tools, say nothing.
     """
     questions: dict[str, Label] = {QUESTIONS["category"]: _category}
     questions |= {QUESTIONS[style]: _if_any(key) for style, key in (("short", "caption"), ("detailed", "description"))}

@@ -9,7 +9,7 @@ import numpy as np
 
 from osprey_torch.readers.records import Record
 
-# Weights hold exactly within every so many records.
+# Weights are exact within every block of this many records.
 BLOCK = 1000
 
 

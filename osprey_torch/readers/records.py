@@ -26,7 +26,7 @@ class Turn:
             raise ValueError(f"a turn is empty: question {self.question!r}, answer {self.answer!r}")
         if any(text in self.question.replace(REGION_TEXT, "") or text in self.answer for text in _RESERVED):
             raise ValueError(
-                f"{', '.join(_RESERVED)} stand for pictures and regions, which questions name as {REGION_TEXT} and "
+                f"{', '.join(_RESERVED)} stand for images and regions, which questions name as {REGION_TEXT} and "
                 f"answers not at all: question {self.question!r}, answer {self.answer!r}"
             )
         mentions = self.question.count(REGION_TEXT)

@@ -28,19 +28,19 @@ class Segmentation:
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:
-            raise ValueError(f"the picture's size is {self.width}x{self.height}")
+            raise ValueError(f"the image's size is {self.width}x{self.height}")
         if isinstance(self.data, dict):
             if "counts" not in self.data or "size" not in self.data:
                 raise ValueError("run lengths need 'counts' and 'size'")
             if list(self.data["size"]) != [self.height, self.width]:
                 raise ValueError(
-                    f"the mask's size (height, width) is {list(self.data['size'])}, the picture's is "
+                    f"the mask's size (height, width) is {list(self.data['size'])}, the image's is "
                     f"{[self.height, self.width]}"
                 )
             counts = self.data["counts"]
             if isinstance(counts, list) and sum(counts) != self.height * self.width:
                 raise ValueError(
-                    f"the mask's run lengths add up to {sum(counts)} pixels, the picture has {self.height * self.width}"
+                    f"the mask's run lengths add up to {sum(counts)} pixels, the image has {self.height * self.width}"
                 )
         elif not _polygons(self.data):
             raise ValueError("a mask must be polygons of three points or more, given as numbers, or run lengths")

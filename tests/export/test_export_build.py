@@ -387,7 +387,7 @@ def test_a_link_to_a_bundle_stays_and_what_it_leads_to_is_built(checkpoint: Path
         ({"targets": Targets(runtime="tensorrt")}, "TensorRT runs on NVIDIA GPUs only"),
         ({"targets": Targets(image_size=100)}, "image size 100: it must be a multiple of 32"),
         ({"targets": Targets(max_tokens=1000)}, "1000 tokens: the model knows 512 positions"),
-        ({"targets": Targets(max_tokens=70)}, "70 tokens: a picture of 64 pixels takes 16 of them"),
+        ({"targets": Targets(max_tokens=70)}, "70 tokens: an image of 64 pixels takes 16 of them"),
         ({"targets": Targets(device="cuda"), "precisions": Precisions(llm="fp32")}, "llm fp32: this decoder computes"),
         ({"targets": Targets(device="cuda"), "verify": True}, "this onnxruntime has no CUDA"),
         ({"verify": True, "verify_layers": 3}, "3 layers to verify: the decoder has 2"),

@@ -30,4 +30,4 @@ def test_all_sides_learn_the_same_and_packed_has_fewer_rows(tmp_path: Path, caps
 
 def test_more_regions_than_the_picture_has_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert packing.main(["--regions", "99"]) == 2
-    assert "--regions 99: the picture has 1 to" in capsys.readouterr().err
+    assert "--regions 99: the image has 1 to" in capsys.readouterr().err

@@ -81,7 +81,7 @@ def _images(arguments: argparse.Namespace) -> list[KnownImage]:
         raise InputError(f"--source: unknown reader {reader!r}; known are {', '.join(READERS)}")
     skipped = Skipped()
     known = images_from_records(READERS[reader](Path(file), Path(images), skipped), Path(images))
-    print(f"{file}: {len(known)} pictures; {skipped.summary()}", file=sys.stderr)
+    print(f"{file}: {len(known)} images; {skipped.summary()}", file=sys.stderr)
     if not known:
         raise InputError(f"{file}: no record says what a single region is, so there is nothing to make words from")
     return known
@@ -119,11 +119,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
-        "--source", nargs=3, metavar=("READER", "FILE", "IMAGES"), help="a data set: its reader, annotations, pictures"
+        "--source", nargs=3, metavar=("READER", "FILE", "IMAGES"), help="a data set: its reader, annotations, images"
     )
-    what.add_argument(
-        "--scenes", type=positive, metavar="N", help="so many simulated scenes, rendered to OUTPUT/images"
-    )
+    what.add_argument("--scenes", type=positive, metavar="N", help="N simulated scenes, rendered to OUTPUT/images")
     parser.add_argument("--split", choices=tuple(SPLITS), default="train", help="of the scenes (%(default)s)")
     parser.add_argument("--first", type=int, default=0, metavar="SEED", help="of the scenes (%(default)s)")
     parser.add_argument(

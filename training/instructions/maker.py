@@ -107,7 +107,7 @@ def make(
 
     Args:
         images: the images and what is known of their regions.
-        names: categories of the whole data set, of which `pictures` can be a part.
+        names: categories of the whole data set, of which `images` can be a part.
         max_regions: most regions in one record; an image with more gives several records.
     """
     asked = [kind for kind in kinds if kind in answers.ASKED] if writer is not None else []

@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         trainer = Trainer(recipe, prepared, output)
         parameters = sum(p.numel() for p in prepared.model.parameters())
         state.print(
-            f"{recipe.name}: {parameters / 1e6:.2f} M parameters, {prepared.images} images, "
+            f"{recipe.name}: {parameters / 1e6:.2f} M parameters, {prepared.image_count} images, "
             f"on {trainer.accelerator.num_processes} x {trainer.accelerator.device}",
             file=sys.stderr,
         )

@@ -91,7 +91,7 @@ class Trainer:
         model, optimizer = accelerator.prepare(self.objective, self._optimizer(stage))
         if resume["state"] and resume["step"] > 0:
             accelerator.load_state(str(self.folder / resume["state"]))
-        first, steps = resume["step"], stage.total_steps(self.prepared.images)
+        first, steps = resume["step"], stage.total_steps(self.prepared.image_count)
         loader = batches(
             self.prepared.items(stage.selection, self.recipe.seed + number),
             first,

@@ -191,7 +191,7 @@ def test_simulated_scenes_stand_beside_data_sets(folder: Path, tmp_path: Path) -
 
     recipe = load_recipe(path)
     prepared = prepare(recipe, tmp_path / "run", 1)
-    assert prepared.images == 4 + 6
+    assert prepared.image_count == 4 + 6
     items = prepared.items(recipe.stages[0].selection, 1)
     scenes = [n for n in range(80) if items[n].labels]  # those of data sets have words alone
     assert len(scenes) / 80 == pytest.approx(3 / 4, abs=0.12)
@@ -281,5 +281,5 @@ def test_unknown_readers_and_presets_are_refused(folder: Path, tmp_path: Path, c
     recipe = load_recipe(path)
     scenes = replace(recipe.data, scenes=1, sources=())
     unknown = replace(recipe, data=scenes, model=replace(recipe.model, llm=None, vision_weights=None, preset="mini"))
-    with pytest.raises(ValueError, match="unknown preset 'mini'; known are nano"):
+    with pytest.raises(InputError, match="unknown preset 'mini'; known are nano"):
         prepare(unknown, tmp_path, 1)

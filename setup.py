@@ -40,11 +40,11 @@ setup(
     ],
     install_requires=[
         "setuptools",
+        "llguidance>=1.6,<2",
         "numpy",
         "onnxruntime>=1.23",
         "opencv-python-headless",
         "pillow",
-        "regex",
         "scipy",
         "tokenizers",
         "tqdm",

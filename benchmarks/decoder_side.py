@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,10 @@ import numpy as np
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.decoding.decoder import Decoder
 from osprey_ros.decoding.embeddings import Embeddings
-from osprey_ros.engines.base import Engine, load_engine
+from osprey_ros.decoding.loop import DecodeRequest
+from osprey_ros.decoding.prompt_batch import Branches
+from osprey_ros.engines.base import BoundRun, Engine, load_engine
+from osprey_ros.system.cancellation import CancellationToken
 
 NO_TOKEN = -1  # as end-of-sequence id: answers go on to the limit
 
@@ -26,12 +28,12 @@ class TimedEngine:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
-    def bind(self, *arguments: Any) -> Callable[[], None]:
+    def bind(self, *arguments: Any) -> BoundRun:
         bound, now, runs = self._engine.bind(*arguments), time.perf_counter, self.runs
 
-        def run() -> None:
+        def run(cancel: CancellationToken | None = None) -> None:
             start = now()
-            bound()
+            bound(cancel)
             runs.append((start, now()))
 
         return run
@@ -62,8 +64,8 @@ class OwnDecoder:
         """Return the seconds of `steps` steps after a first one; each step is one run of the engine."""
         self.engine.runs.clear()
         start = time.perf_counter()
-        branches = list(self._rows(self._first)[:, None])
-        answers = self._decoder.generate(self._prefix, branches, self._rows, self._steps + 1, NO_TOKEN)
+        branches = Branches(list(self._rows(self._first)[:, None]))
+        answers = self._decoder.generate(DecodeRequest(self._prefix, branches, self._rows, self._steps + 1, NO_TOKEN))
         whole = time.perf_counter() - start
         self._tokens = np.array([answer.tokens for answer in answers]).T
         runs = self.engine.runs

@@ -34,6 +34,7 @@ from benchmarks.images import MAX_REGIONS, Frame, crowded_frame
 from benchmarks.interleaved_timing import Spread, in_turns
 from benchmarks.memory import PeakMemory, measure_memory
 from osprey_ros.bundle.bundle import Bundle
+from osprey_ros.decoding.config import GenerationConfig
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.describer import Describer
 from osprey_ros.engines.base import DEVICES
@@ -98,15 +99,17 @@ class Sides:
         regions = frame.regions(count)
         part = regions.select([int(i) for i in regions.ids[: arguments.loop_regions or count]])
         limit = arguments.new_tokens
-        results: list[Result] = []
+        config = GenerationConfig(max_new_tokens=limit)
+        timings: list[dict[str, Any]] = []
         answers: dict[str, list[LoopAnswers]] = {name: [] for name in self.loops}
 
         def describe() -> Result:
             self.describer.set_image(frame.rgb)
-            return self.describer.describe(regions, style=STYLE, max_new_tokens=limit)
+            return self.describer.describe(regions, STYLE, config)
 
         def engines() -> None:
-            results.append(describe())
+            timing = describe().timing
+            timings.append(asdict(self.describer.image_timing + timing))
 
         def loop(name: str) -> None:
             answers[name].append(self.loops[name](frame.rgb, part, QUESTIONS[STYLE], limit))
@@ -132,7 +135,6 @@ class Sides:
                 self.skipped[f"batched, {count} regions"] = str(error)
 
         seconds = in_turns(calls, arguments.runs, before)
-        timings = [asdict(result.timing) for result in results]
         stages = {name: statistics.median(t[name] for t in timings) for name in STAGES}
         # The batched decoder stands behind the same pixels, vision and regions: what these took in the same run.
         encoding = stages["preprocess"] + stages["vision"] + stages["regions"]

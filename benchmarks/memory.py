@@ -59,6 +59,7 @@ def _peak() -> int:
 
 def _describe(arguments: argparse.Namespace) -> dict[str, int]:
     from osprey_ros.bundle.bundle import Bundle
+    from osprey_ros.decoding.config import GenerationConfig
     from osprey_ros.describer import Describer
     from osprey_ros.regions.regions import regions_from_id_image
 
@@ -67,7 +68,7 @@ def _describe(arguments: argparse.Namespace) -> dict[str, int]:
     describer = Describer(Bundle.open(arguments.bundle).on_device(arguments.device or None), threads=arguments.threads)
     opened = _peak()
     describer.set_image(frame["rgb"])
-    describer.describe(regions, style=arguments.style, max_new_tokens=arguments.new_tokens)
+    describer.describe(regions, arguments.style, GenerationConfig(max_new_tokens=arguments.new_tokens))
     return {"opened": opened, "peak": _peak()}
 
 

@@ -103,7 +103,7 @@ def judge_scenes(describer: Describer, seeds: Iterable[int], split: str, min_are
                 for result in describer.ask(regions_from_id_image(frame.part_ids, only=list(parts)), question):
                     facts = parts[result.region_id]
                     answer = Answer(question, result.text, facts.category)
-                    judged.append(Judged(seed, facts, result.confidence, {"category": answer}))
+                    judged.append(Judged(seed, facts, result.raw_confidence, {"category": answer}))
     return judged
 
 
@@ -140,7 +140,7 @@ def _judged_objects(
             assert pair.other is not None
             both = regions.select([facts.id, pair.other])
             answers["pair"] = Answer(pair.question, describer.ask_together(both, pair.question).text, pair.answer)
-        yield Judged(seed, facts, found["category"][facts.id].confidence, answers)
+        yield Judged(seed, facts, found["category"][facts.id].raw_confidence, answers)
 
 
 def _one_each(

@@ -80,7 +80,7 @@ def answers_of_scenes(
                 for answer in result:
                     facts = objects[answer.region_id]
                     truth = {CATEGORY: facts.category, DESCRIPTION: facts.short, ATTRIBUTE: facts.color}[kind]
-                    found[kind].append((answer.confidence, answer.text == truth))
+                    found[kind].append((answer.raw_confidence, answer.text == truth))
     return {
         kind: Answers(np.array([c for c, _ in pairs]), np.array([r for _, r in pairs], dtype=bool))
         for kind, pairs in found.items()

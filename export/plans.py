@@ -9,7 +9,7 @@ from pathlib import Path
 
 from export.tensorrt_plan import Lengths, Profile, build_plan, mask_extractor_profiles
 from osprey_ros.bundle.manifest import EngineEntry
-from osprey_ros.decoding.branches import MAX_ROWS
+from osprey_ros.decoding.prompt_batch import MAX_ROWS
 from osprey_ros.decoding.scoring import LOGIT_BYTES
 from osprey_torch.config import OspreyConfig
 

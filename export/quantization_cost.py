@@ -29,8 +29,7 @@ from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.bundle.manifest import DECODER
 from osprey_ros.cli._options import positive
 from osprey_ros.decoding.decoder import Decoder
-from osprey_ros.decoding.prompt import PromptBuilder
-from osprey_ros.describer import MAX_NEW_TOKENS
+from osprey_ros.decoding.prompt import MAX_NEW_TOKENS, PromptBuilder
 from osprey_ros.engines.base import load_engine
 from osprey_ros.errors import OspreyError
 from osprey_sim.render import MIN_AREA, Renderer

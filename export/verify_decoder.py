@@ -12,9 +12,11 @@ import torch
 from export.figures import StageFigures, TokenFigures
 from export.streamed import PackedRows, StreamedDecoder
 from export.verify_encoders import Tokens
-from osprey_ros.decoding.branches import HIDDEN
-from osprey_ros.decoding.decoder import Decoder, Prefix
+from osprey_ros.decoding.decoder import Decoder
+from osprey_ros.decoding.kv_cache import HIDDEN, Prefix
+from osprey_ros.decoding.loop import DecodeRequest
 from osprey_ros.decoding.prompt import common_prefix
+from osprey_ros.decoding.prompt_batch import Branches
 
 log = logging.getLogger(__name__)
 
@@ -56,12 +58,15 @@ class Answers:
 def ask_engine(decoder: Decoder, tokens: Tokens, table: np.ndarray, conversation: Conversation) -> Answers:
     """Return the greedy answers of the engine about every region, and their logits from one run over all."""
     prefix, prefix_logits = _prefill(decoder, tokens.rows(conversation.prefix, table))
+    branches = Branches([tokens.rows(conversation.question, table, n) for n in range(len(tokens.mask))])
     generations = decoder.generate(
-        prefix,
-        [tokens.rows(conversation.question, table, n) for n in range(len(tokens.mask))],
-        lambda ids: table[np.asarray(ids)].astype(np.float32),
-        conversation.max_new_tokens,
-        conversation.eos_id,
+        DecodeRequest(
+            prefix,
+            branches,
+            lambda ids: table[np.asarray(ids)].astype(np.float32),
+            conversation.max_new_tokens,
+            conversation.eos_id,
+        )
     )
     answers = [np.asarray(generation.tokens) for generation in generations]
     return Answers(answers, prefix_logits, _logits_along(decoder, prefix, tokens, table, conversation, answers))

@@ -23,9 +23,10 @@ from osprey_ros import _moved
 # load NumPy, OpenCV and tokenizers even for an exception class, and take more than 100 times as long.
 if TYPE_CHECKING:
     from osprey_ros.bundle.bundle import Bundle as Bundle
+    from osprey_ros.decoding.config import GenerationConfig as GenerationConfig
+    from osprey_ros.decoding.config import Sampling as Sampling
     from osprey_ros.decoding.constraints import Matching as Matching
     from osprey_ros.decoding.constraints import OneOf as OneOf
-    from osprey_ros.decoding.sampling import Sampling as Sampling
     from osprey_ros.describer import Describer as Describer
     from osprey_ros.errors import BundleError as BundleError
     from osprey_ros.errors import ImageError as ImageError
@@ -40,9 +41,10 @@ if TYPE_CHECKING:
     from osprey_ros.results import Description as Description
     from osprey_ros.results import Result as Result
     from osprey_ros.results import Scores as Scores
-    from osprey_ros.results import Update as Update
+    from osprey_ros.results import StreamUpdate as StreamUpdate
     from osprey_ros.scene.attributes import AttributeSpec as AttributeSpec
     from osprey_ros.scene.settings import StepSettings as StepSettings
+    from osprey_ros.system.cancellation import CancellationToken as CancellationToken
     from osprey_ros.timing import Timing as Timing
     from osprey_ros.vision.image_io import load_image as load_image
 

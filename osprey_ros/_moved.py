@@ -21,7 +21,7 @@ MODULES = {
     "bag_types": ("recording.types", "messages.stamps"),
     "bag_write": ("recording.writer",),
     "bilinear": ("regions.pooling",),
-    "branches": ("decoding.branches",),
+    "branches": ("decoding.prompt_batch", "decoding.kv_cache"),
     "bundle": ("bundle.bundle", "bundle.manifest", "bundle.spec", "bundle.hash_cache"),
     "calibration": ("bundle.calibration",),
     "constraints": ("decoding.constraints",),
@@ -49,7 +49,7 @@ MODULES = {
     "region_grids": ("regions.pooling",),
     "regions": ("regions.regions",),
     "relations": ("query.spatial",),
-    "sampling": ("decoding.sampling",),
+    "sampling": ("decoding.config", "decoding.sampling"),
     "scene": ("scene.scene",),
     "scene_store": ("scene.store",),
     "scheduler": ("scene.scheduler",),
@@ -108,6 +108,8 @@ NAMES = {
     "regions_from_parts": ("regions.masks", "regions_from_crops"),
     "shortage": ("system.process_memory", "memory_shortage"),
     "trim": ("system.process_memory", "release_freed_memory"),
+    "STYLES": ("decoding.prompt", "QUESTIONS"),
+    "Update": ("results", "StreamUpdate"),
 }
 
 

@@ -1,79 +1,80 @@
-"""The API: give it a picture once, then ask about as many regions as you like.
+"""Describe regions of an image: set the image once, then ask about any number of regions.
 
-All regions and all questions of one call are decoded together behind one shared prefix: system words, picture and the
-words before the region is named.
+All regions and all questions of one call are decoded together behind one shared prefix: the system's words, the image,
+and the words of the question before the region.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from osprey_ros._moved import old_names
 from osprey_ros.bundle.bundle import Bundle
-from osprey_ros.decoding.constraints import Constraint, Guide, Guides
-from osprey_ros.decoding.decoder import Decoder, Prefix, Token
+from osprey_ros.decoding.config import GenerationConfig
+from osprey_ros.decoding.constraints import CompiledConstraint, Constraint, ConstraintCache
+from osprey_ros.decoding.decoder import Decoder, PrefixCache, Token
+from osprey_ros.decoding.deprecated import old_arguments
 from osprey_ros.decoding.embeddings import Embeddings
-from osprey_ros.decoding.loop import Generation
+from osprey_ros.decoding.loop import DecodeRequest, Generation
 from osprey_ros.decoding.prompt import (
     IMAGE,
-    MASK,
-    MASK_TEXT,
-    POSITION_TEXT,
     QUESTIONS,
-    REGION_TEXT,
     PromptBuilder,
+    answer_kind,
+    answer_tokens,
     common_prefix,
+    style_question,
     template_named,
 )
-from osprey_ros.decoding.prompt_batch import Asked, branch_together, branches_of
-from osprey_ros.decoding.sampling import Guided, Sampling
+from osprey_ros.decoding.prompt_batch import PromptBatch, build_branches, build_joint_branch
 from osprey_ros.engines.base import Engine, load_engine
 from osprey_ros.errors import BundleError, InputError, PromptError, RegionError
 from osprey_ros.regions.encoder import RegionEncoder
 from osprey_ros.regions.regions import Regions, as_regions
-from osprey_ros.results import Description, EncodedRegions, Result, Scores, Update
-from osprey_ros.timing import Clock, Meter, PictureSeconds, Timing
+from osprey_ros.results import Description, EncodedRegions, Result, Scores, StreamUpdate, raw_confidence
+from osprey_ros.system.cancellation import CancellationToken
+from osprey_ros.system.exclusive import ExclusiveUse
+from osprey_ros.system.machine import cpu_count
+from osprey_ros.timing import StageTimer, Timing
 from osprey_ros.vision.encoder import ImageEncoder
 from osprey_ros.vision.image_io import check_rgb
 from osprey_ros.vision.preprocess import Preprocessor
 
-STYLES = tuple(QUESTIONS)
-
 AnyRegions: TypeAlias = Regions | EncodedRegions | np.ndarray
 
-# Bounds on the answer where the caller gives none; fewer where the model has not so many positions left.
-MAX_NEW_TOKENS = {"short": 32, "detailed": 192, "category": 16}
-MAX_NEW_TOKENS_FREE = 96
-_PROMPTS = 256  # so many are kept
-_SHOWN = 60  # characters of a question that is too long
-
-
-@dataclass
-class _Picture:
-    """What is known of the picture that was set. ``unreported``: its seconds while no call has reported them."""
-
-    shape: tuple[int, int]
-    unreported: PictureSeconds
-    prefix_ids: tuple[int, ...]  # of the last call: at first the words before the picture
-    prefix: Prefix
+_IMAGE_IDS = itertools.count(1)  # of all describers of the process
+_DEFAULT = GenerationConfig()
 
 
 class Describer:
-    """Describes regions of a picture with the engines of one bundle. Use it from one thread at a time.
+    """Describes regions of an image with the engines of one bundle.
+
+    One thread at a time may use it. A call that begins while another one is under way raises InputError, as does every
+    call after `close`. Every answer is about the image that was set last; a call never mixes two images.
+
+    Methods take regions as an id image, as a stack of masks (see `as_regions`) or as the result of `encode`, always
+    of the size of the image. They raise InputError before the first `set_image`, RegionError for regions of another
+    size or of another image, PromptError for a question that cannot be asked, and InputError if question and answer
+    need more positions than the model has. ``cancel`` ends a call that is under way.
 
     Args:
-        bundle: an opened bundle, its folder, or a name such as "nano".
-        threads: CPU threads of each engine, by default one per core.
-        max_parallel: how many region-question pairs are decoded together; more wait until one of them has ended.
-        preprocessing: "exact" gives the published numbers, "fast" nearly so (see `Preprocessor`).
+        bundle: An opened bundle, its folder, or a name such as "nano".
+        threads: CPU threads of each engine, by default one for each core.
+        max_parallel: The most pairs of region and question that are decoded together; others wait.
+        preprocessing: "exact" or "fast" (see `Preprocessor`).
 
-    Raises BundleError, EngineError or ImageError if the bundle cannot be used so.
+    Attributes:
+        bundle: The bundle.
+        spec: Sizes of its model.
+        image_id: Identifies the image that was set last; 0 before the first.
+        image_timing: Where the time of the last `set_image` went.
+
+    Raises BundleError, EngineError or ImageError if the bundle cannot be used in this way.
     """
 
     def __init__(
@@ -85,261 +86,207 @@ class Describer:
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self.spec = self.bundle.manifest.model
-        cores = threads if threads is not None else len(os.sched_getaffinity(0))
-        preprocess = Preprocessor(self.spec, preprocessing, cores)
+        preprocess = Preprocessor(self.spec, preprocessing, threads if threads is not None else cpu_count())
         self._builder = PromptBuilder(self.bundle.tokenizer(), self.spec, template_named(self.bundle.manifest.template))
-        self._guides = Guides(self._builder)
-        # The same questions come frame after frame. What keeps them does not hold the describer, and so its engines.
-        self._prompt = lru_cache(_PROMPTS)(partial(_prompt, self._builder))
-        self._rows = Embeddings(self.bundle.embeddings())
+        self._constraints = ConstraintCache(self._builder)
+        self._calibration = self.bundle.calibration()
+        self._embed = Embeddings(self.bundle.embeddings())
         vision = self._load("vision", threads, "pixels", "image_tokens")
         extractor = self._load("mask_extractor", threads, "position", "position_tokens")
         self._image_encoder = ImageEncoder(vision, preprocess, self.spec)
         self._region_encoder = RegionEncoder(extractor, self.spec)
         last = self.spec.num_layers - 1
-        decoder = self._load("decoder", threads, "inputs_embeds", f"new_value.{last}")
-        self._decoder = Decoder(decoder, self.spec, max_parallel)
-        # The words before the picture are the same for every picture and question: computed once for good.
+        engine = self._load("decoder", threads, "inputs_embeds", f"new_value.{last}")
+        self._decoder = Decoder(engine, self.spec, max_parallel)
         prompt = self._builder.prompt(QUESTIONS["short"])
-        self._opening_ids = prompt[: prompt.index(IMAGE)]
-        self._opening = self._decoder.prefill(self._rows(np.array(self._opening_ids, dtype=np.intp)))
-        self._picture: _Picture | None = None
-        self.pictures = 0  # how many have been set
+        self._prefixes = PrefixCache(self._decoder, self._embed, prompt[: prompt.index(IMAGE)])
+        self._use = ExclusiveUse("describer")
+        self._shape: tuple[int, int] | None = None  # height and width of the image
+        self.image_id = 0
+        self.image_timing = Timing()
 
-    def set_image(self, rgb: np.ndarray) -> None:
-        """Takes a picture, uint8 [H, W, 3] in RGB order, and computes its features.
+    def __enter__(self) -> Describer:
+        return self
 
-        Raises ImageError for other arrays. A GPU goes on with it after the return: the call that follows waits for it,
-        and raises EngineError where it has failed; the one after that waits for another try.
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the engines and their memory. All later calls but `close` raise InputError."""
+        if self._use.closed:
+            return
+        with self._use:
+            self._use.close()
+            del self._image_encoder, self._region_encoder, self._decoder, self._prefixes
+
+    def set_image(
+        self, rgb: np.ndarray, image_id: int | None = None, *, cancel: CancellationToken | None = None
+    ) -> None:
+        """Set the image of the following calls and encode it. The time is in `image_timing`.
+
+        A GPU encodes after the return: the next call waits for it. That call raises EngineError if it failed, and the
+        call after it waits for another attempt.
+
+        Args:
+            rgb: uint8 [H, W, 3] in RGB order.
+            image_id: That of an earlier image, to set the same image again: regions encoded then are valid again.
+            cancel: Ends the encoding on the CPU. No image is set then.
+
+        Raises ImageError for other arrays, StoppedError when canceled.
         """
-        check_rgb(rgb)
-        self.pictures += 1
-        self._picture = None
-        self._decoder.abandon()
-        seconds = self._image_encoder.encode(rgb)
-        self._picture = _Picture(rgb.shape[:2], seconds, self._opening_ids, self._opening)
+        with self._use:
+            check_rgb(rgb)
+            timer, self._shape = StageTimer("preprocess"), None
+            self._decoder.end_streams()
+            self._prefixes.reset()
+            self.image_id = next(_IMAGE_IDS) if image_id is None else image_id
+            self._image_encoder.encode(rgb, timer, cancel)
+            self._shape, self.image_timing = rgb.shape[:2], timer.timing()
 
-    def encode(self, regions: Regions | np.ndarray) -> EncodedRegions:
-        """Computes what the model sees of each region of the picture, to be given to several calls in its stead.
+    def encode(self, regions: Regions | np.ndarray, *, cancel: CancellationToken | None = None) -> EncodedRegions:
+        """Compute the two tokens of each region once, for several calls. Its ``timing`` says where the time went."""
+        with self._use:
+            return self._encode(self._checked(as_regions(regions)), StageTimer("regions"), cancel)
 
-        The seconds of it are in the timing of the call that follows. Raises as `answer` does for regions.
-        """
-        picture, clock = self._current(), Clock()
-        encoded = self._encoded(picture, self._checked(picture, as_regions(regions)), clock)
-        seconds = clock.stage_done()
-        before = picture.unreported
-        engine = before.engine + clock.meter.engine_seconds
-        picture.unreported = replace(before, regions=before.regions + seconds, engine=engine)
-        return replace(encoded, seconds=seconds)
-
-    def take_seconds(self) -> Timing:
-        """What `set_image` and `encode` took, if no call has had it in its timing; the next one then has not.
-
-        A GPU is waited for, as other calls do.
-        """
-        picture = self._current()
-        self._wait(picture)
-        spent, picture.unreported = picture.unreported, PictureSeconds()
-        return spent.timing()
-
+    @old_arguments
     def describe(
         self,
         regions: AnyRegions,
         style: str = "short",
-        max_new_tokens: int | None = None,
-        sampling: Sampling | None = None,
-        should_stop: Callable[[], bool] | None = None,
+        config: GenerationConfig = _DEFAULT,
+        *,
+        cancel: CancellationToken | None = None,
     ) -> Result:
-        """Describes every region in one of the published styles: "short", "detailed" or "category".
+        """Describe every region in one of the published styles: "short", "detailed" or "category".
 
-        ``regions`` may be an id image or a stack of masks (see `as_regions`), of the picture's size,
-        or what `encode` has made of them.
+        Arguments and errors are those of `answer`.
         """
-        return self.answer(regions, [_style_question(style)], max_new_tokens, sampling, should_stop)[0]
+        return self.answer(regions, [style_question(style)], config, cancel=cancel)[0]
 
+    @old_arguments
     def ask(
         self,
         regions: AnyRegions,
         question: str,
-        max_new_tokens: int | None = None,
-        sampling: Sampling | None = None,
-        should_stop: Callable[[], bool] | None = None,
+        config: GenerationConfig = _DEFAULT,
+        *,
+        cancel: CancellationToken | None = None,
     ) -> Result:
-        """Asks one question about every region; ``<mask><pos>`` in it says where the region is named."""
-        return self.answer(regions, [question], max_new_tokens, sampling, should_stop)[0]
+        """Ask one question about every region. ``<mask><pos>`` in it marks where the region is named.
 
+        Arguments and errors are those of `answer`.
+        """
+        return self.answer(regions, [question], config, cancel=cancel)[0]
+
+    @old_arguments
     def answer(
         self,
         regions: AnyRegions,
         questions: Sequence[str],
-        max_new_tokens: int | None = None,
-        sampling: Sampling | None = None,
-        should_stop: Callable[[], bool] | None = None,
+        config: GenerationConfig = _DEFAULT,
         constraints: Sequence[Constraint | None] | None = None,
+        *,
+        cancel: CancellationToken | None = None,
     ) -> tuple[Result, ...]:
-        """Asks several questions about every region, all decoded together; one Result for each, sharing one Timing.
+        """Ask several questions about every region, all decoded together.
 
         Args:
-            max_new_tokens: where answers are cut; by default what suits each question.
-            sampling: draws tokens at random; by default the most likely ones are taken. A region gets the same answer
-                from the same seed, whatever else is asked.
-            should_stop: asked before each decode step; what was decoded when it says yes is returned, and descriptions
-                say by ``ended`` whether they are whole.
-            constraints: for each question what its answers must be, or None. Such an answer is never drawn, and
-                ``max_new_tokens`` does not cut one from a list.
+            regions: N regions, see above.
+            questions: At least one, each about one region.
+            config: Longest answer and sampling. It does not cut an answer from a list.
+            constraints: What the answers to each question must be, or None. Such answers are never sampled.
+            cancel: Ends decoding. Answers so far are returned, with ``ended`` False. Before the first token of any
+                answer, StoppedError is raised.
 
-        Raises InputError before `set_image` and for constraints that are not one for each question, RegionError for
-        regions of another size than the picture, PromptError for a question that cannot be asked, PromptError for
-        an answer that the model cannot give, InputError if question and answer do not fit the model.
+        Returns one Result for each question; they share one Timing. Raises the errors above, PromptError for an answer
+        that the model cannot give, and InputError if there is not one constraint for each question.
         """
-        picture, clock = self._current(), Clock()
-        guides = self._guides_of(questions, constraints)
-        asked = self._asked(picture, regions, questions, clock)
-        limits, count = self._limits(asked, max_new_tokens), len(asked.regions)
-        if any(guides):
-            each = [guide for guide in guides for _ in range(count)]
-            limits = np.maximum(limits, [guide.longest if guide else 0 for guide in each])
-            sampling = Guided(guides=each, free=sampling)
-        answers = self._decoded(asked, limits, sampling, should_stop, clock)
-        texts = [self._builder.decode(answer.tokens.tolist()) for answer in answers]
-        clock.stage_done()
-        timing = self._timing(clock, picture, asked, sum(len(answer.tokens) for answer in answers))
-        results = []
-        for n, (question, guide) in enumerate(zip(asked.questions, guides, strict=True)):
-            part = slice(n * count, (n + 1) * count)
-            listed = guide is not None and guide.normalised
-            results.append(Result(question, _descriptions(asked.regions, texts[part], answers[part], listed), timing))
-        return tuple(results)
+        with self._use:
+            timer = StageTimer("regions")
+            compiled = self._compiled(questions, constraints)
+            batch = self._batch(regions, questions, timer, cancel)
+            answers = self._decoder.generate(self._request(batch, config, compiled), timer, cancel)
+            described = [self._description(batch, branch, one, compiled) for branch, one in enumerate(answers)]
+            timing = _timing(timer, batch, sum(len(answer.tokens) for answer in answers))
+        count = len(batch.region_ids)
+        return tuple(
+            Result(question, tuple(described[n * count : (n + 1) * count]), timing)
+            for n, question in enumerate(batch.questions)
+        )
 
+    @old_arguments
     def ask_together(
         self,
         regions: AnyRegions,
         question: str,
-        max_new_tokens: int | None = None,
-        sampling: Sampling | None = None,
-        should_stop: Callable[[], bool] | None = None,
+        config: GenerationConfig = _DEFAULT,
+        *,
+        cancel: CancellationToken | None = None,
     ) -> Description:
-        """Asks one question about several regions at once, such as "What is between <mask><pos> and <mask><pos>?".
+        """Ask one question about several regions, such as "What is between <mask><pos> and <mask><pos>?".
 
-        ``<mask><pos>`` in it names each region once, in the order of the regions; a question without it gets all of
-        them in front. Raises as `answer` does.
+        ``<mask><pos>`` in it names each region once, in the order of the regions. If it names none, all are put in
+        front. Arguments and errors are those of `answer`.
         """
-        picture, clock = self._current(), Clock()
-        asked = self._asked(picture, regions, [question], clock, together=True)
-        (answer,) = self._decoded(asked, self._limits(asked, max_new_tokens), sampling, should_stop, clock)
-        text = self._builder.decode(answer.tokens.tolist())
-        clock.stage_done()
-        self._timing(clock, picture, asked, len(answer.tokens))
-        return Description(0, text, answer.tokens, answer.logprobs, answer.ended)
+        with self._use:
+            timer = StageTimer("regions")
+            batch = self._batch(regions, [question], timer, cancel, joint=True)
+            (answer,) = self._decoder.generate(self._request(batch, config, [None]), timer, cancel)
+            return self._description(batch, 0, answer, [None])
 
     def check(self, constraints: Iterable[Constraint | None], questions: Iterable[str] = ()) -> None:
-        """Makes constraints ready for `answer`, and makes sure that questions about one region can be asked.
+        """Compile constraints, and check questions about one region. No image is needed.
 
-        No picture is needed. Raises PromptError for an answer that the model cannot give, PromptError for a
-        question that cannot be asked or is longer than the model can read.
+        Raises PromptError for an answer that the model cannot give, and for a question that cannot be asked or is
+        longer than the model can read.
         """
-        for constraint in constraints:
-            if constraint is not None:
-                self._guides.of(constraint)
-        for question in questions:
-            needed = len(self._prompt(question, 1)) - 1 + self.spec.image_tokens
-            if needed > self.spec.max_positions:
-                raise PromptError(
-                    f"the question {question[:_SHOWN]!r}... needs {needed} positions with the picture, the model has "
-                    f"{self.spec.max_positions}: shorten it"
-                )
+        with self._use:
+            for constraint in constraints:
+                if constraint is not None:
+                    self._constraints.compile(constraint)
+            for question in questions:
+                self._builder.check_question(question)
 
-    def _guides_of(
-        self, questions: Sequence[str], constraints: Sequence[Constraint | None] | None
-    ) -> list[Guide | None]:
-        if constraints is None:
-            return [None] * len(questions)
-        if len(constraints) != len(questions):
-            raise InputError(
-                f"there are {len(constraints)} constraints for {len(questions)} questions: give one or None for each"
-            )
-        return [self._guides.of(constraint) if constraint is not None else None for constraint in constraints]
-
+    @old_arguments
     def stream(
         self,
         regions: AnyRegions,
         question: str,
-        max_new_tokens: int | None = None,
-        sampling: Sampling | None = None,
+        config: GenerationConfig = _DEFAULT,
         together: bool = False,
-    ) -> Iterator[Update]:
-        """As `ask`, but gives each region's answer token by token as it is decoded; as `ask_together` if ``together``.
+    ) -> Iterator[StreamUpdate]:
+        """Ask like `ask`, or like `ask_together` if ``together``, and yield each token when it is decoded.
 
-        Errors of the call itself are raised at once. Closing the iterator stops the decoding; so does any other call of
-        the describer, and going on with the iterator then raises InputError. The call that follows has the seconds of
-        `set_image` in its timing.
+        Errors of the call are raised at once. Closing the iterator ends decoding. Another call of the describer does
+        so, too: the iterator then raises InputError.
         """
-        picture = self._current()
-        asked = self._asked(picture, regions, [question], Clock(), together)
-        limits = self._limits(asked, max_new_tokens)
-        return self._updates(
-            asked,
-            self._decoder.stream(
-                asked.prefix, asked.branches, self._rows, limits, self.spec.eos_id, sampling, _keys(asked, sampling)
-            ),
-        )
+        with self._use:
+            batch = self._batch(regions, [question], StageTimer("regions"), None, together)
+            return self._updates(batch, self._decoder.stream(self._request(batch, config, [None])))
 
-    def _decoded(
-        self,
-        asked: Asked,
-        limits: np.ndarray,
-        sampling: Sampling | None,
-        should_stop: Callable[[], bool] | None,
-        clock: Clock,
-    ) -> list[Generation]:
-        return self._decoder.generate(
-            asked.prefix,
-            asked.branches,
-            self._rows,
-            limits,
-            self.spec.eos_id,
-            sampling,
-            _keys(asked, sampling),
-            should_stop,
-            clock.meter,
-        )
-
-    def _updates(self, asked: Asked, decoded: Iterator[Token]) -> Iterator[Update]:
-        tokens: list[list[int]] = [[] for _ in range(len(asked.branches))]
-        for token in decoded:
-            own = tokens[token.branch]
-            own.append(token.id)
-            text = self._builder.decode(own)
-            yield Update(asked.region_of(token.branch), text, token.id, token.logprob, token.last)
-
+    @old_arguments
     def score(
         self,
         regions: AnyRegions,
         phrases: Sequence[str],
         question: str = QUESTIONS["category"],
-        should_stop: Callable[[], bool] | None = None,
+        *,
+        cancel: CancellationToken | None = None,
     ) -> Scores:
-        """How likely each phrase is as the answer to a question about each region, all in one pass.
+        """Compute how likely each phrase is as the answer to a question about each region, all in one pass.
 
-        ``should_stop`` is asked between runs of the decoder; where it says yes, StoppedError is raised.
-        Raises as `answer` does; PromptError for no phrase, and for one that is empty or names a region.
+        ``cancel`` raises StoppedError. Other errors are those of `answer`, and PromptError for no phrase and for one
+        that is empty or names a region.
         """
         if not phrases:
             raise PromptError("no phrase is given: there is nothing to score")
-        for phrase in phrases:
-            if not phrase.strip():
-                raise PromptError(f"the phrase {phrase!r} is empty: give words that could be an answer")
-            if MASK_TEXT in phrase or POSITION_TEXT in phrase:
-                raise PromptError(f"the phrase {phrase!r} names a region: an answer is of words only")
-        picture, clock = self._current(), Clock()
-        ids = [self._builder.answer(phrase) for phrase in phrases]
-        asked = self._asked(picture, regions, [question], clock)
-        scores = self._decoder.score(asked.prefix, asked.branches, ids, self._rows, clock.meter, should_stop)
-        sums = np.array([[part.sum(dtype=np.float64) for part in row] for row in scores], dtype=np.float32)
-        clock.stage_done()
-        timing = self._timing(clock, picture, asked, len(scores) * sum(len(phrase) for phrase in ids))
-        parts = tuple(tuple(row) for row in scores)
-        return Scores(question, tuple(phrases), asked.regions.ids.copy(), sums, parts, timing)
+        with self._use:
+            timer, ids = StageTimer("regions"), [self._builder.phrase(phrase) for phrase in phrases]
+            batch = self._batch(regions, [question], timer, cancel)
+            scores = self._decoder.score(batch.prefix, batch.branches, ids, self._embed, timer, cancel)
+            sums = np.array([[part.sum(dtype=np.float64) for part in row] for row in scores], dtype=np.float32)
+            timing = _timing(timer, batch, len(scores) * sum(len(phrase) for phrase in ids))
+        return Scores(question, tuple(phrases), batch.region_ids, sums, tuple(tuple(row) for row in scores), timing)
 
     def _load(self, role: str, threads: int | None, input_name: str, output_name: str) -> Engine:
         entry = self.bundle.engine(role)
@@ -349,124 +296,122 @@ class Describer:
             raise BundleError(f"{path} has no {input_name} or no {output_name}: it is not the engine its name says")
         return engine
 
-    def _timing(self, clock: Clock, picture: _Picture, asked: Asked, new_tokens: int) -> Timing:
-        """Of a call that has ended; the seconds of `set_image` are reported once."""
-        before, picture.unreported = picture.unreported, PictureSeconds()
-        return clock.timing(before, asked.prefix.length, asked.branches.rows, new_tokens)
-
-    def _current(self) -> _Picture:
-        if self._picture is None:
-            raise InputError("no picture is set: call set_image first")
-        return self._picture
-
-    def _encoded(self, picture: _Picture, regions: Regions, clock: Clock) -> EncodedRegions:
-        pooled = self._region_encoder.pool(regions)
-        clock.leave_out(self._wait(picture))
-        tokens = self._region_encoder.encode(self._image_encoder.features, pooled, clock.meter)
-        return EncodedRegions(regions, *tokens)
-
-    def _wait(self, picture: _Picture) -> float:
-        """Waits until the picture is encoded. The seconds of it, which are returned, count as vision."""
-        seconds = self._image_encoder.synchronize()
-        if seconds:
-            before = picture.unreported
-            picture.unreported = replace(before, vision=before.vision + seconds, engine=before.engine + seconds)
-        return seconds
-
-    def _asked(
-        self,
-        picture: _Picture,
-        regions: AnyRegions,
-        questions: Sequence[str],
-        clock: Clock,
-        together: bool = False,
-    ) -> Asked:
-        """Computes what all branches need; two stages of the clock."""
-        encoded = regions if isinstance(regions, EncodedRegions) else None
-        known = self._checked(picture, regions.regions if isinstance(regions, EncodedRegions) else as_regions(regions))
-        prompts = [self._prompt(question, len(known) if together else 1) for question in questions]
-        if not prompts:
-            raise PromptError("no question is given")
-        if encoded is None:
-            encoded = self._encoded(picture, known, clock)
-        else:
-            clock.leave_out(self._wait(picture))
-        clock.stage_done()
-        split = common_prefix(prompts)
-        prefix = self._prefix(picture, prompts[0][:split], clock.meter)
-        clock.stage_done()
-        tails = [prompt[split:] for prompt in prompts]
-        if together:
-            branches = branch_together(tails[0], encoded, self._rows)
-        else:
-            branches = branches_of(tails, encoded, self._rows)
-        return Asked(known, tuple(questions), prefix, branches, together)
-
-    def _checked(self, picture: _Picture, regions: Regions) -> Regions:
-        if regions.shape != picture.shape:
+    def _checked(self, regions: Regions) -> Regions:
+        if self._shape is None:
+            raise InputError("no image is set: call set_image first")
+        if regions.shape != self._shape:
             raise RegionError(
-                f"the regions are {regions.shape[1]}x{regions.shape[0]} pixels, the picture is "
-                f"{picture.shape[1]}x{picture.shape[0]}: segment the picture at its own size"
+                f"the regions are {regions.shape[1]}x{regions.shape[0]} pixels, the image is "
+                f"{self._shape[1]}x{self._shape[0]}: segment the image at its own size"
             )
         return regions
 
-    def _limits(self, asked: Asked, max_new_tokens: int | None) -> np.ndarray:
-        """The largest number of tokens of each branch's answer."""
-        if max_new_tokens is not None:
-            return np.full(len(asked.branches), max_new_tokens)
-        usual = {QUESTIONS[style]: tokens for style, tokens in MAX_NEW_TOKENS.items()}
-        limits = [usual.get(question, MAX_NEW_TOKENS_FREE) for question in asked.questions]
-        room = self._decoder.room(asked.prefix, asked.branches)
-        return np.repeat(np.clip(limits, 1, max(1, room)), 1 if asked.together else len(asked.regions))
+    def _encode(self, regions: Regions, timer: StageTimer, cancel: CancellationToken | None) -> EncodedRegions:
+        pooled = self._region_encoder.pool(regions)  # while a GPU encodes the image
+        self._image_encoder.synchronize(timer)
+        timer.enter("regions")
+        mask_tokens, position_tokens = self._region_encoder.encode(self._image_encoder.features, pooled, timer, cancel)
+        return EncodedRegions(regions, mask_tokens, position_tokens, self.image_id, timer.timing())
 
-    def _prefix(self, picture: _Picture, ids: tuple[int, ...], meter: Meter) -> Prefix:
-        """The shared prefix; what it shares with the one of the last call on this picture is not computed again."""
-        shared = 0
-        for mine, known in zip(ids, picture.prefix_ids, strict=False):
-            if mine != known:
-                break
-            shared += 1
-        rows = shared + ids[:shared].count(IMAGE) * (self.spec.image_tokens - 1)
-        # Set before the rest is computed: should that fail, this much is still good.
-        picture.prefix_ids, picture.prefix = ids[:shared], picture.prefix.head(rows)
-        prefix = self._decoder.prefill(self._prefix_rows(ids[shared:]), picture.prefix, meter)
-        picture.prefix_ids, picture.prefix = ids, prefix
-        return prefix
+    def _batch(
+        self,
+        regions: AnyRegions,
+        questions: Sequence[str],
+        timer: StageTimer,
+        cancel: CancellationToken | None,
+        joint: bool = False,
+    ) -> PromptBatch:
+        """Compute what all branches need: the tokens of regions and the shared prefix."""
+        known = self._checked(regions.regions if isinstance(regions, EncodedRegions) else as_regions(regions))
+        prompts = [self._builder.region_prompt(question, len(known) if joint else 1) for question in questions]
+        if not prompts:
+            raise PromptError("no question is given")
+        if not isinstance(regions, EncodedRegions):
+            regions = self._encode(known, timer, cancel)
+        elif regions.image_id != self.image_id:
+            raise RegionError("these regions were encoded for another image: encode them again after set_image")
+        self._image_encoder.synchronize(timer)
+        timer.enter("prefix")
+        split = common_prefix(prompts)
+        prefix = self._prefixes.prefill(prompts[0][:split], self._image_encoder.image_tokens, timer, cancel)
+        timer.enter("branches")
+        tails, tokens = [prompt[split:] for prompt in prompts], (regions.mask_tokens, regions.position_tokens)
+        build = (
+            build_joint_branch(tails[0], *tokens, self._embed) if joint else build_branches(tails, *tokens, self._embed)
+        )
+        return PromptBatch(known.ids.copy(), tuple(questions), prefix, build, joint)
 
-    def _prefix_rows(self, ids: tuple[int, ...]) -> np.ndarray:
-        if IMAGE not in ids:
-            return self._rows(np.array(ids, dtype=np.intp))
-        at = ids.index(IMAGE)
-        before, after = (self._rows(np.array(part, dtype=np.intp)) for part in (ids[:at], ids[at + 1 :]))
-        return np.concatenate([before, self._image_encoder.image_tokens, after])
+    def _compiled(
+        self, questions: Sequence[str], constraints: Sequence[Constraint | None] | None
+    ) -> list[CompiledConstraint | None]:
+        """Compile one constraint or None for each question."""
+        if constraints is None:
+            return [None] * len(questions)
+        if len(constraints) != len(questions):
+            raise InputError(
+                f"there are {len(constraints)} constraints for {len(questions)} questions: give one or None for each"
+            )
+        return [None if constraint is None else self._constraints.compile(constraint) for constraint in constraints]
+
+    def _request(
+        self, batch: PromptBatch, config: GenerationConfig, constraints: Sequence[CompiledConstraint | None]
+    ) -> DecodeRequest:
+        if config.max_new_tokens is None:
+            room = max(1, self._decoder.room(batch.prefix, batch.branches))
+            limits = [min(answer_tokens(question), room) for question in batch.questions]
+        else:
+            limits = [config.max_new_tokens] * len(batch.questions)
+        limits = [max(n, one.longest if one else 0) for n, one in zip(limits, constraints, strict=True)]
+        each = len(batch.branches) // len(limits)
+        return DecodeRequest(
+            batch.prefix,
+            batch.branches,
+            self._embed,
+            np.repeat(limits, each),
+            self.spec.eos_id,
+            config.sampling,
+            batch.keys if config.sampling else (),
+            [one for one in constraints for _ in range(each)] if any(constraints) else (),
+        )
+
+    def _description(
+        self, batch: PromptBatch, branch: int, answer: Generation, constraints: Sequence[CompiledConstraint | None]
+    ) -> Description:
+        number = branch * len(batch.questions) // len(batch.branches)
+        constraint, text = constraints[number], self._builder.decode(answer.tokens.tolist())
+        raw = raw_confidence(answer.logprobs, constraint is not None and constraint.normalized)
+        return Description(
+            batch.region_of(branch),
+            text,
+            answer.tokens,
+            answer.logprobs,
+            self._confidence(batch.questions[number], text, raw),
+            raw,
+            answer.ended,
+            constraint is not None,
+        )
+
+    def _confidence(self, question: str, text: str, raw: float) -> float:
+        return self._calibration.apply(answer_kind(question), raw) if text else 0.0
+
+    def _updates(self, batch: PromptBatch, decoded: Iterator[Token]) -> Iterator[StreamUpdate]:
+        tokens: list[list[Token]] = [[] for _ in range(len(batch.branches))]
+        while True:
+            with self._use:
+                token = next(decoded, None)
+                if token is None:
+                    return
+                own = tokens[token.branch]
+                own.append(token)
+                text = self._builder.decode([one.id for one in own])
+                raw = raw_confidence(np.array([one.logprob for one in own], np.float32))
+                sure = self._confidence(batch.questions[0], text, raw)
+                region = batch.region_of(token.branch)
+            yield StreamUpdate(region, text, token.id, token.logprob, token.last, sure, raw)
 
 
-def _prompt(builder: PromptBuilder, question: str, regions: int) -> tuple[int, ...]:
-    prompt = builder.prompt(question, regions)
-    if prompt.count(MASK) != regions:
-        named = "once: it is asked of each region" if regions == 1 else f"{regions} times, once for each region"
-        raise PromptError(f"the question {question!r} must contain {REGION_TEXT} {named}")
-    return prompt
-
-
-def _keys(asked: Asked, sampling: Sampling | None) -> list[tuple[int, ...]] | None:
-    """What tells branches apart, where that matters."""
-    return None if sampling is None else asked.keys
-
-
-def _style_question(style: str) -> str:
-    if style not in QUESTIONS:
-        raise PromptError(f"unknown style {style!r}: choose one of {', '.join(STYLES)}")
-    return QUESTIONS[style]
-
-
-def _descriptions(
-    regions: Regions, texts: Sequence[str], answers: Sequence[Generation], listed: bool
-) -> tuple[Description, ...]:
-    return tuple(
-        Description(int(region), text, answer.tokens, answer.logprobs, answer.ended, listed)
-        for region, text, answer in zip(regions.ids, texts, answers, strict=True)
-    )
+def _timing(timer: StageTimer, batch: PromptBatch, new_tokens: int) -> Timing:
+    return timer.timing(batch.prefix.length, batch.branches.rows, new_tokens)
 
 
 if not TYPE_CHECKING:  # a type checker would accept any name

@@ -6,14 +6,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from osprey_ros._moved import old_names
+from osprey_ros.decoding.config import GenerationConfig
 from osprey_ros.describer import Describer
+from osprey_ros.errors import StoppedError
 from osprey_ros.frame import Frame
 from osprey_ros.regions.regions import Regions
 from osprey_ros.scene.camera_motion import differs, small_gray, small_picture
@@ -27,6 +29,7 @@ from osprey_ros.scene.scheduler import Batch, Scheduler
 from osprey_ros.scene.settings import StepSettings
 from osprey_ros.scene.tracker import Assignment, Tracker
 from osprey_ros.scene.types import SceneObject, Snapshot, State
+from osprey_ros.system.cancellation import CancellationToken
 from osprey_ros.timing import Timing
 
 _HISTORY = 8  # frames that questions can refer to
@@ -58,12 +61,11 @@ class Pipeline:
         self._frame_scene: Scene | None = None  # objects of the latest frame if it was processed without memory
         self._tracker = tracker if tracker is not None else Tracker()
         self._scheduler = scheduler if scheduler is not None else Scheduler()
-        self._calibration = describer.bundle.calibration()
         self._recent: deque[ObservedFrame] = deque(maxlen=_HISTORY)
         self._current: ObservedFrame | None = None  # whose image the describer has
-        self._encoded: tuple[int, tuple[int, ...], np.ndarray] | None = None  # number, shape, small copy of its image
+        self._encoded: tuple[int, tuple[int, ...], np.ndarray] | None = None  # id, shape, small copy of its image
 
-    def step(self, frame: Frame, settings: StepSettings, should_stop: Callable[[], bool] | None = None) -> StepResult:
+    def step(self, frame: Frame, settings: StepSettings, cancel: CancellationToken | None = None) -> StepResult:
         """Process one frame.
 
         New objects and those that changed are described, prioritized ones first, all questions in one decode. The other
@@ -72,9 +74,10 @@ class Pipeline:
         Args:
             frame: The image and its regions.
             settings: May differ from frame to frame.
-            should_stop: Called before each decode step; when it returns True, objects without a caption are skipped.
+            cancel: Ends the step: objects without a caption are skipped then.
 
-        Raises InputError if image, segmentation and depth differ in size, RegionError for an invalid segmentation.
+        Raises InputError if image, segmentation and depth differ in size, RegionError for an invalid segmentation, and
+        StoppedError when canceled before image and regions are encoded.
         """
         started = self._scheduler.clock()
         regions, empty_reason = frame.regions_above(settings.min_area)
@@ -85,13 +88,13 @@ class Pipeline:
         if empty_reason:
             self._pass(frame, scene, small)
             return StepResult((), empty_reason=empty_reason)
-        observed, timing = self._observe(frame, regions, scene, small, settings)
+        observed, timing = self._observe(frame, regions, scene, small, settings, cancel)
         described = 0
         try:
             candidates = scene.needing_caption()
             limits = (settings.time_budget, settings.max_regions)
-            for batch in self._scheduler.batches(candidates, started, *limits, should_stop):
-                timing = _sum(timing, self._describe(batch, observed, scene, settings))
+            for batch in self._scheduler.batches(candidates, started, *limits, cancel):
+                timing += self._describe(batch, observed, scene, settings)
                 described += len(batch.described)
             for track_id, reason in self._scheduler.skipped.items():
                 scene.skip(track_id, reason)
@@ -128,7 +131,7 @@ class Pipeline:
         """Set the image of the describer to that of a frame, unless it is set."""
         if self._current is not frame:
             self._current = None
-            self._set_image(frame.rgb, small_picture(frame.rgb))
+            self._set_image(frame.rgb, small_picture(frame.rgb), frame.encoded.image_id)
             self._current = frame
 
     def prioritize(self, track_ids: Iterable[int]) -> None:
@@ -193,16 +196,24 @@ class Pipeline:
         scene.update(frame.stamp, frame.frame_id, (), assignment)
 
     def _observe(
-        self, frame: Frame, regions: Regions, scene: Scene, small: np.ndarray, settings: StepSettings
+        self,
+        frame: Frame,
+        regions: Regions,
+        scene: Scene,
+        small: np.ndarray,
+        settings: StepSettings,
+        cancel: CancellationToken | None,
     ) -> tuple[ObservedFrame, Timing]:
         """Encode a frame, associate its regions with the objects of a scene and update the scene."""
         self._current = None
         if not settings.remember or not self._is_still(frame.rgb, small, settings.still_difference):
-            self._set_image(frame.rgb, small)
+            self._set_image(frame.rgb, small, cancel=cancel)
+            timing = self.describer.image_timing
+        else:
+            timing = Timing()
         # While a GPU encodes the image. A copy: the caller may use the memory for the next image.
         extents, rgb = frame.extents(regions), frame.rgb.copy()
-        encoded = self.describer.encode(regions)
-        timing = self.describer.take_seconds()
+        encoded = self.describer.encode(regions, cancel=cancel)
         detections = Detections(regions, encoded.mask_tokens, extents, frame.labels)
         scene.set_image_size(regions.shape)
         if settings.remember:
@@ -213,21 +224,20 @@ class Pipeline:
         track_ids = scene.update(frame.stamp, frame.frame_id, detections, assignment, change)
         self._current = ObservedFrame(frame.stamp, frame.frame_id, regions, encoded, rgb, track_ids, scene)
         self._recent.append(self._current)
-        return self._current, timing
+        return self._current, timing + encoded.timing
 
     def _describe(self, batch: Batch, observed: ObservedFrame, scene: Scene, settings: StepSettings) -> Timing:
-        """Describe the objects of a batch; those whose decoding was stopped get no caption."""
+        """Describe the objects of a batch; those whose decoding was canceled get no caption."""
         encoded, ids = observed.encoded, observed.assigned_ids
         rows = np.flatnonzero(np.isin(ids, batch.track_ids))
         questions, constraints = questions_for(settings)
-        results = self.describer.answer(
-            encoded.select(encoded.regions.ids[rows]) if len(rows) < len(encoded) else encoded,
-            questions,
-            max_new_tokens=settings.max_new_tokens or None,
-            should_stop=batch.should_stop,
-            constraints=constraints,
-        )
-        captions = captions_from(results, settings, self._calibration, observed.stamp)
+        some = encoded.select(encoded.regions.ids[rows]) if len(rows) < len(encoded) else encoded
+        config = GenerationConfig(max_new_tokens=settings.max_new_tokens or None)
+        try:
+            results = self.describer.answer(some, questions, config, constraints, cancel=batch.cancel)
+        except StoppedError:
+            return Timing()
+        captions = captions_from(results, settings, observed.stamp)
         complete = [all(result[number].ended for result in results) for number in range(len(rows))]
         described = {
             int(ids[row]): caption for row, caption, ended in zip(rows, captions, complete, strict=True) if ended
@@ -237,24 +247,23 @@ class Pipeline:
         batch.described, batch.fixed_cost = frozenset(described), results[0].timing.prefix
         return results[0].timing
 
-    def _set_image(self, rgb: np.ndarray, small: np.ndarray) -> None:
+    def _set_image(
+        self,
+        rgb: np.ndarray,
+        small: np.ndarray,
+        image_id: int | None = None,
+        cancel: CancellationToken | None = None,
+    ) -> None:
         self._encoded = None
-        self.describer.set_image(rgb)
-        self._encoded = (self.describer.pictures, rgb.shape, small.copy())  # a small image is its own small copy
+        self.describer.set_image(rgb, image_id, cancel=cancel)
+        self._encoded = (self.describer.image_id, rgb.shape, small.copy())  # a small image is its own small copy
 
     def _is_still(self, rgb: np.ndarray, small: np.ndarray, levels: float) -> bool:
         """Return whether the describer's image shows the same as this one, except for noise."""
         if self._encoded is None:
             return False
-        number, shape, before = self._encoded
-        return number == self.describer.pictures and shape == rgb.shape and not differs(before, small, levels)
-
-
-def _sum(first: Timing, second: Timing) -> Timing:
-    """Of two calls on one picture, which have the prefix in common."""
-    later = asdict(second)
-    total = {name: value + later[name] for name, value in asdict(first).items()}
-    return Timing(**{**total, "prefix_tokens": second.prefix_tokens})
+        image_id, shape, before = self._encoded
+        return image_id == self.describer.image_id and shape == rgb.shape and not differs(before, small, levels)
 
 
 if not TYPE_CHECKING:  # a type checker would accept any name

@@ -1,35 +1,41 @@
-"""What the describer answers: words and likelihoods, and where the time went. Plain data."""
+"""Results of the describer: answers with their confidence, likelihoods, encoded regions. Plain data."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import overload
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
+from osprey_ros._moved import old_names
 from osprey_ros.regions.regions import Regions
 from osprey_ros.timing import Timing
 
 
 @dataclass(frozen=True)
 class EncodedRegions:
-    """Regions with the two tokens that the model sees of each, from `Describer.encode`.
+    """Regions of an image with the two tokens that the model reads for each, from `Describer.encode`.
 
-    ``mask_tokens``, ``position_tokens``: float32 [N, hidden], what the region looks like and where it is. They belong
-    to the picture that was set then, and are good whenever it is set. ``seconds``: wall time of the encoding.
+    Attributes:
+        regions: The regions, N of them.
+        mask_tokens: float32 [N, hidden size], the appearance of each region.
+        position_tokens: float32 [N, hidden size], its place in the image.
+        image_id: `Describer.image_id` of their image. They are valid while an image with this id is set.
+        timing: Where the time of the encoding went.
     """
 
     regions: Regions
     mask_tokens: np.ndarray
     position_tokens: np.ndarray
-    seconds: float = 0.0
+    image_id: int = 0
+    timing: Timing = field(default_factory=Timing)
 
     def __len__(self) -> int:
         return len(self.regions)
 
     def select(self, ids: Iterable[int]) -> EncodedRegions:
-        """Those with these ids, in this order, with the seconds of all. Raises RegionError as `Regions.select`."""
+        """Return the regions with these ids, in this order. Raises RegionError as `Regions.select` does."""
         kept = self.regions.select(ids)
         row_of = {int(region): row for row, region in enumerate(self.regions.ids)}
         rows = np.array([row_of[int(region)] for region in kept.ids], dtype=np.intp)
@@ -40,35 +46,36 @@ class EncodedRegions:
 
 @dataclass(frozen=True)
 class Description:
-    """Words about one region. ``tokens`` (int32) and ``logprobs`` (float32, natural logarithm) are the answer's own.
+    """An answer about one region.
 
-    ``region_id`` is 0 where the words are about several. ``ended`` is False where decoding was stopped before the
-    answer was at its end or its limit. ``listed``: the answer was chosen from a list, and the probabilities are among
-    what the list allows.
+    Attributes:
+        region_id: Id of the region, 0 if the answer is about several.
+        text: The answer.
+        tokens: int32 [n], its token ids.
+        logprobs: float32 [n], natural-log probability of each token: relative to the allowed tokens if the answer was
+            chosen from a list, else to all tokens.
+        confidence: How likely the answer is right, 0 to 1, by the bundle's calibration: the share of right answers of
+            this kind (description, category, or anything else) that had the same raw confidence. 0 without an answer.
+            Equal to ``raw_confidence`` if the bundle has no calibration.
+        raw_confidence: The probability of an answer chosen from a list, where all of the list add up to 1; of others
+            the geometric mean of the probabilities of their tokens.
+        ended: False if decoding was canceled before the answer reached its end or its limit.
+        constrained: Whether the answer was limited to a list or a pattern.
     """
 
     region_id: int
     text: str
     tokens: np.ndarray
     logprobs: np.ndarray
+    confidence: float
+    raw_confidence: float
     ended: bool = True
-    listed: bool = False
-
-    @property
-    def confidence(self) -> float:
-        """How sure the answer is, in 0..1. It is not calibrated (see `osprey_ros.bundle.calibration`).
-
-        Geometric mean of the probabilities of the answer's tokens; of an answer from a list its probability, where
-        those of all answers in the list add up to 1. 0 where decoding was stopped before the first token.
-        """
-        if not len(self.logprobs):
-            return 0.0
-        return float(np.exp((np.sum if self.listed else np.mean)(self.logprobs, dtype=np.float64)))
+    constrained: bool = False
 
 
 @dataclass(frozen=True)
 class Result(Sequence[Description]):
-    """Answers to one question, one for each region in the order the regions were given."""
+    """Answers to one question, one for each region in the order in which the regions were given."""
 
     question: str
     descriptions: tuple[Description, ...]
@@ -88,22 +95,39 @@ class Result(Sequence[Description]):
 
 
 @dataclass(frozen=True)
-class Update:
-    """One more token of the answer about one region: the answer so far, and whether it has ended."""
+class StreamUpdate:
+    """One more token of an answer.
+
+    Attributes:
+        region_id: Id of the region, 0 if the answer is about several.
+        text: The answer so far.
+        token: The token id.
+        logprob: Its natural-log probability.
+        ended: Whether the answer is complete.
+        confidence, raw_confidence: Of the answer so far; see `Description`.
+    """
 
     region_id: int
     text: str
     token: int
     logprob: float
     ended: bool
+    confidence: float
+    raw_confidence: float
 
 
 @dataclass(frozen=True)
 class Scores:
-    """How likely each phrase is as the answer to one question about each region.
+    """Likelihood of phrases as answers to one question about each region.
 
-    ``log_likelihoods`` float32 [regions, phrases]: natural logarithm of the probability that the answer is the phrase
-    and ends there. ``token_logprobs[region][phrase]`` float32 [n]: its parts, the end-of-sequence token's the last.
+    Attributes:
+        question: The question.
+        phrases: The phrases, M of them.
+        region_ids: Integers [N].
+        log_likelihoods: float32 [N, M], natural logarithm of the probability that the answer is the phrase and ends
+            there. It is not calibrated: a calibration maps the confidence of answers that the model chose itself.
+        token_logprobs: float32 [n] for each region and phrase: the parts of the sum, the end-of-sequence token last.
+        timing: Where the time of the call went.
     """
 
     question: str
@@ -112,3 +136,14 @@ class Scores:
     log_likelihoods: np.ndarray
     token_logprobs: tuple[tuple[np.ndarray, ...], ...]
     timing: Timing
+
+
+def raw_confidence(logprobs: np.ndarray, from_list: bool = False) -> float:
+    """Return `Description.raw_confidence` of an answer with these log-probabilities, float32 [n]; 0 for none."""
+    if not len(logprobs):
+        return 0.0
+    return float(np.exp((np.sum if from_list else np.mean)(logprobs, dtype=np.float64)))
+
+
+if not TYPE_CHECKING:  # a type checker would accept any name
+    __getattr__ = old_names("results")

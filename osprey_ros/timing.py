@@ -1,92 +1,80 @@
-"""Where the time of one call of the describer went, stage by stage, so that nothing hides outside."""
+"""Where the time of one call went. Plain data, and the timer that collects it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from time import perf_counter
 
-
-@dataclass
-class Meter:
-    """Adds up what decoding costs: seconds inside engines, and wall seconds of each decode step."""
-
-    engine_seconds: float = 0.0
-    step_seconds: list[float] = field(default_factory=list)
+STAGES = ("preprocess", "vision", "regions", "prefix", "branches")
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Where the time of one call went, in seconds of wall time, and how much was computed.
+    """Where the time of one call went. Each call has its own, `Describer.set_image` included; timings can be added.
 
-    ``preprocess`` and ``vision`` are spent in `Describer.set_image` and counted in the first call that follows it;
-    later calls on the same picture have 0 there. So it is with the part of ``regions`` that was spent in
-    `Describer.encode`. ``prefix`` is (nearly) 0 where the keys and values of an earlier call could be used again.
-    ``total`` is the whole call: the sum of these five stages. A GPU encodes the picture while regions are prepared:
-    ``vision`` and its part of ``engine`` then are what was waited for.
+    Attributes:
+        preprocess: Seconds in which an image was resized and normalized.
+        vision: Seconds in which an image was encoded, or waited for: a GPU encodes it after `Describer.set_image`.
+        regions: Seconds for masks at four scales, position grids and the mask-extractor engine.
+        prefix: Seconds for the shared prefix; nearly 0 if keys and values of an earlier call could be used.
+        branches: Seconds for all decode steps, and for making text of tokens.
+        total: Seconds of the whole call, the sum of the five stages.
+        engine: Seconds of the total that were spent in engines.
+        step_seconds: Seconds of each run of the decoder over the branches; the first one reads the questions.
+        steps: Number of these runs.
+        prefix_tokens: Rows of the shared prefix, the image included.
+        branch_tokens: Rows of all questions.
+        new_tokens: Tokens that were decoded or scored.
     """
-
-    preprocess: float
-    vision: float
-    regions: float  # masks at four scales, position grids and the mask-extractor engine
-    prefix: float
-    branches: float  # the words about each region: all decode steps, and making text of tokens
-    total: float
-    engine: float  # the part of the total that was spent inside engines
-    step_seconds: tuple[float, ...]  # each run of the decoder engine over the branches; the first one reads questions
-    steps: int  # how many these are
-    prefix_tokens: int  # rows of the shared prefix, picture included
-    branch_tokens: int  # prompt rows of all branches
-    new_tokens: int  # tokens decoded, or scored
-
-
-@dataclass(frozen=True)
-class PictureSeconds:
-    """What `Describer.set_image` took, and `Describer.encode` after it."""
 
     preprocess: float = 0.0
     vision: float = 0.0
     regions: float = 0.0
+    prefix: float = 0.0
+    branches: float = 0.0
+    total: float = 0.0
     engine: float = 0.0
+    step_seconds: tuple[float, ...] = ()
+    steps: int = 0
+    prefix_tokens: int = 0
+    branch_tokens: int = 0
+    new_tokens: int = 0
 
-    def timing(self) -> Timing:
-        """As the timing of a call that did nothing else."""
-        total = self.preprocess + self.vision + self.regions
-        return Timing(self.preprocess, self.vision, self.regions, 0.0, 0.0, total, self.engine, (), 0, 0, 0, 0)
+    def __add__(self, other: Timing) -> Timing:
+        """Return the timing of both calls together. Calls on one image share their prefix: the longer one counts."""
+        both = {field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)}
+        return Timing(**{**both, "prefix_tokens": max(self.prefix_tokens, other.prefix_tokens)})
 
 
-class Clock:
-    """Collects a `Timing` while a call goes on, from its construction on."""
+class StageTimer:
+    """Measures one call. Time counts for the stage that was entered last, one of STAGES.
 
-    def __init__(self) -> None:
-        self.meter = Meter()
-        self._last = perf_counter()
-        self._stages: list[float] = []
+    Attributes:
+        engine_seconds: Seconds in engines so far, added by those who run them.
+        step_seconds: Seconds of each decode step so far.
+    """
 
-    def stage_done(self) -> float:
-        """Ends a stage, and says what it took; they are regions, prefix and branches."""
+    def __init__(self, stage: str = "branches") -> None:
+        self.engine_seconds = 0.0
+        self.step_seconds: list[float] = []
+        self._seconds = dict.fromkeys(STAGES, 0.0)
+        self._stage, self._since = stage, perf_counter()
+
+    def enter(self, stage: str) -> None:
+        """Begin a stage, or continue it."""
         now = perf_counter()
-        self._stages.append(now - self._last)
-        self._last = now
-        return self._stages[-1]
+        self._seconds[self._stage] += now - self._since
+        self._stage, self._since = stage, now
 
-    def leave_out(self, seconds: float) -> None:
-        """So much of the time since the last stage was done belongs to none of the three."""
-        self._last += seconds
-
-    def timing(self, picture: PictureSeconds, prefix_tokens: int, branch_tokens: int, new_tokens: int) -> Timing:
-        """All of it, once the three stages are done."""
-        own, prefix, branches = self._stages
-        regions = picture.regions + own
+    def timing(self, prefix_tokens: int = 0, branch_tokens: int = 0, new_tokens: int = 0) -> Timing:
+        """Return the timing up to now."""
+        self.enter(self._stage)
         return Timing(
-            preprocess=picture.preprocess,
-            vision=picture.vision,
-            regions=regions,
-            prefix=prefix,
-            branches=branches,
-            total=picture.preprocess + picture.vision + regions + prefix + branches,
-            engine=picture.engine + self.meter.engine_seconds,
-            step_seconds=tuple(self.meter.step_seconds),
-            steps=len(self.meter.step_seconds),
+            **self._seconds,
+            total=sum(self._seconds.values()),
+            engine=self.engine_seconds,
+            step_seconds=tuple(self.step_seconds),
+            steps=len(self.step_seconds),
             prefix_tokens=prefix_tokens,
             branch_tokens=branch_tokens,
             new_tokens=new_tokens,

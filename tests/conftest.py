@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from osprey_ros.bundle.spec import ModelSpec
+from osprey_ros.decoding.config import GenerationConfig, Sampling
 
 # Folders and files whose tests start nodes, and those whose tests build, train, render or measure for seconds.
 ROS = ("ros", "osprey_sim/test_ros_demo.py")
@@ -40,6 +41,11 @@ class Picture:
 
     rgb: np.ndarray
     ids: np.ndarray
+
+
+def up_to(max_new_tokens: int, sampling: Sampling | None = None) -> GenerationConfig:
+    """Return a configuration for answers of at most this number of tokens."""
+    return GenerationConfig(max_new_tokens=max_new_tokens, sampling=sampling)
 
 
 @pytest.fixture(scope="session")

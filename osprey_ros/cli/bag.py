@@ -120,6 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
     from osprey_ros.describer import Describer
     from osprey_ros.scene.attributes import attributes_from
     from osprey_ros.scene.settings import StepSettings
+    from osprey_ros.system.cancellation import PolledToken
 
     check_output(arguments.output)
     step = StepSettings(
@@ -149,7 +150,7 @@ def run(arguments: argparse.Namespace) -> int:
                 failed = len(report.failed)
                 bar.update(report.described + failed - bar.n)
 
-            report = annotator.run(describer, plan, arguments.output, show, stop.is_set)
+            report = annotator.run(describer, plan, arguments.output, show, PolledToken(stop.is_set))
         _print_summary(arguments, recording, plan, report, annotator.objects_topic)
     if report.stopped:
         return INTERRUPTED

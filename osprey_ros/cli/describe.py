@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from osprey_ros.bundle.manifest import Manifest
     from osprey_ros.regions.regions import Regions
     from osprey_ros.results import Result
+    from osprey_ros.timing import Timing
 
 OVERLAY_WIDTH = 960  # pixels; the text on smaller images would be hard to read
 
@@ -66,6 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         OspreyError: The image, its masks, the bundle or the question cannot be used, or the overlay not be written.
     """
     from osprey_ros.bundle.bundle import Bundle
+    from osprey_ros.decoding.config import GenerationConfig
     from osprey_ros.describer import Describer
     from osprey_ros.regions.files import load_regions
     from osprey_ros.vision.image_io import check_image_name, load_image, save_image
@@ -78,15 +80,17 @@ def run(arguments: argparse.Namespace) -> int:
     bundle = Bundle.open(arguments.bundle).on_device(arguments.device)
     describer = Describer(bundle, threads=arguments.threads, preprocessing=arguments.preprocessing)
     describer.set_image(rgb)
+    config = GenerationConfig(max_new_tokens=arguments.max_new_tokens)
     if arguments.ask is not None:
-        result = describer.ask(regions, arguments.ask, arguments.max_new_tokens)
+        result = describer.ask(regions, arguments.ask, config)
     else:
-        result = describer.describe(regions, arguments.style, arguments.max_new_tokens)
+        result = describer.describe(regions, arguments.style, config)
+    timing = describer.image_timing + result.timing
     warn_if_unverified(bundle.manifest)
     if arguments.json:
-        print(json.dumps(_report(arguments, bundle.manifest, regions, result), indent=2))
+        print(json.dumps(_report(arguments, bundle.manifest, regions, result, timing), indent=2))
     else:
-        _print_table(regions, result)
+        _print_table(regions, result, timing)
     # Last, so that the descriptions are not lost if the file cannot be written.
     if arguments.overlay is not None:
         scale = max(1, OVERLAY_WIDTH // max(rgb.shape[:2]))
@@ -109,7 +113,9 @@ def _selected(regions: Regions, min_area: int, max_regions: int | None) -> Regio
     return regions if len(kept) == len(regions) else regions.select(regions.ids[kept])
 
 
-def _report(arguments: argparse.Namespace, manifest: Manifest, regions: Regions, result: Result) -> dict[str, Any]:
+def _report(
+    arguments: argparse.Namespace, manifest: Manifest, regions: Regions, result: Result, timing: Timing
+) -> dict[str, Any]:
     return {
         "image": str(arguments.image),
         "masks": str(arguments.masks),
@@ -124,16 +130,17 @@ def _report(arguments: argparse.Namespace, manifest: Manifest, regions: Regions,
                 "area": int(regions.areas[row]),
                 "text": description.text,
                 "confidence": round(description.confidence, 6),
+                "raw_confidence": round(description.raw_confidence, 6),
             }
             for row, description in enumerate(result)
         ],
-        "timing": asdict(result.timing),
+        "timing": asdict(timing),
     }
 
 
-def _print_table(regions: Regions, result: Result) -> None:
+def _print_table(regions: Regions, result: Result, timing: Timing) -> None:
     print(f"{'id':>6}  {'x, y, width, height':<22}  {'confidence':>10}  description")
     for row, description in enumerate(result):
         box = box_text(regions.boxes[row])
         print(f"{description.region_id:>6}  {box:<22}  {description.confidence:>10.2f}  {description.text}")
-    print(f"{len(result)} regions in {result.timing.total:.2f} s", file=sys.stderr)
+    print(f"{len(result)} regions in {timing.total:.2f} s", file=sys.stderr)

@@ -1,30 +1,52 @@
-"""Answers that must be one of a list or match a pattern: which tokens may come next, and the likeliest of them."""
+"""Constraints on an answer: a list of phrases or a pattern, and the tokens that they allow next."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Protocol, TypeAlias
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
 
 import numpy as np
-import regex
-from tokenizers import Tokenizer
 
 from osprey_ros.decoding.prompt import PromptBuilder
 from osprey_ros.errors import PromptError
 
-_TRIED_AT_ONCE = 64  # likeliest tokens that are tried against a pattern before all are
-_PATTERN_SECONDS = 0.2  # that one comparison with a pattern may take: nested repeats can take for ever
-_TEXTS_KEPT = 512  # beginnings of answers whose next tokens are remembered, for one pattern
-_CONSTRAINTS_KEPT = 512
-_LAST_CHARACTER = "\U0010ffff"
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+    from llguidance._tokenizer import TokenizerWrapper
+
+_MAX_CACHED = 512  # compiled constraints
+
+
+class ConstraintState(Protocol):
+    """One answer under a constraint, token by token."""
+
+    def next_token(self, logits: np.ndarray) -> tuple[int, float]:
+        """Take the most likely allowed token by logits, float32 [vocabulary size].
+
+        Returns the token and its natural-log probability.
+        """
+
+
+class CompiledConstraint(Protocol):
+    """A constraint in the tokens of one tokenizer.
+
+    Attributes:
+        longest: Tokens of the longest answer, its end included; 0 if there is no limit.
+        normalized: Whether log-probabilities are relative to the allowed tokens, not to all tokens.
+    """
+
+    longest: int
+    normalized: bool
+
+    def start(self) -> ConstraintState:
+        """Begin an answer."""
 
 
 @dataclass(frozen=True)
 class OneOf:
-    """The answer is one of these phrases, each at most once. Raises PromptError for none and for an empty one."""
+    """The answer is one of these phrases. Raises PromptError for an empty list and for an empty phrase."""
 
     values: tuple[str, ...]
 
@@ -35,60 +57,62 @@ class OneOf:
             raise PromptError(f"an answer in the list {list(self.values)} is empty: leave it out")
 
     def accepts(self, text: str) -> bool:
-        """Whether a text is one of the phrases."""
+        """Return whether a text is one of the phrases."""
         return text in {value.strip() for value in self.values}
+
+    def compile(self, vocabulary: Vocabulary) -> CompiledConstraint:
+        """Translate the phrases into tokens. Raises PromptError for a phrase that the tokenizer cannot spell."""
+        builder = vocabulary.builder
+        phrases = [builder.answer(value) for value in self.values]
+        for value, phrase in zip(self.values, phrases, strict=True):
+            spelled = builder.decode(phrase) if min(phrase) >= 0 else "a region"
+            if spelled != value.strip():
+                raise PromptError(
+                    f"this model cannot give the answer {value!r}, which its tokenizer spells {spelled!r}: "
+                    "write it differently or leave it out"
+                )
+        return TokenTree(phrases)
 
 
 @dataclass(frozen=True)
 class Matching:
-    """The whole answer matches a regular expression, in the syntax of the package ``regex``.
+    """The whole answer matches a regular expression, in the syntax of Rust's crate ``regex``.
 
-    Raises PromptError for an expression that cannot be read, and for one without characters.
+    That is the common syntax without look-around, back-references and word boundaries; ``^`` at the beginning and
+    ``$`` at the end are allowed. Matching takes time in proportion to the length of the answer, whatever the pattern.
+
+    Raises PromptError for an invalid or empty pattern.
     """
 
     pattern: str
 
     def __post_init__(self) -> None:
-        try:
-            regex.compile(self.pattern)
-        except regex.error as error:
-            raise PromptError(f"the pattern {self.pattern!r} is not a regular expression: {error}") from error
         if not self.pattern or self.pattern.isspace():
             raise PromptError("the pattern is empty: give one that words can match, or leave it out")
+        _matcher(_byte_tokenizer(), self.pattern, self.pattern)
 
     def accepts(self, text: str) -> bool:
-        """Whether a text matches. Raises PromptError where that takes for ever."""
-        return _compare(regex.compile(self.pattern), text)
+        """Return whether a text matches."""
+        tokenizer = _byte_tokenizer()
+        matcher, data = _matcher(tokenizer, self.pattern, self.pattern), list(text.encode())
+        return matcher.try_consume_tokens(data) == len(data) and matcher.is_accepting()
+
+    def compile(self, vocabulary: Vocabulary) -> CompiledConstraint:
+        """Prepare the pattern. Raises PromptError if no answer of this tokenizer can match it."""
+        return TokenPattern(self.pattern, vocabulary)
 
 
 Constraint: TypeAlias = OneOf | Matching
 
 
-class Walk(Protocol):
-    """One answer on its way; each call chooses its next token."""
-
-    def __call__(self, logits: np.ndarray) -> tuple[int, float]:
-        """The likeliest token that may come next by logits [vocab], and its natural-log probability."""
-
-
-class Guide(Protocol):
-    """A constraint in the tokens of one tokenizer."""
-
-    longest: int  # tokens of the longest answer, the end included; 0 where there is no bound
-    normalised: bool  # whether log-probabilities are among the tokens that may come, not among all
-
-    def begin(self) -> Walk:
-        """A new answer."""
-
-
-class ListGuide:
+class TokenTree:
     """A prefix tree over the token ids of phrases. The probabilities of all phrases add up to 1.
 
     Args:
-        phrases: token ids of each, the end of the sequence the last; none is the beginning of another.
+        phrases: Token ids of each phrase, ending with the end-of-sequence id. None is the beginning of another.
     """
 
-    normalised = True
+    normalized = True
 
     def __init__(self, phrases: Sequence[Sequence[int]]) -> None:
         self.longest = max(len(phrase) for phrase in phrases)
@@ -100,186 +124,166 @@ class ListGuide:
                     children[node][token] = len(children)
                     children.append({})
                 node = children[node][token]
-        self._tokens = [np.array(list(node), dtype=np.intp) for node in children]
-        self._nodes = [list(node.values()) for node in children]
+        self.tokens = [np.array(list(node), dtype=np.intp) for node in children]
+        self.children = [list(node.values()) for node in children]
 
-    def begin(self) -> Walk:
-        """A new answer."""
-        node = 0
+    def start(self) -> ConstraintState:
+        """Begin an answer."""
+        return _TreeState(self)
 
-        def walk(logits: np.ndarray) -> tuple[int, float]:
-            nonlocal node
-            tokens = self._tokens[node]
-            allowed = logits[tokens].astype(np.float64)
-            best = int(allowed.argmax())
-            logprob = -np.log(np.exp(allowed - allowed[best]).sum())
-            node = self._nodes[node][best]
-            return int(tokens[best]), float(logprob)
 
-        return walk
+class _TreeState:
+    """See `ConstraintState`."""
+
+    def __init__(self, tree: TokenTree) -> None:
+        self._tree, self._node = tree, 0
+
+    def next_token(self, logits: np.ndarray) -> tuple[int, float]:
+        tokens = self._tree.tokens[self._node]
+        allowed = logits[tokens].astype(np.float64)
+        best = int(allowed.argmax())
+        logprob = -np.log(np.exp(allowed - allowed[best]).sum())
+        self._node = self._tree.children[self._node][best]
+        return int(tokens[best]), float(logprob)
 
 
 class Vocabulary:
-    """What each token adds to a text, and where the text begins: read from the tokenizer when first needed."""
+    """The text of each token, and the tokenizer of llguidance made of it, both made when first used."""
 
-    def __init__(self, tokenizer: Tokenizer, size: int, eos_id: int) -> None:
-        self._tokenizer, self._size, self.eos_id = tokenizer, size, eos_id
+    is_tokenizer_wrapper = True  # read by LLTokenizer, with the attributes below
+
+    def __init__(self, builder: PromptBuilder) -> None:
+        self.builder = builder
+        self.bos_token_id, self.eos_token_id = builder.spec.bos_id, builder.spec.eos_id
 
     @cached_property
     def pieces(self) -> list[str]:
-        """The text of every token behind another one, "" for those without one: special tokens, parts of characters."""
-        # Behind a word, because tokenizers leave the space of a first word out.
-        lead = self._tokenizer.encode("a", add_special_tokens=False).ids
-        before = self._tokenizer.decode(lead)
-        texts = self._tokenizer.decode_batch([[*lead, token] for token in range(self._size)])
+        """The text that every token adds to an answer; "" for special tokens and parts of characters."""
+        tokenizer = self.builder.tokenizer
+        # Decoded behind a word, because tokenizers drop the space in front of the first word.
+        lead = tokenizer.encode("a", add_special_tokens=False).ids
+        before = tokenizer.decode(lead)
+        texts = tokenizer.decode_batch([[*lead, token] for token in range(self.builder.spec.vocab_size)])
         return [
             text[len(before) :] if text.startswith(before) and "�" not in text[len(before) :] else "" for text in texts
         ]
 
+    @property
+    def tokens(self) -> list[bytes]:
+        """The bytes of every token."""
+        return [piece.encode() for piece in self.pieces]
+
+    @property
+    def special_token_ids(self) -> list[int]:
+        """Ids of tokens that cannot be part of a match."""
+        return [token for token, piece in enumerate(self.pieces) if not piece]
+
+    def __call__(self, text: str) -> list[int]:
+        """Return tokens that spell a text, the longest first, up to a character that has none.
+
+        llguidance asks for text that a pattern leaves no choice about. The tokenizer itself would make special tokens
+        of what it cannot spell.
+        """
+        spelled: list[int] = []
+        while text:
+            end = next((end for end in range(len(text), 0, -1) if text[:end] in self._token_of), 0)
+            if not end:
+                break
+            spelled.append(self._token_of[text[:end]])
+            text = text[end:]
+        return spelled
+
     @cached_property
-    def by_piece(self) -> list[tuple[str, int]]:
-        """Pieces in alphabetical order with their tokens: those that begin alike stand together."""
-        return sorted((piece, token) for token, piece in enumerate(self.pieces) if piece)
+    def _token_of(self) -> dict[str, int]:
+        return {piece: token for token, piece in enumerate(self.pieces) if piece}
+
+    @cached_property
+    def matching(self) -> LLTokenizer:
+        """This vocabulary for llguidance."""
+        from llguidance import LLTokenizer
+
+        return LLTokenizer(cast("TokenizerWrapper", self), n_vocab=self.builder.spec.vocab_size)
 
 
-class PatternGuide:
-    """A regular expression. A few of the likeliest tokens are tried, then all: at once those that begin alike.
-
-    Log-probabilities are among all tokens.
-    """
+class TokenPattern:
+    """A regular expression over the text of tokens. Log-probabilities are relative to all tokens."""
 
     longest = 0
-    normalised = False
+    normalized = False
 
     def __init__(self, pattern: str, vocabulary: Vocabulary) -> None:
-        self._pattern = pattern
-        self._regex = regex.compile(pattern)
-        self._vocabulary = vocabulary
-        self._possible: dict[str, np.ndarray] = {}
+        self._pattern, self._vocabulary = pattern, vocabulary
+        # The first word of an answer may have a space in front.
+        self._start = _matcher(vocabulary.matching, f" ?(?:{pattern.removeprefix('^')})", pattern)
+        if not any(vocabulary.pieces[token].strip() for token in _allowed(self._start).tolist()):
+            raise PromptError(
+                f"no answer of this model can match the pattern {pattern!r}: begin it with a character that the model "
+                "has a token for"
+            )
 
-    def can_begin(self) -> bool:
-        """Whether any token with a word in it can be the first: where none can, no answer matches."""
-        return any(self._fits("", token) for token, piece in enumerate(self._vocabulary.pieces) if piece.strip())
-
-    def begin(self) -> Walk:
-        """A new answer."""
-        text = ""
-
-        def walk(logits: np.ndarray) -> tuple[int, float]:
-            nonlocal text
-            token = self._next(text, logits)
-            if token != self._vocabulary.eos_id:
-                text += self._vocabulary.pieces[token]
-            best = logits.max()
-            return token, float(logits[token] - best - np.log(np.exp(logits - best).sum(dtype=np.float64)))
-
-        return walk
-
-    def _next(self, text: str, logits: np.ndarray) -> int:
-        count = min(_TRIED_AT_ONCE, len(logits))
-        likeliest = np.argpartition(-logits, count - 1)[:count]
-        for token in likeliest[np.argsort(-logits[likeliest], kind="stable")]:
-            if self._fits(text, int(token)):
-                return int(token)
-        possible = self._possible_tokens(text)
-        if len(possible):
-            return int(possible[logits[possible].argmax()])
-        # Nothing can be added and this is no match: the tokenizer cannot spell what the pattern wants.
-        return self._vocabulary.eos_id
-
-    def _fits(self, text: str, token: int) -> bool:
-        if token == self._vocabulary.eos_id:
-            return bool(text.strip()) and self._compare(text.lstrip(), partial=False)
-        piece = self._vocabulary.pieces[token]
-        if not piece:
-            return False
-        longer = text + piece
-        if not longer.strip():  # the space before the first word
-            return not text
-        return self._compare(longer.lstrip(), partial=True)
-
-    def _possible_tokens(self, text: str) -> np.ndarray:
-        """All tokens that fit."""
-        if text not in self._possible:
-            found = [self._vocabulary.eos_id] if self._fits(text, self._vocabulary.eos_id) else []
-            groups = [(0, len(self._vocabulary.by_piece), 0)]
-            while groups:
-                self._split(text, *groups.pop(), found, groups)
-            if len(self._possible) >= _TEXTS_KEPT:
-                self._possible.clear()
-            self._possible[text] = np.array(found, dtype=np.intp)
-        return self._possible[text]
-
-    def _split(
-        self, text: str, start: int, end: int, depth: int, found: list[int], groups: list[tuple[int, int, int]]
-    ) -> None:
-        """Of pieces number ``start`` to ``end``, which share ``depth`` characters that fit.
-
-        Adds to ``found`` tokens that have no more, and to ``groups`` those that share one more that fits.
-        """
-        ordered = self._vocabulary.by_piece
-        while start < end:
-            piece, token = ordered[start]
-            if len(piece) == depth:
-                if self._fits(text, token):
-                    found.append(token)
-                start += 1
-                continue
-            shared = piece[: depth + 1]
-            stop = bisect_left(ordered, (shared + _LAST_CHARACTER,), start, end)
-            if self._compare((text + shared).lstrip(), partial=True):
-                groups.append((start, stop, depth + 1))
-            start = stop
-
-    def _compare(self, text: str, partial: bool) -> bool:
-        return _compare(self._regex, text, partial)
+    def start(self) -> ConstraintState:
+        """Begin an answer."""
+        return _PatternState(self._start.deep_copy(), self._vocabulary.eos_token_id)
 
 
-def _compare(pattern: regex.Pattern[str], text: str, partial: bool = False) -> bool:
-    """Whether a text matches, or is the beginning of one that does."""
-    try:
-        return pattern.fullmatch(text, partial=partial, timeout=_PATTERN_SECONDS) is not None
-    except TimeoutError as error:
-        raise PromptError(
-            f"the pattern {pattern.pattern!r} takes more than {_PATTERN_SECONDS} s to compare with a text of "
-            f"{len(text)} characters: write it without repeats inside repeats"
-        ) from error
+class _PatternState:
+    """See `ConstraintState`."""
+
+    def __init__(self, matcher: LLMatcher, eos_id: int) -> None:
+        self._matcher, self._eos_id = matcher, eos_id
+
+    def next_token(self, logits: np.ndarray) -> tuple[int, float]:
+        allowed = _allowed(self._matcher)
+        # Without any, the tokenizer cannot spell the rest of the pattern: the answer ends without a match.
+        token = int(allowed[logits[allowed].argmax()]) if len(allowed) else self._eos_id
+        self._matcher.try_consume_tokens([token])
+        best = logits.max()
+        return token, float(logits[token] - best - np.log(np.exp(logits - best).sum(dtype=np.float64)))
 
 
-class Guides:
-    """Guides for constraints, each made once for one model's tokenizer."""
+class ConstraintCache:
+    """Constraints compiled for one tokenizer, each once."""
 
     def __init__(self, builder: PromptBuilder) -> None:
-        self._builder = builder
-        self._vocabulary = Vocabulary(builder.tokenizer, builder.spec.vocab_size, builder.spec.eos_id)
-        self._known: dict[Constraint, Guide] = {}
+        self._vocabulary = Vocabulary(builder)
+        self._compiled: dict[Constraint, CompiledConstraint] = {}
 
-    def of(self, constraint: Constraint) -> Guide:
-        """The guide of a constraint.
+    def compile(self, constraint: Constraint) -> CompiledConstraint:
+        """Return a compiled constraint. Raises PromptError for an answer that the model cannot give."""
+        if constraint not in self._compiled:
+            if len(self._compiled) >= _MAX_CACHED:
+                self._compiled.clear()
+            self._compiled[constraint] = constraint.compile(self._vocabulary)
+        return self._compiled[constraint]
 
-        Raises PromptError for a phrase that the tokenizer cannot spell and a pattern that no token can begin.
-        """
-        if constraint not in self._known:
-            if len(self._known) >= _CONSTRAINTS_KEPT:
-                self._known.clear()
-            self._known[constraint] = self._make(constraint)
-        return self._known[constraint]
 
-    def _make(self, constraint: Constraint) -> Guide:
-        if isinstance(constraint, Matching):
-            guide = PatternGuide(constraint.pattern, self._vocabulary)
-            if not guide.can_begin():
-                raise PromptError(
-                    f"no answer of this model can match the pattern {constraint.pattern!r}: write one that begins with "
-                    "a character it can say"
-                )
-            return guide
-        phrases = [self._builder.answer(value) for value in constraint.values]
-        for value, phrase in zip(constraint.values, phrases, strict=True):
-            spelled = self._builder.decode(phrase) if min(phrase) >= 0 else "a region"
-            if spelled != value.strip():
-                raise PromptError(
-                    f"the answer {value!r} cannot be said by this model, whose tokenizer makes {spelled!r} of it: "
-                    "write it otherwise or leave it out"
-                )
-        return ListGuide(phrases)
+@lru_cache(1)
+def _byte_tokenizer() -> LLTokenizer:
+    try:
+        from llguidance import LLTokenizer
+    except ImportError as error:
+        raise PromptError(f"a pattern needs the package llguidance ({error}): `pip install llguidance`") from error
+    return LLTokenizer("byte")
+
+
+def _matcher(tokenizer: LLTokenizer, expression: str, pattern: str) -> LLMatcher:
+    """Return a matcher at its beginning. Raises PromptError, which names ``pattern``, for an invalid one."""
+    from llguidance import LLMatcher
+
+    matcher = LLMatcher(tokenizer, LLMatcher.grammar_from_regex(expression.removeprefix("^")), log_level=0)
+    if matcher.is_error():
+        lines = [line.strip() for line in matcher.get_error().splitlines()]
+        reason = next((line for line in lines if line.startswith("error:")), lines[0])
+        raise PromptError(f"the pattern {pattern!r} is not a regular expression that can be used: {reason}")
+    return matcher
+
+
+def _allowed(matcher: LLMatcher) -> np.ndarray:
+    """Return the token ids that may come next, ascending. Raises PromptError if the pattern is too complex."""
+    if matcher.is_error():
+        reason = matcher.get_error().splitlines()[0]
+        raise PromptError(f"the pattern cannot be matched any further: {reason}; simplify it")
+    if matcher.is_stopped():
+        return np.zeros(0, np.intp)
+    bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
+    return np.flatnonzero(np.unpackbits(bits, bitorder="little"))

@@ -1,47 +1,34 @@
-"""Generation and scoring of many short answers behind one shared prefix, all branches packed in one sequence.
+"""Generation and scoring of many short answers behind one shared prefix, all branches packed into one sequence.
 
-The graph (see ``export/graph_decoder.py``) reads one sequence, whose rows are (branch, position) pairs. Every row sees
-the whole prefix; which rows of the branches it sees is said by a mask. The engine writes keys and values of new rows
-straight behind the earlier ones, in buffers on its device that are allocated once.
+The graph (``export/graph_decoder.py``) reads one sequence whose rows are pairs of branch and position. Every row
+attends to the whole prefix; a mask says to which rows of branches. The engine writes keys and values of new rows
+directly behind the earlier ones, in buffers on its device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from osprey_ros.bundle.spec import ModelSpec
-from osprey_ros.decoding.branches import MAX_ROWS, Branches, parts
-from osprey_ros.decoding.loop import Embed, Generation, Request, collect, decode
-from osprey_ros.decoding.runner import DecoderEngine
-from osprey_ros.decoding.sampling import Chooser, Sampling
+from osprey_ros.decoding.embeddings import Embed
+from osprey_ros.decoding.kv_cache import Prefix
+from osprey_ros.decoding.loop import DecodeRequest, Generation, Step, collect, decode
+from osprey_ros.decoding.prompt import IMAGE
+from osprey_ros.decoding.prompt_batch import MAX_ROWS, Branches, split_rows
+from osprey_ros.decoding.runner import DecoderRunner
 from osprey_ros.decoding.scoring import score
 from osprey_ros.engines.base import Engine
 from osprey_ros.errors import InputError
-from osprey_ros.timing import Meter
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """The first ``length`` rows of the decoder's prefix buffers.
-
-    A decoder stores one sequence of prefix rows: a prefix is good until another one is computed over its rows.
-    """
-
-    length: int
-    marks: tuple[tuple[int, int], ...] = field(repr=False)  # (which call wrote these rows, up to which row), ...
-
-    def head(self, length: int) -> Prefix:
-        """The first ``length`` rows: they do not depend on what follows them."""
-        length = min(length, self.length)
-        return Prefix(length, _up_to(self.marks, length))
+from osprey_ros.system.cancellation import CancellationToken
+from osprey_ros.timing import StageTimer
 
 
 @dataclass(frozen=True)
 class Token:
-    """One token of a stream: of which branch, its id and log-probability, and whether it ends the answer."""
+    """One token of a stream: its branch, its id and log-probability, and whether it ends the answer."""
 
     branch: int
     id: int
@@ -50,95 +37,86 @@ class Token:
 
 
 class Decoder:
-    """Runs the decoder engine. Use it from one thread at a time.
+    """Generates and scores answers. Use it from one thread at a time.
 
-    ``max_parallel`` bounds how many branches are decoded together, and so the memory; others wait until one has ended.
-    There are fewer where questions are so long that they would pass MAX_ROWS together, or questions and answers what
-    the engine takes.
+    Args:
+        engine: The decoder engine.
+        spec: Sizes of the model.
+        max_parallel: The most branches that are decoded together, which bounds the memory; others wait. There are
+            fewer where long questions would exceed MAX_ROWS rows, or questions and answers the rows of the engine.
+
+    Raises InputError if ``max_parallel`` is below 1.
     """
 
     def __init__(self, engine: Engine, spec: ModelSpec, max_parallel: int = 64) -> None:
         if max_parallel < 1:
             raise InputError(f"max_parallel is {max_parallel}: it must be at least 1")
-        self._engine = DecoderEngine(engine, spec)
+        self._runner = DecoderRunner(engine, spec)
         self._spec = spec
-        self.max_parallel = min(max_parallel, self._engine.most_logits)
-        self._marks: tuple[tuple[int, int], ...] = ()
-        self._call = 0  # number of the last call that has written rows
+        self.max_parallel = min(max_parallel, self._runner.most_logits)
+        self._row_generations = np.zeros(0, dtype=np.int64)  # of each row of the prefix: the call that wrote it
+        self._generation = 0  # number of the latest call that wrote rows
 
-    def prefill(self, embeds: np.ndarray, behind: Prefix | None = None, meter: Meter | None = None) -> Prefix:
-        """Computes a prefix from float32 [P, hidden] rows, or extends the prefix ``behind`` which they follow.
+    def prefill(
+        self,
+        embeds: np.ndarray,
+        behind: Prefix | None = None,
+        timer: StageTimer | None = None,
+        cancel: CancellationToken | None = None,
+    ) -> Prefix:
+        """Compute a prefix, or extend one.
 
-        Rows that were stored behind ``behind`` are written over, and prefixes that have them are void. Raises
-        InputError if there are more rows than the model has positions, and for a void ``behind``.
+        Cached rows behind ``behind`` are overwritten; prefixes that include them become invalid.
+
+        Args:
+            embeds: float32 [P, hidden size], the rows to compute.
+            behind: The prefix that the rows follow; by default they begin a new one.
+            timer: Adds up the time in the engine.
+            cancel: Ends the computation.
+
+        Raises InputError for more rows than the model has positions and for an invalid ``behind``; StoppedError when
+        canceled: ``behind`` is still valid then.
         """
-        behind = Prefix(0, ()) if behind is None else behind
+        behind = Prefix(0, 0) if behind is None else behind
         self._check_prefix(behind)
         if len(embeds) == 0:
             return behind
         end = behind.length + len(embeds)
         self._check_positions(end, f"a prefix of {end} tokens")
-        self._begin()
-        self._marks = behind.marks
-        self._engine.prefill(embeds, behind.length, meter or Meter())
-        self._marks = (*behind.marks, (self._call, end))
-        return Prefix(end, self._marks)
+        self._begin_call()
+        kept = self._row_generations = self._row_generations[: behind.length]
+        self._runner.prefill(embeds, behind.length, timer or StageTimer(), cancel)
+        self._row_generations = np.concatenate([kept, np.full(len(embeds), self._generation)])
+        return Prefix(end, self._generation)
 
-    def room(self, prefix: Prefix, branches: Branches | Sequence[np.ndarray]) -> int:
-        """How many tokens every branch can be given before the model runs out of positions."""
-        return self._spec.max_positions - prefix.length - _as_branches(branches).longest + 1
+    def room(self, prefix: Prefix, branches: Branches) -> int:
+        """Return how many tokens every branch can get before the model runs out of positions."""
+        return self._spec.max_positions - prefix.length - branches.longest + 1
 
     def generate(
-        self,
-        prefix: Prefix,
-        branches: Branches | Sequence[np.ndarray],
-        embed: Embed,
-        max_new_tokens: int | np.ndarray,
-        eos_id: int,
-        sampling: Sampling | None = None,
-        keys: Sequence[Sequence[int]] | None = None,
-        should_stop: Callable[[], bool] | None = None,
-        meter: Meter | None = None,
+        self, request: DecodeRequest, timer: StageTimer | None = None, cancel: CancellationToken | None = None
     ) -> list[Generation]:
-        """Continues every branch behind the prefix.
+        """Continue every branch behind the prefix, and return the answers in the order of the branches.
 
         Args:
-            branches: what each begins with; plain rows float32 [T_i, hidden], or with stems.
-            embed: gives the rows float32 [n, hidden] of token ids [n].
-            max_new_tokens: where answers are cut, for all or for each branch; before, they end with ``eos_id``.
-            sampling: draw tokens at random; by default the most likely one is taken. keys: numbers that tell a branch
-                apart from others wherever it stands, for its random generator (default: its index).
-            should_stop: asked before each run of the engine; what was decoded when it says yes is returned.
-            meter: is added to.
+            request: What to decode.
+            timer: Adds up the time of steps and engine.
+            cancel: Ends decoding; the answers so far are returned.
 
-        Raises InputError if the model has too few positions, and for a prefix that is void.
+        Raises InputError if the model has too few positions, for an empty question, and for an invalid prefix.
         """
-        branches = _as_branches(branches)
-        if not len(branches):
+        if not len(request.branches):
             return []
-        request = self._request(prefix, branches, embed, max_new_tokens, eos_id, sampling, keys)
-        return collect(decode(self._engine, request, meter or Meter()), request.limits, should_stop)
+        return collect(self._steps(request, timer or StageTimer(), cancel), len(request.branches), cancel)
 
-    def stream(
-        self,
-        prefix: Prefix,
-        branches: Branches | Sequence[np.ndarray],
-        embed: Embed,
-        max_new_tokens: int | np.ndarray,
-        eos_id: int,
-        sampling: Sampling | None = None,
-        keys: Sequence[Sequence[int]] | None = None,
-        meter: Meter | None = None,
-    ) -> Iterator[Token]:
-        """As `generate`, token by token as they come; errors of the call are raised at once.
+    def stream(self, request: DecodeRequest, timer: StageTimer | None = None) -> Iterator[Token]:
+        """Return the tokens of `generate` one by one. Errors of the request are raised here, not by the iterator.
 
-        Closing the iterator stops the decoding.
+        Closing the iterator ends decoding. Another call does so, too: the iterator then raises InputError.
         """
-        branches = _as_branches(branches)
-        if not len(branches):
+        if not len(request.branches):
             return iter(())
-        request = self._request(prefix, branches, embed, max_new_tokens, eos_id, sampling, keys)
-        steps = decode(self._engine, request, meter or Meter())
+        steps = self._steps(request, timer or StageTimer(), None)
         return (
             Token(branch, token, logprob, last)
             for step in steps
@@ -147,44 +125,46 @@ class Decoder:
             )
         )
 
-    def abandon(self) -> None:
-        """Ends answers that are still being streamed: going on with them raises InputError."""
-        self._call += 1
+    def end_streams(self) -> None:
+        """End all streams: their iterators raise InputError from now on."""
+        self._generation += 1
 
     def score(
         self,
         prefix: Prefix,
-        branches: Branches | Sequence[np.ndarray],
+        branches: Branches,
         phrases: Sequence[Sequence[int]],
         embed: Embed,
-        meter: Meter | None = None,
-        should_stop: Callable[[], bool] | None = None,
+        timer: StageTimer | None = None,
+        cancel: CancellationToken | None = None,
     ) -> list[list[np.ndarray]]:
-        """How likely each phrase is as the answer of each branch: natural-log probability of its every token.
+        """Return the natural-log probability of each token of each phrase as the answer of each branch.
 
-        The rows of a branch are computed once for all phrases, the phrases of many branches together. Memory is
-        bounded as in `generate`.
+        The rows of a branch are computed once for all phrases. Memory is bounded as in `generate`.
 
         Args:
-            branches: as for `generate`; phrases: token ids, at least one each.
-            should_stop: asked before each run of the engine.
+            prefix: The shared rows.
+            branches: What each branch begins with.
+            phrases: Token ids, at least one each.
+            embed: Returns the rows of token ids.
+            timer: Adds up the time of steps and engine.
+            cancel: Ends scoring.
 
-        Returns float32 arrays [branch][phrase][tokens of the phrase]. Raises InputError as `generate` does, and
-        StoppedError where it was told to stop.
+        Returns float32 arrays [branch][phrase][token]. Raises InputError as `generate` does, and StoppedError when
+        canceled.
         """
-        branches = _as_branches(branches)
         if not len(branches) or not phrases:
             return [[] for _ in range(len(branches))]
         if not all(len(phrase) for phrase in phrases):
             raise InputError("a phrase is empty: it must have at least one token to be scored")
         self._check_request(prefix, branches, max(len(phrase) for phrase in phrases))
         ids = [np.asarray(phrase, dtype=np.intp) for phrase in phrases]
-        self._begin()
-        meter = meter or Meter()
+        self._begin_call()
+        timer = timer or StageTimer()
         result: list[list[np.ndarray]] = []
-        most = min(MAX_ROWS, self._engine.most_rows)
-        for part in parts(branches.lengths.tolist(), self.max_parallel, branches.stem_rows, most):
-            result += score(self._engine, prefix.length, branches.part(part), ids, embed, meter, should_stop)
+        most_rows = min(MAX_ROWS, self._runner.most_rows)
+        for part in split_rows(branches.lengths.tolist(), self.max_parallel, branches.stem_rows, most_rows):
+            result += score(self._runner, prefix.length, branches.part(part), ids, embed, timer, cancel)
         return result
 
     def run(
@@ -195,53 +175,39 @@ class Decoder:
         logit_rows: np.ndarray,
         prefix: Prefix | None = None,
     ) -> np.ndarray:
-        """One run of the engine over S new rows behind a prefix, of which nothing is stored.
+        """Run S new rows behind a prefix once, without keeping them.
 
         Args:
-            embeds: [S, hidden]; positions: integers [S]; logit_rows: integers [R], the rows whose logits are wanted.
-            mask: float32 [S, S], 0 where a row sees another of them, else HIDDEN.
-            prefix: rows that every new one sees, none by default.
+            embeds: float32 [S, hidden size].
+            positions: Integers [S].
+            mask: float32 [S, S], 0 where a row attends to another of them, else HIDDEN.
+            logit_rows: Integers [R], the rows whose logits are returned.
+            prefix: Rows that every new one attends to, none by default.
 
-        Returns logits float32 [R, vocab].
+        Returns logits, float32 [R, vocabulary size]. Raises InputError for an invalid prefix.
         """
-        prefix = Prefix(0, ()) if prefix is None else prefix
+        prefix = Prefix(0, 0) if prefix is None else prefix
         self._check_prefix(prefix)
-        return self._engine.run(embeds, positions, mask, logit_rows, prefix.length)
+        return self._runner.run_alone(embeds, positions, mask, logit_rows, prefix.length)
 
-    def _request(
-        self,
-        prefix: Prefix,
-        branches: Branches,
-        embed: Embed,
-        max_new_tokens: int | np.ndarray,
-        eos_id: int,
-        sampling: Sampling | None,
-        keys: Sequence[Sequence[int]] | None,
-    ) -> Request:
-        """Begins a call that decodes, its arguments checked; see `generate`."""
-        limits = self._checked_limits(prefix, branches, max_new_tokens)
-        choose = Chooser(sampling, keys or [(index,) for index in range(len(branches))])
-        return Request(prefix.length, branches, embed, limits, eos_id, choose, self.max_parallel, self._begin())
-
-    def _begin(self) -> Callable[[], None]:
-        """Begins a call; those before it cannot go on. Returns what raises InputError once another has begun."""
-        self._call += 1
-        call = self._call
-
-        def check() -> None:
-            if call != self._call:
-                raise InputError("the decoder was called for something else meanwhile: this answer cannot go on")
-
-        return check
-
-    def _checked_limits(self, prefix: Prefix, branches: Branches, max_new_tokens: int | np.ndarray) -> np.ndarray:
-        """Integers [N], the most tokens of each answer."""
-        limits = np.empty(len(branches), dtype=np.intp)
-        limits[:] = max_new_tokens
+    def _steps(self, request: DecodeRequest, timer: StageTimer, cancel: CancellationToken | None) -> Iterator[Step]:
+        """Check a request and begin its decoding."""
+        limits = request.limits
         if limits.min() < 1:
             raise InputError(f"max_new_tokens is {limits.min()}: it must be at least 1")
-        self._check_request(prefix, branches, int(limits.max()))
-        return limits
+        self._check_request(request.prefix, request.branches, int(limits.max()))
+        return decode(self._runner, request, self.max_parallel, self._begin_call(), timer, cancel)
+
+    def _begin_call(self) -> Callable[[], None]:
+        """Begin a call, which ends streams. Return a function that raises InputError once another call has begun."""
+        self._generation += 1
+        generation = self._generation
+
+        def check() -> None:
+            if generation != self._generation:
+                raise InputError("the decoder was used for another call meanwhile: this answer cannot be continued")
+
+        return check
 
     def _check_request(self, prefix: Prefix, branches: Branches, new_tokens: int) -> None:
         self._check_prefix(prefix)
@@ -255,26 +221,63 @@ class Decoder:
         )
 
     def _check_prefix(self, prefix: Prefix) -> None:
-        if prefix.marks != _up_to(self._marks, prefix.length):
-            raise InputError(f"this prefix of {prefix.length} tokens was written over by another: compute it again")
+        rows = self._row_generations[: prefix.length]
+        # Rows are written in order: if the last one is still there, so are those before it.
+        if len(rows) < prefix.length or (len(rows) and rows[-1] > prefix.generation):
+            raise InputError(f"this prefix of {prefix.length} tokens was overwritten by another: compute it again")
 
     def _check_positions(self, needed: int, what: str) -> None:
         if needed > self._spec.max_positions:
             raise InputError(
-                f"{what} need {needed} positions, the model has {self._spec.max_positions}: "
+                f"{what} need {needed} positions, but the model has {self._spec.max_positions}: "
                 "shorten the question or lower max_new_tokens"
             )
 
 
-def _as_branches(branches: Branches | Sequence[np.ndarray]) -> Branches:
-    return branches if isinstance(branches, Branches) else Branches(branches)
+class PrefixCache:
+    """The shared prefix of the latest call. The part that the next call shares with it is not computed again.
 
+    Args:
+        decoder: Computes and caches prefixes.
+        embed: Returns the rows of token ids.
+        opening: Token ids in front of the image, the same for all prompts: computed once.
+    """
 
-def _up_to(marks: Sequence[tuple[int, int]], length: int) -> tuple[tuple[int, int], ...]:
-    """The marks of the first ``length`` rows."""
-    kept: list[tuple[int, int]] = []
-    for call, end in marks:
-        if (kept[-1][1] if kept else 0) >= length:
-            break
-        kept.append((call, min(end, length)))
-    return tuple(kept)
+    def __init__(self, decoder: Decoder, embed: Embed, opening: tuple[int, ...]) -> None:
+        self._decoder, self._embed = decoder, embed
+        self._opening = opening, decoder.prefill(embed(np.array(opening, dtype=np.intp)))
+        self._ids, self._prefix = self._opening
+
+    def reset(self) -> None:
+        """Forget all but the opening: another image follows."""
+        self._ids, self._prefix = self._opening
+
+    def prefill(
+        self,
+        ids: tuple[int, ...],
+        image_tokens: np.ndarray,
+        timer: StageTimer | None = None,
+        cancel: CancellationToken | None = None,
+    ) -> Prefix:
+        """Return the prefix of token ids in which IMAGE stands for ``image_tokens``, float32 [n, hidden size].
+
+        Raises StoppedError when canceled. What is cached stays valid then.
+        """
+        shared = 0
+        for own, known in zip(ids, self._ids, strict=False):
+            if own != known:
+                break
+            shared += 1
+        rows = shared + ids[:shared].count(IMAGE) * (len(image_tokens) - 1)
+        # Set before the rest is computed: if that fails, this much is still valid.
+        self._ids, self._prefix = ids[:shared], self._prefix.head(rows)
+        prefix = self._decoder.prefill(self._rows(ids[shared:], image_tokens), self._prefix, timer, cancel)
+        self._ids, self._prefix = ids, prefix
+        return prefix
+
+    def _rows(self, ids: tuple[int, ...], image_tokens: np.ndarray) -> np.ndarray:
+        if IMAGE not in ids:
+            return self._embed(np.array(ids, dtype=np.intp))
+        at = ids.index(IMAGE)
+        before, after = (self._embed(np.array(part, dtype=np.intp)) for part in (ids[:at], ids[at + 1 :]))
+        return np.concatenate([before, image_tokens, after])

@@ -1,4 +1,4 @@
-"""What the decoder says comes next."""
+"""Output of the decoder for the next token."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ from osprey_ros.engines.base import Buffer
 
 
 @dataclass(slots=True)
-class Prediction:
-    """Of R rows of a run: the likeliest token of each, int64 [R], and its natural-log probability, float32 [R].
+class NextTokenLogits:
+    """Scores of the next token for R rows of a run. All arrays are memory that the next run overwrites.
 
-    All of it lies in memory that the next run writes to.
+    Attributes:
+        best_tokens: int64 [R], the most likely token of each row.
+        best_logprobs: float32 [R], the natural-log probability of that token.
+        buffer: The logits, float32 [R, vocabulary size], on the engine's device.
     """
 
-    tokens: np.ndarray
-    logprobs: np.ndarray
+    best_tokens: np.ndarray
+    best_logprobs: np.ndarray
     buffer: Buffer
 
     @property
     def logits(self) -> np.ndarray:
-        """Float32 [R, vocab], fetched from the engine's device."""
+        """Logits, float32 [R, vocabulary size], read from the engine's device."""
         return self.buffer.read()
 
-    def normalised(self, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        """Natural-log probabilities, float32, of these tokens in these rows, integers of shapes that fit together."""
+    def logprobs(self, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """Return natural-log probabilities, float32, of tokens in rows: integer arrays that broadcast together."""
         logits = self.logits
-        best = logits[np.arange(len(self.tokens)), self.tokens]
-        return logits[rows, tokens] + (self.logprobs - best)[rows]
+        best = logits[np.arange(len(self.best_tokens)), self.best_tokens]
+        return logits[rows, tokens] + (self.best_logprobs - best)[rows]

@@ -1,38 +1,77 @@
-"""The decode loop: branches join, get one token with every run of the engine, and leave when they have ended."""
+"""Decode loop: branches join, get one token with each run of the engine, and leave when their answer ends."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
 
-from osprey_ros.decoding.branches import MAX_ROWS, Branches, RowsOfBranches
-from osprey_ros.decoding.runner import DecoderEngine
-from osprey_ros.decoding.sampling import Chooser
+from osprey_ros.decoding.config import Sampling
+from osprey_ros.decoding.constraints import CompiledConstraint
+from osprey_ros.decoding.embeddings import Embed
+from osprey_ros.decoding.kv_cache import Prefix
+from osprey_ros.decoding.prompt_batch import MAX_ROWS, Branches, RowPacker
+from osprey_ros.decoding.runner import DecoderRunner
+from osprey_ros.decoding.sampling import TokenSelector
 from osprey_ros.engines.base import UNBOUNDED
-from osprey_ros.timing import Meter
-
-Embed = Callable[[np.ndarray], np.ndarray]
+from osprey_ros.errors import StoppedError
+from osprey_ros.system.cancellation import CancellationToken
+from osprey_ros.timing import StageTimer
 
 
 @dataclass(frozen=True)
 class Generation:
-    """One answer: token ids, int32 [n], the end-of-sequence id included if it was reached; log-probability of each.
+    """One answer.
 
-    ``ended`` is False where decoding was stopped before the answer was at its end or its limit.
+    Attributes:
+        tokens: int32 [n], token ids, including the end-of-sequence id if it was reached.
+        logprobs: float32 [n], natural logarithm of the probability of each.
+        ended: False if decoding was canceled before the answer reached its end or its limit.
     """
 
     tokens: np.ndarray
-    logprobs: np.ndarray  # float32 [n], natural logarithm
+    logprobs: np.ndarray
     ended: bool = True
+
+
+@dataclass(frozen=True)
+class DecodeRequest:
+    """What to decode.
+
+    Attributes:
+        prefix: The shared rows, in the cache of the decoder.
+        branches: What each branch begins with, with or without stems.
+        embed: Returns the rows of token ids.
+        max_new_tokens: Longest answer in tokens, for all branches or integers [N] for each.
+        eos_id: The token that ends an answer.
+        sampling: How tokens are drawn; None for the most likely token.
+        keys: Integers that identify each branch, for its random generator; by default its index.
+        constraints: One or None for each branch; empty for none at all.
+    """
+
+    prefix: Prefix
+    branches: Branches
+    embed: Embed
+    max_new_tokens: int | np.ndarray
+    eos_id: int
+    sampling: Sampling | None = None
+    keys: Sequence[Sequence[int]] = ()
+    constraints: Sequence[CompiledConstraint | None] = ()
+
+    @property
+    def limits(self) -> np.ndarray:
+        """Integers [N], the longest answer of each branch in tokens."""
+        limits = np.empty(len(self.branches), dtype=np.intp)
+        limits[:] = self.max_new_tokens
+        return limits
 
 
 @dataclass(slots=True)
 class Step:
-    """What one run over the branches has given: for some of them a token each, and whether it is their last."""
+    """The tokens of one run: branches [n], token ids [n], log-probabilities [n], and whether each is the last."""
 
     branches: np.ndarray
     tokens: np.ndarray
@@ -40,110 +79,121 @@ class Step:
     last: np.ndarray
 
 
-@dataclass(frozen=True)
-class Request:
-    """Branches to continue behind the first ``prefix`` rows of the prefix.
+def decode(
+    runner: DecoderRunner,
+    request: DecodeRequest,
+    max_parallel: int,
+    check: Callable[[], None],
+    timer: StageTimer,
+    cancel: CancellationToken | None = None,
+) -> Iterator[Step]:
+    """Run the engine until all branches have ended.
 
-    ``embed`` gives the rows float32 [n, hidden] of token ids [n]. ``limits``: integers [N], the most tokens of each
-    answer; ``max_parallel``: how many branches may be under way at once. ``check`` is called before each run and raises
-    where the request is void.
+    Args:
+        runner: The engine with its cache.
+        request: What to decode.
+        max_parallel: The most branches in one run.
+        check: Called before each run; raises if the request is not valid any more.
+        timer: Adds up the time of the steps.
+        cancel: Ends a run of the engine, with StoppedError.
     """
-
-    prefix: int
-    branches: Branches
-    embed: Embed
-    limits: np.ndarray
-    eos_id: int
-    choose: Chooser
-    max_parallel: int
-    check: Callable[[], None]
-
-
-def decode(engine: DecoderEngine, request: Request, meter: Meter) -> Iterator[Step]:
-    """Runs the engine until all branches have ended."""
-    request.check()  # first of all: what follows forgets the rows of the call under way
+    check()  # first of all: the next lines clear the rows of another call
     branches, limits = request.branches, request.limits
-    engine.branches.begin(branches)
+    selector = TokenSelector(
+        request.sampling, request.keys or [(branch,) for branch in range(len(branches))], request.constraints
+    )
+    prefix = request.prefix.length
+    runner.branches.start(branches.stem_owners())
     lengths = branches.lengths
-    starts = request.prefix + branches.stem_lengths
-    most = lengths + limits - 1  # rows of each at its end: the last token is not fed back
-    room = engine.most_rows - branches.stem_rows
+    starts = prefix + branches.stem_lengths
+    final_rows = lengths + limits - 1  # rows of each branch at its end: the last token is not fed back
+    room = runner.most_rows - branches.stem_rows
     waiting = deque(range(len(branches)))
-    # Of the branches that have begun and not ended: which, position of the next token, the latest token, and the step
-    # that gives each its last one, if no other does before.
-    active = positions = chosen = finals = np.zeros(0, dtype=np.intp)
+    # Of the branches that have joined and not ended: index, position of the next token, latest token, and the step
+    # with their last token if no end comes before.
+    active = positions = tokens = final_steps = np.zeros(0, dtype=np.intp)
     number = next_final = 0
     done = False
     numbers = np.arange(len(branches))
-    new = RowsOfBranches()
-    new.add_stems(branches, request.prefix)
+    packer = RowPacker()
+    packer.add_stems(branches, prefix)
     while not done:
-        request.check()
+        check()
         start = perf_counter()
         if len(active):
-            new.add(request.embed(chosen), active, positions)
+            packer.add(request.embed(tokens), active, positions)
             positions = positions + 1
         logit_rows = numbers[: len(active)]  # they come first: stems are in the first run only
         if waiting:
-            free = room - int(most[active].sum())
-            joining = _joining(waiting, lengths, most, len(active), new.count, free, request.max_parallel)
-            logit_rows = np.concatenate([logit_rows, new.count + np.cumsum(lengths[joining]) - 1])
+            free = room - int(final_rows[active].sum())
+            joining = _take_joining(waiting, lengths, final_rows, len(active), packer.count, free, max_parallel)
+            logit_rows = np.concatenate([logit_rows, packer.count + np.cumsum(lengths[joining]) - 1])
             if len(joining):
-                new.add_questions(branches, joining, starts[joining])
+                packer.add_questions(branches, joining, starts[joining])
             active = np.concatenate([active, joining])
             positions = np.concatenate([positions, starts[joining] + lengths[joining]])
-            finals = np.concatenate([finals, number + limits[joining] - 1])
-            next_final = int(finals.min())
-        chosen, logprobs = request.choose(engine.extend(*new.take(), logit_rows, request.prefix, meter), active)
-        last = chosen == request.eos_id
+            final_steps = np.concatenate([final_steps, number + limits[joining] - 1])
+            next_final = int(final_steps.min())
+        scores = runner.extend(*packer.take(), logit_rows, prefix, timer, cancel)
+        tokens, logprobs = selector.select(scores, active)
+        last = tokens == request.eos_id
         if number == next_final:
-            last |= finals == number
-        step = Step(active, chosen, logprobs, last)
+            last |= final_steps == number
+        step = Step(active, tokens, logprobs, last)
         ended = np.count_nonzero(last)
         done = ended == len(last) and not waiting
         if done:
-            engine.branches.forget()
+            runner.branches.clear()
         elif ended:
-            engine.branches.drop(active[last])
-            active, chosen, positions, finals = active[~last], chosen[~last], positions[~last], finals[~last]
-            next_final = int(finals.min(initial=UNBOUNDED))
+            runner.branches.drop(active[last])
+            active, tokens, positions, final_steps = active[~last], tokens[~last], positions[~last], final_steps[~last]
+            next_final = int(final_steps.min(initial=UNBOUNDED))
         number += 1
-        meter.step_seconds.append(perf_counter() - start)
+        timer.step_seconds.append(perf_counter() - start)
         yield step
 
 
-def collect(steps: Iterator[Step], limits: np.ndarray, should_stop: Callable[[], bool] | None) -> list[Generation]:
-    """The answers, [N]: after all steps, or as far as they were when ``should_stop`` said so."""
+def collect(steps: Iterator[Step], count: int, cancel: CancellationToken | None) -> list[Generation]:
+    """Return the answers of ``count`` branches: after all steps, or as far as they are when the call is canceled."""
     done: list[Step] = []
-    while should_stop is None or not should_stop():
-        step = next(steps, None)
+    while cancel is None or not cancel.canceled:
+        try:
+            step = next(steps, None)
+        except StoppedError:
+            break
         if step is None:
             break
         done.append(step)
     branches = np.concatenate([np.zeros(0, np.intp), *(step.branches for step in done)])
     tokens = np.concatenate([np.zeros(0, np.int32), *(step.tokens for step in done)], dtype=np.int32)
     logprobs = np.concatenate([np.zeros(0, np.float32), *(step.logprobs for step in done)], dtype=np.float32)
-    ended = np.zeros(len(limits), dtype=bool)
+    ended = np.zeros(count, dtype=bool)
     ended[branches[np.concatenate([np.zeros(0, bool), *(step.last for step in done)])]] = True
-    order = np.argsort(branches, kind="stable")  # those of a branch one behind the other, in the order they came
+    order = np.argsort(branches, kind="stable")  # by branch, and by step within each
     tokens, logprobs = tokens[order], logprobs[order]
-    ends = np.cumsum(np.bincount(branches, minlength=len(limits))).tolist()
+    ends = np.cumsum(np.bincount(branches, minlength=count)).tolist()
     parts = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
     return [Generation(tokens[part], logprobs[part], whole) for part, whole in zip(parts, ended.tolist(), strict=True)]
 
 
-def _joining(
-    waiting: deque[int], lengths: np.ndarray, most: np.ndarray, active: int, rows: int, free: int, max_parallel: int
+def _take_joining(
+    waiting: deque[int],
+    lengths: np.ndarray,
+    final_rows: np.ndarray,
+    active: int,
+    rows: int,
+    free: int,
+    max_parallel: int,
 ) -> np.ndarray:
-    """Takes from ``waiting`` those that may join ``active`` branches in a run that has ``rows`` rows already.
+    """Take from ``waiting`` the branches that can join the next run, at least one if no branch is active.
 
-    There is room for ``free`` rows that are kept, of which each needs its ``most`` in the end. At least one where there
-    are none.
+    ``active`` branches have ``rows`` rows in that run already. ``free`` cached rows are left, and each branch needs
+    its ``final_rows`` of them in the end.
     """
     joining: list[int] = []
     while waiting and active + len(joining) < max_parallel:
         rows += int(lengths[waiting[0]])
-        free -= int(most[waiting[0]])
+        free -= int(final_rows[waiting[0]])
         if (rows > MAX_ROWS or free < 0) and (active or joining):
             break
         joining.append(waiting.popleft())

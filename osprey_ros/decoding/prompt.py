@@ -32,6 +32,12 @@ QUESTIONS: dict[str, str] = {
     "detailed": "Can you give me a detailed description of <mask><pos>?",
     "category": "What is the category of <mask><pos>? Using only one word or phrase.",
 }
+# Longest answer in tokens by style, and to any other question. It is shorter where the model has fewer positions left.
+MAX_NEW_TOKENS = {"short": 32, "detailed": 192, "category": 16}
+MAX_NEW_TOKENS_OTHER = 96
+
+_CACHED_PROMPTS = 256  # frame after frame has the same questions
+_SHOWN = 60  # characters of a long question in a message
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,41 @@ class PromptBuilder:
         self.tokenizer = tokenizer
         self.spec = spec
         self.template = template
+        self._region_prompts: dict[tuple[str, int], tuple[int, ...]] = {}
+
+    def region_prompt(self, question: str, regions: int = 1) -> tuple[int, ...]:
+        """Return the prompt of a question that names exactly this number of regions; see `prompt`.
+
+        Raises PromptError as `prompt` does, and for another number.
+        """
+        key = (question, regions)
+        known = self._region_prompts.get(key)
+        if known is None:
+            known = self.prompt(question, regions)
+            if known.count(MASK) != regions:
+                once = "once: it is asked about each region" if regions == 1 else f"{regions} times, once per region"
+                raise PromptError(f"the question {question!r} must contain {REGION_TEXT} {once}")
+            if len(self._region_prompts) >= _CACHED_PROMPTS:
+                self._region_prompts.clear()
+            self._region_prompts[key] = known
+        return known
+
+    def check_question(self, question: str) -> None:
+        """Raise PromptError if a question about one region cannot be asked or is longer than the model can read."""
+        needed = len(self.region_prompt(question)) - 1 + self.spec.image_tokens
+        if needed > self.spec.max_positions:
+            raise PromptError(
+                f"the question {question[:_SHOWN]!r}... needs {needed} positions with the image, but the model has "
+                f"{self.spec.max_positions}: shorten it"
+            )
+
+    def phrase(self, text: str) -> tuple[int, ...]:
+        """Return the token ids of a phrase to score as an answer. Raises PromptError if it cannot be an answer."""
+        if not text.strip():
+            raise PromptError(f"the phrase {text!r} is empty: give words that could be an answer")
+        if MASK_TEXT in text or POSITION_TEXT in text:
+            raise PromptError(f"the phrase {text!r} names a region: an answer consists of words only")
+        return self.answer(text)
 
     def prompt(self, question: str, regions: int = 1) -> tuple[int, ...]:
         """Token ids of the whole conversation up to where the answer begins, with IMAGE, MASK and POSITION in it.
@@ -144,6 +185,27 @@ class PromptBuilder:
         placeholders = {self.spec.mask_id: MASK, self.spec.pos_id: POSITION}
         ids = self.tokenizer.encode(text, add_special_tokens=False).ids
         return tuple(placeholders.get(i, i) for i in ids)
+
+
+def style_question(style: str) -> str:
+    """Return the question of a style. Raises PromptError for an unknown style."""
+    if style not in QUESTIONS:
+        raise PromptError(f"unknown style {style!r}: choose one of {', '.join(QUESTIONS)}")
+    return QUESTIONS[style]
+
+
+def answer_tokens(question: str) -> int:
+    """Return the usual limit of an answer to a question, in tokens."""
+    return next((MAX_NEW_TOKENS[style] for style, text in QUESTIONS.items() if text == question), MAX_NEW_TOKENS_OTHER)
+
+
+def answer_kind(question: str) -> str:
+    """Return the kind of a question's answers in the calibration: category, description, or attribute for others."""
+    from osprey_ros.bundle.calibration import ATTRIBUTE, CATEGORY, DESCRIPTION  # needs numpy, which texts do not
+
+    if question == QUESTIONS["category"]:
+        return CATEGORY
+    return DESCRIPTION if question in QUESTIONS.values() else ATTRIBUTE
 
 
 def check_text(text: str, what: str) -> None:

@@ -1,54 +1,178 @@
-"""What follows the shared prefix: the rows of each question about each region, and what tells them apart."""
+"""Prompts of one call behind their shared prefix: one branch for each pair of region and question."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from osprey_ros.decoding.branches import Branches
-from osprey_ros.decoding.decoder import Prefix
-from osprey_ros.decoding.loop import Embed
+from osprey_ros.decoding.embeddings import Embed
+from osprey_ros.decoding.kv_cache import Prefix
 from osprey_ros.decoding.prompt import MASK, POSITION
-from osprey_ros.regions.regions import Regions
-from osprey_ros.results import EncodedRegions
+
+MAX_ROWS = 2048  # rows of one run over branches: attention scores and mask grow with its square
+
+_FIRST_STEM = -2  # owner of the rows of the first stem; the next stem has the number below it
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Questions about regions, ready for the decoder.
+class Branches:
+    """The rows that each branch begins with: its own, and before them those of a stem that branches can share.
 
-    ``branches``: all regions for the first question, then all for the second, and so on; if ``together``, one branch
-    about all regions.
+    Attributes:
+        questions: float32 [T_i, hidden size] for each branch, T_i at least 1.
+        stems: float32 [U_j, hidden size] for each stem.
+        stem_of: Index of the stem of each branch, or -1. Empty if no branch has a stem.
     """
 
-    regions: Regions
+    questions: Sequence[np.ndarray]
+    stems: Sequence[np.ndarray] = ()
+    stem_of: Sequence[int] = ()
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Integers [N], the number of rows of each question."""
+        return np.array([len(rows) for rows in self.questions], dtype=np.intp)
+
+    @cached_property
+    def stem_lengths(self) -> np.ndarray:
+        """Integers [N], the number of rows of each branch's stem."""
+        lengths = np.array([len(stem) for stem in self.stems] + [0], dtype=np.intp)  # index -1 is the last one
+        return lengths[np.asarray(self.stem_of, dtype=np.intp)] if len(self.stem_of) else np.zeros(len(self), np.intp)
+
+    @property
+    def stem_rows(self) -> int:
+        """Number of rows of all stems."""
+        return sum(len(stem) for stem in self.stems)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of all questions and stems."""
+        return int(self.lengths.sum()) + self.stem_rows
+
+    @property
+    def longest(self) -> int:
+        """Largest number of rows of a branch, including its stem."""
+        return int((self.lengths + self.stem_lengths).max())
+
+    def part(self, which: slice) -> Branches:
+        """Return some of the branches, with their stems."""
+        stem_of = self.stem_of[which]
+        used = sorted(set(stem_of) - {-1})
+        places = {stem: place for place, stem in enumerate(used)} | {-1: -1}
+        return Branches(self.questions[which], [self.stems[s] for s in used], [places[stem] for stem in stem_of])
+
+    def stem_owners(self) -> np.ndarray:
+        """Return integers [N], the owner of the rows of each branch's stem: the branch itself if it has none."""
+        own = np.arange(len(self), dtype=np.intp)
+        stems = np.asarray(self.stem_of, dtype=np.intp)
+        return np.where(stems >= 0, _FIRST_STEM - stems, own) if len(stems) else own
+
+
+class RowPacker:
+    """Collect rows for one run of the decoder: rows [S, hidden size], their positions [S] and their owners [S]."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._pieces: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+    def add(self, rows: np.ndarray, owners: np.ndarray, positions: np.ndarray) -> None:
+        """Add rows, float32 [n, hidden size], with the owner and the position of each, integers [n]."""
+        self._pieces.append((rows, positions, owners))
+        self.count += len(rows)
+
+    def add_stems(self, branches: Branches, position: int) -> None:
+        """Add all stems, each from this position on."""
+        for index, rows in enumerate(branches.stems):
+            self.add(rows, np.full(len(rows), _FIRST_STEM - index), position + np.arange(len(rows)))
+
+    def add_questions(self, branches: Branches, which: np.ndarray, positions: np.ndarray) -> None:
+        """Add the questions of some branches, integers [n] with n at least 1, each from its position on."""
+        questions = [branches.questions[branch] for branch in which]
+        lengths = branches.lengths[which]
+        starts = np.cumsum(lengths) - lengths
+        each = np.repeat(positions - starts, lengths) + np.arange(lengths.sum())
+        self.add(np.concatenate(questions), np.repeat(which, lengths), each)
+
+    def take(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return rows, positions and owners in the order in which they were added, and empty the packer."""
+        pieces, self._pieces, self.count = self._pieces, [], 0
+        if len(pieces) == 1:
+            return pieces[0]
+        rows, positions, owners = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
+        return rows, positions, owners
+
+
+def split_rows(rows: Sequence[int], most: int, extra_rows: int, most_rows: int) -> Iterator[slice]:
+    """Split items with these numbers of rows into slices of at most ``most`` items and ``most_rows`` rows.
+
+    Each slice has ``extra_rows`` rows in addition, and at least one item.
+    """
+    start, total = 0, extra_rows
+    for index, own in enumerate(rows):
+        if index > start and (index - start == most or total + own > most_rows):
+            yield slice(start, index)
+            start, total = index, extra_rows
+        total += own
+    if start < len(rows):
+        yield slice(start, len(rows))
+
+
+def causal_mask(owners: np.ndarray) -> np.ndarray:
+    """Return which packed rows attend to which, bool [S, S]: each to itself and to earlier rows of its owner [S]."""
+    return np.tril(owners[:, None] == owners)
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """Questions about regions, ready for the decoder.
+
+    Attributes:
+        region_ids: Integers [N].
+        questions: The texts of the questions.
+        prefix: The rows that all branches share.
+        branches: All regions for the first question, then all for the second, and so on. If ``joint``, one branch
+            about all regions.
+        joint: Whether one question is about all regions.
+    """
+
+    region_ids: np.ndarray
     questions: tuple[str, ...]
     prefix: Prefix
     branches: Branches
-    together: bool
+    joint: bool = False
 
     @property
     def keys(self) -> list[tuple[int, ...]]:
-        """What tells a branch apart from all others, whatever else is asked: its region's id and its question."""
-        ids = [0] if self.together else [int(region) & 0xFFFFFFFF for region in self.regions.ids]
+        """Numbers that identify each branch by region and question, whatever else is asked: seeds of its sampling."""
+        ids = [0] if self.joint else [int(region) & 0xFFFFFFFF for region in self.region_ids]
         questions = [zlib.crc32(question.encode()) for question in self.questions]
         return [(question, region) for question in questions for region in ids]
 
     def region_of(self, branch: int) -> int:
-        """Id of the region that a branch is about, 0 where it is about all."""
-        return 0 if self.together else int(self.regions.ids[branch % len(self.regions)])
+        """Return the region id of a branch, 0 if it is about all regions."""
+        return 0 if self.joint else int(self.region_ids[branch % len(self.region_ids)])
 
 
-def branches_of(tails: Sequence[tuple[int, ...]], encoded: EncodedRegions, embed: Embed) -> Branches:
-    """Branches for token ids that follow the prefix, one region named in each: all regions for each of them.
+def build_branches(
+    tails: Sequence[tuple[int, ...]], mask_tokens: np.ndarray, position_tokens: np.ndarray, embed: Embed
+) -> Branches:
+    """Build a branch for each region and each prompt tail: all regions for the first tail, then for the second.
 
-    The words of a question before its region are the same for all regions: shared by their branches, unless the prefix
-    ends where they do. ``embed`` gives the rows float32 [n, hidden] of token ids [n].
+    The words of a question before its region are the same for all regions. They become a stem that its branches share.
+
+    Args:
+        tails: Token ids behind the prefix, with one MASK and one POSITION each.
+        mask_tokens, position_tokens: float32 [N, hidden size], the two tokens of each region.
+        embed: Returns the rows of token ids.
     """
-    count = len(encoded)
+    count = len(mask_tokens)
     rows: list[np.ndarray] = []
     stems: list[np.ndarray] = []
     stem_of: list[int] = []
@@ -60,16 +184,18 @@ def branches_of(tails: Sequence[tuple[int, ...]], encoded: EncodedRegions, embed
         words = embed(np.maximum(tail[at:], 0))
         own = np.empty((count, *words.shape), dtype=words.dtype)
         own[:] = words
-        own[:, 0] = encoded.mask_tokens
-        own[:, tail.index(POSITION) - at] = encoded.position_tokens
+        own[:, 0] = mask_tokens
+        own[:, tail.index(POSITION) - at] = position_tokens
         rows += list(own)
     return Branches(rows, stems, stem_of)
 
 
-def branch_together(tail: tuple[int, ...], encoded: EncodedRegions, embed: Embed) -> Branches:
-    """One branch for token ids in which all regions are named, in their order."""
+def build_joint_branch(
+    tail: tuple[int, ...], mask_tokens: np.ndarray, position_tokens: np.ndarray, embed: Embed
+) -> Branches:
+    """Build one branch for token ids that name all regions in order. Arguments as for `build_branches`."""
     ids = np.array(tail, dtype=np.intp)
     rows = embed(np.maximum(ids, 0))
-    rows[ids == MASK] = encoded.mask_tokens
-    rows[ids == POSITION] = encoded.position_tokens
+    rows[ids == MASK] = mask_tokens
+    rows[ids == POSITION] = position_tokens
     return Branches([rows])

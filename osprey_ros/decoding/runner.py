@@ -1,4 +1,4 @@
-"""The decoder engine together with the rows it has written: prefix and branches, in buffers on its device."""
+"""Runs of the decoder engine over new rows, with the cache of the rows before them."""
 
 from __future__ import annotations
 
@@ -11,29 +11,40 @@ from time import perf_counter
 import numpy as np
 
 from osprey_ros.bundle.spec import ModelSpec
-from osprey_ros.decoding.branches import HIDDEN, BranchRows
-from osprey_ros.decoding.kv_cache import KeyValueRows
-from osprey_ros.decoding.logits import Prediction
-from osprey_ros.engines.base import UNBOUNDED, Buffer, Engine
+from osprey_ros.decoding.kv_cache import HIDDEN, BranchCache, KVCache
+from osprey_ros.decoding.logits import NextTokenLogits
+from osprey_ros.engines.base import UNBOUNDED, BoundRun, Buffer, Engine
 from osprey_ros.errors import EngineError
-from osprey_ros.timing import Meter
+from osprey_ros.system.cancellation import CancellationToken
+from osprey_ros.timing import StageTimer
 
-# Of one run over a prefix: longer ones are computed piece by piece, because scores take memory with the square.
+# Rows of one run over a prefix. Attention scores take memory with the square, and cancellation waits for the end of a
+# run where the engine cannot be interrupted.
 PREFILL_ROWS = 512
-KEPT_RUNS = 256  # of about 4 KB for each layer
-_LARGE = 1 << 20  # items: so many grow by what is needed only
-_OUTPUTS = ("best_token", "best_logprob", "logits")  # for the rows whose logits are wanted
+PREFILL_ROWS_UNINTERRUPTIBLE = 256
+KEPT_RUNS = 256  # bound runs, of about 4 KB for each layer
+_LARGE = 1 << 20  # items; memory beyond this size grows without reserve
+_OUTPUTS = ("best_token", "best_logprob", "logits")  # of the rows whose logits are wanted
 
 
-class DecoderEngine:
-    """Runs the engine over new rows, which see the first rows of the prefix and some of the branches' rows.
+class DecoderRunner:
+    """The decoder engine and its cache of prefix and branches.
 
-    The names of inputs and outputs are those of ``export/graph_decoder.py``. All ``embeds`` are [S, hidden], all
-    ``positions`` integers [S], all ``logit_rows`` integers [R]: the rows whose logits, float32 [R, vocab], are wanted.
-    ``prefix`` is how many rows of the prefix are seen.
-    Rows of prefix and branches lie in the same buffers, those of the branches behind those of the prefix. Some engines
-    read both in one piece, the new rows with them, others apart. ``most_rows`` of branches may be there for a run, and
-    ``most_logits`` be wanted of it: plans have bounds.
+    The names of inputs and outputs are those of ``export/graph_decoder.py``. In all methods ``embeds`` is float32
+    [S, hidden size], ``positions`` integers [S], ``logit_rows`` integers [R], the rows whose logits are wanted, and
+    ``prefix`` the number of prefix rows that the new rows attend to. Each run raises StoppedError if ``cancel`` is
+    canceled before it or, where the engine can be interrupted, during it; the cache is valid afterwards.
+
+    Rows of branches are in the same buffers as the prefix, behind it. Some engines read both as one input, others as
+    two.
+
+    Attributes:
+        branches: The cached rows of branches.
+        most_rows: The most rows of branches in the cache: plans have limits.
+        most_logits: The most rows with logits of one run.
+        vocabulary: Number of tokens with logits.
+
+    Raises EngineError if the engine cannot run on its device.
     """
 
     def __init__(self, engine: Engine, spec: ModelSpec) -> None:
@@ -50,10 +61,10 @@ class DecoderEngine:
         row_shape = (spec.num_heads * spec.head_dim,) if self._in_place else (spec.num_heads, spec.head_dim)
         dtype = engine.input_dtypes[self._all_names[0] if self._in_place else self._prefix_names[0]]
         self._bound: dict[tuple[int, ...], _BoundRun] = {}
-        self._rows = KeyValueRows(engine, len(self._new_names), row_shape, dtype, self._in_place, self._bound.clear)
+        self._cache = KVCache(engine, len(self._new_names), row_shape, dtype, self._in_place, self._bound.clear)
         self.most_rows = UNBOUNDED if self._in_place else engine.most_rows(self._branch_names[0])
         self.most_logits = engine.most_rows("logit_rows")
-        self.branches = BranchRows(self._rows, self.most_rows)
+        self.branches = BranchCache(self._cache, self.most_rows)
         self._inputs = {
             "inputs_embeds": _Memory(engine.input_dtypes["inputs_embeds"], self._bound.clear),
             "position_ids": _Memory(np.int64, self._bound.clear),
@@ -64,17 +75,20 @@ class DecoderEngine:
         self._outputs: dict[str, Buffer] = {}
         self._reserve_outputs(1)
 
-    def prefill(self, embeds: np.ndarray, start: int, meter: Meter) -> None:
-        """Writes prefix rows from row ``start`` on; those that were there from there on are lost."""
-        self.branches.follow(start)
-        self._rows.reserve(start + len(embeds))
-        for at in range(0, len(embeds), PREFILL_ROWS):
-            piece = embeds[at : at + PREFILL_ROWS]
-            count, length = len(piece), self._rows.length
-            mask = _mask_behind(length if self._in_place else 0, count)
+    def prefill(
+        self, embeds: np.ndarray, start: int, timer: StageTimer, cancel: CancellationToken | None = None
+    ) -> None:
+        """Compute rows of the prefix from row ``start`` on. The cached rows from there on are lost."""
+        self.branches.reset(start)
+        self._cache.reserve(start + len(embeds))
+        most = PREFILL_ROWS if self._engine.interruptible else min(PREFILL_ROWS, PREFILL_ROWS_UNINTERRUPTIBLE)
+        for at in range(0, len(embeds), most):
+            chunk = embeds[at : at + most]
+            count, length = len(chunk), self._cache.length
+            mask = _causal_mask(length if self._in_place else 0, count)
             positions = np.arange(length, length + count)
-            self._run(piece, positions, mask, np.array([count - 1]), length, length, meter)
-            self.branches.follow(length + count)
+            self._execute(chunk, positions, mask, np.array([count - 1]), length, length, timer, cancel)
+            self.branches.reset(length + count)
 
     def extend(
         self,
@@ -83,39 +97,47 @@ class DecoderEngine:
         owners: np.ndarray,
         logit_rows: np.ndarray,
         prefix: int,
-        meter: Meter,
-    ) -> Prediction:
-        """Runs rows of branches and keeps them. ``owners``: see `BranchRows.mask`. Returns what comes behind."""
-        prediction = self._behind(embeds, positions, owners, None, logit_rows, prefix, meter)
+        timer: StageTimer,
+        cancel: CancellationToken | None = None,
+    ) -> NextTokenLogits:
+        """Run new rows of branches and keep them in the cache. ``owners``: see `BranchCache.mask`."""
+        logits = self._run_branches(embeds, positions, owners, None, logit_rows, prefix, timer, cancel)
         self.branches.append(owners)
-        return prediction
+        return logits
 
-    def probe(
+    def run_uncached(
         self,
         embeds: np.ndarray,
         positions: np.ndarray,
         owners: np.ndarray,
         own: np.ndarray,
         prefix: int,
-        meter: Meter,
-    ) -> Prediction:
-        """What comes behind all rows, which are not kept. ``owners`` and ``own``: see `BranchRows.mask`."""
-        return self._behind(embeds, positions, owners, own, np.arange(len(owners)), prefix, meter)
+        timer: StageTimer,
+        cancel: CancellationToken | None = None,
+    ) -> NextTokenLogits:
+        """Run rows behind the cached ones without keeping them. ``owners``, ``own``: see `BranchCache.mask`.
 
-    def run(
+        The logits of all rows are returned.
+        """
+        return self._run_branches(embeds, positions, owners, own, np.arange(len(owners)), prefix, timer, cancel)
+
+    def run_alone(
         self, embeds: np.ndarray, positions: np.ndarray, mask: np.ndarray, logit_rows: np.ndarray, prefix: int
     ) -> np.ndarray:
-        """Logits; nothing is kept."""
+        """Run rows behind the prefix without branches and without keeping them.
+
+        ``mask``: float32 [S, S]. Returns logits, float32 [R, vocabulary size].
+        """
         count = len(embeds)
         self.branches.reserve(count)
         if self._in_place:
-            hidden = np.full((count, self._rows.length), HIDDEN)
+            hidden = np.full((count, self._cache.length), HIDDEN)
             hidden[:, :prefix] = 0
             mask = np.concatenate([hidden, mask], axis=1)
-        prediction = self._run(embeds, positions, mask, logit_rows, prefix, self._rows.length, Meter())
-        return prediction.logits.copy()
+        logits = self._execute(embeds, positions, mask, logit_rows, prefix, self._cache.length, StageTimer(), None)
+        return logits.logits.copy()
 
-    def _behind(
+    def _run_branches(
         self,
         embeds: np.ndarray,
         positions: np.ndarray,
@@ -123,15 +145,15 @@ class DecoderEngine:
         own: np.ndarray | None,
         logit_rows: np.ndarray,
         prefix: int,
-        meter: Meter,
-    ) -> Prediction:
-        """Runs rows behind those there are; their keys and values are written there and not counted in."""
-        stored = self.branches
-        stored.reserve(len(owners))
-        mask = stored.mask(owners, own, prefix if self._in_place else None)
-        return self._run(embeds, positions, mask, logit_rows, prefix, stored.first, meter)
+        timer: StageTimer,
+        cancel: CancellationToken | None,
+    ) -> NextTokenLogits:
+        """Run rows of branches. Their keys and values are written behind the cached rows but not counted."""
+        self.branches.reserve(len(owners))
+        mask = self.branches.mask(owners, own, prefix if self._in_place else None)
+        return self._execute(embeds, positions, mask, logit_rows, prefix, self.branches.first, timer, cancel)
 
-    def _run(
+    def _execute(
         self,
         embeds: np.ndarray,
         positions: np.ndarray,
@@ -139,21 +161,27 @@ class DecoderEngine:
         logit_rows: np.ndarray,
         prefix: int,
         first: int,
-        meter: Meter,
-    ) -> Prediction:
-        """Runs rows that see the first ``prefix`` ones and those from ``first`` on, where they are read apart."""
+        timer: StageTimer,
+        cancel: CancellationToken | None,
+    ) -> NextTokenLogits:
+        """Run rows behind the cached ones.
+
+        ``first``: the first cached row that is passed as a row of a branch, where the engine takes those apart.
+        """
+        if cancel is not None:
+            cancel.check("the decoder")
         bound = self._bound_run(len(embeds), len(logit_rows), prefix, first)
         for array, place in zip((embeds, positions, mask, logit_rows), bound.inputs, strict=True):
             place[...] = array
         start = perf_counter()
-        bound.start()
-        meter.engine_seconds += perf_counter() - start
+        bound.run(cancel)
+        timer.engine_seconds += perf_counter() - start
         tokens, logprobs, logits = bound.outputs
-        return Prediction(tokens.read(), logprobs.read(), logits)
+        return NextTokenLogits(tokens.read(), logprobs.read(), logits)
 
     def _bound_run(self, count: int, logit_rows: int, prefix: int, first: int) -> _BoundRun:
-        """A run of ``count`` rows behind those there are. Frame after frame is like the one before: it may be kept."""
-        key = (self._rows.length, count, logit_rows, prefix, first)
+        """Return a run of ``count`` rows behind the cached ones, bound now or earlier: frames repeat their shapes."""
+        key = (self._cache.length, count, logit_rows, prefix, first)
         bound = self._bound.get(key)
         if bound is None:
             while len(self._bound) >= KEPT_RUNS:
@@ -162,34 +190,35 @@ class DecoderEngine:
         return bound
 
     def _bind(self, count: int, logit_rows: int, prefix: int, first: int) -> _BoundRun:
-        rows, length = self._rows, self._rows.length
+        """Bind the engine to memory for this number of rows and to views of the cache."""
+        cache, length = self._cache, self._cache.length
         end = length + count
-        seen = end if self._in_place else end - first
-        shapes = ((count, self._hidden_size), (count,), (count, seen), (logit_rows,))
+        attended = end if self._in_place else end - first
+        shapes = ((count, self._hidden_size), (count,), (count, attended), (logit_rows,))
         inputs = [memory.array(shape) for memory, shape in zip(self._inputs.values(), shapes, strict=True)]
         if logit_rows > self._outputs["logits"].shape[0]:
             self._bound.clear()
             self._reserve_outputs(logit_rows)
         outputs = tuple(self._outputs[name].rows(0, logit_rows) for name in _OUTPUTS)
         if self._in_place:
-            past = rows.views(self._all_names, 0, end)
+            past = cache.views(self._all_names, 0, end)
         else:
-            past = {**rows.views(self._prefix_names, 0, prefix), **rows.views(self._branch_names, first, length)}
-        into = {**dict(zip(_OUTPUTS, outputs, strict=True)), **rows.views(self._new_names, length, end)}
-        start = self._engine.bind({**dict(zip(self._inputs, inputs, strict=True)), **past}, into)
-        return _BoundRun(tuple(inputs), outputs, start)
+            past = {**cache.views(self._prefix_names, 0, prefix), **cache.views(self._branch_names, first, length)}
+        into = {**dict(zip(_OUTPUTS, outputs, strict=True)), **cache.views(self._new_names, length, end)}
+        run = self._engine.bind({**dict(zip(self._inputs, inputs, strict=True)), **past}, into)
+        return _BoundRun(tuple(inputs), outputs, run)
 
     def _reserve_outputs(self, rows: int) -> None:
-        """Makes room for what is said of so many rows."""
+        """Allocate the outputs for this number of rows with logits."""
         self._outputs["best_token"] = self._engine.buffer((rows,), np.int64)
         self._outputs["best_logprob"] = self._engine.buffer((rows,), np.float32)
-        # Last of all: by its length it is known how many rows there is room for, even if one of these has failed.
+        # Last: its length says how many rows there is room for, also after a failed allocation.
         self._outputs["logits"] = self._engine.buffer((rows, self.vocabulary), np.float32)
 
 
-@lru_cache(4)  # frame after frame has the same prefixes
-def _mask_behind(before: int, count: int) -> np.ndarray:
-    """Float32 [count, before + count], read-only: each of ``count`` rows sees ``before`` ones and all up to itself."""
+@lru_cache(4)  # consecutive frames have prefixes of the same length
+def _causal_mask(before: int, count: int) -> np.ndarray:
+    """Return float32 [count, before + count], read-only: rows attend to ``before`` rows and to all up to themselves."""
     mask = np.zeros((count, before + count), np.float32)
     np.copyto(mask[:, before:], HIDDEN, where=~np.tri(count, dtype=bool))
     mask.flags.writeable = False
@@ -198,17 +227,17 @@ def _mask_behind(before: int, count: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _BoundRun:
-    """A run that is ready but for what is written to its inputs: embeddings, positions, mask and logit rows."""
+    """A run, with its inputs (embeddings, positions, mask, logit rows) and its outputs as in _OUTPUTS."""
 
     inputs: tuple[np.ndarray, ...]
-    outputs: tuple[Buffer, ...]  # as in _OUTPUTS
-    start: Callable[[], object]
+    outputs: tuple[Buffer, ...]
+    run: BoundRun
 
 
 class _Memory:
-    """Memory for arrays of one type, one after another: as much as was ever needed.
+    """Memory for one array of a type at a time, as large as it ever had to be.
 
-    ``before_moving`` is called before it gives way to more.
+    ``before_moving`` is called before it is replaced by larger memory.
     """
 
     def __init__(self, dtype: np.dtype | type, before_moving: Callable[[], None]) -> None:
@@ -216,11 +245,11 @@ class _Memory:
         self._before_moving = before_moving
 
     def array(self, shape: tuple[int, ...]) -> np.ndarray:
-        """An array of this shape with anything in it."""
+        """Return an array of this shape with arbitrary contents."""
         size = prod(shape)
         if size > self._items.size:
             self._before_moving()
             dtype = self._items.dtype
-            self._items = np.empty(0, dtype)  # two at once may be too much
+            self._items = np.empty(0, dtype)  # released first: both may not fit
             self._items = np.empty(size * 3 // 2 if size < _LARGE else size, dtype)
         return self._items[:size].reshape(shape)

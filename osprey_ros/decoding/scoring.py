@@ -1,78 +1,80 @@
-"""How likely given phrases are as answers: one run over the questions, then one over all phrases behind them."""
+"""Likelihood of given phrases as answers: one run over the questions, then one over all phrases behind them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from time import perf_counter
 
 import numpy as np
 
-from osprey_ros.decoding.branches import MAX_ROWS, Branches, RowsOfBranches, parts, sees
-from osprey_ros.decoding.runner import DecoderEngine
-from osprey_ros.errors import StoppedError
-from osprey_ros.timing import Meter
+from osprey_ros.decoding.embeddings import Embed
+from osprey_ros.decoding.prompt_batch import MAX_ROWS, Branches, RowPacker, causal_mask, split_rows
+from osprey_ros.decoding.runner import DecoderRunner
+from osprey_ros.system.cancellation import CancellationToken
+from osprey_ros.timing import StageTimer
 
-# Of one run over phrases: every row has logits over the whole vocabulary, and the engine as many probabilities.
-LOGIT_BYTES = 32 << 20
+LOGIT_BYTES = 32 << 20  # of one run over phrases: every row has logits over the whole vocabulary
 
 
 def score(
-    engine: DecoderEngine,
+    runner: DecoderRunner,
     prefix: int,
     branches: Branches,
     phrases: Sequence[np.ndarray],
-    embed: Callable[[np.ndarray], np.ndarray],
-    meter: Meter,
-    should_stop: Callable[[], bool] | None = None,
+    embed: Embed,
+    timer: StageTimer,
+    cancel: CancellationToken | None = None,
 ) -> list[list[np.ndarray]]:
-    """Log-probabilities float32 [branch][phrase][token] of token ids [n], n at least 1, as answers.
+    """Return log-probabilities, float32 [branch][phrase][token], of phrases as answers.
 
-    ``prefix``: how many of its rows the branches see. ``embed`` gives the rows float32 [n, hidden] of token ids [n].
-    ``should_stop`` is asked before each run of the engine; where it says yes, StoppedError is raised.
+    Args:
+        runner: The engine with its cache.
+        prefix: Number of rows of the prefix that the branches attend to.
+        branches: The questions.
+        phrases: Token ids [n] of each phrase, n at least 1.
+        embed: Returns the rows of token ids.
+        timer: Adds up the time of the steps.
+        cancel: Checked before each run, and ends a run.
+
+    Raises StoppedError when canceled.
     """
-    engine.branches.begin(branches)
-    # The questions: their last rows say how likely each phrase's first token is.
+    runner.branches.start(branches.stem_owners())
+    # The questions: their last rows give the probability of the first token of each phrase.
     start = perf_counter()
     lengths = branches.lengths
     starts = prefix + branches.stem_lengths
-    new = RowsOfBranches()
-    new.add_stems(branches, prefix)
-    ends = new.count + np.cumsum(lengths) - 1
-    new.add_questions(branches, np.arange(len(branches)), starts)
-    _check_stop(should_stop)
-    first = np.array([phrase[0] for phrase in phrases])
-    behind = engine.extend(*new.take(), ends, prefix, meter)
-    firsts = behind.normalised(np.arange(len(branches))[:, None], first)
-    del behind  # its memory may have to give way to more
+    packer = RowPacker()
+    packer.add_stems(branches, prefix)
+    ends = packer.count + np.cumsum(lengths) - 1
+    packer.add_questions(branches, np.arange(len(branches)), starts)
+    first_tokens = np.array([phrase[0] for phrase in phrases])
+    logits = runner.extend(*packer.take(), ends, prefix, timer, cancel)
+    firsts = logits.logprobs(np.arange(len(branches))[:, None], first_tokens)
+    del logits  # its memory may have to be replaced by more
     scores = [[row[p : p + 1] for p in range(len(phrases))] for row in firsts]
-    meter.step_seconds.append(perf_counter() - start)
+    timer.step_seconds.append(perf_counter() - start)
 
-    # Behind them the phrases, all tokens but the last, whose row would say nothing about the phrase. They see their
-    # question and not one another, and are not kept.
+    # The phrases without their last token, whose row gives nothing about the phrase. They attend to their question,
+    # not to one another, and are not kept in the cache.
     pairs = [(b, p) for b in range(len(branches)) for p, phrase in enumerate(phrases) if len(phrase) > 1]
-    most = min(MAX_ROWS, LOGIT_BYTES // (4 * engine.vocabulary), engine.most_logits)
-    for part in parts([len(phrases[p]) - 1 for _, p in pairs], len(pairs), 0, most):
-        _check_stop(should_stop)
+    most = min(MAX_ROWS, LOGIT_BYTES // (4 * runner.vocabulary), runner.most_logits)
+    for part in split_rows([len(phrases[p]) - 1 for _, p in pairs], len(pairs), 0, most):
         start = perf_counter()
         sizes = np.array([len(phrases[p]) - 1 for _, p in pairs[part]])
         owners = np.repeat([b for b, _ in pairs[part]], sizes)
-        behind = engine.probe(
+        logits = runner.run_uncached(
             embed(np.concatenate([phrases[p][:-1] for _, p in pairs[part]])),
             (starts + lengths)[owners] + np.concatenate([np.arange(size) for size in sizes]),
             owners,
-            sees(np.repeat(np.arange(len(sizes)), sizes)),
+            causal_mask(np.repeat(np.arange(len(sizes)), sizes)),
             prefix,
-            meter,
+            timer,
+            cancel,
         )
-        spoken = np.concatenate([phrases[p][1:] for _, p in pairs[part]])
-        found = behind.normalised(np.arange(len(spoken)), spoken)
-        del behind
+        targets = np.concatenate([phrases[p][1:] for _, p in pairs[part]])
+        found = logits.logprobs(np.arange(len(targets)), targets)
+        del logits
         for (b, p), rest in zip(pairs[part], np.split(found, np.cumsum(sizes)[:-1]), strict=True):
             scores[b][p] = np.concatenate([scores[b][p], rest])
-        meter.step_seconds.append(perf_counter() - start)
+        timer.step_seconds.append(perf_counter() - start)
     return scores
-
-
-def _check_stop(should_stop: Callable[[], bool] | None) -> None:
-    if should_stop is not None and should_stop():
-        raise StoppedError("the scoring was stopped before all phrases had their scores")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from osprey_ros.errors import EngineError
+from osprey_ros.system.cancellation import CancellationToken
 
 DEVICES = ("cpu", "cuda")
 UNBOUNDED = sys.maxsize  # rows
@@ -48,6 +49,22 @@ class Buffer(Protocol):
         With ``batch`` they are a batch of one, as engines may want them: an axis of length 1 comes before the others.
         """
 
+    def copy(self, source: Buffer, row: int = 0) -> None:
+        """Copy all rows of ``source``, [n, ...] on the same device, over rows ``row`` to ``row + n`` of this buffer.
+
+        The memory must not overlap. Nothing passes through the host.
+        """
+
+    def gather(self, rows: np.ndarray) -> Buffer:
+        """Return a new buffer on the same device with these rows, integers [n], without passing through the host."""
+
+
+class BoundRun(Protocol):
+    """A run of an engine with bound inputs and outputs, see `Engine.bind`."""
+
+    def __call__(self, cancel: CancellationToken | None = None) -> object:
+        """Run once. Raises StoppedError if ``cancel`` ends the run, and EngineError if it fails."""
+
 
 class Engine(Protocol):
     """A loaded engine: named arrays in, named arrays out. Use it from one thread at a time."""
@@ -55,6 +72,10 @@ class Engine(Protocol):
     @property
     def device(self) -> str:
         """Where its buffers lie: one of DEVICES."""
+
+    @property
+    def interruptible(self) -> bool:
+        """Whether a run ends soon when it is canceled. Otherwise cancellation takes effect before the next run."""
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -87,6 +108,7 @@ class Engine(Protocol):
         inputs: Mapping[str, np.ndarray | Buffer],
         outputs: Sequence[str] | None = None,
         into: Mapping[str, Buffer] | None = None,
+        cancel: CancellationToken | None = None,
     ) -> dict[str, np.ndarray]:
         """Runs once and returns the wanted outputs as arrays in host memory.
 
@@ -96,11 +118,12 @@ class Engine(Protocol):
             into: buffers that outputs are written to, each of the very shape and dtype of its output. They are not
                 returned. They may lie beside buffers that are read in the same run; they may overlap them only where
                 the engine's graph is made for it (`export/graph_attention.py`).
+            cancel: ends the run; what is in ``into`` then is undefined.
 
-        Raises EngineError for inputs it refuses.
+        Raises EngineError for inputs it refuses, StoppedError when canceled.
         """
 
-    def bind(self, inputs: Mapping[str, np.ndarray | Buffer], into: Mapping[str, Buffer]) -> Callable[[], object]:
+    def bind(self, inputs: Mapping[str, np.ndarray | Buffer], into: Mapping[str, Buffer]) -> BoundRun:
         """Gets a run ready that is made whenever the returned function is called, with what is in the inputs then.
 
         Args:

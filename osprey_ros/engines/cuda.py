@@ -10,10 +10,14 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from osprey_ros.errors import EngineError
+
+if TYPE_CHECKING:
+    from osprey_ros.engines.base import Buffer
 
 LIBRARY = "libcuda.so.1"
 # Addresses that TensorRT takes are multiples of this; so are those that the driver gives out.
@@ -134,10 +138,7 @@ class DeviceBuffer:
 
     def write(self, array: np.ndarray, row: int = 0) -> None:
         """See `osprey_ros.engines.base.Buffer`. Raises EngineError for rows that do not fit."""
-        if array.dtype != self.dtype or array.shape[1:] != self.shape[1:] or not 0 <= row <= self.shape[0] - len(array):
-            raise EngineError(
-                f"{array.dtype} {array.shape} cannot be written to row {row} of a {self.dtype} {self.shape} buffer"
-            )
+        self._check_rows(array.dtype, array.shape, row)
         array = np.ascontiguousarray(array)
         self._cuda.enter()
         self._cuda.upload(self.rows(row, row + len(array)).pointer, array)
@@ -159,6 +160,29 @@ class DeviceBuffer:
         shape = (stop - start, *self.shape[1:])
         pointer = self.pointer + start * row_bytes
         return DeviceBuffer(self._cuda, self._memory, pointer, (1, *shape) if batch else shape, self.dtype)
+
+    def copy(self, source: Buffer, row: int = 0) -> None:
+        """See `osprey_ros.engines.base.Buffer`. Raises EngineError for rows that do not fit."""
+        self._check_rows(source.dtype, source.shape, row)
+        target = self.rows(row, row + source.shape[0])
+        self._cuda.enter()
+        self._cuda.copy(target.pointer, source.pointer, target.nbytes)
+        self._cuda.synchronize()  # engines use streams of their own
+
+    def gather(self, rows: np.ndarray) -> DeviceBuffer:
+        """See `osprey_ros.engines.base.Buffer`: one copy for each run of consecutive rows."""
+        gathered = self._cuda.buffer((len(rows), *self.shape[1:]), self.dtype)
+        starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
+        self._cuda.enter()
+        for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(rows)], strict=True):
+            source = self.rows(int(rows[start]), int(rows[stop - 1]) + 1)
+            self._cuda.copy(gathered.rows(start, stop).pointer, source.pointer, source.nbytes)
+        self._cuda.synchronize()
+        return gathered
+
+    def _check_rows(self, dtype: np.dtype, shape: tuple[int, ...], row: int) -> None:
+        if dtype != self.dtype or shape[1:] != self.shape[1:] or not 0 <= row <= self.shape[0] - shape[0]:
+            raise EngineError(f"{dtype} {shape} cannot be written to row {row} of a {self.dtype} {self.shape} buffer")
 
 
 class _Memory:

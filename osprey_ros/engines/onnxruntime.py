@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from osprey_ros.engines.base import UNBOUNDED, Buffer
-from osprey_ros.errors import EngineError
+from osprey_ros.engines.base import UNBOUNDED, BoundRun, Buffer
+from osprey_ros.errors import EngineError, OspreyError, StoppedError
+from osprey_ros.system.cancellation import CancellationToken
 
 if TYPE_CHECKING:
     from osprey_ros.engines.cuda import Cuda
@@ -82,9 +84,19 @@ class HostBuffer:
         """See `osprey_ros.engines.base.Buffer`."""
         return HostBuffer(self._array[None, start:stop] if batch else self._array[start:stop])
 
+    def copy(self, source: Buffer, row: int = 0) -> None:
+        """See `osprey_ros.engines.base.Buffer`."""
+        self.write(source.read(), row)
+
+    def gather(self, rows: np.ndarray) -> HostBuffer:
+        """See `osprey_ros.engines.base.Buffer`."""
+        return HostBuffer(self._array[rows])
+
 
 class OnnxEngine:
     """One onnxruntime session. Inputs are used where they lie in memory, without a copy, if they are contiguous."""
+
+    interruptible = True  # between two nodes of the graph
 
     def __init__(self, path: str | os.PathLike[str], device: str = "cpu", threads: int | None = None) -> None:
         try:
@@ -161,22 +173,24 @@ class OnnxEngine:
         inputs: Mapping[str, np.ndarray | Buffer],
         outputs: Sequence[str] | None = None,
         into: Mapping[str, Buffer] | None = None,
+        cancel: CancellationToken | None = None,
     ) -> dict[str, np.ndarray]:
         """Runs the graph once; see `osprey_ros.engines.base.Engine`."""
         targets = into or {}
         names = [n for n in self.output_names if n not in targets] if outputs is None else list(outputs)
         self._check(inputs)
         try:
-            if self.device == "cpu" and names and not targets:  # the shortest way
-                arrays = {n: v.read() if isinstance(v, HostBuffer) else v for n, v in inputs.items()}
-                return dict(zip(names, self._session_for(inputs)[1].run(names, arrays), strict=True))
-            binding = self._binding(inputs, tuple(targets), tuple(names))
-            binding.take(inputs, targets)
-            return binding.run(names)
+            with _run_options(cancel) as options:
+                if self.device == "cpu" and names and not targets:  # the shortest way
+                    arrays = {n: v.read() if isinstance(v, HostBuffer) else v for n, v in inputs.items()}
+                    return dict(zip(names, self._session_for(inputs)[1].run(names, arrays, options), strict=True))
+                binding = self._binding(inputs, tuple(targets), tuple(names))
+                binding.take(inputs, targets)
+                return binding.run(names, options)
         except Exception as error:  # as above
-            raise self._failure(error) from error
+            raise self._failure(error, cancel) from error
 
-    def bind(self, inputs: Mapping[str, np.ndarray | Buffer], into: Mapping[str, Buffer]) -> Callable[[], object]:
+    def bind(self, inputs: Mapping[str, np.ndarray | Buffer], into: Mapping[str, Buffer]) -> BoundRun:
         """See `osprey_ros.engines.base.Engine`. On the CPU a bound run takes a fraction of the time to begin."""
         if self.device != "cpu":  # there a session is given copies of arrays, anew for each run
             return partial(self.run, inputs, (), into)
@@ -188,11 +202,12 @@ class OnnxEngine:
             raise self._failure(error) from error
         return partial(self._run_bound, binding)
 
-    def _run_bound(self, binding: _Binding) -> None:
+    def _run_bound(self, binding: _Binding, cancel: CancellationToken | None = None) -> None:
         try:
-            binding.run(())
+            with _run_options(cancel) as options:
+                binding.run((), options)
         except Exception as error:  # as above
-            raise self._failure(error) from error
+            raise self._failure(error, cancel) from error
 
     def _binding(
         self, inputs: Mapping[str, np.ndarray | Buffer], targets: tuple[str, ...], names: tuple[str, ...]
@@ -220,7 +235,9 @@ class OnnxEngine:
         wrong = f"it was not given its input {', '.join(missing)}" if missing else f"it has no {', '.join(unknown)}"
         raise EngineError(f"{self._path} failed: {wrong}")
 
-    def _failure(self, error: Exception) -> EngineError:
+    def _failure(self, error: Exception, cancel: CancellationToken | None = None) -> OspreyError:
+        if cancel is not None and cancel.canceled:
+            return StoppedError(f"a run of {self._path} was canceled")
         return EngineError(f"{self._path} failed: {_one_line(error)}")
 
 
@@ -268,16 +285,32 @@ class _Binding:
         self._bound[name] = place
         return True
 
-    def run(self, names: Sequence[str]) -> dict[str, np.ndarray]:
-        """Runs and returns copies of these outputs."""
+    def run(self, names: Sequence[str], options: Any = None) -> dict[str, np.ndarray]:
+        """Run with onnxruntime's RunOptions, if any, and return copies of these outputs."""
         for name in names:
             self._binding.bind_output(name, "cpu")  # forgets the memory of the last run, which had another shape
-        self._session.run_with_iobinding(self._binding)
+        self._session.run_with_iobinding(self._binding, options)
         if not names:
             return {}
         values = self._binding.get_outputs()
         # Outputs come in the order in which they were first bound: buffers, then these.
         return {name: value.numpy() for name, value in zip(names, values[len(values) - len(names) :], strict=True)}
+
+
+@contextmanager
+def _run_options(cancel: CancellationToken | None) -> Iterator[Any]:
+    """Yield RunOptions that end their run when ``cancel`` is called, or None without a token."""
+    if cancel is None:
+        yield None
+        return
+    from onnxruntime import RunOptions
+
+    options = RunOptions()
+    remove = cancel.add_callback(partial(setattr, options, "terminate", True))
+    try:
+        yield options
+    finally:
+        remove()
 
 
 def waiting_threads(version: str) -> dict[str, str]:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from osprey_ros.engines.base import Buffer
+from osprey_ros.engines.base import BoundRun, Buffer
 from osprey_ros.engines.cuda import ALIGNMENT, Cuda, DeviceBuffer
 from osprey_ros.engines.machine import check_plan, require_tensorrt
 from osprey_ros.errors import EngineError
+from osprey_ros.system.cancellation import CancellationToken
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -40,6 +41,7 @@ class TensorRTEngine:
     """A plan on the GPU. Arrays are copied to it for each run; what lies in its buffers is used in place."""
 
     device = "cuda"
+    interruptible = False
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         require_tensorrt()
@@ -93,8 +95,11 @@ class TensorRTEngine:
         inputs: Mapping[str, np.ndarray | Buffer],
         outputs: Sequence[str] | None = None,
         into: Mapping[str, Buffer] | None = None,
+        cancel: CancellationToken | None = None,
     ) -> dict[str, np.ndarray]:
-        """Runs the plan once; see `osprey_ros.engines.base.Engine`."""
+        """Run the plan once; see `osprey_ros.engines.base.Engine`. Cancellation is checked before the run."""
+        if cancel is not None:
+            cancel.check(f"a run of {self._path}")
         targets = dict(into or {})
         wanted = [n for n in self.output_names if n not in targets] if outputs is None else list(outputs)
         self._check(inputs, [*wanted, *targets])
@@ -138,7 +143,7 @@ class TensorRTEngine:
         del alive  # not before the copies to the GPU are done
         return {name: results[name][0] for name in wanted}
 
-    def bind(self, inputs: Mapping[str, np.ndarray | Buffer], into: Mapping[str, Buffer]) -> Callable[[], object]:
+    def bind(self, inputs: Mapping[str, np.ndarray | Buffer], into: Mapping[str, Buffer]) -> BoundRun:
         """See `osprey_ros.engines.base.Engine`."""
         return partial(self.run, inputs, (), into)
 

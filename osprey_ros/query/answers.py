@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import numpy as np
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.errors import StoppedError
 from osprey_ros.results import Result
+from osprey_ros.system.cancellation import CancellationToken
 
 if TYPE_CHECKING:
     from osprey_ros.describer import Describer
@@ -35,7 +36,7 @@ class FrameAnswers:
         describer: its current image must be that of the frame.
         frame: the frame with its encoded regions.
         cache: the answers so far about this frame; new ones are added.
-        should_stop: asked between runs of the engine; StoppedError is raised if it returns True.
+        cancel: ends the search; StoppedError is raised.
     """
 
     def __init__(
@@ -43,9 +44,9 @@ class FrameAnswers:
         describer: Describer,
         frame: ObservedFrame,
         cache: AnswerCache,
-        should_stop: Callable[[], bool] | None = None,
+        cancel: CancellationToken | None = None,
     ) -> None:
-        self._describer, self._frame, self._cache, self._should_stop = describer, frame, cache, should_stop
+        self._describer, self._frame, self._cache, self._cancel = describer, frame, cache, cancel
 
     def rows(self) -> dict[int, int]:
         """Return the row of each track id in the regions of the frame."""
@@ -60,7 +61,7 @@ class FrameAnswers:
             if len(known) > MAX_CACHED_PHRASES:
                 known.clear()
                 missing = list(dict.fromkeys(phrases))
-            scored = self._describer.score(self._frame.encoded, missing, question, self._should_stop)
+            scored = self._describer.score(self._frame.encoded, missing, question, cancel=self._cancel)
             found = scored.log_likelihoods.astype(np.float64)
             known |= {(question, phrase): found[:, n] for n, phrase in enumerate(missing)}
         return np.stack([known[question, phrase] for phrase in phrases], axis=1)
@@ -77,25 +78,25 @@ class FrameAnswers:
             if len(known) > MAX_CACHED_PHRASES:
                 known.clear()
             question = QUESTIONS["short"]
-            parts = self._describer.score(self._frame.encoded, [phrase], question, self._should_stop).token_logprobs
+            parts = self._describer.score(self._frame.encoded, [phrase], question, cancel=self._cancel).token_logprobs
             known[phrase] = np.array([float(part[0].mean(dtype=np.float64)) for part in parts])
         return known[phrase]
 
     def own(self, style: str) -> tuple[tuple[str, float], ...]:
         """Return the model's own answer about each region in a style, with its raw confidence."""
         if style not in self._cache.own:
-            result: Result = self._describer.describe(self._frame.encoded, style, should_stop=self._should_stop)
+            result: Result = self._describer.describe(self._frame.encoded, style, cancel=self._cancel)
             if not all(answer.ended for answer in result):
                 raise StoppedError("the search was stopped before all regions were described")
-            self._cache.own[style] = tuple((answer.text, answer.confidence) for answer in result)
+            self._cache.own[style] = tuple((answer.text, answer.raw_confidence) for answer in result)
         return self._cache.own[style]
 
     def check_stop(self) -> None:
         """Raise StoppedError if the search should stop."""
-        check_stop(self._should_stop)
+        check_stop(self._cancel)
 
 
-def check_stop(should_stop: Callable[[], bool] | None) -> None:
+def check_stop(cancel: CancellationToken | None) -> None:
     """Raise StoppedError if a search should stop."""
-    if should_stop is not None and should_stop():
+    if cancel is not None and cancel.canceled:
         raise StoppedError("the search was stopped before it had found anything")

@@ -24,6 +24,7 @@ from osprey_ros.query.vocabulary import ORDINAL_NAMES
 from osprey_ros.query.word_forms import mentions, singulars, with_article
 from osprey_ros.scene.attributes import AttributeSpec
 from osprey_ros.scene.types import UNKNOWN, SceneObject
+from osprey_ros.system.cancellation import CancellationToken
 
 SPELLINGS = {"gray": "grey", "golden": "gold", "violet": "purple"}
 SIZE_WORDS = {
@@ -89,7 +90,7 @@ class PhraseScorer:
         attributes: attributes with a list of values; their questions are asked for words of these lists.
         answers: answers about the frame in view, None if there is none.
         knows_word: whether the model's vocabulary covers a word.
-        should_stop: asked between steps; StoppedError is raised if it returns True.
+        cancel: ends the work; StoppedError is raised.
         missing: filled with the phrases that fit no object.
     """
 
@@ -97,7 +98,7 @@ class PhraseScorer:
     attributes: Sequence[AttributeSpec]
     answers: FrameAnswers | None
     knows_word: Callable[[str], bool]
-    should_stop: Callable[[], bool] | None = None
+    cancel: CancellationToken | None = None
     missing: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -289,7 +290,7 @@ class PhraseScorer:
         # objects are compared with all others.
         needed = np.max([found.scores, *likely], axis=0) >= NULL_EVIDENCE if references else None
         here = places(self.objects, needed)
-        degrees, best_reference = related(condition.relation, here, found.scores, likely, self.should_stop)
+        degrees, best_reference = related(condition.relation, here, found.scores, likely, self.cancel)
         if condition.negated:
             degrees = 1 - degrees
             found.absolute[:] *= degrees

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from osprey_ros.query.language import is_english
 from osprey_ros.query.question import Located, Query, Reading
 from osprey_ros.scene.attributes import AttributeSpec
 from osprey_ros.scene.types import SceneObject
+from osprey_ros.system.cancellation import CancellationToken
 
 if TYPE_CHECKING:
     from osprey_ros.scene.history import ObservedFrame
@@ -87,7 +88,7 @@ class Finder:
         objects: Sequence[SceneObject],
         seen: ObservedFrame | None,
         limit: int = 0,
-        should_stop: Callable[[], bool] | None = None,
+        cancel: CancellationToken | None = None,
     ) -> Found:
         """Return the objects that a question is about.
 
@@ -99,14 +100,14 @@ class Finder:
             objects: all known objects.
             seen: the frame with the describer's current image, None without one.
             limit: the number of matches to return at most, 0 for all.
-            should_stop: asked between runs of the engine; StoppedError is raised if it returns True.
+            cancel: ends the search; StoppedError is raised.
 
         Raises PromptError for a text without words, with too many words or in another language.
         """
         query = self._parse(text)
         if not objects:
             return Found((), "no object is known yet")
-        results = list(self._readings(query, objects, seen, should_stop))
+        results = list(self._readings(query, objects, seen, cancel))
         likely = results[0].likely
         if len(results) > 1:  # a match of only one reading is uncertain
             likely = np.median([*(result.likely for result in results), np.full(len(objects), 0.5)], axis=0)
@@ -150,15 +151,15 @@ class Finder:
         query: Query,
         objects: Sequence[SceneObject],
         seen: ObservedFrame | None,
-        should_stop: Callable[[], bool] | None,
+        cancel: CancellationToken | None,
     ) -> Iterator[_Judged]:
         answers = None
         if seen is not None:
             if self._cached_frame is None or self._cached_frame() is not seen:
                 self._cache, self._cached_frame = AnswerCache(), weakref.ref(seen)
-            answers = FrameAnswers(self._describer, seen, self._cache, should_stop)
+            answers = FrameAnswers(self._describer, seen, self._cache, cancel)
         for reading in query.readings:
-            scorer = PhraseScorer(objects, self._attributes, answers, self._knows_word, should_stop)
+            scorer = PhraseScorer(objects, self._attributes, answers, self._knows_word, cancel)
             yield self._judge(reading, scorer)
 
     def _judge(self, reading: Reading, scorer: PhraseScorer) -> _Judged:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -11,6 +11,7 @@ import numpy as np
 from osprey_ros.query.answers import check_stop
 from osprey_ros.query.question import Order, Rank, Relation
 from osprey_ros.scene.types import SceneObject
+from osprey_ros.system.cancellation import CancellationToken
 
 Index: TypeAlias = "int | np.ndarray"
 
@@ -135,7 +136,7 @@ def related(
     here: Places,
     own: np.ndarray,
     references: Sequence[np.ndarray],
-    should_stop: Callable[[], bool] | None = None,
+    cancel: CancellationToken | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return how likely each object is in a relation to uncertain references, and to which ones it is most likely.
 
@@ -144,7 +145,7 @@ def related(
         here: the places of all objects [N].
         own: how likely each object is meant by the rest of the phrase, [N]. Unlikely objects get 0.
         references: how likely each object is meant by each reference, [N] each; none for a side of the image.
-        should_stop: asked between steps; StoppedError is raised if it returns True.
+        cancel: ends the work; StoppedError is raised.
 
     Returns float64 [N] and the indices of the references, [N, references].
     """
@@ -153,7 +154,7 @@ def related(
     scores, best = np.zeros(len(own)), np.zeros(len(own), dtype=np.intp)
     step = max(1, MAX_PAIRS_AT_ONCE // max(1, len(targets)))
     for start in range(0, len(others), step):
-        check_stop(should_stop)
+        check_stop(cancel)
         part = others[start : start + step]
         degrees = holds(relation, here, targets[:, None], tuple(part.T)) * likely[start : start + step]
         degrees[np.isnan(degrees)] = 0.0  # without a position in space

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from osprey_ros.describer import Describer
-from osprey_ros.errors import OspreyError, StorageError
+from osprey_ros.errors import OspreyError, StoppedError, StorageError
 from osprey_ros.pipeline import Pipeline
 from osprey_ros.recording.frames import IMAGE, SEGMENTATION, FrameReader, Pair, Plan, topics_text
 from osprey_ros.recording.reader import RecordedMessage, Recording
 from osprey_ros.recording.types import OBJECTS_TYPE, OVERLAY_TYPE, MessageTypes
 from osprey_ros.recording.writer import RecordingWriter, new_topic
 from osprey_ros.scene.settings import StepSettings
+from osprey_ros.system.cancellation import CancellationToken
 from osprey_ros.viz.overlay import overlay
 
 _MAX_FAILURES = 100  # frames that fail before the first one is described
@@ -97,7 +98,7 @@ class Annotator:
         plan: Plan,
         path: Path,
         progress: Callable[[Report], object],
-        should_stop: Callable[[], bool],
+        cancel: CancellationToken,
     ) -> Report:
         """Write the annotated recording. It appears when it is complete.
 
@@ -106,8 +107,7 @@ class Annotator:
             plan: Frames to describe, of the same recording and topics.
             path: A new file NAME.mcap, or a new folder.
             progress: Called after each frame of the plan.
-            should_stop: Called for each message and each decode step. If it returns True, the output ends there and is
-                readable.
+            cancel: Ends the output at the next message or decode step. It is readable.
 
         Raises:
             StorageError: The recording is damaged, the output cannot be written, or no frame can be described (given
@@ -120,7 +120,7 @@ class Annotator:
                 if not topic.definition:
                     report.untyped.append(f"{topic.name} ({topic.type or 'no type'})")
             for message in self._recording.read():
-                report.stopped = report.stopped or should_stop()
+                report.stopped = report.stopped or cancel.canceled
                 if report.stopped:
                     break
                 writer.write(message)
@@ -129,7 +129,7 @@ class Annotator:
                 if pair is None:
                     continue
                 try:
-                    added = self._describe(pipeline, messages[IMAGE], messages[SEGMENTATION], report, should_stop)
+                    added = self._describe(pipeline, messages[IMAGE], messages[SEGMENTATION], report, cancel)
                 except OspreyError as error:
                     report.failed.append((pair.stamp, str(error)))
                     if not report.described and len(report.failed) >= _MAX_FAILURES:
@@ -151,12 +151,14 @@ class Annotator:
         image: RecordedMessage,
         segmentation: RecordedMessage,
         report: Report,
-        should_stop: Callable[[], bool],
+        cancel: CancellationToken,
     ) -> list[RecordedMessage]:
         """Return the messages to add for a frame; none after a stop, because descriptions may be missing."""
         frame = self._reader.frame(image.data, segmentation.data)
-        result = pipeline.step(frame, self._step, should_stop)
-        if should_stop():
+        try:
+            result = pipeline.step(frame, self._step, cancel)
+            cancel.check("the recording")
+        except StoppedError:
             report.stopped = True
             return []
         time = max(image.time, segmentation.time)

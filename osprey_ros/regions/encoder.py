@@ -11,7 +11,8 @@ from osprey_ros.bundle.spec import ModelSpec
 from osprey_ros.engines.base import Buffer, Engine
 from osprey_ros.regions.pooling import MaskPooler
 from osprey_ros.regions.regions import Regions
-from osprey_ros.timing import Meter
+from osprey_ros.system.cancellation import CancellationToken
+from osprey_ros.timing import StageTimer
 
 
 class RegionEncoder:
@@ -33,16 +34,21 @@ class RegionEncoder:
         return {name: array.astype(dtypes[name], copy=False) for name, array in arrays.items()}
 
     def encode(
-        self, features: Mapping[str, Buffer], pooled: Mapping[str, np.ndarray], meter: Meter
+        self,
+        features: Mapping[str, Buffer],
+        pooled: Mapping[str, np.ndarray],
+        timer: StageTimer,
+        cancel: CancellationToken | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the mask tokens and position tokens of N regions, float32 [N, hidden size] each.
 
         Args:
             features: Feature maps of the image, from `ImageEncoder.features`.
             pooled: The regions, from `pool`.
-            meter: Adds up the seconds spent in the engine.
+            timer: Adds up the seconds spent in the engine.
+            cancel: Ends the run.
 
-        Raises EngineError if the engine fails.
+        Raises EngineError if the engine fails, StoppedError when canceled.
         """
         engine = self._engine
         usable: dict[str, np.ndarray | Buffer] = {}
@@ -50,13 +56,16 @@ class RegionEncoder:
             in_place = feature.device == engine.device and feature.dtype == engine.input_dtypes[name]
             usable[name] = feature if in_place else feature.read().astype(engine.input_dtypes[name])
         start = perf_counter()
-        tokens = region_tokens(engine, usable, pooled)
-        meter.engine_seconds += perf_counter() - start
+        tokens = region_tokens(engine, usable, pooled, cancel)
+        timer.engine_seconds += perf_counter() - start
         return tokens
 
 
 def region_tokens(
-    extractor: Engine, features: Mapping[str, np.ndarray | Buffer], pooled: Mapping[str, np.ndarray]
+    extractor: Engine,
+    features: Mapping[str, np.ndarray | Buffer],
+    pooled: Mapping[str, np.ndarray],
+    cancel: CancellationToken | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the mask tokens and position tokens of N regions, float32 [N, hidden size] each.
 
@@ -68,7 +77,7 @@ def region_tokens(
     outputs = []
     for start in range(0, max(1, len(pooled["position"])), step):
         part = {name: array[start : start + step] for name, array in pooled.items()}
-        outputs.append(extractor.run({**part, **features}, names))
+        outputs.append(extractor.run({**part, **features}, names, cancel=cancel))
     mask_tokens, position_tokens = (
         np.concatenate([part[name] for part in outputs]).astype(np.float32, copy=False) for name in names
     )

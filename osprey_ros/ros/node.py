@@ -17,7 +17,7 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
-from osprey_ros.errors import OspreyError
+from osprey_ros.errors import OspreyError, StoppedError
 from osprey_ros.messages.frames import RawFrame, frame_from_messages
 from osprey_ros.ros import parameters
 from osprey_ros.ros.diagnostics import status
@@ -228,7 +228,7 @@ class OspreyNode(ParameterNode):
             started = time.perf_counter()
             frame = frame_from_messages(raw)
             converted = time.perf_counter()
-            result = runtime.step(frame, should_stop=worker.stopping)
+            result = runtime.step(frame, worker.token)
             if worker.stopping():
                 self._statistics.stopped()
                 return
@@ -242,6 +242,8 @@ class OspreyNode(ParameterNode):
             self._statistics.described(age, seconds, counts, empty_reason)
             if empty_reason:
                 self._throttled.warning("empty", f"{empty_reason}; an empty array is published")
+        except StoppedError:
+            self._statistics.stopped()
         except OspreyError as error:
             topic, _, _ = str(error).partition(": ")
             if topic in raw.topics.values():  # the conversion of one message failed

@@ -21,6 +21,7 @@ from osprey_ros.scene.attributes import attributes_from
 from osprey_ros.scene.result import StepResult
 from osprey_ros.scene.scene import Scene
 from osprey_ros.scene.store import SceneStore, StoredScene, model_of
+from osprey_ros.system.cancellation import CancellationToken
 from osprey_ros.system.process_memory import MIB, memory_shortage, needed_memory, process_memory
 
 if TYPE_CHECKING:
@@ -73,9 +74,9 @@ class Runtime:
             self._pipeline.restore(stored.objects, stored.next_id, stored.questions)
             logger.info("%d objects restored from %s", self.known, self._store.path)
 
-    def step(self, frame: Frame, should_stop: Callable[[], bool]) -> StepResult:
+    def step(self, frame: Frame, cancel: CancellationToken) -> StepResult:
         """Describe the objects of a frame and save the scene."""
-        result = self._pipeline.step(frame, replace(self._settings().step, attributes=self._attributes), should_stop)
+        result = self._pipeline.step(frame, replace(self._settings().step, attributes=self._attributes), cancel)
         self._save()
         return result
 

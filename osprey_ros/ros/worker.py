@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
+from osprey_ros.system.cancellation import CancellationToken
+
 Item = TypeVar("Item")
 
 MAX_JOBS = 32  # jobs that may wait at once
@@ -49,6 +51,7 @@ class LatestWorker(Generic[Item]):
         self._jobs_first = 0  # jobs to run before the next item: those that came before the last item ended
         self._busy = False
         self._stopping = False
+        self.token = CancellationToken()  # ends what is being worked on, also a run of an engine
         self._closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -100,8 +103,11 @@ class LatestWorker(Generic[Item]):
             self.replaced = 0
             jobs = self._take_jobs()
             self._stopping = True
+            self.token.cancel()
             self._changed.wait_for(lambda: not self._busy)
             self._stopping = self._closed
+            if not self._closed:
+                self.token = CancellationToken()
         for job in jobs:
             job.abandon()
 
@@ -111,6 +117,7 @@ class LatestWorker(Generic[Item]):
             jobs = self._take_jobs()
             self._closed = True
             self._stopping = True
+            self.token.cancel()
             self._changed.notify_all()
         self._thread.join()
         for job in jobs:

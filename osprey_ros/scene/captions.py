@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from osprey_ros.bundle.calibration import ATTRIBUTE, CATEGORY, DESCRIPTION, Calibration
+from osprey_ros.bundle.calibration import CATEGORY
 from osprey_ros.decoding.constraints import Constraint
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.results import Description, Result
@@ -21,24 +21,21 @@ def questions_for(settings: StepSettings) -> tuple[list[str], list[Constraint | 
     return questions, [None] * len(styles) + [spec.constraint for spec in settings.attributes]
 
 
-def captions_from(
-    results: Sequence[Result], settings: StepSettings, calibration: Calibration, stamp: int
-) -> list[Caption]:
+def captions_from(results: Sequence[Result], settings: StepSettings, stamp: int) -> list[Caption]:
     """Return the caption of each region from the answers to `questions_for`.
 
-    An answer is UNKNOWN if its calibrated confidence is below ``min_confidence``, if it is not complete, or if the
+    An answer is UNKNOWN if its confidence is below ``min_confidence``, if it is not complete, or if the
     constraint of its attribute does not allow it. ``stamp`` is that of the image, in nanoseconds.
     """
     captions = []
     for row, described in enumerate(results[0]):
-        kind = CATEGORY if settings.style == CATEGORY else DESCRIPTION
-        text, confidence = _judged(described, kind, settings.min_confidence, calibration)
+        text, confidence = _judged(described, settings.min_confidence)
         category = text if settings.style == CATEGORY else ""
         if _asks_category(settings):
-            category, _ = _judged(results[1][row], CATEGORY, settings.min_confidence, calibration)
+            category, _ = _judged(results[1][row], settings.min_confidence)
         attributes = []
         for spec, result in zip(settings.attributes, results[1 + _asks_category(settings) :], strict=True):
-            value, known = _judged(result[row], ATTRIBUTE, settings.min_confidence, calibration, spec.constraint)
+            value, known = _judged(result[row], settings.min_confidence, spec.constraint)
             attributes.append(Attribute(spec.name, value, known))
         captions.append(Caption(category, text, confidence, stamp, tuple(attributes)))
     return captions
@@ -56,11 +53,8 @@ def _asks_category(settings: StepSettings) -> bool:
     return settings.categories and settings.style != CATEGORY
 
 
-def _judged(
-    answer: Description, kind: str, least: float, calibration: Calibration, constraint: Constraint | None = None
-) -> tuple[str, float]:
-    """Return the text, or UNKNOWN, and its calibrated confidence."""
+def _judged(answer: Description, least: float, constraint: Constraint | None = None) -> tuple[str, float]:
+    """Return the text, or UNKNOWN, and its confidence."""
     if not answer.text or not answer.ended or (constraint is not None and not constraint.accepts(answer.text)):
         return UNKNOWN, 0.0
-    confidence = calibration.apply(kind, answer.confidence)
-    return (answer.text if confidence >= least else UNKNOWN), confidence
+    return (answer.text if answer.confidence >= least else UNKNOWN), answer.confidence

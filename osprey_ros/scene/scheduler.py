@@ -12,6 +12,8 @@ from time import perf_counter
 
 import numpy as np
 
+from osprey_ros.system.cancellation import CancellationToken
+
 # Priorities. A requested object always outranks a waiting one.
 _REQUESTED, _NEW, _STALE = 1000.0, 2.0, 1.0
 _PRIORITY_PER_FRAME = 0.1  # ten frames of waiting outweigh new instead of stale
@@ -54,13 +56,13 @@ class Batch:
 
     Attributes:
         track_ids: The objects, by priority.
-        should_stop: To be called before each decode step: whether to stop decoding.
+        cancel: Ends the decoding of the batch.
         described: The objects whose captions are complete.
         fixed_cost: Seconds that the first batch of a frame spends whatever its size.
     """
 
     track_ids: tuple[int, ...]
-    should_stop: Callable[[], bool]
+    cancel: CancellationToken
     described: frozenset[int] = frozenset()
     fixed_cost: float = 0.0
 
@@ -146,7 +148,7 @@ class Scheduler:
         started: float,
         budget: float = 0.0,
         max_objects: int = 32,
-        should_stop: Callable[[], bool] | None = None,
+        cancel: CancellationToken | None = None,
     ) -> Iterator[Batch]:
         """Yield the batches of one frame; the time until the next one is requested is the duration of a batch.
 
@@ -160,17 +162,18 @@ class Scheduler:
             started: Time of the clock at which the frame began.
             budget: Seconds from then on; 0 for no limit.
             max_objects: Upper bound on the described objects.
-            should_stop: Returns whether to stop; what is then not described has the reason "stopped".
+            cancel: Ends the frame; what is then not described has the reason "stopped".
         """
-        stopped = should_stop or (lambda: False)
+        cancel = cancel if cancel is not None else CancellationToken()
         queue = [c.track_id for c in sorted(candidates, key=lambda c: (-c.priority, c.track_id))]
         beyond = f"{max_objects} objects with a higher priority in this frame (max_regions {max_objects})"
         self.skipped = dict.fromkeys(queue[max_objects:], beyond)
         queue = queue[:max_objects]
         waiting, interrupted = len(queue), list[int]()
         end = started + budget if budget else float("inf")
+        budgeted = CancellationToken(end, self.clock, parent=cancel)
         first = True
-        while queue and not interrupted and not stopped():
+        while queue and not interrupted and not cancel.canceled:
             forced = first and bool(budget) and self._frames_without_caption >= _PATIENCE
             count = 1 if forced else min(self._batch_size(end - self.clock(), first), len(queue))
             if count == 0:
@@ -178,17 +181,17 @@ class Scheduler:
                 break
             self._idle_frames = 0
             began = self.clock()
-            batch = Batch(tuple(queue[:count]), stopped if forced else lambda: stopped() or self.clock() >= end)
+            batch = Batch(tuple(queue[:count]), cancel if forced else budgeted)
             yield batch
             interrupted = [track_id for track_id in batch.track_ids if track_id not in batch.described]
-            if not stopped():
+            if not cancel.canceled:
                 self._record(batch, self.clock() - began - batch.fixed_cost, forced)
             queue, first = queue[count:], False
         left = [*interrupted, *queue]
         late = f"no time left in this frame (time_budget {budget:g} s)"
-        self.skipped |= dict.fromkeys(left, "stopped" if stopped() or not budget else late)
+        self.skipped |= dict.fromkeys(left, "stopped" if cancel.canceled or not budget else late)
         self._frames_without_caption = (
-            0 if len(left) < waiting or not waiting or stopped() else self._frames_without_caption + 1
+            0 if len(left) < waiting or not waiting or cancel.canceled else self._frames_without_caption + 1
         )
 
     def _record(self, batch: Batch, seconds: float, forced: bool) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 
 from osprey_ros.bundle.spec import ModelSpec
 from osprey_ros.engines.base import Buffer, Engine
-from osprey_ros.timing import PictureSeconds
+from osprey_ros.system.cancellation import CancellationToken
+from osprey_ros.timing import StageTimer
 from osprey_ros.vision.preprocess import Preprocessor
 
 FEATURES = ("res2", "res3", "res4", "res5")  # names of the feature maps, from fine to coarse
@@ -43,32 +44,34 @@ class ImageEncoder:
         self._running: futures.Future[object] | None = None
         self.image_tokens = np.zeros(self._tokens.shape, np.float32)
 
-    def encode(self, rgb: np.ndarray) -> PictureSeconds:
-        """Preprocess and encode an image, uint8 [H, W, 3], and return the seconds this call took.
+    def encode(self, rgb: np.ndarray, timer: StageTimer, cancel: CancellationToken | None = None) -> None:
+        """Preprocess and encode an image, uint8 [H, W, 3]. Call `synchronize` before using the results.
 
-        Call `synchronize` before using the results. Raises ImageError for another kind of array and, on the CPU,
-        EngineError if the engine fails.
+        ``timer`` gets the seconds of this call, and ``cancel`` ends it on the CPU. Raises ImageError for another kind
+        of array and, on the CPU, EngineError if the engine fails and StoppedError when canceled.
         """
         if self._running is not None:
+            timer.enter("vision")
             futures.wait([self._running])  # the previous run still reads the pixels
-        start = perf_counter()
+        timer.enter("preprocess")
         pixels = self._preprocessor(rgb)
-        preprocessed = perf_counter()
+        timer.enter("vision")
+        start = perf_counter()
         if pixels is not self._pixels:
             self._pixels[...] = pixels
-        self._running = self._start()
+        self._running = self._start(cancel)
         if self._running is None:
             self._read_tokens()
-        vision = perf_counter() - preprocessed
-        return PictureSeconds(preprocess=preprocessed - start, vision=vision, engine=vision)
+        timer.engine_seconds += perf_counter() - start
 
-    def synchronize(self) -> float:
-        """Wait until the latest image is encoded, and return the seconds spent waiting.
+    def synchronize(self, timer: StageTimer) -> None:
+        """Wait until the latest image is encoded. The time counts as vision.
 
         Raises EngineError if the run failed. The run is then repeated, and the next call waits for the repetition.
         """
         if self._running is None:
-            return 0.0
+            return
+        timer.enter("vision")
         start = perf_counter()
         try:
             self._running.result()
@@ -77,13 +80,13 @@ class ImageEncoder:
             raise
         self._running = None
         self._read_tokens()
-        return perf_counter() - start
+        timer.engine_seconds += perf_counter() - start
 
-    def _start(self) -> futures.Future[object] | None:
+    def _start(self, cancel: CancellationToken | None = None) -> futures.Future[object] | None:
         """Run the engine: here on the CPU, in the background thread on another device."""
         if self._background is not None:
             return self._background.submit(self._run)
-        self._run()
+        self._run(cancel)
         return None
 
     def _read_tokens(self) -> None:

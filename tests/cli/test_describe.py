@@ -175,7 +175,7 @@ def test_input_that_is_no_good_is_named(
     Image.fromarray(picture.rgb).save(files / "colours.png")
     (files / "text.png").write_text("no picture")
     for masks, message in (
-        ("half.png", "40x60 pixels, the picture is 80x60"),
+        ("half.png", "40x60 pixels, the image is 80x60"),
         ("nothing.png", "nothing.png: the id image has no region"),
         ("colours.png", "colours.png have mode RGB"),
         ("text.png", "text.png cannot be read"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,15 +15,18 @@ from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.bundle.manifest import DECODER
 from osprey_ros.bundle.spec import ModelSpec
 from osprey_ros.decoding import runner as decoder_engine
-from osprey_ros.decoding.branches import HIDDEN, Branches
-from osprey_ros.decoding.decoder import Decoder, Prefix, Token
-from osprey_ros.decoding.logits import Prediction
-from osprey_ros.decoding.loop import Generation
-from osprey_ros.decoding.sampling import Chooser, Sampling
-from osprey_ros.engines.base import UNBOUNDED, Buffer, Engine, load_engine
+from osprey_ros.decoding.config import Sampling
+from osprey_ros.decoding.decoder import Decoder, Token
+from osprey_ros.decoding.kv_cache import HIDDEN, Prefix
+from osprey_ros.decoding.logits import NextTokenLogits
+from osprey_ros.decoding.loop import DecodeRequest, Generation
+from osprey_ros.decoding.prompt_batch import Branches
+from osprey_ros.decoding.sampling import TokenSelector
+from osprey_ros.engines.base import UNBOUNDED, BoundRun, Buffer, Engine, load_engine
 from osprey_ros.engines.onnxruntime import HostBuffer
-from osprey_ros.errors import EngineError, InputError
-from osprey_ros.timing import Meter
+from osprey_ros.errors import EngineError, InputError, StoppedError
+from osprey_ros.system.cancellation import CancellationToken, PolledToken
+from osprey_ros.timing import StageTimer
 
 NEVER = -1  # an end-of-sequence id that is never chosen
 
@@ -44,13 +47,13 @@ class CountingEngine:
         self.buffers += 1
         return self.engine.buffer(*arguments)
 
-    def bind(self, inputs: Mapping[str, Any], into: Mapping[str, Buffer]) -> Callable[[], None]:
+    def bind(self, inputs: Mapping[str, Any], into: Mapping[str, Buffer]) -> BoundRun:
         self.bound += 1
         bound = self.engine.bind(inputs, into)
 
-        def run() -> None:
+        def run(cancel: CancellationToken | None = None) -> None:
             self.rows.append(len(inputs["inputs_embeds"]))
-            bound()
+            bound(cancel)
 
         return run
 
@@ -68,6 +71,9 @@ class LiveBuffer:
     def write(self, array: np.ndarray, row: int = 0) -> None:
         self.array[row : row + len(array)] = array
 
+    def copy(self, source: LiveBuffer, row: int = 0) -> None:
+        self.write(source.array, row)
+
     def rows(self, start: int, stop: int, batch: bool = False) -> LiveBuffer:
         return LiveBuffer(self.array[None, start:stop] if batch else self.array[start:stop], self.token)
 
@@ -81,6 +87,8 @@ class IdleEngine:
 
     ``most`` is their greatest number so far, ``live()`` the present one.
     """
+
+    interruptible = True
 
     def __init__(self, layers: int) -> None:
         names = [f"prefix_{kind}.{layer}" for layer in range(layers) for kind in ("key", "value")]
@@ -101,11 +109,11 @@ class IdleEngine:
         self.most = max(self.most, self.live())
         return LiveBuffer(np.zeros(shape, dtype), token)
 
-    def bind(self, inputs: Mapping[str, Any], into: Mapping[str, LiveBuffer]) -> Callable[[], None]:
+    def bind(self, inputs: Mapping[str, Any], into: Mapping[str, LiveBuffer]) -> BoundRun:
         return partial(_nothing, (inputs, into))  # holds them, as engines do
 
 
-def _nothing(_: object) -> None:
+def _nothing(_: object, cancel: CancellationToken | None = None) -> None:
     pass
 
 
@@ -158,7 +166,20 @@ def _generate(
     eos: int = NEVER,
     new: int = 20,
 ) -> list[Generation]:
-    return decoder.generate(prefix, branches, lambda ids: embeddings[ids], new, eos)
+    return decoder.generate(_request(prefix, branches, embeddings, new, eos))
+
+
+def _request(
+    prefix: Prefix,
+    branches: list[np.ndarray] | Branches,
+    embeddings: np.ndarray,
+    new: int | np.ndarray,
+    eos: int = NEVER,
+    **settings: Any,
+) -> DecodeRequest:
+    if not isinstance(branches, Branches):
+        branches = Branches(branches)
+    return DecodeRequest(prefix, branches, lambda ids: embeddings[ids], new, eos, **settings)
 
 
 def _assert_same(ours: list[Generation], others: list[Generation]) -> None:
@@ -222,7 +243,7 @@ def test_waiting_branches_take_the_place_of_ended_ones(
     prefix, branches = decoder.prefill(rows[:30]), _branches(rows)  # of 5, 1, 9, 2, 7 and 12 rows
     limits = np.array([3, 1, 2, 2, 1, 1])
     counting.rows.clear()
-    answers = decoder.generate(prefix, branches, lambda ids: embeddings[ids], limits, NEVER)
+    answers = decoder.generate(_request(prefix, branches, embeddings, limits))
     assert [len(answer.tokens) for answer in answers] == limits.tolist()
     # In pairs: 0 and 1; 0 and 2; 0 and 2; then 3 and 4, the latter for one step; 3 and 5.
     assert counting.rows == [5 + 1, 1 + 9, 1 + 1, 2 + 7, 1 + 12]
@@ -240,7 +261,7 @@ def test_rows_of_ended_branches_make_room(
     ]
     limits = rng.integers(1, 25, 60)
     bounded = Decoder(engine, bundle.manifest.model, max_parallel=5)
-    answers = bounded.generate(bounded.prefill(rows[:30]), branches, lambda ids: embeddings[ids], limits, NEVER)
+    answers = bounded.generate(_request(bounded.prefill(rows[:30]), branches, embeddings, limits))
     prefix = decoder.prefill(rows[:30])
     alone = [_generate(decoder, prefix, [b], embeddings, new=int(n))[0] for b, n in zip(branches, limits, strict=True)]
     _assert_same(answers, alone)
@@ -320,11 +341,11 @@ def test_buffers_that_have_grown_are_held_once(spec: ModelSpec) -> None:
     prefix = decoder.prefill(rows)
     all_ = 2 * spec.num_layers + 3  # keys and values of each layer; logits, likeliest tokens and their probabilities
     assert engine.live() == all_
-    tokens = decoder.stream(prefix, [rows[:10]] * 9, lambda ids: rows[ids], 5, NEVER)
+    tokens = decoder.stream(_request(prefix, [rows[:10]] * 9, rows, 5))
     next(tokens)
     assert engine.live() == all_
     list(tokens)
-    decoder.score(prefix, [rows[:10]] * 40, [[1, 2], [3]], lambda ids: rows[ids])
+    decoder.score(prefix, Branches([rows[:10]] * 40), [[1, 2], [3]], lambda ids: rows[ids])
     assert engine.live() == all_
     assert engine.most == all_ + 1  # one buffer after another grew
 
@@ -351,12 +372,12 @@ def test_stems_are_computed_once_for_their_branches(
     expected = _generate(decoder, prefix, whole, embeddings)
     counting.rows.clear()
     shared = Branches(branches, stems, stem_of)
-    answers = decoder.generate(prefix, shared, lambda ids: embeddings[ids], 20, NEVER)
+    answers = decoder.generate(_request(prefix, shared, embeddings, 20))
     assert counting.rows[0] == shared.rows == sum(len(b) for b in branches) + 7
     _assert_same(answers, expected)
     scores = decoder.score(prefix, shared, [[5, 6, 7], [8]], lambda ids: embeddings[ids])
     for ours, other in zip(
-        scores, decoder.score(prefix, whole, [[5, 6, 7], [8]], lambda ids: embeddings[ids]), strict=True
+        scores, decoder.score(prefix, Branches(whole), [[5, 6, 7], [8]], lambda ids: embeddings[ids]), strict=True
     ):
         np.testing.assert_allclose(np.concatenate(ours), np.concatenate(other), atol=1e-4)
 
@@ -365,7 +386,7 @@ def test_more_stems_than_branches(decoder: Decoder, rows: np.ndarray, embeddings
     prefix, stems = decoder.prefill(rows[:30]), [rows[60:63], rows[70:74], rows[80:82]]
     shared = Branches([rows[40:45], rows[50:51]], stems, [2, 1])
     whole = [np.concatenate([stems[2], rows[40:45]]), np.concatenate([stems[1], rows[50:51]])]
-    answers = decoder.generate(prefix, shared, lambda ids: embeddings[ids], 8, NEVER)
+    answers = decoder.generate(_request(prefix, shared, embeddings, 8))
     _assert_same(answers, _generate(decoder, prefix, whole, embeddings, new=8))
 
 
@@ -373,9 +394,9 @@ def test_prefix_that_was_written_over_is_refused(decoder: Decoder, rows: np.ndar
     opening = decoder.prefill(rows[:10])
     first = decoder.prefill(rows[10:30], behind=opening)
     second = decoder.prefill(rows[40:60], behind=opening)
-    with pytest.raises(InputError, match="prefix of 30 tokens was written over"):
+    with pytest.raises(InputError, match="prefix of 30 tokens was overwritten"):
         _generate(decoder, first, _branches(rows), embeddings)
-    with pytest.raises(InputError, match="prefix of 15 tokens was written over"):
+    with pytest.raises(InputError, match="prefix of 15 tokens was overwritten"):
         decoder.prefill(rows[:3], behind=first.head(15))
     assert len(_generate(decoder, second, _branches(rows), embeddings, new=2)) == 6
     assert len(_generate(decoder, first.head(10), _branches(rows), embeddings, new=2)) == 6  # the opening, still good
@@ -387,9 +408,8 @@ def test_sampling_depends_on_seed_and_key_alone(decoder: Decoder, rows: np.ndarr
 
     def sample(which: list[int], sampling: Sampling) -> list[Generation]:
         own = [branches[index] for index in which]
-        return decoder.generate(
-            prefix, own, lambda ids: embeddings[ids], 12, NEVER, sampling, [keys[index] for index in which]
-        )
+        chosen = [keys[index] for index in which]
+        return decoder.generate(_request(prefix, own, embeddings, 12, sampling=sampling, keys=chosen))
 
     hot = Sampling(temperature=20.0, seed=3)
     together = sample([0, 1, 2, 3, 4, 5], hot)
@@ -405,14 +425,14 @@ def test_sampling_depends_on_seed_and_key_alone(decoder: Decoder, rows: np.ndarr
 
 def test_drawn_tokens_follow_the_distribution() -> None:
     logits = np.log(np.array([[0.5, 0.3, 0.15, 0.05]], dtype=np.float32))
-    predicted = Prediction(np.array([0]), logits[:, 0], HostBuffer(logits))
-    plain = Chooser(Sampling(seed=1), [(0,)])
-    cut = Chooser(Sampling(top_p=0.75, seed=1), [(0,)])
-    cold = Chooser(Sampling(temperature=0.5, seed=1), [(0,)])
+    predicted = NextTokenLogits(np.array([0]), logits[:, 0], HostBuffer(logits))
+    plain = TokenSelector(Sampling(seed=1), [(0,)])
+    cut = TokenSelector(Sampling(top_p=0.75, seed=1), [(0,)])
+    cold = TokenSelector(Sampling(temperature=0.5, seed=1), [(0,)])
     counts = {name: np.zeros(4) for name in ("plain", "cut", "cold")}
     for _ in range(4000):
         for name, choose in (("plain", plain), ("cut", cut), ("cold", cold)):
-            (token,), (logprob,) = choose(predicted, np.array([0]))
+            (token,), (logprob,) = choose.select(predicted, np.array([0]))
             assert logprob == pytest.approx(logits[0, token], abs=1e-6)
             counts[name][token] += 1 / 4000
     np.testing.assert_allclose(counts["plain"], [0.5, 0.3, 0.15, 0.05], atol=0.03)
@@ -436,7 +456,7 @@ def test_stream_gives_the_tokens_as_they_come(
     prefix, branches = decoder.prefill(rows[:30]), _branches(rows)
     expected = _generate(decoder, prefix, branches, embeddings, new=6)
     counting.rows.clear()
-    stream = decoder.stream(prefix, branches, lambda ids: embeddings[ids], 6, NEVER)
+    stream = decoder.stream(_request(prefix, branches, embeddings, 6))
     got: dict[int, list[Token]] = {b: [] for b in range(6)}
     for _ in range(6):
         token = next(stream)
@@ -448,15 +468,15 @@ def test_stream_gives_the_tokens_as_they_come(
         assert [t.id for t in tokens] == expected[branch].tokens.tolist()
         assert [t.last for t in tokens] == [False] * 5 + [True]
     # Closing stops it: nothing runs any more. Another call voids it.
-    stopped = decoder.stream(prefix, branches, lambda ids: embeddings[ids], 6, NEVER)
+    stopped = decoder.stream(_request(prefix, branches, embeddings, 6))
     next(stopped)
     stopped.close()
     assert len(counting.rows) == 7
-    voided = decoder.stream(prefix, branches, lambda ids: embeddings[ids], 6, NEVER)
+    voided = decoder.stream(_request(prefix, branches, embeddings, 6))
     for _ in range(6):
         next(voided)
     _generate(decoder, prefix, branches[:1], embeddings, new=1)
-    with pytest.raises(InputError, match="called for something else"):
+    with pytest.raises(InputError, match="used for another call"):
         next(voided)
 
 
@@ -466,32 +486,43 @@ def test_a_stream_that_was_never_begun_harms_no_other(
     prefix, branches = decoder.prefill(rows[:30]), _branches(rows)
 
     def stream() -> Iterator[Token]:
-        return decoder.stream(prefix, branches, lambda ids: embeddings[ids], 6, NEVER)
+        return decoder.stream(_request(prefix, branches, embeddings, 6))
 
     expected = list(stream())
     idle, running = stream(), stream()
     tokens = [next(running)]
-    with pytest.raises(InputError, match="called for something else"):
+    with pytest.raises(InputError, match="used for another call"):
         next(idle)
     tokens += running
     assert [(t.branch, t.id) for t in tokens] == [(t.branch, t.id) for t in expected]
 
 
-def test_should_stop_is_asked_before_each_run(
+def test_canceling_ends_decoding_before_the_next_run(
     decoder: Decoder, counting: CountingEngine, rows: np.ndarray, embeddings: np.ndarray
 ) -> None:
     prefix, branches = decoder.prefill(rows[:30]), _branches(rows)
     expected = _generate(decoder, prefix, branches, embeddings, new=6)
     counting.rows.clear()
-    answers = decoder.generate(
-        prefix, branches, lambda ids: embeddings[ids], 6, NEVER, should_stop=lambda: len(counting.rows) == 4
-    )
+    request = _request(prefix, branches, embeddings, 6)
+    answers = decoder.generate(request, cancel=PolledToken(lambda: len(counting.rows) == 4))
     assert len(counting.rows) == 4
     _assert_same(answers, [Generation(g.tokens[:4], g.logprobs[:4]) for g in expected])
     assert not any(answer.ended for answer in answers)
     assert all(answer.ended for answer in expected)
-    none = decoder.generate(prefix, branches, lambda ids: embeddings[ids], 6, NEVER, should_stop=lambda: True)
-    assert [len(answer.tokens) for answer in none] == [0] * 6
+    canceled = CancellationToken()
+    canceled.cancel()
+    assert [len(answer.tokens) for answer in decoder.generate(request, cancel=canceled)] == [0] * 6
+    _assert_same(decoder.generate(request, cancel=CancellationToken()), expected)
+
+
+def test_a_canceled_prefix_is_not_kept(decoder: Decoder, rows: np.ndarray, embeddings: np.ndarray) -> None:
+    opening, branches = decoder.prefill(rows[:10]), _branches(rows)
+    expected = _generate(decoder, decoder.prefill(rows[10:30], opening), branches, embeddings)
+    canceled = CancellationToken()
+    canceled.cancel()
+    with pytest.raises(StoppedError, match="decoder was canceled"):
+        decoder.prefill(rows[40:60], opening, cancel=canceled)
+    _assert_same(_generate(decoder, decoder.prefill(rows[10:30], opening), branches, embeddings), expected)
 
 
 @pytest.mark.parametrize("max_parallel", [2, 64])
@@ -502,7 +533,7 @@ def test_scores_are_those_of_teacher_forcing(
     prefix, branches = decoder.prefill(rows[:30]), _branches(rows)
     phrases = [[17], [9, 21, 4, 2], [9, 21], [33, 2]]
     counting.rows.clear()
-    scores = decoder.score(prefix, branches, phrases, lambda ids: embeddings[ids])
+    scores = decoder.score(prefix, Branches(branches), phrases, lambda ids: embeddings[ids])
     if max_parallel == 64:  # the rows of each question once, then five for each: what the phrases feed back
         assert counting.rows == [36, 6 * 5]
     for branch, row in zip(branches, scores, strict=True):
@@ -517,7 +548,7 @@ def test_scores_are_those_of_teacher_forcing(
             assert found.dtype == np.float32
             np.testing.assert_allclose(found, expected, atol=1e-4)
     with pytest.raises(InputError, match="a phrase is empty"):
-        decoder.score(prefix, branches, [[1], []], lambda ids: embeddings[ids])
+        decoder.score(prefix, Branches(branches), [[1], []], lambda ids: embeddings[ids])
 
 
 def test_score_of_a_greedy_answer_is_its_log_probability(
@@ -525,18 +556,18 @@ def test_score_of_a_greedy_answer_is_its_log_probability(
 ) -> None:
     prefix, branches = decoder.prefill(rows[:30]), _branches(rows)
     for branch, answer in enumerate(_generate(decoder, prefix, branches, embeddings, new=8)):
-        (found,) = decoder.score(prefix, branches, [answer.tokens], lambda ids: embeddings[ids])[branch]
+        (found,) = decoder.score(prefix, Branches(branches), [answer.tokens], lambda ids: embeddings[ids])[branch]
         np.testing.assert_allclose(found, answer.logprobs, atol=1e-4)
 
 
 def test_meter_counts_every_step(decoder: Decoder, rows: np.ndarray, embeddings: np.ndarray) -> None:
-    meter = Meter()
-    prefix = decoder.prefill(rows[:30], meter=meter)
-    assert meter.engine_seconds > 0
-    assert meter.step_seconds == []
-    decoder.generate(prefix, _branches(rows), lambda ids: embeddings[ids], 7, NEVER, meter=meter)
-    assert len(meter.step_seconds) == 7
-    assert min(meter.step_seconds) > 0
+    timer = StageTimer()
+    prefix = decoder.prefill(rows[:30], timer=timer)
+    assert timer.engine_seconds > 0
+    assert timer.step_seconds == []
+    decoder.generate(_request(prefix, _branches(rows), embeddings, 7), timer)
+    assert len(timer.step_seconds) == 7
+    assert min(timer.step_seconds) > 0
 
 
 def test_finished_branches_send_no_more_rows(
@@ -577,9 +608,9 @@ def test_logprobs_are_those_of_a_softmax(decoder: Decoder, rows: np.ndarray, emb
 
 def test_too_many_positions_are_refused(decoder: Decoder, rows: np.ndarray, embeddings: np.ndarray) -> None:
     prefix = decoder.prefill(rows[:30])
-    room = decoder.room(prefix, [rows[:12], rows[:5]])
+    room = decoder.room(prefix, Branches([rows[:12], rows[:5]]))
     assert room == 256 - 30 - 12 + 1
-    with pytest.raises(InputError, match=r"prefix of 30, a question of 12 .* need 257 positions, the model has 256"):
+    with pytest.raises(InputError, match=r"prefix of 30, a question of 12 .* need 257 positions, but the model has"):
         _generate(decoder, prefix, [rows[:5], rows[:12]], embeddings, new=room + 1)
     with pytest.raises(InputError, match="prefix of 257 tokens"):
         decoder.prefill(np.repeat(rows[:1], 257, axis=0))

@@ -29,6 +29,8 @@ from osprey_ros.bundle import fingerprint
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.bundle.manifest import DECODER
 from osprey_ros.decoding.decoder import Decoder
+from osprey_ros.decoding.loop import DecodeRequest
+from osprey_ros.decoding.prompt_batch import Branches
 from osprey_ros.engines import cuda, machine
 from osprey_ros.engines.base import Engine, load_engine
 from osprey_ros.errors import BundleError, EngineError
@@ -256,8 +258,9 @@ def test_the_decoder_keeps_within_the_profiles_of_its_plan(
     for engine in (load_engine(graph, threads=1), load_engine(plan, "tensorrt", "cuda")):
         decoder = Decoder(engine, bundle.manifest.model)
         prefix = decoder.prefill(rows[:30])
-        answers.append(decoder.generate(prefix, branches, lambda ids: embeddings[ids], limits, eos_id=-1))
-        scores.append(decoder.score(prefix, branches, phrases, lambda ids: embeddings[ids]))
+        request = DecodeRequest(prefix, Branches(branches), lambda ids: embeddings[ids], limits, eos_id=-1)
+        answers.append(decoder.generate(request))
+        scores.append(decoder.score(prefix, Branches(branches), phrases, lambda ids: embeddings[ids]))
     for ours, expected in zip(answers[1], answers[0], strict=True):
         np.testing.assert_array_equal(ours.tokens, expected.tokens)
     for ours, expected in zip(scores[1], scores[0], strict=True):

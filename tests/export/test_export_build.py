@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from conftest import up_to
 from onnx_session import open_session
 from tiny import TINY
 
@@ -108,7 +109,7 @@ def test_every_option_for_the_cpu_gives_a_bundle_that_passes_and_speaks(
     assert manifest.files[DECODER].bytes < Bundle.open(exact).manifest.files[DECODER].bytes * 0.75
     describer = Describer(Bundle.open(tmp_path / "bundle"))
     describer.set_image(samples[0].rgb)
-    assert len(describer.describe(samples[0].ids, max_new_tokens=3)) == 3
+    assert len(describer.describe(samples[0].ids, config=up_to(3))) == 3
 
 
 def test_weights_read_back_from_a_bundle_are_the_quantized_ones(checkpoint: Path, tmp_path: Path) -> None:
@@ -162,7 +163,7 @@ def test_a_large_model_has_its_weights_beside_small_graphs(
     for path in (exact, tmp_path / "large"):
         describer = Describer(Bundle.open(path))
         describer.set_image(samples[0].rgb)
-        answers.append([d.text for d in describer.describe(samples[0].ids, max_new_tokens=4)])
+        answers.append([d.text for d in describer.describe(samples[0].ids, config=up_to(4))])
     assert answers[0] == answers[1]
 
 
@@ -189,7 +190,7 @@ def test_image_size_and_tokens_make_another_model_of_the_same_weights(
     assert {tensor.dims[0] for tensor in graph.initializer if tensor.name.startswith("rope")} == {128}
     describer = Describer(Bundle.open(tmp_path / "b"))
     describer.set_image(samples[0].rgb)
-    assert len(describer.describe(samples[0].ids, max_new_tokens=2)) == 3
+    assert len(describer.describe(samples[0].ids, config=up_to(2))) == 3
 
 
 def test_a_bundle_for_the_gpu_computes_in_half_precision(checkpoint: Path, tmp_path: Path) -> None:

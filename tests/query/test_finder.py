@@ -24,6 +24,7 @@ from osprey_ros.results import EncodedRegions, Scores
 from osprey_ros.scene.attributes import AttributeSpec
 from osprey_ros.scene.history import ObservedFrame
 from osprey_ros.scene.types import UNKNOWN, Attribute, Caption, SceneObject, State
+from osprey_ros.system.cancellation import CancellationToken, PolledToken
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def find(describer: Describer) -> Callable[[str], dict[str, float]]:
     finder = Finder(describer)
 
     def ask(text: str) -> dict[str, float]:
-        describer.set_image(seen.rgb)
+        describer.set_image(seen.rgb, seen.encoded.image_id)
         found = finder.find(text, objects, seen)
         answers = {captions[match.track_id]: match.score for match in found.matches}
         return answers | ({found.message: 0.0} if found.message else {})
@@ -230,17 +231,17 @@ def test_nothing_of_a_frame_is_kept_but_answers(
     describer: Describer, scene: tuple[tuple[SceneObject, ...], ObservedFrame]
 ) -> None:
     objects, seen = scene
-    describer.set_image(seen.rgb)
+    describer.set_image(seen.rgb, seen.encoded.image_id)
     frame = replace(seen)
     finder = Finder(describer)
-    assert finder.find("the pink clock", objects, frame, should_stop=lambda: False).matches
+    assert finder.find("the pink clock", objects, frame, cancel=CancellationToken()).matches
     gone = weakref.ref(frame)
     del frame
     gc.collect()
     assert gone() is None
     # Nor is a function that stopped an earlier search asked again.
     with pytest.raises(StoppedError):
-        finder.find("the red clock", objects, seen, should_stop=lambda: True)
+        finder.find("the red clock", objects, seen, cancel=PolledToken(lambda: True))
     assert finder.find("the pink clock", objects, seen).matches
 
 
@@ -391,13 +392,14 @@ def test_a_search_can_be_stopped(describer: Describer, scene: tuple[tuple[SceneO
             asked += 1
             return False
 
-        found = Finder(describer).find(text, objects, seen, should_stop=count)
+        Finder(describer).find(text, objects, seen)  # computes the prefix, so that all searches below are alike
+        found = Finder(describer).find(text, objects, seen, cancel=PolledToken(count))
         assert asked > 1
         for last in range(1, asked):  # the last time, all may be there already
             left = iter(range(last - 1))
             finder = Finder(describer)
-            with pytest.raises(StoppedError, match="stopped"):
-                finder.find(text, objects, seen, should_stop=lambda left=left: next(left, None) is None)
+            with pytest.raises(StoppedError, match=r"stopped|canceled"):
+                finder.find(text, objects, seen, cancel=PolledToken(lambda left=left: next(left, None) is None))
             if last in (1, asked - 1):  # and asked again, it is found
                 again = finder.find(text, objects, seen)
                 assert [match.track_id for match in again.matches] == [match.track_id for match in found.matches]

@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import Picture, TinyModel
+from conftest import Picture, TinyModel, up_to
 from rclpy.serialization import deserialize_message, serialize_message
 from recordings import (
     CHATTER,
@@ -52,6 +52,7 @@ from osprey_ros.recording.reader import Recording
 from osprey_ros.recording.types import MessageTypes, serialized_stamp
 from osprey_ros.regions.regions import regions_from_id_image
 from osprey_ros.scene.settings import StepSettings
+from osprey_ros.system.cancellation import PolledToken
 from osprey_ros.viz.overlay import overlay
 
 OVERLAY = "/osprey/overlay/compressed"
@@ -112,7 +113,7 @@ def test_descriptions_are_the_describers_and_recorded_messages_are_kept(
             ("short", [o.description for o in array.objects]),
             ("category", [o.category for o in array.objects]),
         ):
-            expected = describer.describe(picture.ids, style, 6)
+            expected = describer.describe(picture.ids, style, up_to(6))
             assert [o.instance_id for o in array.objects] == [d.region_id for d in expected] == [3, 7, 9, 12, 300]
             assert texts == [d.text for d in expected]
     assert len({tuple(o.description for o in array.objects) for _, array in found}) > 1
@@ -246,7 +247,7 @@ def test_images_are_preprocessed_as_requested(
     for preprocessing in ("exact", "fast"):
         describer = Describer(tiny_model.bundle, threads=1, preprocessing=preprocessing)
         describer.set_image(shifted(picture, 0))
-        confidences[preprocessing] = [d.confidence for d in describer.describe(picture.ids, "short", 6)]
+        confidences[preprocessing] = [d.confidence for d in describer.describe(picture.ids, "short", up_to(6))]
     np.testing.assert_allclose([o.confidence for o in objects], confidences[mode], rtol=1e-4)
     assert not np.allclose(confidences["exact"], confidences["fast"], rtol=1e-3)
 
@@ -344,7 +345,11 @@ def test_stopping_leaves_a_readable_output(items: list[Item], tmp_path: Path, de
         plan = plan_frames(recording, IMAGE, SEGMENTATION)
         annotator = Annotator(recording, IMAGE, SEGMENTATION, types, StepSettings(max_new_tokens=4))
         report = annotator.run(
-            describer, plan, tmp_path / "out", lambda report: done.append(report.described), lambda: 2 in done
+            describer,
+            plan,
+            tmp_path / "out",
+            lambda report: done.append(report.described),
+            PolledToken(lambda: 2 in done),
         )
     assert report.stopped
     assert len(arrays(tmp_path / "out" / "out.mcap")) == 2

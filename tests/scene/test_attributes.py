@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import Picture, TinyModel
+from conftest import Picture, TinyModel, up_to
 
 from osprey_ros import Describer
-from osprey_ros.bundle.calibration import Calibration, Curve
 from osprey_ros.decoding.constraints import Matching, OneOf
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.errors import InputError
@@ -18,6 +17,7 @@ from osprey_ros.scene.attributes import AttributeSpec, attributes_from
 from osprey_ros.scene.captions import captions_from, questions_for
 from osprey_ros.scene.settings import StepSettings
 from osprey_ros.scene.types import UNKNOWN
+from osprey_ros.timing import Timing
 
 COLOUR = AttributeSpec("colour", values=("red", "green"))
 WIDTH = AttributeSpec("width", "How wide is <mask><pos>?", pattern=r"\d{1,2} cm")
@@ -26,10 +26,9 @@ WIDTH = AttributeSpec("width", "How wide is <mask><pos>?", pattern=r"\d{1,2} cm"
 SETTINGS = StepSettings(attributes=(COLOUR, WIDTH))
 
 
-def _answer(text: str, probability: float, ended: bool = True, listed: bool = False) -> Result:
-    logprobs = np.log(np.full(2, probability, np.float32))
-    # Only what words are made from matters here.
-    return Result("", (Description(3, text, np.array([5, 2]), logprobs, ended, listed),), None)  # type: ignore[arg-type]
+def _answer(text: str, confidence: float, ended: bool = True) -> Result:
+    logprobs = np.log(np.full(2, confidence, np.float32))
+    return Result("", (Description(3, text, np.array([5, 2]), logprobs, confidence, 0.99, ended),), Timing())
 
 
 def test_lines_and_mappings_say_the_same() -> None:
@@ -87,8 +86,8 @@ def test_words_are_made_of_one_call(tiny_model: TinyModel, picture: Picture) -> 
     settings = SETTINGS
     questions, constraints = questions_for(settings)
     assert questions == [QUESTIONS["short"], QUESTIONS["category"], COLOUR.question, WIDTH.question]
-    results = describer.answer(picture.ids, questions, max_new_tokens=30, constraints=constraints)
-    words = captions_from(results, settings, Calibration(), stamp=17)
+    results = describer.answer(picture.ids, questions, config=up_to(30), constraints=constraints)
+    words = captions_from(results, settings, stamp=17)
     assert len(words) == 5
     for row, said in enumerate(words):
         assert (said.description, said.category) == (results[0][row].text or UNKNOWN, results[1][row].text or UNKNOWN)
@@ -102,32 +101,26 @@ def test_words_are_made_of_one_call(tiny_model: TinyModel, picture: Picture) -> 
 
 
 def test_the_category_alone_is_description_too() -> None:
-    (said,) = captions_from([_answer("mug", 0.9)], StepSettings(style="category"), Calibration(), 1)
+    (said,) = captions_from([_answer("mug", 0.9)], StepSettings(style="category"), 1)
     assert (said.category, said.description) == ("mug", "mug")
-    (said,) = captions_from([_answer("a mug", 0.9)], StepSettings(categories=False), Calibration(), 1)
+    (said,) = captions_from([_answer("a mug", 0.9)], StepSettings(categories=False), 1)
     assert (said.category, said.description) == ("", "a mug")
 
 
-def test_confidence_is_calibrated_and_what_is_less_sure_is_unknown() -> None:
-    calibration = Calibration(
-        {"description": Curve((0.5, 1.0), (0.0, 1.0)), "attribute": Curve((0.0, 1.0), (0.2, 0.9))}
-    )
-    results = [_answer("a mug", 0.75), _answer("mug", 0.75), _answer("red", 0.75, listed=True), _answer("9 cm", 0.75)]
-    (said,) = captions_from(results, replace(SETTINGS, min_confidence=0.6), calibration, 1)
-    assert (said.description, said.category) == (UNKNOWN, "mug")
-    assert said.confidence == pytest.approx(0.5)
-    colour, width = said.attributes
-    assert (colour.value, colour.confidence) == (UNKNOWN, pytest.approx(0.2 + 0.7 * 0.75**2, abs=1e-6))
-    assert (width.value, width.confidence) == ("9 cm", pytest.approx(0.2 + 0.7 * 0.75, abs=1e-6))
+def test_an_answer_with_less_confidence_is_unknown() -> None:
+    results = [_answer("a mug", 0.5), _answer("mug", 0.75), _answer("red", 0.59), _answer("9 cm", 0.73)]
+    (said,) = captions_from(results, replace(SETTINGS, min_confidence=0.6), 1)
+    assert (said.description, said.category, said.confidence) == (UNKNOWN, "mug", 0.5)
+    assert [(a.value, a.confidence) for a in said.attributes] == [(UNKNOWN, 0.59), ("9 cm", 0.73)]
 
 
 def test_what_was_cut_off_is_unknown() -> None:
     results = [
         _answer("a m", 0.9, ended=False),
         _answer("", 0.9),
-        _answer("red", 0.9, listed=True),
+        _answer("red", 0.9),
         _answer("9 c", 0.9),
     ]
-    (said,) = captions_from(results, SETTINGS, Calibration(), 1)
+    (said,) = captions_from(results, SETTINGS, 1)
     assert (said.description, said.category, said.confidence) == (UNKNOWN, UNKNOWN, 0.0)
     assert [(a.value, a.confidence > 0) for a in said.attributes] == [("red", True), (UNKNOWN, False)]

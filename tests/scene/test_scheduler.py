@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from osprey_ros.scene.scheduler import Batch, Candidate, CostModel, Scheduler
+from osprey_ros.system.cancellation import PolledToken
 
 STEPS = 8  # of each batch
 
@@ -47,7 +48,7 @@ class Machine:
         self.now += batch.fixed_cost
         seconds = (self.start + self.each * len(batch.track_ids)) * pace
         for step in range(STEPS):
-            if batch.should_stop():
+            if batch.cancel.canceled:
                 return
             self.now += seconds / 2 if step == 0 else seconds / 2 / (STEPS - 1)
         batch.described = frozenset(batch.track_ids)
@@ -179,9 +180,8 @@ def test_stopping_says_so() -> None:
     scheduler = Scheduler(machine.clock)
     for budget in (0.0, 1.0):
         asked: list[int] = []
-        left = machine.run(
-            scheduler, _new(3), machine.now, budget, should_stop=lambda a=asked: len(a.append(0) or a) > 2
-        )
+        stop = PolledToken(lambda a=asked: len(a.append(0) or a) > 2)
+        left = machine.run(scheduler, _new(3), machine.now, budget, cancel=stop)
         assert left == dict.fromkeys(range(3), "stopped")
     assert not scheduler.costs.known  # what was stopped says nothing of what batches take
 

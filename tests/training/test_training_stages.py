@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import Picture
+from conftest import Picture, up_to
 from PIL import Image
 from safetensors.torch import save_file
 from tiny import TINY
@@ -130,7 +130,7 @@ def test_three_stages_from_data_sets_to_a_bundle(
     describer = Describer(tmp_path / "bundle")
     rgb, ids = picture.rgb, picture.ids
     describer.set_image(rgb)
-    assert len(describer.describe(ids, max_new_tokens=3)) == len(np.unique(ids)) - 1
+    assert len(describer.describe(ids, config=up_to(3))) == len(np.unique(ids)) - 1
 
 
 @pytest.mark.parametrize("lora", ["", "lora: {rank: 2, dropout: 0.3}\n"])

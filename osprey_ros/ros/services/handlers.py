@@ -6,10 +6,9 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
-import numpy as np
 from std_msgs.msg import Header
 
-from osprey_ros.bundle.calibration import CATEGORY, DESCRIPTION
+from osprey_ros.decoding.config import GenerationConfig
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.errors import InputError, StoppedError
 from osprey_ros.pipeline import Pipeline
@@ -19,6 +18,7 @@ from osprey_ros.ros.outputs import messages
 from osprey_ros.ros.services.region_targets import target_of
 from osprey_ros.scene.scene import Snapshot
 from osprey_ros.scene.settings import StepSettings
+from osprey_ros.system.cancellation import PolledToken
 
 _TRACKS_LISTED = 12  # unknown track ids in an error message
 
@@ -47,7 +47,6 @@ class Requests:
     ) -> None:
         self._pipeline, self._finder = pipeline, finder
         self._settings, self._on_change = settings, on_change
-        self._calibration = pipeline.describer.bundle.calibration()
 
     def query_scene(self, request: Any, response: Any, why_stop: Callable[[], str]) -> Any:
         """Find the objects that a phrase refers to."""
@@ -60,7 +59,7 @@ class Requests:
         response.header = _header(snapshot)
         try:
             found = self._finder.find(
-                request.text, snapshot.objects, seen, int(request.limit), lambda: bool(why_stop())
+                request.text, snapshot.objects, seen, int(request.limit), PolledToken(lambda: bool(why_stop()))
             )
         except StoppedError as error:
             response.message = why_stop() or str(error)
@@ -126,24 +125,21 @@ class Requests:
         self._pipeline.look_at(target.seen)
         response.header = messages.header_message(target.seen.stamp, target.seen.frame_id)
         response.track_ids = list(target.track_ids)
-        logprobs = []
+        confidence = 0.0
         words = self._pipeline.describer.stream(
             target.regions,
             request.question or QUESTIONS[style],
-            int(request.max_new_tokens) or None,
+            GenerationConfig(max_new_tokens=int(request.max_new_tokens) or None),
             together=True,
         )
         with closing(words):  # type: ignore[type-var]
             for update in words:
-                logprobs.append(update.logprob)
+                confidence = update.confidence
                 response.text = update.text
                 on_text(response.header, update.text)
                 response.message = why_stop()
                 if response.message:
                     return response
-        confidence = float(np.exp(np.mean(logprobs, dtype=np.float64))) if logprobs else 0.0
-        if not request.question:
-            confidence = self._calibration.apply(CATEGORY if style == "category" else DESCRIPTION, confidence)
         response.success, response.confidence = True, confidence
         return response
 

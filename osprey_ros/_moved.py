@@ -51,7 +51,7 @@ MODULES = {
     "relations": ("query.spatial",),
     "sampling": ("decoding.config", "decoding.sampling"),
     "scene": ("scene.scene",),
-    "scene_store": ("scene.store",),
+    "scene_store": ("scene.store", "scene.scene_file"),
     "scheduler": ("scene.scheduler",),
     "scoring": ("decoding.scoring",),
     "tracker": ("scene.tracker",),

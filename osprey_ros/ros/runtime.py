@@ -20,7 +20,8 @@ from osprey_ros.ros.services.handlers import Requests
 from osprey_ros.scene.attributes import attributes_from
 from osprey_ros.scene.result import StepResult
 from osprey_ros.scene.scene import Scene
-from osprey_ros.scene.store import SceneStore, StoredScene, model_of
+from osprey_ros.scene.scene_file import StoredScene
+from osprey_ros.scene.store import SceneStore, model_of
 from osprey_ros.system.cancellation import CancellationToken
 from osprey_ros.system.process_memory import MIB, memory_shortage, needed_memory, process_memory
 

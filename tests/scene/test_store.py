@@ -20,7 +20,8 @@ import pytest
 
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.errors import StorageError
-from osprey_ros.scene.store import MIB, SceneStore, StoredScene, model_of
+from osprey_ros.scene.scene_file import StoredScene
+from osprey_ros.scene.store import MIB, SceneStore, model_of
 from osprey_ros.scene.types import Attribute, Caption, SceneObject, State
 
 NANO = Path(__file__).resolve().parents[2] / "engines" / "nano"
@@ -181,7 +182,9 @@ def test_a_disk_that_fails_is_not_taken_for_a_damaged_file(
     child = forks.Process(target=_open_with_little_room, args=(file, its), daemon=True)
     child.start()
     its.close()
-    assert re.search(r"the disk fails to read or write the scene file .* \(.*\): .* the file may be good", mine.recv())
+    assert re.search(
+        r"the disk fails to read or write the scene file .* \(.*\): .* the file may be intact", mine.recv()
+    )
     child.join()
 
 
@@ -197,19 +200,22 @@ def test_a_file_without_objects_is_of_no_bundle_yet(file: Path) -> None:
 def test_a_file_that_cannot_be_used_says_what_to_do(file: Path, tmp_path: Path) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("this is no database, and long enough to be sure of it " * 40)
-    with pytest.raises(StorageError, match=r"notes.txt is damaged, or no scene file .*: move it away"):
+    with pytest.raises(StorageError, match=r"notes.txt is damaged, or not a scene file .*: move it away"):
         SceneStore(text, "nano")
     other = tmp_path / "other.db"
-    change(other, "CREATE TABLE things (name)")
+    change(other, "CREATE TABLE others (name)")
     with pytest.raises(StorageError, match=r"other.db is a database, and not a scene file: name another scene_file"):
         SceneStore(other, "nano")
     with pytest.raises(
-        StorageError, match=r"the folder of the scene file .* cannot be made .*: name another scene_file"
+        StorageError, match=r"the folder of the scene file .* cannot be created .*: name another scene_file"
     ):
         SceneStore(text / "scene.db", "nano")
     with pytest.raises(StorageError, match=r"cannot be written .*: name another scene_file"):
         SceneStore(tmp_path, "nano")
-    with pytest.raises(StorageError, match=r"~nobody_at_all/scene.db .* home folder .*: name another scene_file"):
+    with pytest.raises(
+        StorageError,
+        match=r"~nobody_at_all/scene.db does not exist .*: name another scene_file",
+    ):
         SceneStore("~nobody_at_all/scene.db", "nano")
 
     store = SceneStore(file, "nano")
@@ -221,7 +227,7 @@ def test_a_file_that_cannot_be_used_says_what_to_do(file: Path, tmp_path: Path) 
     with pytest.raises(StorageError, match="is of the bundle 'nano', and this is 'osprey-7b'"):
         SceneStore(file, "osprey-7b")
     change(file, "PRAGMA user_version = 9")
-    with pytest.raises(StorageError, match="is of version 9, this osprey_ros writes 1"):
+    with pytest.raises(StorageError, match="has version 9, this osprey_ros writes 1"):
         SceneStore(file, "nano")
     change(file, "PRAGMA user_version = 1")
     whole = file.read_bytes()
@@ -230,6 +236,53 @@ def test_a_file_that_cannot_be_used_says_what_to_do(file: Path, tmp_path: Path) 
         SceneStore(file, "nano")
     file.write_bytes(whole)
     assert len(loaded(file)) == 199
+
+
+@pytest.mark.parametrize("named", [True, False])  # Python names the codes of SQLite since 3.11
+@pytest.mark.parametrize(
+    ("name", "message", "remedy"),
+    [
+        ("SQLITE_BUSY", "database is locked", "in use by another process: give each node a scene_file of its own"),
+        ("SQLITE_READONLY_DBMOVED", "attempt to write a readonly database", "cannot be written (.*): name another"),
+        ("SQLITE_CANTOPEN", "unable to open database file", "cannot be written (.*): name another"),
+        ("SQLITE_FULL", "database or disk is full", "the disk is full (.*): free some space"),
+        ("SQLITE_IOERR_WRITE", "disk I/O error", "the disk fails to read or write .*: check the disk"),
+        ("SQLITE_NOTADB", "file is not a database", "is damaged, or not a scene file (.*): move it away"),
+    ],
+)
+def test_errors_of_sqlite_are_told_apart_by_their_code_or_else_by_their_message(
+    file: Path, monkeypatch: pytest.MonkeyPatch, named: bool, name: str, message: str, remedy: str
+) -> None:
+    # A name decides, whatever the message says.
+    error = sqlite3.OperationalError("locked, full and readonly by I/O" if named else message)
+    if named:
+        error.sqlite_errorname = name
+
+    def refuse(*arguments: object, **settings: object) -> sqlite3.Connection:
+        raise error
+
+    monkeypatch.setattr(sqlite3, "connect", refuse)
+    with pytest.raises(StorageError, match=remedy):
+        SceneStore(file, "nano")
+
+
+def test_the_scene_is_read_when_it_is_written_and_not_for_each_save(file: Path) -> None:
+    store = SceneStore(file, "nano", interval=60.0)
+    scene = [mug(1)]
+    reads = [0]
+
+    def read() -> StoredScene:
+        reads[0] += 1
+        return StoredScene(tuple(scene), 2)
+
+    store.save(read)
+    store.flush()
+    for area in range(1, 101):
+        scene[0] = mug(1, area=area)
+        store.save(read)
+    store.close()
+    assert reads[0] <= 3  # for the flush, at once after it, and at the end: the next commit was a minute away
+    assert loaded(file)[1].area == 100
 
 
 def test_what_cannot_be_written_is_a_problem_and_the_next_time_a_new_try(file: Path) -> None:

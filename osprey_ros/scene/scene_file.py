@@ -1,0 +1,323 @@
+"""The scene in an SQLite file: open, check, read and write it. `osprey_ros.scene.store` does so in a thread.
+
+What is committed survives the end of the process at any moment, by SIGKILL too. After a power failure the file opens
+and may lack the latest commits.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from osprey_ros.errors import StorageError
+from osprey_ros.scene.association import cosine_distance
+from osprey_ros.scene.types import Attribute, Caption, SceneObject, State
+
+_APPLICATION = 0x4F535052  # application id of a scene file: "OSPR"
+_VERSION = 1  # of the tables below
+_PAGE = 4096  # bytes
+_LOG_PAGES = 256  # of the write-ahead log, before it is merged into the file
+_ROW_OVERHEAD = 200  # bytes of the numbers and keys of an object, at most
+_MOVED = 0.02  # cosine distance from which an appearance is written again; less is the noise of one frame
+
+_COLUMNS = {
+    "track_id": "INTEGER PRIMARY KEY",
+    "state": "TEXT NOT NULL",
+    "reason": "TEXT NOT NULL",
+    "first_seen": "INTEGER NOT NULL",
+    "last_seen": "INTEGER NOT NULL",
+    "instance_id": "INTEGER NOT NULL",
+    "box": "TEXT NOT NULL",
+    "area": "INTEGER NOT NULL",
+    "position": "TEXT",
+    "size": "TEXT",
+    "label": "TEXT NOT NULL",
+    "score": "REAL NOT NULL",
+    "category": "TEXT",
+    "description": "TEXT",
+    "confidence": "REAL",
+    "described_at": "INTEGER",
+    "attributes": "TEXT",
+}
+_TABLES = (
+    "about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    f"objects ({', '.join(f'{name} {kind}' for name, kind in _COLUMNS.items())})",
+    "appearances (track_id INTEGER PRIMARY KEY, vector BLOB NOT NULL)",
+)
+# Names of SQLite's error codes, or what its messages contain before Python 3.11, and what to tell the user.
+_REFUSALS = (
+    (
+        ("SQLITE_BUSY", "SQLITE_LOCKED"),
+        ("locked",),
+        "the scene file {path} is in use by another process: give each node a scene_file of its own",
+    ),
+    (
+        ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM"),
+        ("unable to open", "readonly"),
+        "the scene file {path} cannot be written ({error}): name another scene_file",
+    ),
+    (
+        ("SQLITE_FULL",),
+        ("is full",),
+        "the scene file {path} cannot be written because the disk is full ({error}): free some space, or name another "
+        "scene_file",
+    ),
+    (
+        ("SQLITE_IOERR",),
+        ("I/O",),
+        "the disk fails to read or write the scene file {path} ({error}): check the disk, or name another scene_file; "
+        "the file may be intact",
+    ),
+)
+_DAMAGED = (
+    "the scene file {path} is damaged, or not a scene file ({error}): move it away to start with an empty scene, or "
+    "name another scene_file"
+)
+
+
+@dataclass(frozen=True)
+class StoredScene:
+    """Content of a scene file.
+
+    Attributes:
+        objects: None of them is visible.
+        next_id: Track id of the next new object.
+        questions: Identifies the questions of the captions; "" if that is not known.
+    """
+
+    objects: Sequence[SceneObject]
+    next_id: int
+    questions: str = ""
+
+
+@dataclass(frozen=True)
+class _Written:
+    row: tuple[Any, ...]
+    appearance: np.ndarray
+
+
+class SceneFile:
+    """An open scene file, created if it does not exist. One process can open it at a time.
+
+    Args:
+        path: Of the file. Missing folders are created.
+        model: The bundle that the appearances come from. A file with objects of another one is refused.
+        max_bytes: Upper bound on the size of the file.
+
+    Attributes:
+        content: What the file held when it was opened, objects by ascending track id.
+
+    Raises StorageError.
+    """
+
+    def __init__(self, path: Path, model: str, max_bytes: int) -> None:
+        self._path, self._model, self._max_bytes = path, model, max_bytes
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"the folder of the scene file {path} cannot be created ({error.strerror}): name another scene_file"
+            ) from error
+        database = None
+        try:
+            # Transactions begin and end explicitly. This thread uses it, then the one that writes.
+            database = sqlite3.connect(path, timeout=0.0, isolation_level=None, check_same_thread=False)
+            self._database = database
+            self._prepare()
+            self.content = self._read()
+        except BaseException as error:
+            if database is not None:
+                database.close()
+            if isinstance(error, sqlite3.Error):
+                raise self._refusal(error) from error
+            raise
+        self._written = {obj.track_id: _Written(_row(obj), obj.appearance) for obj in self.content.objects}
+        self._about = (self.content.next_id, self.content.questions)
+
+    def write(self, scene: StoredScene) -> None:
+        """Replace the content of the file; write what differs. Raises sqlite3.Error.
+
+        If not all objects fit the file, the first ones are kept. A file that is larger than its bound shrinks.
+        """
+        rows, appearances = [], []
+        written: dict[int, _Written] = {}
+        for obj in self._fitting(scene.objects):
+            row, before = _row(obj), self._written.get(obj.track_id)
+            appearance = obj.appearance if before is None else before.appearance
+            if before is None or before.row != row:
+                rows.append(row)
+            if before is None or _differs(before.appearance, obj.appearance):
+                appearance = obj.appearance
+                appearances.append((obj.track_id, appearance.astype("<f2").tobytes()))
+            written[obj.track_id] = _Written(row, appearance)
+        gone = [(track_id,) for track_id in self._written.keys() - written.keys()]
+        about = (scene.next_id, scene.questions)
+        if rows or appearances or gone or about != self._about:
+            self._commit(rows, appearances, gone, about)
+            self._written, self._about = written, about
+        self._shrink()
+
+    def close(self) -> None:
+        """Close the file."""
+        with suppress(sqlite3.Error):  # nothing is lost: the log is read when the file is opened again
+            self._database.close()
+
+    def _commit(self, rows: list[Any], appearances: list[Any], gone: list[Any], about: tuple[int, str]) -> None:
+        database = self._database
+        try:
+            database.execute("BEGIN IMMEDIATE")
+            for table in ("objects", "appearances"):
+                database.executemany(f"DELETE FROM {table} WHERE track_id = ?", gone)
+            database.executemany(f"INSERT OR REPLACE INTO objects VALUES ({', '.join('?' * len(_COLUMNS))})", rows)
+            database.executemany("INSERT OR REPLACE INTO appearances VALUES (?, ?)", appearances)
+            values = [("next_id", str(about[0])), ("asked", about[1])]
+            database.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", values)
+            database.execute("COMMIT")
+        except sqlite3.Error:
+            with suppress(sqlite3.Error):  # SQLite may have rolled back already
+                database.execute("ROLLBACK")
+            raise
+
+    def _shrink(self) -> None:
+        """Return free pages of a file that was written with a larger bound."""
+        if self._pragma("freelist_count") and self._pragma("page_count") * _PAGE > self._max_bytes:
+            self._database.execute("VACUUM")
+            self._pragma("wal_checkpoint(TRUNCATE)")
+
+    def _fitting(self, objects: Iterable[SceneObject]) -> list[SceneObject]:
+        """Return the first objects, as many as fit the bound on the size."""
+        room = self._max_bytes - 8 * _PAGE
+        kept = []
+        for obj in objects:
+            room -= _size(obj)
+            if room < 0:
+                break
+            kept.append(obj)
+        return kept
+
+    def _pragma(self, text: str) -> Any:
+        row = self._database.execute(f"PRAGMA {text}").fetchone()
+        return row[0] if row else None
+
+    def _prepare(self) -> None:
+        """Lock the file, create the tables in an empty one, and check that it is a scene file."""
+        database = self._database
+        self._pragma("locking_mode = EXCLUSIVE")
+        self._pragma(f"page_size = {_PAGE}")
+        database.execute("BEGIN EXCLUSIVE")  # fails if the file is locked or not an SQLite file
+        kind, version = self._pragma("application_id"), self._pragma("user_version")
+        tables = database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if not kind and not version and not tables:
+            for table in _TABLES:
+                database.execute(f"CREATE TABLE {table}")
+            about = [("model", self._model), ("next_id", "1"), ("asked", "")]
+            database.executemany("INSERT INTO about VALUES (?, ?)", about)
+            self._pragma(f"application_id = {_APPLICATION}")
+            self._pragma(f"user_version = {_VERSION}")
+        elif kind != _APPLICATION:
+            raise StorageError(f"{self._path} is a database, and not a scene file: name another scene_file")
+        elif version != _VERSION:
+            raise StorageError(
+                f"the scene file {self._path} has version {version}, this osprey_ros writes {_VERSION}: name another "
+                "scene_file, or delete this one to start with an empty scene"
+            )
+        database.execute("COMMIT")
+        # NORMAL: commits do not wait for the disk, and the file stays intact.
+        for setting in ("journal_mode = WAL", "synchronous = NORMAL", f"wal_autocheckpoint = {_LOG_PAGES}"):
+            self._pragma(setting)
+        self._pragma(f"journal_size_limit = {_LOG_PAGES * _PAGE}")
+
+    def _read(self) -> StoredScene:
+        database = self._database
+        fault = self._pragma("quick_check(1)")
+        if fault != "ok":
+            raise sqlite3.DatabaseError(fault)
+        try:
+            about = dict(database.execute("SELECT key, value FROM about"))
+            vectors = dict(database.execute("SELECT track_id, vector FROM appearances"))
+            rows = database.execute(f"SELECT {', '.join(_COLUMNS)} FROM objects ORDER BY track_id")
+            objects = tuple(_object(row, vectors[row[0]]) for row in rows)
+            next_id, model = int(about["next_id"]), about["model"]
+        except (KeyError, ValueError, TypeError) as error:
+            raise sqlite3.DatabaseError(f"{type(error).__name__}: {error}") from error
+        if not objects:  # the bundle may have been unknown when the file was created
+            database.execute("UPDATE about SET value = ? WHERE key = 'model'", (self._model,))
+        elif model != self._model:
+            raise StorageError(
+                f"the scene file {self._path} is of the bundle {model!r}, and this is {self._model!r}, which has other "
+                "mask tokens: name another scene_file, or delete this one to start with an empty scene"
+            )
+        return StoredScene(objects, next_id, about.get("asked", ""))
+
+    def _refusal(self, error: sqlite3.Error) -> StorageError:
+        name = getattr(error, "sqlite_errorname", None) or ""  # since Python 3.11, for errors of SQLite itself
+        for names, phrases, text in _REFUSALS:
+            if name.startswith(names) or (not name and any(phrase in str(error) for phrase in phrases)):
+                return StorageError(text.format(path=self._path, error=error))
+        return StorageError(_DAMAGED.format(path=self._path, error=error))
+
+
+def _row(obj: SceneObject) -> tuple[Any, ...]:
+    """Return the values of _COLUMNS. Visibility is not among them: no object is visible after a start."""
+    caption: tuple[Any, ...] = (None,) * 5
+    if obj.caption is not None:
+        attributes = json.dumps([[a.name, a.value, float(a.confidence)] for a in obj.caption.attributes])
+        said = obj.caption
+        caption = (said.category, said.description, float(said.confidence), int(said.described_at), attributes)
+    return (
+        int(obj.track_id),
+        obj.state.value,
+        obj.reason,
+        int(obj.first_seen),
+        int(obj.last_seen),
+        int(obj.instance_id),
+        json.dumps([int(v) for v in obj.box]),
+        int(obj.area),
+        obj.position and json.dumps([float(v) for v in obj.position]),
+        obj.size and json.dumps([float(v) for v in obj.size]),
+        obj.label,
+        float(obj.score),
+        *caption,
+    )
+
+
+def _object(row: tuple[Any, ...], vector: bytes) -> SceneObject:
+    """Return the object of a row. Raises ValueError or TypeError for invalid values."""
+    values = dict(zip(_COLUMNS, row, strict=True))
+    category, description, confidence, described_at, attributes = (values.pop(name) for name in list(_COLUMNS)[12:])
+    caption = None
+    if category is not None:
+        parts = tuple(Attribute(*part) for part in json.loads(attributes))
+        caption = Caption(category, description, confidence, described_at, parts)
+    values["state"] = State(values["state"])
+    for name, count in (("box", 4), ("position", 3), ("size", 3)):
+        values[name] = _numbers(values[name], count)
+    appearance = np.frombuffer(vector, "<f2").astype(np.float32)
+    return SceneObject(caption=caption, visible=False, appearance=appearance, **values)
+
+
+def _numbers(text: str | None, count: int) -> Any:
+    if text is None:
+        return None
+    numbers = tuple(json.loads(text))
+    if len(numbers) != count:
+        raise ValueError(f"{text} is not a list of {count}")
+    return numbers
+
+
+def _size(obj: SceneObject) -> int:
+    """Return an upper bound on the bytes of an object in the file: pages may be half empty."""
+    texts = sum(len(value.encode()) for value in _row(obj) if isinstance(value, str))
+    return 2 * (_ROW_OVERHEAD + texts + 2 * len(obj.appearance))
+
+
+def _differs(before: np.ndarray, after: np.ndarray) -> bool:
+    """Return whether an appearance differs from the written one by more than the noise of one frame."""
+    return not before.any() or cosine_distance(before, after) > _MOVED

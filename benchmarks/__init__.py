@@ -1,1 +1,1 @@
-"""Speed and memory, side by side with what people would use instead."""
+"""Measures speed and memory of the engines and of alternatives."""

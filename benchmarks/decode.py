@@ -1,10 +1,9 @@
-"""Decode speed of the language model alone: the bundle's decoder, onnxruntime-genai and llama.cpp in turns.
+"""Measures the decoding speed of the bundle's decoder, onnxruntime-genai and llama.cpp in turns.
 
 `python benchmarks/decode.py --bundle engines/nano --json build/decode.json`
 
-Each continues one sequence, and 16 sequences behind the same prefix, by greedy tokens. The prefix, as long as that of a
-described region, is computed beforehand, and a first step is made that is not timed. What is not installed is left out
-and its reason printed.
+Each decodes one sequence and 16 sequences after the same prefix, greedily. The prefix, as long as that of a described
+region, and the first step are not timed. A decoder that is not installed is omitted with a message.
 """
 
 from __future__ import annotations

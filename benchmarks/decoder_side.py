@@ -1,4 +1,4 @@
-"""The bundle's decoder on its own, through its public doors, with the time inside and outside the engine apart."""
+"""Runs the bundle's decoder through its public interface and separates the time inside and outside the engine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NO_TOKEN = -1  # as end-of-sequence id: answers go on to the limit
 
 
 class TimedEngine:
-    """An engine that notes when its runs begin and end; everything else is passed on."""
+    """An engine that records when its runs begin and end."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -1,10 +1,10 @@
-"""One frame through a bundle's engines, pixels to words, against what people would use instead: same weights, same run.
+"""Compares one frame through a bundle's engines, pixels to words, with alternatives that use the same weights.
 
 `python benchmarks/frame.py --bundle engines/nano --regions 1,4,16,32,64 --json build/frame.json --plot build/frame.png`
 
-The engines are compared with PyTorch loops over the regions, by the libraries that the original demo calls and without
-them, and with a batch of whole prompts through the same int4 decoder; then peak memory is taken and
-`benchmarks/decode.py` run. `benchmarks/README.md` says how each figure is made.
+The alternatives are PyTorch loops over the regions, with and without the libraries of the original demo, and a batch of
+whole prompts through the same int4 decoder. Then peak memory is measured and `benchmarks/decode.py` is run.
+`benchmarks/README.md` explains each figure.
 """
 
 from __future__ import annotations

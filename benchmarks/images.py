@@ -1,4 +1,4 @@
-"""The frame that is described: a simulated image and as many regions of it as are asked for, all made alike."""
+"""The frame of the benchmarks: a simulated image and a number of regions of similar size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Timing several contenders fairly: in turns, so that whatever else the machine does disturbs all of them alike."""
+"""Times several calls in turns, so that other load on the machine affects all of them equally."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WORK = bytes(1 << 18)  # some 30 microseconds
 
 @dataclass(frozen=True)
 class Spread:
-    """What repeated measurements of one thing gave: the median and the quartiles around it."""
+    """The median and the quartiles of repeated measurements."""
 
     median: float
     low: float

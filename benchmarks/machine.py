@@ -1,4 +1,4 @@
-"""What this machine can do at most: rate of large matrix products and memory bandwidth, measured with all threads."""
+"""Measures the limits of this machine: rate of large matrix products and memory bandwidth, with all threads."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Peak memory of a fresh process that opens a bundle and describes N regions of one image; one process for each N.
 
-Run as a script it is that process: it imports nothing but the runtime.
+As a script it is that process, which imports only the runtime.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The node under a camera at full rate: memory, age of its results, drops, and what it adds to the engines.
+"""Measures the node with a camera at full rate: memory, age of results, dropped frames and overhead.
 
     python benchmarks/node.py --bundle engines/nano --seconds 60 --json build/node.json
 
-A process publishes 1280x720 images with id images at 30 Hz, the node is another, and this one listens and looks at the
-node's memory. Ages are from the stamp, taken before publishing, to the arrival of the result here; "before publication"
-is what the node itself says. Ends with status 1 where a promise is not kept.
+One process publishes 1280x720 images with id images at 30 Hz, another is the node, and this one subscribes to its
+results and reads its memory. Ages are from the stamp, set before publishing, to the arrival of the result here; "before
+publication" comes from the node. The exit status is 1 if a limit is exceeded.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ PROFILE = """<?xml version="1.0" encoding="UTF-8"?>
 
 @dataclass(frozen=True)
 class Figures:
-    """What was seen. Seconds, MB and Hz; ``stages`` are p50 and p95 in ms.
+    """The measured figures in seconds, MB and Hz; ``stages`` are p50 and p95 in ms.
 
     Ages and memory are of the time after the node had settled (``memory_shared`` and ``newer`` of all of it). The
     counts, rates and ``stages`` are what the node said last: counts since it was activated, rates over its last seconds

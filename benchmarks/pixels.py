@@ -1,4 +1,4 @@
-"""What stands before the engines: regions to masks and images to pixels; and what fast preprocessing changes.
+"""Measures the preparation of regions and images for the engines, and the effect of fast preprocessing.
 
 `python benchmarks/pixels.py --json build/pixels.json`, with `--scenes 0` for the times alone.
 

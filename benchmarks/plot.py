@@ -1,4 +1,4 @@
-"""The plot of what a frame costs against its number of regions."""
+"""Plots the time of a frame against its number of regions."""
 
 from __future__ import annotations
 

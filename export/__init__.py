@@ -1,1 +1,1 @@
-"""Turns an Osprey checkpoint into a bundle of engines that the runtime loads without torch."""
+"""Converts an Osprey checkpoint to a bundle of engines that the runtime loads without torch."""

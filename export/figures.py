@@ -1,4 +1,4 @@
-"""How far engines may be from PyTorch, and the figures that say how far they are."""
+"""Limits and figures of the difference between engines and PyTorch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from osprey_ros.errors import EngineError
 
 @dataclass(frozen=True)
 class Limit:
-    """What a stage must keep: the least cosine of any row, the largest difference relative to the largest value."""
+    """Limits of a stage: the least cosine of any row, the largest difference relative to the largest value."""
 
     cosine: float
     relative: float
@@ -22,12 +22,14 @@ class Limit:
 class Limits:
     """Limits of every stage.
 
-    Up to `decoder_graph` only rounding may differ (float16 weights, int8 products): correct engines stay far inside.
-    The logits also hold the price of int4, which the last limits bound loosely: random weights of the published widths,
-    where nothing is redundant, have a cosine of 0.95.
+    Up to `decoder_graph` only rounding differs (float16 weights, int8 products), and correct engines stay far within
+    the limits. The logits include the effect of int4, with loose limits: random weights of the published widths have a
+    cosine of 0.95.
 
-    agreement: least share of decoding steps with the same token, among steps where PyTorch's first choice leads its
-    second by `margin` in probability. Nearer ties may fall either way and are reported only.
+    Attributes:
+        agreement: least share of decoding steps with the same token, among steps where PyTorch's first choice leads its
+            second by `margin` in probability. Nearer ties are only reported.
+        margin: see `agreement`.
     """
 
     vision_features: Limit = Limit(cosine=0.9999, relative=0.01)
@@ -55,8 +57,11 @@ STAGES = (
 class VerificationError(EngineError):
     """Engines differ from PyTorch by more than the limits, or cannot be compared; the message names the stages.
 
-    figures: what is known of all stages, as in a manifest but with "verified": False and a list of "failures"; None
-    where nothing could be compared.
+    The builder tells it from other errors, because the engines are kept and can be used with --no-verify.
+
+    Attributes:
+        figures: figures of all stages as in a manifest, with "verified": False and a list of "failures"; None if
+            nothing could be compared.
     """
 
     def __init__(self, message: str, figures: dict[str, Any] | None = None) -> None:
@@ -104,8 +109,8 @@ class StageFigures:
 class TokenFigures:
     """Greedy decoding, engine against PyTorch, over all regions of all images.
 
-    PyTorch is asked along the engine's own tokens: what would it say next, given the same words so far? Up to the first
-    difference that is the comparison of two greedy answers, and behind it still a fair question.
+    PyTorch computes its next token after the same tokens as the engine at every step. Up to the first difference this
+    compares two greedy answers, and afterwards the choices after equal prefixes.
     """
 
     regions: int = 0

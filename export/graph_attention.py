@@ -1,7 +1,7 @@
-"""How the rows of a decode step attend to one another and to earlier rows: two spellings of the same attention.
+"""The attention of a decode step to earlier rows and within the new rows, in two forms.
 
-`Apart` keeps to operators that every runtime documents. Prefix, branches and new rows are three blocks: only scores are
-concatenated, never keys or values, and the prefix is read where it lies.
+`Apart` uses operators that every runtime documents. Prefix, branches and new rows are three blocks: only scores are
+concatenated, never keys or values, and the prefix is not copied.
 
 `InPlace` is for onnxruntime on the CPU, where a node costs as much as a small product and a step of `Apart` is mostly
 nodes. Keys and values of all rows are one input each, and the outputs new_key.i and new_value.i must be bound to the
@@ -41,7 +41,7 @@ class Heads:
 
 
 class Attention(Protocol):
-    """One spelling. `inputs`, `outputs` and `shared` are called once each, then `layer` for each layer in turn."""
+    """One form. `inputs`, `outputs` and `shared` are called once, then `layer` for each layer in order."""
 
     batch: bool  # whether states are a batch of one, [1, S, H], or [S, H]
 
@@ -71,7 +71,7 @@ def rope_tables(heads: Heads, factor: float = 1.0) -> tuple[np.ndarray, np.ndarr
 
 
 class InPlace:
-    """Attention over keys and values that lie in one piece, the new rows among them; float32 only."""
+    """Attention over keys and values in one tensor that includes the new rows; float32 only."""
 
     def __init__(self, graph: GraphBuilder, heads: Heads) -> None:
         self._graph, self._heads = graph, heads

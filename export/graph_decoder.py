@@ -1,7 +1,7 @@
-"""The decoder graph: one LLaMA step over packed rows that share a prefix and belong to separate branches.
+"""Builds the decoder graph: one LLaMA step over packed rows that share a prefix and belong to separate branches.
 
-There is one sequence. Rows of all branches lie in it; a mask says which rows each new row may see. How the rows attend
-to those stored earlier is in export/graph_attention.py, in two spellings that decide some inputs:
+One sequence contains the rows of all branches, and a mask selects the rows to which each new row attends. The two forms
+of attention in export/graph_attention.py have different inputs:
 
 Shapes: S rows in this step, P prefix rows, B rows of the branch buffer, R rows whose logits are wanted, H hidden size.
     inputs_embeds [S, H], position_ids int64 [S], logit_rows int64 [R], and
@@ -35,7 +35,7 @@ from osprey_torch.stored_linears import PRODUCTS
 
 
 class Weights(Protocol):
-    """Where the weights come from: `export.linears.Linears` or `StoredLinears`."""
+    """Source of the weights: `export.linears.Linears` or `StoredLinears`."""
 
     @property
     def precision(self) -> DecoderPrecision: ...
@@ -47,7 +47,7 @@ class Weights(Protocol):
 
 @dataclass(frozen=True)
 class DecoderShape:
-    """Sizes and constants of the language model that its weights do not tell.
+    """Sizes and constants of the language model.
 
     num_layers: how many layers the graph has, the first ones of the model.
     """

@@ -1,9 +1,9 @@
-"""The mask-extractor graph: feature maps and resized masks of N regions to one mask token and one position token each.
+"""Builds the mask-extractor graph: from feature maps and resized masks of N regions to two tokens per region.
 
 res2..res5 [1, C, h, w], mask_res2..mask_res5 [N, h, w] of 0 and 1, position [N, p, p]
  -> mask_tokens [N, H], position_tokens [N, H]. Osprey, arXiv 2312.10032, section 3.2; N is free at run time.
 
-All inputs and outputs are float32. Computed in float16, only the linears are: the mean over a mask adds up as many as
+All inputs and outputs are float32. In a float16 graph only the linears are float16: the mean over a mask adds up to
 (image_size / 4)^2 values and stays float32.
 """
 

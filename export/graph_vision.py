@@ -1,12 +1,11 @@
-"""The vision graph: pixels to the four feature maps of the ConvNeXt trunk and the projected image tokens.
+"""Builds the vision graph: from pixels to the four feature maps of the ConvNeXt trunk and the image tokens.
 
 pixels [1, 3, S, S] -> res2..res5 [1, C, S/stride, S/stride] at strides 4, 8, 16, 32, and image_tokens [T, H]: res4 row
 by row through the two-layer projector. ConvNeXt: Liu et al., arXiv 2201.03545, in timm's arithmetic.
 
-Computed in float16, convolutions, linears and GELU are float16; layer norms and the sums of the residual stream, which
-has the large values, stay float32. All casts are nodes of the graph, for runtimes that follow the types written there.
-Inputs and outputs are float32 either way: they are small beside what lies between, and the four maps come straight from
-the float32 stream.
+In a float16 graph convolutions, linears and GELU are float16. Layer norms and the residual stream, which has the large
+values, stay float32. All casts are nodes of the graph, for runtimes that follow its types. Inputs and outputs are
+always float32.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Plain generation, one region after another with a KV cache, as the original demo does: the engines' reference."""
+"""Plain generation, one region after another with a KV cache, as in the original demo: the engines' reference."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Files of weights beside a graph: tensors one behind the other, and an index of what lies where.
+"""Weight files beside a graph: tensors in sequence, and an index of their positions.
 
-ONNX calls this external data. A decoder of many gigabytes is written as one such file a layer; its graph, and any
-further graph over the same weights, is then made from the indexes alone.
+ONNX calls this external data. A large decoder is written as one such file per layer; its graph, and any other graph
+over the same weights, is built from the indexes alone.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class StoredWeight:
-    """Where a tensor lies: `nbytes` from `offset` in `file`, a plain file name beside the graph."""
+    """The position of a tensor: `nbytes` from `offset` in `file`, a file name beside the graph."""
 
     file: str
     offset: int
@@ -74,7 +74,7 @@ class StoredWeight:
 
 
 class WeightFile:
-    """Writes tensors to a file as they come; nothing of them stays in memory. To be used in a `with` statement."""
+    """Writes tensors to a file, without keeping them in memory. Use it in a `with` statement."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""Which tensors a checkpoint folder and an open_clip file hold, and whether they fit the model; reads headers only."""
+"""Lists the tensors of checkpoint folders and open_clip files and checks them against the model; reads headers only."""
 
 from __future__ import annotations
 

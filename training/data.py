@@ -1,6 +1,6 @@
 """Rendered scenes as training batches: pixels, pooling masks, and either labels or packed dialogues of each region.
 
-A batch is a function of the seed and of its number alone, so that a resumed run sees what an uninterrupted one would.
+A batch depends only on the seed and its number, so that a resumed run equals an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -69,9 +69,8 @@ _LEFT_INSIDE = 0.6
 class Selection:
     """Which regions of an image a stage learns from, and how.
 
-    A mirrored, enlarged or recolored image is spoken of in words that are still true of it: no places in the first
-    two, no sizes in the second, no colors in the third. Data sets have words of their own and know brightness alone of
-    what follows `questions`.
+    Dialogues stay true for mirrored, enlarged or recolored images: no places in the first two, no sizes in the second,
+    no colors in the third. Of the fields after `questions`, data sets have brightness only.
     """
 
     max_regions: int

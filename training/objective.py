@@ -1,4 +1,4 @@
-"""What is minimised: the model under training with the loss of its answers, or of labels of its regions."""
+"""The training objective: the model with the loss of its answers, or of labels of its regions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from training.data import LABELS, NO_LABEL, PLACE_LABELS, Batch
 
 
 class LabelHeads(nn.Module):
-    """Linear classifiers on a region's two tokens, used by stage 0 alone and thrown away after it."""
+    """Linear classifiers on a region's two tokens, used by stage 0 only."""
 
     def __init__(self, hidden_size: int):
         super().__init__()
@@ -48,7 +48,7 @@ def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 class Objective(nn.Module):
-    """The model and what its loss needs, as one module, so that it can be spread over devices."""
+    """The model and its loss as one module, which can be distributed over devices."""
 
     def __init__(self, osprey: Osprey):
         super().__init__()

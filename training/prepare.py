@@ -1,4 +1,4 @@
-"""Everything a run needs before its first step: data on disk, a tokenizer, a model."""
+"""Prepares a run: data on disk, a tokenizer, a model."""
 
 from __future__ import annotations
 

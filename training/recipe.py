@@ -1,4 +1,4 @@
-"""What a training run is: a YAML file read into dataclasses, every key checked."""
+"""Training recipes: YAML files read into dataclasses, with every key checked."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class DataSources:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything a run depends on but the machine.
+    """Everything on which a run depends, except the machine.
 
     precision: of the arithmetic; weights and optimizer stay float32. max_length: tokens of one dialogue, image
     included, beyond which it is cut off. save_dtype: of the checkpoint that is written, fp32, fp16 or bf16. lora: where

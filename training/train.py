@@ -1,7 +1,7 @@
 """Train by a recipe: `python -m training.train --config training/configs/nano.yaml`.
 
-Stopped at any moment and started again, it goes on from the last state; with --minutes it stops by itself, with exit
-status 3 for as long as it is not done. On several GPUs:
+A run that was stopped continues from its last state. With --minutes it stops by itself, with exit status 3 until it is
+complete. On several GPUs:
 `accelerate launch --config_file FILE -m training.train --config RECIPE`, in several processes on CPUs:
 `torchrun --nproc_per_node N -m training.train --config RECIPE`.
 """

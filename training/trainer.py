@@ -1,4 +1,4 @@
-"""Runs the stages of a recipe on whatever `accelerate` finds, and keeps what is needed to go on after a stop."""
+"""Runs the stages of a recipe on the devices that `accelerate` finds, and saves the state to resume."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Trainer:
-    """Trains in a folder: `progress.json` there says where to go on, `checkpoint/` is the result."""
+    """Trains in a folder: `progress.json` has the state to resume, `checkpoint/` is the result."""
 
     def __init__(self, recipe: Recipe, prepared: Prepared, folder: Path):
         self.recipe, self.prepared, self.folder = recipe, prepared, folder

@@ -1,1 +1,1 @@
-"""What people would use instead of the engines: each module runs one of them on the weights of a bundle."""
+"""Alternatives to the engines: each module runs one of them with the weights of a bundle."""

@@ -1,4 +1,4 @@
-"""Baseline "batched": every region brings its whole prompt, all of them decoded as one batch, the prefix N times."""
+"""Baseline "batched": decodes the whole prompts of all regions as one batch, with the prefix N times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The decoder as an ordinary batched graph: whole prompts side by side, each with keys and values of its own.
+"""The decoder as an ordinary batched graph: each prompt has its own keys and values.
 
 This is what exporters of language models write for onnxruntime: a batch axis and GroupQueryAttention, which rotates,
 masks and keeps the cache in place. The weights and the kernels of the linear layers are those of the bundle.

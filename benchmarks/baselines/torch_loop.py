@@ -1,4 +1,4 @@
-"""Plain PyTorch, one region after another, as the original demo answers each click: baselines "demo" and "loop"."""
+"""Plain PyTorch, one region after another, as in the original demo: baselines "demo" and "loop"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The language model of a bundle as plain arrays: the same quantized weights for every decoder that is compared."""
+"""The language model of a bundle as arrays, so that all compared decoders have the same quantized weights."""
 
 from __future__ import annotations
 

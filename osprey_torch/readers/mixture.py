@@ -40,7 +40,7 @@ class Turns:
 
 
 class Mixture:
-    """Item number n is a function of the seed and n alone: a run that is resumed sees what it would have seen.
+    """A mixture in which item n depends only on the seed and n, so that a resumed run gets the same items.
 
     Every source is passed through in a new order each time it has been used up.
     """

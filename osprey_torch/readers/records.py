@@ -1,4 +1,4 @@
-"""What every reader yields: an image, its regions, and what is said about them."""
+"""The records that all readers yield: an image, its regions, and dialogues about them."""
 
 from __future__ import annotations
 
@@ -38,8 +38,7 @@ class Turn:
 class Record:
     """One image with dialogues about it.
 
-    A dialogue's turns follow each other and each may refer to what was said before; dialogues do not know each other,
-    so they can be packed side by side behind one image.
+    A turn can refer to earlier turns of its dialogue. Dialogues are independent, so they can be packed after one image.
     """
 
     image: Path
@@ -56,7 +55,7 @@ class Record:
 
 @dataclass
 class Skipped:
-    """Counts the records, and single masks of others, that were left out and remembers why.
+    """Counts omitted records and single masks, and keeps the first reasons.
 
     With `strict` the first broken record raises InputError instead.
     """

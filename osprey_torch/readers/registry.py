@@ -1,4 +1,4 @@
-"""All readers by the names that recipes and commands call them."""
+"""All readers by their names in recipes and commands."""
 
 from __future__ import annotations
 

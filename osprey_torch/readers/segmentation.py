@@ -1,4 +1,4 @@
-"""Masks as data sets store them: COCO polygons, plain and compressed run lengths, and polygons inside a box."""
+"""Masks in the formats of data sets: COCO polygons, plain and compressed run lengths, polygons inside a box."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def with_area(data: Any) -> Any:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """One region's mask as it stands in the file, decoded when it is needed. height, width: of the image."""
+    """One region's mask as stored, decoded on demand; height and width are those of the image."""
 
     data: Any  # polygons [[x, y, x, y, ...], ...], or {"counts": ..., "size": [height, width]}
     height: int

@@ -1,4 +1,4 @@
-"""Records on disk in many small files, read back one at a time: no data set has to fit into memory."""
+"""Stores records in many small files and reads them one at a time, so that data sets need not fit into memory."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Instruction data in the layout of Osprey-724K, made from masks and what is known of them."""
+"""Makes instruction data in the layout of Osprey-724K from masks and their facts."""

@@ -1,4 +1,4 @@
-"""Instruction data like Osprey-724K from masks and what is known of them, or from simulated scenes.
+"""Make instruction data like Osprey-724K from masks and their facts, or from simulated scenes.
 
     python -m training.instructions --source coco_instances instances.json imgs --templates --output build/made
     python -m training.instructions --scenes 300 --templates --output build/scenes
@@ -6,7 +6,7 @@
         --endpoint http://localhost:8000/v1 --model NAME --most-tokens 2000000
 
 Writes osprey_*.json in the layout of Osprey-724K, which the readers of the same names read back, and masks.json, a COCO
-file for the reader own_masks. Stopped and started again, no answer of the endpoint is asked for twice.
+file for the reader own_masks. A restarted run does not repeat requests to the endpoint.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a language model is asked about an image it cannot see, and what of its answers is fit to be learned."""
+"""Requests to a language model about an image that it cannot see, and the checks of its answers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _FENCE = re.compile(r"^\s*```(?:json)?\s*\n(.*)\n\s*```\s*$", re.DOTALL)
 
 
 class UnfitAnswer(ValueError):
-    """An answer that must not be learned. `reason` is one of a few, to be counted; the message says more."""
+    """An answer that must not be used for training. `reason` is one of a few, to be counted."""
 
     def __init__(self, reason: str, detail: str = ""):
         super().__init__(f"{reason}: {detail}" if detail else reason)

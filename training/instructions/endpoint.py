@@ -1,4 +1,4 @@
-"""A language model behind an OpenAI-compatible endpoint: one question, one answer, with patience and counted."""
+"""Client of a language model behind an OpenAI-compatible endpoint, with retries and counted tokens."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LONGEST_WAIT = 60.0  # seconds between two attempts
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked: the model, its instructions, the question, and the most tokens of an answer."""
+    """A request: the model, its instructions, the question, and the most tokens of an answer."""
 
     model: str
     system: str
@@ -42,7 +42,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """The words of an answer, and the tokens that were paid for."""
+    """The text of an answer, and the tokens that were paid for."""
 
     content: str
     sent: int
@@ -50,10 +50,12 @@ class Reply:
 
 
 class Endpoint:
-    """Asks at `url` (such as http://localhost:8000/v1), again after answers that may differ the next time.
+    """Client for `url` (such as http://localhost:8000/v1) that repeats requests after temporary errors.
 
-    timeout: seconds without a byte. attempts: in all; the wait doubles from `backoff` seconds, or is what the endpoint
-    asks for. `lost` is called with a request that was sent and got no answer, since it may have been paid for.
+    Attributes:
+        timeout: seconds without a byte.
+        attempts: most attempts of a request; the wait doubles from `backoff` seconds, or is what the endpoint requests.
+        lost: called with a request that was sent and got no answer, because it may have to be paid.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""What is known of regions, from data sets or from the simulator: the ground that instructions stand on.
+"""Collects the facts about regions, from data sets or from the simulator, for the instructions.
 
-Only records that speak of one region at a time say something of that region; conversations do not.
+Only records about one region at a time contribute facts; conversations do not.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ _CAPTIONS = (QUESTIONS["short"], REFERRING_QUESTION, REFERRING_QUESTION_WITHOUT_
 
 @dataclass(frozen=True)
 class KnownRegion:
-    """One region and what is true of it; "" and () where nothing is known.
+    """One region and its facts; "" and () if unknown.
 
-    parts: names of an object's parts, None where they are not known, so that none can be denied.
-    part_of: what a part belongs to; "" for objects.
+    Attributes:
+        parts: names of an object's parts, None if they are unknown, so that none can be denied.
+        part_of: the object of a part; "" for objects.
     """
 
     mask: Segmentation

@@ -1,4 +1,4 @@
-"""The five files of Osprey-724K, and one COCO file of the same regions, written so that the readers read them back."""
+"""Writes the five files of Osprey-724K, and one COCO file of the same regions, in the formats of the readers."""
 
 from __future__ import annotations
 

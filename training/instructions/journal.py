@@ -1,4 +1,4 @@
-"""Answers that were paid for, on disk as soon as they are there: what was asked once is not asked again."""
+"""Stores paid answers on disk as soon as they arrive, so that no request is repeated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from training.instructions.endpoint import Reply, Request
 
 
 class Journal:
-    """A file of one JSON object an answer, by a hash of the request; may be written from several threads.
+    """A file with one JSON object per answer, by a hash of the request; thread-safe.
 
     `sent` and `received` are the tokens of everything in it, of lost requests, too.
     """

@@ -1,4 +1,4 @@
-"""Instructions by templates: only what the masks and the known words make true is said."""
+"""Instructions from templates, which state only what follows from the masks and the known facts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Regions of an image: masks in every form, their files, pooling masks and geometry."""
+"""Regions of an image: masks and their encodings, files, pooling, geometry and the region encoder."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,7 @@
-"""Where objects are and how large: from depth that is registered to the picture, and the camera's matrix.
+"""Overlap of boxes, and position and size of regions from a registered depth image and the camera matrix.
 
-Depth cameras are wrong at edges: pixels of an object show what lies behind it, or a value halfway. What is far from
-the rest of an object in depth is therefore left out, and so are the utmost points of what remains.
+Depth cameras are wrong at edges: a pixel of an object can have the depth of the background, or a value in between.
+Points that are far from the other points of a region in depth are therefore ignored, and so are the outermost points.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import numpy as np
 
 from osprey_ros.regions.regions import Regions
 
-_SAMPLES = 64  # a region is looked at in at most so many rows and columns
-_MIN_SAMPLES = 10  # fewer pixels of known depth say too little
-# Sorted by depth, the pixels of one surface follow one another closely. A gap of so much, in metres and as a share of
-# the depth (the error of stereo cameras grows with it), is where something else begins.
+_MAX_SAMPLES = 64  # rows and columns in which a large region is sampled
+_MIN_POINTS = 10  # pixels with known depth below which a region has no extent
+# Sorted by depth, the points of a surface are close together. A larger gap separates two surfaces. In meters, and as a
+# share of the depth, because the error of stereo cameras grows with the depth.
 _GAP, _RELATIVE_GAP = 0.03, 0.02
-_TAIL = 0.02  # share of the points that the size leaves out at either end
+_TAIL = 0.02  # share of the points that the size ignores at each end
 
 
 @dataclass(frozen=True)
 class Extent:
-    """Centre and size of what is seen of an object, in metres, along the camera's axes: x right, y down, z forward."""
+    """Center and size of the visible part of an object in meters along the camera axes: x right, y down, z forward."""
 
     position: tuple[float, float, float]
     size: tuple[float, float, float]
@@ -41,25 +41,29 @@ def box_overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def extents(regions: Regions, depth: np.ndarray, camera_matrix: np.ndarray) -> list[Extent | None]:
-    """The extent of each region, None where too few of its pixels have a depth.
+    """Return the extent of each region; None for a region with too few pixels of known depth.
 
-    ``depth`` is float32 [H, W] in metres along the optical axis, of the size of the regions; values that are not finite
-    or not above 0 are unknown. ``camera_matrix`` [3, 3] is that of a rectified picture, in pixels, the centre of the
-    first one at (0, 0). The position is the median of the object's points, the size what lies between their 2nd and
-    98th percentiles.
+    The position is the median of the points of a region, the size the distance of their 2nd and 98th percentiles.
+
+    Args:
+        regions: Regions of the image.
+        depth: float32 [H, W], meters along the optical axis. Values that are not finite or not above 0 are unknown.
+        camera_matrix: [3, 3] of the rectified image, in pixels. The center of the first pixel is (0, 0).
+
+    Raises ValueError if the depth image has another size than the regions.
     """
     if depth.shape != regions.shape:
-        raise ValueError(f"depth is {depth.shape}, the regions are {regions.shape}")
+        raise ValueError(f"the depth image has shape {depth.shape} but the regions have {regions.shape}")
     return [_extent(*_points(regions, row, depth, camera_matrix)) for row in range(len(regions))]
 
 
 def _points(
     regions: Regions, row: int, depth: np.ndarray, camera_matrix: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """x, y and z in metres of the pixels of a region whose depth is known, each [n]; of a large one, a sample."""
+    """Return x, y and z in meters, [n] each, of the pixels of a region with known depth; a sample of a large region."""
     left, top, width, height = (int(v) for v in regions.boxes[row])
-    across, down = -(-width // _SAMPLES) or 1, -(-height // _SAMPLES) or 1
-    x, y = (width - 1) % across // 2, (height - 1) % down // 2  # as far from one side as from the other
+    across, down = -(-width // _MAX_SAMPLES) or 1, -(-height // _MAX_SAMPLES) or 1
+    x, y = (width - 1) % across // 2, (height - 1) % down // 2  # centers the samples
     inside = regions.crop(row)[y::down, x::across]
     near = depth[top + y : top + height : down, left + x : left + width : across]
     v, u = np.nonzero(inside & np.isfinite(near) & (near > 0))
@@ -69,11 +73,12 @@ def _points(
 
 
 def _extent(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> Extent | None:
-    if len(z) < _MIN_SAMPLES:
+    """Return the extent of points, [n] each in meters; None for too few points."""
+    if len(z) < _MIN_POINTS:
         return None
     nearest, farthest = _surface(np.sort(z))
     kept = (z >= nearest) & (z <= farthest)
-    if np.count_nonzero(kept) < _MIN_SAMPLES:
+    if np.count_nonzero(kept) < _MIN_POINTS:
         return None
     points = np.sort([x[kept], y[kept], z[kept]])
     last = points.shape[1] - 1
@@ -85,9 +90,9 @@ def _extent(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> Extent | None:
 
 
 def _surface(z: np.ndarray) -> tuple[float, float]:
-    """Nearest and farthest depth of the run without a gap that holds the median; ``z`` ascends."""
+    """Return the least and the greatest depth of the surface that contains the median. ``z`` is sorted."""
     middle = len(z) // 2
-    gaps = np.flatnonzero(np.diff(z) > max(_GAP, _RELATIVE_GAP * z[middle]))  # after these entries
+    gaps = np.flatnonzero(np.diff(z) > max(_GAP, _RELATIVE_GAP * z[middle]))  # a gap follows these entries
     first = gaps[gaps < middle].max(initial=-1) + 1
     last = gaps[gaps >= middle].min(initial=len(z) - 1)
     return float(z[first]), float(z[last])

@@ -1,7 +1,7 @@
-"""Regions of a picture in the forms a segmentation gives them: an id image, or binary masks that may overlap.
+"""Regions of an image, made from an id image or from binary masks that may overlap.
 
-Regions keep label images of their own, one where nothing overlaps, so that the arrays they came from may be used for
-the next picture. Masks that overlap lie in different label images: few are needed, however many masks there are.
+Regions are stored in label images of their own, so the source arrays can be reused. A label image holds many regions
+that do not overlap; regions that overlap are put into different ones.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import numpy as np
 from osprey_ros.errors import RegionError
 from osprey_ros.regions.pooling import MaskPooler
 
-MAX_ID = 2**31 - 1  # ids are kept, and published, as int32
-_LAYERS_TRIED = 4  # label images in which room is looked for before there is a new one: bounds the search
-_PIXELS_AT_ONCE = 1 << 17  # of an id image: what is worked on stays in the processor's cache
+MAX_ID = 2**31 - 1  # ids are stored and published as int32
+_SEARCHED_IMAGES = 4  # latest label images that are searched for room for a mask, to bound the search
+_BLOCK_PIXELS = 1 << 17  # pixels of an id image that are processed at once, so that they fit the processor's cache
 
 
 class Regions:
-    """N regions of one picture, made by `regions_from_id_image`, `regions_from_masks` or `as_regions`.
+    """N regions of one image, made by `regions_from_id_image`, `regions_from_masks` or `as_regions`.
 
     Attributes:
-        shape: (height, width) of the picture in pixels.
-        ids: int32 [N], the segmentation's own numbers.
-        areas: int64 [N], pixels of each region.
-        boxes: int32 [N, 4], the bounding box of each region as x, y, width, height; zeros for an empty mask.
+        shape: (height, width) of the image in pixels.
+        ids: int32 [N], the ids of the segmentation.
+        areas: int64 [N], number of pixels of each region.
+        boxes: int32 [N, 4], bounding box of each region as x, y, width, height; zeros for an empty mask.
     """
 
     def __init__(
@@ -39,7 +39,14 @@ class Regions:
         areas: np.ndarray,
         boxes: np.ndarray,
     ) -> None:
-        """Region number n is where ``images[image_of[n]]``, unsigned integers [H, W], has the value ``labels[n]``."""
+        """Make regions of label images: region n is where ``images[image_of[n]]`` has the value ``labels[n]``.
+
+        Args:
+            images: Label images, unsigned integers [H, W] each.
+            image_of: intp [N], index of the label image of each region.
+            labels: intp [N], value of each region in its label image.
+            ids, areas, boxes: As in the attributes.
+        """
         self._images, self._image_of, self._labels = images, image_of, labels
         self.shape = (images[0].shape[0], images[0].shape[1])
         self.ids, self.areas, self.boxes = ids, areas, boxes
@@ -48,29 +55,29 @@ class Regions:
         return len(self.ids)
 
     def pooling_masks(self, sizes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-        """For each (h, w): float32 [N, h, w] of 0 and 1, the masks resized bilinearly and then thresholded above 0.
+        """Return the masks resized bilinearly to each (h, w) and thresholded above 0, float32 [N, h, w] of 0 and 1.
 
-        A thin region can vanish at a coarse size: its mask is then all 0, as in the published code. Where pictures
-        follow one another, one `MaskPooler` for all of them is faster.
+        The mask of a thin region can be all 0 at a coarse size, as in the published code. For a sequence of images,
+        one `MaskPooler` is faster.
         """
         return MaskPooler(sizes).pool(self)
 
     def position_grids(self, size: int) -> np.ndarray:
-        """float32 [N, size, size] in 0..1: the masks resized bilinearly, values kept."""
+        """Return the masks resized bilinearly, float32 [N, size, size] in 0..1."""
         return MaskPooler((), size).pool(self)[0]
 
     def select(self, ids: Iterable[int]) -> Regions:
-        """The regions with these ids, in this order. Raises RegionError for an id that is not there or comes twice."""
+        """Return the regions with these ids, in this order. Raises RegionError for no, unknown or repeated ids."""
         rows = {int(region): row for row, region in enumerate(self.ids)}
         wanted = [int(region) for region in ids]
         absent = [region for region in wanted if region not in rows]
         if absent:
-            raise RegionError(f"no region with id {_listed(absent)}: there are {_listed(self.ids)}")
+            raise RegionError(f"no region has id {_listed(absent)}; choose from {_listed(self.ids)}")
         if not wanted:
-            raise RegionError("no region is selected: give at least one id")
+            raise RegionError("no region is selected; give at least one id")
         repeated = [region for region, count in Counter(wanted).items() if count > 1]
         if repeated:
-            raise RegionError(f"id {_listed(repeated)} is asked for more than once: give every id once")
+            raise RegionError(f"id {_listed(repeated)} is given more than once; give every id once")
         picked = np.array([rows[region] for region in wanted], dtype=np.intp)
         return self.take(picked)
 
@@ -80,12 +87,12 @@ class Regions:
         return Regions(self._images, *kept)
 
     def crop(self, row: int) -> np.ndarray:
-        """bool [box height, box width]: the mask of region number ``row`` (not its id) inside its bounding box."""
+        """Return the mask of the region in a row (not its id) inside its bounding box, bool [height, width]."""
         x, y, width, height = self.boxes[row]
         return self._images[self._image_of[row]][y : y + height, x : x + width] == self._labels[row]
 
     def layers(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Label images, as `MaskPooler` takes them: each with the labels in it, and the numbers, of its regions."""
+        """Yield each label image with the labels and the row numbers of its regions, as `MaskPooler` reads them."""
         for number, image in enumerate(self._images):
             rows = np.flatnonzero(self._image_of == number)
             if len(rows):
@@ -114,7 +121,7 @@ def regions_from_id_image(ids: np.ndarray, only: Iterable[int] | None = None, mi
         keep &= np.isin(regions.ids, [int(region) for region in only])
     if not keep.any():
         raise RegionError(
-            f"no region is left of ids {_listed(regions.ids)}: all are smaller than {min_area} pixels or not asked for"
+            f"no region of ids {_listed(regions.ids)} is left: all are smaller than {min_area} pixels or not selected"
         )
     return regions.take(np.flatnonzero(keep))
 
@@ -125,9 +132,9 @@ def all_regions(ids: np.ndarray) -> Regions:
         raise RegionError(f"an id image must be an integer array [height, width], not {_described(ids)}")
     if ids.size == 0:
         raise RegionError(f"the id image has no pixels: its size is {ids.shape[1]}x{ids.shape[0]}")
-    found = _Found(ids)
+    found = _IdImageRegions(ids)
     if len(found.ids) and found.ids[-1] > MAX_ID:
-        raise RegionError(f"the id {found.ids[-1]} of the id image does not fit 32 bits: number regions up to {MAX_ID}")
+        raise RegionError(f"id {found.ids[-1]} of the id image does not fit 32 bits; use ids up to {MAX_ID}")
     return Regions(
         [found.image],
         image_of=np.zeros(len(found.ids), np.intp),
@@ -139,10 +146,14 @@ def all_regions(ids: np.ndarray) -> Regions:
 
 
 def regions_from_masks(masks: np.ndarray, ids: Iterable[int] | None = None) -> Regions:
-    """Regions of binary masks, bool or uint8 [N, H, W] (non-zero is inside); they may overlap. ``ids`` default to 1..N.
+    """Return a region for each binary mask. Masks may overlap; a mask without a pixel gives a region without pixels.
 
-    A mask without a pixel is kept, so that N masks give N regions. Raises RegionError for another type or shape of
-    array, for ids that are not N different numbers from 1 to MAX_ID, and if all masks are empty.
+    Args:
+        masks: bool or uint8 [N, H, W], non-zero inside the region.
+        ids: N different numbers from 1 to MAX_ID; by default 1 to N.
+
+    Raises:
+        RegionError: An array has another type or shape, the ids are invalid, or all masks are empty.
     """
     if not isinstance(masks, np.ndarray) or masks.ndim != 3 or masks.dtype not in (np.bool_, np.uint8):
         raise RegionError(f"masks must be a bool or uint8 array [regions, height, width], not {_described(masks)}")
@@ -154,9 +165,9 @@ def regions_from_masks(masks: np.ndarray, ids: Iterable[int] | None = None) -> R
     outside = [region for region in numbers if not 1 <= region <= MAX_ID]
     if outside:
         raise RegionError(f"region ids must be 1 to {MAX_ID} (0 is background), not {_listed(outside)}")
-    layers = _Layers(masks)
+    layers = _MaskRegions(masks)
     if not layers.areas.any():
-        raise RegionError(f"there is no region: {len(masks)} masks, none with a pixel set")
+        raise RegionError(f"all {len(masks)} masks are empty; set the pixels inside the regions")
     return Regions(
         layers.images,
         image_of=layers.image_of,
@@ -168,7 +179,10 @@ def regions_from_masks(masks: np.ndarray, ids: Iterable[int] | None = None) -> R
 
 
 def as_regions(regions: Regions | np.ndarray) -> Regions:
-    """Regions as they are, from an id image (integers [H, W]), from one mask (bool [H, W]) or a stack ([N, H, W])."""
+    """Return regions from an id image (integers [H, W]), one mask (bool [H, W]) or masks (bool or uint8 [N, H, W]).
+
+    `Regions` are returned as they are. Raises RegionError for other arrays and if there is no region.
+    """
     if isinstance(regions, Regions):
         return regions
     if isinstance(regions, np.ndarray) and regions.ndim == 3:
@@ -178,15 +192,16 @@ def as_regions(regions: Regions | np.ndarray) -> Regions:
     return regions_from_id_image(regions)
 
 
-class _Found:
-    """The regions of an id image: their areas, boxes and a small copy of the image, from its runs of equal ids in rows.
+class _IdImageRegions:
+    """Finds areas and boxes of the regions of an id image from its runs of equal ids in rows.
 
-    There are far fewer runs than pixels, so whatever needs sorting or grouping is done on them.
+    There are far fewer runs than pixels, so sorting and grouping runs is fast.
 
     Attributes:
-        image: unsigned integers [H, W], the ids themselves where they fit 16 bits, else labels 1, 2, 3 ...
-        labels: intp [N], the value of each region in ``image``.
-        ids: [N], ascending, of the id image's own type. areas, boxes: as in `Regions`.
+        image: Label image, unsigned integers [H, W]: the ids if they fit 16 bits, otherwise labels 1, 2, 3 ...
+        labels: intp [N], value of each region in ``image``.
+        ids: [N], ascending, with the type of the id image.
+        areas, boxes: As in `Regions`.
     """
 
     def __init__(self, ids: np.ndarray) -> None:
@@ -212,7 +227,7 @@ class _Found:
             value_of_label = np.concatenate([values[:1], values[positive]])
 
         inside = np.flatnonzero(label != 0)
-        inside = inside[np.argsort(label[inside], kind="stable")]  # by region, each from top to bottom
+        inside = inside[np.argsort(label[inside], kind="stable")]  # grouped by region, from top to bottom
         label, starts, lengths = label[inside], starts[inside], lengths[inside]
         first = np.flatnonzero(np.append(True, label[1:] != label[:-1])[: len(label)])
         last = np.append(first[1:], len(label))[: len(first)] - 1
@@ -229,9 +244,9 @@ class _Found:
 
 
 def _run_starts(flat: np.ndarray, width: int) -> np.ndarray:
-    """intp: where runs of equal values begin in an image [H * width]; no run goes on in the next row."""
-    # A few rows at a time, in memory that is used again; flags are read eight at a time, as most are not set.
-    step = max(1, _PIXELS_AT_ONCE // width) * width
+    """Return the start of each run of equal values in an image [H * width], intp. Every row begins a run."""
+    # Blocks of rows share one array of flags. It is read eight flags at a time, because most are not set.
+    step = max(1, _BLOCK_PIXELS // width) * width
     begins = np.zeros(-(-step // 8) * 8, dtype=bool)
     parts = []
     for start in range(0, flat.size, step):
@@ -246,12 +261,13 @@ def _run_starts(flat: np.ndarray, width: int) -> np.ndarray:
     return np.concatenate(parts)
 
 
-class _Layers:
-    """Binary masks laid into as few label images as will do without one hiding a part of another.
+class _MaskRegions:
+    """Puts binary masks into label images in which no masks overlap.
 
     Attributes:
-        images: unsigned integers [H, W] each; mask number n has the label n + 1 in its image, 0 is background.
-        image_of: intp [N], the image that each mask lies in. areas, boxes: as in `Regions`.
+        images: Label images, unsigned integers [H, W]. Mask n has the label n + 1 in its image, 0 is background.
+        image_of: intp [N], index of the label image of each mask.
+        areas, boxes: As in `Regions`.
     """
 
     def __init__(self, masks: np.ndarray) -> None:
@@ -270,8 +286,8 @@ class _Layers:
 
 
 def image_with_room(images: list[np.ndarray], place: tuple[slice, slice], mask: np.ndarray) -> int:
-    """Number of a label image where nothing lies under a mask at `place`; a new one where the latest have no room."""
-    for number in range(max(0, len(images) - _LAYERS_TRIED), len(images)):
+    """Return the index of a label image that is empty under a mask at ``place``; append one if there is none."""
+    for number in range(max(0, len(images) - _SEARCHED_IMAGES), len(images)):
         if not np.logical_and(images[number][place], mask).any():
             return number
     images.append(np.zeros_like(images[0]))

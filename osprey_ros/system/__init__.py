@@ -1,1 +1,1 @@
-"""What the process uses of the machine."""
+"""Memory and other resources of the process."""

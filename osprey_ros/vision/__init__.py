@@ -1,1 +1,1 @@
-"""From images to features: files, preprocessing and the encoders."""
+"""Image files, preprocessing and the image encoder."""

@@ -1,1 +1,1 @@
-"""Drawing."""
+"""Overlay images: regions and labels drawn on an image."""

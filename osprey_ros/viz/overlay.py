@@ -18,6 +18,9 @@ from osprey_ros.vision.image_io import check_rgb
 TINT = 0.18  # share of the region's color: little, because descriptions often name the object's own color
 LINE_LENGTH = 28  # characters; longer labels are wrapped and longer words are broken
 MAX_LINES = 3
+_GOLDEN_RATIO = 0.61803398875  # steps of it are spread evenly over the color circle
+_BACKGROUND, _TEXT_COLOR = (20, 20, 20), (255, 255, 255)  # of a label
+_MARGIN = 3  # pixels between the text and the edge of a label
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
@@ -92,12 +95,12 @@ def draw_regions(
 
 def color_of(number: int) -> tuple[int, int, int]:
     """Return the color of an id as RGB, 0 to 255. Neighboring ids have colors that differ clearly."""
-    hue = number * 0.61803398875 % 1.0  # steps of the golden ratio are spread evenly over the color circle
-    red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, 1.0)
+    red, green, blue = colorsys.hsv_to_rgb(number * _GOLDEN_RATIO % 1.0, 0.75, 1.0)
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def _paint(canvas: np.ndarray, mask: np.ndarray, box: np.ndarray, color: tuple[int, int, int], outline: int) -> None:
+    """Tint and outline a region in place. ``mask`` is its mask inside ``box``, ``outline`` a width in pixels."""
     x, y, width, height = (int(v) for v in box)
     part = canvas[y : y + height, x : x + width]
     inside = mask.view(np.uint8)
@@ -149,10 +152,10 @@ def _label(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, color:
     if not isinstance(font, ImageFont.FreeTypeFont):  # the bitmap font has only the characters of Latin-1
         text = text.encode("latin-1", "replace").decode("latin-1")
     left, top, right, bottom = _text_box(ImageDraw.Draw(Image.new("RGB", (1, 1))), font, text)
-    image = Image.new("RGB", (int(right - left) + 6, int(bottom - top) + 6), (20, 20, 20))
+    image = Image.new("RGB", (int(right - left) + 2 * _MARGIN, int(bottom - top) + 2 * _MARGIN), _BACKGROUND)
     draw = ImageDraw.Draw(image)
     draw.rectangle((0, 0, image.width - 1, image.height - 1), outline=color)
-    draw.multiline_text((3 - left, 3 - top), text, font=font, fill=(255, 255, 255))
+    draw.multiline_text((_MARGIN - left, _MARGIN - top), text, font=font, fill=_TEXT_COLOR)
     return np.asarray(image)
 
 

@@ -98,7 +98,7 @@ def test_each_region_has_its_own_extent_and_large_ones_are_sampled() -> None:
 
 def test_depth_of_another_size_is_refused() -> None:
     mask, depth = box_scene((0.0, 0.0), (0.3, 0.3), 1.0, 3.0)
-    with pytest.raises(ValueError, match=r"depth is \(120, 160\), the regions are \(240, 320\)"):
+    with pytest.raises(ValueError, match=r"shape \(120, 160\) but the regions have \(240, 320\)"):
         extents(regions_from_masks(mask[None]), depth[::2, ::2], CAMERA)
 
 

@@ -58,7 +58,7 @@ def add_command(commands: Any) -> None:
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with one file of a bundle, in words."""
+    """A fault of one file of a bundle: the name of the file, and a predicate such as "is missing"."""
 
     file: str
     fault: str
@@ -66,9 +66,13 @@ class Fault:
 
 @dataclass(frozen=True)
 class Check:
-    """What `check_bundle` found. ``unlisted`` are files in the folder that the manifest does not know.
+    """The result of `check_bundle`.
 
-    ``manifest`` is None where it cannot be read; then nothing but it was checked.
+    Attributes:
+        folder: Folder of the bundle.
+        manifest: Its manifest. None if it cannot be read; then no other file was checked.
+        faults: All faults.
+        unlisted: Files in the folder that the manifest does not list.
     """
 
     folder: Path
@@ -80,8 +84,12 @@ class Check:
 def check_bundle(path: str | Path, progress: Callable[[str, int, int], None] | None = None) -> Check:
     """Compare every file of a bundle with its manifest.
 
-    ``progress`` is called with (file, bytes read of all files, bytes of all files). Raises BundleError where there is
-    no bundle, or one of a format that this version does not read.
+    Args:
+        path: Folder or name of the bundle.
+        progress: Called with (file, bytes read of all files, bytes of all files).
+
+    Raises:
+        BundleError: There is no bundle, or it has a format that this version does not read.
     """
     from osprey_ros.bundle.bundle import find_bundle
 
@@ -92,7 +100,7 @@ def check_bundle(path: str | Path, progress: Callable[[str, int, int], None] | N
     needed = [*(entry.file for entry in manifest.engines.values()), *TABLES]
     for name in dict.fromkeys(needed):
         if name not in manifest.files:
-            faults.append(Fault(name, f"is needed, and {MANIFEST} does not list it"))
+            faults.append(Fault(name, f"is needed, but {MANIFEST} does not list it"))
     total = sum(entry.bytes for entry in manifest.files.values())
     before = 0
     for name, entry in sorted(manifest.files.items()):
@@ -125,7 +133,7 @@ def _read_manifest(root: Path) -> tuple[Manifest | None, list[Fault]]:
     if isinstance(data, dict) and data.get("format_version") != FORMAT_VERSION:
         raise BundleError(
             f"bundle {root}: {MANIFEST} has format_version {data.get('format_version')!r}, this osprey_ros reads "
-            f"{FORMAT_VERSION}: use the osprey_ros that it was built with, or build it again"
+            f"{FORMAT_VERSION}; use the osprey_ros that it was built with, or {REBUILD}"
         )
     try:
         return Manifest.from_json(json.dumps(data)), []
@@ -134,7 +142,7 @@ def _read_manifest(root: Path) -> tuple[Manifest | None, list[Fault]]:
 
 
 def _file_fault(root: Path, name: str, entry: FileEntry, read: Callable[[int], None]) -> str:
-    """What is wrong with a file; empty if nothing is."""
+    """Return the fault of a file, or an empty text. Call ``read`` with the number of bytes read so far."""
     if Path(name).name != name:
         return "is not a plain file name"
     path = root / name
@@ -143,7 +151,7 @@ def _file_fault(root: Path, name: str, entry: FileEntry, read: Callable[[int], N
             return "is missing"
         size = path.stat().st_size
         if size != entry.bytes:
-            return f"has {size} bytes, the manifest says {entry.bytes}: it is cut off or was changed"
+            return f"has {size} bytes instead of {entry.bytes}: it is cut off or was changed"
         digest = hashlib.sha256()
         done = 0
         with path.open("rb") as file:
@@ -153,19 +161,20 @@ def _file_fault(root: Path, name: str, entry: FileEntry, read: Callable[[int], N
                 read(done)
     except OSError as error:
         return f"cannot be read ({error.strerror or error})"
-    return "" if digest.hexdigest() == entry.sha256 else "was changed (its SHA-256 is not the manifest's)"
+    return "" if digest.hexdigest() == entry.sha256 else "was changed (its SHA-256 differs from the manifest's)"
 
 
 def _unlisted(root: Path, manifest: Manifest) -> tuple[str, ...]:
-    """Files beside those of the bundle; hidden files and Markdown may always lie there."""
+    """Return the files that the manifest does not list, without hidden files and Markdown."""
     names = (path.name for path in root.iterdir() if path.suffix != ".md" and path.name[0] != ".")
     return tuple(sorted(name for name in names if name != MANIFEST and name not in manifest.files))
 
 
 def plan_notes(manifest: Manifest) -> list[str]:
-    """One sentence for each TensorRT plan that does not fit this machine, which is no fault: it may be for another.
+    """Return one sentence for each TensorRT plan that does not fit this machine.
 
-    Where this machine has no GPU or no TensorRT, one sentence says that it cannot be told.
+    That is not a fault, because the bundle can be for another machine. On a machine without a GPU or without TensorRT,
+    one sentence says that the plans were not compared.
     """
     from osprey_ros.engines import machine
 
@@ -175,7 +184,7 @@ def plan_notes(manifest: Manifest) -> list[str]:
     try:
         here = machine.current()
     except OspreyError as error:
-        return [f"whether its plans fit a machine can be told only there ({error})"]
+        return [f"the TensorRT plans were not compared with this machine ({error})"]
     notes = []
     for entry in plans:
         found = fingerprint.differences(entry.fingerprint, here)
@@ -201,7 +210,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
 
         check = check_bundle(arguments.bundle, show)
     manifest = check.manifest
-    notes = [f"{name} lies in the folder and does not belong to the bundle" for name in check.unlisted]
+    notes = [f"{name} is in the folder but not part of the bundle" for name in check.unlisted]
     if manifest is not None:
         notes += plan_notes(manifest)
     if arguments.json:
@@ -229,7 +238,7 @@ def _print_check(check: Check, notes: Sequence[str]) -> None:
         print(f"{count} fault{'s' if count > 1 else ''} in {check.folder}: copy the bundle again, or {REBUILD}")
     elif check.manifest is not None:
         files = check.manifest.files.values()
-        print(f"OK: {len(files)} files, {size_text(sum(e.bytes for e in files))}, all as {MANIFEST} says")
+        print(f"OK: {len(files)} files, {size_text(sum(e.bytes for e in files))}, all as listed in {MANIFEST}")
     for note in notes:
         print(f"note: {note}")
 
@@ -258,18 +267,18 @@ def run_show(arguments: argparse.Namespace) -> int:
 
 
 def describe_bundle(bundle: Bundle) -> list[str]:
-    """The lines of ``osprey bundle show``."""
+    """Return the lines of ``osprey bundle show``."""
     manifest, model = bundle.manifest, bundle.manifest.model
     compared = "compared with its PyTorch model" if manifest.verified else "NEVER compared with its PyTorch model"
     layers = manifest.verification.get("decoder_layers", {})
     if manifest.verified and layers.get("compared") != layers.get("all"):
-        compared += f" (of the language model the first {layers['compared']} of {layers['all']} layers)"
+        compared += f" (only the first {layers['compared']} of {layers['all']} layers of the language model)"
     lines = [
         f"{manifest.name}  {bundle.root}",
         f"{compared}; format {manifest.format_version}, prompt template {manifest.template}",
         "",
         "Model",
-        f"  picture         {model.image_size} x {model.image_size} pixels, {model.image_tokens} tokens",
+        f"  image           {model.image_size} x {model.image_size} pixels, {model.image_tokens} tokens",
         f"  language model  {model.num_layers} layers of {model.hidden_size}, {model.num_heads} heads of "
         f"{model.head_dim}, {model.vocab_size} words, {model.max_positions} positions",
         "",
@@ -291,7 +300,7 @@ def describe_bundle(bundle: Bundle) -> list[str]:
 
 
 def _verification(figures: Mapping[str, Any]) -> list[str]:
-    """The figures of the verification: a table of the stages, then whatever else was recorded, one line each."""
+    """Return the figures of the verification: a table of the stages, then one line for each other figure."""
     stages = figures.get("stages")
     lines = []
     if isinstance(stages, Mapping) and stages:
@@ -309,7 +318,7 @@ def _verification(figures: Mapping[str, Any]) -> list[str]:
 
 
 def _in_line(value: Any) -> str:
-    """A figure, or what holds figures, on one line."""
+    """Return a figure, or a list or a mapping of figures, on one line."""
     if isinstance(value, Mapping):
         return ", ".join(f"{name.replace('_', ' ')} {_in_line(v)}" for name, v in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -326,14 +335,14 @@ def _figure(value: Any) -> str:
 
 
 def _table(rows: Iterable[Sequence[str]]) -> list[str]:
-    """Rows of cells as indented lines, columns aligned."""
+    """Return rows of cells as indented lines with aligned columns."""
     cells = [list(row) for row in rows]
     widths = [max((len(row[i]) for row in cells if i < len(row)), default=0) for i in range(max(map(len, cells)))]
     return ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=False)).rstrip() for row in cells]
 
 
 def size_text(count: float) -> str:
-    """A number of bytes for people, in decimal units."""
+    """Return a number of bytes as text in decimal units."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

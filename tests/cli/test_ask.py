@@ -1,4 +1,4 @@
-"""`osprey ask` about a picture with masks. What it asks a node: test_ros_services.py."""
+"""`osprey ask` about an image with masks. Questions to a node: tests/ros/test_ros_services.py."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from osprey_sim.scene import sample_scene
 
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The picture of a white teapot (1), a yellow car (2), a pink bowl (3) and a green clock (4)."""
-    folder = tmp_path_factory.mktemp("picture")
+    """The image of a white teapot (1), a yellow car (2), a pink bowl (3) and a green clock (4)."""
+    folder = tmp_path_factory.mktemp("image")
     with Renderer(320, 240) as renderer:
         frame = renderer.render(sample_scene(3, "test", (4, 5)))
-    Image.fromarray(frame.rgb).save(folder / "picture.png")
+    Image.fromarray(frame.rgb).save(folder / "image.png")
     Image.fromarray(frame.instance_ids.astype(np.uint16)).save(folder / "ids.png")
-    return ["--image", str(folder / "picture.png"), "--masks", str(folder / "ids.png"), "--threads", "1"]
+    return ["--image", str(folder / "image.png"), "--masks", str(folder / "ids.png"), "--threads", "1"]
 
 
-def test_it_prints_what_is_meant(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_objects_of_a_phrase_are_printed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ask", "where is the pink bowl?", *arguments, "--json", "--limit", "1"]) == 0
     answer = json.loads(capsys.readouterr().out)
     (match,) = answer["matches"]
@@ -52,7 +52,7 @@ def test_objects_are_named_by_the_ids_of_the_masks(
     assert "(track 20)" in matches[0]["reason"]
 
 
-def test_a_question_without_words_is_refused_before_anything_is_described(
+def test_a_question_without_words_is_rejected_before_regions_are_described(
     arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(Pipeline, "step")
@@ -62,14 +62,14 @@ def test_a_question_without_words_is_refused_before_anything_is_described(
 
 
 @pytest.mark.parametrize("of_node", [False, True])
-def test_a_question_that_is_not_utf8_is_refused(
+def test_a_question_that_is_not_utf8_is_rejected(
     arguments: list[str], capsys: pytest.CaptureFixture[str], of_node: bool
 ) -> None:
     assert main(["ask", "the caf\udce9", *([] if of_node else arguments)]) == 2
     assert r"question 'the caf\udce9' is not UTF-8" in capsys.readouterr().err
 
 
-def test_nothing_found_is_a_status_of_its_own(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_phrase_without_objects_has_its_own_status(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ask", "the purple elephant", *arguments]) == 1
     assert "purple elephant" in capsys.readouterr().out
     assert main(["ask", "the purple elephant", *arguments, "--json"]) == 1
@@ -78,7 +78,7 @@ def test_nothing_found_is_a_status_of_its_own(arguments: list[str], capsys: pyte
     assert "purple elephant" in answer["message"]
 
 
-def test_what_cannot_be_asked_is_said(arguments: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_errors_name_the_remedy(arguments: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for more, reason in (
         (arguments[:2], "give both --image and --masks"),
         (["--image", str(tmp_path / "no.png"), *arguments[2:]], "no.png"),

@@ -1,4 +1,4 @@
-"""`osprey bundle show` and `osprey bundle verify`: what they print, and that no fault of a bundle hides another."""
+"""`osprey bundle show` and `osprey bundle verify`: what they print, and that all faults of a bundle are listed."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _edit_manifest(root: Path, change: Callable[[dict[str, Any]], object]) -> No
     (root / MANIFEST).write_text(json.dumps(data))
 
 
-def test_show_tells_people_what_a_bundle_is(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_the_contents_of_a_bundle(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bundle", "show", str(folder)]) == 0
     out = capsys.readouterr().out
     lines = [line.split() for line in out.splitlines()]
@@ -79,7 +79,7 @@ def test_show_tells_people_what_a_bundle_is(folder: Path, capsys: pytest.Capture
     assert "README.md" not in out
 
 
-def test_show_says_what_was_never_compared(folder: Path, spec: ModelSpec, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_warns_of_an_unverified_bundle(folder: Path, spec: ModelSpec, capsys: pytest.CaptureFixture[str]) -> None:
     _write(folder, spec, {"verified": False})
     assert main(["bundle", "show", str(folder)]) == 0
     out = capsys.readouterr().out
@@ -87,14 +87,14 @@ def test_show_says_what_was_never_compared(folder: Path, spec: ModelSpec, capsys
     assert "Verification" not in out
 
 
-def test_show_says_how_much_was_compared(folder: Path, spec: ModelSpec, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_the_compared_layers(folder: Path, spec: ModelSpec, capsys: pytest.CaptureFixture[str]) -> None:
     for compared, said in ((2, True), (32, False)):
         _write(folder, spec, {**VERIFICATION, "decoder_layers": {"compared": compared, "all": 32}})
         assert main(["bundle", "show", str(folder)]) == 0
         assert ("the first 2 of 32 layers" in capsys.readouterr().out) == said
 
 
-def test_show_gives_programs_the_whole_manifest(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_json_is_the_whole_manifest(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bundle", "show", str(folder), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     manifest = Bundle.open(folder).manifest
@@ -113,14 +113,14 @@ def test_show_gives_programs_the_whole_manifest(folder: Path, capsys: pytest.Cap
 
 @pytest.fixture
 def board(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Makes this machine the one that the plan of ``folder`` was built on; change it to make it another."""
+    """Make this machine the one that the plan of ``folder`` was built on, and return its mutable fields."""
     machine = {name: value for name, value in FINGERPRINT.items() if name != "onnx_sha256"}
     monkeypatch.setattr("osprey_ros.engines.machine.current", lambda: machine)
     return machine
 
 
 @pytest.mark.usefixtures("board")
-def test_whole_bundle_is_ok(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_complete_bundle_is_ok(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bundle", "verify", str(folder)]) == 0
     captured = capsys.readouterr()
     assert captured.out.startswith("OK: 6 files, ")
@@ -146,7 +146,7 @@ def test_all_faults_are_found_at_once(folder: Path, capsys: pytest.CaptureFixtur
     assert main(["bundle", "verify", str(folder)]) == 1
     out = capsys.readouterr().out
     assert "vision.plan was changed (its SHA-256" in out
-    assert "decoder.0.data has 5 bytes, the manifest says 1400" in out
+    assert "decoder.0.data has 5 bytes instead of 1400" in out
     assert "tokenizer.json is missing" in out
     assert f"3 faults in {folder}: copy the bundle again, or rebuild" in out
     assert "OK" not in out
@@ -163,14 +163,14 @@ def test_one_changed_byte_is_one_fault(folder: Path, name: str) -> None:
     data = bytearray((folder / name).read_bytes())
     data[-1] ^= 0x80
     (folder / name).write_bytes(bytes(data))
-    assert check_bundle(folder).faults == (Fault(name, "was changed (its SHA-256 is not the manifest's)"),)
+    assert check_bundle(folder).faults == (Fault(name, "was changed (its SHA-256 differs from the manifest's)"),)
 
 
 @pytest.mark.parametrize(
     ("change", "file", "fault"),
     [
-        (lambda m: m["files"].pop("tokenizer.json"), "tokenizer.json", "is needed, and manifest.json does not list it"),
-        (lambda m: m["files"].pop("vision.plan"), "vision.plan", "is needed, and manifest.json does not list it"),
+        (lambda m: m["files"].pop("tokenizer.json"), "tokenizer.json", "is needed, but manifest.json does not list it"),
+        (lambda m: m["files"].pop("vision.plan"), "vision.plan", "is needed, but manifest.json does not list it"),
         (lambda m: m["files"].update({"../x": {"bytes": 1, "sha256": "0"}}), "../x", "is not a plain file name"),
         (lambda m: m.pop("template"), "manifest.json", "lacks template"),
         (lambda m: m["model"].pop("eos_id"), "manifest.json", "model lacks eos_id"),
@@ -190,7 +190,7 @@ def test_faults_of_the_manifest_are_named(
 @pytest.mark.parametrize(
     ("content", "fault"), [(b"{", "is not valid JSON"), (b"[]", "must hold a JSON object"), (b"\xff{", "is not UTF-8")]
 )
-def test_manifest_that_is_none_is_a_fault(
+def test_an_invalid_manifest_is_a_fault(
     folder: Path, content: bytes, fault: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / MANIFEST).write_bytes(content)
@@ -198,7 +198,7 @@ def test_manifest_that_is_none_is_a_fault(
     assert f"manifest.json {fault}" in capsys.readouterr().out
 
 
-def test_where_there_is_no_bundle_nothing_is_verified(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_bundle_is_an_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     newer = FORMAT_VERSION + 1
     _edit_manifest(folder, lambda m: m.update(format_version=newer))
     for action, path, message in (
@@ -216,13 +216,13 @@ def test_where_there_is_no_bundle_nothing_is_verified(folder: Path, capsys: pyte
         assert message in captured.err
 
 
-def test_files_that_do_not_belong_are_noted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_are_not_listed_are_noted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "old.plan").write_bytes(b"x")
     (folder / ".hidden").write_bytes(b"x")
     assert main(["bundle", "verify", str(folder)]) == 0
     out = capsys.readouterr().out
     assert out.startswith("OK: 6 files")
-    assert "note: old.plan lies in the folder" in out
+    assert "note: old.plan is in the folder but not part of the bundle" in out
     assert "hidden" not in out
     assert "README" not in out
 
@@ -237,7 +237,7 @@ def test_plans_of_another_machine_are_noted(
     assert "GPU" not in out
 
 
-def test_plans_cannot_be_judged_without_a_gpu(
+def test_plans_are_not_compared_without_a_gpu(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def no_gpu() -> dict[str, str]:
@@ -246,11 +246,11 @@ def test_plans_cannot_be_judged_without_a_gpu(
     monkeypatch.setattr("osprey_ros.engines.machine.current", no_gpu)
     assert main(["bundle", "verify", str(folder), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["notes"] == [
-        "whether its plans fit a machine can be told only there (no NVIDIA driver)"
+        "the TensorRT plans were not compared with this machine (no NVIDIA driver)"
     ]
 
 
-def test_verify_warns_of_bundles_that_were_never_compared(
+def test_verify_warns_of_an_unverified_bundle(
     folder: Path, spec: ModelSpec, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _write(folder, spec, {"verified": False})

@@ -23,8 +23,8 @@ from osprey_ros.cli.main import main
 
 @pytest.fixture
 def files(tmp_path: Path, picture: Picture) -> Path:
-    """A folder with picture.png, ids.png (16 bits) and masks/ (one binary PNG for each region)."""
-    Image.fromarray(picture.rgb).save(tmp_path / "picture.png")
+    """A folder with image.png, ids.png (16 bits) and masks/ (one binary PNG for each region)."""
+    Image.fromarray(picture.rgb).save(tmp_path / "image.png")
     Image.fromarray(picture.ids).save(tmp_path / "ids.png")
     (tmp_path / "masks").mkdir()
     for region in (3, 7, 9, 12, 300):
@@ -33,7 +33,7 @@ def files(tmp_path: Path, picture: Picture) -> Path:
 
 
 def _arguments(files: Path, tiny_model: TinyModel, *more: str, masks: str = "ids.png") -> list[str]:
-    common = ["--image", f"{files}/picture.png", "--masks", f"{files}/{masks}", "--bundle", str(tiny_model.bundle)]
+    common = ["--image", f"{files}/image.png", "--masks", f"{files}/{masks}", "--bundle", str(tiny_model.bundle)]
     return ["describe", *common, "--threads", "1", "--max-new-tokens", "6", *more]
 
 
@@ -46,7 +46,7 @@ def _failure(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
     return captured.err
 
 
-def test_json_of_id_picture_and_folder_agree(
+def test_json_of_id_image_and_folder_agree(
     files: Path, tiny_model: TinyModel, picture: Picture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reports = []
@@ -109,7 +109,7 @@ def test_ask(files: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[s
     assert json.loads(capsys.readouterr().out)["question"] == "Is it red?"
 
 
-def test_words_are_printed_though_the_overlay_cannot_be_written(
+def test_descriptions_are_printed_if_the_overlay_cannot_be_written(
     files: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(_arguments(files, tiny_model, "--overlay", f"{files}/nowhere/out.png")) == 2
@@ -118,7 +118,7 @@ def test_words_are_printed_though_the_overlay_cannot_be_written(
     assert "nowhere/out.png cannot be written" in captured.err
 
 
-def test_an_overlay_of_no_known_format_is_refused_at_once(
+def test_an_overlay_of_an_unknown_format_is_rejected_at_once(
     files: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("out.xyz", "out"):
@@ -136,14 +136,12 @@ def test_module_is_a_command_without_torch_and_ros(files: Path, tiny_model: Tiny
 
 
 @pytest.mark.parametrize("command", [["describe"], ["describe", "--json"], ["bundle", "show", "--json"]])
-def test_output_that_nobody_reads_to_its_end_is_no_error(
-    files: Path, tiny_model: TinyModel, command: list[str]
-) -> None:
+def test_a_closed_pipe_is_not_an_error(files: Path, tiny_model: TinyModel, command: list[str]) -> None:
     if command[0] == "describe":
         command = [*_arguments(files, tiny_model), *command[1:]]
     else:
         command = [*command, str(tiny_model.bundle)]
-    # The reader is gone before the first word is written, as `| head` is before the last.
+    # The reader closes the pipe before the first write, as `| head` does before the last one.
     reader, output = os.pipe()
     os.close(reader)
     run = [sys.executable, "-m", "osprey_ros", *command]
@@ -156,7 +154,7 @@ def test_output_that_nobody_reads_to_its_end_is_no_error(
     assert "Error" not in ended.stderr
 
 
-def test_bundle_that_was_never_compared_is_warned_of(
+def test_an_unverified_bundle_has_a_warning(
     files: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(_arguments(files, tiny_model)) == 0
@@ -167,17 +165,17 @@ def test_bundle_that_was_never_compared_is_warned_of(
     assert json.loads(captured.out)["verified"] is False
 
 
-def test_input_that_is_no_good_is_named(
+def test_invalid_files_are_named(
     files: Path, tiny_model: TinyModel, picture: Picture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.fromarray(picture.ids[:, ::2].copy()).save(files / "half.png")
     Image.fromarray(np.zeros((60, 80), np.uint8)).save(files / "nothing.png")
-    Image.fromarray(picture.rgb).save(files / "colours.png")
-    (files / "text.png").write_text("no picture")
+    Image.fromarray(picture.rgb).save(files / "colors.png")
+    (files / "text.png").write_text("not an image")
     for masks, message in (
         ("half.png", "40x60 pixels, the image is 80x60"),
         ("nothing.png", "nothing.png: the id image has no region"),
-        ("colours.png", "colours.png have mode RGB"),
+        ("colors.png", "colors.png have mode RGB"),
         ("text.png", "text.png cannot be read"),
         ("absent.png", "absent.png do not exist"),
         ("x" * 300, "cannot be read: File name too long"),
@@ -192,9 +190,7 @@ def test_input_that_is_no_good_is_named(
     assert r"question 'caf\udce9' is not UTF-8" in message
 
 
-def test_bundles_that_are_no_good_are_named(
-    files: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_invalid_bundles_are_named(files: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]) -> None:
     broken = files / "broken"
     shutil.copytree(tiny_model.bundle, broken)
     arguments = _arguments(files, TinyModel(tiny_model.checkpoint, broken))
@@ -205,7 +201,7 @@ def test_bundles_that_are_no_good_are_named(
 
 
 @pytest.mark.parametrize("name", [*ONNX_FILES.values(), *TABLES, "config.json"])
-def test_changed_byte_of_any_file_of_a_bundle_is_named(
+def test_a_changed_byte_of_any_file_of_a_bundle_is_named(
     files: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     broken = files / "broken"
@@ -230,7 +226,7 @@ def test_engine_that_fails_is_named(files: Path, tiny_model: TinyModel, capsys: 
 
 
 @pytest.mark.parametrize("number", ["two", "0", "-3", "1.5"])
-def test_numbers_that_are_no_good_are_explained(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_numbers_are_explained(number: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(["describe", "--image", "x", "--masks", "y", f"--threads={number}"])
     assert exit_.value.code == 2

@@ -43,7 +43,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_program_of_the_checkout_is_there() -> None:
+def test_every_program_of_the_checkout_exists() -> None:
     modules = [program.module for program in (*PROGRAMS.values(), *EVALUATIONS.values())]
     assert [m for m in modules if not (ROOT / f"{m.replace('.', '/')}.py").is_file()] == []
     programs = {path.stem for path in (ROOT / "evaluation").glob("*.py") if "\ndef main(" in path.read_text()}

@@ -50,7 +50,7 @@ def test_eight_bits_palettes_and_single_bits_are_taken(tmp_path: Path) -> None:
 def test_ids_of_few_bits_are_as_stored(tmp_path: Path, bits: int) -> None:
     ids = np.random.default_rng(bits).integers(0, 2**bits, (6, 16), dtype=np.uint8)
     ids[0, 0] = 2**bits - 1
-    _write_grey_png(tmp_path / "few.png", ids, bits)
+    _write_gray_png(tmp_path / "few.png", ids, bits)
     expected = regions_from_id_image(ids)
     regions = load_regions(tmp_path / "few.png")
     np.testing.assert_array_equal(regions.ids, expected.ids)
@@ -58,8 +58,8 @@ def test_ids_of_few_bits_are_as_stored(tmp_path: Path, bits: int) -> None:
     np.testing.assert_array_equal(regions.boxes, expected.boxes)
 
 
-def _write_grey_png(path: Path, values: np.ndarray, bits: int) -> None:
-    """Writes uint8 [H, W] as a grey PNG of 1, 2 or 4 bits, which Pillow reads but does not write."""
+def _write_gray_png(path: Path, values: np.ndarray, bits: int) -> None:
+    """Writes uint8 [H, W] as a gray PNG of 1, 2 or 4 bits, which Pillow reads but does not write."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

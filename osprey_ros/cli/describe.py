@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from osprey_ros.cli._options import (
+    add_attributes_option,
     add_engine_options,
     add_image_options,
     add_json_option,
     add_max_new_tokens_option,
+    add_min_confidence_option,
     add_region_options,
     add_style_option,
     add_verbose_option,
@@ -23,8 +26,10 @@ from osprey_ros.errors import RegionError
 
 if TYPE_CHECKING:
     from osprey_ros.bundle.manifest import Manifest
+    from osprey_ros.decoding.constraints import Constraint
     from osprey_ros.regions.regions import Regions
-    from osprey_ros.results import Result
+    from osprey_ros.results import Description, Result
+    from osprey_ros.scene.attributes import AttributeSpec
     from osprey_ros.timing import Timing
 
 OVERLAY_WIDTH = 960  # pixels; the text on smaller images would be hard to read
@@ -47,6 +52,8 @@ def add_command(commands: Any) -> None:
         help="ask this question about every region; <mask><pos> in it stands for the region",
     )
     add_max_new_tokens_option(command)
+    add_attributes_option(command)
+    add_min_confidence_option(command)
     add_region_options(command)
     add_engine_options(command)
     add_json_option(command)
@@ -68,34 +75,61 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from osprey_ros.bundle.bundle import Bundle
     from osprey_ros.decoding.config import GenerationConfig
+    from osprey_ros.decoding.prompt import QUESTIONS
     from osprey_ros.describer import Describer
     from osprey_ros.regions.files import load_regions
+    from osprey_ros.scene.attributes import attributes_from
     from osprey_ros.vision.image_io import check_image_name, load_image, save_image
     from osprey_ros.viz.overlay import overlay
 
     if arguments.overlay is not None:
         check_image_name(arguments.overlay)
+    attributes = attributes_from(arguments.attributes)
     rgb = load_image(arguments.image)
     regions = _selected(load_regions(arguments.masks), arguments.min_area, arguments.max_regions)
     bundle = Bundle.open(arguments.bundle).on_device(arguments.device)
     describer = Describer(bundle, threads=arguments.threads, preprocessing=arguments.preprocessing)
     describer.set_image(rgb)
-    config = GenerationConfig(max_new_tokens=arguments.max_new_tokens)
-    if arguments.ask is not None:
-        result = describer.ask(regions, arguments.ask, config)
-    else:
-        result = describer.describe(regions, arguments.style, config)
-    timing = describer.image_timing + result.timing
+    questions = [QUESTIONS[arguments.style] if arguments.ask is None else arguments.ask]
+    results = describer.answer(
+        regions,
+        [*questions, *(attribute.question for attribute in attributes)],
+        GenerationConfig(max_new_tokens=arguments.max_new_tokens),
+        [None, *(attribute.constraint for attribute in attributes)],
+    )
+    timing = describer.image_timing + results[0].timing
+    answers = _answers(results, attributes, arguments.min_confidence)
     warn_if_unverified(bundle.manifest)
     if arguments.json:
-        print(json.dumps(_report(arguments, bundle.manifest, regions, result, timing), indent=2))
+        print(json.dumps(_report(arguments, bundle.manifest, regions, results[0].question, answers, timing), indent=2))
     else:
-        _print_table(regions, result, timing)
+        _print_table(regions, answers, timing)
     # Last, so that the descriptions are not lost if the file cannot be written.
     if arguments.overlay is not None:
         scale = max(1, OVERLAY_WIDTH // max(rgb.shape[:2]))
-        save_image(arguments.overlay, overlay(rgb, regions, [d.text for d in result], scale))
+        save_image(arguments.overlay, overlay(rgb, regions, [answer["text"] for answer in answers], scale))
     return 0
+
+
+def _answers(
+    results: Sequence[Result], attributes: Sequence[AttributeSpec], min_confidence: float
+) -> list[dict[str, Any]]:
+    """Return the text, the confidences and the attributes of each region."""
+    from osprey_ros.scene.captions import known_text
+
+    def entry(name: str, answer: Description, constraint: Constraint | None = None) -> dict[str, Any]:
+        text, confidence = known_text(answer, min_confidence, constraint)
+        raw = round(answer.raw_confidence, 6)
+        return {name: text, "confidence": round(confidence, 6), "raw_confidence": raw}
+
+    asked = list(zip(attributes, results[1:], strict=True))
+    return [
+        {
+            **entry("text", description),
+            "attributes": {spec.name: entry("value", result[row], spec.constraint) for spec, result in asked},
+        }
+        for row, description in enumerate(results[0])
+    ]
 
 
 def _selected(regions: Regions, min_area: int, max_regions: int | None) -> Regions:
@@ -114,33 +148,38 @@ def _selected(regions: Regions, min_area: int, max_regions: int | None) -> Regio
 
 
 def _report(
-    arguments: argparse.Namespace, manifest: Manifest, regions: Regions, result: Result, timing: Timing
+    arguments: argparse.Namespace,
+    manifest: Manifest,
+    regions: Regions,
+    question: str,
+    answers: Sequence[dict[str, Any]],
+    timing: Timing,
 ) -> dict[str, Any]:
     return {
         "image": str(arguments.image),
         "masks": str(arguments.masks),
         "bundle": manifest.name,
         "verified": manifest.verified,
-        "question": result.question,
+        "question": question,
         "size": {"width": regions.shape[1], "height": regions.shape[0]},
         "regions": [
             {
-                "id": description.region_id,
+                "id": int(regions.ids[row]),
                 "box": [int(v) for v in regions.boxes[row]],
                 "area": int(regions.areas[row]),
-                "text": description.text,
-                "confidence": round(description.confidence, 6),
-                "raw_confidence": round(description.raw_confidence, 6),
+                **answer,
             }
-            for row, description in enumerate(result)
+            for row, answer in enumerate(answers)
         ],
         "timing": asdict(timing),
     }
 
 
-def _print_table(regions: Regions, result: Result, timing: Timing) -> None:
+def _print_table(regions: Regions, answers: Sequence[dict[str, Any]], timing: Timing) -> None:
     print(f"{'id':>6}  {'x, y, width, height':<22}  {'confidence':>10}  description")
-    for row, description in enumerate(result):
-        box = box_text(regions.boxes[row])
-        print(f"{description.region_id:>6}  {box:<22}  {description.confidence:>10.2f}  {description.text}")
-    print(f"{len(result)} regions in {timing.total:.2f} s", file=sys.stderr)
+    for row, answer in enumerate(answers):
+        text = "; ".join(
+            [answer["text"], *(f"{name}: {found['value']}" for name, found in answer["attributes"].items())]
+        )
+        print(f"{regions.ids[row]:>6}  {box_text(regions.boxes[row]):<22}  {answer['confidence']:>10.2f}  {text}")
+    print(f"{len(answers)} regions in {timing.total:.2f} s", file=sys.stderr)

@@ -29,16 +29,27 @@ def captions_from(results: Sequence[Result], settings: StepSettings, stamp: int)
     """
     captions = []
     for row, described in enumerate(results[0]):
-        text, confidence = _judged(described, settings.min_confidence)
+        text, confidence = known_text(described, settings.min_confidence)
         category = text if settings.style == CATEGORY else ""
         if _asks_category(settings):
-            category, _ = _judged(results[1][row], settings.min_confidence)
+            category, _ = known_text(results[1][row], settings.min_confidence)
         attributes = []
         for spec, result in zip(settings.attributes, results[1 + _asks_category(settings) :], strict=True):
-            value, known = _judged(result[row], settings.min_confidence, spec.constraint)
+            value, known = known_text(result[row], settings.min_confidence, spec.constraint)
             attributes.append(Attribute(spec.name, value, known))
         captions.append(Caption(category, text, confidence, stamp, tuple(attributes)))
     return captions
+
+
+def known_text(answer: Description, min_confidence: float, constraint: Constraint | None = None) -> tuple[str, float]:
+    """Return the text of an answer and its confidence.
+
+    The text is UNKNOWN if the confidence is below ``min_confidence``. It is UNKNOWN with confidence 0 if the answer is
+    empty, incomplete, or not allowed by the constraint.
+    """
+    if not answer.text or not answer.ended or (constraint is not None and not constraint.accepts(answer.text)):
+        return UNKNOWN, 0.0
+    return (answer.text if answer.confidence >= min_confidence else UNKNOWN), answer.confidence
 
 
 def questions_key(settings: StepSettings) -> str:
@@ -51,10 +62,3 @@ def questions_key(settings: StepSettings) -> str:
 def _asks_category(settings: StepSettings) -> bool:
     """Return whether the category is a question of its own."""
     return settings.categories and settings.style != CATEGORY
-
-
-def _judged(answer: Description, least: float, constraint: Constraint | None = None) -> tuple[str, float]:
-    """Return the text, or UNKNOWN, and its confidence."""
-    if not answer.text or not answer.ended or (constraint is not None and not constraint.accepts(answer.text)):
-        return UNKNOWN, 0.0
-    return (answer.text if answer.confidence >= least else UNKNOWN), answer.confidence

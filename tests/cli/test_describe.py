@@ -104,6 +104,35 @@ def test_engines_and_preprocessing_can_be_chosen(
         assert len(json.loads(capsys.readouterr().out)["regions"]) == 5
 
 
+def test_attributes_are_chosen_from_their_values(
+    files: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--attributes", "color = red | green", "--attributes", "size = small | big; How big is <mask><pos>?"]
+    assert main(_arguments(files, tiny_model, "--json", *asked)) == 0
+    report = json.loads(capsys.readouterr().out)
+    for region in report["regions"]:
+        assert list(region["attributes"]) == ["color", "size"]
+        assert region["attributes"]["color"]["value"] in ("red", "green")
+        assert 0.5 <= region["attributes"]["size"]["raw_confidence"] <= 1  # of the likelier one of two
+    assert main(_arguments(files, tiny_model, *asked)) == 0
+    _, *lines = capsys.readouterr().out.splitlines()
+    for line, region in zip(lines, report["regions"], strict=True):
+        values = {name: found["value"] for name, found in region["attributes"].items()}
+        assert line.endswith(f"  {region['text']}; color: {values['color']}; size: {values['size']}")
+
+
+def test_answers_of_low_confidence_are_unknown(
+    files: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(_arguments(files, tiny_model, "--json")) == 0
+    confidences = [region["confidence"] for region in json.loads(capsys.readouterr().out)["regions"]]
+    limit = sorted(confidences)[2]
+    assert main(_arguments(files, tiny_model, "--json", "--min-confidence", str(limit - 1e-5))) == 0
+    regions = json.loads(capsys.readouterr().out)["regions"]
+    assert [region["confidence"] for region in regions] == confidences
+    assert [region["text"] == "unknown" for region in regions] == [c < limit - 1e-5 for c in confidences]
+
+
 def test_ask(files: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(_arguments(files, tiny_model, "--ask", "Is it red?", "--json")) == 0
     assert json.loads(capsys.readouterr().out)["question"] == "Is it red?"

@@ -16,6 +16,7 @@ from osprey_ros.cli import ask, bag, bundle, describe
 from osprey_ros.cli._options import Parser
 from osprey_ros.cli._output import logs_on_stderr
 from osprey_ros.cli.main import main
+from osprey_ros.scene.settings import StepSettings
 
 OWN = (["describe"], ["ask"], ["bag"], ["bundle"], ["bundle", "show"], ["bundle", "verify"])
 # Options with another meaning in recordings, where images have topics, and a node is where results go.
@@ -50,9 +51,9 @@ def test_options_with_one_name_are_the_same_in_all_commands() -> None:
     assert shared > 20
 
 
-def test_images_are_described_in_full_and_frames_of_recordings_are_not() -> None:
-    parsers = dict(_parsers())
-    for name, defaults in (("describe", (1, None)), ("ask", (1, None)), ("bag", (50, 32))):
+def test_images_are_described_in_full_and_frames_of_recordings_as_by_the_node() -> None:
+    parsers, node = dict(_parsers()), StepSettings()
+    for name, defaults in (("describe", (1, None)), ("ask", (1, None)), ("bag", (node.min_area, node.max_regions))):
         assert (parsers[name].get_default("min_area"), parsers[name].get_default("max_regions")) == defaults
 
 

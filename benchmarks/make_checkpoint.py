@@ -114,10 +114,10 @@ def make_tokenizer(config: OspreyConfig) -> Tokenizer:
 def _sentences() -> Iterable[str]:
     yield from (OSPREY_V1.system, OSPREY_V1.overview, f"{OSPREY_V1.user}: {OSPREY_V1.assistant}: Regarding")
     yield from QUESTIONS.values()
-    for colour in words.COLORS:
+    for color in words.COLORS:
         for size in words.SIZES:
             for thing in words.CLASSES:
-                yield f"a {size} {colour} {thing} on the left side of a table, in front of the handle of a {thing}"
+                yield f"a {size} {color} {thing} on the left side of a table, in front of the handle of a {thing}"
     yield from (f"the {part} of it is behind {table}" for part in words.PARTS for table in words.TABLES)
 
 

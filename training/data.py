@@ -79,7 +79,7 @@ class Selection:
     flip: bool = False  # mirror half of the images
     zoom: float = 1.0  # enlarge a part of half of the images, at most this factor
     brightness: float = 0.0  # each image is up to this share brighter or darker
-    recolour: float = 0.0  # share of the images whose colors are exchanged, so that shapes count
+    recolor: float = 0.0  # share of the images whose colors are exchanged, so that shapes count
     weights: Mapping[str, float] = field(default_factory=dict)  # of kinds of dialogues, see osprey_sim.dialogues
 
     def __post_init__(self) -> None:
@@ -87,8 +87,8 @@ class Selection:
             raise ValueError(f"selection.zoom is {self.zoom}: it must be 1 to 4")
         if not 0.0 <= self.brightness < 1.0:
             raise ValueError(f"selection.brightness is {self.brightness}: it must be 0 or more and below 1")
-        if not 0.0 <= self.recolour <= 1.0:
-            raise ValueError(f"selection.recolour is {self.recolour}: it must be 0 to 1")
+        if not 0.0 <= self.recolor <= 1.0:
+            raise ValueError(f"selection.recolor is {self.recolor}: it must be 0 to 1")
         if "colour" in self.weights:  # spelling of recipes before 0.2
             weights = {"color" if kind == "colour" else kind: weight for kind, weight in self.weights.items()}
             object.__setattr__(self, "weights", weights)
@@ -101,7 +101,7 @@ class Selection:
 
     def of_records(self) -> Selection:
         """Return the selection for data sets, without the options for simulated scenes."""
-        return replace(self, flip=False, zoom=1.0, recolour=0.0, weights={})
+        return replace(self, flip=False, zoom=1.0, recolor=0.0, weights={})
 
     def lit(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return an image, uint8 [H, W, 3], randomly brightened or darkened."""
@@ -121,18 +121,18 @@ class _View:
     facts: list[RegionFacts]
     mirrored: bool = False
     enlarged: bool = False
-    recoloured: bool = False
+    recolored: bool = False
 
     @property
     def untrue(self) -> frozenset[str]:
         """Kinds of dialogues that are not true of it any more."""
-        changes = ((self.mirrored, PLACED), (self.enlarged, PLACED | SIZED), (self.recoloured, COLORED))
+        changes = ((self.mirrored, PLACED), (self.enlarged, PLACED | SIZED), (self.recolored, COLORED))
         return frozenset().union(*(kinds for changed, kinds in changes if changed))
 
     @property
     def unknown(self) -> frozenset[str]:
         """Names in LABELS that are not true of it any more."""
-        return frozenset({"size"} if self.enlarged else ()) | frozenset({"color"} if self.recoloured else ())
+        return frozenset({"size"} if self.enlarged else ()) | frozenset({"color"} if self.recolored else ())
 
 
 class SceneDataset(Dataset[Item]):
@@ -161,8 +161,8 @@ class SceneDataset(Dataset[Item]):
             view = _mirrored(view)
         if self.selection.zoom > 1 and rng.random() < 0.5:
             view = _enlarged(view, rng.uniform(1, self.selection.zoom), self.spec.image_size, rng)
-        if self.selection.recolour and rng.random() < self.selection.recolour:
-            view = _recoloured(view, rng)
+        if self.selection.recolor and rng.random() < self.selection.recolor:
+            view = _recolored(view, rng)
         return replace(view, image=self.selection.lit(view.image, rng))
 
     def _item(self, view: _View, facts: list[RegionFacts], rng: np.random.Generator) -> Item:
@@ -235,10 +235,10 @@ def _mirrored(view: _View) -> _View:
     return replace(view, image=image, instances=instances, parts=parts, mirrored=True)
 
 
-def _recoloured(view: _View, rng: np.random.Generator) -> _View:
+def _recolored(view: _View, rng: np.random.Generator) -> _View:
     """Exchange red, green and blue in one of five ways."""
     order = ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))[int(rng.integers(5))]
-    return replace(view, image=np.ascontiguousarray(view.image[..., order]), recoloured=True)
+    return replace(view, image=np.ascontiguousarray(view.image[..., order]), recolored=True)
 
 
 def _enlarged(view: _View, factor: float, image_size: int, rng: np.random.Generator) -> _View:

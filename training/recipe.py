@@ -127,7 +127,7 @@ class Recipe:
             changed = [s.name for s in self.stages if s.selection != s.selection.of_records()]
             if changed and not self.data.scenes:
                 raise InputError(
-                    f"stage {changed[0]}: flip, zoom, recolour and weights are for simulated scenes, not data sets"
+                    f"stage {changed[0]}: flip, zoom, recolor and weights are for simulated scenes, not data sets"
                 )
             labeled = [stage.name for stage in self.stages if not stage.learns_words]
             if labeled:
@@ -173,7 +173,10 @@ def recipe_from_mapping(data: Any) -> Recipe:
     for number, entry in enumerate(values.get("stages") or ()):
         where = f"stages[{number}]"
         stage = dict(_mapping(entry, where))
-        stage["selection"] = _make(Selection, stage.get("selection"), f"{where}.selection")
+        selection = dict(_mapping(stage.get("selection"), f"{where}.selection"))
+        if "recolour" in selection:  # spelling of recipes before 0.2
+            selection["recolor"] = selection.pop("recolour")
+        stage["selection"] = _make(Selection, selection, f"{where}.selection")
         stages.append(_make(Stage, stage, where))
     values["stages"] = tuple(stages)
     if values.get("lora") is not None:

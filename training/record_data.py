@@ -34,7 +34,7 @@ class RecordDataset(Dataset[Item]):
     ):
         if selection != selection.of_records():
             raise ValueError(
-                "flip, zoom, recolour and weights are for simulated scenes: data sets know places and colours"
+                "flip, zoom, recolor and weights are for simulated scenes: data sets know places and colors"
             )
         shortest = spec.image_tokens + 64  # the system's words and a question
         if max_length < shortest:

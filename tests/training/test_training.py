@@ -283,13 +283,13 @@ def test_recipes_that_cannot_be_used_say_why(tmp_path: Path, part: str, replacem
         load_recipe(path)
 
 
-@pytest.mark.parametrize("change", ["flip: true", "zoom: 2", "recolour: 0.5", "weights: {part: 2}"])
+@pytest.mark.parametrize("change", ["flip: true", "zoom: 2", "recolor: 0.5", "recolour: 0.5", "weights: {part: 2}"])
 def test_pictures_of_data_sets_alone_are_not_changed(tmp_path: Path, change: str) -> None:
     path = tmp_path / "recipe.yaml"
     changed = GOOD.replace("questions: 1", f"questions: 1, {change}")
     sources = "sources: [{reader: own_masks, file: masks.json, images: pictures}]"
     path.write_text(changed.replace("scenes: 8", sources))
-    with pytest.raises(InputError, match="stage a: flip, zoom, recolour and weights are for simulated scenes"):
+    with pytest.raises(InputError, match="stage a: flip, zoom, recolor and weights are for simulated scenes"):
         load_recipe(path)
     path.write_text(changed.replace("scenes: 8", f"scenes: 8\n  {sources}"))
     assert load_recipe(path).data.scenes == 8

@@ -67,7 +67,7 @@ def _words(item: Item, tokenizer: Tokenizer) -> str:
     return tokenizer.decode([int(token) for token in item.sequence.tokens if token >= 0])
 
 
-def _colours(item: Item) -> dict[int, np.ndarray]:
+def _colors(item: Item) -> dict[int, np.ndarray]:
     """Mean pixel of each region whose category no other region has, by category."""
     side = item.masks[0].shape[-1]
     small = item.pixels.reshape(3, side, 64 // side, side, 64 // side).mean((2, 4))
@@ -87,7 +87,7 @@ def test_masks_stay_on_their_regions(store: SceneStore, tokenizer: Tokenizer) ->
     changed = _dataset(store, tokenizer, Selection(99, LARGE, flip=True, zoom=1.6))
     compared, enlarged = 0, 0
     for number in range(6 * SCENES):
-        before, after = _colours(plain[number]), _colours(changed[number])
+        before, after = _colors(plain[number]), _colors(changed[number])
         enlarged += set(changed[number].labels["size"]) == {NO_LABEL}
         for label in set(before) & set(after):
             np.testing.assert_allclose(after[label], before[label], atol=0.35, err_msg=CATEGORIES[label])
@@ -98,7 +98,7 @@ def test_masks_stay_on_their_regions(store: SceneStore, tokenizer: Tokenizer) ->
     np.testing.assert_array_equal(changed[5].pixels, changed[5].pixels)
 
 
-def test_words_of_changed_pictures_are_still_true(store: SceneStore, tokenizer: Tokenizer) -> None:
+def test_words_of_changed_images_are_still_true(store: SceneStore, tokenizer: Tokenizer) -> None:
     dataset = _dataset(store, tokenizer, Selection(6, questions=9, flip=True, zoom=1.6))
     sized = [QUESTIONS["short"][:20], QUESTIONS["detailed"][:20]]
     kinds = set()
@@ -118,9 +118,9 @@ def test_words_of_changed_pictures_are_still_true(store: SceneStore, tokenizer: 
     assert kinds == {(False, True), (False, False), (True, False)}, "as it was, mirrored, enlarged"
 
 
-def test_recoloured_pictures_keep_their_shapes_and_lose_their_colours(store: SceneStore, tokenizer: Tokenizer) -> None:
+def test_recolored_images_keep_their_shapes_and_lose_their_colors(store: SceneStore, tokenizer: Tokenizer) -> None:
     plain = _dataset(store, tokenizer, Selection(99, LARGE))
-    other = _dataset(store, tokenizer, Selection(99, LARGE, questions=9, recolour=1))
+    other = _dataset(store, tokenizer, Selection(99, LARGE, questions=9, recolor=1))
     mean, std = (np.asarray(v)[:, None, None] for v in (TINY.image_mean, TINY.image_std))
     for number in range(SCENES):
         before, after = (dataset[number].pixels * std + mean for dataset in (plain, other))
@@ -130,7 +130,7 @@ def test_recoloured_pictures_keep_their_shapes_and_lose_their_colours(store: Sce
         assert other[number].labels["category"] == plain[number].labels["category"]
         text = _words(other[number], tokenizer)
         assert "category" in text
-        assert not any(f" {colour} " in f"{text} " for colour in COLORS)
+        assert not any(f" {color} " in f"{text} " for color in COLORS)
 
 
 def test_position_tokens_are_asked_for_the_place(store: SceneStore, tokenizer: Tokenizer) -> None:
@@ -163,8 +163,8 @@ def test_pairs_name_both_regions(store: SceneStore, tokenizer: Tokenizer) -> Non
             assert text.startswith(question)
             first, second = named[tokens == MASK]
             assert first != second
-            category, colour = (LABELS[name][item.labels[name][second]] for name in ("category", "color"))
-            assert text.endswith(f"{colour} {category}")
+            category, color = (LABELS[name][item.labels[name][second]] for name in ("category", "color"))
+            assert text.endswith(f"{color} {category}")
             pairs += 1
     assert pairs > 5
 
@@ -247,7 +247,7 @@ def test_pairs_are_made_of_objects_that_are_there() -> None:
     [
         ({"zoom": 0.5}, "zoom is 0.5"),
         ({"brightness": 1}, "brightness is 1"),
-        ({"recolour": 2}, "recolour is 2"),
+        ({"recolor": 2}, "recolor is 2"),
         ({"weights": {"shape": 1}}, "shape.*expected category, short"),
         ({"weights": {"part": -1}}, "none below 0"),
         ({"weights": {"category": 0}}, "some for category"),
@@ -268,7 +268,7 @@ RECIPE = {
     "stages": [
         {"name": "0", "trains": ["vision", "mask_extractor"], "steps": 2, "batch_size": 2, "learning_rate": 1e-3,
          "selection": {"max_regions": 4, "min_area": 4, "flip": True, "zoom": 1.5, "brightness": 0.2,
-                       "recolour": 0.3}},
+                       "recolor": 0.3}},
         {"name": "3", "trains": ["projector", "language_model"], "steps": 1, "batch_size": 2, "learning_rate": 1e-3,
          "selection": {"max_regions": 3, "min_area": 4, "questions": 2, "weights": {"relation": 3}}},
     ],

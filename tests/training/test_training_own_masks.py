@@ -29,9 +29,9 @@ def test_nano_is_right_about_most_masks_of_its_own_world(old: Path, tmp_path: Pa
     assert own_masks.main(["--bundle", str(ROOT / "engines" / "nano"), *files]) == 0
     shares = json.loads(out.read_text())
     annotations = json.loads((old / "masks.json").read_text())["annotations"]
-    colours = [share for share in shares if share["question"].startswith("What color")]
-    assert sum(share["asked"] for share in colours) == sum("attributes" in a for a in annotations) > 10
-    assert sum(share["right"] for share in colours) / sum(share["asked"] for share in colours) > 0.85
+    colors = [share for share in shares if share["question"].startswith("What color")]
+    assert sum(share["asked"] for share in colors) == sum("attributes" in a for a in annotations) > 10
+    assert sum(share["right"] for share in colors) / sum(share["asked"] for share in colors) > 0.85
     categories = [share for share in shares if share["question"].startswith("What is the category")]
     assert sum(share["asked"] for share in categories) == len(annotations)
     for share in categories:

@@ -18,8 +18,8 @@ SHORTEST = 4  # words of a description
 LONGEST_SHORT = 5  # words of a short answer
 
 _SYSTEM = (
-    "You write training texts for a model that looks at regions of pictures. You are given what is known of the "
-    "regions of one picture; speak as if you saw the picture, and never of these notes, of boxes or of coordinates. "
+    "You write training texts for a model that looks at regions of images. You are given what is known of the "
+    "regions of one image; speak as if you saw the image, and never of these notes, of boxes or of coordinates. "
     "Say nothing that does not follow from what is given, and name no object that is not listed. Refer to regions as "
     "<region1>, <region2> and so on. Answer with one JSON object and nothing else."
 )
@@ -52,15 +52,15 @@ class UnfitAnswer(ValueError):
 
 def request_for(kind: str, image: KnownImage, regions: Sequence[KnownRegion], model: str) -> Request:
     """Return the request for the words of one kind about regions of an image."""
-    lines = [f"A picture of {image.width}x{image.height} pixels."]
+    lines = [f"An image of {image.width}x{image.height} pixels."]
     for number, region in enumerate(regions, 1):
         x, y, width, height = region.box
         lines.append(
             f"<region{number}>: {region.category or 'object'}; "
             + "".join(f'"{caption}"; ' for caption in (*region.captions, region.detailed) if caption)
-            + (f"color {region.colour}; " if region.colour else "")
+            + (f"color {region.color}; " if region.color else "")
             + (f"parts: {', '.join(region.parts)}; " if region.parts else "")
-            + f"{place(image, region)} of the picture, box x {x:.0f} to {x + width:.0f}, "
+            + f"{place(image, region)} of the image, box x {x:.0f} to {x + width:.0f}, "
             f"y {y:.0f} to {y + height:.0f}"
         )
     return Request(model, _SYSTEM, "\n".join([*lines, "", _TASKS[kind]]), MAX_TOKENS[kind])

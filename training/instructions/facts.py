@@ -44,7 +44,7 @@ class KnownRegion:
     category: str = ""
     captions: tuple[str, ...] = ()
     detailed: str = ""
-    colour: str = ""
+    color: str = ""
     parts: tuple[str, ...] | None = None
     part_of: str = ""
 
@@ -132,7 +132,7 @@ def images_from_scenes(count: int, split: str, folder: Path, first: int = 0) -> 
                         category=facts.category,
                         captions=(facts.short,),
                         detailed=facts.detailed,
-                        colour=facts.color,
+                        color=facts.color,
                         parts=facts.parts if facts.kind == "object" else None,
                         part_of="" if facts.kind == "object" else seen[owner].category,
                     )
@@ -172,5 +172,5 @@ def _learned(region: KnownRegion, question: str, answer: str) -> KnownRegion:
     if question == QUESTIONS["detailed"]:
         return replace(region, detailed=answer)
     if question == COLOR_QUESTION:
-        return replace(region, colour=answer)
+        return replace(region, color=answer)
     return region

@@ -56,8 +56,8 @@ def masks_file(known: Sequence[KnownImage]) -> dict[str, Any]:
                 annotation["caption"] = region.captions[0]
             if region.detailed:
                 annotation["description"] = region.detailed
-            if region.colour:
-                annotation["attributes"] = {"color": region.colour}
+            if region.color:
+                annotation["attributes"] = {"color": region.color}
             annotations.append(annotation)
     categories = [{"id": number, "name": name} for name, number in numbers.items()]
     return {"images": images, "annotations": annotations, "categories": categories}

@@ -27,8 +27,8 @@ def conversation(image: KnownImage, regions: Sequence[KnownRegion], rng: np.rand
         tag = _tag(number)
         found.append((f"What is {tag}?", f"{tag} is {_named(region)}."))
         found.append((f"Where in the picture is {tag}?", f"It is {place(image, region)}."))
-        if region.colour:
-            found.append((f"What color is {tag}?", f"It is {region.colour}."))
+        if region.color:
+            found.append((f"What color is {tag}?", f"It is {region.color}."))
         if region.parts:
             listed = " and ".join(with_article(part) for part in region.parts)
             found.append((f"Which parts does {tag} have?", f"It has {listed}."))
@@ -52,8 +52,8 @@ def short_form(image: KnownImage, regions: Sequence[KnownRegion], rng: np.random
         tag = _tag(number)
         if region.category:
             found.append((f"What is the object in {tag}?", region.category))
-        if region.colour:
-            found.append((f"What color is {tag}?", region.colour))
+        if region.color:
+            found.append((f"What color is {tag}?", region.color))
         for other in range(len(regions)):
             side = _side(region, regions[other])
             if side is not None:
@@ -113,8 +113,8 @@ def _composed(image: KnownImage, regions: Sequence[KnownRegion], number: int) ->
         *(f"It can be told by these words: {caption}." for caption in region.captions[1:2]),
         f"It takes up {'less than 1' if share < 1 else f'about {share:.0f}'} percent of the picture.",
     ]
-    if region.colour:
-        sentences.append(f"Its color is {region.colour}.")
+    if region.color:
+        sentences.append(f"Its color is {region.color}.")
     sides = [(_side(region, other), other) for n, other in enumerate(regions) if n != number and other.category]
     for side, other in sides:
         if side is not None:

@@ -1,4 +1,4 @@
-"""One small interface to whatever runs an engine file; each runtime is a module, imported when asked for."""
+"""The interface of engines. Each runtime is a module that `load_engine` imports when an engine needs it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
@@ -14,12 +14,12 @@ from osprey_ros.errors import EngineError
 from osprey_ros.system.cancellation import CancellationToken
 
 DEVICES = ("cpu", "cuda")
-UNBOUNDED = sys.maxsize  # rows
+UNBOUNDED = sys.maxsize  # rows that an engine without a limit takes
 _LOGGER = logging.getLogger(__name__)
 
 
 class Buffer(Protocol):
-    """Memory on an engine's device that engines read and write in place: contiguous, first axis outermost."""
+    """Contiguous memory on an engine's device, which engines read and write in place. The first axis holds rows."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -31,22 +31,22 @@ class Buffer(Protocol):
 
     @property
     def device(self) -> str:
-        """Where the memory lies: one of DEVICES."""
+        """Device of the memory: one of DEVICES."""
 
     @property
     def pointer(self) -> int:
-        """Address of the first element, on the device."""
+        """Address of the first element on the device."""
 
     def write(self, array: np.ndarray, row: int = 0) -> None:
-        """Copies ``array`` [n, ...] of the buffer's dtype over the rows ``row`` to ``row + n``."""
+        """Copy an array [n, ...] of the same dtype over rows ``row`` to ``row + n``."""
 
     def read(self) -> np.ndarray:
-        """The contents. On the CPU this is the memory itself, elsewhere a copy: do not write into it."""
+        """Return the contents: on the CPU the memory itself, otherwise a copy. Do not write into it."""
 
     def rows(self, start: int, stop: int, batch: bool = False) -> Buffer:
-        """The rows ``start`` to ``stop`` (not included) of the same memory, which stays alive with the view.
+        """Return a view of rows ``start`` to ``stop`` (exclusive), which keeps the memory alive.
 
-        With ``batch`` they are a batch of one, as engines may want them: an axis of length 1 comes before the others.
+        ``batch`` puts an axis of length 1 in front, for engines with a batch axis.
         """
 
     def copy(self, source: Buffer, row: int = 0) -> None:
@@ -57,6 +57,9 @@ class Buffer(Protocol):
 
     def gather(self, rows: np.ndarray) -> Buffer:
         """Return a new buffer on the same device with these rows, integers [n], without passing through the host."""
+
+
+Inputs: TypeAlias = Mapping[str, "np.ndarray | Buffer"]  # by the names of an engine's inputs
 
 
 class BoundRun(Protocol):
@@ -71,7 +74,7 @@ class Engine(Protocol):
 
     @property
     def device(self) -> str:
-        """Where its buffers lie: one of DEVICES."""
+        """Device of its buffers: one of DEVICES."""
 
     @property
     def interruptible(self) -> bool:
@@ -87,7 +90,7 @@ class Engine(Protocol):
 
     @property
     def input_shapes(self) -> Mapping[str, tuple[int | str, ...]]:
-        """Shape of each input; a string names an axis whose length is known at run time only."""
+        """Shape of each input. A string names an axis whose length varies between runs."""
 
     @property
     def input_dtypes(self) -> Mapping[str, np.dtype]:
@@ -98,57 +101,58 @@ class Engine(Protocol):
         """Element type of each output."""
 
     def most_rows(self, name: str) -> int:
-        """How long the first axis of an input may be in one run, UNBOUNDED where the engine sets no bound."""
+        """Return the maximum length of the first axis of an input in one run; UNBOUNDED if there is no limit."""
 
     def buffer(self, shape: Sequence[int], dtype: np.dtype | type) -> Buffer:
-        """New memory on the device, filled with zeros. Raises EngineError if there is not enough."""
+        """Allocate memory on the device, filled with zeros. Raises EngineError if there is too little."""
 
     def run(
         self,
-        inputs: Mapping[str, np.ndarray | Buffer],
+        inputs: Inputs,
         outputs: Sequence[str] | None = None,
         into: Mapping[str, Buffer] | None = None,
         cancel: CancellationToken | None = None,
     ) -> dict[str, np.ndarray]:
-        """Runs once and returns the wanted outputs as arrays in host memory.
+        """Run once and return outputs as arrays in host memory.
 
         Args:
-            inputs: an array (copied to the device where that is another memory) or a buffer for every input.
-            outputs: names of those to return, by default all that are not in ``into``.
-            into: buffers that outputs are written to, each of the very shape and dtype of its output. They are not
-                returned. They may lie beside buffers that are read in the same run; they may overlap them only where
-                the engine's graph is made for it (`export/graph_attention.py`).
-            cancel: ends the run; what is in ``into`` then is undefined.
+            inputs: An array or a buffer for every input. Arrays are copied to the device if it has its own memory.
+            outputs: Names of the outputs to return; by default all that are not in ``into``.
+            into: Buffers for outputs, with exactly the shape and dtype of each. They are not returned. They may overlap
+                buffers of inputs only if the graph of the engine allows it (`export/graph_attention.py`).
+            cancel: Ends the run. The contents of ``into`` are then undefined.
 
-        Raises EngineError for inputs it refuses, StoppedError when canceled.
+        Raises EngineError for invalid inputs and if the run fails, StoppedError when canceled.
         """
 
-    def bind(self, inputs: Mapping[str, np.ndarray | Buffer], into: Mapping[str, Buffer]) -> BoundRun:
-        """Gets a run ready that is made whenever the returned function is called, with what is in the inputs then.
+    def bind(self, inputs: Inputs, into: Mapping[str, Buffer]) -> BoundRun:
+        """Return a function that runs the engine on the contents that the inputs have when it is called.
 
         Args:
-            inputs: as for `run`; arrays contiguous. They and ``into`` stay alive with the function.
-            into: as for `run`; other outputs are lost.
+            inputs: As for `run`, arrays contiguous. The function keeps them and ``into`` alive.
+            into: As for `run`. Other outputs are discarded.
 
-        Raises EngineError for inputs it refuses, here or in the run.
+        Raises EngineError for invalid inputs, here or in the run.
         """
 
 
 def load_engine(
     path: str | os.PathLike[str], runtime: str = "onnxruntime", device: str = "cpu", threads: int | None = None
 ) -> Engine:
-    """Loads an engine file.
+    """Load an engine file.
 
     Args:
-        path: the file; ``runtime``: "onnxruntime" or "tensorrt"; ``device``: one of DEVICES.
-        threads: bounds the CPU threads (default: one per core).
+        path: The file.
+        runtime: "onnxruntime" or "tensorrt".
+        device: One of DEVICES.
+        threads: Maximum number of CPU threads; by default one for each core.
 
-    Raises EngineError for an unknown or missing runtime or device and for a file that it refuses.
+    Raises EngineError if the runtime or device is unknown or missing, or if the file cannot be loaded.
     """
     if device not in DEVICES:
-        raise EngineError(f"unknown device {device!r}: choose one of {', '.join(DEVICES)}")
+        raise EngineError(f"unknown device {device!r}; choose one of {', '.join(DEVICES)}")
     if threads is not None and threads < 1:
-        raise EngineError(f"threads is {threads}: it must be at least 1")
+        raise EngineError(f"threads is {threads}; it must be at least 1")
     _LOGGER.info("loading %s with %s on %s", path, runtime, device)
     if runtime == "onnxruntime":
         from osprey_ros.engines.onnxruntime import OnnxEngine
@@ -156,8 +160,8 @@ def load_engine(
         return OnnxEngine(path, device, threads)
     if runtime == "tensorrt":
         if device != "cuda":
-            raise EngineError(f"TensorRT runs on the device 'cuda' only, not on {device!r}: correct the manifest")
+            raise EngineError(f"TensorRT runs on the device 'cuda' only, not on {device!r}; correct the manifest")
         from osprey_ros.engines.tensorrt import TensorRTEngine
 
         return TensorRTEngine(path)
-    raise EngineError(f"unknown engine runtime {runtime!r}: this version has 'onnxruntime' and 'tensorrt'")
+    raise EngineError(f"unknown engine runtime {runtime!r}; choose 'onnxruntime' or 'tensorrt'")

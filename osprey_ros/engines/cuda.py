@@ -1,8 +1,8 @@
-"""The memory of an NVIDIA GPU: allocate, copy, wait. Through ctypes, so that nothing is compiled or installed for it.
+"""Memory of an NVIDIA GPU through ctypes: allocate, copy and synchronize without compiled code.
 
-It uses the driver's library (libcuda) and not the runtime's (libcudart): that has one name, lies wherever a driver is,
-and its functions are the same for all versions of CUDA. Memory lies in the device's primary context, which is the one
-that TensorRT and onnxruntime use.
+It calls the library of the driver (libcuda) and not of the runtime (libcudart): every machine with a driver has it,
+under one name, and its functions are the same in all versions of CUDA. Memory is allocated in the primary context of
+the device, which TensorRT and onnxruntime use, too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from osprey_ros.engines.base import Buffer
 
 LIBRARY = "libcuda.so.1"
-# Addresses that TensorRT takes are multiples of this; so are those that the driver gives out.
+# bytes; TensorRT needs addresses that are multiples of it, and the driver returns such addresses
 ALIGNMENT = 256
 
 # From cuda.h.
@@ -33,10 +33,16 @@ _CAPABILITY_MINOR = 76
 
 
 class Cuda:
-    """The first GPU, and one stream of its own in which work is queued.
+    """The first GPU, with a stream of its own in which work is queued.
 
-    ``name``, ``compute_capability`` ("8.7"), ``multiprocessors`` and ``driver`` (the newest CUDA version that the
-    driver serves, "12.6") describe it. Raises EngineError where there is no driver or no GPU.
+    Attributes:
+        name: Name of the GPU.
+        compute_capability: Such as "8.7".
+        multiprocessors: Number of active multiprocessors.
+        driver: Newest CUDA version that the driver supports, such as "12.6".
+        stream: Handle of the stream.
+
+    Raises EngineError if there is no driver or no GPU.
     """
 
     def __init__(self) -> None:
@@ -44,7 +50,7 @@ class Cuda:
             self._library = ctypes.CDLL(LIBRARY)
         except OSError as error:
             raise EngineError(
-                f"this machine has no NVIDIA driver ({error}): use a bundle that was built for the device 'cpu'"
+                f"this machine has no NVIDIA driver ({error}); use a bundle that was built for the device 'cpu'"
             ) from error
         self._call("cuInit", ctypes.c_uint(0))
         number, device = ctypes.c_int(), ctypes.c_int()
@@ -58,7 +64,7 @@ class Cuda:
         self.compute_capability = f"{major}.{minor}"
         self.multiprocessors = self._attribute(_MULTIPROCESSORS, device)
         self._context = ctypes.c_void_p()
-        # Not released again: with the last release the context ends for everyone in this process.
+        # Never released: the last release would end the context for all of this process.
         self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), device)
         self.enter()
         stream = ctypes.c_void_p()
@@ -67,36 +73,36 @@ class Cuda:
         self.stream = int(stream.value or 0)
 
     def enter(self) -> None:
-        """Makes the GPU the one that calls of this thread mean."""
+        """Make the GPU current for the calls of this thread."""
         self._call("cuCtxSetCurrent", self._context)
 
     def buffer(self, shape: Sequence[int], dtype: np.dtype | type) -> DeviceBuffer:
-        """New memory filled with zeros. Raises EngineError if there is not enough."""
+        """Allocate memory filled with zeros. Raises EngineError if there is too little."""
         self.enter()
         memory = _Memory(self, int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize)
         self.synchronize()  # other streams, such as onnxruntime's, may use it at once
         return DeviceBuffer(self, memory, memory.pointer, tuple(shape), np.dtype(dtype))
 
     def upload(self, pointer: int, array: np.ndarray) -> None:
-        """Queues a copy of a contiguous array to the GPU. The array must live until `synchronize`."""
+        """Queue a copy of a contiguous array to the GPU. Keep the array alive until `synchronize`."""
         if array.nbytes:
             address = ctypes.c_void_p(array.ctypes.data)
             self._call("cuMemcpyHtoDAsync_v2", ctypes.c_uint64(pointer), address, *self._size_and_stream(array.nbytes))
 
     def download(self, array: np.ndarray, pointer: int) -> None:
-        """Queues a copy from the GPU into a contiguous array, which holds it after `synchronize`."""
+        """Queue a copy from the GPU into a contiguous array. It is complete after `synchronize`."""
         if array.nbytes:
             address = ctypes.c_void_p(array.ctypes.data)
             self._call("cuMemcpyDtoHAsync_v2", address, ctypes.c_uint64(pointer), *self._size_and_stream(array.nbytes))
 
     def copy(self, target: int, source: int, nbytes: int) -> None:
-        """Queues a copy within the GPU's memory."""
+        """Queue a copy within the memory of the GPU."""
         if nbytes:
             pointers = (ctypes.c_uint64(target), ctypes.c_uint64(source))
             self._call("cuMemcpyDtoDAsync_v2", *pointers, *self._size_and_stream(nbytes))
 
     def synchronize(self) -> None:
-        """Waits until all that is queued is done. Raises EngineError for what went wrong in it."""
+        """Wait until all queued work is complete. Raises EngineError if it failed."""
         self._call("cuStreamSynchronize", ctypes.c_void_p(self.stream))
 
     def _size_and_stream(self, nbytes: int) -> tuple[ctypes.c_size_t, ctypes.c_void_p]:
@@ -110,34 +116,33 @@ class Cuda:
     def _call(self, function: str, *arguments: object) -> None:
         status = getattr(self._library, function)(*arguments)
         if status != 0:
-            raise EngineError(self._words(function, status))
+            raise EngineError(self._message(function, status))
 
-    def _words(self, function: str, status: int) -> str:
+    def _message(self, function: str, status: int) -> str:
         if status == _NO_DEVICE:
-            return "this machine has an NVIDIA driver but no GPU: use a bundle that was built for the device 'cpu'"
+            return "this machine has an NVIDIA driver but no GPU; use a bundle that was built for the device 'cpu'"
         if status == _OUT_OF_MEMORY:
-            return "the GPU is out of memory: close other programs that use it, or use a smaller bundle"
-        words = ctypes.c_char_p()
-        self._library.cuGetErrorString(ctypes.c_int(status), ctypes.byref(words))
-        text = words.value.decode(errors="replace") if words.value else "unknown error"
-        return f"the GPU's driver failed in {function}: {text} ({status}); see `nvidia-smi` and the system log"
+            return "the GPU is out of memory; close other programs that use it, or use a smaller bundle"
+        message = ctypes.c_char_p()
+        self._library.cuGetErrorString(ctypes.c_int(status), ctypes.byref(message))
+        text = message.value.decode(errors="replace") if message.value else "unknown error"
+        return f"the GPU driver failed in {function}: {text} ({status}); see `nvidia-smi` and the system log"
 
 
 class DeviceBuffer:
-    """Memory on the GPU; see `osprey_ros.engines.base.Buffer`. Made by `Cuda.buffer`."""
+    """A `Buffer` on the GPU, made by `Cuda.buffer`."""
 
     device = "cuda"
 
     def __init__(self, cuda: Cuda, memory: _Memory, pointer: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
         self._cuda = cuda
-        self._memory = memory  # lives as long as any view of it
+        self._memory = memory  # shared by all views of it
         self.pointer = pointer
         self.shape = shape
         self.dtype = dtype
         self.nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
 
     def write(self, array: np.ndarray, row: int = 0) -> None:
-        """See `osprey_ros.engines.base.Buffer`. Raises EngineError for rows that do not fit."""
         self._check_rows(array.dtype, array.shape, row)
         array = np.ascontiguousarray(array)
         self._cuda.enter()
@@ -145,7 +150,6 @@ class DeviceBuffer:
         self._cuda.synchronize()
 
     def read(self) -> np.ndarray:
-        """See `osprey_ros.engines.base.Buffer`; a copy."""
         array = np.empty(self.shape, self.dtype)
         self._cuda.enter()
         self._cuda.download(array, self.pointer)
@@ -153,7 +157,6 @@ class DeviceBuffer:
         return array
 
     def rows(self, start: int, stop: int, batch: bool = False) -> DeviceBuffer:
-        """See `osprey_ros.engines.base.Buffer`. Raises EngineError for rows that it does not have."""
         if not 0 <= start <= stop <= self.shape[0]:
             raise EngineError(f"rows {start} to {stop} are not in a buffer of {self.shape[0]} rows")
         row_bytes = int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
@@ -162,7 +165,6 @@ class DeviceBuffer:
         return DeviceBuffer(self._cuda, self._memory, pointer, (1, *shape) if batch else shape, self.dtype)
 
     def copy(self, source: Buffer, row: int = 0) -> None:
-        """See `osprey_ros.engines.base.Buffer`. Raises EngineError for rows that do not fit."""
         self._check_rows(source.dtype, source.shape, row)
         target = self.rows(row, row + source.shape[0])
         self._cuda.enter()
@@ -170,7 +172,7 @@ class DeviceBuffer:
         self._cuda.synchronize()  # engines use streams of their own
 
     def gather(self, rows: np.ndarray) -> DeviceBuffer:
-        """See `osprey_ros.engines.base.Buffer`: one copy for each run of consecutive rows."""
+        # One copy for each run of consecutive rows.
         gathered = self._cuda.buffer((len(rows), *self.shape[1:]), self.dtype)
         starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
         self._cuda.enter()
@@ -186,10 +188,10 @@ class DeviceBuffer:
 
 
 class _Memory:
-    """One allocation, freed with the last reference to it. Filling it with zeros is queued."""
+    """An allocation, freed with the last reference to it. Filling it with zeros is queued."""
 
     def __init__(self, cuda: Cuda, nbytes: int) -> None:
-        # Never empty: TensorRT wants an address for tensors without elements, too.
+        # Never empty: TensorRT needs an address even for tensors without elements.
         size = max(nbytes, ALIGNMENT)
         pointer = ctypes.c_uint64()
         cuda._call("cuMemAlloc_v2", ctypes.byref(pointer), ctypes.c_size_t(size))

@@ -1,4 +1,4 @@
-"""Engines as ONNX graphs run by onnxruntime, on the CPU or on a CUDA device."""
+"""ONNX graphs as engines, run by onnxruntime on the CPU or on a CUDA device."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from osprey_ros.engines.base import UNBOUNDED, BoundRun, Buffer
+from osprey_ros.engines.base import UNBOUNDED, BoundRun, Buffer, Inputs
 from osprey_ros.errors import EngineError, OspreyError, StoppedError
 from osprey_ros.system.cancellation import CancellationToken
 
@@ -29,7 +29,7 @@ _DTYPES = {
     "tensor(bool)": np.bool_,
 }
 
-# ONNX's numbers of the types in buffers (its enumeration TensorProto.DataType).
+# Values of ONNX's enumeration TensorProto.DataType.
 _ONNX_TYPES = {
     np.dtype(dtype): number
     for dtype, number in (
@@ -43,13 +43,13 @@ _ONNX_TYPES = {
     )
 }
 
-# Key in a graph's metadata. Its value names an input: a run with one row of it may be fastest on int4 weights as they
-# are stored, others are on weights unpacked to float32; and so small is the model that few rows gain by one thread.
+# Key in a graph's metadata. Its value names an input of a small model: runs with few rows of it are fastest on one
+# thread, and a run with one row can be fastest on the stored int4 weights instead of weights unpacked to float32.
 FEW_ROWS = "osprey_ros.few_rows"
 
 
 class HostBuffer:
-    """A buffer in host memory: rows of a contiguous numpy array."""
+    """A `Buffer` in host memory: rows of a contiguous numpy array."""
 
     __slots__ = ("_array",)
     device = "cpu"
@@ -59,42 +59,34 @@ class HostBuffer:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """See `osprey_ros.engines.base.Buffer`."""
         return self._array.shape
 
     @property
     def dtype(self) -> np.dtype:
-        """See `osprey_ros.engines.base.Buffer`."""
         return self._array.dtype
 
     @property
     def pointer(self) -> int:
-        """See `osprey_ros.engines.base.Buffer`."""
         return int(self._array.ctypes.data)
 
     def write(self, array: np.ndarray, row: int = 0) -> None:
-        """See `osprey_ros.engines.base.Buffer`."""
         self._array[row : row + len(array)] = array
 
     def read(self) -> np.ndarray:
-        """See `osprey_ros.engines.base.Buffer`."""
         return self._array
 
     def rows(self, start: int, stop: int, batch: bool = False) -> HostBuffer:
-        """See `osprey_ros.engines.base.Buffer`."""
         return HostBuffer(self._array[None, start:stop] if batch else self._array[start:stop])
 
     def copy(self, source: Buffer, row: int = 0) -> None:
-        """See `osprey_ros.engines.base.Buffer`."""
         self.write(source.read(), row)
 
     def gather(self, rows: np.ndarray) -> HostBuffer:
-        """See `osprey_ros.engines.base.Buffer`."""
         return HostBuffer(self._array[rows])
 
 
 class OnnxEngine:
-    """One onnxruntime session. Inputs are used where they lie in memory, without a copy, if they are contiguous."""
+    """An `Engine` that runs an ONNX graph. On the CPU, contiguous inputs are used in place."""
 
     interruptible = True  # between two nodes of the graph
 
@@ -116,10 +108,10 @@ class OnnxEngine:
             from osprey_ros.engines.cuda import Cuda
 
             self._cuda = Cuda()
-        # Without the fusion of quantized products weights are unpacked here and now, where the graph has them so.
+        # Without this fusion, onnxruntime unpacks quantized weights once, when the session is made.
         unpacked = {"session.disable_quant_qdq": "1"}
         self._session = self._open(provider, threads, unpacked)
-        # Sessions for few rows of this input, each with the most rows that it is for.
+        # Sessions for few rows of this input, each with its maximum number of rows.
         self._few_rows = self._session.get_modelmeta().custom_metadata_map.get(FEW_ROWS) if device == "cpu" else None
         self._sessions: list[tuple[int, Any]] = []
         if self._few_rows:
@@ -159,29 +151,26 @@ class OnnxEngine:
         return session
 
     def most_rows(self, name: str) -> int:
-        """See `osprey_ros.engines.base.Engine`: graphs take any number."""
         return UNBOUNDED
 
     def buffer(self, shape: Sequence[int], dtype: np.dtype | type) -> Buffer:
-        """New memory filled with zeros; see `osprey_ros.engines.base.Engine`."""
         if self._cuda is not None:
             return self._cuda.buffer(shape, dtype)
         return HostBuffer(np.zeros(tuple(shape), dtype))
 
     def run(
         self,
-        inputs: Mapping[str, np.ndarray | Buffer],
+        inputs: Inputs,
         outputs: Sequence[str] | None = None,
         into: Mapping[str, Buffer] | None = None,
         cancel: CancellationToken | None = None,
     ) -> dict[str, np.ndarray]:
-        """Runs the graph once; see `osprey_ros.engines.base.Engine`."""
         targets = into or {}
         names = [n for n in self.output_names if n not in targets] if outputs is None else list(outputs)
         self._check(inputs)
         try:
             with _run_options(cancel) as options:
-                if self.device == "cpu" and names and not targets:  # the shortest way
+                if self.device == "cpu" and names and not targets:  # faster than a binding
                     arrays = {n: v.read() if isinstance(v, HostBuffer) else v for n, v in inputs.items()}
                     return dict(zip(names, self._session_for(inputs)[1].run(names, arrays, options), strict=True))
                 binding = self._binding(inputs, tuple(targets), tuple(names))
@@ -190,9 +179,8 @@ class OnnxEngine:
         except Exception as error:  # as above
             raise self._failure(error, cancel) from error
 
-    def bind(self, inputs: Mapping[str, np.ndarray | Buffer], into: Mapping[str, Buffer]) -> BoundRun:
-        """See `osprey_ros.engines.base.Engine`. On the CPU a bound run takes a fraction of the time to begin."""
-        if self.device != "cpu":  # there a session is given copies of arrays, anew for each run
+    def bind(self, inputs: Inputs, into: Mapping[str, Buffer]) -> BoundRun:
+        if self.device != "cpu":  # arrays are copied to the device for each run
             return partial(self.run, inputs, (), into)
         self._check(inputs)
         binding = _Binding(self._session_for(inputs)[1], self.device)
@@ -209,17 +197,15 @@ class OnnxEngine:
         except Exception as error:  # as above
             raise self._failure(error, cancel) from error
 
-    def _binding(
-        self, inputs: Mapping[str, np.ndarray | Buffer], targets: tuple[str, ...], names: tuple[str, ...]
-    ) -> _Binding:
+    def _binding(self, inputs: Inputs, targets: tuple[str, ...], names: tuple[str, ...]) -> _Binding:
         place, session = self._session_for(inputs)
         key = (place, targets, names)
         if key not in self._bindings:
             self._bindings[key] = _Binding(session, self.device)
         return self._bindings[key]
 
-    def _session_for(self, inputs: Mapping[str, np.ndarray | Buffer]) -> tuple[int, Any]:
-        """The session for inputs of these shapes, and its number."""
+    def _session_for(self, inputs: Inputs) -> tuple[int, Any]:
+        """Return the index of the session for inputs of these shapes, and the session."""
         if self._few_rows:
             rows = inputs[self._few_rows].shape[0]
             for index, (most, session) in enumerate(self._sessions):
@@ -232,7 +218,7 @@ class OnnxEngine:
             return
         missing = [name for name in self.input_names if name not in inputs]
         unknown = [name for name in inputs if name not in self.input_names]
-        wrong = f"it was not given its input {', '.join(missing)}" if missing else f"it has no {', '.join(unknown)}"
+        wrong = f"it lacks its input {', '.join(missing)}" if missing else f"it has no {', '.join(unknown)}"
         raise EngineError(f"{self._path} failed: {wrong}")
 
     def _failure(self, error: Exception, cancel: CancellationToken | None = None) -> OspreyError:
@@ -242,7 +228,7 @@ class OnnxEngine:
 
 
 class _Binding:
-    """What is bound to the inputs and outputs of a session, with room for the outputs that are not given any."""
+    """Memory bound to the inputs and outputs of a session. onnxruntime allocates the outputs that have no buffer."""
 
     def __init__(self, session: Any, device: str) -> None:
         from onnxruntime import OrtValue
@@ -251,18 +237,18 @@ class _Binding:
         self._device = device
         self._binding = session.io_binding()
         self._wrap = OrtValue.ortvalue_from_numpy_with_onnx_type
-        self._bound: dict[str, tuple[int, tuple[int, ...]]] = {}  # buffers on the device, which stay bound
-        self._held: dict[str, np.ndarray] = {}  # not every onnxruntime keeps arrays alive (1.27 does not)
+        self._bound: dict[str, tuple[int, tuple[int, ...]]] = {}  # device buffers that are bound: address and shape
+        self._held: dict[str, np.ndarray] = {}  # some versions of onnxruntime (1.27) do not keep arrays alive
 
-    def take(self, inputs: Mapping[str, np.ndarray | Buffer], into: Mapping[str, Buffer]) -> None:
-        """Binds all that is not bound there already."""
+    def take(self, inputs: Inputs, into: Mapping[str, Buffer]) -> None:
+        """Bind inputs and outputs. Device buffers that are bound already are skipped."""
         for name, value in inputs.items():
             self._input(name, value)
         for name, buffer in into.items():
             self._output(name, buffer)
 
     def _input(self, name: str, value: np.ndarray | Buffer) -> None:
-        # The binding copies arrays to the device if need be, and takes them many times faster than addresses.
+        # Binding an array is many times faster than binding its address. Arrays are copied to another device.
         if isinstance(value, HostBuffer | np.ndarray):
             array = value.read() if isinstance(value, HostBuffer) else np.ascontiguousarray(value)
             self._held[name] = array
@@ -288,12 +274,12 @@ class _Binding:
     def run(self, names: Sequence[str], options: Any = None) -> dict[str, np.ndarray]:
         """Run with onnxruntime's RunOptions, if any, and return copies of these outputs."""
         for name in names:
-            self._binding.bind_output(name, "cpu")  # forgets the memory of the last run, which had another shape
+            self._binding.bind_output(name, "cpu")  # releases the memory of the previous run, whose shape can differ
         self._session.run_with_iobinding(self._binding, options)
         if not names:
             return {}
         values = self._binding.get_outputs()
-        # Outputs come in the order in which they were first bound: buffers, then these.
+        # Outputs are in the order in which they were first bound: buffers, then these.
         return {name: value.numpy() for name, value in zip(names, values[len(values) - len(names) :], strict=True)}
 
 
@@ -314,11 +300,11 @@ def _run_options(cancel: CancellationToken | None) -> Iterator[Any]:
 
 
 def waiting_threads(version: str) -> dict[str, str]:
-    """Session settings that say what threads do that wait for work.
+    """Return the session settings for threads that wait for work.
 
-    To wake one takes longer than many a node of ours, so they spin for as long as that, while a run lasts: longer, and
-    they would hold cores that others need. Between runs, where another engine or somebody else works, they sleep.
-    Where onnxruntime cannot bound the spinning (1.23 cannot, 1.26 can), they always sleep.
+    Waking a thread takes longer than most nodes of our graphs, so threads spin for 50 us between nodes. Longer spinning
+    would occupy cores that others need. Between runs, threads sleep. They always sleep if onnxruntime cannot limit the
+    spinning (1.23 cannot, 1.26 can).
     """
     if not _spins_briefly(version):
         return {"session.intra_op.allow_spinning": "0"}
@@ -330,16 +316,16 @@ def waiting_threads(version: str) -> dict[str, str]:
 
 
 def few_rows(version: str) -> int:
-    """How many rows a small decoder runs at most on one thread.
+    """Return the maximum number of rows for which one thread is fastest in a small decoder.
 
-    More are faster on two, once their work outweighs handing it over: to a thread that spins much sooner than to one
-    that must be woken (`benchmarks/README.md`).
+    A second thread pays off once its share of the work outweighs the hand-over, which is much cheaper to a spinning
+    thread than to a sleeping one (`benchmarks/README.md`).
     """
     return 4 if _spins_briefly(version) else 24
 
 
 def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """What the processor says it can do, by Linux's names such as "avx2"; nothing where Linux does not tell."""
+    """Return the features of the processor by their names in Linux, such as "avx2"; empty if they are unknown."""
     try:
         lines = path.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
@@ -351,9 +337,9 @@ def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
 
 
 def levels_are_fast(flags: frozenset[str]) -> bool:
-    """Whether one row is multiplied faster with int4 levels as they are than with weights unpacked to float32.
+    """Return whether one row is multiplied faster with stored int4 weights than with unpacked float32 weights.
 
-    onnxruntime's kernel for AVX2 takes longer: a run over one row 0.37 ms against 0.28 (`benchmarks/README.md`).
+    With AVX2 it is not: a run over one row takes 0.37 ms instead of 0.28 (`benchmarks/README.md`).
     """
     return "avx512f" in flags or "avx2" not in flags
 
@@ -363,16 +349,17 @@ def _spins_briefly(version: str) -> bool:
 
 
 def harmful_optimizers(version: str) -> list[str]:
-    """Optimizers of a release of onnxruntime that break our graphs.
+    """Return the optimizers that break our graphs in a version of onnxruntime.
 
-    Before 1.32 a product with a transposed matrix of no rows, such as the keys of an empty prefix, divides by zero and
-    ends the process (seen with 1.23, 1.25, 1.27, 1.29, 1.30 and 1.31). Transposing apart costs a step about a tenth.
+    Before 1.32, a product with a transposed matrix without rows, such as the keys of an empty prefix, divides by zero
+    and ends the process (seen with 1.23, 1.25, 1.27, 1.29, 1.30 and 1.31). Without the optimizer, a decode step takes
+    about a tenth longer.
     """
     return ["MatmulTransposeFusion"] if release(version) < (1, 32) else []
 
 
 def release(version: str) -> tuple[int, int]:
-    """Major and minor number of a version of onnxruntime."""
+    """Return the major and minor number of a version of onnxruntime."""
     major, minor = (int(part) for part in version.split(".")[:2])
     return major, minor
 

@@ -1,7 +1,7 @@
-"""Engines as TensorRT plans: one code path for TensorRT 10.3 to 11.
+"""TensorRT plans as engines: one code path for TensorRT 10.3 to 11.
 
-A plan is loaded only where its fingerprint says that it fits (see `bundle.fingerprint`). It takes the shapes of its
-optimization profiles; each run uses the first profile that takes all of its shapes.
+A plan is loaded only if its fingerprint fits this machine (see `bundle.fingerprint`). It takes the shapes of its
+optimization profiles; each run uses the first profile that takes all its shapes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from osprey_ros.engines.base import BoundRun, Buffer
+from osprey_ros.engines.base import BoundRun, Buffer, Inputs
 from osprey_ros.engines.cuda import ALIGNMENT, Cuda, DeviceBuffer
 from osprey_ros.engines.machine import check_plan, require_tensorrt
 from osprey_ros.errors import EngineError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def make_logger(messages: list[str]) -> trt.ILogger:
-    """A logger for TensorRT that keeps its errors in ``messages``; what is less than an error is dropped."""
+    """Return a logger for TensorRT that appends errors to ``messages`` and drops everything else."""
     import tensorrt as trt
 
     class Logger(trt.ILogger):
@@ -38,7 +38,7 @@ def make_logger(messages: list[str]) -> trt.ILogger:
 
 
 class TensorRTEngine:
-    """A plan on the GPU. Arrays are copied to it for each run; what lies in its buffers is used in place."""
+    """An `Engine` that runs a plan. Arrays are copied to the GPU for each run, buffers are used in place."""
 
     device = "cuda"
     interruptible = False
@@ -53,12 +53,12 @@ class TensorRTEngine:
         self._errors: list[str] = []
         runtime = trt.Runtime(make_logger(self._errors))
         try:
-            # Mapped, because the GPU of a Jetson shares the memory that a copy would take. Not through numpy: TensorRT
-            # 10.3 asks for the address while other threads of Python may run.
+            # Mapped, because a copy would take memory that the GPU of a Jetson shares. Not by numpy, because TensorRT
+            # 10.3 reads the address while other Python threads may run.
             with open(self._path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 engine = runtime.deserialize_cuda_engine(data)
         except (OSError, ValueError) as error:
-            raise EngineError(f"{self._path} cannot be read ({error}): copy the bundle again") from error
+            raise EngineError(f"{self._path} cannot be read ({error}); copy the bundle again") from error
         if engine is None:
             raise EngineError(f"TensorRT refuses {self._path}: {self._last_errors()}")
         self._runtime = runtime  # an engine needs the runtime that made it
@@ -70,7 +70,7 @@ class TensorRTEngine:
         self.output_names = tuple(outputs)
         self.input_dtypes = {n: np.dtype(trt.nptype(engine.get_tensor_dtype(n))) for n in inputs}
         self.output_dtypes = {n: np.dtype(trt.nptype(engine.get_tensor_dtype(n))) for n in outputs}
-        # A plan does not keep the names of free axes.
+        # A plan does not store the names of variable axes.
         self.input_shapes: dict[str, tuple[int | str, ...]] = {
             n: tuple(
                 length if length >= 0 else f"{n}[{axis}]" for axis, length in enumerate(engine.get_tensor_shape(n))
@@ -79,25 +79,22 @@ class TensorRTEngine:
         }
         self._profiles = [_ShapeRange(engine, index, inputs) for index in range(engine.num_optimization_profiles)]
         self._contexts: dict[int, trt.IExecutionContext] = {}
-        # Device memory for what comes from and goes to the host, by tensor, as large as it was ever needed.
+        # Device memory for copies from and to the host, by tensor name. It grows to the largest size needed.
         self._staging: dict[str, DeviceBuffer] = {}
 
     def most_rows(self, name: str) -> int:
-        """See `osprey_ros.engines.base.Engine`: the most that any profile takes."""
         return max(profile.greatest(name)[0] for profile in self._profiles)
 
     def buffer(self, shape: Sequence[int], dtype: np.dtype | type) -> DeviceBuffer:
-        """New memory on the GPU filled with zeros; see `osprey_ros.engines.base.Engine`."""
         return self._cuda.buffer(shape, dtype)
 
     def run(
         self,
-        inputs: Mapping[str, np.ndarray | Buffer],
+        inputs: Inputs,
         outputs: Sequence[str] | None = None,
         into: Mapping[str, Buffer] | None = None,
         cancel: CancellationToken | None = None,
     ) -> dict[str, np.ndarray]:
-        """Run the plan once; see `osprey_ros.engines.base.Engine`. Cancellation is checked before the run."""
         if cancel is not None:
             cancel.check(f"a run of {self._path}")
         targets = dict(into or {})
@@ -112,7 +109,7 @@ class TensorRTEngine:
             raise EngineError(f"{self._path} failed: {error}: {self._last_errors()}") from error
         if unknown:
             raise EngineError(f"{self._path} failed: TensorRT does not know the shape of {', '.join(unknown)}")
-        # Every output needs memory, wanted or not; `moved` are those that are to be copied to their buffers.
+        # Every output needs memory. `moved` are outputs that are copied to their buffers after the run.
         moved: list[tuple[Buffer, DeviceBuffer]] = []
         results: dict[str, tuple[np.ndarray, int]] = {}
         for name in self.output_names:
@@ -140,17 +137,16 @@ class TensorRTEngine:
         for array, pointer in results.values():
             self._cuda.download(array, pointer)
         self._cuda.synchronize()
-        del alive  # not before the copies to the GPU are done
+        del alive  # the copies to the GPU are complete
         return {name: results[name][0] for name in wanted}
 
-    def bind(self, inputs: Mapping[str, np.ndarray | Buffer], into: Mapping[str, Buffer]) -> BoundRun:
-        """See `osprey_ros.engines.base.Engine`."""
+    def bind(self, inputs: Inputs, into: Mapping[str, Buffer]) -> BoundRun:
         return partial(self.run, inputs, (), into)
 
-    def _check(self, inputs: Mapping[str, np.ndarray | Buffer], outputs: Sequence[str]) -> None:
+    def _check(self, inputs: Inputs, outputs: Sequence[str]) -> None:
         missing = [name for name in self.input_names if name not in inputs]
         if missing:
-            raise EngineError(f"{self._path} failed: it was not given its input {', '.join(missing)}")
+            raise EngineError(f"{self._path} failed: it lacks its input {', '.join(missing)}")
         unknown = [n for n in inputs if n not in self.input_names] + [n for n in outputs if n not in self.output_names]
         if unknown:
             raise EngineError(f"{self._path} failed: it has no {', '.join(unknown)}")
@@ -159,12 +155,12 @@ class TensorRTEngine:
                 raise EngineError(f"{self._path} failed: its input {name} is {dtype}, not {inputs[name].dtype}")
 
     def _context(self, shapes: Mapping[str, tuple[int, ...]]) -> trt.IExecutionContext:
-        """The execution context of the first profile that takes these shapes, with them set."""
+        """Return the execution context of the first profile that takes these shapes, and set them."""
         fitting = [index for index, profile in enumerate(self._profiles) if profile.takes(shapes)]
         if not fitting:
             raise EngineError(
-                f"{self._path} failed: {self._profiles[-1].misfit(shapes)}; give it less, or build the bundle again "
-                "with larger --max-regions or --max-tokens"
+                f"{self._path} failed: {self._profiles[-1].misfit(shapes)}; give it fewer rows, or build the bundle "
+                "again with larger --max-regions or --max-tokens"
             )
         index = fitting[0]
         if index not in self._contexts:
@@ -179,7 +175,7 @@ class TensorRTEngine:
         return context
 
     def _bind_input(self, context: trt.IExecutionContext, name: str, value: np.ndarray | Buffer) -> object:
-        """Gives an input its address on the GPU. Returns what must live until the run is done."""
+        """Set the address of an input. Return the object that must stay alive until the run is complete."""
         alive: object = value
         if isinstance(value, np.ndarray):
             alive = array = np.ascontiguousarray(value)
@@ -197,7 +193,7 @@ class TensorRTEngine:
     def _stage(self, name: str, nbytes: int) -> DeviceBuffer:
         staged = self._staging.get(name)
         if staged is None or staged.nbytes < nbytes:
-            # The smaller one goes first: both may not fit.
+            # Free the smaller one first: there may be too little memory for both.
             self._staging.pop(name, None)
             staged = self._staging[name] = self._cuda.buffer((nbytes,), np.uint8)
         return staged
@@ -207,14 +203,14 @@ class TensorRTEngine:
             raise EngineError(f"{self._path} failed: TensorRT refuses {what}: {self._last_errors()}")
 
     def _last_errors(self) -> str:
-        """What TensorRT logged since the last time, on one line."""
-        text = "; ".join(self._errors) or "it does not say why"
+        """Return and clear the errors that TensorRT has logged, on one line."""
+        text = "; ".join(self._errors) or "it gives no reason"
         self._errors.clear()
         return text
 
 
 class _ShapeRange:
-    """The least and the greatest shape that a profile takes for each input."""
+    """Minimum and maximum shape of each input in an optimization profile."""
 
     def __init__(self, engine: trt.ICudaEngine, index: int, inputs: Sequence[str]) -> None:
         self._ranges: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
@@ -223,14 +219,14 @@ class _ShapeRange:
             self._ranges[name] = (tuple(least), tuple(greatest))
 
     def greatest(self, name: str) -> tuple[int, ...]:
-        """The greatest shape of an input."""
+        """Return the maximum shape of an input."""
         return self._ranges[name][1]
 
     def takes(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
         return all(self._fits(name, shape) for name, shape in shapes.items())
 
     def misfit(self, shapes: Mapping[str, tuple[int, ...]]) -> str:
-        """Which input does not fit, in words."""
+        """Return a text about the first input that does not fit."""
         name, shape = next((name, shape) for name, shape in shapes.items() if not self._fits(name, shape))
         least, greatest = self._ranges[name]
         return f"its input {name} has the shape {shape}, the plan takes {least} to {greatest}"

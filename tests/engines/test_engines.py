@@ -139,7 +139,7 @@ def test_a_bound_run_reads_what_is_there_then(engine: Engine) -> None:
 def test_runs_that_cannot_be_bound_are_explained(engine: Engine) -> None:
     a = _rows(1, 2)
     into = {name: engine.buffer((2, 3), np.float32) for name in ("sum", "product")}
-    with pytest.raises(EngineError, match=r"arithmetic\.onnx failed: it was not given its input b"):
+    with pytest.raises(EngineError, match=r"arithmetic\.onnx failed: it lacks its input b"):
         engine.bind({"a": a}, into)
     with pytest.raises(EngineError, match=r"arithmetic\.onnx failed"):
         engine.bind({"a": a, "b": a.astype(np.float64)}, into)()
@@ -231,7 +231,7 @@ def test_few_rows_run_on_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_inputs_that_it_refuses_are_named(engine: Engine) -> None:
     a = _rows(1, 2)
-    with pytest.raises(EngineError, match=r"arithmetic\.onnx failed: it was not given its input b"):
+    with pytest.raises(EngineError, match=r"arithmetic\.onnx failed: it lacks its input b"):
         engine.run({"a": a})
     with pytest.raises(EngineError, match="it has no c"):
         engine.run({"a": a, "b": a, "c": a})

@@ -89,7 +89,7 @@ def test_all_supported_versions_have_the_names_that_we_use(
     names, members, attributes = _used(ast.parse((ROOT / file).read_text(encoding="utf-8")))
     anywhere = {version: set().union(*classes.values()) for version, (_, classes) in apis.items()}
     ours = attributes & {name for name in set().union(*anywhere.values()) if "_" in name.strip("_")}
-    assert ours, "the file uses no method of TensorRT"
+    assert ours or names, "the file uses nothing of TensorRT"
     for version, (module, classes) in apis.items():
         assert names - module == set(), version
         assert {(owner, member) for owner, member in members if member not in classes.get(owner, ())} == set(), version

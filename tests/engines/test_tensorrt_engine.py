@@ -181,7 +181,7 @@ def test_device_memory_is_freed(plan: Path, gpu: LiveAllocations) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda given: given.pop("ids"), "not given its input ids"),
+        (lambda given: given.pop("ids"), "lacks its input ids"),
         (lambda given: given.update(more=given["ids"]), "has no more"),
         (lambda given: given.update(rows=given["rows"].astype(np.float64)), "input rows is float32, not float64"),
         (lambda given: given.update(_inputs(101)), r"rows has the shape \(101, 3\), .* \(100, 3\).*--max-tokens"),

@@ -47,6 +47,21 @@ def test_a_name_loads_only_its_own_module() -> None:
     assert loaded.isdisjoint({*HEAVY, "numpy", "onnxruntime", "tokenizers", "cv2", "PIL", "osprey_ros.describer"})
 
 
+@pytest.mark.parametrize("name", ["Timing", "Sampling"])
+def test_plain_data_loads_no_engine_and_no_tokenizer(name: str) -> None:
+    loaded = _loaded_after(f"from osprey_ros import {name}")
+    assert loaded.isdisjoint({*HEAVY, "onnxruntime", "tokenizers", "regex", "cv2", "PIL"})
+    assert not [module for module in loaded if module.startswith(("osprey_ros.engines", "osprey_ros.describer"))]
+
+
+def test_the_interface_of_engines_loads_no_runtime() -> None:
+    loaded = _loaded_after("import osprey_ros.engines.base, osprey_ros.bundle.fingerprint")
+    assert loaded.isdisjoint({*HEAVY, "onnxruntime"})
+    assert loaded.isdisjoint(
+        {"osprey_ros.engines.onnxruntime", "osprey_ros.engines.tensorrt", "osprey_ros.engines.cuda"}
+    )
+
+
 def test_public_names_are_what_their_modules_define() -> None:
     import osprey_ros
 

@@ -16,27 +16,17 @@ import numpy as np
 from osprey_ros._moved import old_names
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.decoding.config import GenerationConfig
-from osprey_ros.decoding.constraints import CompiledConstraint, Constraint, ConstraintCache
-from osprey_ros.decoding.decoder import Decoder, PrefixCache, Token
+from osprey_ros.decoding.constraints import Constraint
+from osprey_ros.decoding.decoder import Token
 from osprey_ros.decoding.deprecated import old_arguments
-from osprey_ros.decoding.embeddings import Embeddings
-from osprey_ros.decoding.loop import DecodeRequest, Generation
-from osprey_ros.decoding.prompt import (
-    IMAGE,
-    QUESTIONS,
-    PromptBuilder,
-    answer_kind,
-    answer_tokens,
-    common_prefix,
-    style_question,
-    template_named,
-)
-from osprey_ros.decoding.prompt_batch import PromptBatch, build_branches, build_joint_branch
+from osprey_ros.decoding.prompt import QUESTIONS, style_question
+from osprey_ros.decoding.prompt_batch import PromptBatch
+from osprey_ros.decoding.session import Answer, DecodingSession, RegionTokens
 from osprey_ros.engines.base import Engine, load_engine
 from osprey_ros.errors import BundleError, InputError, PromptError, RegionError
 from osprey_ros.regions.encoder import RegionEncoder
 from osprey_ros.regions.regions import Regions, as_regions
-from osprey_ros.results import Description, EncodedRegions, Result, Scores, StreamUpdate, raw_confidence
+from osprey_ros.results import Description, EncodedRegions, Result, Scores, StreamUpdate
 from osprey_ros.system.cancellation import CancellationToken
 from osprey_ros.system.exclusive import ExclusiveUse
 from osprey_ros.system.machine import cpu_count
@@ -86,20 +76,13 @@ class Describer:
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self.spec = self.bundle.manifest.model
-        preprocess = Preprocessor(self.spec, preprocessing, threads if threads is not None else cpu_count())
-        self._builder = PromptBuilder(self.bundle.tokenizer(), self.spec, template_named(self.bundle.manifest.template))
-        self._constraints = ConstraintCache(self._builder)
-        self._calibration = self.bundle.calibration()
-        self._embed = Embeddings(self.bundle.embeddings())
+        preprocessor = Preprocessor(self.spec, preprocessing, threads if threads is not None else cpu_count())
         vision = self._load("vision", threads, "pixels", "image_tokens")
+        self._image_encoder = ImageEncoder(vision, preprocessor, self.spec)
         extractor = self._load("mask_extractor", threads, "position", "position_tokens")
-        self._image_encoder = ImageEncoder(vision, preprocess, self.spec)
         self._region_encoder = RegionEncoder(extractor, self.spec)
-        last = self.spec.num_layers - 1
-        engine = self._load("decoder", threads, "inputs_embeds", f"new_value.{last}")
-        self._decoder = Decoder(engine, self.spec, max_parallel)
-        prompt = self._builder.prompt(QUESTIONS["short"])
-        self._prefixes = PrefixCache(self._decoder, self._embed, prompt[: prompt.index(IMAGE)])
+        decoder = self._load("decoder", threads, "inputs_embeds", f"new_value.{self.spec.num_layers - 1}")
+        self._session = DecodingSession(self.bundle, decoder, max_parallel)
         self._use = ExclusiveUse("describer")
         self._shape: tuple[int, int] | None = None  # height and width of the image
         self.image_id = 0
@@ -117,7 +100,7 @@ class Describer:
             return
         with self._use:
             self._use.close()
-            del self._image_encoder, self._region_encoder, self._decoder, self._prefixes
+            del self._image_encoder, self._region_encoder, self._session
 
     def set_image(
         self, rgb: np.ndarray, image_id: int | None = None, *, cancel: CancellationToken | None = None
@@ -137,8 +120,7 @@ class Describer:
         with self._use:
             check_rgb(rgb)
             timer, self._shape = StageTimer("preprocess"), None
-            self._decoder.end_streams()
-            self._prefixes.reset()
+            self._session.reset()
             self.image_id = next(_IMAGE_IDS) if image_id is None else image_id
             self._image_encoder.encode(rgb, timer, cancel)
             self._shape, self.image_timing = rgb.shape[:2], timer.timing()
@@ -203,12 +185,11 @@ class Describer:
         """
         with self._use:
             timer = StageTimer("regions")
-            compiled = self._compiled(questions, constraints)
+            compiled = self._session.compile(questions, constraints)
             batch = self._batch(regions, questions, timer, cancel)
-            answers = self._decoder.generate(self._request(batch, config, compiled), timer, cancel)
-            described = [self._description(batch, branch, one, compiled) for branch, one in enumerate(answers)]
-            timing = _timing(timer, batch, sum(len(answer.tokens) for answer in answers))
-        count = len(batch.region_ids)
+            answers = self._session.answer(batch, config, compiled, timer, cancel)
+            timing = _timing(timer, batch, sum(len(answer.generation.tokens) for answer in answers))
+        described, count = [_description(answer) for answer in answers], len(batch.region_ids)
         return tuple(
             Result(question, tuple(described[n * count : (n + 1) * count]), timing)
             for n, question in enumerate(batch.questions)
@@ -231,8 +212,8 @@ class Describer:
         with self._use:
             timer = StageTimer("regions")
             batch = self._batch(regions, [question], timer, cancel, joint=True)
-            (answer,) = self._decoder.generate(self._request(batch, config, [None]), timer, cancel)
-            return self._description(batch, 0, answer, [None])
+            (answer,) = self._session.answer(batch, config, [None], timer, cancel)
+        return _description(answer)
 
     def check(self, constraints: Iterable[Constraint | None], questions: Iterable[str] = ()) -> None:
         """Compile constraints, and check questions about one region. No image is needed.
@@ -241,11 +222,10 @@ class Describer:
         longer than the model can read.
         """
         with self._use:
-            for constraint in constraints:
-                if constraint is not None:
-                    self._constraints.compile(constraint)
+            given = list(constraints)
+            self._session.compile([""] * len(given), given)
             for question in questions:
-                self._builder.check_question(question)
+                self._session.builder.check_question(question)
 
     @old_arguments
     def stream(
@@ -254,15 +234,17 @@ class Describer:
         question: str,
         config: GenerationConfig = _DEFAULT,
         together: bool = False,
+        *,
+        cancel: CancellationToken | None = None,
     ) -> Iterator[StreamUpdate]:
         """Ask like `ask`, or like `ask_together` if ``together``, and yield each token when it is decoded.
 
         Errors of the call are raised at once. Closing the iterator ends decoding. Another call of the describer does
-        so, too: the iterator then raises InputError.
+        so, too: the iterator then raises InputError. After ``cancel`` it raises StoppedError.
         """
         with self._use:
-            batch = self._batch(regions, [question], StageTimer("regions"), None, together)
-            return self._updates(batch, self._decoder.stream(self._request(batch, config, [None])))
+            batch = self._batch(regions, [question], StageTimer("regions"), cancel, together)
+            return self._updates(self._session.stream(batch, config, cancel))
 
     @old_arguments
     def score(
@@ -281,9 +263,9 @@ class Describer:
         if not phrases:
             raise PromptError("no phrase is given: there is nothing to score")
         with self._use:
-            timer, ids = StageTimer("regions"), [self._builder.phrase(phrase) for phrase in phrases]
+            timer, ids = StageTimer("regions"), [self._session.builder.phrase(phrase) for phrase in phrases]
             batch = self._batch(regions, [question], timer, cancel)
-            scores = self._decoder.score(batch.prefix, batch.branches, ids, self._embed, timer, cancel)
+            scores = self._session.score(batch, ids, timer, cancel)
             sums = np.array([[part.sum(dtype=np.float64) for part in row] for row in scores], dtype=np.float32)
             timing = _timing(timer, batch, len(scores) * sum(len(phrase) for phrase in ids))
         return Scores(question, tuple(phrases), batch.region_ids, sums, tuple(tuple(row) for row in scores), timing)
@@ -321,93 +303,46 @@ class Describer:
         cancel: CancellationToken | None,
         joint: bool = False,
     ) -> PromptBatch:
-        """Compute what all branches need: the tokens of regions and the shared prefix."""
+        """Encode regions, unless they are, and compute what all branches need."""
         known = self._checked(regions.regions if isinstance(regions, EncodedRegions) else as_regions(regions))
-        prompts = [self._builder.region_prompt(question, len(known) if joint else 1) for question in questions]
-        if not prompts:
-            raise PromptError("no question is given")
+        self._session.prompts(questions, len(known) if joint else 1)  # errors first
         if not isinstance(regions, EncodedRegions):
             regions = self._encode(known, timer, cancel)
         elif regions.image_id != self.image_id:
             raise RegionError("these regions were encoded for another image: encode them again after set_image")
         self._image_encoder.synchronize(timer)
-        timer.enter("prefix")
-        split = common_prefix(prompts)
-        prefix = self._prefixes.prefill(prompts[0][:split], self._image_encoder.image_tokens, timer, cancel)
-        timer.enter("branches")
-        tails, tokens = [prompt[split:] for prompt in prompts], (regions.mask_tokens, regions.position_tokens)
-        build = (
-            build_joint_branch(tails[0], *tokens, self._embed) if joint else build_branches(tails, *tokens, self._embed)
-        )
-        return PromptBatch(known.ids.copy(), tuple(questions), prefix, build, joint)
+        tokens = RegionTokens(known.ids, regions.mask_tokens, regions.position_tokens, self._image_encoder.image_tokens)
+        return self._session.batch(questions, tokens, joint, timer, cancel)
 
-    def _compiled(
-        self, questions: Sequence[str], constraints: Sequence[Constraint | None] | None
-    ) -> list[CompiledConstraint | None]:
-        """Compile one constraint or None for each question."""
-        if constraints is None:
-            return [None] * len(questions)
-        if len(constraints) != len(questions):
-            raise InputError(
-                f"there are {len(constraints)} constraints for {len(questions)} questions: give one or None for each"
-            )
-        return [None if constraint is None else self._constraints.compile(constraint) for constraint in constraints]
-
-    def _request(
-        self, batch: PromptBatch, config: GenerationConfig, constraints: Sequence[CompiledConstraint | None]
-    ) -> DecodeRequest:
-        if config.max_new_tokens is None:
-            room = max(1, self._decoder.room(batch.prefix, batch.branches))
-            limits = [min(answer_tokens(question), room) for question in batch.questions]
-        else:
-            limits = [config.max_new_tokens] * len(batch.questions)
-        limits = [max(n, one.longest if one else 0) for n, one in zip(limits, constraints, strict=True)]
-        each = len(batch.branches) // len(limits)
-        return DecodeRequest(
-            batch.prefix,
-            batch.branches,
-            self._embed,
-            np.repeat(limits, each),
-            self.spec.eos_id,
-            config.sampling,
-            batch.keys if config.sampling else (),
-            [one for one in constraints for _ in range(each)] if any(constraints) else (),
-        )
-
-    def _description(
-        self, batch: PromptBatch, branch: int, answer: Generation, constraints: Sequence[CompiledConstraint | None]
-    ) -> Description:
-        number = branch * len(batch.questions) // len(batch.branches)
-        constraint, text = constraints[number], self._builder.decode(answer.tokens.tolist())
-        raw = raw_confidence(answer.logprobs, constraint is not None and constraint.normalized)
-        return Description(
-            batch.region_of(branch),
-            text,
-            answer.tokens,
-            answer.logprobs,
-            self._confidence(batch.questions[number], text, raw),
-            raw,
-            answer.ended,
-            constraint is not None,
-        )
-
-    def _confidence(self, question: str, text: str, raw: float) -> float:
-        return self._calibration.apply(answer_kind(question), raw) if text else 0.0
-
-    def _updates(self, batch: PromptBatch, decoded: Iterator[Token]) -> Iterator[StreamUpdate]:
-        tokens: list[list[Token]] = [[] for _ in range(len(batch.branches))]
+    def _updates(self, decoded: Iterator[tuple[Answer, Token]]) -> Iterator[StreamUpdate]:
         while True:
             with self._use:
-                token = next(decoded, None)
-                if token is None:
-                    return
-                own = tokens[token.branch]
-                own.append(token)
-                text = self._builder.decode([one.id for one in own])
-                raw = raw_confidence(np.array([one.logprob for one in own], np.float32))
-                sure = self._confidence(batch.questions[0], text, raw)
-                region = batch.region_of(token.branch)
-            yield StreamUpdate(region, text, token.id, token.logprob, token.last, sure, raw)
+                found = next(decoded, None)
+            if found is None:
+                return
+            answer, token = found
+            yield StreamUpdate(
+                answer.region_id,
+                answer.text,
+                token.id,
+                token.logprob,
+                token.last,
+                answer.confidence,
+                answer.raw_confidence,
+            )
+
+
+def _description(answer: Answer) -> Description:
+    return Description(
+        answer.region_id,
+        answer.text,
+        answer.generation.tokens,
+        answer.generation.logprobs,
+        answer.confidence,
+        answer.raw_confidence,
+        answer.generation.ended,
+        answer.constrained,
+    )
 
 
 def _timing(timer: StageTimer, batch: PromptBatch, new_tokens: int) -> Timing:

@@ -138,12 +138,5 @@ class Scores:
     timing: Timing
 
 
-def raw_confidence(logprobs: np.ndarray, from_list: bool = False) -> float:
-    """Return `Description.raw_confidence` of an answer with these log-probabilities, float32 [n]; 0 for none."""
-    if not len(logprobs):
-        return 0.0
-    return float(np.exp((np.sum if from_list else np.mean)(logprobs, dtype=np.float64)))
-
-
 if not TYPE_CHECKING:  # a type checker would accept any name
     __getattr__ = old_names("results")

@@ -109,14 +109,17 @@ class Decoder:
             return []
         return collect(self._steps(request, timer or StageTimer(), cancel), len(request.branches), cancel)
 
-    def stream(self, request: DecodeRequest, timer: StageTimer | None = None) -> Iterator[Token]:
+    def stream(
+        self, request: DecodeRequest, timer: StageTimer | None = None, cancel: CancellationToken | None = None
+    ) -> Iterator[Token]:
         """Return the tokens of `generate` one by one. Errors of the request are raised here, not by the iterator.
 
-        Closing the iterator ends decoding. Another call does so, too: the iterator then raises InputError.
+        Closing the iterator ends decoding. Another call does so, too: the iterator then raises InputError. After
+        ``cancel`` it raises StoppedError.
         """
         if not len(request.branches):
             return iter(())
-        steps = self._steps(request, timer or StageTimer(), None)
+        steps = self._steps(request, timer or StageTimer(), cancel)
         return (
             Token(branch, token, logprob, last)
             for step in steps

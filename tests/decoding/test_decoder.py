@@ -288,15 +288,17 @@ def test_runs_like_earlier_ones_are_not_bound_again(
     embeddings: np.ndarray,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    frames = [(rows[:30], _branches(rows)), (rows[1:31], _branches(rows[5:])), (rows[:29], _branches(rows)[2:])]
+    frames = [(rows[:30], _branches(rows)), (rows[1:31], _branches(rows)[::-1])]
     found = [_generate(decoder, decoder.prefill(first), branches, embeddings) for first, branches in frames]
-    _generate(decoder, decoder.prefill(rows[:30]), _branches(rows), embeddings)
     bound, counting.rows = counting.bound, []
-    for (first, branches), expected in zip(frames[::-1], found[::-1], strict=True):
+    for (first, branches), expected in zip(frames[::-1], found[::-1], strict=True):  # of the same numbers of rows
         _assert_same(_generate(decoder, decoder.prefill(first), branches, embeddings), expected)
     assert counting.bound == bound
-    assert len(counting.rows) == 3 * 21
-    monkeypatch.setattr(decoder_engine, "KEPT_RUNS", 2)  # of so few, none is left when it could be used again
+    assert len(counting.rows) == 2 * 21
+    for length in (20, 21, 22):  # others push them out: no more are kept
+        _generate(decoder, decoder.prefill(rows[:length]), _branches(rows), embeddings)
+    assert len(decoder._runner._bound) == decoder_engine.KEPT_RUNS == 32
+    monkeypatch.setattr(decoder_engine, "KEPT_RUNS", 2)  # none is left when it could be used again
     forgetful, counting.bound, counting.rows = Decoder(counting, bundle.manifest.model), 0, []
     for (first, branches), expected in zip(frames, found, strict=True):
         _assert_same(_generate(forgetful, forgetful.prefill(first), branches, embeddings), expected)

@@ -127,11 +127,11 @@ class Pipeline:
         """Return the remembered objects; after a frame without `StepSettings.remember`, those of that frame."""
         return self._latest_scene.snapshot()
 
-    def look_at(self, frame: ObservedFrame) -> None:
-        """Set the image of the describer to that of a frame, unless it is set."""
+    def look_at(self, frame: ObservedFrame, cancel: CancellationToken | None = None) -> None:
+        """Set the image of the describer to that of a frame, unless it is set. Raises StoppedError when canceled."""
         if self._current is not frame:
             self._current = None
-            self._set_image(frame.rgb, small_picture(frame.rgb), frame.encoded.image_id)
+            self._set_image(frame.rgb, small_picture(frame.rgb), frame.encoded.image_id, cancel)
             self._current = frame
 
     def prioritize(self, track_ids: Iterable[int]) -> None:

@@ -488,6 +488,15 @@ def test_stream_gives_the_answers_of_ask(ready: Describer, picture: Picture) -> 
         assert tokens[region] == description.tokens.tolist()
 
 
+def test_a_canceled_stream_ends(ready: Describer, picture: Picture) -> None:
+    token = CancellationToken()
+    stream = ready.stream(picture.ids, "What color is it?", config=up_to(6), cancel=token)
+    next(stream)
+    token.cancel()
+    with pytest.raises(StoppedError, match="canceled"):
+        list(stream)
+
+
 def test_a_stream_ends_with_its_picture(ready: Describer, picture: Picture) -> None:
     begun = ready.stream(picture.ids, "What colour is it?", config=up_to(6))
     next(begun)

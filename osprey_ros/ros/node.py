@@ -32,6 +32,7 @@ from osprey_ros.ros.runtime import Runtime
 from osprey_ros.ros.services.server import Services
 from osprey_ros.ros.transitions import logged
 from osprey_ros.ros.worker import LatestWorker
+from osprey_ros.system.cancellation import CancellationToken
 from osprey_ros.system.process_memory import MIB, available_memory, process_memory, release_memory
 from osprey_ros.timing import Timing
 
@@ -219,17 +220,17 @@ class OspreyNode(ParameterNode):
             self._statistics.matched()
             self._worker.submit(raw)
 
-    def _process(self, raw: RawFrame) -> None:
+    def _process(self, raw: RawFrame, cancel: CancellationToken) -> None:
         """Describe one frame and publish its objects. Runs in the worker's thread."""
-        runtime, outputs, worker = self._runtime, self._outputs, self._worker
-        if runtime is None or outputs is None or worker is None:
+        runtime, outputs = self._runtime, self._outputs
+        if runtime is None or outputs is None:
             return
         try:
             started = time.perf_counter()
             frame = frame_from_messages(raw)
             converted = time.perf_counter()
-            result = runtime.step(frame, worker.token)
-            if worker.stopping():
+            result = runtime.step(frame, cancel)
+            if cancel.canceled:
                 self._statistics.stopped()
                 return
             described = time.perf_counter()

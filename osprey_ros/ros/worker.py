@@ -21,8 +21,8 @@ MAX_JOBS = 32  # jobs that may wait at once
 class Job(Protocol):
     """Work to do between two items. Exactly one of its methods is called, once."""
 
-    def run(self) -> None:
-        """Do the work, in the worker's thread. Handles its own errors, and returns soon once `stopping` is true."""
+    def run(self, cancel: CancellationToken) -> None:
+        """Do the work, in the worker's thread. Handles its own errors, and returns soon after ``cancel``."""
 
     def abandon(self) -> None:
         """Called instead of `run` if the worker is canceled or closed, in the thread that cancels or asks."""
@@ -34,7 +34,7 @@ class LatestWorker(Generic[Item]):
     Thread-safe: all methods may be called from any thread.
 
     Args:
-        work: processes one item. Handles its own errors, and returns soon once `stopping` is true.
+        work: processes one item. Handles its own errors, and returns soon once its token is canceled.
         name: name of the thread.
         interval: minimum time in seconds from one start of ``work`` to the next. Jobs do not wait for it.
 
@@ -42,7 +42,7 @@ class LatestWorker(Generic[Item]):
         replaced: number of items that were replaced by later ones since the last `cancel`.
     """
 
-    def __init__(self, work: Callable[[Item], None], name: str, interval: float = 0.0) -> None:
+    def __init__(self, work: Callable[[Item, CancellationToken], None], name: str, interval: float = 0.0) -> None:
         self.replaced = 0
         self._interval = interval
         self._work = work
@@ -51,7 +51,7 @@ class LatestWorker(Generic[Item]):
         self._jobs_first = 0  # jobs to run before the next item: those that came before the last item ended
         self._busy = False
         self._stopping = False
-        self.token = CancellationToken()  # ends what is being worked on, also a run of an engine
+        self._token = CancellationToken()  # of the current item or job
         self._closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -92,40 +92,37 @@ class LatestWorker(Generic[Item]):
         job.abandon()
         return True
 
-    def stopping(self) -> bool:
-        """Return whether the current item or job should end early. Called by ``work`` and by jobs."""
-        return self._stopping
-
     def cancel(self) -> None:
-        """Drop the waiting item, abandon the waiting jobs, and return when the current one has ended early."""
+        """Drop the waiting item, abandon the waiting jobs, and return when the current one has ended.
+
+        The token of the current one is canceled, which also ends a run of an engine that can be interrupted.
+        """
+        jobs = self._stop()
         with self._changed:
-            self._item = None
-            self.replaced = 0
-            jobs = self._take_jobs()
-            self._stopping = True
-            self.token.cancel()
             self._changed.wait_for(lambda: not self._busy)
-            self._stopping = self._closed
+            self.replaced = 0
             if not self._closed:
-                self.token = CancellationToken()
+                self._stopping, self._token = False, CancellationToken()
         for job in jobs:
             job.abandon()
 
     def close(self) -> None:
         """Cancel, and end the thread."""
-        with self._changed:
-            jobs = self._take_jobs()
-            self._closed = True
-            self._stopping = True
-            self.token.cancel()
-            self._changed.notify_all()
+        self._closed = True
+        jobs = self._stop()
         self._thread.join()
         for job in jobs:
             job.abandon()
 
-    def _take_jobs(self) -> list[Job]:
-        jobs = list(self._jobs)
-        self._jobs.clear()
+    def _stop(self) -> list[Job]:
+        """Cancel the current item or job, accept no more, and return the jobs that waited."""
+        with self._changed:
+            self._item = None
+            jobs = list(self._jobs)
+            self._jobs.clear()
+            self._stopping = True
+            self._changed.notify_all()
+        self._token.cancel()  # without the lock, as it calls into the engines
         return jobs
 
     def _run(self) -> None:
@@ -144,13 +141,13 @@ class LatestWorker(Generic[Item]):
                     self._jobs_first -= 1
                 else:
                     item, self._item = self._item, None
-                self._busy = True
+                self._busy, token = True, self._token
             try:
                 if job is not None:
-                    job.run()
+                    job.run(token)
                 elif item is not None:
                     started = time.monotonic()
-                    self._work(item)
+                    self._work(item, token)
             finally:
                 with self._changed:
                     if item is not None:

@@ -30,6 +30,7 @@ from osprey_ros.ros.parameters import Settings
 from osprey_ros.ros.runtime import Runtime
 from osprey_ros.scene.result import StepResult
 from osprey_ros.scene.types import State
+from osprey_ros.system.cancellation import CancellationToken
 
 COLORS = {1: (200, 30, 30), 2: (20, 160, 40), 3: (30, 40, 190)}
 
@@ -54,14 +55,14 @@ class Node:
     def step(self, label: str = "", **settings: Any) -> StepResult:
         self.settings = replace(self.settings, step=replace(self.settings.step, **settings))
         self._stamp += 1
-        return self.runtime.step(frame(self._stamp, label), lambda: False)
+        return self.runtime.step(frame(self._stamp, label), CancellationToken())
 
     def forget(self, **request: Any) -> Any:
         return self.runtime.requests.forget(Forget.Request(**request), Forget.Response())
 
     def describe(self, **request: Any) -> Any:
         asked = DescribeRegion.Request(**request)
-        return self.runtime.requests.describe_region(asked, DescribeRegion.Response(), lambda: "")
+        return self.runtime.requests.describe_region(asked, DescribeRegion.Response(), CancellationToken())
 
     def known(self) -> list[int]:
         response = self.runtime.requests.get_scene(GetScene.Request(), GetScene.Response())
@@ -189,7 +190,7 @@ def test_a_point_in_the_latest_frame_is_not_looked_for_in_an_older_one(node: Nod
     there = {"points": [Point(x=80.0, y=50.0)]}
     node.step(remember=remember)
     assert node.describe(**there).success
-    node.runtime.step(replace(frame(90_000_000_000), regions=np.zeros((120, 160), np.uint8)), lambda: False)
+    node.runtime.step(replace(frame(90_000_000_000), regions=np.zeros((120, 160), np.uint8)), CancellationToken())
     reason = r"the latest frame \(90.000\) has no region, the last one with a region is 0.000; set this stamp, or wait"
     with pytest.raises(InputError, match=reason):
         node.describe(**there)
@@ -217,7 +218,7 @@ def test_a_score_that_is_no_number_does_not_keep_the_scene_from_its_file(
     corner = RegionOfInterest(width=20, height=20)
     region = Region(id=1, encoding=Region.BOX, roi=corner, label="cup", score=float("nan"))
     regions, labels = regions_from_message(RegionArray(height=120, width=160, regions=[region]))
-    result = node.runtime.step(replace(frame(1), regions=regions, labels=labels), lambda: False)
+    result = node.runtime.step(replace(frame(1), regions=regions, labels=labels), CancellationToken())
     assert [(thing.label, thing.score) for thing in result.objects] == [("cup", 0.0)]
     node.runtime.close()
     assert errors(caplog) == []

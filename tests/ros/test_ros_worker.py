@@ -6,12 +6,13 @@ import threading
 import time
 
 from osprey_ros.ros.worker import MAX_JOBS, LatestWorker
+from osprey_ros.system.cancellation import CancellationToken
 
 PATIENCE = 10
 
 
 class Work:
-    """Work that ends when it is let go, or told to stop."""
+    """Work that ends when a test lets it go, or when it is canceled."""
 
     def __init__(self, interval: float = 0.0) -> None:
         self.begun: list[tuple[int, float]] = []
@@ -19,13 +20,14 @@ class Work:
         self.started, self.go_on = threading.Semaphore(0), threading.Semaphore(0)
         self.worker = LatestWorker(self._run, "test", interval)
 
-    def _run(self, item: int) -> None:
+    def _run(self, item: int, cancel: CancellationToken) -> None:
         self.begun.append((item, time.monotonic()))
+        remove = cancel.add_callback(self.go_on.release)  # as an engine does, whose run a token interrupts
         self.started.release()
-        while not self.go_on.acquire(timeout=0.005):
-            if self.worker.stopping():
-                self.stopped.append(item)
-                return
+        assert self.go_on.acquire(timeout=PATIENCE)
+        remove()
+        if cancel.canceled:
+            self.stopped.append(item)
 
     def items(self) -> list[int]:
         return [item for item, _ in self.begun]
@@ -51,8 +53,7 @@ def test_cancel_stops_the_current_item_and_drops_the_next() -> None:
     work.worker.submit(2)
     work.worker.cancel()
     assert work.stopped == [1]
-    # It goes on with what comes later.
-    assert not work.worker.stopping()
+    # It continues with later items.
     work.worker.submit(3)
     assert work.started.acquire(timeout=PATIENCE)
     work.go_on.release()
@@ -94,7 +95,7 @@ class Asked:
         self._name, self._done = name, done
         self.ended = threading.Event()
 
-    def run(self) -> None:
+    def run(self, cancel: CancellationToken) -> None:
         self._done.append(self._name)
         self.ended.set()
 
@@ -166,28 +167,34 @@ def test_a_job_that_comes_after_the_end_is_abandoned_at_once() -> None:
     late = Asked("late", done)
     assert work.worker.ask(late)
     assert done == ["not late"]
-    work.worker.cancel()
-    assert work.worker.stopping()
+    work.worker.cancel()  # does nothing any more
+    assert work.worker.ask(late)
+    assert done == ["not late"] * 2
 
 
 def test_jobs_and_items_that_arrive_during_cancellation_are_dropped() -> None:
     for end in ("cancel", "close"):
         done: list[object] = []
-        began, asked = threading.Event(), threading.Event()
+        began, canceled, asked = threading.Event(), threading.Event(), threading.Event()
         runs: list[int] = []
 
-        def run(item: int, began: threading.Event = began, asked: threading.Event = asked, runs: list = runs) -> None:
+        def run(
+            item: int,
+            cancel: CancellationToken,
+            events: tuple[threading.Event, ...] = (began, canceled, asked),
+            runs: list[int] = runs,
+        ) -> None:
             runs.append(item)
-            began.set()
-            assert asked.wait(PATIENCE)  # which this test sets while the worker stops
+            cancel.add_callback(events[1].set)
+            events[0].set()
+            assert events[2].wait(PATIENCE)
 
         worker: LatestWorker[int] = LatestWorker(run, "test")
         worker.submit(1)
         assert began.wait(PATIENCE)
         stopper = threading.Thread(target=getattr(worker, end))
         stopper.start()
-        while not worker.stopping():
-            threading.Event().wait(0.001)
+        assert canceled.wait(PATIENCE)
         assert worker.ask(Asked("late", done))
         worker.submit(2)
         asked.set()

@@ -10,7 +10,7 @@ from std_msgs.msg import Header
 
 from osprey_ros.decoding.config import GenerationConfig
 from osprey_ros.decoding.prompt import QUESTIONS
-from osprey_ros.errors import InputError, StoppedError
+from osprey_ros.errors import InputError
 from osprey_ros.pipeline import Pipeline
 from osprey_ros.query.finder import Finder
 from osprey_ros.ros import interfaces
@@ -18,7 +18,7 @@ from osprey_ros.ros.outputs import messages
 from osprey_ros.ros.services.region_targets import target_of
 from osprey_ros.scene.scene import Snapshot
 from osprey_ros.scene.settings import StepSettings
-from osprey_ros.system.cancellation import PolledToken
+from osprey_ros.system.cancellation import CancellationToken
 
 _TRACKS_LISTED = 12  # unknown track ids in an error message
 
@@ -26,8 +26,8 @@ _TRACKS_LISTED = 12  # unknown track ids in an error message
 class Requests:
     """Answer requests from the scene and the latest frames of a pipeline.
 
-    Each method takes a request, fills the response (for an action, the result) and returns it. A method with
-    ``why_stop`` calls it often; if it returns a reason, the answer ends early and the reason becomes its message.
+    Each method takes a request, fills the response (for an action, the result) and returns it. ``cancel`` ends a method
+    with StoppedError; the response then has the text that was complete.
 
     Args:
         pipeline: scene and frames.
@@ -48,22 +48,16 @@ class Requests:
         self._pipeline, self._finder = pipeline, finder
         self._settings, self._on_change = settings, on_change
 
-    def query_scene(self, request: Any, response: Any, why_stop: Callable[[], str]) -> Any:
+    def query_scene(self, request: Any, response: Any, cancel: CancellationToken) -> Any:
         """Find the objects that a phrase refers to."""
         snapshot = self._pipeline.snapshot()
         seen = self._pipeline.latest
         if seen is not None and seen.stamp != snapshot.stamp:
             seen = None  # the latest frame has no region
         if seen is not None:
-            self._pipeline.look_at(seen)
+            self._pipeline.look_at(seen, cancel)
         response.header = _header(snapshot)
-        try:
-            found = self._finder.find(
-                request.text, snapshot.objects, seen, int(request.limit), PolledToken(lambda: bool(why_stop()))
-            )
-        except StoppedError as error:
-            response.message = why_stop() or str(error)
-            return response
+        found = self._finder.find(request.text, snapshot.objects, seen, int(request.limit), cancel)
         things = {thing.track_id: thing for thing in snapshot.objects}
         response.matches = [
             interfaces.ObjectMatch(
@@ -104,7 +98,7 @@ class Requests:
         self,
         request: Any,
         response: Any,
-        why_stop: Callable[[], str],
+        cancel: CancellationToken,
         on_text: Callable[[Header, str], None] = lambda header, text: None,
     ) -> Any:
         """Describe a part of an image, or answer a question about it; the service and the action share this method.
@@ -122,7 +116,7 @@ class Requests:
                 f"a description needs exactly one region, the request has {len(target.regions)}; ask a question instead"
             )
         self._pipeline.prioritize(track_id for track_id in target.track_ids if track_id)
-        self._pipeline.look_at(target.seen)
+        self._pipeline.look_at(target.seen, cancel)
         response.header = messages.header_message(target.seen.stamp, target.seen.frame_id)
         response.track_ids = list(target.track_ids)
         confidence = 0.0
@@ -131,15 +125,14 @@ class Requests:
             request.question or QUESTIONS[style],
             GenerationConfig(max_new_tokens=int(request.max_new_tokens) or None),
             together=True,
+            cancel=cancel,
         )
         with closing(words):  # type: ignore[type-var]
             for update in words:
                 confidence = update.confidence
                 response.text = update.text
                 on_text(response.header, update.text)
-                response.message = why_stop()
-                if response.message:
-                    return response
+                cancel.check("the answer")
         response.success, response.confidence = True, confidence
         return response
 

@@ -17,10 +17,11 @@ from rclpy.node import Node
 from rclpy.task import Future
 from std_msgs.msg import Header
 
-from osprey_ros.errors import OspreyError
+from osprey_ros.errors import OspreyError, StoppedError
 from osprey_ros.ros import interfaces
 from osprey_ros.ros.services.handlers import Requests
 from osprey_ros.ros.worker import MAX_JOBS, LatestWorker
+from osprey_ros.system.cancellation import CancellationToken
 
 SERVICE_SECONDS = 30.0  # longest answer of the service ~/describe_region, which cannot be canceled
 
@@ -35,19 +36,28 @@ class _Job:
         node: logs unexpected errors.
         response: response that is returned if ``answer`` fails.
         answer: returns the filled response, in the worker's thread.
+        why_stopped: returns why ``answer`` raised StoppedError although the worker was not canceled.
     """
 
-    def __init__(self, node: Node, response: Any, answer: Callable[[], Any]) -> None:
-        self._node, self._response, self._answer = node, response, answer
+    def __init__(
+        self,
+        node: Node,
+        response: Any,
+        answer: Callable[[CancellationToken], Any],
+        why_stopped: Callable[[], str],
+    ) -> None:
+        self._node, self._response, self._answer, self._why_stopped = node, response, answer, why_stopped
         self.future: Future[Any] = Future(executor=node.executor)
         # Without a callback, a result that is set in another thread does not wake the executor.
         self.future.add_done_callback(lambda future: None)
 
-    def run(self) -> None:
+    def run(self, cancel: CancellationToken) -> None:
         """Answer the request, or fill in the reason why that is impossible."""
         response = self._response
         try:
-            response = self._answer()
+            response = self._answer(cancel)
+        except StoppedError:
+            response.success, response.message = False, _DEACTIVATED if cancel.canceled else self._why_stopped()
         except OspreyError as error:
             response.success, response.message = False, str(error)
         except Exception as error:
@@ -99,8 +109,9 @@ class Services:
             "~/describe_region",
             self._execute,
             callback_group=group,
-            cancel_callback=lambda request: CancelResponse.ACCEPT,
+            cancel_callback=self._cancel_goal,
         )
+        self._goals: dict[bytes, CancellationToken] = {}  # by id, while they are executed
 
     def serve(self, requests: Requests, worker: LatestWorker[Any]) -> None:
         """Answer requests in the worker's thread from now on."""
@@ -117,46 +128,50 @@ class Services:
             self._node.destroy_service(service)
 
     async def _query_scene(self, request: Any, response: Any) -> Any:
-        return await self._answered(response, lambda requests: requests.query_scene(request, response, self._why_stop))
+        return await self._answered(response, lambda requests, cancel: requests.query_scene(request, response, cancel))
 
     async def _get_scene(self, request: Any, response: Any) -> Any:
-        return await self._answered(response, lambda requests: requests.get_scene(request, response))
+        return await self._answered(response, lambda requests, cancel: requests.get_scene(request, response))
 
     async def _forget(self, request: Any, response: Any) -> Any:
-        return await self._answered(response, lambda requests: requests.forget(request, response))
+        return await self._answered(response, lambda requests, cancel: requests.forget(request, response))
 
     async def _describe_region(self, request: Any, response: Any) -> Any:
-        def answer(requests: Requests) -> Any:
-            end = time.monotonic() + self._service_seconds
+        def answer(requests: Requests, cancel: CancellationToken) -> Any:
+            limited = CancellationToken(time.monotonic() + self._service_seconds, parent=cancel)
+            return requests.describe_region(request, response, limited)
 
-            def why_stop() -> str:
-                if time.monotonic() >= end:
-                    return (
-                        f"the answer was not complete after {self._service_seconds:g} s; use the action of the same "
-                        "name for long answers, or lower max_new_tokens"
-                    )
-                return self._why_stop()
+        def why_stopped() -> str:
+            return (
+                f"the answer was not complete after {self._service_seconds:g} s; use the action of the same name for "
+                "long answers, or lower max_new_tokens"
+            )
 
-            return requests.describe_region(request, response, why_stop)
+        return await self._answered(response, answer, why_stopped)
 
-        return await self._answered(response, answer)
-
-    async def _execute(self, goal: ServerGoalHandle[Any, Any, Any]) -> Any:
+    async def _execute(self, goal: ServerGoalHandle) -> Any:
         result = interfaces.DescribeRegionAction.Result()
-
-        def why_stop() -> str:
-            return _CANCELED if goal.is_cancel_requested else self._why_stop()
+        key = bytes(goal.goal_id.uuid)
+        canceled = self._goals[key] = CancellationToken()
+        if goal.is_cancel_requested:  # before this coroutine began
+            canceled.cancel()
 
         def publish(header: Header, text: str) -> None:
             goal.publish_feedback(interfaces.DescribeRegionAction.Feedback(header=header, text=text))
 
-        def answer(requests: Requests) -> Any:
-            if goal.is_cancel_requested:  # canceled while it waited in the queue
-                result.message = _CANCELED
-                return result
-            return requests.describe_region(goal.request, result, why_stop, publish)
+        def answer(requests: Requests, cancel: CancellationToken) -> Any:
+            either = CancellationToken(parent=cancel)
+            remove = canceled.add_callback(either.cancel)
+            try:
+                either.check("the answer")  # while it waited in the queue
+                return requests.describe_region(goal.request, result, either, publish)
+            finally:
+                remove()
 
-        result = await self._answered(result, answer)
+        try:
+            result = await self._answered(result, answer, lambda: _CANCELED)
+        finally:
+            del self._goals[key]
         if result.success:
             goal.succeed()
         elif goal.is_cancel_requested:
@@ -165,18 +180,25 @@ class Services:
             goal.abort()
         return result
 
-    async def _answered(self, response: Any, answer: Callable[[Requests], Any]) -> Any:
+    def _cancel_goal(self, goal: ServerGoalHandle) -> CancelResponse:
+        token = self._goals.get(bytes(goal.goal_id.uuid))
+        if token is not None:
+            token.cancel()
+        return CancelResponse.ACCEPT
+
+    async def _answered(
+        self,
+        response: Any,
+        answer: Callable[[Requests, CancellationToken], Any],
+        why_stopped: Callable[[], str] = lambda: _DEACTIVATED,
+    ) -> Any:
         """Return the answer of the worker's thread, or at once a refusal."""
         requests, worker = self._requests, self._worker
         if requests is None or worker is None:
             response.success, response.message = False, self._refusal
             return response
-        job = _Job(self._node, response, lambda: answer(requests))
+        job = _Job(self._node, response, lambda cancel: answer(requests, cancel), why_stopped)
         if not worker.ask(job):
             response.success, response.message = False, f"{MAX_JOBS} requests are waiting already; try again later"
             return response
         return await job.future
-
-    def _why_stop(self) -> str:
-        worker = self._worker
-        return _DEACTIVATED if worker is None or worker.stopping() else ""

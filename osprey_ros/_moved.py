@@ -84,32 +84,54 @@ NAMES = {
         ),
         ("errors", "OspreyError"),
     ),
+    "Asked": ("decoding.prompt_batch", "PromptBatch"),
+    "BagWriter": ("recording.writer", "RecordingWriter"),
+    "BranchRows": ("decoding.kv_cache", "BranchCache"),
     "COLOUR": ("query.finder", "COLOR"),
+    "Chooser": ("decoding.sampling", "TokenSelector"),
+    "DecoderEngine": ("decoding.runner", "DecoderRunner"),
+    "Guide": ("decoding.constraints", "CompiledConstraint"),
+    "Guides": ("decoding.constraints", "ConstraintCache"),
+    "KeyValueRows": ("decoding.kv_cache", "KVCache"),
     "LiveTrack": ("scene.track", "Track"),
+    "MAX_NEW_TOKENS": ("decoding.prompt", "MAX_NEW_TOKENS"),
+    "MAX_NEW_TOKENS_FREE": ("decoding.prompt", "MAX_NEW_TOKENS_OTHER"),
     "MaskPart": ("regions.masks", "MaskCrop"),
     "NoRegionError": ("errors", "RegionError"),
     "Observations": ("scene.detections", "Detections"),
+    "PatternGuide": ("decoding.constraints", "TokenPattern"),
+    "Prediction": ("decoding.logits", "NextTokenLogits"),
     "RegionGrids": ("regions.pooling", "MaskPooler"),
+    "Request": ("decoding.loop", "DecodeRequest"),
+    "RowsOfBranches": ("decoding.prompt_batch", "RowPacker"),
+    "STYLES": ("decoding.prompt", "QUESTIONS"),
     "Seen": ("scene.history", "ObservedFrame"),
     "Sighting": ("scene.types", "Detection"),
+    "Source": ("regions.pooling", "LabelImages"),
     "StepResult": ("scene.result", "StepResult"),
     "StepSettings": ("scene.settings", "StepSettings"),
+    "Update": ("results", "StreamUpdate"),
+    "Walk": ("decoding.constraints", "ConstraintState"),
     "Wave": ("scene.scheduler", "Batch"),
     "Words": ("scene.types", "Caption"),
     "available": ("system.process_memory", "available_memory"),
+    "branch_together": ("decoding.prompt_batch", "build_joint_branch"),
+    "branches_of": ("decoding.prompt_batch", "build_branches"),
     "check_picture_name": ("vision.image_io", "check_image_name"),
+    "colour_of": ("viz.overlay", "color_of"),
     "give_back": ("system.process_memory", "release_memory"),
+    "looks_center": ("scene.association", "embedding_center"),
     "needed": ("system.process_memory", "needed_memory"),
     "normalise_and_square": ("vision.preprocess", "normalize_and_square"),
     "part_from_box": ("regions.masks", "mask_from_box"),
     "part_from_polygon": ("regions.masks", "mask_from_polygon"),
     "part_from_rle": ("regions.masks", "mask_from_rle"),
-    "resident": ("system.process_memory", "process_memory"),
+    "parts": ("decoding.prompt_batch", "split_rows"),
+    "questions_for": ("scene.captions", "questions_for"),
     "regions_from_parts": ("regions.masks", "regions_from_crops"),
+    "resident": ("system.process_memory", "process_memory"),
     "shortage": ("system.process_memory", "memory_shortage"),
     "trim": ("system.process_memory", "release_freed_memory"),
-    "STYLES": ("decoding.prompt", "QUESTIONS"),
-    "Update": ("results", "StreamUpdate"),
 }
 
 
@@ -127,15 +149,24 @@ def old_names(module: str) -> Callable[[str], object]:
         is_module = module in PACKAGES and find_spec(f"{path}.{name}") is not None
         if not name.startswith("_") and not is_module:
             places = [NAMES[name]] if name in NAMES else [(home, name) for home in MODULES.get(module, ())]
-            for home, new_name in places:
-                found = getattr(import_module(f"osprey_ros.{home}"), new_name, None)
-                if found is not None and not isinstance(found, ModuleType):
-                    warnings.warn(
-                        f"{path}.{name} is now osprey_ros.{home}.{new_name}; the old name will be removed in 0.3",
-                        DeprecationWarning,
-                        stacklevel=2,
-                    )
-                    return found
+            found = {
+                place: value
+                for place in places
+                if (value := getattr(import_module(f"osprey_ros.{place[0]}"), place[1], None)) is not None
+                and not isinstance(value, ModuleType)
+            }
+            if found:
+                # The module that defines the name, not one that imports it.
+                defined = [
+                    place for place in found if getattr(found[place], "__module__", "") == f"osprey_ros.{place[0]}"
+                ]
+                home, new_name = place = (defined or list(found))[0]
+                warnings.warn(
+                    f"{path}.{name} is now osprey_ros.{home}.{new_name}; the old name will be removed in 0.3",
+                    DeprecationWarning,
+                    stacklevel=2,
+                )
+                return found[place]
         raise AttributeError(f"module {path!r} has no attribute {name!r}")
 
     return __getattr__

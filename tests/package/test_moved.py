@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from importlib import import_module
 from pathlib import Path
 
@@ -54,6 +55,37 @@ def test_an_error_of_0_1_is_a_class_that_catches_what_is_raised_now() -> None:
     with pytest.warns(DeprecationWarning, match=r"StoreError is now osprey_ros\.errors\.OspreyError"):
         from osprey_ros.scene_store import StoreError
     assert StoreError is OspreyError
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "home", "new_name"),
+    [
+        ("asked", "Asked", "decoding.prompt_batch", "PromptBatch"),
+        ("bundle", "ModelSpec", "bundle.spec", "ModelSpec"),
+        ("bundle", "sha256_of", "bundle.hash_cache", "sha256_of"),
+        ("decoder_engine", "DecoderEngine", "decoding.runner", "DecoderRunner"),
+        ("describer", "MAX_NEW_TOKENS", "decoding.prompt", "MAX_NEW_TOKENS"),
+        ("draw", "colour_of", "viz.overlay", "color_of"),
+        ("encoders", "region_tokens", "regions.encoder", "region_tokens"),
+        ("image", "load_image", "vision.image_io", "load_image"),
+        ("image", "Preprocessor", "vision.preprocess", "Preprocessor"),
+        ("mask_codecs", "part_from_rle", "regions.masks", "mask_from_rle"),
+        ("memory", "resident", "system.process_memory", "process_memory"),
+        ("objects", "Words", "scene.types", "Caption"),
+        ("pipeline", "Seen", "scene.history", "ObservedFrame"),
+        ("region_grids", "RegionGrids", "regions.pooling", "MaskPooler"),
+        ("regions", "Regions", "regions.regions", "Regions"),
+        ("results", "Update", "results", "StreamUpdate"),
+    ],
+)
+def test_a_name_of_0_1_warns_once(
+    module: str, name: str, home: str, new_name: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    warnings.simplefilter("always")
+    found = getattr(import_module(f"osprey_ros.{module}"), name)
+    assert found is getattr(import_module(f"osprey_ros.{home}"), new_name)
+    (warning,) = recwarn
+    assert f"osprey_ros.{module}.{name} is now osprey_ros.{home}.{new_name};" in str(warning.message)
 
 
 @pytest.mark.parametrize(("module", "name"), [("describer", "DescriberError"), ("frame", "FrameError")])

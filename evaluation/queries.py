@@ -102,8 +102,8 @@ def seen_scenes(
                     frame = replace(frame, depth=rendered.depth, camera_matrix=matrix)
                 pipeline = Pipeline(describer)
                 result = pipeline.step(frame, settings)
-                if pipeline.latest is not None:
-                    yield seed, scene, result.objects, pipeline.latest
+                if pipeline.memory.latest is not None:
+                    yield seed, scene, result.objects, pipeline.memory.latest
             seed += 1
 
 

@@ -93,7 +93,7 @@ def test_a_scene_that_stands_still_is_described_once(pipeline: Pipeline) -> None
         assert (result.timing.preprocess, result.timing.vision) == (0, 0)  # it is the picture that is encoded already
         assert result.timing.regions > 0
         assert (result.timing.prefix, result.timing.branches, result.timing.new_tokens) == (0, 0, 0)
-    assert pipeline.scene.snapshot().stamp == 5
+    assert pipeline.memory.scene.snapshot().stamp == 5
 
 
 def vision_seconds(result: StepResult) -> float:
@@ -147,15 +147,15 @@ def test_without_memory_every_frame_is_by_itself(pipeline: Pipeline) -> None:
         assert (result.described, result.reused) == (3, 0)
         assert [thing.track_id for thing in result.objects] == [1, 2, 7]
         assert [thing.first_seen for thing in result.objects] == [stamp] * 3
-    assert len(pipeline) == 3
+    assert len(pipeline.memory) == 3
 
 
 def test_what_was_remembered_waits_while_nothing_is(pipeline: Pipeline) -> None:
     before = pipeline.step(patches(1), SHORT)
     for stamp in (2, 3):
         aside = pipeline.step(patches(stamp, {1: 30, 2: 20, 7: 10}), ALONE)
-        assert [thing.track_id for thing in pipeline.snapshot().objects] == [10, 20, 30]
-        remembered = pipeline.scene.snapshot().objects
+        assert [thing.track_id for thing in pipeline.memory.snapshot().objects] == [10, 20, 30]
+        remembered = pipeline.memory.scene.snapshot().objects
         assert [thing.caption for thing in remembered] == [thing.caption for thing in before.objects]
         assert not any(thing.visible for thing in remembered)
     assert aside.described == 3
@@ -163,7 +163,7 @@ def test_what_was_remembered_waits_while_nothing_is(pipeline: Pipeline) -> None:
     assert (again.described, again.reused) == (0, 3)
     assert [thing.track_id for thing in again.objects] == [thing.track_id for thing in before.objects]
     # Ids of the segmentation, and of the time before, are not taken for each other.
-    assert [seen.track_ids.any() for seen in pipeline.recent] == [False, False, False, True]
+    assert [seen.track_ids.any() for seen in pipeline.memory.recent] == [False, False, False, True]
     pipeline.step(patches(5), ALONE)
     assert pipeline.step(patches(6), replace(SHORT, categories=False)).described == 3
 
@@ -172,12 +172,12 @@ def test_forgetting_reaches_what_is_remembered_while_nothing_is(pipeline: Pipeli
     pipeline.step(patches(1), SHORT)
     pipeline.step(patches(2, {1: 31, 2: 21, 7: 11}), ALONE)
     pipeline.step(patches(3, {1: 30, 2: 20, 7: 10}), ALONE)
-    assert pipeline.known == {1, 2, 3, 10, 20, 30}
-    assert pipeline.forget([2, 10]) == (10, 2)
-    assert [thing.track_id for thing in pipeline.scene.snapshot().objects] == [1, 3]
-    assert sorted(pipeline.forget()) == [1, 3, 20, 30]
-    assert pipeline.known == set()
-    assert not any(seen.track_ids.any() for seen in pipeline.recent)
+    assert pipeline.memory.known == {1, 2, 3, 10, 20, 30}
+    assert pipeline.memory.forget([2, 10]) == (10, 2)
+    assert [thing.track_id for thing in pipeline.memory.scene.snapshot().objects] == [1, 3]
+    assert sorted(pipeline.memory.forget()) == [1, 3, 20, 30]
+    assert pipeline.memory.known == set()
+    assert not any(seen.track_ids.any() for seen in pipeline.memory.recent)
     assert [thing.track_id for thing in pipeline.step(patches(3), SHORT).objects] == [4, 5, 6]
 
 
@@ -209,7 +209,7 @@ def test_small_regions_are_left_out_and_the_largest_come_first(pipeline: Pipelin
     large = pipeline.step(patches(), replace(SHORT, min_area=1400))
     assert [thing.instance_id for thing in large.objects] == [1, 2]
 
-    pipeline.forget()
+    pipeline.memory.forget()
     one_each = replace(SHORT, max_regions=1)
     for number in range(3):
         result = pipeline.step(patches(number), one_each)
@@ -226,7 +226,7 @@ def test_who_is_asked_for_comes_first(pipeline: Pipeline) -> None:
     none = replace(SHORT, time_budget=1e-9)
     smallest = pipeline.step(patches(1), none).objects[2]
     assert smallest.caption is None
-    pipeline.prioritize([smallest.track_id, 12345])
+    pipeline.memory.prioritize([smallest.track_id, 12345])
     result = pipeline.step(patches(2), replace(SHORT, max_regions=1))
     assert [bool(thing.caption) for thing in result.objects] == [False, False, True]
 
@@ -257,7 +257,7 @@ def test_a_frame_without_regions_gives_nothing(pipeline: Pipeline, ids: np.ndarr
     result = pipeline.step(replace(patches(2), regions=ids), SHORT)
     assert (result.objects, result.regions, result.timing) == ((), None, None)
     assert "every pixel is background" in result.empty_reason
-    assert [thing.visible for thing in pipeline.scene.snapshot().objects] == [False] * 3
+    assert [thing.visible for thing in pipeline.memory.scene.snapshot().objects] == [False] * 3
     assert pipeline.step(patches(3), SHORT).reused == 3
 
 
@@ -318,7 +318,7 @@ def test_a_time_budget_leaves_out_what_does_not_fit(pipeline: Pipeline, describe
     assert hurried.objects[0].reason == "no time left in this frame (time_budget 0.001 s); new object"
     # They get their turn when there is time, or else when they have waited for long.
     frames = 0
-    while other.scene.needing_caption():
+    while other.memory.scene.needing_caption():
         result = other.step(patches(2 + frames), replace(SHORT, time_budget=1e-3))
         assert result.described <= 1
         frames += 1
@@ -330,7 +330,7 @@ def test_stopping_ends_within_a_step(pipeline: Pipeline) -> None:
     asked: list[int] = []
 
     def stop() -> bool:
-        return pipeline.snapshot().stamp == 5 and len(asked.append(0) or asked) > 3
+        return pipeline.memory.snapshot().stamp == 5 and len(asked.append(0) or asked) > 3
 
     result = pipeline.step(patches(), SHORT, PolledToken(stop))
     assert result.timing is not None
@@ -374,17 +374,17 @@ def test_sizes_that_differ_are_named(pipeline: Pipeline) -> None:
 
 
 def test_frames_that_were_seen_can_be_asked_about(pipeline: Pipeline, describer: Describer) -> None:
-    assert pipeline.latest is None
+    assert pipeline.memory.latest is None
     for stamp in range(12):
         result = pipeline.step(patches(stamp, p1=(10 * stamp, 60, 90)), SHORT)
-    assert [seen.stamp for seen in pipeline.recent] == list(range(4, 12))
-    seen = pipeline.latest
+    assert [seen.stamp for seen in pipeline.memory.recent] == list(range(4, 12))
+    seen = pipeline.memory.latest
     assert seen is not None
     assert (seen.stamp, seen.frame_id, seen.rgb.shape) == (11, "camera", (120, 160, 3))
     assert [thing.track_id for thing in result.objects] == seen.track_ids.tolist()
     # The describer has the latest picture; an older one is set when it is asked for.
     here = describer.ask(seen.encoded, QUESTIONS["category"])
-    older = pipeline.recent[0]
+    older = pipeline.memory.recent[0]
     pipeline.look_at(older)
     assert describer.image_id == older.encoded.image_id != seen.encoded.image_id
     there = describer.ask(older.encoded, QUESTIONS["category"])
@@ -403,7 +403,7 @@ def test_a_buffer_that_the_camera_fills_again_is_no_matter(pipeline: Pipeline) -
     pipeline.step(first, SHORT)
     first.rgb[:], first.regions[:] = second.rgb, 0
     pipeline.step(replace(second, rgb=first.rgb), SHORT)
-    older, newer = pipeline.recent
+    older, newer = pipeline.memory.recent
     np.testing.assert_array_equal(older.rgb, shown)
     np.testing.assert_array_equal(newer.rgb, second.rgb)
     assert older.regions.areas.tolist() == [2000, 1500, 1200]
@@ -413,20 +413,20 @@ def test_a_buffer_that_the_camera_fills_again_is_no_matter(pipeline: Pipeline) -
 def test_what_is_forgotten_is_new_again(pipeline: Pipeline) -> None:
     before = pipeline.step(patches(1), SHORT)
     gone = before.objects[1].track_id
-    assert pipeline.forget([gone, 12345]) == (gone,)
+    assert pipeline.memory.forget([gone, 12345]) == (gone,)
     after = pipeline.step(patches(2), SHORT)
     assert (after.described, after.reused) == (1, 2)
     assert after.objects[1].track_id == 4
     assert after.objects[1].first_seen == 2
-    assert len(pipeline.forget()) == 3
+    assert len(pipeline.memory.forget()) == 3
     assert [thing.track_id for thing in pipeline.step(patches(3), SHORT).objects] == [5, 6, 7]
 
 
 def test_a_restored_pipeline_knows_its_objects(pipeline: Pipeline, describer: Describer) -> None:
     before = pipeline.step(patches(1), SHORT)
     other = Pipeline(describer)
-    other.restore(pipeline.scene.persistent_objects(), next_id=20, questions=pipeline.questions)
-    assert other.scene.next_id == 20
+    other.restore(pipeline.memory.scene.persistent_objects(), next_id=20, questions=pipeline.memory.questions)
+    assert other.memory.scene.next_id == 20
     after = other.step(patches(2, {1: 30, 2: 20, 7: 10}), SHORT)
     by_track = {thing.track_id: thing.caption for thing in after.objects}
     assert by_track == {thing.track_id: thing.caption for thing in before.objects}
@@ -438,29 +438,29 @@ def test_restored_words_are_stale_where_others_are_asked_for_now(
     pipeline: Pipeline, describer: Describer, questions: str
 ) -> None:
     pipeline.step(patches(1), SHORT)
-    kept = pipeline.scene.persistent_objects()
+    kept = pipeline.memory.scene.persistent_objects()
     other = Pipeline(describer)
-    other.restore(kept, pipeline.scene.next_id, questions)
-    assert other.questions == questions
+    other.restore(kept, pipeline.memory.scene.next_id, questions)
+    assert other.memory.questions == questions
     result = other.step(patches(2), replace(SHORT, time_budget=1e-9))
     assert [thing.track_id for thing in result.objects] == [1, 2, 3]
     reason = "the questions changed since it was described"
     assert all(thing.reason.endswith(reason) for thing in result.objects)
-    assert other.questions == pipeline.questions
+    assert other.memory.questions == pipeline.memory.questions
     colour = AttributeSpec("colour", values=("red", "green", "blue"))
-    other.restore(kept, pipeline.scene.next_id, pipeline.questions)
+    other.restore(kept, pipeline.memory.scene.next_id, pipeline.memory.questions)
     assert other.step(patches(3), replace(SHORT, attributes=(colour,))).described == 3
 
 
 def test_scene_and_tracker_forget_the_same_objects(pipeline: Pipeline, describer: Describer) -> None:
     """Else what the scene keeps could never be found again."""
     pipeline.step(patches(100), SHORT)
-    known = list(pipeline.scene.persistent_objects())
+    known = list(pipeline.memory.scene.persistent_objects())
     looks = np.random.default_rng(0).normal(size=(20, len(known[0].appearance))).astype(np.float32)
     older = [replace(known[0], track_id=10 + n, last_seen=n, appearance=looks[n]) for n in range(20)]
     other = Pipeline(describer, Scene(max_objects=5))
-    other.restore([*known, *older], 40, pipeline.questions)
-    assert [thing.track_id for thing in other.scene.snapshot().objects] == [1, 2, 3, 28, 29]
+    other.restore([*known, *older], 40, pipeline.memory.questions)
+    assert [thing.track_id for thing in other.memory.scene.snapshot().objects] == [1, 2, 3, 28, 29]
     one = patches(101)
     other.step(replace(one, regions=np.where(one.regions == 7, one.regions, 0)), SHORT)
     result = other.step(patches(102), SHORT)
@@ -474,18 +474,18 @@ def test_memory_is_bounded_while_nothing_can_be_described(describer: Describer) 
     crowded = np.kron(np.arange(1, 13).reshape(3, 4), np.ones((40, 40), np.int32)).astype(np.int32)
     with pytest.raises(OspreyError):
         pipeline.step(replace(patches(1), regions=crowded), replace(SHORT, attributes=(twice,)))
-    assert len(pipeline.scene) == 5
+    assert len(pipeline.memory.scene) == 5
     assert pipeline.step(patches(9), SHORT).described == 3
 
 
 def test_frames_that_were_seen_do_not_name_what_is_forgotten(pipeline: Pipeline) -> None:
     pipeline.step(patches(1), SHORT)
     pipeline.step(patches(2), SHORT)
-    pipeline.forget([2])
-    assert [seen.track_ids.tolist() for seen in pipeline.recent] == [[1, 0, 3], [1, 0, 3]]
+    pipeline.memory.forget([2])
+    assert [seen.track_ids.tolist() for seen in pipeline.memory.recent] == [[1, 0, 3], [1, 0, 3]]
     pipeline.step(patches(3), SHORT)
-    pipeline.forget()
-    assert not any(seen.track_ids.any() for seen in pipeline.recent)
+    pipeline.memory.forget()
+    assert not any(seen.track_ids.any() for seen in pipeline.memory.recent)
 
 
 def test_frames_that_were_seen_name_the_older_object_of_one_that_seemed_new(pipeline: Pipeline) -> None:
@@ -508,7 +508,7 @@ def test_frames_that_were_seen_name_the_older_object_of_one_that_seemed_new(pipe
         named.append(pipeline.step(elsewhere(stamp, colour), SHORT).objects[0].track_id)
     assert named[1] == young
     assert named[-1] == first
-    assert [int(seen.track_ids[0]) for seen in pipeline.recent][-6:] == [first] * 6
+    assert [int(seen.track_ids[0]) for seen in pipeline.memory.recent][-6:] == [first] * 6
 
 
 def test_memory_is_bounded(describer: Describer) -> None:
@@ -518,12 +518,14 @@ def test_memory_is_bounded(describer: Describer) -> None:
         rgb = cv2.resize(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8), (160, 120), interpolation=cv2.INTER_NEAREST)
         result = pipeline.step(replace(patches(stamp), rgb=rgb), replace(SHORT, max_new_tokens=2))
         assert len(result.objects) == 3
-        assert len(pipeline.scene) <= 5
-    assert {thing.track_id for thing in result.objects} <= {o.track_id for o in pipeline.scene.snapshot().objects}
-    held = [thing.appearance.base for thing in pipeline.scene.snapshot().objects]
+        assert len(pipeline.memory.scene) <= 5
+    assert {thing.track_id for thing in result.objects} <= {
+        o.track_id for o in pipeline.memory.scene.snapshot().objects
+    }
+    held = [thing.appearance.base for thing in pipeline.memory.scene.snapshot().objects]
     assert held == [None] * len(held)  # none keeps a whole frame's tokens alive
 
     crowded = np.kron(np.arange(1, 13).reshape(3, 4), np.ones((40, 40), np.int32)).astype(np.int32)
     result = pipeline.step(replace(patches(9), regions=crowded), replace(SHORT, max_new_tokens=2))
     assert len(result.objects) == 12
-    assert len(pipeline.scene) == 5
+    assert len(pipeline.memory.scene) == 5

@@ -107,7 +107,7 @@ def _ask_image(arguments: argparse.Namespace) -> dict[str, Any]:
         remember=False,  # so that track ids, which reasons name, are the ids of the masks
     )
     result = pipeline.step(frame, settings)
-    found = finder.find(arguments.question, result.objects, pipeline.latest, arguments.limit)
+    found = finder.find(arguments.question, result.objects, pipeline.memory.latest, arguments.limit)
     objects = {thing.track_id: thing for thing in result.objects}
     return {
         "question": arguments.question,

@@ -84,7 +84,7 @@ class Runtime:
     @property
     def known(self) -> int:
         """Number of objects in the scene."""
-        return len(self._pipeline)
+        return len(self._pipeline.memory)
 
     @property
     def scene_file(self) -> str:
@@ -118,8 +118,8 @@ class Runtime:
             self._store.save(self._stored_scene)
 
     def _stored_scene(self) -> StoredScene:
-        scene = self._pipeline.scene
-        return StoredScene(scene.persistent_objects(), scene.next_id, self._pipeline.questions)
+        scene = self._pipeline.memory.scene
+        return StoredScene(scene.persistent_objects(), scene.next_id, self._pipeline.memory.questions)
 
 
 def _open_store(settings: Settings) -> SceneStore | None:

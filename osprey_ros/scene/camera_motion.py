@@ -73,6 +73,27 @@ def differs(before: np.ndarray, after: np.ndarray, levels: float) -> bool:
     return bool(cv2.blur(cv2.absdiff(before, after), (3, 3)).max() >= levels)
 
 
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image that a describer encoded.
+
+    Attributes:
+        image_id: `Describer.image_id` of the image.
+        shape: Its shape.
+        small: Its `small_picture`, uint8 [h, w, 3].
+    """
+
+    image_id: int
+    shape: tuple[int, ...]
+    small: np.ndarray
+
+    def shows_same(self, before: EncodedImage | None, levels: float) -> bool:
+        """Return whether an earlier image has the same id and shows the same, except for noise (see `differs`)."""
+        if before is None or (before.image_id, before.shape) != (self.image_id, self.shape):
+            return False
+        return not differs(before.small, self.small, levels)
+
+
 def camera_motion(before: np.ndarray, after: np.ndarray, foreground: np.ndarray | None = None) -> Motion:
     """The motion between two grey pictures, uint8 [h, w] each; not sure where they differ in size.
 

@@ -78,7 +78,7 @@ class Scene:
             change: Limits above which a caption is stale.
 
         Returns:
-            int64 [N], the track ids, with those of new objects. Call `forget_surplus` when the frame is done.
+            int64 [N], the track ids, with those of new objects. Call `complete` when the frame is done.
         """
         with self._lock:
             return self._update(stamp, frame_id, detections, assignment, change or Change())
@@ -142,6 +142,22 @@ class Scene:
     def skip(self, track_id: int, reason: str) -> None:
         """Note why an object did not get a caption in the latest frame. Raises KeyError for an unknown object."""
         self._entries[track_id].skip(reason)
+
+    def complete(
+        self, track_ids: np.ndarray, captions: Mapping[int, Caption], skipped: Mapping[int, str]
+    ) -> tuple[SceneObject, ...]:
+        """Complete a frame: set captions, note why objects were skipped, and forget what is beyond ``max_objects``.
+
+        Returns the objects with these track ids, int64 [N], also those that are forgotten. Raises KeyError for an
+        unknown object.
+        """
+        for track_id, caption in captions.items():
+            self.set_caption(track_id, caption)
+        for track_id, reason in skipped.items():
+            self.skip(track_id, reason)
+        objects = tuple(self.object(track_id) for track_id in track_ids.tolist())
+        self.forget_surplus()
+        return objects
 
     def invalidate(self, reason: str) -> None:
         """Make all captions stale."""

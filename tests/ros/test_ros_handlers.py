@@ -66,7 +66,7 @@ def test_the_service_ends_a_long_answer_itself(pipeline: Pipeline, client: Clien
     services = Services(client.node, service_seconds=0.0)
     services.serve(requests, worker)
     try:
-        regions = pipeline.latest.regions  # type: ignore[union-attr]
+        regions = pipeline.memory.latest.regions  # type: ignore[union-attr]
         x, y, *_ = (int(v) for v in regions.boxes[0])
         inside = np.argwhere(regions.crop(0))[0]
         request = DescribeRegion.Request(points=[Point(x=float(x + inside[1]), y=float(y + inside[0]))])

@@ -50,8 +50,8 @@ class Requests:
 
     def query_scene(self, request: Any, response: Any, cancel: CancellationToken) -> Any:
         """Find the objects that a phrase refers to."""
-        snapshot = self._pipeline.snapshot()
-        seen = self._pipeline.latest
+        snapshot = self._pipeline.memory.snapshot()
+        seen = self._pipeline.memory.latest
         if seen is not None and seen.stamp != snapshot.stamp:
             seen = None  # the latest frame has no region
         if seen is not None:
@@ -65,13 +65,13 @@ class Requests:
             )
             for match in found.matches
         ]
-        self._pipeline.prioritize(match.track_id for match in found.matches)
+        self._pipeline.memory.prioritize(match.track_id for match in found.matches)
         response.success, response.message = True, found.message
         return response
 
     def get_scene(self, request: Any, response: Any) -> Any:
         """Return all objects."""
-        snapshot = self._pipeline.snapshot()
+        snapshot = self._pipeline.memory.snapshot()
         response.header, response.success = _header(snapshot), True
         response.objects = [
             messages.object_message(thing) for thing in snapshot.objects if thing.visible or not request.visible_only
@@ -85,11 +85,11 @@ class Requests:
         track_ids = [int(track_id) for track_id in request.track_ids]
         if bool(track_ids) == request.everything:
             raise InputError("set either track_ids or everything")
-        unknown = sorted(set(track_ids) - self._pipeline.known)
+        unknown = sorted(set(track_ids) - self._pipeline.memory.known)
         if unknown:
             listed = ", ".join(map(str, unknown[:_TRACKS_LISTED]))
             raise InputError(f"unknown track id {listed}, nothing was deleted; get_scene lists the known objects")
-        gone = self._pipeline.forget(None if request.everything else track_ids)
+        gone = self._pipeline.memory.forget(None if request.everything else track_ids)
         self._on_change()
         response.success, response.message = True, f"{len(gone)} objects deleted"
         return response
@@ -115,7 +115,7 @@ class Requests:
             raise InputError(
                 f"a description needs exactly one region, the request has {len(target.regions)}; ask a question instead"
             )
-        self._pipeline.prioritize(track_id for track_id in target.track_ids if track_id)
+        self._pipeline.memory.prioritize(track_id for track_id in target.track_ids if track_id)
         self._pipeline.look_at(target.seen, cancel)
         response.header = messages.header_message(target.seen.stamp, target.seen.frame_id)
         response.track_ids = list(target.track_ids)

@@ -57,7 +57,7 @@ def target_of(request: Any, pipeline: Pipeline) -> Target:
 
 def _frame(stamp: int, track_ids: Sequence[int], pipeline: Pipeline) -> ObservedFrame:
     """Return the frame of a stamp; for 0 the latest frame, or the latest frame that shows all tracks."""
-    recent = pipeline.recent
+    recent = pipeline.memory.recent
     if not recent:
         raise InputError("no frame with a region has been processed yet; wait for the first one")
     if stamp:
@@ -69,7 +69,7 @@ def _frame(stamp: int, track_ids: Sequence[int], pipeline: Pipeline) -> Observed
             f"no frame with the stamp {_text(stamp)} is in memory, only the latest {len(recent)} from {_text(first)} "
             f"to {_text(last)}; use one of them, or 0 for the latest"
         )
-    now, last = pipeline.snapshot().stamp, recent[-1].stamp
+    now, last = pipeline.memory.snapshot().stamp, recent[-1].stamp
     if not track_ids and last != now:  # frames without a region are not kept
         raise InputError(
             f"the latest frame ({_text(now)}) has no region, the last one with a region is {_text(last)}; set this "
@@ -78,7 +78,7 @@ def _frame(stamp: int, track_ids: Sequence[int], pipeline: Pipeline) -> Observed
     for seen in reversed(recent):
         if set(track_ids) <= {int(track_id) for track_id in seen.track_ids}:
             return seen
-    known = {thing.track_id: thing for thing in pipeline.snapshot().objects}
+    known = {thing.track_id: thing for thing in pipeline.memory.snapshot().objects}
     for track_id in track_ids:
         if track_id not in known:
             raise _unknown(track_id)

@@ -18,7 +18,6 @@ either case.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol
@@ -72,35 +71,19 @@ class DecoderShape:
         return cls(**{field.name: getattr(config, field.name) for field in fields(cls)})
 
 
-def build_decoder(
-    shape: DecoderShape,
-    linears: Weights,
-    path: Path,
-    external: Path | None = None,
-    progress: Callable[[str], None] | None = None,
-) -> None:
+def build_decoder(shape: DecoderShape, linears: Weights, path: Path) -> None:
     """Write the decoder graph to `path`.
 
-    linears adds the weights, one layer after another, and says in which type the graph computes and for which runtime
-    it is spelled. external: side file for them, beside `path`; needed where they come to 2 GB or more and are not in
-    files of their own. progress is called with each layer's name before it is written.
+    `linears` adds the weights, layer after layer; its precision determines the type of the graph and its runtime.
     """
-    graph = GraphBuilder("decoder", external, half=linears.precision.half)
-    _Decoder(shape, linears, graph, progress).build(path)
+    _Decoder(shape, linears, GraphBuilder("decoder", half=linears.precision.half)).build(path)
 
 
 class _Decoder:
-    def __init__(
-        self,
-        shape: DecoderShape,
-        linears: Weights,
-        graph: GraphBuilder,
-        progress: Callable[[str], None] | None,
-    ) -> None:
+    def __init__(self, shape: DecoderShape, linears: Weights, graph: GraphBuilder) -> None:
         self.shape = shape
         self.linears = linears
         self.graph = graph
-        self.progress = progress
         self.attention: Attention = (InPlace if linears.precision.in_place else Apart)(graph, shape.heads)
 
     def build(self, path: Path) -> None:
@@ -111,10 +94,8 @@ class _Decoder:
         self.attention.shared()
         if self.attention.batch:
             hidden = graph.node("Unsqueeze", [hidden, graph.constant([0])], "embeds")
-        added = None  # what is still to be added to `hidden`
+        added = None  # the last update, not yet added to `hidden`
         for layer in range(shape.num_layers):
-            if self.progress is not None:
-                self.progress(f"layer {layer}")
             hidden, added = self._layer(layer, hidden, added)
         self._logits(hidden, added)
         if self.linears.precision.unpacked:

@@ -28,16 +28,19 @@ def build_mask_extractor(
     read: Callable[[str], np.ndarray],
     path: Path,
     half: bool = False,
-    external: Path | None = None,
     half_compute: bool = False,
 ) -> None:
     """Write the mask-extractor graph to `path`.
 
-    read(name) returns one tensor of the checkpoint as float32. With `half` the weights of linears are stored as float16
-    and computed with in float32; with `half_compute` they are computed with in float16, too. external: side file for
-    the weights. Raises InputError for weights beyond float16 where that is asked for.
+    Args:
+        read: returns one tensor of the checkpoint as float32.
+        half: store the weights of linears as float16 and compute with them in float32.
+        half_compute: compute the linears in float16.
+
+    Raises:
+        InputError: a weight does not fit float16.
     """
-    graph = GraphBuilder("mask_extractor", external, half_compute)
+    graph = GraphBuilder("mask_extractor", half=half_compute)
     for level, channels, (height, width) in zip(LEVELS, config.vision_channels, config.feature_sizes, strict=True):
         graph.input(level, [1, channels, height, width])
     for level, (height, width) in zip(LEVELS, config.feature_sizes, strict=True):

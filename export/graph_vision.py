@@ -34,10 +34,14 @@ def build_vision(
 ) -> None:
     """Write the vision graph to `path`.
 
-    read(name) returns one tensor of the checkpoint as float32. With `half` the weights of convolutions and linears are
-    stored as float16 and computed with in float32; with `half_compute` they are computed with in float16, too.
-    external: side file for the weights.
-    Raises InputError for weights beyond float16 where that is asked for.
+    Args:
+        read: returns one tensor of the checkpoint as float32.
+        half: store the weights of convolutions and linears as float16 and compute with them in float32.
+        external: file for the weights, beside `path`; by default they are in the graph.
+        half_compute: compute convolutions and linears in float16.
+
+    Raises:
+        InputError: a weight does not fit float16.
     """
     _Vision(config, read, half, GraphBuilder("vision", external, half_compute)).build(path)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,8 @@ from torch.nn import functional
 
 from osprey_torch.config import OspreyConfig
 from osprey_torch.readback import Read
+
+log = logging.getLogger(__name__)
 
 _QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 LINEARS = (*_QKV, "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
@@ -67,17 +70,15 @@ class StreamedDecoder:
         return {name: self._tensor(f"model.layers.{index}.{name}") for name in _LAYER_TENSORS}
 
     @torch.inference_mode()
-    def run(
-        self, sequences: Sequence[PackedRows], progress: Callable[[int], None] = lambda layer: None
-    ) -> list[torch.Tensor]:
-        """Return the rows [S, H] of the last layer for every sequence; calls `progress` after each layer."""
+    def run(self, sequences: Sequence[PackedRows]) -> list[torch.Tensor]:
+        """Return the rows [S, H] of the last layer for every sequence."""
         states = [sequence.embeds for sequence in sequences]
         for index in range(self.layers):
             weights = self.read_layer(index)
             for number, sequence in enumerate(sequences):
                 states[number] = _run_layer(self.config, weights, states[number], sequence)
             del weights  # before the next ones are read
-            progress(index + 1)
+            log.info("verify: layer %d of %d", index + 1, self.layers)
         return states
 
     @torch.inference_mode()

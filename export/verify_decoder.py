@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,8 +16,6 @@ from osprey_ros.decoding.kv_cache import HIDDEN, Prefix
 from osprey_ros.decoding.loop import DecodeRequest
 from osprey_ros.decoding.prompt import common_prefix
 from osprey_ros.decoding.prompt_batch import Branches
-
-log = logging.getLogger(__name__)
 
 _PREFIX_ROWS = 32  # compare logits of this many rows at the end of the prefix; all would be a gigabyte at 32000 tokens
 
@@ -135,9 +132,7 @@ def follow(streamed: StreamedDecoder, scripts: Sequence[Script]) -> list[Answers
 
     Returned are the tokens that PyTorch would say next at every step, and its logits.
     """
-    states = streamed.run(
-        [script.rows for script in scripts], lambda layer: log.info("verify: layer %d of %d", layer, streamed.layers)
-    )
+    states = streamed.run([script.rows for script in scripts])
     wanted = [torch.from_numpy(np.concatenate(script.wanted)) for script in scripts]
     result = []
     for script, logits in zip(

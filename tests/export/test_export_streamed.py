@@ -76,16 +76,16 @@ def test_the_first_layers_alone_equal_a_model_that_has_no_more(model: Osprey, re
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_one_layer_is_read_at_a_time_and_progress_is_told(read: Callable) -> None:
+def test_one_layer_is_read_at_a_time_and_each_is_logged(read: Callable, caplog: pytest.LogCaptureFixture) -> None:
     names: list[str] = []
-    done: list[tuple[int, int]] = []
 
     def noted(name: str) -> np.ndarray:
         names.append(name)
         return read(name)
 
     decoder = StreamedDecoder(CONFIG, noted)
-    decoder.run([PackedRows.pack(_rows(3, 8)), PackedRows.pack(_rows(2, 9))], lambda n: done.append((n, len(names))))
-    assert [layer for layer, _ in done] == [1, 2]
-    assert all(name.startswith("model.layers.0.") for name in names[: done[0][1]])
+    with caplog.at_level("INFO"):
+        decoder.run([PackedRows.pack(_rows(3, 8)), PackedRows.pack(_rows(2, 9))])
+    assert caplog.messages == ["verify: layer 1 of 2", "verify: layer 2 of 2"]
+    assert [name.split(".")[2] for name in names] == ["0"] * 9 + ["1"] * 9
     assert len(names) == len(set(names)) == 2 * 9

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,15 +47,15 @@ class _Distorted:
     def __getattr__(self, name: str) -> object:
         return getattr(self._engine, name)
 
-    def run(self, *arguments: object) -> dict[str, np.ndarray]:
-        results = self._engine.run(*arguments)
+    def run(self, *arguments: object, **options: object) -> dict[str, np.ndarray]:
+        results = self._engine.run(*arguments, **options)
         return {**results, self._output: self._wrong(results[self._output])}
 
     def bind(self, inputs: Mapping, into: Mapping) -> Callable[[], None]:
         bound, buffer = self._engine.bind(inputs, into), into[self._output]
 
-        def run() -> None:
-            bound()
+        def run(*arguments: object) -> None:
+            bound(*arguments)
             buffer.write(self._wrong(buffer.read()))
 
         return run
@@ -128,7 +128,7 @@ def test_a_wrong_engine_is_found_at_its_stage(
 
 
 class _OfTwoRegions:
-    """An engine that takes two regions in one run, as a plan does that was built for so many."""
+    """An engine that accepts at most two regions in one run, as a plan for two regions does."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -139,10 +139,10 @@ class _OfTwoRegions:
     def most_rows(self, name: str) -> int:
         return 2
 
-    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    def run(self, inputs: Mapping[str, np.ndarray], *arguments: object, **options: object) -> dict[str, np.ndarray]:
         rows = {len(array) for name, array in inputs.items() if name == "position" or name.startswith("mask_")}
         assert max(rows) <= 2
-        return self._engine.run(inputs, outputs)
+        return self._engine.run(inputs, *arguments, **options)
 
 
 def test_more_regions_than_an_engine_takes_are_encoded_in_parts(

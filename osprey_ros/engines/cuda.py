@@ -175,8 +175,9 @@ class DeviceBuffer:
         # One copy for each run of consecutive rows.
         gathered = self._cuda.buffer((len(rows), *self.shape[1:]), self.dtype)
         starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
+        stops = np.append(starts[1:], len(rows))[: len(starts)]
         self._cuda.enter()
-        for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(rows)], strict=True):
+        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
             source = self.rows(int(rows[start]), int(rows[stop - 1]) + 1)
             self._cuda.copy(gathered.rows(start, stop).pointer, source.pointer, source.nbytes)
         self._cuda.synchronize()

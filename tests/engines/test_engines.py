@@ -113,6 +113,14 @@ def test_buffers_outlive_the_view_they_were_made_from(engine: Engine) -> None:
     np.testing.assert_array_equal(engine.run({"a": kept, "b": kept})["sum"], 2 * a[1:3])
 
 
+def test_rows_are_copied_and_gathered(engine: Engine) -> None:
+    a = _rows(1, 6)
+    buffer, other = (engine.buffer((6, 3), np.float32) for _ in range(2))
+    buffer.write(a)
+    other.copy(buffer.rows(2, 5).gather(np.array([0, 2])), 3)
+    np.testing.assert_array_equal(other.read()[3:5], a[[2, 4]])
+
+
 def test_a_bound_run_reads_what_is_there_then(engine: Engine) -> None:
     a, buffer = _rows(1, 2), engine.buffer((6, 3), np.float32)
 

@@ -203,6 +203,30 @@ def test_unsuitable_buffers_are_rejected(engine: Engine) -> None:
         engine.buffer((1 << 31, 4), np.float32)
 
 
+def test_rows_are_copied_and_gathered_on_the_device(gpu: LiveAllocations, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = cuda.Cuda()
+    rows = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    buffer = device.buffer((40, 3), np.float32)
+    buffer.write(rows)
+    with monkeypatch.context() as patch:
+        for transfer in ("upload", "download"):
+            patch.setattr(cuda.Cuda, transfer, None)  # would raise
+        chosen = np.array([3, 4, 5, 9, 20, 21, 39])
+        kept = buffer.rows(1, 40).gather(chosen - 1)
+        buffer.copy(kept, 2)
+        larger = device.buffer((50, 3), np.float32)
+        larger.copy(buffer.rows(0, 9))
+        none = buffer.gather(np.zeros(0, np.intp))
+    expected = np.concatenate([rows[:2], rows[chosen]])
+    np.testing.assert_array_equal(larger.read()[:9], expected)
+    np.testing.assert_array_equal(buffer.read()[9:], rows[9:])
+    assert none.shape == (0, 3)
+    with pytest.raises(EngineError, match=r"cannot be written to row 34"):
+        buffer.copy(kept, 34)
+    del device, buffer, kept, larger, none
+    assert gpu() == 0
+
+
 def test_errors_of_the_driver_have_text(gpu: LiveAllocations) -> None:
     device = cuda.Cuda()
     device.stream = 1

@@ -49,16 +49,17 @@ class Runtime:
         self._reported = ""  # the problem of the scene file that was logged
         self._attributes = attributes_from(now.attributes)
         # Loading engines takes long: check everything else first.
-        self._store = _open_store(now)
+        bundle = Bundle.open(now.bundle, verify=False)
+        self._store = _open_store(now, bundle)
         try:
-            self._load(now)
+            self._load(now, bundle)
         except BaseException:
             if self._store is not None:
                 self._store.close()
             raise
 
-    def _load(self, now: Settings) -> None:
-        describer = load_describer(now.bundle, now.threads, now.preprocessing, now.memory_reserve * MIB)
+    def _load(self, now: Settings, bundle: Bundle) -> None:
+        describer = load_describer(bundle, now.threads, now.preprocessing, now.memory_reserve * MIB)
         for spec in self._attributes:
             try:
                 describer.check([spec.constraint], [spec.question])
@@ -122,19 +123,18 @@ class Runtime:
         return StoredScene(scene.persistent_objects(), scene.next_id, self._pipeline.memory.questions)
 
 
-def _open_store(settings: Settings) -> SceneStore | None:
-    """Open the scene file; return None if no file is set. Raises BundleError, StorageError."""
+def _open_store(settings: Settings, bundle: Bundle) -> SceneStore | None:
+    """Open the scene file; return None if no file is set. Raises StorageError."""
     if not settings.scene_file:
         return None
-    model = model_of(Bundle.open(settings.bundle, verify=False).manifest)
-    return SceneStore(settings.scene_file, model, settings.scene_file_size * MIB)
+    return SceneStore(settings.scene_file, model_of(bundle.manifest), settings.scene_file_size * MIB)
 
 
-def load_describer(name: str, threads: int, preprocessing: str, reserve: int) -> Describer:
-    """Open a bundle, check that memory suffices, and load its engines. Progress is logged.
+def load_describer(bundle: Bundle, threads: int, preprocessing: str, reserve: int) -> Describer:
+    """Check that memory suffices for a bundle, verify its files, and load its engines. Progress is logged.
 
     Args:
-        name: folder or name of the bundle.
+        bundle: the bundle, opened without verifying its files.
         threads: threads of the engines; 0: one for each core.
         preprocessing: as of `Describer`.
         reserve: bytes of memory that must stay free.
@@ -142,7 +142,6 @@ def load_describer(name: str, threads: int, preprocessing: str, reserve: int) ->
     Raises:
         OspreyError: The bundle is invalid or too large.
     """
-    bundle = Bundle.open(name, verify=False)
     size = sum(entry.bytes for entry in bundle.manifest.files.values()) / MIB
     logger.info(
         "bundle %s in %s: %.0f MB in %d files", bundle.manifest.name, bundle.root, size, len(bundle.manifest.files)

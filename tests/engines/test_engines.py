@@ -1,4 +1,4 @@
-"""Engines: what goes in and comes out, buffers that are read and written in place, and errors in words."""
+"""Engines: inputs and outputs, buffers that are read and written in place, and error messages."""
 
 from __future__ import annotations
 

@@ -13,12 +13,12 @@ SHAPE = (240, 320)
 
 
 def box_scene(
-    centre: tuple[float, float], size: tuple[float, float], near: float, far: float
+    center: tuple[float, float], size: tuple[float, float], near: float, far: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mask and depth of a wall at ``far`` metres with an upright rectangle in front of it at ``near`` metres."""
+    """Mask and depth of a wall at ``far`` meters with an upright rectangle in front of it at ``near`` meters."""
     v, u = np.mgrid[: SHAPE[0], : SHAPE[1]].astype(np.float64)
     x, y = (u - CAMERA[0, 2]) * near / CAMERA[0, 0], (v - CAMERA[1, 2]) * near / CAMERA[1, 1]
-    mask = (abs(x - centre[0]) <= size[0] / 2) & (abs(y - centre[1]) <= size[1] / 2)
+    mask = (abs(x - center[0]) <= size[0] / 2) & (abs(y - center[1]) <= size[1] / 2)
     return mask, np.where(mask, near, far).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Masks as run lengths, polygons and boxes, and what they cover of a picture."""
+"""Masks from run lengths, polygons and boxes cover the right pixels."""
 
 from __future__ import annotations
 
@@ -120,18 +120,18 @@ def test_a_box_covers_the_pixels_between_its_edges() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 3, 41])
-@pytest.mark.parametrize("centre", [50, 51])
-def test_a_box_with_edges_within_pixels_keeps_its_size(size: int, centre: int) -> None:
-    part = mask_from_box((centre, centre), (size, size), 0.0, 100, 100)
+@pytest.mark.parametrize("center", [50, 51])
+def test_a_box_with_edges_within_pixels_keeps_its_size(size: int, center: int) -> None:
+    part = mask_from_box((center, center), (size, size), 0.0, 100, 100)
     assert part.mask.shape == (size, size)
-    assert part.left == part.top == centre - size // 2
+    assert part.left == part.top == center - size // 2
 
 
 def test_a_turned_box_covers_the_same_area_elsewhere() -> None:
     quarter = on_canvas(mask_from_box((50.0, 40.0), (30.0, 10.0), np.pi / 2, 100, 100), 100, 100)
     upright = on_canvas(mask_from_box((50.0, 40.0), (10.0, 30.0), 0.0, 100, 100), 100, 100)
     np.testing.assert_array_equal(quarter, upright)
-    # Positive angles turn from x (right) to y (down): clockwise in the picture.
+    # Positive angles turn from x (right) to y (down): clockwise in the image.
     slanted = on_canvas(mask_from_box((50.0, 50.0), (40.0, 8.0), np.pi / 4, 100, 100), 100, 100)
     assert slanted[60, 60]
     assert not slanted[60, 40]

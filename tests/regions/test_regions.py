@@ -111,13 +111,13 @@ def test_both_forms_are_equal_to_the_last_bit() -> None:
         np.testing.assert_array_equal(first, second)
 
 
-def test_grids_used_again_hold_nothing_of_earlier_pictures() -> None:
+def test_grids_used_again_hold_nothing_of_earlier_images() -> None:
     grids = MaskPooler(SIZES, 28)
     overlapping = _overlapping(120, 90, 6, seed=1)
     many, few = _blobs(97, 131, 0), np.zeros((97, 131), np.int32)
     few[20:60, 30:100] = 4
     wide = np.arange(1, 7 * 11 + 1).reshape(7, 11)  # more regions than there was memory for, and another size
-    pictures = (
+    images = (
         (regions_from_id_image(many), _stack(many)),
         (regions_from_id_image(few), _stack(few)),
         (regions_from_masks(overlapping), overlapping),
@@ -125,7 +125,7 @@ def test_grids_used_again_hold_nothing_of_earlier_pictures() -> None:
         (regions_from_id_image(few), _stack(few)),
         (regions_from_id_image(many), _stack(many)),
     )
-    for regions, masks in pictures:
+    for regions, masks in images:
         *pooling, positions = grids.pool(regions)
         for size, ours in zip(SIZES, pooling, strict=True):
             assert ours.flags.c_contiguous

@@ -51,7 +51,7 @@ def test_pixels_are_taken_as_stored_whatever_exif_says(tmp_path: Path) -> None:
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"absent\.png does not exist"):
         load_image(tmp_path / "absent.png")
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     with pytest.raises(ImageError, match=r"text\.png cannot be read"):
         load_image(tmp_path / "text.png")
     save_image(tmp_path / "cut.png", np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8))
@@ -60,5 +60,5 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         load_image(tmp_path / "cut.png")
     with pytest.raises(ImageError, match="cannot be read"):
         load_image(tmp_path)
-    with pytest.raises(ImageError, match=r"picture\.xyz cannot be written"):
-        save_image(tmp_path / "picture.xyz", np.zeros((2, 2, 3), np.uint8))
+    with pytest.raises(ImageError, match=r"image\.xyz cannot be written"):
+        save_image(tmp_path / "image.xyz", np.zeros((2, 2, 3), np.uint8))

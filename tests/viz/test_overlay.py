@@ -1,4 +1,4 @@
-"""Overlays: regions are tinted, outlined and labelled; everything else stays as it was."""
+"""Overlays: regions are tinted, outlined and labeled; everything else stays as it was."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from osprey_ros.regions.regions import regions_from_id_image, regions_from_masks
 from osprey_ros.viz import overlay as draw
 from osprey_ros.viz.overlay import TINT, color_of, overlay
 
-GREY = np.full((120, 160, 3), 100, np.uint8)
+GRAY = np.full((120, 160, 3), 100, np.uint8)
 
 
 def _ids() -> np.ndarray:
@@ -22,10 +22,10 @@ def _ids() -> np.ndarray:
 
 
 def test_regions_are_tinted_in_their_color_and_the_rest_is_untouched() -> None:
-    ids, before = _ids(), GREY.copy()
-    drawn = overlay(GREY, regions_from_id_image(ids), ["", ""])
-    np.testing.assert_array_equal(GREY, before)
-    np.testing.assert_array_equal(drawn[ids == 0], GREY[ids == 0])
+    ids, before = _ids(), GRAY.copy()
+    drawn = overlay(GRAY, regions_from_id_image(ids), ["", ""])
+    np.testing.assert_array_equal(GRAY, before)
+    np.testing.assert_array_equal(drawn[ids == 0], GRAY[ids == 0])
     for region in (4, 5):
         color = np.array(color_of(region))
         ys, xs = np.nonzero(ids == region)
@@ -34,12 +34,12 @@ def test_regions_are_tinted_in_their_color_and_the_rest_is_untouched() -> None:
     assert np.abs(np.subtract(color_of(4), color_of(5))).sum() > 100
 
 
-def test_labels_are_inside_the_picture_even_at_its_corners() -> None:
+def test_labels_are_inside_the_image_even_at_its_corners() -> None:
     ids = np.zeros((120, 160), np.uint8)
     ids[0:4, 0:4], ids[116:, 156:] = 1, 2
-    plain = overlay(GREY, regions_from_id_image(ids), ["", ""])
-    labelled = overlay(GREY, regions_from_id_image(ids), ["mug", "bowl"])
-    changed = (plain != labelled).any(axis=2)
+    plain = overlay(GRAY, regions_from_id_image(ids), ["", ""])
+    labeled = overlay(GRAY, regions_from_id_image(ids), ["mug", "bowl"])
+    changed = (plain != labeled).any(axis=2)
     assert changed[:40, :60].sum() > 150
     assert changed[80:, 100:].sum() > 150
     assert not changed[45:75].any()
@@ -48,11 +48,11 @@ def test_labels_are_inside_the_picture_even_at_its_corners() -> None:
 def test_long_labels_are_cut_and_labels_do_not_hide_each_other() -> None:
     ids = np.zeros((240, 320), np.uint8)
     ids[100:110, 100:110], ids[100:110, 112:122] = 1, 2
-    picture = np.full((240, 320, 3), 100, np.uint8)
+    image = np.full((240, 320, 3), 100, np.uint8)
     text = "a very long description of a small red mug that stands on a table " * 10
     boxes = []
     for labels in ([text, ""], ["", text], [text, text]):
-        drawn = overlay(picture, regions_from_id_image(ids), labels)
+        drawn = overlay(image, regions_from_id_image(ids), labels)
         boxes.append((drawn == 20).all(axis=2).sum())
     assert boxes[2] > 0.9 * (boxes[0] + boxes[1])
     assert boxes[0] < 240 * 320 / 4
@@ -61,8 +61,8 @@ def test_long_labels_are_cut_and_labels_do_not_hide_each_other() -> None:
 def test_a_word_longer_than_a_line_is_broken() -> None:
     ids = np.zeros((240, 640), np.uint8)
     ids[100:110, 300:310] = 1
-    picture = np.full((240, 640, 3), 100, np.uint8)
-    drawn = overlay(picture, regions_from_id_image(ids), ["x" * 300])
+    image = np.full((240, 640, 3), 100, np.uint8)
+    drawn = overlay(image, regions_from_id_image(ids), ["x" * 300])
     label = (drawn == 20).all(axis=2)
     assert 60 < label.any(axis=0).sum() < 320
     assert label.any(axis=1).sum() > 25
@@ -72,7 +72,7 @@ def test_overlapping_masks_and_scale() -> None:
     masks = np.zeros((2, 120, 160), bool)
     masks[0, 20:90, 20:90] = True
     masks[1, 60:110, 60:150] = True
-    drawn = overlay(GREY, regions_from_masks(masks), ["", ""], scale=3)
+    drawn = overlay(GRAY, regions_from_masks(masks), ["", ""], scale=3)
     assert drawn.shape == (360, 480, 3)
     np.testing.assert_array_equal(drawn[60, 60], color_of(1))
     np.testing.assert_array_equal(drawn[0, 0], [100, 100, 100])
@@ -83,22 +83,22 @@ def test_a_mask_without_pixels_is_passed_over() -> None:
     masks[1, 40:80, 30:70] = True
     regions = regions_from_masks(masks)
     assert regions.areas.tolist() == [0, 1600]
-    drawn = overlay(GREY, regions, ["nothing", ""], scale=2)
-    np.testing.assert_array_equal(drawn, overlay(GREY, regions_from_masks(masks[1:], ids=[2]), [""], scale=2))
+    drawn = overlay(GRAY, regions, ["nothing", ""], scale=2)
+    np.testing.assert_array_equal(drawn, overlay(GRAY, regions_from_masks(masks[1:], ids=[2]), [""], scale=2))
 
 
 def test_the_font_without_freetype_writes_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
     bitmap = getattr(ImageFont, "load_default_imagefont", ImageFont.load_default)()
     monkeypatch.setattr(draw, "_font", lambda size: bitmap)
     regions = regions_from_id_image(_ids())
-    drawn = overlay(GREY, regions, ["a caf\u00e9 \u2615", ""])
-    np.testing.assert_array_equal(drawn, overlay(GREY, regions, ["a caf\u00e9 ?", ""]))
-    assert (drawn != overlay(GREY, regions, ["", ""])).any()
+    drawn = overlay(GRAY, regions, ["a caf\u00e9 \u2615", ""])
+    np.testing.assert_array_equal(drawn, overlay(GRAY, regions, ["a caf\u00e9 ?", ""]))
+    assert (drawn != overlay(GRAY, regions, ["", ""])).any()
 
 
 def test_what_does_not_belong_together_is_refused() -> None:
     regions = regions_from_id_image(_ids())
     with pytest.raises(RegionError, match="2 regions need as many labels, not 1"):
-        overlay(GREY, regions, ["a"])
+        overlay(GRAY, regions, ["a"])
     with pytest.raises(RegionError, match="160x120 pixels, the image is 80x120"):
-        overlay(GREY[:, ::2], regions, ["a", "b"])
+        overlay(GRAY[:, ::2], regions, ["a", "b"])

@@ -1,9 +1,9 @@
-"""Measures the decoding speed of the bundle's decoder, onnxruntime-genai and llama.cpp in turns.
+"""Measure the decode speed of the language model: the bundle's decoder, onnxruntime-genai and llama.cpp in turns.
 
 `python benchmarks/decode.py --bundle engines/nano --json build/decode.json`
 
-Each decodes one sequence and 16 sequences after the same prefix, greedily. The prefix, as long as that of a described
-region, and the first step are not timed. A decoder that is not installed is omitted with a message.
+Each decodes one sequence, and 16 sequences with the same prefix, greedily. The prefix, as long as that of a described
+region, and a first step are not timed. Contenders that are not installed are omitted with a message.
 """
 
 from __future__ import annotations
@@ -38,25 +38,25 @@ BRANCHES = (1, 16)
 
 
 class Contender(Protocol):
-    """A language model that decodes several sequences behind a prefix of token ids."""
+    """A language model that decodes several sequences after a prefix of token ids."""
 
     name: str
 
     def prepare(self, first: np.ndarray) -> None:
-        """Prepare to continue the prefix and one token of each sequence, int64 [N]. Not timed."""
+        """Prepare to continue the prefix and the first token of each sequence, int64 [N]. Not timed."""
 
     def run(self) -> float:
-        """Decode the agreed number of steps behind one more, which is not timed, and returns the seconds of them."""
+        """Decode a first step and then the timed steps. Return the seconds of the timed steps."""
 
     def tokens(self, branches: int) -> np.ndarray:
         """Return the tokens of the last run, [steps + 1, branches]."""
 
     def close(self) -> None:
-        """Give memory back."""
+        """Free the memory."""
 
 
 def prefix_length(bundle: Bundle) -> int:
-    """Return rows that all regions of an image share: the words before the region and the image."""
+    """Return the number of rows that all regions of an image share: the image, and the tokens before the region."""
     spec = bundle.manifest.model
     prompt = PromptBuilder(bundle.tokenizer(), spec).prompt(QUESTIONS["detailed"])
     return prompt.index(MASK) - 1 + spec.image_tokens
@@ -83,7 +83,7 @@ def contenders(
         return LlamaCpp(weights, folder, arguments.threads, prefix, arguments.steps)
 
     makers: dict[str, Callable[[], Contender]] = {"osprey_ros": own, "onnxruntime-genai": genai}
-    if not weights.levels:  # this bundle's products are in float32
+    if not weights.levels:  # the products of this bundle are in float32
         makers["onnxruntime-genai-float32"] = partial(genai, float32=True)
     makers["llama.cpp"] = llama_cpp
     ready: list[Contender] = []
@@ -95,12 +95,12 @@ def contenders(
             ready.append(make())
         except InputError as error:
             skipped[name] = str(error)
-            print(f"{name} is left out: {error}", flush=True)
+            print(f"{name} is omitted: {error}", flush=True)
     return ready, skipped
 
 
 def measure(ready: list[Contender], branches: int, arguments: argparse.Namespace, vocab: int) -> dict[str, Any]:
-    """Return milliseconds of a step, tokens a second and agreement with the first contender, by name."""
+    """Return by name the seconds of a step, tokens per second and share of tokens equal to the first contender's."""
     first = np.random.default_rng(1).integers(3, vocab, branches)
     seconds: dict[str, list[float]] = {c.name: [] for c in ready}
     outside: list[float] = []
@@ -132,7 +132,7 @@ def measure(ready: list[Contender], branches: int, arguments: argparse.Namespace
 
 
 def _agreement(expected: np.ndarray, found: np.ndarray) -> float:
-    """Return the share of the tokens that are equal up to the first difference of each sequence."""
+    """Return the share of the tokens before the first difference of each sequence."""
     equal = np.logical_and.accumulate(expected == found, axis=0)
     return float(equal.mean())
 
@@ -154,7 +154,7 @@ def limits_of_a_step(
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure everything, printing as it goes; returns what `--json` writes."""
+    """Run all measurements, print them, and return the data of `--json`."""
     bundle = Bundle.open(arguments.bundle).on_device(arguments.device)
     weights = read_llama(bundle)
     vocab = weights.config.vocab_size
@@ -188,13 +188,13 @@ def _print(branches: int, measured: dict[str, Any], floor: dict[str, float]) -> 
     for name, one in measured.items():
         step = one["step"]
         line = (
-            f"  {name:26s} {1e3 * step['median']:8.2f} ms a step ({1e3 * step['low']:.2f} to "
+            f"  {name:26s} {1e3 * step['median']:8.2f} ms per step ({1e3 * step['low']:.2f} to "
             f"{1e3 * step['high']:.2f}), {one['tokens_per_second']:8.1f} tokens/s, same tokens {one['same_tokens']:.0%}"
         )
         if "between_runs" in one:
             line += (
-                f"; of a step {one['between_runs']:.1%} is between runs of the engine, of the whole call "
-                f"{one['outside_engine']:.1%} outside"
+                f"; {one['between_runs']:.1%} of a step is between runs of the engine, "
+                f"{one['outside_engine']:.1%} of the whole call outside of them"
             )
         print(line, flush=True)
 
@@ -208,11 +208,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", default="nano")
     parser.add_argument("--branches", type=numbers, default=BRANCHES)
-    parser.add_argument("--steps", type=int, default=16, help="tokens decoded in a run")
+    parser.add_argument("--steps", type=int, default=16, help="timed steps of a run")
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--device", choices=DEVICES, help="default: the bundle's")
-    parser.add_argument("--without", type=lambda text: text.split(","), default=[], help="contenders to leave out")
+    parser.add_argument("--without", type=lambda text: text.split(","), default=[], help="contenders to omit")
     parser.add_argument("--json", type=Path, metavar="OUT")
     arguments = parser.parse_args(argv)
     try:

@@ -1,4 +1,4 @@
-"""Runs the bundle's decoder through its public interface and separates the time inside and outside the engine."""
+"""Run a bundle's decoder through its public interface, and measure the time inside and outside of the engine."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from osprey_ros.decoding.prompt_batch import Branches
 from osprey_ros.engines.base import BoundRun, Engine, load_engine
 from osprey_ros.system.cancellation import CancellationToken
 
-NO_TOKEN = -1  # as end-of-sequence id: answers go on to the limit
+NO_TOKEN = -1  # as end-of-sequence id: answers never end before the limit
 
 
 class TimedEngine:
-    """An engine that records when its runs begin and end."""
+    """Forward to an engine, and record when its runs start and end."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -40,7 +40,7 @@ class TimedEngine:
 
 
 class OwnDecoder:
-    """Greedy decoding of branches behind one prefix of token ids, as `Describer` does it."""
+    """Decode branches greedily after a prefix of token ids, as `Describer` does."""
 
     name = "osprey_ros"
 
@@ -53,8 +53,8 @@ class OwnDecoder:
         self._steps = steps
         self._first = np.zeros(0, np.int64)
         self._tokens = np.zeros((0, 0), np.int64)
-        self.between = 0.0  # share of the last steps that was spent between runs of the engine
-        self.outside = 0.0  # share of the whole call, its beginning and end included, that was spent outside of them
+        self.between = 0.0  # share of the last steps between runs of the engine
+        self.outside = 0.0  # share of the whole call outside of these runs, including start and end
 
     def prepare(self, first: np.ndarray) -> None:
         """Set the first token of every branch; the prefix is computed already."""

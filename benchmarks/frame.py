@@ -1,10 +1,10 @@
-"""Compares one frame through a bundle's engines, pixels to words, with alternatives that use the same weights.
+"""Measure a frame from pixels to text with a bundle's engines and with baselines: same weights, same run.
 
 `python benchmarks/frame.py --bundle engines/nano --regions 1,4,16,32,64 --json build/frame.json --plot build/frame.png`
 
-The alternatives are PyTorch loops over the regions, with and without the libraries of the original demo, and a batch of
-whole prompts through the same int4 decoder. Then peak memory is measured and `benchmarks/decode.py` is run.
-`benchmarks/README.md` explains each figure.
+The baselines are PyTorch loops over the regions, with and without the libraries of the original demo, and a batch of
+whole prompts in the same int4 decoder. Then peak memory is measured and `benchmarks/decode.py` runs.
+`benchmarks/README.md` describes each figure.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from osprey_ros.errors import InputError, OspreyError
 from osprey_ros.results import Result
 from osprey_ros.vision.preprocess import MODES
 
-STYLE = "detailed"  # answers longer than the limit on tokens: all sides then generate equally many for every region
+STYLE = "detailed"  # answers exceed the token limit, so that all sides generate the same number of tokens
 STAGES = ("preprocess", "vision", "regions", "prefix", "branches")
 LOOPS = ("demo", "loop")
 PARTS = (*LOOPS, "batched", "memory", "decode")
@@ -50,29 +50,29 @@ PARTS = (*LOOPS, "batched", "memory", "decode")
 
 @dataclass(frozen=True)
 class Compared:
-    """A baseline. Times in seconds, of the whole frame; its ratio to the engines is taken round by round."""
+    """A baseline: seconds of the whole frame, and their ratio to those of the engines in each round."""
 
     seconds: Spread
     ratio: Spread
-    one_encoding: float | None  # of a loop: median, had it encoded the image once
-    same_tokens: float  # share of the regions whose tokens are all equal to the engines'
+    one_encoding: float | None  # of a loop: median with a single encoding of the image
+    same_tokens: float  # share of the regions with the same tokens as the engines
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One number of regions. Times in seconds, of the whole frame."""
+    """Figures for one number of regions. Times in seconds, of the whole frame."""
 
     regions: int
     engines: Spread
     stages: dict[str, float]  # medians
-    in_engines: float  # median share of the frame spent inside engines
+    in_engines: float  # median share of the frame inside of the engines
     new_tokens: int
-    loop_regions: int  # how many the loops were run on; their times are scaled up to all
+    loop_regions: int  # number of regions of the loops, whose times are scaled to all regions
     others: dict[str, Compared]  # without the omitted ones
 
 
 class Sides:
-    """The engines and those baselines that can be run, with the reasons of those that cannot."""
+    """The engines and the available baselines, with the reasons why others are not available."""
 
     def __init__(self, bundle: Bundle, arguments: argparse.Namespace, folder: Path) -> None:
         self.describer = Describer(bundle, threads=arguments.threads, preprocessing=arguments.preprocessing)
@@ -95,7 +95,7 @@ class Sides:
                 self.skipped["batched"] = str(error)
 
     def measure(self, frame: Frame, count: int, arguments: argparse.Namespace) -> Measured:
-        """Run all sides in turns; the first round of each warms up and gives the tokens that are compared."""
+        """Run all sides in turns. A first round, which is not timed, gives the tokens for the comparison."""
         regions = frame.regions(count)
         part = regions.select([int(i) for i in regions.ids[: arguments.loop_regions or count]])
         limit = arguments.new_tokens
@@ -116,7 +116,7 @@ class Sides:
 
         expected = [d.tokens.tolist() for d in describe()]
         calls: dict[str, Callable[[], object]] = {"engines": engines}
-        # What comes first in a turn finds the caches full of another side's weights.
+        # The first call of a turn is slower, because the caches hold the weights of another side.
         before: dict[str, Callable[[], object]] = {"engines": describe}
         tokens: dict[str, list[list[int]]] = {}
         one = part.select([int(part.ids[0])])
@@ -136,7 +136,7 @@ class Sides:
 
         seconds = in_turns(calls, arguments.runs, before)
         stages = {name: statistics.median(t[name] for t in timings) for name in STAGES}
-        # The batched decoder stands behind the same pixels, vision and regions: what these took in the same run.
+        # The batched decoder uses the same preprocessing, vision and regions: add their times of this run.
         encoding = stages["preprocess"] + stages["vision"] + stages["regions"]
         scale = count / len(part)
         others = {}
@@ -157,7 +157,7 @@ class Sides:
 
 
 def _one_encoding(runs: Sequence[LoopAnswers], count: int) -> float:
-    """Return the median seconds of a loop over `count` regions, less all encodings of the image but one."""
+    """Return the median seconds of a loop over `count` regions with a single encoding of the image."""
     each = [((run.seconds - run.encoding_seconds) * count + run.encoding_seconds) / len(run.tokens) for run in runs]
     return statistics.median(each)
 
@@ -190,7 +190,7 @@ def describe_measured(one: Measured) -> str:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure everything, printing as it goes; returns what `--json` writes."""
+    """Run all measurements, print them, and return the data of `--json`."""
     bundle = Bundle.open(arguments.bundle).on_device(arguments.device)
     frame = crowded_frame()
     print(
@@ -210,7 +210,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             measured.append(sides.measure(frame, count, arguments))
             print(describe_measured(measured[-1]), flush=True)
         for name, reason in sides.skipped.items():
-            print(f"{name} is left out: {reason}")
+            print(f"{name} is omitted: {reason}")
         result |= {"frames": [asdict(one) for one in measured], "skipped": sides.skipped}
         del sides
     peaks: list[PeakMemory] = []
@@ -232,30 +232,34 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _decode(arguments: argparse.Namespace, bundle: str) -> dict[str, Any] | None:
-    """Run `decode.py` in a process of its own: libraries that bring their own runtimes do not disturb this one."""
+    """Run `decode.py` in a separate process, because its libraries load their own runtimes."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "decode.json"
-        command = [sys.executable, Path(__file__).with_name("decode.py"), "--bundle", bundle, "--json", output]
+        script = str(Path(__file__).with_name("decode.py"))
+        command = [sys.executable, script, "--bundle", bundle, "--json", str(output)]
         command += ["--threads", str(arguments.threads), "--runs", str(arguments.runs)]
         command += ["--device", arguments.device] if arguments.device else []
         sys.stdout.flush()
         done = subprocess.run(command, check=False)
         if done.returncode != 0:
-            print(f"decode speed is left out: benchmarks/decode.py ended with {done.returncode}")
+            print(f"decode speed is omitted: benchmarks/decode.py failed with status {done.returncode}")
             return None
-        return json.loads(output.read_text())
+        result: dict[str, Any] = json.loads(output.read_text())
+        return result
 
 
 def _plot(path: Path, name: str, measured: Sequence[Measured], peaks: Sequence[PeakMemory]) -> None:
     try:
         from benchmarks.plot import draw
     except ImportError as error:
-        print(f"no plot: {error} (requirements/bench.txt says what it needs)")
+        print(f"no plot: {error}; install requirements/bench.txt")
         return
     labels = {"demo": "as the original demo", "loop": "PyTorch loop", "batched": "same int4 decoder, batched"}
     others = {side: [one.others.get(side) for one in measured] for side in labels}
-    seconds = {label: [one and one.seconds.median for one in others[side]] for side, label in labels.items()}
-    seconds["PyTorch loop, image encoded once"] = [one and one.one_encoding for one in others["loop"]]
+    seconds: dict[str, list[float | None]] = {
+        label: [one.seconds.median if one else None for one in others[side]] for side, label in labels.items()
+    }
+    seconds["PyTorch loop, image encoded once"] = [one.one_encoding if one else None for one in others["loop"]]
     seconds["osprey_ros"] = [one.engines.median for one in measured]
     stages = {stage: [one.stages[stage] for one in measured] for stage in STAGES}
     counts = [one.regions for one in measured]
@@ -266,7 +270,7 @@ def _plot(path: Path, name: str, measured: Sequence[Measured], peaks: Sequence[P
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", default="nano")
-    parser.add_argument("--regions", type=numbers, default="1,4,16,32,64", help=f"how many, each at most {MAX_REGIONS}")
+    parser.add_argument("--regions", type=numbers, default="1,4,16,32,64", help=f"numbers, at most {MAX_REGIONS}")
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--new-tokens", type=int, default=12, help="tokens generated for each region")
     parser.add_argument("--loop-regions", type=int, default=0, metavar="N", help="run the loops on N regions and scale")
@@ -276,7 +280,7 @@ def main(argv: list[str] | None = None) -> int:
         "--preprocessing",
         choices=MODES,
         default="exact",
-        help="of the engines' images; the loops' are exact (%(default)s)",
+        help="of the engines; that of the loops is exact (%(default)s)",
     )
     parser.add_argument("--without", type=lambda text: text.split(","), default=[], help=f"any of {','.join(PARTS)}")
     parser.add_argument("--json", type=Path, metavar="OUT")

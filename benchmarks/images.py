@@ -1,4 +1,4 @@
-"""The frame of the benchmarks: a simulated image and a number of regions of similar size."""
+"""Render the benchmark's frame: a simulated image with up to 64 similar regions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from osprey_ros.regions.regions import Regions, regions_from_id_image
 from osprey_sim.render import Renderer
 from osprey_sim.scene import MAX_OBJECTS, sample_scene
 
-PIECES = 4  # of every object: a scene shows at most MAX_OBJECTS
+PIECES = 4  # regions per object, because a scene has at most MAX_OBJECTS
 MAX_REGIONS = PIECES * MAX_OBJECTS
 
 
@@ -22,17 +22,17 @@ class Frame:
     ids: np.ndarray
 
     def regions(self, count: int) -> Regions:
-        """Return the first `count` regions. Raises ValueError for more than there are."""
+        """Return the first `count` regions. Raise ValueError if `count` is not in 1..MAX_REGIONS."""
         if not 1 <= count <= MAX_REGIONS:
-            raise ValueError(f"{count} regions: the benchmark's image has 1 to {MAX_REGIONS}")
+            raise ValueError(f"the number of regions is {count}; use 1 to {MAX_REGIONS}")
         return regions_from_id_image(self.ids, only=range(1, count + 1))
 
 
 def crowded_frame(width: int = 640, height: int = 480) -> Frame:
-    """Return the first test scene that shows MAX_OBJECTS objects, every one of them cut into PIECES regions.
+    """Return the first test scene with MAX_OBJECTS visible objects, each cut into PIECES regions.
 
-    An object is cut at its middle column and each half at its middle row, so that no piece is empty. The pieces are
-    numbered in such an order that the first MAX_OBJECTS regions belong to different objects.
+    An object is cut at its median column and each half at its median row, so that no piece is empty. The first
+    MAX_OBJECTS regions belong to different objects.
     """
     with Renderer(width, height) as renderer:
         for seed in range(200):
@@ -41,7 +41,7 @@ def crowded_frame(width: int = 640, height: int = 480) -> Frame:
             found, areas = np.unique(frame.instance_ids[frame.instance_ids > 0], return_counts=True)
             if len(found) == MAX_OBJECTS and areas.min() >= 100:
                 return Frame(frame.rgb, _cut(frame.instance_ids, found))
-    raise ValueError(f"none of 200 simulated scenes shows {MAX_OBJECTS} objects at once")
+    raise ValueError(f"none of 200 simulated scenes has {MAX_OBJECTS} visible objects")
 
 
 def _cut(objects: np.ndarray, found: np.ndarray) -> np.ndarray:

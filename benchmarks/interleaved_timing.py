@@ -1,4 +1,4 @@
-"""Times several calls in turns, so that other load on the machine affects all of them equally."""
+"""Time several contenders in turns, so that other load on the machine affects all of them equally."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-_REST = 0.02  # seconds
-_WORK = bytes(1 << 18)  # some 30 microseconds
+_REST = 0.02  # seconds before each timed call
+_WORK = bytes(1 << 18)  # about 30 microseconds of work
 
 
 @dataclass(frozen=True)
 class Spread:
-    """The median and the quartiles of repeated measurements."""
+    """Median and quartiles of repeated measurements."""
 
     median: float
     low: float
@@ -45,7 +45,7 @@ def in_turns(
 ) -> dict[str, list[float]]:
     """Return the seconds of each call in `runs` rounds; every round runs all calls and begins with another one.
 
-    before: for some of them, by name, what is done right before each time and not timed.
+    before: calls by name that run directly before the timed call and are not timed.
     """
     names = list(calls)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -57,10 +57,10 @@ def in_turns(
 
 
 def let_others_sleep() -> None:
-    """Wait until threads of the call before, which spin for a while as they wait for more work, have gone to sleep.
+    """Wait until the spinning threads of the previous call sleep.
 
-    All cores stay awake meanwhile: on one that has slept the next call would take longer, and a virtual machine's
-    scheduler would rather put two threads on one core than wake it.
+    All cores stay busy meanwhile. The next call would be slower on an idle core, and the scheduler of a virtual machine
+    puts two threads on one core rather than use an idle one.
     """
     end = time.perf_counter() + _REST
     cores = len(os.sched_getaffinity(0))

@@ -1,4 +1,4 @@
-"""Measures the limits of this machine: rate of large matrix products and memory bandwidth, with all threads."""
+"""Measure the limits of this machine: rate of large matrix products and memory bandwidth, with all threads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _RUNS = 5
 
 @dataclass(frozen=True)
 class MachineLimits:
-    """Best of several runs, in operations and bytes a second; a multiplication and an addition are two operations."""
+    """Best of several runs, in operations and bytes per second; a multiplication and an addition are two operations."""
 
     fp32_gemm: float  # torch, 2048^3
     fp32_gemm_onnxruntime: float
@@ -54,7 +54,11 @@ def measure_limits(threads: int) -> MachineLimits:
 
 def _onnx_product(operator: str, left: int, right: int, out: int, threads: int) -> float:
     """Return the seconds of one product in onnxruntime; the right matrix is a weight, as in a linear layer."""
-    numpy_types = {TensorProto.FLOAT: np.float32, TensorProto.UINT8: np.uint8, TensorProto.INT8: np.int8}
+    numpy_types: dict[int, type[np.generic]] = {
+        TensorProto.FLOAT: np.float32,
+        TensorProto.UINT8: np.uint8,
+        TensorProto.INT8: np.int8,
+    }
     rng = np.random.default_rng(0)
     graph = GraphBuilder("product")
     graph.input("left", [_SIDE, _SIDE], left)

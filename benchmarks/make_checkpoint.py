@@ -1,9 +1,9 @@
-"""Writes a checkpoint folder in the published layout with seeded random float16 weights.
+"""Write a checkpoint folder in the published layout with seeded random float16 weights.
 
     python benchmarks/make_checkpoint.py --output DIR                 # 7B: 32 layers, two .bin shards, 14 GB
     python benchmarks/make_checkpoint.py --output DIR --layers 2      # full widths, 2 GB
 
-One shard is in memory at a time. The values of a tensor depend on the seed and its name alone, so all formats hold the
+One shard is in memory at a time. The values of a tensor depend only on the seed and its name, so all formats have the
 same model.
 """
 
@@ -52,9 +52,17 @@ def write_checkpoint(
 ) -> None:
     """Write the folder: config.json, shards and their index, tokenizer.json, added_tokens.json, generation_config.json.
 
-    tokenizer: by default `make_tokenizer(config)`. shards: 1 writes one file without an index. vision: where the vision
-    tower goes: "inside" the shards, "beside" them in `open_clip_pytorch_model.bin`, which config.json then names, or
-    "none". progress is called with numbers of bytes written.
+    Args:
+        config: Sizes of the model.
+        folder: Folder to write.
+        tokenizer: By default `make_tokenizer(config)`.
+        format: One of `FORMATS`.
+        shards: Number of shards; 1 writes one file without an index.
+        vision: Place of the vision tower: "inside" the shards, "beside" them in `open_clip_pytorch_model.bin`, which
+            config.json then names, or "none".
+        model_type: One of `MODEL_TYPES`.
+        seed: Seed of the weights.
+        progress: Called with the number of bytes of each tensor.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shapes = parameter_shapes(config) | _useless_shapes(config)
@@ -84,16 +92,19 @@ def write_checkpoint(
 
 
 def make_tokenizer(config: OspreyConfig) -> Tokenizer:
-    """Return a tokenizer of LLaMA's make and the model's size, trained on the template's and the simulator's words.
+    """Return a LLaMA tokenizer of the model's size, trained on the prompt template and the simulator's descriptions.
 
-    Published vocabularies are not at hand; this one splits the questions about as finely. What the words leave over of
-    the vocabulary is filled with made-up syllables, which can be generated but are never read.
+    It replaces the published vocabulary and splits the questions into about as many tokens. Made-up syllables fill the
+    rest of the vocabulary; they can be generated but do not occur in prompts.
+
+    Raises:
+        ValueError: vocab_size has no room for pieces.
     """
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
     room = config.vocab_size - len(SPECIAL) - len(_BYTES)
     if room <= 0:
-        raise ValueError(f"vocab_size {config.vocab_size}: {len(SPECIAL) + len(_BYTES)} ids are taken before any word")
+        raise ValueError(f"vocab_size is {config.vocab_size}; use more than {len(SPECIAL) + len(_BYTES)}")
     alphabet = [SPACE, *(chr(code) for code in range(33, 127))]
     trainer = trainers.BpeTrainer(vocab_size=room, initial_alphabet=alphabet, min_frequency=1, show_progress=False)
     trained.train_from_iterator(_sentences(), trainer)
@@ -116,8 +127,8 @@ def _sentences() -> Iterable[str]:
     yield from QUESTIONS.values()
     for color in words.COLORS:
         for size in words.SIZES:
-            for thing in words.CLASSES:
-                yield f"a {size} {color} {thing} on the left side of a table, in front of the handle of a {thing}"
+            for obj in words.CLASSES:
+                yield f"a {size} {color} {obj} on the left side of a table, in front of the handle of a {obj}"
     yield from (f"the {part} of it is behind {table}" for part in words.PARTS for table in words.TABLES)
 
 
@@ -212,7 +223,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
     if arguments.output.exists() and any(arguments.output.iterdir()):
-        parser.error(f"--output {arguments.output} is not empty: give another folder or remove it")
+        parser.error(f"--output {arguments.output} is not empty; use another folder or remove it")
     config = replace(OSPREY_7B, num_layers=arguments.layers)
     total = sum(2 * math.prod(shape) for shape in (parameter_shapes(config) | _useless_shapes(config)).values())
     with tqdm(total=total, unit="B", unit_scale=True, desc=str(arguments.output)) as bar:

@@ -1,6 +1,6 @@
-"""Peak memory of a fresh process that opens a bundle and describes N regions of one image; one process for each N.
+"""Measure the peak memory of a fresh process that opens a bundle and describes N regions; one process for each N.
 
-As a script it is that process, which imports only the runtime.
+Run as a script, this file is that process. It imports only the runtime.
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PeakMemory:
-    """Largest resident set of the process, in bytes, pages of mapped files included."""
+    """Largest resident set of the process in bytes, including pages of mapped files."""
 
     regions: int
-    opened: int  # once the bundle is loaded, before the first image
+    opened: int  # after loading the bundle, before the first image
     peak: int
 
 
 def measure_memory(
     bundle: str, device: str | None, frame: Frame, counts: Sequence[int], style: str, new_tokens: int, threads: int
 ) -> list[PeakMemory]:
-    """Run one process for each count. Raises RuntimeError with the last line of one that fails."""
+    """Run one process for each count. Raise RuntimeError with the last line of stderr if one fails."""
     measured = []
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder) / "frame.npz"
         np.savez(image, rgb=frame.rgb, ids=frame.ids)
         for count in counts:
-            command = [sys.executable, __file__, bundle, device or "", image]
+            command = [sys.executable, __file__, bundle, device or "", str(image)]
             command += [str(count), style, str(new_tokens), str(threads)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode != 0:
                 last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-                raise RuntimeError(f"the process with {count} regions ended with {done.returncode}: {last}")
+                raise RuntimeError(f"the process with {count} regions failed with status {done.returncode}: {last}")
             measured.append(PeakMemory(count, **json.loads(done.stdout)))
     return measured
 
 
 def _peak() -> int:
-    """Return the high-water mark since this program began; getrusage's also knows the process that started it."""
+    """Return the peak resident set of this program; that of getrusage also includes the parent process."""
     with open("/proc/self/status", encoding="ascii") as lines:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
@@ -75,7 +75,7 @@ def _describe(arguments: argparse.Namespace) -> dict[str, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle")
-    parser.add_argument("device", help="empty: as the bundle says")
+    parser.add_argument("device", help="device of the engines; empty: that of the bundle")
     parser.add_argument("image", help="an .npz with rgb and ids")
     parser.add_argument("regions", type=int)
     parser.add_argument("style")

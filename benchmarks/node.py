@@ -1,10 +1,10 @@
-"""Measures the node with a camera at full rate: memory, age of results, dropped frames and overhead.
+"""Measure the node with a camera at full rate: memory, age of its results, drops, and overhead over the engines.
 
     python benchmarks/node.py --bundle engines/nano --seconds 60 --json build/node.json
 
-One process publishes 1280x720 images with id images at 30 Hz, another is the node, and this one subscribes to its
-results and reads its memory. Ages are from the stamp, set before publishing, to the arrival of the result here; "before
-publication" comes from the node. The exit status is 1 if a limit is exceeded.
+One process publishes 1280x720 images with id images at 30 Hz, a second one runs the node. This process subscribes to
+the results and reads the node's memory. The age of a result is the time from the stamp, taken before publishing, to its
+arrival here. The exit status is 1 if a limit is exceeded.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ import numpy as np
 from osprey_ros.vision.preprocess import MODES
 from osprey_sim.node_process import NodeProcess
 
-SETTLED = 10.0  # seconds before memory is compared
-GROWTH = 5.0  # MB
-OVERHEAD = 12.0  # ms
+SETTLED = 10.0  # seconds until the reference measurement of memory
+GROWTH = 5.0  # MB, limit of the growth of memory
+OVERHEAD = 12.0  # ms per frame, limit of the time outside of the engines
 PROFILE = """<?xml version="1.0" encoding="UTF-8"?>
 <profiles xmlns="http://www.eprosima.com">
   <transport_descriptors>
@@ -59,11 +59,11 @@ PROFILE = """<?xml version="1.0" encoding="UTF-8"?>
 
 @dataclass(frozen=True)
 class Figures:
-    """The measured figures in seconds, MB and Hz; ``stages`` are p50 and p95 in ms.
+    """Measured figures in seconds, MB and Hz; ``stages`` are p50 and p95 in ms.
 
-    Ages and memory are of the time after the node had settled (``memory_shared`` and ``newer`` of all of it). The
-    counts, rates and ``stages`` are what the node said last: counts since it was activated, rates over its last seconds
-    and ``stages`` of its latest frames.
+    Ages and memory are measured after the first `SETTLED` seconds, ``memory_shared`` and ``newer`` over the whole time.
+    Counts, rates and ``stages`` come from the node's last diagnostics: counts since its activation, rates over the last
+    seconds, ``stages`` of the latest frames.
     """
 
     seconds: float
@@ -71,15 +71,15 @@ class Figures:
     described: int
     dropped: int
     unmatched: int
-    newer: bool  # every stamp was newer than the one before
+    newer: bool  # each stamp is newer than the previous one
     age_p50: float
     age_p95: float
     age_max: float
-    frame_p95: float  # of the node's work on one frame
+    frame_p95: float  # of the processing time of a frame
     memory_settled: float
     memory_end: float
     memory_growth: float
-    memory_shared: float  # the most of it, which is not among the others
+    memory_shared: float  # maximum; not included in the other figures
     rate_in: float
     rate_out: float
     stages: dict[str, tuple[float, float]]
@@ -89,20 +89,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print a table, and return 1 if a limit is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--bundle", default="nano", help="a folder or a name (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long, settling included (%(default)s)")
-    parser.add_argument("--rate", type=float, default=30.0, help="frames a second (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="duration, including the first 10 s (%(default)s)")
+    parser.add_argument("--rate", type=float, default=30.0, help="frames per second (%(default)s)")
     parser.add_argument("--width", type=int, default=1280)
     parser.add_argument("--height", type=int, default=720)
-    parser.add_argument("--regions", type=int, default=8, help="in each frame (%(default)s)")
-    parser.add_argument("--threads", type=int, default=0, help="of the engines; 0: one for each core")
+    parser.add_argument("--regions", type=int, default=8, help="regions per frame (%(default)s)")
+    parser.add_argument("--threads", type=int, default=0, help="threads of the engines; 0: one per core")
     parser.add_argument("--max-new-tokens", type=int, default=12)
-    parser.add_argument("--preprocessing", choices=MODES, default="fast", help="as the node's (%(default)s)")
-    parser.add_argument("--stock", action="store_true", help="Fast DDS as it comes, without more shared memory")
+    parser.add_argument("--preprocessing", choices=MODES, default="fast", help="the node's parameter (%(default)s)")
+    parser.add_argument("--stock", action="store_true", help="use Fast DDS's default profile, with less shared memory")
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--publish", action="store_true", help=argparse.SUPPRESS)  # this is the publishing process
     options = parser.parse_args(argv)
     if options.seconds <= SETTLED and not options.publish:
-        parser.error(f"--seconds must be more than {SETTLED:g}: memory is compared with what it was by then")
+        parser.error(f"--seconds is {options.seconds:g}; use more than {SETTLED:g}, when memory is first measured")
     if options.publish:
         publish(options)
         return 0
@@ -115,12 +115,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             json.dumps({**asdict(figures), "broken": broken, "options": vars(options)}, default=str)
         )
     for line in broken:
-        print(f"not kept: {line}")
+        print(f"limit exceeded: {line}")
     return 1 if broken else 0
 
 
 def publish(options: argparse.Namespace) -> None:
-    """Publish frames until interrupted. The image moves a little, so that each is another one."""
+    """Publish frames until interrupted. The image shifts a little, so that all frames differ."""
     import rclpy
     from rclpy.executors import ExternalShutdownException
     from sensor_msgs.msg import Image
@@ -164,7 +164,7 @@ def image(width: int, height: int, regions: int) -> tuple[np.ndarray, np.ndarray
 
 
 def measure(options: argparse.Namespace) -> Figures:
-    """Run both processes and listens for ``options.seconds``. Raises RuntimeError if one of them ends."""
+    """Run both processes and collect results for ``options.seconds``. Raise RuntimeError if a process ends."""
     with tempfile.TemporaryDirectory(prefix="osprey-benchmark-") as folder:
         os.environ["ROS_DOMAIN_ID"] = str(random.randint(1, 101))
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
@@ -193,7 +193,7 @@ def measure(options: argparse.Namespace) -> Figures:
 
 
 def listen(osprey: NodeProcess, sender: NodeProcess, seconds: float) -> Figures:
-    """Collect what the node publishes; its clock starts with the first result."""
+    """Collect the node's messages. The time starts with the first result."""
     import rclpy
     from diagnostic_msgs.msg import DiagnosticArray
     from rclpy.executors import SingleThreadedExecutor
@@ -221,14 +221,14 @@ def listen(osprey: NodeProcess, sender: NodeProcess, seconds: float) -> Figures:
         client.create_subscription(DiagnosticArray, "/diagnostics", on_diagnostics, 10)
         executor = SingleThreadedExecutor()
         executor.add_node(client)
-        patience = time.monotonic() + 60
+        deadline = time.monotonic() + 60
         while not results or time.monotonic() < results[0][0] + seconds:
             executor.spin_once(timeout_sec=0.05)
             now = time.monotonic()
             for child in (osprey, sender):
                 if child.status is not None:
                     raise RuntimeError(f"{child.name} ended with status {child.status}:\n{child.output()[-3000:]}")
-            if not results and now > patience:
+            if not results and now > deadline:
                 raise RuntimeError(f"no result within 60 s:\n{osprey.output()[-3000:]}")
             if results and (not memory or now - memory[-1][0] >= 0.1):
                 own, of_all = resident(osprey.pid)
@@ -241,8 +241,8 @@ def listen(osprey: NodeProcess, sender: NodeProcess, seconds: float) -> Figures:
     start = results[0][0]
     stamps = [stamp for _, stamp, _ in results]
     ages = [age for arrival, _, age in results if arrival >= start + SETTLED]
-    # Images that wait in the middleware make it rise and fall by some 15 MB, within seconds. What is held beside them
-    # is the least of a stretch, here of two stretches of equal length.
+    # Images in the queues of the middleware change the memory by about 15 MB within seconds. The minimum of an interval
+    # excludes them. Compare two intervals of equal length.
     stretch = min(SETTLED, (seconds - SETTLED) / 2)
     settled = min(mb for when, mb in memory if SETTLED <= when - start <= SETTLED + stretch)
     end = min(mb for when, mb in memory if when - start >= seconds - stretch)
@@ -270,10 +270,10 @@ def listen(osprey: NodeProcess, sender: NodeProcess, seconds: float) -> Figures:
 
 
 def resident(pid: int) -> tuple[float, float]:
-    """Return the main memory of a process in MB: what is its own, and shared memory that it has touched.
+    """Return the resident memory of a process in MB: private memory, and shared memory that it has accessed.
 
-    The shared memory is of a fixed size: that of the node's own participant, and that of the camera's, where images
-    are read. The camera has written to all of it that is read, so that reading more of it takes no more memory.
+    The shared memory has a fixed size: the segment of the node's participant, and that of the camera's, from which
+    images are read. The camera has already written these pages, so that reading more of them allocates no memory.
     """
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     kilobytes = {key: int(value.split()[0]) for key, value in (line.split(":") for line in lines if "kB" in line)}
@@ -290,17 +290,17 @@ def verdict(figures: Figures, rate: float) -> list[str]:
     """Return one line for each limit that is exceeded."""
     broken = []
     if figures.memory_growth > GROWTH:
-        broken.append(f"memory grew by {figures.memory_growth:.1f} MB, {GROWTH:.0f} MB are allowed")
+        broken.append(f"memory grew by {figures.memory_growth:.1f} MB, limit {GROWTH:.0f} MB")
     if not figures.newer:
-        broken.append("a published stamp was not newer than the one before")
+        broken.append("a published stamp is not newer than the previous one")
     allowed = figures.frame_p95 + 1 / rate
     if figures.age_p95 > allowed:
         broken.append(
-            f"p95 of the age is {figures.age_p95 * 1e3:.0f} ms, more than the work on a frame and one period "
+            f"p95 of the age is {figures.age_p95 * 1e3:.0f} ms, more than the processing of a frame plus one period "
             f"({allowed * 1e3:.0f} ms)"
         )
     if figures.stages["overhead"][0] > OVERHEAD:
-        broken.append(f"overhead p50 is {figures.stages['overhead'][0]:.1f} ms, {OVERHEAD:.0f} ms are allowed")
+        broken.append(f"overhead p50 is {figures.stages['overhead'][0]:.1f} ms, limit {OVERHEAD:.0f} ms")
     return broken
 
 
@@ -311,12 +311,12 @@ def print_table(figures: Figures) -> None:
         print(f"{stage:<12}{p50:>6.1f} ms{p95:>6.1f} ms")
     print(f"age of the result: p50 {figures.age_p50 * 1e3:.0f} ms, p95 {figures.age_p95 * 1e3:.0f} ms")
     print(
-        f"memory: {figures.memory_settled:.1f} MB settled, {figures.memory_growth:+.1f} MB at the end, besides at most "
+        f"memory: {figures.memory_settled:.1f} MB settled, {figures.memory_growth:+.1f} MB at the end, plus at most "
         f"{figures.memory_shared:.1f} MB of shared memory"
     )
     print(
-        f"{figures.published} images came, {figures.described} described, {figures.dropped} dropped for later ones, "
-        f"{figures.unmatched} messages without partner; {figures.rate_in:.1f} Hz in, {figures.rate_out:.1f} Hz out"
+        f"{figures.published} images received, {figures.described} described, {figures.dropped} dropped for later ones"
+        f", {figures.unmatched} messages without a match; {figures.rate_in:.1f} Hz in, {figures.rate_out:.1f} Hz out"
     )
 
 

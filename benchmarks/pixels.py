@@ -1,11 +1,11 @@
-"""Measures the preparation of regions and images for the engines, and the effect of fast preprocessing.
+"""Measure the steps before the engines, preprocessing and regions, and the effect of fast preprocessing.
 
-`python benchmarks/pixels.py --json build/pixels.json`, with `--scenes 0` for the times alone.
+`python benchmarks/pixels.py --json build/pixels.json`; `--scenes 0` measures only times.
 
-Times are taken in turns, Pillow's own resize of the same image among them: wall time, and in brackets the processor
-time, which other work on the machine disturbs less. OpenCV gets one thread; the others are those of
-`osprey_ros.vision.preprocess.Preprocessor`. The difference of fast to exact pixels, in levels of 8 bits, and of
-the words that follow are taken over rendered scenes of the test split.
+All calls, including Pillow's resize of the same image, are timed in turns: wall time, and in brackets processor time,
+which depends less on other load. OpenCV uses one thread; the other threads are those of
+`osprey_ros.vision.preprocess.Preprocessor`. Fast and exact preprocessing are compared on rendered test scenes, by
+pixels in levels of 8 bits and by short descriptions.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ COUNTS = (1, 4, 16, 64)
 PUBLISHED = (512, 112)  # sides of the image and of the position grid in the published model
 CASES = ((720, 1280, 512), (1280, 720, 512), (720, 1280, 192), (480, 640, 192))  # height, width, side of the square
 HEIGHT, WIDTH = 720, 1280
-MIN_AREA = 2400  # pixels of an object that is described, of 1280x720
+MIN_AREA = 2400  # pixels; smaller objects are not described
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Times:
 
 @dataclass(frozen=True)
 class RegionTimes:
-    """Seconds for one number of regions: all of it, its two halves, and the same regions as a stack of masks."""
+    """Seconds for one number of regions: in total, of the two parts, and for the same regions as a stack of masks."""
 
     regions: int
     total: Times
@@ -73,21 +74,24 @@ class RegionTimes:
 
 @dataclass(frozen=True)
 class ImageTimes:
-    """Seconds for one size of image."""
+    """Seconds for one image size."""
 
     height: int
     width: int
     side: int
-    pillow: Times  # the resize alone, of an image that Pillow already holds
+    pillow: Times  # only the resize of a Pillow image
     exact: Times
-    threaded: Times  # exact, shared by the threads asked for
+    threaded: Times  # exact, with the given number of threads
     fast: Times
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Fast against exact pixels over scenes, in levels of 8 bits, and the words: regions, and how many are described
-    alike. No words where the model takes images of another side."""
+    """Difference of fast and exact preprocessing over scenes, in levels of 8 bits.
+
+    ``regions`` is the number of described regions, ``same_words`` that of equal descriptions; both are 0 if the side is
+    not that of the model.
+    """
 
     side: int
     scenes: int
@@ -116,7 +120,7 @@ def drawn_ids(count: int) -> np.ndarray:
 
 
 def times_in_turns(calls: Mapping[str, Callable[[], object]], runs: int) -> dict[str, Times]:
-    """Time of each call over `runs` rounds, after one in which plans are made."""
+    """Time of each call over `runs` rounds, after one that creates plans."""
     cpu: dict[str, list[float]] = {name: [] for name in calls}
 
     def clocked(name: str) -> Callable[[], object]:
@@ -140,16 +144,24 @@ def measure_regions(side: int, position_size: int, runs: int) -> list[RegionTime
         ids, grids = drawn_ids(count), MaskPooler(sizes, position_size)
         regions, masks = regions_from_id_image(ids), np.stack([ids == number for number in range(1, count + 1)])
         calls |= {
-            f"total {count}": lambda ids=ids, grids=grids: grids.pool(regions_from_id_image(ids)),
-            f"found {count}": lambda ids=ids: regions_from_id_image(ids),
-            f"grids {count}": lambda regions=regions, grids=grids: grids.pool(regions),
+            f"total {count}": partial(_pool_ids, grids, ids),
+            f"found {count}": partial(regions_from_id_image, ids),
+            f"grids {count}": partial(grids.pool, regions),
         }
-        stacks[f"stack {count}"] = lambda masks=masks, grids=grids: grids.pool(regions_from_masks(masks))
+        stacks[f"stack {count}"] = partial(_pool_masks, grids, masks)
     times = times_in_turns(calls, runs) | times_in_turns(stacks, runs)
     return [
         RegionTimes(count, *(times[f"{part} {count}"] for part in ("total", "found", "grids", "stack")))
         for count in COUNTS
     ]
+
+
+def _pool_ids(pooler: MaskPooler, ids: np.ndarray) -> object:
+    return pooler.pool(regions_from_id_image(ids))
+
+
+def _pool_masks(pooler: MaskPooler, masks: np.ndarray) -> object:
+    return pooler.pool(regions_from_masks(masks))
 
 
 def measure_image(rgb: np.ndarray, spec: ModelSpec, threads: int, runs: int) -> ImageTimes:
@@ -158,12 +170,13 @@ def measure_image(rgb: np.ndarray, spec: ModelSpec, threads: int, runs: int) -> 
     small = resize_shortest_edge(rgb, spec.image_size).shape[1::-1]
     exact, threaded, fast = Preprocessor(spec), Preprocessor(spec, threads=threads), Preprocessor(spec, "fast")
     calls: dict[str, Callable[[], object]] = {
-        "pillow": lambda: pillow_image.resize(small, Image.BICUBIC),
+        "pillow": lambda: pillow_image.resize(small, Image.Resampling.BICUBIC),
         "exact": lambda: exact(rgb),
         "threaded": lambda: threaded(rgb),
         "fast": lambda: fast(rgb),
     }
-    return ImageTimes(*rgb.shape[:2], spec.image_size, **times_in_turns(calls, runs))
+    height, width = rgb.shape[:2]
+    return ImageTimes(height, width, spec.image_size, **times_in_turns(calls, runs))
 
 
 def compare_modes(bundle: Bundle, spec: ModelSpec, scenes: int) -> Difference:
@@ -184,16 +197,16 @@ def compare_modes(bundle: Bundle, spec: ModelSpec, scenes: int) -> Difference:
             large = ids[(ids > 0) & (areas > MIN_AREA)]
             if spec == bundle.manifest.model and len(large):
                 regions = regions_from_id_image(frame.instance_ids, only=large)
-                for describer, said in zip(describers, words, strict=True):
+                for describer, texts in zip(describers, words, strict=True):
                     describer.set_image(frame.rgb)
-                    said.extend(one.text for one in describer.describe(regions))
+                    texts.extend(one.text for one in describer.describe(regions))
     same = sum(one == other for one, other in zip(*words, strict=True))
     rms = float(np.sqrt(np.mean(squares)))
     return Difference(spec.image_size, scenes, float(np.mean(means)), rms, largest, len(words[0]), same)
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure everything, printing as it goes; returns what `--json` writes."""
+    """Run all measurements, print them, and return the data of `--json`."""
     bundle = Bundle.open(arguments.bundle)
     spec = bundle.manifest.model
     load = os.getloadavg()[0]
@@ -201,13 +214,14 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     cv2.setNumThreads(1)
     regions = {}
     for side, position_size in (PUBLISHED, (spec.image_size, spec.position_size)):
-        times = measure_regions(side, position_size, arguments.runs)
-        regions[side] = times
+        region_times = measure_regions(side, position_size, arguments.runs)
+        regions[side] = region_times
         print(f"regions of a {WIDTH}x{HEIGHT} id image, model of {side} pixels")
-        for one in times:
+        for count in region_times:
+            base = region_times[1]
             print(
-                f"  {one.regions:3d}: {one.total}, times that of {times[1].regions}: {one.total.over(times[1].total)}; "
-                f"found {one.found}, grids {one.grids}; as a stack {one.stack}"
+                f"  {count.regions:3d}: {count.total}, times that of {base.regions}: {count.total.over(base.total)}; "
+                f"found {count.found}, grids {count.grids}; as a stack {count.stack}"
             )
     rng = np.random.default_rng(0)
     images = []
@@ -218,7 +232,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         print(f"{width}x{height} to {side}: Pillow's resize {image.pillow}")
         ways = {"exact": image.exact, f"exact, {arguments.threads} threads": image.threaded, "fast": image.fast}
         for name, times in ways.items():
-            print(f"  {name} {times}, times Pillow's: {times.over(image.pillow)}")
+            print(f"  {name} {times}, {times.over(image.pillow)} times Pillow's")
     differences = []
     for side in (PUBLISHED[0], spec.image_size) if arguments.scenes else ():
         one = compare_modes(bundle, replace(spec, image_size=side), arguments.scenes)
@@ -232,7 +246,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "runs": arguments.runs,
         "threads": arguments.threads,
         "load": load,
-        "regions": {side: [asdict(one) for one in times] for side, times in regions.items()},
+        "regions": {side: [asdict(one) for one in region_times] for side, region_times in regions.items()},
         "pictures": [asdict(one) for one in images],
         "differences": [asdict(one) for one in differences],
     }
@@ -240,10 +254,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", default="nano", help="its model's sizes are measured beside the published ones")
+    parser.add_argument("--bundle", default="nano", help="its model size is measured besides the published one")
     parser.add_argument("--runs", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=2, help="of exact preprocessing, in the column that says so")
-    parser.add_argument("--scenes", type=int, default=100, help="scenes over which the modes are compared; 0: none")
+    parser.add_argument("--threads", type=int, default=2, help="threads of the threaded exact preprocessing")
+    parser.add_argument("--scenes", type=int, default=100, help="scenes for the comparison of the modes; 0: none")
     parser.add_argument("--json", type=Path, metavar="OUT")
     arguments = parser.parse_args(argv)
     try:

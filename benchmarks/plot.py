@@ -1,4 +1,4 @@
-"""Plots the time of a frame against its number of regions."""
+"""Plot the time of a frame over its number of regions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import matplotlib
 
-matplotlib.use("Agg")  # before pyplot: no screen is needed
+matplotlib.use("Agg")  # before pyplot, to work without a display
 
 from matplotlib import pyplot
 
@@ -20,9 +20,15 @@ def draw(
     stages: Mapping[str, Sequence[float]],
     peak_bytes: Mapping[int, int],
 ) -> None:
-    """Write an image with two panels: everybody's seconds for each count, and the stages of the engines with memory.
+    """Write an image with two panels: seconds of each contender, and stages and peak memory of the engines.
 
-    A contender may lack counts (None). peak_bytes: by count, may be empty.
+    Args:
+        path: Image file.
+        title: Title of the figure.
+        counts: Numbers of regions.
+        seconds: Seconds by contender for each count; None if not measured.
+        stages: Seconds by stage for each count.
+        peak_bytes: Peak memory in bytes by count; can be empty.
     """
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.8), layout="constrained")
     figure.suptitle(title)
@@ -30,14 +36,14 @@ def draw(
         points = [(count, value) for count, value in zip(counts, values, strict=True) if value is not None]
         if points:
             left.plot(*zip(*points, strict=True), marker="o", label=name)
-    left.set(xscale="log", yscale="log", xlabel="regions", ylabel="seconds a frame", title="pixels to words")
+    left.set(xscale="log", yscale="log", xlabel="regions", ylabel="seconds per frame", title="pixels to text")
     left.set_xticks(counts, labels=[str(count) for count in counts])
     left.minorticks_off()
     left.grid(alpha=0.3)
     left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
 
     right.stackplot(counts, [[1e3 * value for value in values] for values in stages.values()], labels=list(stages))
-    right.set(xlabel="regions", ylabel="milliseconds a frame", title="stages of the engines", xticks=counts)
+    right.set(xlabel="regions", ylabel="milliseconds per frame", title="stages of the engines", xticks=counts)
     handles, labels = right.get_legend_handles_labels()
     if peak_bytes:
         memory = right.twinx()

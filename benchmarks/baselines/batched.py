@@ -1,4 +1,4 @@
-"""Baseline "batched": decodes the whole prompts of all regions as one batch, with the prefix N times."""
+"""Baseline "batched": the whole prompts of all regions in one batch, with the prefix repeated for each."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from osprey_ros.engines.onnxruntime import release, waiting_threads
 from osprey_ros.errors import InputError
 from osprey_ros.regions.regions import Regions
 
-# Activations that live at the same time in the widest part of a layer, in floats for each row.
+# Activations in memory at the same time in the widest part of a layer, relative to its width.
 _LIVE_ROWS = 3
 
 
 class BatchedDecoder:
-    """The batched decoder in onnxruntime, its cache allocated once for each call and updated in place."""
+    """The batched decoder in onnxruntime. Each call allocates its cache once and updates it in place."""
 
     def __init__(self, weights: LlamaWeights, folder: Path, threads: int, device: str = "cpu") -> None:
         if release(onnxruntime.__version__) < (1, 32):
-            # Seen with 1.23.2: its memory is in disorder after the first call.
-            raise InputError(f"GroupQueryAttention of onnxruntime {onnxruntime.__version__} ends the process: use 1.32")
+            # With 1.23.2 the memory is corrupt after the first call.
+            raise InputError(f"GroupQueryAttention of onnxruntime {onnxruntime.__version__} crashes; use 1.32")
         path = folder / "batched.onnx"
         build_batched_decoder(weights, path)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors only
         options.intra_op_num_threads = threads
-        for key, value in waiting_threads(onnxruntime.__version__).items():  # as the engines it is compared with
+        for key, value in waiting_threads(onnxruntime.__version__).items():  # as for the engines
             options.add_session_config_entry(key, value)
         providers = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
         try:
@@ -78,7 +78,7 @@ class BatchedDecoder:
 
 
 class BatchedSide:
-    """Answers about regions by the batched decoder; image and regions are encoded beforehand, by the loop's model."""
+    """Answer about regions with the batched decoder. The model of the loop encodes image and regions beforehand."""
 
     def __init__(self, weights: LlamaWeights, loop: TorchLoop, folder: Path, threads: int, device: str) -> None:
         self._decoder = BatchedDecoder(weights, folder, threads, device)
@@ -86,9 +86,10 @@ class BatchedSide:
         self._embeddings = weights.embeddings
 
     def prompts(self, rgb: np.ndarray, regions: Regions, question: str, new_tokens: int) -> np.ndarray:
-        """Return the rows of every region's whole prompt, float32 [N, S, hidden].
+        """Return the embeddings of each region's whole prompt, float32 [N, S, hidden].
 
-        Raises InputError if answering them by `new_tokens` needs more memory than the machine has to spare.
+        Raises:
+            InputError: The answers need more memory than is available.
         """
         ids = np.array(self._loop.prompts.prompt(question), np.intp)
         spec = self._loop.spec

@@ -1,13 +1,13 @@
-"""The decoder as an ordinary batched graph: each prompt has its own keys and values.
+"""Build the decoder as a standard batched graph: whole prompts in a batch, each with its own keys and values.
 
-This is what exporters of language models write for onnxruntime: a batch axis and GroupQueryAttention, which rotates,
-masks and keeps the cache in place. The weights and the kernels of the linear layers are those of the bundle.
+Exporters of language models write such graphs for onnxruntime: a batch axis and GroupQueryAttention, which rotates,
+masks and updates the cache in place. The weights and the kernels of the linear layers are those of the bundle.
 
 Shapes: B prompts, S new rows of each, C rows of cache, H hidden size, D size of a head.
-    inputs_embeds [B, S, H], last_rows int64 [B] (S - 1: the row whose logits are wanted), seqlens_k int32 [B] (rows of
-    each prompt with the new ones, less one), total_sequence_length int32 [] (rows with the new ones),
+    inputs_embeds [B, S, H], last_rows int64 [B] (S - 1: the row of the logits), seqlens_k int32 [B] (rows of
+    each prompt including the new ones, minus one), total_sequence_length int32 [] (rows including the new ones),
     past_key.i, past_value.i [B, heads, C, D]
- -> logits [B, V], present_key.i, present_value.i of the same shape, meant to be bound to the memory of the past.
+ -> logits [B, V], present_key.i, present_value.i of the same shape, to be bound to the memory of the past.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _Batched:
         graph.input("last_rows", ["B"], TensorProto.INT64)
         graph.input("seqlens_k", ["B"], TensorProto.INT32)
         graph.input("total_sequence_length", [], TensorProto.INT32)
-        cache = ["B", config.num_heads, "C", config.head_dim]
+        cache: list[int | str] = ["B", config.num_heads, "C", config.head_dim]
         for layer in range(config.num_layers):
             for kind in ("key", "value"):
                 graph.input(f"past_{kind}.{layer}", cache)
@@ -100,7 +100,7 @@ class _Batched:
 
     def _linear(self, states: str, name: str) -> str:
         graph, weight = self.graph, self.weights.linears[name]
-        if name not in self.weights.levels:  # what the engine unpacks is plain here as well
+        if name not in self.weights.levels:  # products that the engine unpacks are plain here as well
             weight = as_float(weight) if isinstance(weight, QuantizedLinear) else weight
             half = weight.dtype == np.float16
             return graph.node("MatMul", [states, graph.weight(f"{name}.weight", weight.T, half=half)], name)

@@ -1,4 +1,4 @@
-"""Baseline "genai": onnxruntime-genai on a model made by its own builder from the bundle's language model."""
+"""Baseline "genai": onnxruntime-genai with a model that its own builder makes from the bundle's language model."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -25,7 +26,7 @@ NAME = "onnxruntime-genai"
 try:
     import onnxruntime_genai as genai
 except ImportError as error:
-    raise InputError(f"{error} (requirements/bench.txt says how to install it)") from error
+    raise InputError(f"{error} (see requirements/bench.txt)") from error
 
 
 def write_llama_folder(weights: LlamaWeights, bundle: Bundle, folder: Path) -> None:
@@ -67,9 +68,12 @@ def write_llama_folder(weights: LlamaWeights, bundle: Bundle, folder: Path) -> N
 def build_model(
     weights: LlamaWeights, bundle: Bundle, folder: Path, threads: int, device: str, float32: bool = False
 ) -> Path:
-    """Run the model builder (int4, blocks of 32) and puts the bundle's levels in the place of the builder's.
+    """Run the model builder (int4, blocks of 32) and replace its levels with those of the bundle. Return the folder.
 
-    float32: products are computed in float32, as those of small bundles are; else in int8, as the builder has them.
+    With ``float32`` products are computed in float32, as in small bundles, else in int8, as the builder sets it.
+
+    Raises:
+        InputError: The builder fails, or stores a layer in another format.
     """
     write_llama_folder(weights, bundle, folder / "llama")
     options = [f"block_size={BLOCK}", "prune_lm_head=true"]
@@ -79,8 +83,8 @@ def build_model(
     elif output_layer.bits == 8:
         options += ["algo_config=rtn", "matmul_mixed_precision=last_matmul:int8"]
     output = folder / "genai"
-    command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", folder / "llama", "-o", output]
-    command += ["-p", "int4", "-e", device, "-c", folder / "cache", "--extra_options", *options]
+    command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(folder / "llama"), "-o", str(output)]
+    command += ["-p", "int4", "-e", device, "-c", str(folder / "cache"), "--extra_options", *options]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode != 0:
@@ -89,14 +93,14 @@ def build_model(
     _take_levels(weights, output / "model.onnx", float32)
     path = output / "genai_config.json"
     settings = json.loads(path.read_text())
-    settings["model"]["eos_token_id"] = settings["model"]["bos_token_id"]  # answers go on to the limit
+    settings["model"]["eos_token_id"] = settings["model"]["bos_token_id"]  # answers never end before the limit
     settings["model"]["decoder"]["session_options"]["intra_op_num_threads"] = threads
     path.write_text(json.dumps(settings, indent=1))
     return output
 
 
 def _take_levels(weights: LlamaWeights, path: Path, float32: bool) -> None:
-    """Replace the quantized weights of a built model by the bundle's: the same graph and the same bytes to read."""
+    """Replace the quantized weights of a built model with those of the bundle. Graph and sizes stay the same."""
     model = onnx.load(path)
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     layers = [weights.split(layer) for layer in range(weights.config.num_layers)]
@@ -112,7 +116,7 @@ def _take_levels(weights: LlamaWeights, path: Path, float32: bool) -> None:
             linear = layers[int(place[1])][f"{'self_attn' if place[2] == 'attn' else 'mlp'}.{place[3]}"]
         packed, scales = stored[node.input[1]], stored[node.input[2]]
         if not isinstance(linear, QuantizedLinear) or math.prod(packed.dims) != linear.packed().size:
-            raise InputError(f"the model builder stores {node.name} otherwise than the bundle")
+            raise InputError(f"the model builder stores {node.name} in another format than the bundle")
         for attribute in node.attribute:
             if float32 and attribute.name == "accuracy_level":
                 attribute.i = 0
@@ -124,7 +128,7 @@ def _take_levels(weights: LlamaWeights, path: Path, float32: bool) -> None:
 
 
 class Genai:
-    """Greedy decoding of a batch, each sequence with keys and values of its own: prefixes cannot be shared."""
+    """Decode a batch greedily. Each sequence has its own keys and values, because prefixes cannot be shared."""
 
     def __init__(
         self,
@@ -141,16 +145,16 @@ class Genai:
         self._model = genai.Model(str(build_model(weights, bundle, folder, threads, device, float32)))
         self._prefix = prefix
         self._steps = steps
-        self._generator: genai.Generator | None = None
+        self._generator: Any = None
 
     def prepare(self, first: np.ndarray) -> None:
-        """Run the prefix and the first token of every sequence, and takes the token that follows."""
+        """Run the prefix and the first token of each sequence, and decode the next token."""
         rows = np.concatenate([np.repeat(self._prefix[None], len(first), axis=0), first[:, None]], axis=1)
         parameters = genai.GeneratorParams(self._model)
         longest = rows.shape[1] + self._steps + 2
-        # With as many tokens demanded as allowed, nothing stops it before.
+        # With equal limits, no sequence ends before the limit.
         parameters.set_search_options(max_length=longest, min_length=longest, batch_size=len(first), do_sample=False)
-        self._generator = None  # before the next takes as much memory again
+        self._generator = None  # free its memory before creating the next one
         self._generator = genai.Generator(self._model, parameters)
         self._generator.append_tokens(rows.astype(np.int32))
         self._generator.generate_next_token()
@@ -167,7 +171,7 @@ class Genai:
         """Return the tokens of the last run, [steps + 1, branches]."""
         start = len(self._prefix) + 1
         rows = [self._generator.get_sequence(n)[start : start + self._steps + 1] for n in range(branches)]
-        return np.array(rows).T
+        return np.stack(rows, axis=1)
 
     def close(self) -> None:
         self._generator = None

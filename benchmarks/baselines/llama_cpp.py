@@ -1,4 +1,4 @@
-"""Baseline "llama.cpp": the bundle's language model as a GGUF file, sequences that share the cells of one prefix."""
+"""Baseline "llama.cpp": the bundle's language model as a GGUF file; sequences share the cells of one prefix."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ try:
     import gguf
     import llama_cpp
 except ImportError as error:
-    raise InputError(f"{error} (requirements/bench.txt says how to install it)") from error
+    raise InputError(f"{error} (see requirements/bench.txt)") from error
 
 
 def write_gguf(weights: LlamaWeights, path: Path) -> None:
-    """Write the model with its own quantized levels: int4 as Q4_0, int8 as Q8_0, whose scales are float16.
+    """Write the model with the bundle's levels: int4 as Q4_0, int8 as Q8_0, with float16 scales, and no vocabulary.
 
-    It has no vocabulary: tokens go in and out as numbers.
+    Raises:
+        InputError: A layer does not fit the blocks of GGUF.
     """
     config = weights.config
     writer = gguf.GGUFWriter(path, "llama")
@@ -63,7 +64,8 @@ def write_gguf(weights: LlamaWeights, path: Path) -> None:
 
 def _rotary_rows(heads: int, dim: int) -> np.ndarray:
     """Return the rows in llama.cpp's order: it rotates neighboring rows, the checkpoint the halves of a head."""
-    return np.arange(heads * dim).reshape(heads, 2, dim // 2).swapaxes(1, 2).reshape(-1)
+    rows: np.ndarray = np.arange(heads * dim).reshape(heads, 2, dim // 2).swapaxes(1, 2).reshape(-1)
+    return rows
 
 
 def _add(writer: gguf.GGUFWriter, name: str, weight: QuantizedLinear | np.ndarray) -> None:
@@ -86,7 +88,7 @@ def _add(writer: gguf.GGUFWriter, name: str, weight: QuantizedLinear | np.ndarra
 
 
 class LlamaCpp:
-    """Greedy decoding of `branches` sequences behind one prefix of token ids."""
+    """Decode sequences greedily after a prefix of token ids."""
 
     name = "llama.cpp"
 
@@ -99,7 +101,7 @@ class LlamaCpp:
         options.n_gpu_layers = 0
         self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), options)
         if not self._model:
-            raise InputError(f"llama.cpp refuses the GGUF file written from {weights.config.num_layers} layers")
+            raise InputError(f"llama.cpp cannot load the GGUF file of {weights.config.num_layers} layers")
         self._threads = threads
         self._prefix = prefix
         self._steps = steps
@@ -109,7 +111,7 @@ class LlamaCpp:
         self._tokens = np.zeros((0, 0), np.int64)
 
     def prepare(self, first: np.ndarray) -> None:
-        """Compute the prefix if need be, and has every sequence refer to its cells."""
+        """Compute the prefix if it is missing, and let all sequences share its cells."""
         rows, branches = len(self._prefix), len(first)
         if branches not in self._contexts:
             self._contexts[branches] = self._context(branches)
@@ -152,12 +154,12 @@ class LlamaCpp:
         options.n_ctx = len(self._prefix) + branches * (self._steps + 1)
         options.n_batch = options.n_ubatch = 512
         options.n_seq_max = branches
-        options.kv_unified = True  # without it every sequence has cells of its own
+        options.kv_unified = True  # otherwise each sequence has its own cells
         options.n_threads = options.n_threads_batch = self._threads
         options.no_perf = True
-        context = llama_cpp.llama_init_from_model(self._model, options)
+        context: ctypes.c_void_p | None = llama_cpp.llama_init_from_model(self._model, options)
         if not context:
-            raise InputError(f"llama.cpp makes no context for {branches} sequences")
+            raise InputError(f"llama.cpp cannot create a context for {branches} sequences")
         return context
 
     def _decode(

@@ -1,10 +1,11 @@
-"""Plain PyTorch, one region after another, as in the original demo: baselines "demo" and "loop"."""
+"""Baselines "demo" and "loop": plain PyTorch, one region after another, as the original demo answers each click."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from osprey_torch.reference import generate_region
 
 @dataclass(frozen=True)
 class LoopAnswers:
-    """Tokens for each region, and the seconds spent on all regions, encoding of the image included and apart."""
+    """Tokens of each region, the seconds of all regions, and the part of them for encoding the image."""
 
     tokens: list[list[int]]
     seconds: float
@@ -30,9 +31,12 @@ class LoopAnswers:
 
 
 class TorchLoop:
-    """For every region: preprocess and encode the image, pool the region, run the prompt, generate with a KV cache.
+    """For each region: preprocess and encode the image, pool the region, run the prompt, generate with a KV cache.
 
-    The weights are the bundle's, int4 dequantized, in fp32. model: the same on `device`, if it is there already.
+    Args:
+        bundle: The weights, converted to fp32.
+        device: Device of PyTorch.
+        model: The model of the bundle on `device`; created if None.
     """
 
     def __init__(self, bundle: Bundle, device: str = "cpu", model: Osprey | None = None) -> None:
@@ -76,7 +80,9 @@ class TorchLoop:
         position_token: torch.Tensor,
         new_tokens: int,
     ) -> list[int]:
-        return generate_region(self.model, prompt, image_tokens, mask_token, position_token, new_tokens)[0].tolist()
+        tokens, _ = generate_region(self.model, prompt, image_tokens, mask_token, position_token, new_tokens)
+        answer: list[int] = tokens.tolist()
+        return answer
 
     def _pool(self, features: tuple[torch.Tensor, ...], regions: Regions) -> tuple[torch.Tensor, torch.Tensor]:
         masks = [self._tensor(m) for m in regions.pooling_masks(self.spec.feature_sizes)]
@@ -88,19 +94,19 @@ class TorchLoop:
 
 
 class DemoLoop(TorchLoop):
-    """The loop by the libraries that the original demo calls: CLIPImageProcessor, and `generate` of transformers.
+    """The loop with the libraries of the original demo: CLIPImageProcessor, and `generate` of transformers.
 
-    The demo draws its answers at random, which takes more; here they are the likeliest ones, to be compared. Regions
-    are pooled by our own masks and grids.
+    The demo samples its answers, which takes longer. This class decodes greedily, so that answers can be compared. It
+    pools regions with our own masks and grids.
     """
 
     def __init__(self, bundle: Bundle, device: str = "cpu", model: Osprey | None = None) -> None:
         super().__init__(bundle, device, model)
         self._published = PublishedPixels(self.spec)
-        with torch.device("meta"):  # its own weights are not wanted
-            self._language = LlamaForCausalLM(self.model.model.config)
+        with torch.device("meta"):  # without weights of its own
+            self._language: Any = LlamaForCausalLM(self.model.model.config)
         self._language.model, self._language.lm_head = self.model.model, self.model.lm_head
-        self._language.eval()
+        self._language.train(False)
 
     def _pixels(self, rgb: np.ndarray) -> torch.Tensor:
         return self._published(rgb).to(self.device)
@@ -123,4 +129,5 @@ class DemoLoop(TorchLoop):
             eos_token_id=end,
             pad_token_id=end,
         )
-        return tokens[0].tolist()
+        answer: list[int] = tokens[0].tolist()
+        return answer

@@ -1,4 +1,4 @@
-"""The language model of a bundle as arrays, so that all compared decoders have the same quantized weights."""
+"""Read the language model of a bundle as plain arrays, to give all decoders the same quantized weights."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from osprey_torch.weight_files import Tensor
 
 @dataclass(frozen=True)
 class LlamaWeights:
-    """LLaMA as the bundle stores it.
+    """The LLaMA weights of a bundle.
 
     Attributes:
-        config: sizes and constants.
+        config: Sizes and constants.
         embeddings: float16 [vocab, hidden].
         linears: PRODUCTS of the decoder by their names in its graph, such as "layers.0.qkv", and "logits": quantized,
             or float [out, in].
         norms: float32 [hidden] by their names in the checkpoint.
-        levels: MatMulNBits' accuracy level of each quantized product; those that the engine unpacks have none.
+        levels: Accuracy level of MatMulNBits by product, without the products that the engine unpacks.
     """
 
     config: OspreyConfig
@@ -38,7 +38,7 @@ class LlamaWeights:
     levels: dict[str, int]
 
     def split(self, layer: int) -> dict[str, QuantizedLinear | np.ndarray]:
-        """Return the linears of one layer apart, by their names in the checkpoint ("self_attn.q_proj", ...)."""
+        """Return the separate linears of one layer by their names in the checkpoint ("self_attn.q_proj", ...)."""
         parts = {}
         for joined, names in PRODUCTS.items():
             weight = self.linears[f"layers.{layer}.{joined}"]
@@ -52,7 +52,8 @@ def rows_of(weight: QuantizedLinear | np.ndarray, rows: np.ndarray) -> Quantized
     """Return a linear layer with these outputs only, in this order."""
     if isinstance(weight, QuantizedLinear):
         return QuantizedLinear(weight.levels[rows], weight.scales[rows], weight.in_features, weight.bits)
-    return weight[rows]
+    selected: np.ndarray = weight[rows]
+    return selected
 
 
 def as_float(weight: QuantizedLinear | np.ndarray) -> np.ndarray:
@@ -67,16 +68,16 @@ def _is(node: onnx.NodeProto | None, op: str) -> bool:
 
 
 def read_llama(bundle: Bundle) -> LlamaWeights:
-    """Read the language model of a bundle. Raises InputError where its linears are spelled otherwise than ours."""
+    """Read the language model of a bundle. Raise InputError if the graph has other nodes than our exporter writes."""
     config = OspreyConfig.from_json(json.loads(bundle.path("config.json").read_text()))
     graph = onnx.load(bundle.path(DECODER)).graph
     stored = {tensor.name: tensor for tensor in graph.initializer}
     nodes = {node.output[0]: node for node in graph.node}
 
     def array(name: str) -> np.ndarray:
-        while name not in stored:  # numbers in half precision lie behind the Cast that widens them
+        while name not in stored:  # half precision: skip the Cast to float32
             if name not in nodes or nodes[name].op_type != "Cast":
-                raise InputError(f"{DECODER} has no weight {name} that is stored as it is")
+                raise InputError(f"{DECODER} does not store the weight {name}")
             name = nodes[name].input[0]
         return numpy_helper.to_array(stored[name])
 
@@ -104,7 +105,7 @@ def read_llama(bundle: Bundle) -> LlamaWeights:
             linears[name] = QuantizedLinear.from_packed(packed, scales, attributes["K"], attributes["bits"])
             levels[name] = attributes.get("accuracy_level", 0)
         else:
-            raise InputError(f"{DECODER} has no product {name} in a spelling that is known here")
+            raise InputError(f"{DECODER} has no product {name} in a known form")
     norms = ["model.norm.weight"]
     for layer in range(config.num_layers):
         norms += [f"model.layers.{layer}.{part}_layernorm.weight" for part in ("input", "post_attention")]

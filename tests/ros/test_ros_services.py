@@ -455,7 +455,7 @@ def test_a_scene_survives_a_kill(
             whole = file.read_bytes()
             file.write_text("this is no scene")
             assert not client.change_state("configure")
-            client.status("lifecycle", DiagnosticStatus.ERROR, f"the scene file {file} is damaged, or no scene file")
+            client.status("lifecycle", DiagnosticStatus.ERROR, f"the scene file {file} is damaged, or not a scene file")
             file.write_bytes(whole)
             assert client.change_state("configure")
             assert client.change_state("activate")

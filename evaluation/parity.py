@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.cli._options import positive
+from osprey_ros.decoding.config import GenerationConfig
 from osprey_ros.decoding.prompt import QUESTIONS, PromptBuilder
 from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError
@@ -106,21 +107,21 @@ def compare(bundle: Bundle, regions: int, style: str, new_tokens: int, threads: 
     question = QUESTIONS[style]
     loop = Loop(bundle, question)
     together, few = Describer(bundle, threads), Describer(bundle, threads, max_parallel=FEW)
-    rng = np.random.default_rng(0)
+    rng, config = np.random.default_rng(0), GenerationConfig(max_new_tokens=new_tokens)
 
     def shuffled(chosen: Regions) -> list[Result]:
-        return [together.ask(chosen.select(rng.permutation(chosen.ids)), question, new_tokens)]
+        return [together.ask(chosen.select(rng.permutation(chosen.ids)), question, config)]
 
     def alone(chosen: Regions) -> list[Result]:
-        return [together.ask(chosen.select([int(region)]), question, new_tokens) for region in chosen.ids]
+        return [together.ask(chosen.select([int(region)]), question, config) for region in chosen.ids]
 
     ways: dict[str, Callable[[Regions], list[Result]]] = {
-        "all at once": lambda chosen: [together.ask(chosen, question, new_tokens)],
+        "all at once": lambda chosen: [together.ask(chosen, question, config)],
         "in another order": shuffled,
-        f"{FEW} at a time": lambda chosen: [few.ask(chosen, question, new_tokens)],
+        f"{FEW} at a time": lambda chosen: [few.ask(chosen, question, config)],
         "alone": alone,
         # Both questions are decoded in one pass, with a shorter shared prefix.
-        "with a second question": lambda chosen: [together.answer(chosen, [question, "Is it red?"], new_tokens)[0]],
+        "with a second question": lambda chosen: [together.answer(chosen, [question, "Is it red?"], config)[0]],
     }
     compared = tokens = 0
     largest = 0.0

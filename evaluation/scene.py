@@ -1,10 +1,14 @@
-"""What the scene memory is worth, on simulated test scenes: `python -m evaluation.scene` prints the table.
+"""Measure tracking, captioning and queries on simulated test scenes: `python -m evaluation.scene` prints a table.
 
-Sequences: a moving camera, objects that hide one another, move, leave and return, and regions renumbered in every
-frame. Static: what a frame costs once all has been said. Budget: whether a time budget holds, and how soon everything
-is described under it, on two threads whatever --threads says. Queries: whether words find the right object.
-Calibration: what confidences are worth. Run it on a machine that does nothing else: two of the parts measure time. Ends
-with status 1 where a line is not kept.
+Parts:
+    sequences: Tracking and captions with a moving camera, occlusions, objects that move, leave and return, and regions
+        with new numbers in each frame.
+    static: Time of a frame when all objects are described.
+    budget: Time of a frame with a time budget, and time until all objects are described. It uses two threads.
+    queries: Share of questions with the right object.
+    calibration: Calibration error of the confidences.
+
+"static" and "budget" measure time: run them on an idle machine. The exit status is 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from time import perf_counter
 import numpy as np
 
 from evaluation import calibration, queries
+from evaluation.query_questions import ABSENT
 from evaluation.tracking import TrackingFigures, tracking_figures
 from osprey_ros.cli._options import positive
 from osprey_ros.describer import Describer
@@ -44,19 +49,20 @@ from osprey_sim.sequence import SequenceFrame, SequenceSettings
 SIZE = (640, 480)
 BUDGET, BUDGET_OBJECTS, BUDGET_THREADS = 0.150, 30, 2
 STATIC_OBJECTS = 12
-_EACH_ENCODED = "each picture encoded"  # for comparison: no share is wanted of it
+_EACH_ENCODED = "each image encoded"  # for comparison, without a target
 PARTS = ("static", "budget", "queries", "calibration", "sequences")
-_NOISE = 2.0  # grey levels, standard deviation: no two pictures of a camera are the same
-_MIN_SEEN = 200  # pixels that count as being visible
-# How far an object may have been moved, metres, the camera turned about it, degrees, and by what factor more or less of
-# it be seen (others hide it, and the picture's edge), where its view is called unchanged.
-_SHIFTED, _TURNED, _HIDDEN = 0.02, 15.0, 1.25
-_MAX_FRAMES = 200  # in which everything should long have been described
+_NOISE = 2.0  # standard deviation of the sensor noise in gray levels
+_MIN_SEEN = 200  # pixels of a visible object
+# A view counts as unchanged up to these changes.
+_SHIFTED = 0.02  # meters, motion of the object
+_TURNED = 15.0  # degrees, change of the camera's azimuth
+_HIDDEN = 1.25  # ratio of the visible areas
+_MAX_FRAMES = 200  # of a round, in which all objects should be described
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; ``kept`` is None where nothing is asked of the figure."""
+    """One line of the table. ``kept`` is whether the target is met, None without a target."""
 
     what: str
     found: str
@@ -66,10 +72,16 @@ class Row:
 
 @dataclass
 class Spoken:
-    """What became of the words in some sequences.
+    """Counts of captions in one or more sequences.
 
-    ``objects`` of which ``described`` have words; ``late`` of those that were visible for a second had none then.
-    ``again`` counts later descriptions of an object by their cause.
+    Attributes:
+        frames: Frames.
+        regions: Regions in all frames.
+        objects: Objects that appeared.
+        described: Objects with a caption.
+        visible: Objects that were visible for a second.
+        late: Objects that were visible for a second and had no caption then.
+        again: Later captions of an object by their cause.
     """
 
     frames: int = 0
@@ -81,58 +93,58 @@ class Spoken:
     again: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: Spoken) -> None:
-        """Takes in another one's counts."""
+        """Add the counts of another one."""
         for name, value in vars(other).items():
             setattr(self, name, getattr(self, name) + value)
 
 
 class _Watch:
-    """Follows what is said of the true objects of one sequence."""
+    """Count tracks and captions of the true objects of one sequence."""
 
     def __init__(self, settings: StepSettings, sequence: SimSequence) -> None:
         self._settings, self._sequence, self._second = settings, sequence, round(sequence.settings.rate)
-        self._said: dict[int, tuple[SceneObject, SequenceFrame]] = {}  # by true object: when it was last described
-        self._for: Counter[int] = Counter()  # frames on end in which it has been visible
+        self._said: dict[int, tuple[SceneObject, SequenceFrame]] = {}  # last captioned state and frame by true object
+        self._for: Counter[int] = Counter()  # consecutive frames in which an object is visible
         self._seen: set[int] = set()
         self._judged: set[int] = set()
         self.identities: list[tuple[np.ndarray, np.ndarray]] = []
         self.spoken = Spoken()
 
     def add(self, shown: SequenceFrame, result: StepResult) -> None:
-        """Takes in the next frame."""
+        """Add the next frame."""
         spoken = self.spoken
-        truth = [shown.truth[thing.instance_id] for thing in result.objects]
-        self.identities.append((np.array(truth, int), np.array([thing.track_id for thing in result.objects], int)))
+        truth = [shown.truth[obj.instance_id] for obj in result.objects]
+        self.identities.append((np.array(truth, int), np.array([obj.track_id for obj in result.objects], int)))
         spoken.frames += 1
         spoken.regions += len(truth)
         visible = Counter[int]()
-        for true_id, thing in zip(truth, result.objects, strict=True):
-            if thing.caption is not None and thing.caption.described_at == shown.stamp:
+        for true_id, obj in zip(truth, result.objects, strict=True):
+            if obj.caption is not None and obj.caption.described_at == shown.stamp:
                 if true_id in self._said:
-                    spoken.again[self._cause(true_id, thing, shown)] += 1
-                self._said[true_id] = (thing, shown)
-            if thing.area >= _MIN_SEEN:
+                    spoken.again[self._cause(true_id, obj, shown)] += 1
+                self._said[true_id] = (obj, shown)
+            if obj.area >= _MIN_SEEN:
                 visible[true_id] = self._for[true_id] + 1
             if visible[true_id] >= self._second and true_id not in self._judged:
                 self._judged.add(true_id)
                 spoken.visible += 1
-                spoken.late += thing.caption is None
+                spoken.late += obj.caption is None
         self._for = visible
         self._seen.update(truth)
         spoken.objects, spoken.described = len(self._seen), len(self._said)
 
-    def _cause(self, true_id: int, thing: SceneObject, shown: SequenceFrame) -> str:
+    def _cause(self, true_id: int, obj: SceneObject, shown: SequenceFrame) -> str:
         before, then = self._said[true_id]
         here, there = (self._sequence.scene_at(n).object(true_id).position for n in (shown.number, then.number))
-        if before.track_id != thing.track_id:
+        if before.track_id != obj.track_id:
             return "its track was lost"
         if np.linalg.norm(here - there) > _SHIFTED:
             return "moved"
-        if thing.area > self._settings.view_change * before.area:
+        if obj.area > self._settings.view_change * before.area:
             return "seen larger"
         if abs(shown.camera.azimuth - then.camera.azimuth) > _TURNED:
             return "seen from another side"
-        if not 1 / _HIDDEN < thing.area / before.area < _HIDDEN:
+        if not 1 / _HIDDEN < obj.area / before.area < _HIDDEN:
             return "hidden otherwise"
         return "view unchanged"
 
@@ -144,7 +156,7 @@ def run_sequences(
     settings: StepSettings,
     report: Callable[[str], None] = lambda line: None,
 ) -> tuple[TrackingFigures, Spoken]:
-    """Looks at sequences of test scenes, each with a new pipeline."""
+    """Run sequences of test scenes, each with a new pipeline, and return the figures of all of them."""
     figures, spoken = TrackingFigures(0, 0, 0, 0, 0, 0), Spoken()
     with Renderer(*SIZE) as renderer:
         for seed in seeds:
@@ -168,7 +180,7 @@ def run_sequences(
 
 
 def sequence_rows(figures: TrackingFigures, spoken: Spoken) -> list[Row]:
-    """The table's lines about sequences."""
+    """Return the rows about sequences."""
     again = ", ".join(f"{cause} {count}" for cause, count in sorted(spoken.again.items())) or "none"
     return [
         Row(f"sequences, {spoken.frames} frames: IDF1", f"{figures.idf1:.3f}", "0.9", figures.idf1 >= 0.9),
@@ -191,9 +203,12 @@ def sequence_rows(figures: TrackingFigures, spoken: Spoken) -> list[Row]:
 
 
 def crowd(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """A picture, uint8 [H, W, 3] of SIZE, and ids, uint16 [H, W], of so many objects, none of them tiny.
+    """Return an image, uint8 [H, W, 3] of SIZE, and ids, uint16 [H, W], with ``count`` clearly visible objects.
 
-    Four test scenes, one in each quarter, where one has no room for all. Raises ValueError where none is found.
+    If one scene has no room for them, the image has four test scenes, one in each quarter.
+
+    Raises:
+        ValueError: No scene has enough visible objects.
     """
     if count <= STATIC_OBJECTS:
         return next(_scenes([count], *SIZE))
@@ -211,7 +226,7 @@ def _grid(quarters: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _scenes(counts: Sequence[int], width: int, height: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Picture and ids of a scene for each count, of other seeds each, in which all its objects are well seen."""
+    """Yield image and ids of a scene for each count, each of another seed, with all its objects clearly visible."""
     seeds = iter(range(1000))
     with Renderer(width, height) as renderer:
         for count in counts:
@@ -222,18 +237,18 @@ def _scenes(counts: Sequence[int], width: int, height: int) -> Iterator[tuple[np
                     yield frame.rgb, frame.instance_ids
                     break
             else:
-                raise ValueError(f"none of the simulated scenes shows {count} objects well")
+                raise ValueError(f"none of the simulated scenes has {count} clearly visible objects")
 
 
 class _Camera:
-    """Pictures of a scene that stands still, as a sensor gives them: each with its own noise."""
+    """Return images of a static scene, each with its own sensor noise."""
 
     def __init__(self, rgb: np.ndarray, ids: np.ndarray, rate: float = 30.0) -> None:
         self._rgb, self._ids, self._step = rgb, ids, round(1e9 / rate)
         self._rng, self._number = np.random.default_rng(0), 0
 
     def frame(self) -> Frame:
-        """The next one."""
+        """Return the next frame."""
         self._number += 1
         noise = self._rng.normal(0, _NOISE, self._rgb.shape).astype(np.float32)
         noisy = np.clip(self._rgb + noise, 0, 255).astype(np.uint8)
@@ -242,7 +257,7 @@ class _Camera:
 
 @dataclass(frozen=True)
 class Static:
-    """Seconds of frames of a scene that stands still: with memory, and describing all; how often words were said."""
+    """Seconds of each frame of a static scene, with memory and without, and the number of captions with memory."""
 
     remembering: list[float]
     describing: list[float]
@@ -250,12 +265,12 @@ class Static:
 
     @property
     def share(self) -> float:
-        """Of the medians."""
+        """Ratio of the medians."""
         return statistics.median(self.remembering) / statistics.median(self.describing)
 
 
 def run_static(describers: tuple[Describer, Describer], rounds: int, settings: StepSettings) -> Static:
-    """Both ways in turns on the same pictures, each with its own describer, after a first pass of each."""
+    """Process the same images with and without memory in turns, each with its own describer. Skip the first round."""
     camera = _Camera(*crowd(STATIC_OBJECTS))
     keeping, each = (Pipeline(describer) for describer in describers)
     by_itself = StepSettings(**{**vars(settings), "remember": False})
@@ -277,19 +292,19 @@ def run_static(describers: tuple[Describer, Describer], rounds: int, settings: S
 
 @dataclass(frozen=True)
 class Budget:
-    """``seconds`` of all frames in which somebody waited for words; ``until_all``: of each round, until nobody did."""
+    """``seconds`` of each frame, and of each round until all objects are described (``until_all``)."""
 
     seconds: list[float]
     until_all: list[float]
 
     @property
     def p95(self) -> float:
-        """95th percentile of the frames' seconds."""
+        """95th percentile of the seconds per frame."""
         return float(np.quantile(self.seconds, 0.95))
 
 
 def run_budget(describer: Describer, rounds: int, budget: float, objects: int) -> Budget:
-    """Rounds that begin with nothing known, in each of which frames come until all objects are described."""
+    """Run rounds, each with an empty memory and with frames until all objects are described."""
     camera = _Camera(*crowd(objects))
     settings, scheduler = StepSettings(time_budget=budget), Scheduler()
     found = Budget([], [])
@@ -301,7 +316,7 @@ def run_budget(describer: Describer, rounds: int, budget: float, objects: int) -
             result = pipeline.step(frame, settings)
             seconds = perf_counter() - start
             found.seconds.append(seconds)
-            total += max(seconds, 1 / 30)  # the camera gives no more
+            total += max(seconds, 1 / 30)  # at most the rate of the camera
             if not result.skipped:
                 break
         else:
@@ -311,7 +326,7 @@ def run_budget(describer: Describer, rounds: int, budget: float, objects: int) -
 
 
 def budget_rows(found: Budget, budget: float, objects: int, threads: int) -> list[Row]:
-    """The table's lines about a budget."""
+    """Return the rows about a time budget."""
     slowest = max(found.until_all)
     return [
         Row(
@@ -330,19 +345,19 @@ def budget_rows(found: Budget, budget: float, objects: int, threads: int) -> lis
 
 
 def query_rows(describer: Describer, questions: int) -> list[Row]:
-    """The table's lines about questions."""
+    """Return the rows about questions."""
     asked = queries.ask(describer, questions, "test")
     rows = []
     for kind, share in queries.summary(asked).items():
         what, target = queries.TARGETS[kind]
         count = sum(one.kind == kind for one in asked)
-        kept = share <= target if kind == queries.ABSENT else share >= target
+        kept = share <= target if kind == ABSENT else share >= target
         rows.append(Row(f"{count} queries, {kind}: {what}", f"{share:.1%}", f"{target:.0%}", kept))
     return rows
 
 
 def calibration_rows(describer: Describer, scenes: int) -> list[Row]:
-    """The table's lines about confidences, by the bundle's own calibration."""
+    """Return the rows about confidences, with the calibration of the bundle."""
     known, rows = describer.bundle.calibration(), []
     for kind, raw in calibration.answers_of_scenes(describer, range(scenes), "test").items():
         before = calibration.expected_calibration_error(raw)
@@ -359,24 +374,24 @@ def calibration_rows(describer: Describer, scenes: int) -> list[Row]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The lines, for people."""
+    """Return the rows as text."""
     marks = {True: "kept", False: "NOT KEPT", None: ""}
     return "\n".join(f"{row.what:58s} {row.found:44s} {row.wanted:8s} {marks[row.kept]}".rstrip() for row in rows)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prints the table; returns 1 where what is wanted was not kept, and 2 where it cannot be measured."""
+    """Print the table. Return 1 if a target is missed, and 2 if the measurement fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", default="nano")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of all but the budget")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads (budget: 2)")
     parser.add_argument("--preprocessing", choices=MODES, default=MODES[0])
     parser.add_argument("--sequences", type=positive, default=20)
-    parser.add_argument("--frames", type=positive, default=150, help="of each sequence")
-    parser.add_argument("--rounds", type=positive, default=40, help="of the static scene, and of the budget")
+    parser.add_argument("--frames", type=positive, default=150, help="frames of each sequence")
+    parser.add_argument("--rounds", type=positive, default=40, help="rounds of the static scene and of the budget")
     parser.add_argument("--queries", type=positive, default=300)
-    parser.add_argument("--scenes", type=positive, default=200, help="of the calibration error")
+    parser.add_argument("--scenes", type=positive, default=200, help="scenes for the calibration error")
     parser.add_argument("--without", type=lambda text: text.split(","), default=[], help=f"any of {','.join(PARTS)}")
-    parser.add_argument("--json", type=Path, help="write the rows there")
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
     arguments = parser.parse_args(argv)
     if unknown := set(arguments.without) - set(PARTS):
         parser.error(f"--without {','.join(sorted(unknown))}: choose among {','.join(PARTS)}")
@@ -404,10 +419,10 @@ def _rows(arguments: argparse.Namespace) -> list[Row]:
         print(table(more), flush=True)
 
     if "static" not in arguments.without:
-        colour = StepSettings(attributes=(AttributeSpec("colour", values=tuple(COLORS)),))
+        color = StepSettings(attributes=(AttributeSpec("color", values=tuple(COLORS)),))
         for asked, settings in (
             ("category, phrase", StepSettings()),
-            ("category, phrase, colour", colour),
+            ("category, phrase, color", color),
             (_EACH_ENCODED, StepSettings(still_difference=0.0)),
         ):
             show(static_rows(run_static((describer, other), arguments.rounds, settings), asked))
@@ -429,7 +444,7 @@ def _say(line: str) -> None:
 
 
 def static_rows(static: Static, asked: str) -> list[Row]:
-    """The table's lines about a scene that stands still."""
+    """Return the rows about a static scene."""
     remembering, describing = statistics.median(static.remembering), statistics.median(static.describing)
     return [
         Row(

@@ -1,8 +1,8 @@
-"""How well track ids keep to objects: identity measures and identity switches.
+"""Compute identity measures and identity switches of tracks.
 
-Regions are given to the tracker, so that a region's object is known and nothing has to be matched by place. Identity
-measures are those of Ristani et al., "Performance Measures and a Data Set for Multi-Target, Multi-Camera Tracking"
-(2016): each object is given at most one track, for the whole sequence, so that most regions agree.
+The true object of each region is known, so that regions need not be matched by position. The identity measures are
+those of Ristani et al., "Performance Measures and a Data Set for Multi-Target, Multi-Camera Tracking" (2016): each
+object is assigned at most one track for the whole sequence, such that most regions agree.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ class TrackingFigures:
     """Counts over one sequence or several.
 
     Attributes:
-        regions: that have an object. tracked: that have a track. matched: whose track is the one given to their object.
-        switches: how often an object's track is not the one that it had when it was last tracked.
-        objects, tracks: different ones.
+        regions: Regions with an object.
+        tracked: Regions with a track.
+        matched: Regions whose track is assigned to their object.
+        switches: Number of times when an object has another track than when it was last tracked.
+        objects: Different objects.
+        tracks: Different tracks.
     """
 
     regions: int
@@ -34,22 +37,22 @@ class TrackingFigures:
 
     @property
     def idf1(self) -> float:
-        """Share of regions that have the identity of their object, 0 to 1; 1 where there is none."""
+        """Identity F1 score, 0 to 1; 1 without regions."""
         total = self.regions + self.tracked
         return 2 * self.matched / total if total else 1.0
 
     @property
     def id_precision(self) -> float:
-        """Share of tracked regions whose track is the one of their object; 1 where there is none."""
+        """Share of tracked regions whose track is assigned to their object; 1 without tracked regions."""
         return self.matched / self.tracked if self.tracked else 1.0
 
     @property
     def id_recall(self) -> float:
-        """Share of objects' regions that have the track of their object; 1 where there is none."""
+        """Share of regions with an object whose track is assigned to it; 1 without such regions."""
         return self.matched / self.regions if self.regions else 1.0
 
     def __add__(self, other: TrackingFigures) -> TrackingFigures:
-        """Of both sequences together, whose objects and tracks have nothing to do with each other."""
+        """Return the figures of both sequences together. Their objects and tracks are different."""
         return TrackingFigures(
             self.regions + other.regions,
             self.tracked + other.tracked,
@@ -61,11 +64,14 @@ class TrackingFigures:
 
 
 def tracking_figures(frames: Iterable[tuple[np.ndarray, np.ndarray]]) -> TrackingFigures:
-    """Figures of one sequence.
+    """Return the figures of one sequence.
 
-    ``frames`` gives for each frame, in order, the true object ids and the track ids of its regions, integers [N] each;
-    0 is no object (a false region) or no track (a region that was left out). Raises ValueError where their numbers
-    differ, and where one object or one track has two regions in a frame.
+    Args:
+        frames: For each frame in order, the true object ids and the track ids of its regions, integers [N] each. 0
+            means no object (a false region) or no track (a missed region).
+
+    Raises:
+        ValueError: The lengths differ, or an object or track has two regions in a frame.
     """
     together: Counter[tuple[int, int]] = Counter()
     track_of: dict[int, int] = {}
@@ -93,7 +99,7 @@ def tracking_figures(frames: Iterable[tuple[np.ndarray, np.ndarray]]) -> Trackin
 
 
 def _most(together: Counter[tuple[int, int]]) -> int:
-    """The largest number of regions that agree when each object is given at most one track, and no track twice."""
+    """Return the largest number of regions that agree if objects and tracks are assigned one to one."""
     objects = {obj: row for row, obj in enumerate(sorted({obj for obj, _ in together}))}
     tracks = {track: column for column, track in enumerate(sorted({track for _, track in together}))}
     counts = np.zeros((len(objects), len(tracks)), np.int64)

@@ -1,4 +1,4 @@
-"""The table about the scene memory: small runs of its parts, and what its lines say."""
+"""The evaluation of the scene memory: small runs of its parts, and the rows of its table."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_command_prints_and_writes_what_it_found(tmp_path: Path, capsys: pyt
     small = ["--threads", "1", "--sequences", "1", "--frames", "12", "--rounds", "2"]
     status = main([*small, "--without", "budget,queries,calibration", "--json", str(output)])
     rows = {row["what"].strip(): row for row in json.loads(output.read_text())}
-    # Time is measured among them: on a busy machine one may not be kept.
+    # Some rows measure time: on a busy machine a target can be missed.
     assert status == any(row["kept"] is False for row in rows.values())
     assert rows["sequences, 12 frames: IDF1"]["kept"] is True
     visible, _, all_visible = rows["visible for a second and described"]["found"].partition(" of ")
@@ -50,7 +50,7 @@ def test_the_command_prints_and_writes_what_it_found(tmp_path: Path, capsys: pyt
         (["--sequences", "-1"], "argument --sequences: '-1' is not a whole number of at least 1"),
     ],
 )
-def test_what_leaves_nothing_to_measure_is_refused(
+def test_arguments_without_a_part_to_measure_are_refused(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -59,7 +59,7 @@ def test_what_leaves_nothing_to_measure_is_refused(
     assert message in capsys.readouterr().err
 
 
-def test_nothing_seen_is_nothing_kept() -> None:
+def test_without_visible_objects_the_target_is_missed() -> None:
     figures = TrackingFigures(regions=9, tracked=9, matched=9, switches=0, objects=3, tracks=3)
     spoken = Spoken(frames=3, regions=9, objects=3, described=3)
     assert [row.kept for row in sequence_rows(figures, spoken) if row.kept is not None] == [True, False, True]
@@ -67,7 +67,7 @@ def test_nothing_seen_is_nothing_kept() -> None:
     assert all(row.kept is not False for row in sequence_rows(figures, spoken))
 
 
-def test_lines_say_whether_what_is_wanted_was_kept() -> None:
+def test_rows_say_whether_the_target_is_met() -> None:
     kept = budget_rows(Budget([0.1] * 99 + [0.5], [1.0, 4.9]), 0.15, 30, 2)
     assert kept[0].what == "budget 150 ms, 30 objects, 2 threads: p95 of 100 frames"
     assert [row.kept for row in kept] == [True, True]
@@ -97,7 +97,7 @@ def test_the_budget_is_measured_with_its_own_threads(
     assert f"{BUDGET_THREADS} threads" in capsys.readouterr().out
 
 
-def test_a_kind_of_question_that_was_not_asked_has_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kinds_without_questions_have_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = [
         queries.Asked(0, kind, "the mug", (1,), True, (0.9,), (True,))
         for kind in (queries.NAMED, queries.RELATED, queries.NAMED)
@@ -110,7 +110,7 @@ def test_a_kind_of_question_that_was_not_asked_has_no_line(monkeypatch: pytest.M
     ]
 
 
-def test_a_crowd_has_as_many_objects_as_are_asked_for() -> None:
+def test_a_crowd_has_the_given_number_of_objects() -> None:
     rgb, ids = crowd(30)
     assert rgb.shape == (480, 640, 3)
     numbers, areas = np.unique(ids[ids > 0], return_counts=True)

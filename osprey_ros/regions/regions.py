@@ -181,7 +181,7 @@ def regions_from_masks(masks: np.ndarray, ids: Iterable[int] | None = None) -> R
 def as_regions(regions: Regions | np.ndarray) -> Regions:
     """Return regions from an id image (integers [H, W]), one mask (bool [H, W]) or masks (bool or uint8 [N, H, W]).
 
-    `Regions` are returned as they are. Raises RegionError for other arrays and if there is no region.
+    `Regions` are returned as they are. Raises RegionError for other arrays and if no pixel is in a region.
     """
     if isinstance(regions, Regions):
         return regions

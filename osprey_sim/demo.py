@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Collected:
-    """What has come so far, by stamp in nanoseconds; with what is recorded beside it, where it is."""
+    """Received messages by stamp in nanoseconds, and the recorder, if the camera is recorded."""
 
     recorder: CameraRecorder | None = None
     objects: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
@@ -42,9 +42,9 @@ class Collected:
     overlays: dict[int, np.ndarray] = field(default_factory=dict)
 
     def complete(self) -> list[int]:
-        """Stamps of the frames of which objects, truth and overlay are here, and the recording is, in order."""
-        here = {s for s in self.objects if self.objects[s] and s in self.truths and s in self.overlays}
-        return sorted(here if self.recorder is None else here & self.recorder.frames())
+        """Return the stamps, in order, of the frames with all their messages."""
+        complete = {s for s in self.objects if self.objects[s] and s in self.truths and s in self.overlays}
+        return sorted(complete if self.recorder is None else complete & self.recorder.frames())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="how long to wait for the frames (default: %(default)g)",
     )
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the two nodes are ended as well
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the two nodes are stopped as well
     try:
         run(options.output, options.bundle, options.frames, options.seed, options.timeout, options.record)
     except OspreyError as error:
@@ -91,9 +91,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(output: Path, bundle: str, frames: int, seed: int, timeout: float, record: Path | None = None) -> None:
-    """Starts both nodes, waits for the described frames and writes the results.
+    """Start both nodes, wait for the described frames and write the results.
 
-    Raises OspreyError, and StorageError where the camera is to be recorded and cannot be.
+    Raises:
+        OspreyError: The bundle is invalid, a node ends, or the time is up.
+        StorageError: The recording cannot be written.
     """
     try:
         Bundle.open(bundle, verify=False)
@@ -106,10 +108,10 @@ def run(output: Path, bundle: str, frames: int, seed: int, timeout: float, recor
         logs = stack.enter_context(tempfile.TemporaryDirectory(prefix="osprey-demo-"))
         os.environ["ROS_LOG_DIR"] = logs
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-        # A domain of its own, unless one is set: other nodes on this machine are not to be disturbed.
+        # Use a random domain unless one is set, to avoid other nodes on this machine.
         os.environ.setdefault("ROS_DOMAIN_ID", str(random.randint(1, 101)))
         osprey = ["--ros-args", "-r", "image:=/camera/image", "-r", "segmentation:=/camera/segmentation"]
-        # Each frame shows another table: nothing in it was seen before.
+        # Each frame has another scene: there is nothing to remember.
         osprey += ["-p", f"bundle:={bundle}", "-p", "autostart:=true", "-p", "remember:=false"]
         camera = [
             "--ros-args",
@@ -153,11 +155,13 @@ def run(output: Path, bundle: str, frames: int, seed: int, timeout: float, recor
 
 
 def collect(children: Sequence[NodeProcess], frames: int, timeout: float, record: Path | None = None) -> Collected:
-    """Listens until enough frames are complete, and records the camera meanwhile if it shall.
+    """Collect messages until enough frames are complete, and record the camera to ``record``, if given.
 
-    Raises OspreyError if a node ends or the time is up, StorageError where it cannot be recorded.
+    Raises:
+        OspreyError: A node ends, or the time is up.
+        StorageError: The recording cannot be written.
     """
-    # Here and not above: the environment that rclpy reads is made by run().
+    # Import here, because rclpy reads the environment that run() sets.
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
     from sensor_msgs.msg import Image
@@ -213,7 +217,7 @@ def collect(children: Sequence[NodeProcess], frames: int, timeout: float, record
                     f"{len(collected.overlays)} overlays, {len(collected.complete())} complete"
                 )
                 logs = "\n".join(f"{child.name}:\n{last_lines(child)}" for child in children)
-                raise OspreyError(f"{timeout:.0f} s were not enough for {frames} frames ({parts})\n{logs}")
+                raise OspreyError(f"no {frames} complete frames within {timeout:.0f} s ({parts})\n{logs}")
         if recorder is not None:
             recorder.close()
             recorder = None
@@ -226,7 +230,7 @@ def collect(children: Sequence[NodeProcess], frames: int, timeout: float, record
 
 
 def camera_recorder(node: Any, output: Path) -> CameraRecorder:
-    """Raises OspreyError without the packages that it needs."""
+    """Return a recorder of the camera. Raise OspreyError if a package is missing."""
     try:
         from osprey_sim.recorder import CameraRecorder
     except ImportError as error:
@@ -235,7 +239,7 @@ def camera_recorder(node: Any, output: Path) -> CameraRecorder:
 
 
 def compared(stamp: int, collected: Collected) -> list[dict[str, Any]]:
-    """The described objects of a frame with the truth about each."""
+    """Return the described objects of a frame, each with its ground truth."""
     truth = collected.truths[stamp]
     return [
         {"stamp": stamp / 1e9, **described, "truth": truth[described["instance_id"]]}
@@ -244,7 +248,7 @@ def compared(stamp: int, collected: Collected) -> list[dict[str, Any]]:
 
 
 def print_table(entries: Sequence[dict[str, Any]], first: int) -> None:
-    """Prints one line for each object; times count from the first frame."""
+    """Print one line per object. Times are relative to the first frame."""
     rows = [("time", "id", "category", "description", "confidence", "truth", "")]
     for entry in entries:
         rows.append(
@@ -264,7 +268,7 @@ def print_table(entries: Sequence[dict[str, Any]], first: int) -> None:
 
 
 def last_lines(child: NodeProcess, count: int = 15) -> str:
-    """The end of a node's output."""
+    """Return the last lines of a node's output."""
     return "\n".join(child.output().splitlines()[-count:])
 
 

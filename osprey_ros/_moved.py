@@ -113,6 +113,7 @@ NAMES = {
     "Update": ("results", "StreamUpdate"),
     "Walk": ("decoding.constraints", "ConstraintState"),
     "Wave": ("scene.scheduler", "Batch"),
+    "small_picture": ("scene.camera_motion", "small_image"),
     "Words": ("scene.types", "Caption"),
     "available": ("system.process_memory", "available_memory"),
     "branch_together": ("decoding.prompt_batch", "build_joint_branch"),

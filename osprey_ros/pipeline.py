@@ -16,7 +16,7 @@ from osprey_ros.describer import Describer
 from osprey_ros.errors import StoppedError
 from osprey_ros.frame import Frame
 from osprey_ros.regions.regions import Regions
-from osprey_ros.scene.camera_motion import EncodedImage, small_gray, small_picture
+from osprey_ros.scene.camera_motion import EncodedImage, small_gray, small_image
 from osprey_ros.scene.captions import captions_from, questions_for
 from osprey_ros.scene.change import Change
 from osprey_ros.scene.detections import Detections
@@ -74,7 +74,7 @@ class Pipeline:
         """
         started = self._scheduler.clock()
         regions, empty_reason = frame.regions_above(settings.min_area)
-        small = small_picture(frame.rgb)
+        small = small_image(frame.rgb)
         scene = self.memory.scene_for(settings)
         if scene is not self.memory.scene and len(self.memory.scene):
             self._pass(frame, self.memory.scene, small)
@@ -98,7 +98,7 @@ class Pipeline:
         """Set the image of the describer to that of a frame, unless it is set. Raises StoppedError when canceled."""
         if self._current is not frame:
             self._current = None
-            self._set_image(frame.rgb, small_picture(frame.rgb), frame.encoded.image_id, cancel)
+            self._set_image(frame.rgb, small_image(frame.rgb), frame.encoded.image_id, cancel)
             self._current = frame
 
     def restore(self, objects: Sequence[SceneObject], next_id: int = 1, questions: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Frames in, what is known of their objects out: which are described and when, with which questions. Real engines."""
+"""The pipeline: which objects of a frame are described when, with which questions, and what is remembered."""
 
 from __future__ import annotations
 
@@ -45,39 +45,39 @@ def pipeline(describer: Describer) -> Pipeline:
     return Pipeline(describer)
 
 
-def patches(stamp: int = 5, renumbered: dict[int, int] | None = None, **colours: tuple[int, int, int]) -> Frame:
-    """Three coloured patches on grey with a little noise of their own; ``colours`` are of patches "p1", "p2", "p7"."""
+def patches(stamp: int = 5, renumbered: dict[int, int] | None = None, **colors: tuple[int, int, int]) -> Frame:
+    """Three colored patches on gray with a little noise of their own; ``colors`` are of patches "p1", "p2", "p7"."""
     image = np.full((120, 160, 3), 150, np.uint8)
     ids = np.zeros((120, 160), np.uint16)
-    for number, (colour, (top, left, tall, wide)) in PATCHES.items():
-        image[top : top + tall, left : left + wide] = colours.get(f"p{number}", colour)
+    for number, (color, (top, left, tall, wide)) in PATCHES.items():
+        image[top : top + tall, left : left + wide] = colors.get(f"p{number}", color)
         ids[top : top + tall, left : left + wide] = (renumbered or {}).get(number, number)
     noise = np.random.default_rng(stamp).integers(-3, 4, image.shape)
     return Frame(stamp, "camera", np.clip(image + noise, 0, 255).astype(np.uint8), ids)
 
 
 def said(result: StepResult) -> dict[int, str]:
-    return {thing.instance_id: thing.description for thing in result.objects}
+    return {obj.instance_id: obj.description for obj in result.objects}
 
 
 def test_each_object_has_its_place_and_both_answers(pipeline: Pipeline, describer: Describer) -> None:
     frame = patches()
     result = pipeline.step(frame, SHORT)
-    assert [thing.instance_id for thing in result.objects] == [1, 2, 7]
+    assert [obj.instance_id for obj in result.objects] == [1, 2, 7]
     assert result.objects[0].box == (10, 10, 40, 50)
-    assert [thing.area for thing in result.objects] == [2000, 1500, 1200]
-    assert [thing.state for thing in result.objects] == [State.FRESH] * 3
-    assert len({thing.track_id for thing in result.objects}) == 3
-    for thing in result.objects:
-        assert (thing.first_seen, thing.last_seen, thing.visible) == (5, 5, True)
-        assert thing.caption is not None
-        assert (thing.caption.described_at, thing.caption.attributes) == (5, ())
-        assert 0 < thing.caption.confidence <= 1
+    assert [obj.area for obj in result.objects] == [2000, 1500, 1200]
+    assert [obj.state for obj in result.objects] == [State.FRESH] * 3
+    assert len({obj.track_id for obj in result.objects}) == 3
+    for obj in result.objects:
+        assert (obj.first_seen, obj.last_seen, obj.visible) == (5, 5, True)
+        assert obj.caption is not None
+        assert (obj.caption.described_at, obj.caption.attributes) == (5, ())
+        assert 0 < obj.caption.confidence <= 1
     assert (result.described, result.reused, result.skipped) == (3, 0, 0)
     describer.set_image(frame.rgb)
     for style, found in (("short", "description"), ("category", "category")):
         alone = describer.ask(frame.regions, QUESTIONS[style], up_to(8))
-        assert [d.text for d in alone] == [getattr(thing, found) for thing in result.objects]
+        assert [d.text for d in alone] == [getattr(obj, found) for obj in result.objects]
 
 
 def test_a_scene_that_stands_still_is_described_once(pipeline: Pipeline) -> None:
@@ -85,12 +85,12 @@ def test_a_scene_that_stands_still_is_described_once(pipeline: Pipeline) -> None
     for stamp in range(2, 6):
         result = pipeline.step(patches(stamp, {1: 2, 2: 7, 7: 9}), SHORT)  # and numbered otherwise
         assert (result.described, result.reused, result.skipped) == (0, 3, 0)
-        assert [thing.instance_id for thing in result.objects] == [2, 7, 9]
-        assert [thing.track_id for thing in result.objects] == [thing.track_id for thing in first.objects]
-        assert [thing.caption for thing in result.objects] == [thing.caption for thing in first.objects]
-        assert [thing.last_seen for thing in result.objects] == [stamp] * 3
+        assert [obj.instance_id for obj in result.objects] == [2, 7, 9]
+        assert [obj.track_id for obj in result.objects] == [obj.track_id for obj in first.objects]
+        assert [obj.caption for obj in result.objects] == [obj.caption for obj in first.objects]
+        assert [obj.last_seen for obj in result.objects] == [stamp] * 3
         assert result.timing is not None
-        assert (result.timing.preprocess, result.timing.vision) == (0, 0)  # it is the picture that is encoded already
+        assert (result.timing.preprocess, result.timing.vision) == (0, 0)  # it is the image that is encoded already
         assert result.timing.regions > 0
         assert (result.timing.prefix, result.timing.branches, result.timing.new_tokens) == (0, 0, 0)
     assert pipeline.memory.scene.snapshot().stamp == 5
@@ -101,7 +101,7 @@ def vision_seconds(result: StepResult) -> float:
     return result.timing.vision
 
 
-def test_a_picture_is_encoded_again_where_anything_in_it_differs(pipeline: Pipeline) -> None:
+def test_a_image_is_encoded_again_where_anything_in_it_differs(pipeline: Pipeline) -> None:
     assert vision_seconds(pipeline.step(patches(1), SHORT)) > 0
     assert vision_seconds(pipeline.step(patches(2), SHORT)) == 0
     moved = patches(3)
@@ -109,7 +109,7 @@ def test_a_picture_is_encoded_again_where_anything_in_it_differs(pipeline: Pipel
     assert vision_seconds(pipeline.step(moved, SHORT)) > 0
     assert vision_seconds(pipeline.step(patches(4), SHORT)) > 0  # which is gone again
     assert vision_seconds(pipeline.step(patches(5), replace(SHORT, still_difference=0.0))) > 0
-    # Not by steps that are each too small: what counts is the picture that was encoded.
+    # Not by steps that are each too small: what counts is the image that was encoded.
     brighter = [
         replace(patches(n), rgb=np.clip(patches(n).rgb + 4 * (n - 5), 0, 255).astype(np.uint8)) for n in range(6, 12)
     ]
@@ -117,7 +117,7 @@ def test_a_picture_is_encoded_again_where_anything_in_it_differs(pipeline: Pipel
     assert 1 <= sum(encoded) < len(encoded)
 
 
-def test_a_picture_that_others_have_set_is_not_taken_for_the_last_one(pipeline: Pipeline, describer: Describer) -> None:
+def test_a_image_that_others_have_set_is_not_taken_for_the_last_one(pipeline: Pipeline, describer: Describer) -> None:
     pipeline.step(patches(1), SHORT)
     describer.set_image(patches(2, p1=(20, 160, 40)).rgb)
     assert vision_seconds(pipeline.step(patches(3), SHORT)) > 0
@@ -130,12 +130,12 @@ def test_a_picture_that_others_have_set_is_not_taken_for_the_last_one(pipeline: 
 def test_what_changes_is_described_again_and_nothing_else(pipeline: Pipeline) -> None:
     pipeline.step(patches(1), SHORT)
     described = 0
-    for stamp in (2, 3, 4, 5):  # within a few frames: it is the same thing otherwise, or another in its place
+    for stamp in (2, 3, 4, 5):  # within a few frames: the object changed, or another one is in its place
         result = pipeline.step(patches(stamp, p2=(30, 40, 190)), SHORT)
         described += result.described
         assert result.objects[1].state in (State.FRESH, State.STALE)
     assert described == 1
-    first, changed, last = (thing.caption.described_at for thing in result.objects if thing.caption)
+    first, changed, last = (obj.caption.described_at for obj in result.objects if obj.caption)
     assert (first, last) == (1, 1)
     assert 2 <= changed <= 4
 
@@ -145,8 +145,8 @@ def test_without_memory_every_frame_is_by_itself(pipeline: Pipeline) -> None:
     for stamp in (2, 3):
         result = pipeline.step(patches(stamp), ALONE)
         assert (result.described, result.reused) == (3, 0)
-        assert [thing.track_id for thing in result.objects] == [1, 2, 7]
-        assert [thing.first_seen for thing in result.objects] == [stamp] * 3
+        assert [obj.track_id for obj in result.objects] == [1, 2, 7]
+        assert [obj.first_seen for obj in result.objects] == [stamp] * 3
     assert len(pipeline.memory) == 3
 
 
@@ -154,14 +154,14 @@ def test_what_was_remembered_waits_while_nothing_is(pipeline: Pipeline) -> None:
     before = pipeline.step(patches(1), SHORT)
     for stamp in (2, 3):
         aside = pipeline.step(patches(stamp, {1: 30, 2: 20, 7: 10}), ALONE)
-        assert [thing.track_id for thing in pipeline.memory.snapshot().objects] == [10, 20, 30]
+        assert [obj.track_id for obj in pipeline.memory.snapshot().objects] == [10, 20, 30]
         remembered = pipeline.memory.scene.snapshot().objects
-        assert [thing.caption for thing in remembered] == [thing.caption for thing in before.objects]
-        assert not any(thing.visible for thing in remembered)
+        assert [obj.caption for obj in remembered] == [obj.caption for obj in before.objects]
+        assert not any(obj.visible for obj in remembered)
     assert aside.described == 3
     again = pipeline.step(patches(4), SHORT)
     assert (again.described, again.reused) == (0, 3)
-    assert [thing.track_id for thing in again.objects] == [thing.track_id for thing in before.objects]
+    assert [obj.track_id for obj in again.objects] == [obj.track_id for obj in before.objects]
     # Ids of the segmentation, and of the time before, are not taken for each other.
     assert [seen.track_ids.any() for seen in pipeline.memory.recent] == [False, False, False, True]
     pipeline.step(patches(5), ALONE)
@@ -174,32 +174,32 @@ def test_forgetting_reaches_what_is_remembered_while_nothing_is(pipeline: Pipeli
     pipeline.step(patches(3, {1: 30, 2: 20, 7: 10}), ALONE)
     assert pipeline.memory.known == {1, 2, 3, 10, 20, 30}
     assert pipeline.memory.forget([2, 10]) == (10, 2)
-    assert [thing.track_id for thing in pipeline.memory.scene.snapshot().objects] == [1, 3]
+    assert [obj.track_id for obj in pipeline.memory.scene.snapshot().objects] == [1, 3]
     assert sorted(pipeline.memory.forget()) == [1, 3, 20, 30]
     assert pipeline.memory.known == set()
     assert not any(seen.track_ids.any() for seen in pipeline.memory.recent)
-    assert [thing.track_id for thing in pipeline.step(patches(3), SHORT).objects] == [4, 5, 6]
+    assert [obj.track_id for obj in pipeline.step(patches(3), SHORT).objects] == [4, 5, 6]
 
 
 def test_other_questions_are_asked_of_all(pipeline: Pipeline) -> None:
     pipeline.step(patches(1), SHORT)
     without = pipeline.step(patches(2), replace(SHORT, categories=False))
     assert without.described == 3
-    assert [thing.category for thing in without.objects] == ["", "", ""]
+    assert [obj.category for obj in without.objects] == ["", "", ""]
     assert pipeline.step(patches(3), replace(SHORT, categories=False)).described == 0
     only = pipeline.step(patches(4), replace(SHORT, style="category"))
-    assert [thing.category for thing in only.objects] == [thing.description for thing in only.objects]
+    assert [obj.category for obj in only.objects] == [obj.description for obj in only.objects]
 
 
 def test_attributes_are_asked_for_in_the_same_decode(pipeline: Pipeline) -> None:
-    colour = AttributeSpec("colour", values=("red", "green", "blue"))
-    result = pipeline.step(patches(), replace(SHORT, attributes=(colour,)))
+    color = AttributeSpec("color", values=("red", "green", "blue"))
+    result = pipeline.step(patches(), replace(SHORT, attributes=(color,)))
     assert result.described == 3
-    for thing in result.objects:
-        assert thing.caption is not None
-        (attribute,) = thing.caption.attributes
-        assert attribute.name == "colour"
-        assert attribute.value in colour.values
+    for obj in result.objects:
+        assert obj.caption is not None
+        (attribute,) = obj.caption.attributes
+        assert attribute.name == "color"
+        assert attribute.value in color.values
         assert 0 < attribute.confidence <= 1
     plain = pipeline.step(patches(6), SHORT)
     assert said(plain) == said(result)
@@ -207,19 +207,19 @@ def test_attributes_are_asked_for_in_the_same_decode(pipeline: Pipeline) -> None
 
 def test_small_regions_are_left_out_and_the_largest_come_first(pipeline: Pipeline) -> None:
     large = pipeline.step(patches(), replace(SHORT, min_area=1400))
-    assert [thing.instance_id for thing in large.objects] == [1, 2]
+    assert [obj.instance_id for obj in large.objects] == [1, 2]
 
     pipeline.memory.forget()
     one_each = replace(SHORT, max_regions=1)
     for number in range(3):
         result = pipeline.step(patches(number), one_each)
         states = [State.FRESH] * (number + 1) + [State.SKIPPED] * (2 - number)
-        assert [thing.state for thing in result.objects] == states
+        assert [obj.state for obj in result.objects] == states
         assert (result.described, result.reused, result.skipped) == (1, number, 2 - number)
-        for thing in result.objects[number + 1 :]:
-            assert thing.reason == "1 objects with a higher priority in this frame (max_regions 1); new object"
-            assert thing.caption is None
-            assert (thing.category, thing.description) == ("", "")
+        for obj in result.objects[number + 1 :]:
+            assert obj.reason == "1 objects with a higher priority in this frame (max_regions 1); new object"
+            assert obj.caption is None
+            assert (obj.category, obj.description) == ("", "")
 
 
 def test_who_is_asked_for_comes_first(pipeline: Pipeline) -> None:
@@ -228,7 +228,7 @@ def test_who_is_asked_for_comes_first(pipeline: Pipeline) -> None:
     assert smallest.caption is None
     pipeline.memory.prioritize([smallest.track_id, 12345])
     result = pipeline.step(patches(2), replace(SHORT, max_regions=1))
-    assert [bool(thing.caption) for thing in result.objects] == [False, False, True]
+    assert [bool(obj.caption) for obj in result.objects] == [False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_a_frame_without_regions_gives_nothing(pipeline: Pipeline, ids: np.ndarr
     result = pipeline.step(replace(patches(2), regions=ids), SHORT)
     assert (result.objects, result.regions, result.timing) == ((), None, None)
     assert "every pixel is background" in result.empty_reason
-    assert [thing.visible for thing in pipeline.memory.scene.snapshot().objects] == [False] * 3
+    assert [obj.visible for obj in pipeline.memory.scene.snapshot().objects] == [False] * 3
     assert pipeline.step(patches(3), SHORT).reused == 3
 
 
@@ -297,7 +297,7 @@ def test_no_region_is_left_of_an_array(pipeline: Pipeline) -> None:
 
 def test_words_that_are_not_sure_enough_become_unknown(pipeline: Pipeline) -> None:
     sure = pipeline.step(patches(), SHORT)
-    confidences = sorted(thing.caption.confidence for thing in sure.objects if thing.caption)
+    confidences = sorted(obj.caption.confidence for obj in sure.objects if obj.caption)
     assert confidences[0] < confidences[1]
     found = pipeline.step(patches(), replace(SHORT, min_confidence=(confidences[0] + confidences[1]) / 2))
     for before, after in zip(sure.objects, found.objects, strict=True):
@@ -314,7 +314,7 @@ def test_a_time_budget_leaves_out_what_does_not_fit(pipeline: Pipeline, describe
 
     other = Pipeline(describer)
     hurried = other.step(patches(1), replace(SHORT, time_budget=1e-3))
-    assert [thing.state for thing in hurried.objects] == [State.SKIPPED] * 3
+    assert [obj.state for obj in hurried.objects] == [State.SKIPPED] * 3
     assert hurried.objects[0].reason == "no time left in this frame (time_budget 0.001 s); new object"
     # They get their turn when there is time, or else when they have waited for long.
     frames = 0
@@ -335,7 +335,7 @@ def test_stopping_ends_within_a_step(pipeline: Pipeline) -> None:
     result = pipeline.step(patches(), SHORT, PolledToken(stop))
     assert result.timing is not None
     assert result.timing.steps <= 3
-    assert [(thing.state, thing.reason) for thing in result.objects] == [(State.SKIPPED, "stopped; new object")] * 3
+    assert [(obj.state, obj.reason) for obj in result.objects] == [(State.SKIPPED, "stopped; new object")] * 3
     assert pipeline.step(patches(6), SHORT).described == 3
     canceled = CancellationToken()
     canceled.cancel()
@@ -357,7 +357,7 @@ def test_depth_says_where_objects_are(pipeline: Pipeline) -> None:
     assert third.position is None
     assert third.size is None
     without_camera = pipeline.step(replace(frame, depth=depth), SHORT)
-    assert all(thing.position is None for thing in without_camera.objects)
+    assert all(obj.position is None for obj in without_camera.objects)
 
 
 def test_sizes_that_differ_are_named(pipeline: Pipeline) -> None:
@@ -381,8 +381,8 @@ def test_frames_that_were_seen_can_be_asked_about(pipeline: Pipeline, describer:
     seen = pipeline.memory.latest
     assert seen is not None
     assert (seen.stamp, seen.frame_id, seen.rgb.shape) == (11, "camera", (120, 160, 3))
-    assert [thing.track_id for thing in result.objects] == seen.track_ids.tolist()
-    # The describer has the latest picture; an older one is set when it is asked for.
+    assert [obj.track_id for obj in result.objects] == seen.track_ids.tolist()
+    # The describer has the latest image; an older one is set when it is asked for.
     here = describer.ask(seen.encoded, QUESTIONS["category"])
     older = pipeline.memory.recent[0]
     pipeline.look_at(older)
@@ -419,7 +419,7 @@ def test_what_is_forgotten_is_new_again(pipeline: Pipeline) -> None:
     assert after.objects[1].track_id == 4
     assert after.objects[1].first_seen == 2
     assert len(pipeline.memory.forget()) == 3
-    assert [thing.track_id for thing in pipeline.step(patches(3), SHORT).objects] == [5, 6, 7]
+    assert [obj.track_id for obj in pipeline.step(patches(3), SHORT).objects] == [5, 6, 7]
 
 
 def test_a_restored_pipeline_knows_its_objects(pipeline: Pipeline, describer: Describer) -> None:
@@ -428,8 +428,8 @@ def test_a_restored_pipeline_knows_its_objects(pipeline: Pipeline, describer: De
     other.restore(pipeline.memory.scene.persistent_objects(), next_id=20, questions=pipeline.memory.questions)
     assert other.memory.scene.next_id == 20
     after = other.step(patches(2, {1: 30, 2: 20, 7: 10}), SHORT)
-    by_track = {thing.track_id: thing.caption for thing in after.objects}
-    assert by_track == {thing.track_id: thing.caption for thing in before.objects}
+    by_track = {obj.track_id: obj.caption for obj in after.objects}
+    assert by_track == {obj.track_id: obj.caption for obj in before.objects}
     assert after.described == 0
 
 
@@ -443,13 +443,13 @@ def test_restored_words_are_stale_where_others_are_asked_for_now(
     other.restore(kept, pipeline.memory.scene.next_id, questions)
     assert other.memory.questions == questions
     result = other.step(patches(2), replace(SHORT, time_budget=1e-9))
-    assert [thing.track_id for thing in result.objects] == [1, 2, 3]
+    assert [obj.track_id for obj in result.objects] == [1, 2, 3]
     reason = "the questions changed since it was described"
-    assert all(thing.reason.endswith(reason) for thing in result.objects)
+    assert all(obj.reason.endswith(reason) for obj in result.objects)
     assert other.memory.questions == pipeline.memory.questions
-    colour = AttributeSpec("colour", values=("red", "green", "blue"))
+    color = AttributeSpec("color", values=("red", "green", "blue"))
     other.restore(kept, pipeline.memory.scene.next_id, pipeline.memory.questions)
-    assert other.step(patches(3), replace(SHORT, attributes=(colour,))).described == 3
+    assert other.step(patches(3), replace(SHORT, attributes=(color,))).described == 3
 
 
 def test_scene_and_tracker_forget_the_same_objects(pipeline: Pipeline, describer: Describer) -> None:
@@ -460,11 +460,11 @@ def test_scene_and_tracker_forget_the_same_objects(pipeline: Pipeline, describer
     older = [replace(known[0], track_id=10 + n, last_seen=n, appearance=looks[n]) for n in range(20)]
     other = Pipeline(describer, Scene(max_objects=5))
     other.restore([*known, *older], 40, pipeline.memory.questions)
-    assert [thing.track_id for thing in other.memory.scene.snapshot().objects] == [1, 2, 3, 28, 29]
+    assert [obj.track_id for obj in other.memory.scene.snapshot().objects] == [1, 2, 3, 28, 29]
     one = patches(101)
     other.step(replace(one, regions=np.where(one.regions == 7, one.regions, 0)), SHORT)
     result = other.step(patches(102), SHORT)
-    assert [thing.track_id for thing in result.objects] == [1, 2, 3]
+    assert [obj.track_id for obj in result.objects] == [1, 2, 3]
     assert result.described == 0
 
 
@@ -489,10 +489,10 @@ def test_frames_that_were_seen_do_not_name_what_is_forgotten(pipeline: Pipeline)
 
 
 def test_frames_that_were_seen_name_the_older_object_of_one_that_seemed_new(pipeline: Pipeline) -> None:
-    def elsewhere(stamp: int, colour: tuple[int, int, int]) -> Frame:
+    def elsewhere(stamp: int, color: tuple[int, int, int]) -> Frame:
         frame = patches(stamp)
         frame.rgb[10:60, 10:50], frame.regions[10:60, 10:50] = 150, 0
-        frame.rgb[5:55, 105:155], frame.regions[5:55, 105:155] = colour, 1
+        frame.rgb[5:55, 105:155], frame.regions[5:55, 105:155] = color, 1
         return frame
 
     first = pipeline.step(patches(1), SHORT).objects[0].track_id
@@ -504,8 +504,8 @@ def test_frames_that_were_seen_name_the_older_object_of_one_that_seemed_new(pipe
     assert young not in (first, 0)
     named = [young]
     for stamp, light in enumerate((0.8, 0.6, 0.4, 0.2, 0.0), 16):
-        colour = (round(200 + 50 * light), round(30 + 220 * light), round(30 + 220 * light))
-        named.append(pipeline.step(elsewhere(stamp, colour), SHORT).objects[0].track_id)
+        color = (round(200 + 50 * light), round(30 + 220 * light), round(30 + 220 * light))
+        named.append(pipeline.step(elsewhere(stamp, color), SHORT).objects[0].track_id)
     assert named[1] == young
     assert named[-1] == first
     assert [int(seen.track_ids[0]) for seen in pipeline.memory.recent][-6:] == [first] * 6
@@ -519,10 +519,8 @@ def test_memory_is_bounded(describer: Describer) -> None:
         result = pipeline.step(replace(patches(stamp), rgb=rgb), replace(SHORT, max_new_tokens=2))
         assert len(result.objects) == 3
         assert len(pipeline.memory.scene) <= 5
-    assert {thing.track_id for thing in result.objects} <= {
-        o.track_id for o in pipeline.memory.scene.snapshot().objects
-    }
-    held = [thing.appearance.base for thing in pipeline.memory.scene.snapshot().objects]
+    assert {obj.track_id for obj in result.objects} <= {o.track_id for o in pipeline.memory.scene.snapshot().objects}
+    held = [obj.appearance.base for obj in pipeline.memory.scene.snapshot().objects]
     assert held == [None] * len(held)  # none keeps a whole frame's tokens alive
 
     crowded = np.kron(np.arange(1, 13).reshape(3, 4), np.ones((40, 40), np.int32)).astype(np.int32)

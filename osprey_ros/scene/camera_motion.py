@@ -1,9 +1,8 @@
-"""How the camera's picture moved from one frame to the next, and whether it changed at all, from small pictures.
+"""Camera motion between two frames, and whether the image changed at all, from small images.
 
-Corners are followed by sparse optical flow, there and back again; those that do not come back to where they began are
-dropped, and a similarity (turn, scale, shift) is fitted to the others by RANSAC. Where the step was too wide for that,
-ORB features are matched instead. What lies on things that may move by themselves counts only where the rest of the
-picture says too little.
+Corners are tracked by sparse optical flow forward and backward; those that do not return to their start are dropped. A
+similarity (rotation, scale, shift) is fitted to the others by RANSAC. If the motion is too large for that, ORB features
+are matched instead. Corners on objects, which may move by themselves, count only if the background has too few.
 """
 
 from __future__ import annotations
@@ -13,31 +12,33 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-SMALL_SIDE = 256  # pixels of the longer side of a small picture
-_CORNERS = (100, 40)  # at most so many in the background and in the foreground
-_FEATURES = 300  # at most so many of ORB
-_MIN_INLIERS, _MIN_SHARE = 10, 0.5  # of followed corners; fewer that agree say too little
-_MIN_SHARE_MATCHED = 0.35  # of matched features, of which more are wrong
-_RETURN_ERROR = 1.0  # pixels of the small picture between a corner and where it came back to
-_FLOW_ERROR, _MATCH_ERROR = 1.5, 3.0  # pixels from the similarity: it does not know how near things are
-_MAX_SCALE = 1.5  # between two frames; more is a wrong fit
-# Where fewer pixels than this share differ by more than these grey levels the camera stood still: noise does less, and
-# a shift of half a pixel more.
+SMALL_SIDE = 256  # pixels of the longer side of a small image
+_CORNERS = (100, 40)  # upper bounds in the background and in the foreground
+_FEATURES = 300  # upper bound on ORB features
+_MIN_INLIERS, _MIN_SHARE = 10, 0.5  # least number and share of tracked corners that agree on a motion
+_MIN_SHARE_MATCHED = 0.35  # least share of matched features, of which more are wrong
+_RETURN_ERROR = 1.0  # largest distance in pixels of the small image between a corner and its backward track
+_FLOW_ERROR, _MATCH_ERROR = 1.5, 3.0  # largest error of an inlier in pixels; a similarity ignores depth
+_MAX_SCALE = 1.5  # between two frames; a larger one is a wrong fit
+# The camera did not move if fewer pixels than this share differ by more than these gray levels. Noise stays below, a
+# shift by half a pixel is above.
 _SAME_LEVELS, _SAME_SHARE = 12, 0.001
 
 
 @dataclass(frozen=True)
 class Motion:
-    """A similarity, float64 [2, 3]: a point (x, y) of the picture before is ``matrix @ (x, y, 1)`` in the one after.
+    """Motion of the image.
 
-    ``sure`` is False where it could not be found; the matrix is then the identity.
+    Attributes:
+        matrix: float64 [2, 3], a similarity. A point (x, y) of the first image is ``matrix @ (x, y, 1)`` in the second.
+        sure: False if no motion was found; the matrix is then the identity.
     """
 
     matrix: np.ndarray
     sure: bool
 
     def scaled(self, factor: float) -> Motion:
-        """The same motion in pixels of a picture that is ``factor`` times as large."""
+        """Return the same motion in pixels of an image that is ``factor`` times as large."""
         matrix = self.matrix.copy()
         matrix[:, 2] *= factor
         return Motion(matrix, self.sure)
@@ -46,9 +47,9 @@ class Motion:
 NO_MOTION = Motion(np.eye(2, 3), sure=False)
 
 
-def small_picture(rgb: np.ndarray) -> np.ndarray:
-    """A picture, uint8 [H, W, 3], with its longer side at most SMALL_SIDE, uint8 [h, w, 3]; a small one as it is."""
-    while max(rgb.shape[:2]) >= 2 * SMALL_SIDE and min(rgb.shape[:2]) > 1:  # halving is by far the cheapest
+def small_image(rgb: np.ndarray) -> np.ndarray:
+    """Return an image, uint8 [H, W, 3], reduced to a longer side of at most SMALL_SIDE; a small one as it is."""
+    while max(rgb.shape[:2]) >= 2 * SMALL_SIDE and min(rgb.shape[:2]) > 1:  # halving is fastest
         rgb = np.asarray(cv2.resize(rgb, (rgb.shape[1] // 2, rgb.shape[0] // 2), interpolation=cv2.INTER_AREA))
     height, width = rgb.shape[:2]
     factor = SMALL_SIDE / max(height, width)
@@ -59,14 +60,14 @@ def small_picture(rgb: np.ndarray) -> np.ndarray:
 
 
 def small_gray(rgb: np.ndarray) -> np.ndarray:
-    """A picture in RGB order, or what `small_picture` made of it, in grey: uint8 [h, w]."""
-    return np.asarray(cv2.cvtColor(small_picture(rgb), cv2.COLOR_RGB2GRAY))
+    """Return the small image of an RGB image in gray, uint8 [h, w]."""
+    return np.asarray(cv2.cvtColor(small_image(rgb), cv2.COLOR_RGB2GRAY))
 
 
 def differs(before: np.ndarray, after: np.ndarray, levels: float) -> bool:
-    """Whether two small pictures, uint8 [h, w, 3], differ by more than noise: anywhere, in any colour.
+    """Return whether two small images, uint8 [h, w, 3], differ by more than noise anywhere.
 
-    ``levels`` is the least mean difference, of 255, over a patch of 3x3 pixels that is not taken for noise.
+    ``levels`` is the least mean difference over 3x3 pixels of one channel, 0 to 255, that is not noise.
     """
     if before.shape != after.shape:
         return True
@@ -80,7 +81,7 @@ class EncodedImage:
     Attributes:
         image_id: `Describer.image_id` of the image.
         shape: Its shape.
-        small: Its `small_picture`, uint8 [h, w, 3].
+        small: Its `small_image`, uint8 [h, w, 3].
     """
 
     image_id: int
@@ -95,9 +96,9 @@ class EncodedImage:
 
 
 def camera_motion(before: np.ndarray, after: np.ndarray, foreground: np.ndarray | None = None) -> Motion:
-    """The motion between two grey pictures, uint8 [h, w] each; not sure where they differ in size.
+    """Return the motion between two gray images, uint8 [h, w] each; not sure if they differ in size.
 
-    ``foreground``, bool [h, w], is where the picture before shows things that may have moved by themselves.
+    ``foreground``, bool [h, w], is where the first image shows objects, which may move by themselves.
     """
     if before.shape != after.shape or min(before.shape) < 32:
         return NO_MOTION
@@ -106,10 +107,10 @@ def camera_motion(before: np.ndarray, after: np.ndarray, foreground: np.ndarray 
     background = np.full(before.shape, 255, np.uint8)
     if foreground is not None:
         background[foreground] = 0
-    start, end = _followed(before, after, background, _CORNERS[0])
+    start, end = _tracked(before, after, background, _CORNERS[0])
     matrix = _fit(start, end, _FLOW_ERROR, _MIN_SHARE)
     if matrix is None and foreground is not None:
-        there, then = _followed(before, after, ~background, _CORNERS[1])
+        there, then = _tracked(before, after, ~background, _CORNERS[1])
         matrix = _fit(np.concatenate([start, there]), np.concatenate([end, then]), _FLOW_ERROR, _MIN_SHARE)
     if matrix is None:
         start, end = _matched(before, after)
@@ -121,8 +122,8 @@ def camera_motion(before: np.ndarray, after: np.ndarray, foreground: np.ndarray 
     return NO_MOTION if matrix is None else Motion(matrix, sure=True)
 
 
-def _followed(before: np.ndarray, after: np.ndarray, where: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Corners before and after, float32 [n, 2] each, by optical flow; ``where`` is 255 where they may lie, else 0."""
+def _tracked(before: np.ndarray, after: np.ndarray, where: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return corners in both images, float32 [n, 2] each, by optical flow. ``where`` is 255 where they may be."""
     corners = cv2.goodFeaturesToTrack(before, most, 0.01, 5, mask=where)
     if corners is None:
         return np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32)
@@ -137,7 +138,7 @@ def _followed(before: np.ndarray, after: np.ndarray, where: np.ndarray, most: in
 
 
 def _matched(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Places before and after, float32 [n, 2] each, of ORB features that are each other's nearest."""
+    """Return places in both images, float32 [n, 2] each, of ORB features that are mutual nearest neighbors."""
     orb = cv2.ORB_create(_FEATURES, fastThreshold=8)  # type: ignore[attr-defined]
     first, descriptors = orb.detectAndCompute(before, None)
     second, others = orb.detectAndCompute(after, None)
@@ -150,9 +151,9 @@ def _matched(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _fit(start: np.ndarray, end: np.ndarray, error: float, share: float) -> np.ndarray | None:
-    """The similarity float64 [2, 3] on which points [n, 2] agree; None where they do not, or are too few.
+    """Return the similarity, float64 [2, 3], on which points [n, 2] agree; None if too few of them agree.
 
-    ``error`` is how far off a point may be in pixels, ``share`` how many of them must agree.
+    ``error`` is the largest error of an inlier in pixels, ``share`` the least share of inliers.
     """
     if len(start) < _MIN_INLIERS:
         return None

@@ -61,7 +61,7 @@ class SceneMemory:
             self.scene.prioritize(track_ids)
 
     def forget(self, track_ids: Iterable[int] | None = None) -> tuple[int, ...]:
-        """Forget objects, all by default. Return the track ids of those that were known.
+        """Forget objects, all by default. Return the known ones among them.
 
         After a frame without `StepSettings.remember`, both its objects and remembered ones have these ids.
         """

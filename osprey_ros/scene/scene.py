@@ -148,7 +148,7 @@ class Scene:
     ) -> tuple[SceneObject, ...]:
         """Complete a frame: set captions, note why objects were skipped, and forget what is beyond ``max_objects``.
 
-        Returns the objects with these track ids, int64 [N], also those that are forgotten. Raises KeyError for an
+        Returns the objects with these track ids, int64 [N], also forgotten ones. Raises KeyError for an
         unknown object.
         """
         for track_id, caption in captions.items():
@@ -190,7 +190,7 @@ class Scene:
         return tuple(obj for _, obj in ranked)
 
     def current_ids(self, track_ids: np.ndarray) -> np.ndarray:
-        """Return the track ids, int64 [N], that objects of earlier frames have now; 0 for those that were forgotten."""
+        """Return the track ids, int64 [N], that objects of earlier frames have now; 0 for forgotten ones."""
         return np.array([self._current_id(track_id) for track_id in track_ids.tolist()], dtype=np.int64)
 
     def _current_id(self, track_id: int) -> int:
@@ -209,7 +209,7 @@ class Scene:
             self._merged.pop(next(iter(self._merged)))
 
     def forget(self, track_ids: Iterable[int] | None = None) -> tuple[int, ...]:
-        """Forget objects, all by default. Return the track ids of those that were known."""
+        """Forget objects, all by default. Return the known ones among them."""
         with self._lock:
             wanted = self._entries if track_ids is None else dict.fromkeys(track_ids)
             gone = tuple(track_id for track_id in wanted if track_id in self._entries)

@@ -1,4 +1,4 @@
-"""The camera's motion between pictures that are moved by a known similarity."""
+"""The camera's motion between images that are moved by a known similarity."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import cv2
 import numpy as np
 import pytest
 
-from osprey_ros.scene.camera_motion import camera_motion, differs, small_gray, small_picture
+from osprey_ros.scene.camera_motion import camera_motion, differs, small_gray, small_image
 
 HEIGHT, WIDTH = 180, 256
 
 
 @pytest.fixture(scope="module")
 def world() -> np.ndarray:
-    """A large picture, uint8, with detail of all sizes."""
+    """A large image, uint8, with detail of all sizes."""
     rng = np.random.default_rng(5)
     layers = [cv2.resize(rng.random((n, n)), (600, 600), interpolation=cv2.INTER_CUBIC) for n in (20, 60, 150)]
-    picture = sum(layers)
-    return cv2.normalize(picture, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+    image = sum(layers)
+    return cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
 
 
 def view(world: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """The picture of a camera, for a similarity [2, 3] from the middle of the world to the picture."""
+    """The image of a camera, for a similarity [2, 3] from the middle of the world to the image."""
     middle = np.array([[1, 0, -170], [0, 1, -200], [0, 0, 1]], float)
     return cv2.warpAffine(world, matrix @ middle, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR)
 
@@ -33,7 +33,7 @@ def similarity(degrees: float, scale: float, x: float, y: float) -> np.ndarray:
 
 
 def error(found: np.ndarray, true: np.ndarray) -> float:
-    """The largest distance in pixels between where the two take the picture's corners."""
+    """The largest distance in pixels between where the two take the image's corners."""
     corners = np.array([[0, 0, 1], [WIDTH, 0, 1], [0, HEIGHT, 1], [WIDTH, HEIGHT, 1]], float)
     return float(np.linalg.norm(corners @ (found - true).T, axis=1).max())
 
@@ -57,7 +57,7 @@ def test_a_large_thing_that_moves_by_itself_does_not_fool_it(world):
     true = similarity(0, 1, 4, 2)
     before, after = view(world, np.eye(2, 3)), view(world, true)
     foreground = np.zeros((HEIGHT, WIDTH), bool)
-    foreground[20:170, 30:200] = True  # more than half of the picture
+    foreground[20:170, 30:200] = True  # more than half of the image
     thing = np.random.default_rng(1).integers(0, 255, (30, 34)).astype(np.uint8)
     thing = cv2.resize(thing, (170, 150), interpolation=cv2.INTER_CUBIC)
     before[20:170, 30:200] = thing
@@ -76,20 +76,20 @@ def test_it_is_not_sure_where_there_is_nothing_to_see(world):
         np.testing.assert_array_equal(found.matrix, np.eye(2, 3))
 
 
-def test_a_picture_that_stands_still_but_for_noise_has_not_moved(world):
-    picture = view(world, np.eye(2, 3))
-    noise = np.random.default_rng(3).normal(0, 1.5, picture.shape)
-    found = camera_motion(picture, np.clip(picture + noise, 0, 255).astype(np.uint8))
+def test_a_image_that_stands_still_but_for_noise_has_not_moved(world):
+    image = view(world, np.eye(2, 3))
+    noise = np.random.default_rng(3).normal(0, 1.5, image.shape)
+    found = camera_motion(image, np.clip(image + noise, 0, 255).astype(np.uint8))
     assert found.sure
     assert error(found.matrix, np.eye(2, 3)) < 0.5
 
 
-def test_pictures_of_different_sizes_say_nothing(world):
-    picture = view(world, np.eye(2, 3))
-    assert not camera_motion(picture, picture[:-10]).sure
+def test_images_of_different_sizes_say_nothing(world):
+    image = view(world, np.eye(2, 3))
+    assert not camera_motion(image, image[:-10]).sure
 
 
-def test_a_motion_scales_with_the_picture(world):
+def test_a_motion_scales_with_the_image(world):
     found = camera_motion(view(world, np.eye(2, 3)), view(world, similarity(0, 1, 6, 0))).scaled(5)
     np.testing.assert_allclose(found.matrix @ [0, 0, 1], [30, 0], atol=2.5)
 
@@ -97,7 +97,7 @@ def test_a_motion_scales_with_the_picture(world):
 @pytest.mark.parametrize(
     ("size", "small"), [((720, 1280), (144, 256)), ((1280, 720), (256, 144)), ((90, 120), (90, 120))]
 )
-def test_small_pictures_keep_their_shape(size, small):
+def test_small_images_keep_their_shape(size, small):
     rgb = np.zeros((*size, 3), np.uint8)
     rgb[:, : size[1] // 2] = (255, 0, 0)
     gray = small_gray(rgb)
@@ -111,16 +111,16 @@ def test_noise_is_no_difference_and_a_small_thing_is(world, shape):
     rgb = cv2.resize(np.repeat(world[..., None], 3, axis=2), shape[::-1])
     rng = np.random.default_rng(3)
 
-    def shot(picture: np.ndarray) -> np.ndarray:
-        return small_picture(np.clip(picture + rng.normal(0, 5, picture.shape), 0, 255).astype(np.uint8))
+    def shot(image: np.ndarray) -> np.ndarray:
+        return small_image(np.clip(image + rng.normal(0, 5, image.shape), 0, 255).astype(np.uint8))
 
     before = shot(rgb)
     assert not any(differs(before, shot(rgb), 10.0) for _ in range(5))
     changed = rgb.copy()
     changed[200:214, 300:314] = 255 - changed[200:214, 300:314] // 2
     assert differs(before, shot(changed), 10.0)
-    recoloured = rgb.copy()  # as bright as before
-    recoloured[200:230, 300:330] = np.clip(recoloured[200:230, 300:330] + np.array([60, -20, -60]), 0, 255)
-    assert differs(before, shot(recoloured), 10.0)
+    recolored = rgb.copy()  # as bright as before
+    recolored[200:230, 300:330] = np.clip(recolored[200:230, 300:330] + np.array([60, -20, -60]), 0, 255)
+    assert differs(before, shot(recolored), 10.0)
     assert differs(before, shot(np.roll(rgb, 3, axis=1)), 10.0)
     assert differs(before, before[:-1], 10.0)

@@ -1,4 +1,4 @@
-"""Who is described in a frame, and how many: on a made-up machine whose clock the test turns."""
+"""The scheduler: which objects are described in a frame, and how many, on a simulated machine and clock."""
 
 from __future__ import annotations
 

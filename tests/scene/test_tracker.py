@@ -1,4 +1,4 @@
-"""Track ids: kept through renumbering, gaps, leaving and returning, by looks and by place, also on nano's."""
+"""Track ids: kept through renumbering, gaps, leaving and returning, by appearance and place."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Tracking:
 def seen(
     things: dict[int, tuple[int, int]], looks: np.ndarray, numbers=None, size: int = 24, z=None, noise=0
 ) -> Detections:
-    """Things (row of looks -> centre in pixels) as regions, whose ids are ``numbers`` or 1, 2, 3 ..."""
+    """Things (row of looks -> center in pixels) as regions, whose ids are ``numbers`` or 1, 2, 3 ..."""
     image = np.zeros((HEIGHT, WIDTH), np.int32)
     numbers = numbers or range(1, len(things) + 1)
     row_of = {}
@@ -98,7 +98,7 @@ def test_a_missed_frame_changes_nothing(looks):
     assert tracks_of(tracker, 6, PLACES, looks) == first
 
 
-def test_what_left_is_recognised_elsewhere_by_its_looks(looks):
+def test_what_left_is_recognized_elsewhere_by_its_looks(looks):
     tracker = Tracking()
     first = tracks_of(tracker, 1, PLACES, looks)
     others = {thing: place for thing, place in PLACES.items() if thing != 1}
@@ -127,7 +127,7 @@ def test_same_looking_objects_are_kept_apart_by_place(looks):
 
 
 def test_depth_tells_same_looking_objects_apart_after_a_turn_of_the_camera(looks):
-    """The camera moves a long way between two frames: what is in the old places of the picture is something else."""
+    """The camera moves a long way between two frames: what is in the old places of the image is something else."""
     z = {0: 1.0, 7: 1.0, 1: 1.2, 2: 0.9, 3: 1.1, 4: 1.3}
     places = {**PLACES, 7: (110, 40)}
     # Without depth, number 7 would be taken for number 0, whose place it has now, if they are all that is seen of it.
@@ -138,24 +138,24 @@ def test_depth_tells_same_looking_objects_apart_after_a_turn_of_the_camera(looks
     assert tracks_of(tracker, 2, moved, looks, z=z) == {thing: first[thing] for thing in moved}
 
 
-def test_the_pictures_motion_keeps_same_looking_objects_apart(looks):
+def test_the_images_motion_keeps_same_looking_objects_apart(looks):
     world = np.random.default_rng(3).integers(0, 255, (60, 90)).astype(np.uint8)
     world = cv2.resize(world, (900, 600), interpolation=cv2.INTER_CUBIC)
-    pictures = [np.repeat(world[100:340, 100 + shift : 420 + shift, None], 3, axis=2) for shift in (0, 40)]
+    images = [np.repeat(world[100:340, 100 + shift : 420 + shift, None], 3, axis=2) for shift in (0, 40)]
     row = {thing: (60 + 40 * n, 120) for n, thing in enumerate((0, 7, 6, 5))}
     alike = looks.copy()
     alike[:] = looks[0]
     before, after = seen(row, alike), seen({t: (x - 40, y) for t, (x, y) in row.items()}, alike, noise=9)
     tracker = Tracking()
-    first = tracker.update(1, before, small_gray(pictures[0]))
-    np.testing.assert_array_equal(tracker.update(2, after, small_gray(pictures[1])), first)
-    # With a picture that stands still, each of them has gone to the place of the next.
+    first = tracker.update(1, before, small_gray(images[0]))
+    np.testing.assert_array_equal(tracker.update(2, after, small_gray(images[1])), first)
+    # With a image that stands still, each of them has gone to the place of the next.
     tracker = Tracking()
-    first = tracker.update(1, before, small_gray(pictures[0]))
-    np.testing.assert_array_equal(tracker.update(2, after, small_gray(pictures[0]))[1:], first[:-1])
+    first = tracker.update(1, before, small_gray(images[0]))
+    np.testing.assert_array_equal(tracker.update(2, after, small_gray(images[0]))[1:], first[:-1])
 
 
-def test_pictures_of_another_size_keep_same_looking_objects_apart(looks):
+def test_images_of_another_size_keep_same_looking_objects_apart(looks):
     ids = np.zeros((HEIGHT, WIDTH), np.int32)
     for number in range(1, 5):
         ids[100:124, 50 * number : 50 * number + 24] = number
@@ -164,7 +164,7 @@ def test_pictures_of_another_size_keep_same_looking_objects_apart(looks):
     def observed(scale: int) -> Detections:
         return Detections(regions_from_id_image(ids.repeat(scale, axis=0).repeat(scale, axis=1)), alike)
 
-    gray = np.full((HEIGHT, WIDTH), 90, np.uint8)  # the same picture, made small
+    gray = np.full((HEIGHT, WIDTH), 90, np.uint8)  # the same image, made small
     tracker = Tracking()
     for stamp, scale in enumerate((1, 1, 2, 2, 1), start=1):
         np.testing.assert_array_equal(tracker.update(stamp, observed(scale), gray), [1, 2, 3, 4])
@@ -210,7 +210,7 @@ def test_ids_are_never_used_again(looks):
     assert tracker.scene.next_id == 8
 
 
-def test_what_is_stored_is_recognised_after_a_restart(looks):
+def test_what_is_stored_is_recognized_after_a_restart(looks):
     tracker = Tracking()
     first = tracks_of(tracker, 5, PLACES, looks)
     other = Tracking()
@@ -268,7 +268,7 @@ def test_objects_of_a_sequence_keep_their_ids_by_nanos_mask_tokens(nano_shots, d
 
 @pytest.fixture(scope="module")
 def nano_shots():
-    """Of each frame of a short, quick sequence: true ids, detections, stamp and small picture."""
+    """Of each frame of a short, quick sequence: true ids, detections, stamp and small image."""
     describer = Describer("nano")
     settings = SequenceSettings(frames=25, rate=5.0 / 3, missing=0.08)
     shots = []

@@ -25,7 +25,9 @@ import numpy as np
 
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.cli._options import Parser, above_zero, add_bundle_option, positive
-from osprey_ros.errors import BundleError, OspreyError
+from osprey_ros.errors import OspreyError
+from osprey_ros.messages import images
+from osprey_ros.messages.stamps import stamp_of
 from osprey_sim.node_process import NodeProcess
 
 if TYPE_CHECKING:
@@ -34,17 +36,48 @@ if TYPE_CHECKING:
 
 @dataclass
 class Collected:
-    """Received messages by stamp in nanoseconds, and the recorder, if the camera is recorded."""
+    """What was received of each frame, by its stamp in nanoseconds.
+
+    Attributes:
+        recorder: Records the camera, None if it is not recorded.
+        objects: Described objects of each frame.
+        truths: Category and description of each object that the camera shows, by instance id.
+        overlays: Images uint8 [H, W, 3] with the descriptions drawn on them.
+    """
 
     recorder: CameraRecorder | None = None
     objects: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     truths: dict[int, dict[int, dict[str, str]]] = field(default_factory=dict)
     overlays: dict[int, np.ndarray] = field(default_factory=dict)
 
+    def add_objects(self, message: Any) -> None:
+        """Store the objects of an ObjectDescriptionArray."""
+        self.objects[stamp_of(message)] = [
+            {
+                "instance_id": described.instance_id,
+                "category": described.category,
+                "description": described.description,
+                "confidence": round(described.confidence, 4),
+            }
+            for described in message.objects
+        ]
+
+    def add_truth(self, message: Any) -> None:
+        """Store the truth of a String message of the camera."""
+        truth = json.loads(message.data)
+        stamp = truth["stamp"]["sec"] * 1_000_000_000 + truth["stamp"]["nanosec"]
+        self.truths[stamp] = {
+            shown["instance_id"]: {"category": shown["category"], "short": shown["short"]} for shown in truth["objects"]
+        }
+
+    def add_overlay(self, message: Any) -> None:
+        """Store an overlay image."""
+        self.overlays[stamp_of(message)] = images.rgb_from_message(message)
+
     def complete(self) -> list[int]:
-        """Return the stamps, in order, of the frames with all their messages."""
-        complete = {s for s in self.objects if self.objects[s] and s in self.truths and s in self.overlays}
-        return sorted(complete if self.recorder is None else complete & self.recorder.frames())
+        """Return the ascending stamps of frames with objects, truth, overlay and, if recorded, all messages."""
+        stamps = {s for s in self.objects if self.objects[s] and s in self.truths and s in self.overlays}
+        return sorted(stamps if self.recorder is None else stamps & self.recorder.frames())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,11 +111,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="how long to wait for the frames (default: %(default)g)",
     )
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the two nodes are stopped as well
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that both nodes end as well
     try:
         run(options.output, options.bundle, options.frames, options.seed, options.timeout, options.record)
     except OspreyError as error:
         print(f"demo failed: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        print(f"demo failed: {error.name} is not installed; the demo needs ROS 2, mujoco and PyOpenGL", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("demo interrupted", file=sys.stderr)
@@ -91,16 +127,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(output: Path, bundle: str, frames: int, seed: int, timeout: float, record: Path | None = None) -> None:
-    """Start both nodes, wait for the described frames and write the results.
+    """Start both nodes, wait for described frames and write the results.
 
     Raises:
-        OspreyError: The bundle is invalid, a node ends, or the time is up.
-        StorageError: The recording cannot be written.
+        OspreyError: The bundle cannot be opened, a node ended, the frames did not arrive in time, or the camera cannot
+            be recorded.
     """
-    try:
-        Bundle.open(bundle, verify=False)
-    except BundleError as error:
-        raise OspreyError(str(error)) from error
+    Bundle.open(bundle, verify=False)
     output.mkdir(parents=True, exist_ok=True)
     for stale in (output / "objects.json", output / "overlay.png"):
         stale.unlink(missing_ok=True)
@@ -108,29 +141,14 @@ def run(output: Path, bundle: str, frames: int, seed: int, timeout: float, recor
         logs = stack.enter_context(tempfile.TemporaryDirectory(prefix="osprey-demo-"))
         os.environ["ROS_LOG_DIR"] = logs
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-        # Use a random domain unless one is set, to avoid other nodes on this machine.
+        # A separate domain, unless one is set, so that other nodes on this machine are not disturbed.
         os.environ.setdefault("ROS_DOMAIN_ID", str(random.randint(1, 101)))
-        osprey = ["--ros-args", "-r", "image:=/camera/image", "-r", "segmentation:=/camera/segmentation"]
-        # Each frame has another scene: there is nothing to remember.
-        osprey += ["-p", f"bundle:={bundle}", "-p", "autostart:=true", "-p", "remember:=false"]
-        camera = [
-            "--ros-args",
-            "-r",
-            "__ns:=/camera",
-            "-p",
-            f"seed:={seed}",
-            "-p",
-            "rate:=2.0",
-            "-p",
-            "frames_per_scene:=1",
-        ]
         children = [
-            stack.enter_context(
-                NodeProcess("osprey", "osprey_ros.ros.node", osprey, output / "osprey.log", os.environ)
-            ),
-            stack.enter_context(
-                NodeProcess("camera", "osprey_sim.camera_node", camera, output / "camera.log", os.environ)
-            ),
+            stack.enter_context(NodeProcess(name, module, arguments, output / f"{name}.log", os.environ))
+            for name, module, arguments in (
+                ("osprey", "osprey_ros.ros.node", _node_arguments(bundle)),
+                ("camera", "osprey_sim.camera_node", _camera_arguments(seed)),
+            )
         ]
         print(f"ROS domain {os.environ['ROS_DOMAIN_ID']}: waiting for {frames} described frames", flush=True)
         collected = collect(children, frames, timeout, record)
@@ -149,75 +167,55 @@ def run(output: Path, bundle: str, frames: int, seed: int, timeout: float, recor
     print(f"wrote {output / 'objects.json'} and {output / 'overlay.png'}")
     if record is not None:
         print(
-            f"recorded {record}: describe it again with osprey bag {record} --image /camera/image "
+            f"recorded {record}; describe it with osprey bag {record} --image /camera/image "
             "--segmentation /camera/segmentation --output DESCRIBED.mcap"
         )
 
 
+def _node_arguments(bundle: str) -> list[str]:
+    remapped = ["-r", "image:=/camera/image", "-r", "segmentation:=/camera/segmentation"]
+    # Every frame shows another table, so there is nothing to remember.
+    return ["--ros-args", *remapped, *_parameters(bundle=bundle, autostart="true", remember="false")]
+
+
+def _camera_arguments(seed: int) -> list[str]:
+    return ["--ros-args", "-r", "__ns:=/camera", *_parameters(seed=str(seed), rate="2.0", frames_per_scene="1")]
+
+
+def _parameters(**values: str) -> list[str]:
+    return [argument for name, value in values.items() for argument in ("-p", f"{name}:={value}")]
+
+
 def collect(children: Sequence[NodeProcess], frames: int, timeout: float, record: Path | None = None) -> Collected:
-    """Collect messages until enough frames are complete, and record the camera to ``record``, if given.
+    """Receive messages until enough frames are complete, and record the camera if ``record`` is given.
 
     Raises:
-        OspreyError: A node ends, or the time is up.
-        StorageError: The recording cannot be written.
+        OspreyError: A node ended, ``timeout`` seconds passed, or the camera cannot be recorded.
     """
-    # Import here, because rclpy reads the environment that run() sets.
+    # Not at the top, because rclpy reads the environment that run() prepares.
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
     from sensor_msgs.msg import Image
     from std_msgs.msg import String
 
-    from osprey_ros.messages import images
-    from osprey_ros.messages.stamps import stamp_of
     from osprey_ros.ros import interfaces
 
     collected = Collected()
-
-    def on_objects(message: interfaces.ObjectDescriptionArray) -> None:
-        collected.objects[stamp_of(message)] = [
-            {
-                "instance_id": described.instance_id,
-                "category": described.category,
-                "description": described.description,
-                "confidence": round(described.confidence, 4),
-            }
-            for described in message.objects
-        ]
-
-    def on_truth(message: String) -> None:
-        truth = json.loads(message.data)
-        stamp = truth["stamp"]["sec"] * 1_000_000_000 + truth["stamp"]["nanosec"]
-        collected.truths[stamp] = {
-            shown["instance_id"]: {"category": shown["category"], "short": shown["short"]} for shown in truth["objects"]
-        }
-
-    def on_overlay(message: Image) -> None:
-        collected.overlays[stamp_of(message)] = images.rgb_from_message(message)
-
     rclpy.init(args=[])
     node = rclpy.create_node("demo")
     recorder = None
     try:
         if record is not None:
             recorder = collected.recorder = camera_recorder(node, record)
-        node.create_subscription(interfaces.ObjectDescriptionArray, "/osprey/objects", on_objects, 10)
-        node.create_subscription(String, "/camera/camera/truth", on_truth, 10)
-        node.create_subscription(Image, "/osprey/overlay", on_overlay, 5)
+        node.create_subscription(interfaces.ObjectDescriptionArray, "/osprey/objects", collected.add_objects, 10)
+        node.create_subscription(String, "/camera/camera/truth", collected.add_truth, 10)
+        node.create_subscription(Image, "/osprey/overlay", collected.add_overlay, 5)
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         deadline = time.monotonic() + timeout
         while len(collected.complete()) < frames:
             executor.spin_once(timeout_sec=0.2)
-            for child in children:
-                if child.status is not None:
-                    raise OspreyError(f"the {child.name} node ended with status {child.status}:\n{last_lines(child)}")
-            if time.monotonic() > deadline:
-                parts = (
-                    f"{len(collected.truths)} frames of the camera, {len(collected.objects)} described, "
-                    f"{len(collected.overlays)} overlays, {len(collected.complete())} complete"
-                )
-                logs = "\n".join(f"{child.name}:\n{last_lines(child)}" for child in children)
-                raise OspreyError(f"no {frames} complete frames within {timeout:.0f} s ({parts})\n{logs}")
+            _check(children, collected, frames, time.monotonic() > deadline, timeout)
         if recorder is not None:
             recorder.close()
             recorder = None
@@ -229,17 +227,31 @@ def collect(children: Sequence[NodeProcess], frames: int, timeout: float, record
         rclpy.try_shutdown()
 
 
+def _check(children: Sequence[NodeProcess], collected: Collected, frames: int, late: bool, timeout: float) -> None:
+    """Raise OspreyError if a node ended, or if it is too late."""
+    for child in children:
+        if child.status is not None:
+            raise OspreyError(f"the {child.name} node ended with status {child.status}:\n{last_lines(child)}")
+    if late:
+        parts = (
+            f"{len(collected.truths)} frames of the camera, {len(collected.objects)} described, "
+            f"{len(collected.overlays)} overlays, {len(collected.complete())} complete"
+        )
+        logs = "\n".join(f"{child.name}:\n{last_lines(child)}" for child in children)
+        raise OspreyError(f"{timeout:.0f} s were not enough for {frames} frames ({parts})\n{logs}")
+
+
 def camera_recorder(node: Any, output: Path) -> CameraRecorder:
-    """Return a recorder of the camera. Raise OspreyError if a package is missing."""
+    """Return a recorder of the camera. Raises OspreyError if a package for recordings is not installed."""
     try:
         from osprey_sim.recorder import CameraRecorder
     except ImportError as error:
-        raise OspreyError(f"--record needs {error.name}: pip install -r requirements/bag.txt") from error
+        raise OspreyError(f"--record needs {error.name}, which is not installed; pip install rosbags mcap") from error
     return CameraRecorder(node, output, "/camera")
 
 
 def compared(stamp: int, collected: Collected) -> list[dict[str, Any]]:
-    """Return the described objects of a frame, each with its ground truth."""
+    """Return the described objects of a frame with the truth about each."""
     truth = collected.truths[stamp]
     return [
         {"stamp": stamp / 1e9, **described, "truth": truth[described["instance_id"]]}
@@ -248,7 +260,7 @@ def compared(stamp: int, collected: Collected) -> list[dict[str, Any]]:
 
 
 def print_table(entries: Sequence[dict[str, Any]], first: int) -> None:
-    """Print one line per object. Times are relative to the first frame."""
+    """Print one line for each object. Times are seconds after the first frame."""
     rows = [("time", "id", "category", "description", "confidence", "truth", "")]
     for entry in entries:
         rows.append(

@@ -246,7 +246,7 @@ def _check(detections: Detections, tracks: Mapping[int, Track]) -> None:
         region = detections.regions.ids[int(np.argmin(finite))]
         raise InputError(
             f"the mask token of region {region} is not finite because the engines overflow: "
-            "build them with --vision fp32 --mask-extractor fp32 (export/build_engines.py)"
+            "build them with `osprey build ... --vision fp32 --mask-extractor fp32`"
         )
     known = next((len(track.embedding) for track in tracks.values()), embeddings.shape[1])
     if count and embeddings.shape[1] != known:

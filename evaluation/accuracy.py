@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from osprey_ros.cli._options import Parser, add_bundle_option, add_preprocessing_option, positive
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError
 from osprey_ros.regions.regions import Regions, regions_from_id_image
-from osprey_ros.vision.preprocess import MODES
 from osprey_sim.catalog import HELD_OUT
 from osprey_sim.claims import FORM, OBJECT, PART, PLACE, RELATION, TABLE, Claim, ClaimChecker
 from osprey_sim.dialogues import (
@@ -213,15 +213,23 @@ def summary(judged: Sequence[Judged]) -> dict[str, Share]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", default="nano")
-    parser.add_argument("--split", choices=("test", "validation"), default="test")
-    parser.add_argument("--scenes", type=int, default=200)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_bundle_option(parser)
     parser.add_argument(
-        "--min-area", type=int, default=MIN_AREA, help="ignore objects of at most N pixels at 320x240", metavar="N"
+        "--split", choices=("test", "validation"), default="test", help="which scenes (default: %(default)s)"
     )
-    parser.add_argument("--preprocessing", choices=MODES, default=MODES[0])
-    parser.add_argument("--json", type=Path, help="write shares and answers to this file")
+    parser.add_argument(
+        "--scenes", type=positive, default=200, metavar="N", help="number of scenes (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--min-area",
+        type=int,
+        default=MIN_AREA,
+        metavar="N",
+        help="ignore objects of at most N pixels at 320x240 (default: %(default)s)",
+    )
+    add_preprocessing_option(parser)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write shares and answers to this file")
     arguments = parser.parse_args(argv)
     seeds = tqdm(range(arguments.scenes), unit="scene", file=sys.stderr)
     try:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from osprey_ros.bundle.bundle import write_calibration
 from osprey_ros.bundle.calibration import ATTRIBUTE, CATEGORY, DESCRIPTION, Calibration, Curve
+from osprey_ros.cli._options import Parser, add_bundle_option, positive
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError
@@ -173,16 +174,32 @@ def _share(pool: tuple[float, int, int]) -> float:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", default="nano")
-    parser.add_argument("--fit-scenes", type=int, default=300, help="validation scenes to fit on")
-    parser.add_argument("--scenes", type=int, default=200, help="test scenes to measure on")
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_bundle_option(parser)
     parser.add_argument(
-        "--min-area", type=int, default=MIN_AREA, help="ignore objects of at most N pixels at 320x240", metavar="N"
+        "--fit-scenes",
+        type=positive,
+        default=300,
+        metavar="N",
+        help="validation scenes to fit on (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--scenes",
+        type=positive,
+        default=200,
+        metavar="N",
+        help="test scenes to measure on (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--min-area",
+        type=int,
+        default=MIN_AREA,
+        metavar="N",
+        help="ignore objects of at most N pixels at 320x240 (default: %(default)s)",
     )
     parser.add_argument("--write", action="store_true", help="write the calibration into the bundle")
-    parser.add_argument("--plot", type=Path, help="write the reliability diagram to this file")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="write the reliability diagram to this file")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
     arguments = parser.parse_args(argv)
     try:
         describer = Describer(arguments.bundle)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from osprey_ros.cli._options import Parser
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError
@@ -66,11 +67,11 @@ def judge(describer: Describer, records: Iterable[Record]) -> list[Share]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", required=True, help="folder or name of the engine bundle")
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", required=True, metavar="DIR", help="folder or name of the engine bundle")
     parser.add_argument("--file", type=Path, required=True, metavar="JSON", help="annotations")
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the images")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="also write the figures to this file")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
     arguments = parser.parse_args(argv)
     skipped = Skipped()
     try:

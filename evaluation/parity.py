@@ -3,7 +3,7 @@
 Both sides have the same weights, those of the bundle's engines. The loop decodes region by region with a KV cache. The
 engines decode in several ways that must give the same answers: all regions of an image at once, in another order, few
 at a time (a waiting region replaces a finished one), and alone. Use a bundle in fp32
-(`build_engines.py --llm fp32 --lm-head fp32`): int4 engines on the CPU can multiply in int8.
+(`osprey build --llm fp32 --lm-head fp32`): int4 engines on the CPU can multiply in int8.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from osprey_ros.bundle.bundle import Bundle
-from osprey_ros.cli._options import positive
+from osprey_ros.cli._options import Parser, add_bundle_option, add_style_option, add_threads_option, positive
 from osprey_ros.decoding.config import GenerationConfig
 from osprey_ros.decoding.prompt import QUESTIONS, PromptBuilder
 from osprey_ros.describer import Describer
@@ -151,13 +151,21 @@ def compare(bundle: Bundle, regions: int, style: str, new_tokens: int, threads: 
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", default="nano")
-    parser.add_argument("--regions", type=positive, default=500)
-    parser.add_argument("--style", choices=tuple(QUESTIONS), default="short")
-    parser.add_argument("--new-tokens", type=positive, default=24)
-    parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--json", type=Path, metavar="OUT")
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_bundle_option(parser)
+    parser.add_argument(
+        "--regions", type=positive, default=500, metavar="N", help="number of regions to compare (default: %(default)s)"
+    )
+    add_style_option(parser)
+    parser.add_argument(
+        "--new-tokens",
+        type=positive,
+        default=24,
+        metavar="N",
+        help="longest answer in tokens (default: %(default)s)",
+    )
+    add_threads_option(parser)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
     arguments = parser.parse_args(argv)
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)

@@ -24,7 +24,7 @@ from evaluation.query_forms import FORMS, FormQuestions
 from evaluation.query_questions import ABSENT, NAMED, RELATED, Questions
 from osprey_ros.bundle.bundle import write_calibration
 from osprey_ros.bundle.calibration import QUERY, Curve
-from osprey_ros.cli._options import positive
+from osprey_ros.cli._options import Parser, add_bundle_option, fraction, positive
 from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError
 from osprey_ros.frame import Frame
@@ -193,16 +193,42 @@ def answers(asked: list[Asked]) -> Answers:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", default="nano")
-    parser.add_argument("--split", choices=("test", "validation"), default="test")
-    parser.add_argument("--questions", type=positive, default=300)
-    parser.add_argument("--forms", type=positive, default=60, help="questions with negation, superlatives and so on")
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_bundle_option(parser)
+    parser.add_argument(
+        "--split", choices=("test", "validation"), default="test", help="which scenes (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--questions", type=positive, default=300, metavar="N", help="number of questions (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--forms",
+        type=positive,
+        default=60,
+        metavar="N",
+        help="number of questions with negation, superlatives, ordinals or clauses (default: %(default)s)",
+    )
     parser.add_argument("--no-depth", action="store_true", help="compare places in the image only")
-    parser.add_argument("--min-score", type=float, default=MIN_SCORE)
-    parser.add_argument("--fit", action="store_true", help="fit on validation scenes and write the bundle, first")
-    parser.add_argument("--fit-questions", type=positive, default=1000)
-    parser.add_argument("--json", type=Path, help="write the figures and every question there")
+    parser.add_argument(
+        "--min-score",
+        type=fraction,
+        default=MIN_SCORE,
+        metavar="P",
+        help="ignore matches with a lower score (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--fit",
+        action="store_true",
+        help="first fit the calibration of scores on validation scenes and write it into the bundle",
+    )
+    parser.add_argument(
+        "--fit-questions",
+        type=positive,
+        default=1000,
+        metavar="N",
+        help="questions for --fit (default: %(default)s)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures and all questions to this file")
     arguments = parser.parse_args(argv)
     try:
         describer = Describer(arguments.bundle)

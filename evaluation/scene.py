@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 from collections import Counter
@@ -29,7 +28,7 @@ import numpy as np
 from evaluation import calibration, queries
 from evaluation.query_questions import ABSENT
 from evaluation.tracking import TrackingFigures, tracking_figures
-from osprey_ros.cli._options import positive
+from osprey_ros.cli._options import Parser, add_bundle_option, add_preprocessing_option, add_threads_option, positive
 from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError
 from osprey_ros.frame import Frame
@@ -39,7 +38,6 @@ from osprey_ros.scene.result import StepResult
 from osprey_ros.scene.scheduler import Scheduler
 from osprey_ros.scene.settings import StepSettings
 from osprey_ros.scene.types import SceneObject
-from osprey_ros.vision.preprocess import MODES
 from osprey_sim.catalog import COLORS
 from osprey_sim.render import Renderer
 from osprey_sim.scene import sample_scene
@@ -381,17 +379,41 @@ def table(rows: Sequence[Row]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the table. Return 1 if a target is missed, and 2 if the measurement fails."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", default="nano")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads (budget: 2)")
-    parser.add_argument("--preprocessing", choices=MODES, default=MODES[0])
-    parser.add_argument("--sequences", type=positive, default=20)
-    parser.add_argument("--frames", type=positive, default=150, help="frames of each sequence")
-    parser.add_argument("--rounds", type=positive, default=40, help="rounds of the static scene and of the budget")
-    parser.add_argument("--queries", type=positive, default=300)
-    parser.add_argument("--scenes", type=positive, default=200, help="scenes for the calibration error")
-    parser.add_argument("--without", type=lambda text: text.split(","), default=[], help=f"any of {','.join(PARTS)}")
-    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_bundle_option(parser)
+    add_threads_option(parser)
+    add_preprocessing_option(parser)
+    parser.add_argument(
+        "--sequences", type=positive, default=20, metavar="N", help="number of sequences (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--frames", type=positive, default=150, metavar="N", help="frames of each sequence (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds",
+        type=positive,
+        default=40,
+        metavar="N",
+        help="frames of the static scene and of the time budget (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--queries", type=positive, default=300, metavar="N", help="number of questions (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--scenes",
+        type=positive,
+        default=200,
+        metavar="N",
+        help="scenes for the calibration error (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--without",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="PARTS",
+        help=f"parts to leave out, separated by commas: any of {', '.join(PARTS)}",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to this file")
     arguments = parser.parse_args(argv)
     if unknown := set(arguments.without) - set(PARTS):
         parser.error(f"--without {','.join(sorted(unknown))}: choose among {','.join(PARTS)}")

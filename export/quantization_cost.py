@@ -27,7 +27,7 @@ from export.verify_decoder import Answers, Conversation, ask_engine, follow_with
 from export.verify_encoders import EncoderInputs, Tokens, encode_with_engines
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.bundle.manifest import DECODER
-from osprey_ros.cli._options import positive
+from osprey_ros.cli._options import Parser, positive
 from osprey_ros.decoding.decoder import Decoder
 from osprey_ros.decoding.prompt import MAX_NEW_TOKENS, PromptBuilder
 from osprey_ros.engines.base import load_engine
@@ -170,9 +170,11 @@ def table_of(rows: Sequence[Row]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--bundle", default="nano", help="take the weights that this bundle computes with")
+    source.add_argument(
+        "--bundle", default="nano", metavar="DIR", help="take the weights of this bundle (default: %(default)s)"
+    )
     source.add_argument("--checkpoint", type=Path, metavar="DIR", help="take the weights of a checkpoint folder")
     parser.add_argument(
         "--progress",
@@ -180,8 +182,10 @@ def main(argv: list[str] | None = None) -> int:
         metavar="FILE",
         help="take weights that training saved on its way (progress.pt), before it settled them on the int4 grid",
     )
-    parser.add_argument("--regions", type=positive, default=500)
-    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument(
+        "--regions", type=positive, default=500, metavar="N", help="number of regions to compare (default: %(default)s)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
     arguments = parser.parse_args(argv)
     logging.basicConfig(format="quantization: %(message)s", force=True)
     log.setLevel(logging.INFO)

@@ -55,7 +55,7 @@ def not_negative(text: str) -> float:
     return value
 
 
-def share(text: str) -> float:
+def fraction(text: str) -> float:
     """Return the number from 0 to 1 that a text stands for.
 
     Raises:
@@ -96,13 +96,13 @@ def add_bundle_option(command: Any) -> None:
     )
 
 
-def add_engine_options(command: Any) -> None:
-    """Add --bundle, --device, --threads and --preprocessing."""
-    add_bundle_option(command)
-    command.add_argument(
-        "--device", choices=("cpu", "cuda"), help="run the ONNX engines on this device (default: the bundle's own)"
-    )
+def add_threads_option(command: Any) -> None:
+    """Add --threads."""
     command.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: one per core)")
+
+
+def add_preprocessing_option(command: Any) -> None:
+    """Add --preprocessing."""
     command.add_argument(
         "--preprocessing",
         default="exact",
@@ -110,6 +110,16 @@ def add_engine_options(command: Any) -> None:
         help="how images are resized; fast takes less time, is nearly the same, and is the default of the node "
         "(default: %(default)s)",
     )
+
+
+def add_engine_options(command: Any) -> None:
+    """Add --bundle, --device, --threads and --preprocessing."""
+    add_bundle_option(command)
+    command.add_argument(
+        "--device", choices=("cpu", "cuda"), help="run the ONNX engines on this device (default: the bundle's own)"
+    )
+    add_threads_option(command)
+    add_preprocessing_option(command)
 
 
 def add_region_options(command: Any, min_area: int = 1, max_regions: int | None = None) -> None:
@@ -165,7 +175,7 @@ def add_min_confidence_option(command: Any) -> None:
     """Add --min-confidence."""
     command.add_argument(
         "--min-confidence",
-        type=share,
+        type=fraction,
         default=0.0,
         metavar="P",
         help="replace answers with a lower confidence by 'unknown' (default: %(default)g)",

@@ -34,12 +34,14 @@ def logs_on_stderr(verbosity: int) -> Iterator[None]:
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.addHandler(handler)
+        logger.propagate = False  # a program can have handlers of its own for all loggers
         logger.setLevel(_LEVELS[min(verbosity, len(_LEVELS) - 1)])
     try:
         yield
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.removeHandler(handler)
+            logger.propagate = True
             logger.setLevel(level)
 
 

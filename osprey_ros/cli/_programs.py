@@ -54,7 +54,6 @@ EVALUATIONS = {
         ("quantization", "export.quantization_cost", "effect of the precision of the decoder's weights"),
         ("queries", "evaluation.queries", "share of right answers to questions about the objects of a scene"),
         ("scene", "evaluation.scene", "tracking, cost of a frame, time budgets, queries and calibration together"),
-        ("tracking", "evaluation.tracking", "how well objects are found again from frame to frame"),
     )
 }
 

@@ -1,4 +1,4 @@
-"""Real parts that several test files share: a tiny random model, its bundle, and a picture with regions."""
+"""Real parts that several test files share: a tiny random model, its bundle, and an image with regions."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class TinyModel:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture uint8 [H, W, 3] and its id image uint16 [H, W] with regions 3, 7, 9, 12 and 300."""
+class SampleImage:
+    """An image uint8 [H, W, 3] and its id image uint16 [H, W] with regions 3, 7, 9, 12 and 300."""
 
     rgb: np.ndarray
     ids: np.ndarray
@@ -111,7 +111,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
 
 
 @pytest.fixture(scope="session")
-def picture() -> Picture:
+def sample() -> SampleImage:
     rng = np.random.default_rng(5)
     rgb = rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)
     ids = np.zeros((60, 80), np.uint16)
@@ -122,4 +122,4 @@ def picture() -> Picture:
     ids[58, 2:78] = 300
     for region in (3, 7, 9, 12):
         rgb[ids == region] = rng.integers(0, 256, 3)
-    return Picture(rgb, ids)
+    return SampleImage(rgb, ids)

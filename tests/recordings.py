@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from conftest import Picture
+from conftest import SampleImage
 from mcap.reader import make_reader
 from mcap.writer import Writer as McapWriter
 from rclpy.serialization import deserialize_message, serialize_message
@@ -40,9 +40,9 @@ QOS = Qos(
 Item = tuple[str, str, bytes, int]
 
 
-def shifted(picture: Picture, number: int) -> np.ndarray:
+def shifted(sample: SampleImage, number: int) -> np.ndarray:
     """Return the image of a frame; each frame has another one."""
-    return np.roll(picture.rgb, 7 * number, axis=2 if number % 2 else 1).copy()
+    return np.roll(sample.rgb, 7 * number, axis=2 if number % 2 else 1).copy()
 
 
 def header(stamp: int) -> Any:
@@ -64,14 +64,14 @@ def chatter_item(text: str, time: int) -> Item:
     return CHATTER, "std_msgs/msg/String", serialize_message(String(data=text)), time
 
 
-def frames(picture: Picture, count: int = 4) -> list[Item]:
+def frames(sample: SampleImage, count: int = 4) -> list[Item]:
     """Return frames whose segmentations follow half a period later, and other messages between them."""
     items = []
     for number in range(count):
         stamp = START + number * PERIOD
-        items.append(image_item(shifted(picture, number), stamp))
+        items.append(image_item(shifted(sample, number), stamp))
         items.append(chatter_item(f"number {number}", stamp + 20_000_000))
-        items.append(ids_item(picture.ids, stamp))
+        items.append(ids_item(sample.ids, stamp))
     return items
 
 

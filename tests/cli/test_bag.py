@@ -6,15 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Picture, TinyModel
+from conftest import SampleImage, TinyModel
 from recordings import IMAGE, SEGMENTATION, arrays, frames, write_folder
 
 from osprey_ros.cli.main import main
 
 
 @pytest.fixture
-def arguments(picture: Picture, tmp_path: Path, tiny_model: TinyModel) -> list[str]:
-    source = write_folder(tmp_path / "in", frames(picture))
+def arguments(sample: SampleImage, tmp_path: Path, tiny_model: TinyModel) -> list[str]:
+    source = write_folder(tmp_path / "in", frames(sample))
     topics = ["--image", IMAGE, "--segmentation", SEGMENTATION, "--output", str(tmp_path / "out.mcap")]
     model = ["--bundle", str(tiny_model.bundle), "--threads", "1", "--max-new-tokens", "6"]
     return ["bag", str(source), *topics, *model]

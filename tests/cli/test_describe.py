@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Picture, TinyModel
+from conftest import SampleImage, TinyModel
 from PIL import Image
 
 from osprey_ros.bundle.bundle import Bundle, write_manifest
@@ -22,13 +22,13 @@ from osprey_ros.cli.main import main
 
 
 @pytest.fixture
-def files(tmp_path: Path, picture: Picture) -> Path:
+def files(tmp_path: Path, sample: SampleImage) -> Path:
     """A folder with image.png, ids.png (16 bits) and masks/ (one binary PNG for each region)."""
-    Image.fromarray(picture.rgb).save(tmp_path / "image.png")
-    Image.fromarray(picture.ids).save(tmp_path / "ids.png")
+    Image.fromarray(sample.rgb).save(tmp_path / "image.png")
+    Image.fromarray(sample.ids).save(tmp_path / "ids.png")
     (tmp_path / "masks").mkdir()
     for region in (3, 7, 9, 12, 300):
-        Image.fromarray((picture.ids == region).astype(np.uint8) * 255).save(tmp_path / "masks" / f"{region}.png")
+        Image.fromarray((sample.ids == region).astype(np.uint8) * 255).save(tmp_path / "masks" / f"{region}.png")
     return tmp_path
 
 
@@ -47,7 +47,7 @@ def _failure(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
 
 
 def test_json_of_id_image_and_folder_agree(
-    files: Path, tiny_model: TinyModel, picture: Picture, capsys: pytest.CaptureFixture[str]
+    files: Path, tiny_model: TinyModel, sample: SampleImage, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reports = []
     for masks in ("ids.png", "masks"):
@@ -56,14 +56,14 @@ def test_json_of_id_image_and_folder_agree(
     assert reports[0]["regions"] == reports[1]["regions"]
     assert [r["id"] for r in reports[0]["regions"]] == [3, 7, 9, 12, 300]
     assert reports[0]["regions"][0]["box"] == [5, 5, 25, 20]
-    assert reports[0]["regions"][3]["area"] == (picture.ids == 12).sum()
+    assert reports[0]["regions"][3]["area"] == (sample.ids == 12).sum()
     assert all(r["text"] and 0 < r["confidence"] <= 1 for r in reports[0]["regions"])
     assert reports[0]["bundle"] == "tiny"
     assert reports[0]["timing"]["total"] > 0
 
 
 def test_table_and_overlay(
-    files: Path, tiny_model: TinyModel, picture: Picture, capsys: pytest.CaptureFixture[str]
+    files: Path, tiny_model: TinyModel, sample: SampleImage, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(_arguments(files, tiny_model, "--overlay", f"{files}/out.png", "--style", "category")) == 0
     captured = capsys.readouterr()
@@ -77,9 +77,9 @@ def test_table_and_overlay(
 
 
 def test_small_regions_and_the_surplus_are_left_out(
-    files: Path, tiny_model: TinyModel, picture: Picture, capsys: pytest.CaptureFixture[str]
+    files: Path, tiny_model: TinyModel, sample: SampleImage, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    areas = {region: int((picture.ids == region).sum()) for region in (3, 7, 9, 12, 300)}
+    areas = {region: int((sample.ids == region).sum()) for region in (3, 7, 9, 12, 300)}
     by_size = sorted(areas, key=lambda region: -areas[region])
     assert len(set(areas.values())) == 5
     least = areas[by_size[2]]
@@ -195,11 +195,11 @@ def test_an_unverified_bundle_has_a_warning(
 
 
 def test_invalid_files_are_named(
-    files: Path, tiny_model: TinyModel, picture: Picture, capsys: pytest.CaptureFixture[str]
+    files: Path, tiny_model: TinyModel, sample: SampleImage, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Image.fromarray(picture.ids[:, ::2].copy()).save(files / "half.png")
+    Image.fromarray(sample.ids[:, ::2].copy()).save(files / "half.png")
     Image.fromarray(np.zeros((60, 80), np.uint8)).save(files / "nothing.png")
-    Image.fromarray(picture.rgb).save(files / "colors.png")
+    Image.fromarray(sample.rgb).save(files / "colors.png")
     (files / "text.png").write_text("not an image")
     for masks, message in (
         ("half.png", "40x60 pixels, the image is 80x60"),

@@ -7,7 +7,7 @@ from time import perf_counter
 
 import numpy as np
 import pytest
-from conftest import Picture, TinyModel, up_to
+from conftest import SampleImage, TinyModel, up_to
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from osprey_ros import Describer
@@ -17,7 +17,7 @@ from osprey_ros.decoding.constraints import Matching, OneOf, TokenPattern, Token
 from osprey_ros.decoding.prompt import QUESTIONS, PromptBuilder
 from osprey_ros.errors import InputError, PromptError
 
-COLOURS = ("red", "green", "a short red phrase")
+COLORS = ("red", "green", "a short red phrase")
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +26,8 @@ def describer(tiny_model: TinyModel) -> Describer:
 
 
 @pytest.fixture
-def ready(describer: Describer, picture: Picture) -> Describer:
-    describer.set_image(picture.rgb)
+def ready(describer: Describer, sample: SampleImage) -> Describer:
+    describer.set_image(sample.rgb)
     return describer
 
 
@@ -55,19 +55,19 @@ def _say(pattern: str, vocabulary: Vocabulary, logits: np.ndarray, most: int = 4
     return "".join(said)
 
 
-def test_a_list_is_kept_to_beside_free_answers(ready: Describer, picture: Picture) -> None:
-    questions = [QUESTIONS["short"], "What colour is it?"]
-    free = ready.answer(picture.ids, questions, config=up_to(6))
-    held = ready.answer(picture.ids, questions, config=up_to(6), constraints=[None, OneOf(COLOURS)])
+def test_a_list_is_kept_to_beside_free_answers(ready: Describer, sample: SampleImage) -> None:
+    questions = [QUESTIONS["short"], "What color is it?"]
+    free = ready.answer(sample.ids, questions, config=up_to(6))
+    held = ready.answer(sample.ids, questions, config=up_to(6), constraints=[None, OneOf(COLORS)])
     for a, b in zip(held[0], free[0], strict=True):  # beside held ones the free answers are what they were
         np.testing.assert_array_equal(a.tokens, b.tokens)
         np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5)
-    assert {d.text for d in held[1]} <= set(COLOURS)
-    assert not {d.text for d in free[1]} & set(COLOURS)
+    assert {d.text for d in held[1]} <= set(COLORS)
+    assert not {d.text for d in free[1]} & set(COLORS)
     for answer in held[1]:
         assert answer.ended
         assert answer.tokens[-1] == ready.spec.eos_id
-        assert 1 / len(COLOURS) <= answer.confidence <= 1
+        assert 1 / len(COLORS) <= answer.confidence <= 1
 
 
 def test_the_likeliest_of_the_list_is_taken_with_its_probability_among_them() -> None:
@@ -86,26 +86,26 @@ def test_the_likeliest_of_the_list_is_taken_with_its_probability_among_them() ->
     assert state.next_token(logits[2]) == (2, 0.0)  # nothing else can follow
 
 
-def test_an_answer_from_a_list_is_never_cut(ready: Describer, picture: Picture) -> None:
-    (held,) = ready.answer(picture.ids, ["What colour is it?"], config=up_to(1), constraints=[OneOf(COLOURS[2:])])
-    assert {d.text for d in held} == {COLOURS[2]}
+def test_an_answer_from_a_list_is_never_cut(ready: Describer, sample: SampleImage) -> None:
+    (held,) = ready.answer(sample.ids, ["What color is it?"], config=up_to(1), constraints=[OneOf(COLORS[2:])])
+    assert {d.text for d in held} == {COLORS[2]}
     assert [d.confidence for d in held] == [1.0] * 5
 
 
-def test_held_answers_are_not_drawn(ready: Describer, picture: Picture) -> None:
-    questions = [QUESTIONS["short"], "What colour is it?"]
+def test_held_answers_are_not_drawn(ready: Describer, sample: SampleImage) -> None:
+    questions = [QUESTIONS["short"], "What color is it?"]
     hot = Sampling(temperature=30.0, seed=5)
-    constraints = [None, OneOf(COLOURS)]
-    drawn = ready.answer(picture.ids, questions, config=up_to(6, hot), constraints=constraints)
-    plain = ready.answer(picture.ids, questions, config=up_to(6), constraints=constraints)
-    free = ready.answer(picture.ids, questions[:1], config=up_to(6, hot))
+    constraints = [None, OneOf(COLORS)]
+    drawn = ready.answer(sample.ids, questions, config=up_to(6, hot), constraints=constraints)
+    plain = ready.answer(sample.ids, questions, config=up_to(6), constraints=constraints)
+    free = ready.answer(sample.ids, questions[:1], config=up_to(6, hot))
     assert [d.text for d in drawn[1]] == [d.text for d in plain[1]]
     assert [d.text for d in drawn[0]] == [d.text for d in free[0]] != [d.text for d in plain[0]]
 
 
 @pytest.mark.parametrize("pattern", [r"\d{2,3}-[a-c]{2}", r"(red|green) [a-z]{3,5}", r"-?\d+(\.\d)?"])
-def test_a_pattern_is_kept_to(ready: Describer, picture: Picture, pattern: str) -> None:
-    (held,) = ready.answer(picture.ids, ["How much is it?"], config=up_to(40), constraints=[Matching(pattern)])
+def test_a_pattern_is_kept_to(ready: Describer, sample: SampleImage, pattern: str) -> None:
+    (held,) = ready.answer(sample.ids, ["How much is it?"], config=up_to(40), constraints=[Matching(pattern)])
     whole = [d for d in held if d.tokens[-1] == ready.spec.eos_id]
     assert whole
     assert all(Matching(pattern).accepts(d.text) for d in whole)
@@ -140,7 +140,7 @@ def test_anchors_at_both_ends_are_allowed() -> None:
     assert not Matching("^red$").accepts("reddish")
 
 
-def test_what_cannot_be_said_is_refused(ready: Describer, picture: Picture) -> None:
+def test_what_cannot_be_said_is_refused(ready: Describer, sample: SampleImage) -> None:
     with pytest.raises(PromptError, match="empty"):
         OneOf(())
     with pytest.raises(PromptError, match=r"'red', ' '"):
@@ -154,17 +154,17 @@ def test_what_cannot_be_said_is_refused(ready: Describer, picture: Picture) -> N
     with pytest.raises(PromptError, match="cannot give the answer '<mask>'"):
         ready.check([OneOf(("<mask>",))])
     with pytest.raises(InputError, match="1 constraints for 2 questions"):
-        ready.answer(picture.ids, ["What?", "Why?"], constraints=[None])
+        ready.answer(sample.ids, ["What?", "Why?"], constraints=[None])
     # Where the tokenizer has no token for what must come, the answer ends, and is not accepted.
-    (held,) = ready.answer(picture.ids, ["What?"], config=up_to(8), constraints=[Matching("aü+")])
+    (held,) = ready.answer(sample.ids, ["What?"], config=up_to(8), constraints=[Matching("aü+")])
     assert {d.text for d in held} == {"a"}
 
 
 @pytest.mark.parametrize("pattern", ["ü+", "^$", "()", "x{0}", r"\s+"])
-def test_a_pattern_that_no_answer_can_begin_is_refused(ready: Describer, picture: Picture, pattern: str) -> None:
+def test_a_pattern_that_no_answer_can_begin_is_refused(ready: Describer, sample: SampleImage, pattern: str) -> None:
     for ask in (
         lambda held: ready.check(held),
-        lambda held: ready.answer(picture.ids, ["What?"], constraints=held),
+        lambda held: ready.answer(sample.ids, ["What?"], constraints=held),
     ):
         with pytest.raises(PromptError, match=r"no answer of this model can match the pattern") as refused:
             ask([Matching(pattern)])

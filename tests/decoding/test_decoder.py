@@ -83,7 +83,7 @@ class _Token:
 
 
 class IdleEngine:
-    """Computes nothing, reads prefix and branches apart, and counts the buffers that are still held: at most so many.
+    """Compute nothing, read prefix and branches separately, and limit the number of live buffers.
 
     ``most`` is their greatest number so far, ``live()`` the present one.
     """

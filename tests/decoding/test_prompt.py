@@ -1,4 +1,4 @@
-"""Prompts: the published words, tokenized around the picture, with placeholders where picture and region go."""
+"""Prompts: the published text, tokenized around the image, with placeholders for image and region."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_prompt_is_the_published_conversation(builder: PromptBuilder, style: str
     assert _words(builder, ids[mask + 2 :]) == f"{after.strip()} ASSISTANT:".strip()
 
 
-def test_text_on_both_sides_of_the_picture_is_tokenized_on_its_own(builder: PromptBuilder) -> None:
+def test_text_on_both_sides_of_the_image_is_tokenized_on_its_own(builder: PromptBuilder) -> None:
     ids = builder.prompt(QUESTIONS["short"])
     image, mask = ids.index(IMAGE), ids.index(MASK)
     encode = builder.tokenizer.encode

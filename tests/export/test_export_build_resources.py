@@ -43,26 +43,26 @@ class Shapes:
         self.tensors = {name: Tensor(shape) for name, shape in shapes.items()}
 
 
-def reckoned(precisions: Precisions, targets: Targets) -> tuple[Sizes, Needs]:
+def estimated(precisions: Precisions, targets: Targets) -> tuple[Sizes, Needs]:
     precisions = resolved(precisions, targets, OSPREY_7B)
     sizes = Sizes.of(Shapes(), precisions)
     return sizes, needs(OSPREY_7B, sizes, precisions, targets, layers_to_verify(OSPREY_7B, sizes))
 
 
-def test_a_7b_model_is_built_in_4_gb_and_reckoned_at_its_known_size() -> None:
-    sizes, int4 = reckoned(Precisions(), Targets())
+def test_a_7b_model_is_built_in_4_gb_and_estimated_at_its_known_size() -> None:
+    sizes, int4 = estimated(Precisions(), Targets())
     assert 3.6 * GB < sizes.layers < 3.7 * GB  # 6.5e9 weights of 4.5 bits
     assert 1.5 * GB < int4.memory < 4 * GB
     assert sizes.decoder + sizes.encoders < int4.disk < 6 * GB
     assert int4.run > sizes.decoder + sizes.encoders
-    sizes, half = reckoned(Precisions(llm="fp16"), Targets(device="cuda"))
+    sizes, half = estimated(Precisions(llm="fp16"), Targets(device="cuda"))
     assert sizes.layers > 12.9 * GB
     assert half.disk > int4.disk + 8 * GB
-    _, plans = reckoned(Precisions(), Targets("tensorrt", "tensorrt", "cuda"))
-    assert plans.disk > 1.7 * reckoned(Precisions(), Targets(device="cuda"))[1].disk
+    _, plans = estimated(Precisions(), Targets("tensorrt", "tensorrt", "cuda"))
+    assert plans.disk > 1.7 * estimated(Precisions(), Targets(device="cuda"))[1].disk
 
 
-def test_more_regions_and_tokens_of_a_picture_need_more_memory_to_run() -> None:
+def test_more_regions_and_tokens_of_an_image_need_more_memory_to_run() -> None:
     config, precisions = OSPREY_7B, resolved(Precisions(), Targets(), OSPREY_7B)
     sizes = Sizes.of(Shapes(), precisions)
     few, many = (needs(config, sizes, precisions, Targets(max_regions=n), 0).run for n in (1, 64))
@@ -71,7 +71,7 @@ def test_more_regions_and_tokens_of_a_picture_need_more_memory_to_run() -> None:
 
 
 @pytest.mark.parametrize("beside", [False, True])
-def test_the_disk_that_is_reckoned_is_what_a_build_takes(
+def test_a_build_takes_the_estimated_disk_space(
     tiny_model: TinyModel,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -135,7 +135,7 @@ def test_what_lies_there_already_counts_as_free(tmp_path: Path, monkeypatch: pyt
     check(Needs(disk=100, memory=0, run=0), tmp_path, 40, False)
 
 
-def test_profiles_of_a_decoder_plan_hold_a_picture_and_a_step_of_all_regions() -> None:
+def test_profiles_of_a_decoder_plan_hold_an_image_and_a_step_of_all_regions() -> None:
     step, piece = decoder_profiles(OSPREY_7B, max_regions=16)
     assert step["S"].greatest == 16
     assert piece["S"].greatest >= OSPREY_7B.max_positions

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from conftest import Picture, TinyModel
+from conftest import SampleImage, TinyModel
 
 from evaluation import parity
 from export import quantization_cost
@@ -22,7 +22,7 @@ from osprey_torch.quantize import quantize_linear
 
 
 def test_rows_say_how_far_words_are_from_those_of_exact_weights(
-    tiny_model: TinyModel, picture: Picture, tmp_path: Path
+    tiny_model: TinyModel, sample: SampleImage, tmp_path: Path
 ) -> None:
     build_bundle(
         tiny_model.checkpoint,
@@ -31,7 +31,7 @@ def test_rows_say_how_far_words_are_from_those_of_exact_weights(
         precisions=Precisions(llm="int4", lm_head="fp32", method="rtn"),
     )
     folders = {REFERENCE: tiny_model.bundle, "same": tiny_model.bundle, "int4": tmp_path / "int4"}
-    samples = [VerificationSample("desk", picture.rgb, picture.ids)]
+    samples = [VerificationSample("desk", sample.rgb, sample.ids)]
     same, int4 = compare(folders, Checkpoint.open(tiny_model.checkpoint), samples)
     assert (same.name, same.kl_divergence, same.token_agreement, same.identical) == ("same", 0.0, 1.0, 1.0)
     assert int4.kl_divergence > 1e-3

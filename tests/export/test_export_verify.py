@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Picture, TinyModel
+from conftest import SampleImage, TinyModel
 
 from export.figures import STAGES, Limit, Limits, StageFigures, TokenFigures, VerificationError
 from export.graph_decoder import DecoderShape, build_decoder
@@ -27,12 +27,12 @@ def checkpoint(tiny_model: TinyModel) -> Checkpoint:
 
 
 @pytest.fixture(scope="module")
-def samples(picture: Picture) -> list[VerificationSample]:
-    other = np.where(np.isin(picture.ids, (3, 300)), picture.ids, 0)
+def samples(sample: SampleImage) -> list[VerificationSample]:
+    other = np.where(np.isin(sample.ids, (3, 300)), sample.ids, 0)
     return [
-        VerificationSample("all five", picture.rgb, picture.ids),
-        VerificationSample("nothing", picture.rgb, np.zeros_like(picture.ids)),
-        VerificationSample("two of them", picture.rgb[:, ::-1].copy(), other[:, ::-1].copy()),
+        VerificationSample("all five", sample.rgb, sample.ids),
+        VerificationSample("nothing", sample.rgb, np.zeros_like(sample.ids)),
+        VerificationSample("two of them", sample.rgb[:, ::-1].copy(), other[:, ::-1].copy()),
     ]
 
 
@@ -205,7 +205,7 @@ def test_the_first_layers_alone_are_compared_with_an_engine_that_has_no_more(
     assert not any(name.startswith("model.layers.1.") for name in read)
 
 
-def test_pictures_without_regions_prove_nothing(
+def test_images_without_regions_verify_nothing(
     tiny_model: TinyModel, checkpoint: Checkpoint, samples: list[VerificationSample]
 ) -> None:
     with pytest.raises(VerificationError, match="no region"):
@@ -238,7 +238,7 @@ def test_steps_are_equal_where_pytorch_would_say_the_same_next() -> None:
     assert (figures.steps, figures.steps_equal) == (6, 4)
     assert (figures.decided_steps, figures.decided_steps_equal) == (4, 3)
     assert figures.agreement == 0.75
-    # Only the near tie was told differently: p log(p / q) of two values that change places.
+    # Only the near tie differs: p log(p / q) of two values that change places.
     p, q = np.exp([5.0, 4.99]) / np.exp([0.0, 5.0, 4.99]).sum()
     expected = p * np.log(p / q) + q * np.log(q / p)
     assert figures.kl_largest == pytest.approx(expected, rel=1e-6)

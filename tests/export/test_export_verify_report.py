@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from conftest import Picture, TinyModel
+from conftest import SampleImage, TinyModel
 
 from export.figures import STAGES
 from export.report import write_report
@@ -16,10 +16,10 @@ PRECISIONS = {"vision": "fp32", "decoder": "int4 symmetric"}
 
 
 def test_a_report_has_every_figure_and_repeats_to_the_byte(
-    tiny_model: TinyModel, picture: Picture, tmp_path: Path
+    tiny_model: TinyModel, sample: SampleImage, tmp_path: Path
 ) -> None:
     checkpoint = Checkpoint.open(tiny_model.checkpoint)
-    samples = [VerificationSample("desk", picture.rgb, picture.ids)]
+    samples = [VerificationSample("desk", sample.rgb, sample.ids)]
     figures = verify_bundle(tiny_model.bundle, checkpoint, checkpoint.read, samples, max_new_tokens=3)
     (tmp_path / "decoder.onnx").write_bytes(b"0" * 1_250_000)
     path = write_report(tmp_path, "tiny", PRECISIONS, figures)
@@ -42,9 +42,9 @@ def test_what_was_not_compared_is_said(tmp_path: Path) -> None:
     assert "int4 symmetric" in text
 
 
-def test_failures_and_a_shortened_decoder_are_said(tiny_model: TinyModel, picture: Picture, tmp_path: Path) -> None:
+def test_failures_and_a_shortened_decoder_are_said(tiny_model: TinyModel, sample: SampleImage, tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(tiny_model.checkpoint)
-    samples = [VerificationSample("desk", picture.rgb, picture.ids)]
+    samples = [VerificationSample("desk", sample.rgb, sample.ids)]
     figures = verify_bundle(tiny_model.bundle, checkpoint, checkpoint.read, samples, max_new_tokens=1)
     failed = {**figures, "verified": False, "failures": ["image_tokens: cosine 0.1"]}
     failed["decoder_layers"] = {"compared": 1, "all": 2}

@@ -90,7 +90,7 @@ def test_weights_settled_on_the_grid_in_training_stay_to_the_precision_of_float1
     np.testing.assert_allclose(quantize_linear(settled).dequantize(), settled, rtol=2**-11, atol=1e-9)
 
 
-def test_the_result_does_not_depend_on_threads_or_neighbouring_rows() -> None:
+def test_the_result_does_not_depend_on_threads_or_neighboring_rows() -> None:
     weight = _weight(600, 320, seed=6)  # several portions of work
     one = quantize_linear(weight, threads=1)
     many = quantize_linear(weight, threads=5)

@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import Picture, TinyModel, up_to
+from conftest import SampleImage, TinyModel, up_to
 from rclpy.serialization import deserialize_message, serialize_message
 from recordings import (
     CHATTER,
@@ -59,8 +59,8 @@ OVERLAY = "/osprey/overlay/compressed"
 
 
 @pytest.fixture
-def items(picture: Picture) -> list[Item]:
-    return frames(picture)
+def items(sample: SampleImage) -> list[Item]:
+    return frames(sample)
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def failure(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
 def test_descriptions_are_the_describers_and_recorded_messages_are_kept(
     storage: str,
     items: list[Item],
-    picture: Picture,
+    sample: SampleImage,
     tmp_path: Path,
     tiny_model: TinyModel,
     describer: Describer,
@@ -108,12 +108,12 @@ def test_descriptions_are_the_describers_and_recorded_messages_are_kept(
         assert moment == stamp + 50_000_000  # of the segmentation, which was recorded after the image
         assert stamp_of(array) == stamp
         assert array.header.frame_id == "camera_optical_frame"
-        describer.set_image(shifted(picture, number))
+        describer.set_image(shifted(sample, number))
         for style, texts in (
             ("short", [o.description for o in array.objects]),
             ("category", [o.category for o in array.objects]),
         ):
-            expected = describer.describe(picture.ids, style, up_to(6))
+            expected = describer.describe(sample.ids, style, up_to(6))
             assert [o.instance_id for o in array.objects] == [d.region_id for d in expected] == [3, 7, 9, 12, 300]
             assert texts == [d.text for d in expected]
     assert len({tuple(o.description for o in array.objects) for _, array in found}) > 1
@@ -189,13 +189,13 @@ def test_unknown_types_are_kept(
 
 
 def test_a_renumbering_segmentation_keeps_descriptions_and_colors(
-    picture: Picture, tmp_path: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
+    sample: SampleImage, tmp_path: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
     items = []
     for number in range(5):
         stamp = START + number * PERIOD
-        ids = np.where(picture.ids > 0, picture.ids + number, 0).astype(np.uint16)
-        items += [image_item(picture.rgb, stamp), ids_item(ids, stamp)]
+        ids = np.where(sample.ids > 0, sample.ids + number, 0).astype(np.uint16)
+        items += [image_item(sample.rgb, stamp), ids_item(ids, stamp)]
     output = tmp_path / "out.mcap"
     options = ["--overlay", "--every", "2"]
     assert main(command(write_folder(tmp_path / "in", items), output, tiny_model, *options)) == 0
@@ -206,7 +206,7 @@ def test_a_renumbering_segmentation_keeps_descriptions_and_colors(
         for name in ("track_id", "description", "category", "described_at", "first_seen"):
             assert [getattr(o, name) for o in objects] == [getattr(o, name) for o in first]
     labels, tracks = [o.description for o in first], [o.track_id for o in first]
-    expected = overlay(picture.rgb, regions_from_id_image(picture.ids), labels, color_ids=tracks)
+    expected = overlay(sample.rgb, regions_from_id_image(sample.ids), labels, color_ids=tracks)
     overlays = [data for topic, _, data, _ in read_mcap(output) if topic == OVERLAY]
     assert [serialized_stamp(data) - START for data in overlays] == [0, 2 * PERIOD, 4 * PERIOD]
     for data in overlays:
@@ -218,8 +218,8 @@ def drawn(data: bytes) -> np.ndarray:
     return cv2.imdecode(np.frombuffer(image.data, np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1]
 
 
-def test_compressed_images_and_region_arrays(picture: Picture, tmp_path: Path, tiny_model: TinyModel) -> None:
-    png = cv2.imencode(".png", picture.rgb[:, :, ::-1])[1].tobytes()
+def test_compressed_images_and_region_arrays(sample: SampleImage, tmp_path: Path, tiny_model: TinyModel) -> None:
+    png = cv2.imencode(".png", sample.rgb[:, :, ::-1])[1].tobytes()
     image = CompressedImage(header=header(START), format="rgb8; png compressed bgr8", data=png)
     regions = RegionArray(header=header(START), height=60, width=80)
     for number, label in ((4, "cup"), (8, "")):
@@ -238,7 +238,7 @@ def test_compressed_images_and_region_arrays(picture: Picture, tmp_path: Path, t
 
 @pytest.mark.parametrize("mode", ["exact", "fast"])
 def test_images_are_preprocessed_as_requested(
-    mode: str, items: list[Item], picture: Picture, tmp_path: Path, tiny_model: TinyModel
+    mode: str, items: list[Item], sample: SampleImage, tmp_path: Path, tiny_model: TinyModel
 ) -> None:
     source, output = write_folder(tmp_path / "in", items), tmp_path / "out.mcap"
     assert main(command(source, output, tiny_model, "--no-memory", "--min-area", "1", "--preprocessing", mode)) == 0
@@ -246,21 +246,21 @@ def test_images_are_preprocessed_as_requested(
     confidences = {}
     for preprocessing in ("exact", "fast"):
         describer = Describer(tiny_model.bundle, threads=1, preprocessing=preprocessing)
-        describer.set_image(shifted(picture, 0))
-        confidences[preprocessing] = [d.confidence for d in describer.describe(picture.ids, "short", up_to(6))]
+        describer.set_image(shifted(sample, 0))
+        confidences[preprocessing] = [d.confidence for d in describer.describe(sample.ids, "short", up_to(6))]
     np.testing.assert_allclose([o.confidence for o in objects], confidences[mode], rtol=1e-4)
     assert not np.allclose(confidences["exact"], confidences["fast"], rtol=1e-3)
 
 
 def test_stamps_within_slop_and_messages_without_a_partner(
-    picture: Picture, tmp_path: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
+    sample: SampleImage, tmp_path: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
     items = []
     for number in range(6):
         stamp = START + number * PERIOD
-        items.append(image_item(shifted(picture, number), stamp))
+        items.append(image_item(shifted(sample, number), stamp))
         if number != 2:
-            items.append(ids_item(picture.ids, stamp + 20_000_000, delay=0))
+            items.append(ids_item(sample.ids, stamp + 20_000_000, delay=0))
     source, output = write_folder(tmp_path / "in", items), tmp_path / "out.mcap"
     error = failure(capsys, command(source, output, tiny_model))
     assert "no image has a segmentation" in error
@@ -273,12 +273,12 @@ def test_stamps_within_slop_and_messages_without_a_partner(
 
 
 def test_frames_that_cannot_be_described_are_named_and_counted(
-    items: list[Item], picture: Picture, tmp_path: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
+    items: list[Item], sample: SampleImage, tmp_path: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    items[5] = ids_item(picture.ids[:30], START + PERIOD)  # of another size
-    cut = image_item(picture.rgb, START + 3 * PERIOD)
+    items[5] = ids_item(sample.ids[:30], START + PERIOD)  # of another size
+    cut = image_item(sample.rgb, START + 3 * PERIOD)
     items[9] = (*cut[:2], cut[2][:-100], cut[3])
-    items[8] = ids_item(picture.ids * 0, START + 2 * PERIOD)  # without a region, which is not an error
+    items[8] = ids_item(sample.ids * 0, START + 2 * PERIOD)  # without a region, which is not an error
     output = tmp_path / "out.mcap"
     assert main(command(write_folder(tmp_path / "in", items), output, tiny_model)) == 1
     captured = capsys.readouterr()
@@ -376,11 +376,11 @@ def test_an_output_that_cannot_be_written_is_an_error(
     assert "cannot be written" in failure(capsys, command(source, tmp_path / "file" / "out.mcap", tiny_model))
 
 
-def test_interrupt_of_the_command(picture: Picture, tmp_path: Path, tiny_model: TinyModel) -> None:
+def test_interrupt_of_the_command(sample: SampleImage, tmp_path: Path, tiny_model: TinyModel) -> None:
     items = []
     for number in range(3000):
         stamp = START + number * PERIOD
-        items += [image_item(picture.rgb, stamp), ids_item(picture.ids, stamp)]
+        items += [image_item(sample.rgb, stamp), ids_item(sample.ids, stamp)]
     source, output = write_folder(tmp_path / "in", items), tmp_path / "out.mcap"
     arguments = [sys.executable, "-m", "osprey_ros", *command(source, output, tiny_model)]
     child = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

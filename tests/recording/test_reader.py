@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Picture
+from conftest import SampleImage
 from recordings import (
     CHATTER,
     IMAGE,
@@ -35,8 +35,8 @@ TYPES = MessageTypes()
 
 
 @pytest.fixture
-def items(picture: Picture) -> list[Item]:
-    return frames(picture)
+def items(sample: SampleImage) -> list[Item]:
+    return frames(sample)
 
 
 def read(path: Path) -> list[Item]:
@@ -170,12 +170,12 @@ def test_what_is_not_a_recording_is_an_error(items: list[Item], tmp_path: Path) 
     assert f"topic {IMAGE} has a definition in jsonschema, not in ros2msg or ros2idl" in failure("json.mcap")
 
 
-def test_every_and_rate_select_frames(picture: Picture, tmp_path: Path) -> None:
+def test_every_and_rate_select_frames(sample: SampleImage, tmp_path: Path) -> None:
     jitter = (0, 4, -3, 2, -4, 0, 3, -2, 1, 0)  # milliseconds
     items = []
     for number, late in enumerate(jitter):
         stamp = START + number * PERIOD + late * 1_000_000
-        items += [image_item(picture.rgb, stamp), ids_item(picture.ids, stamp)]
+        items += [image_item(sample.rgb, stamp), ids_item(sample.ids, stamp)]
     with Recording(write_folder(tmp_path / "in", items), TYPES) as recording:
 
         def selected(**options: float) -> list[int]:

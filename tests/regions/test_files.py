@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Picture
+from conftest import SampleImage
 from PIL import Image
 
 from osprey_ros.errors import RegionError
@@ -17,12 +17,12 @@ from osprey_ros.regions.regions import regions_from_id_image
 
 
 @pytest.fixture
-def files(tmp_path: Path, picture: Picture) -> Path:
+def files(tmp_path: Path, sample: SampleImage) -> Path:
     """A folder with ids.png (16 bits) and masks/ (one binary PNG for each region)."""
-    Image.fromarray(picture.ids).save(tmp_path / "ids.png")
+    Image.fromarray(sample.ids).save(tmp_path / "ids.png")
     (tmp_path / "masks").mkdir()
     for region in (3, 7, 9, 12, 300):
-        Image.fromarray((picture.ids == region).astype(np.uint8) * 255).save(tmp_path / "masks" / f"{region}.png")
+        Image.fromarray((sample.ids == region).astype(np.uint8) * 255).save(tmp_path / "masks" / f"{region}.png")
     return tmp_path
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import Picture, TinyModel, up_to
+from conftest import SampleImage, TinyModel, up_to
 
 from osprey_ros import Describer
 from osprey_ros.decoding.constraints import Matching, OneOf
@@ -19,11 +19,11 @@ from osprey_ros.scene.settings import StepSettings
 from osprey_ros.scene.types import UNKNOWN
 from osprey_ros.timing import Timing
 
-COLOUR = AttributeSpec("colour", values=("red", "green"))
+COLOR = AttributeSpec("colour", values=("red", "green"))
 WIDTH = AttributeSpec("width", "How wide is <mask><pos>?", pattern=r"\d{1,2} cm")
 
 
-SETTINGS = StepSettings(attributes=(COLOUR, WIDTH))
+SETTINGS = StepSettings(attributes=(COLOR, WIDTH))
 
 
 def _answer(text: str, confidence: float, ended: bool = True) -> Result:
@@ -41,7 +41,7 @@ def test_lines_and_mappings_say_the_same() -> None:
     ]
     specs = attributes_from(lines)
     assert specs == attributes_from(mappings)
-    assert specs[:2] == (COLOUR, WIDTH)
+    assert specs[:2] == (COLOR, WIDTH)
     assert [spec.question for spec in specs] == [
         *("What color is <mask><pos>?", "How wide is <mask><pos>?", "What state is <mask><pos>?", "What is it?"),
     ]
@@ -80,13 +80,13 @@ def test_a_name_comes_once() -> None:
         attributes_from(["colour", "width", "colour = red"])
 
 
-def test_words_are_made_of_one_call(tiny_model: TinyModel, picture: Picture) -> None:
+def test_words_are_made_of_one_call(tiny_model: TinyModel, sample: SampleImage) -> None:
     describer = Describer(tiny_model.bundle, threads=1)
-    describer.set_image(picture.rgb)
+    describer.set_image(sample.rgb)
     settings = SETTINGS
     questions, constraints = questions_for(settings)
-    assert questions == [QUESTIONS["short"], QUESTIONS["category"], COLOUR.question, WIDTH.question]
-    results = describer.answer(picture.ids, questions, config=up_to(30), constraints=constraints)
+    assert questions == [QUESTIONS["short"], QUESTIONS["category"], COLOR.question, WIDTH.question]
+    results = describer.answer(sample.ids, questions, config=up_to(30), constraints=constraints)
     words = captions_from(results, settings, stamp=17)
     assert len(words) == 5
     for row, said in enumerate(words):
@@ -94,7 +94,7 @@ def test_words_are_made_of_one_call(tiny_model: TinyModel, picture: Picture) -> 
         assert said.described_at == 17
         colour, width = said.attributes
         assert (colour.name, width.name) == ("colour", "width")
-        assert colour.value in COLOUR.values
+        assert colour.value in COLOR.values
         assert 0.5 <= colour.confidence <= 1
         assert width.value == UNKNOWN or Matching(WIDTH.pattern).accepts(width.value)
     assert any(said.attributes[1].value != UNKNOWN for said in words)

@@ -321,10 +321,10 @@ def forks() -> multiprocessing.context.ForkServerContext:
 def _killed(
     forks: multiprocessing.context.ForkServerContext, file: Path, interval: float, saves: int, later: float
 ) -> tuple[set[int], int, int]:
-    """Kills a saving child, ``later`` seconds after so many saves.
+    """Kill a saving child ``later`` seconds after ``saves`` saves.
 
-    Returns the counts that it loaded, what it saved at last, and what must be in the file. That is told by the saves
-    that fit into a time, not by a clock: on a loaded machine child and clock stand still at different moments.
+    Return the counts that it loaded, the last saved count, and the count that the file must have. The latter follows
+    from the number of saves, not from a clock: on a loaded machine, child and clock can pause at different times.
     """
     mine, its = forks.Pipe()
     child = forks.Process(target=_save_until_killed, args=(file, interval, its), daemon=True)

@@ -135,7 +135,7 @@ def test_a_folder_of_another_recipe_is_refused(tmp_path: Path) -> None:
     claim(tmp_path, _recipe(stage))
     with pytest.raises(InputError, match="another recipe"):
         claim(tmp_path, _recipe(stage, seed=2))
-    # Whoever reads the note while others claim the same run sees it whole: it is written once.
+    # The note is written at once, so that processes that claim the same run always read all of it.
     (note,) = tmp_path.iterdir()
     written = note.stat().st_mtime_ns, note.stat().st_ino
     claim(tmp_path, _recipe(stage))
@@ -284,10 +284,10 @@ def test_recipes_that_cannot_be_used_say_why(tmp_path: Path, part: str, replacem
 
 
 @pytest.mark.parametrize("change", ["flip: true", "zoom: 2", "recolor: 0.5", "recolour: 0.5", "weights: {part: 2}"])
-def test_pictures_of_data_sets_alone_are_not_changed(tmp_path: Path, change: str) -> None:
+def test_images_of_data_sets_alone_are_not_changed(tmp_path: Path, change: str) -> None:
     path = tmp_path / "recipe.yaml"
     changed = GOOD.replace("questions: 1", f"questions: 1, {change}")
-    sources = "sources: [{reader: own_masks, file: masks.json, images: pictures}]"
+    sources = "sources: [{reader: own_masks, file: masks.json, images: photos}]"
     path.write_text(changed.replace("scenes: 8", sources))
     with pytest.raises(InputError, match="stage a: flip, zoom, recolor and weights are for simulated scenes"):
         load_recipe(path)

@@ -1,4 +1,4 @@
-"""What training does to pictures and to the choice of words: still true, as often yes as no, and by weight."""
+"""Augmentation of images and choice of dialogues: still true, half yes and half no, and by weight."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def test_as_many_answers_are_yes_as_no() -> None:
                     near += first == "Is" and answer == "no" and question.split()[-1] in ("bowl?", "duck?")
     for counts in said.values():
         assert counts["yes"] / counts.total() == pytest.approx(0.5, abs=0.02)
-    # Half of what is denied stands beside it, so that the picture alone does not tell.
+    # Half of the absent classes are in the image, so that the image alone is not enough to answer.
     assert near / said["Is"]["no"] == pytest.approx(0.5 + 0.5 * 2 / 23, abs=0.06)
 
 

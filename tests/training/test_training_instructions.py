@@ -116,12 +116,12 @@ LEFT = [[2, 3, 12, 3, 12, 13, 2, 13]]
 
 @pytest.fixture
 def cups(tmp_path: Path) -> Path:
-    """A data set of three pictures with a cup on the left of a bowl; one of them stands in the file twice."""
+    """A data set of three images with a cup on the left of a bowl; the file lists one of them twice."""
     images, annotations = [], []
     for number in (1, 2, 3, 3):
         identity = len(images) + 1
         images.append({"id": identity, "file_name": f"my_photo_{number}.jpg", "height": HEIGHT, "width": WIDTH})
-        # A little larger from picture to picture: pictures of which the same is known would share their answers.
+        # The sizes differ from image to image, because images with the same facts share their answers.
         bottom = 32 + number
         for category, mask in ((1, LEFT), (2, [[30, 3, 55, 3, 55, bottom, 30, bottom]])):
             annotations.append(
@@ -235,7 +235,7 @@ def _summary(folder: Path) -> dict:
     return json.loads((folder / "out" / "summary.json").read_text())
 
 
-def test_an_endpoint_is_asked_once_for_each_kind_and_picture(cups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_is_asked_once_for_each_kind_and_image(cups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", "secret")
     with _server(_good) as server:
         assert _ask(server, cups, "--key-variable", "MY_KEY", "--price-sent", "1", "--price-received", "10") == 0
@@ -251,7 +251,7 @@ def test_an_endpoint_is_asked_once_for_each_kind_and_picture(cups: Path, monkeyp
         "A large bowl beside the cup of region1.",
     ]
     assert [turn.answer for turn in _read(cups / "out", "conversations", cups)[0].dialogues[0]] == ["A cup.", "A bowl."]
-    # Yes and no come from the masks, whoever writes the rest.
+    # Yes and no come from the masks, also if an endpoint writes the other answers.
     assert len(_read(cups / "out", "lvis_positive_negative", cups)[0].dialogues) == 4
 
 
@@ -347,7 +347,7 @@ BAD = [
 
 @pytest.mark.parametrize(("content", "reason"), BAD)
 def test_bad_answers_are_counted_and_never_written(cups: Path, content: str, reason: str) -> None:
-    # A class of the data set that is in no picture but the third: naming it elsewhere is a mistake.
+    # A class of the data set that is only in the third image: naming it for others is a mistake.
     data = json.loads((cups / "cups.json").read_text())
     data["annotations"].append({"id": 100, "image_id": 3, "category_id": 3, "segmentation": [[20, 20, 28, 20, 28, 30]]})
     (cups / "cups.json").write_text(json.dumps(data))

@@ -60,7 +60,7 @@ def test_a_file_without_a_usable_mask_is_nothing_to_judge(tmp_path: Path, capsys
     assert not out.exists()
 
 
-def test_the_guides_recipe_learns_adapters_beside_old_pictures() -> None:
+def test_the_guides_recipe_learns_adapters_beside_old_images() -> None:
     recipe = load_recipe(Path(instructions.__file__).parents[1] / "configs" / "finetune_lora.yaml")
     guide = (ROOT / "docs" / "finetune.md").read_text()
     assert recipe.lora is not None

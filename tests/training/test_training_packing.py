@@ -22,12 +22,12 @@ def test_all_sides_learn_the_same_and_packed_has_fewer_rows(tmp_path: Path, caps
     for side in together:
         assert side["loss"] == pytest.approx(together[0]["loss"], rel=2e-3)
         assert side["regions_a_second"] == pytest.approx(3 / side["seconds"])
-    # Three samples of one picture: its 144 image tokens once, and not three times.
+    # Three samples of one image: its 144 image tokens once, and not three times.
     assert together[1]["rows"] - together[0]["rows"] > 2 * 144
     assert together[1]["rows"] == together[2]["rows"]
     assert packing.PACKED in capsys.readouterr().out
 
 
-def test_more_regions_than_the_picture_has_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_more_regions_than_the_image_has_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert packing.main(["--regions", "99"]) == 2
     assert "--regions 99: the image has 1 to" in capsys.readouterr().err

@@ -88,7 +88,7 @@ def test_parts_name_their_object(tmp_path: Path, reader: Any, category: int, ans
 
 
 @pytest.mark.parametrize("reader", [coco.refcoco, coco.refcoco_plus])
-def test_referring_sentences_are_those_of_the_picture_entry(tmp_path: Path, reader: Any) -> None:
+def test_referring_sentences_are_those_of_the_image_entry(tmp_path: Path, reader: Any) -> None:
     file = _coco(
         tmp_path / "a.json", [_annotation()], file_name="COCO_train2014_000000000009.jpg", caption="left table "
     )
@@ -116,7 +116,7 @@ def test_own_masks_ask_for_category_and_caption(tmp_path: Path) -> None:
     ]
 
 
-def test_attributes_of_labelling_tools_say_nothing(tmp_path: Path) -> None:
+def test_attributes_of_labeling_tools_are_ignored(tmp_path: Path) -> None:
     tools = _annotation(attributes={"occluded": False, "rotation": 0.0, "color": " red", "note": ""})
     file = _coco(tmp_path / "a.json", [tools, _annotation(attributes=["rusty"], caption=None, description="")])
     skipped = Skipped()
@@ -128,7 +128,7 @@ def test_attributes_of_labelling_tools_say_nothing(tmp_path: Path) -> None:
     ]
 
 
-def test_polygons_without_area_cost_no_picture(tmp_path: Path) -> None:
+def test_polygons_without_area_skip_no_image(tmp_path: Path) -> None:
     # Before the polygons of a mask, too: COCO's own tools take a list of four numbers in front for a box.
     beside = [[5, 5, 9, 9], *SQUARE, [1, 2]]
     boxes = [_annotation(id=7, segmentation=[]), _annotation(id=8, segmentation=[[1, 2, 3, 4]])]
@@ -141,7 +141,7 @@ def test_polygons_without_area_cost_no_picture(tmp_path: Path) -> None:
     assert "record 0, annotation 7: its segmentation has no polygon" in skipped.summary()
 
 
-def test_pictures_may_keep_the_name_of_their_split(tmp_path: Path) -> None:
+def test_image_names_may_have_the_name_of_their_split(tmp_path: Path) -> None:
     file = _write(tmp_path / "d.json", [_entry(description=["<region1>: A cup."])])
     (tmp_path / "COCO_train2014_000000000009.jpg").touch()
     skipped = Skipped()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import Picture, up_to
+from conftest import SampleImage, up_to
 from PIL import Image
 from safetensors.torch import save_file
 from tiny import TINY
@@ -36,7 +36,7 @@ from training.trainer import Trainer
 
 SIZE = (40, 30)
 SQUARE = [[4, 4, 20, 4, 20, 20, 4, 20]]
-TEXTS = [*QUESTIONS.values(), "a red cup.", "cup", "There are 2 regions in the picture: region1, region2. No, the bowl"]
+TEXTS = [*QUESTIONS.values(), "a red cup.", "cup", "There are 2 regions in the sample: region1, region2. No, the bowl"]
 TRUNK = "model.vision_tower.vision_tower."
 
 
@@ -77,7 +77,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         size = {"width": SIZE[0], "height": SIZE[1]}
         masks = [{"segmentation": SQUARE}] * 2
         talks.append({"file_name": f"COCO_train2014_{name}", **size, "annotation": masks, "conversations": turns})
-    # One picture is missing: its record is left out and counted.
+    # One image is missing: its record is omitted and counted.
     pairs.append({"image": "missing.jpg", "conversations": turns})
     coco = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cup"}]}
     for name, data in (("pairs", pairs), ("coco", coco), ("talks", talks)):
@@ -103,7 +103,7 @@ def _losses(run: Path) -> list[float]:
 
 
 def test_three_stages_from_data_sets_to_a_bundle(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], picture: Picture
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], sample: SampleImage
 ) -> None:
     start = {"llm": str(folder / "llm"), "vision_weights": str(folder / "clip.bin")}
     stages: list[tuple[dict[str, str], dict[str, str], list[str]]] = [
@@ -128,7 +128,7 @@ def test_three_stages_from_data_sets_to_a_bundle(
     # What the language model has learnt is in the words of the engines: it knew nothing but noise before.
     build_bundle(tmp_path / "3" / "checkpoint", tmp_path / "bundle", verify=False)
     describer = Describer(tmp_path / "bundle")
-    rgb, ids = picture.rgb, picture.ids
+    rgb, ids = sample.rgb, sample.ids
     describer.set_image(rgb)
     assert len(describer.describe(ids, config=up_to(3))) == len(np.unique(ids)) - 1
 
@@ -247,7 +247,7 @@ def test_an_llm_that_does_not_fit_is_named(folder: Path, tmp_path: Path) -> None
         model_from_llm(tmp_path / "llm", folder / "clip.bin")
 
 
-def test_a_data_file_without_pictures_or_changed_since_is_named(
+def test_errors_name_a_data_file_without_images_or_with_changes(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mine = tmp_path / "mine"
@@ -259,7 +259,7 @@ def test_a_data_file_without_pictures_or_changed_since_is_named(
     assert train.main(command) == 2
     assert "coco.json has no record that can be used; 6 records" in (told := capsys.readouterr().err)
     assert "000000000001.jpg cannot be read" in told
-    # The pictures are there now: the same line reads again and goes on.
+    # Now the images exist: the same command reads them and continues.
     for name in ("000000000001.jpg", "000000000002.jpg"):
         (mine / "imgs" / name).write_bytes((folder / "imgs" / name).read_bytes())
     assert train.main(command) == 0

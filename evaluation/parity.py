@@ -23,6 +23,7 @@ from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.cli._options import Parser, add_bundle_option, add_style_option, add_threads_option, positive
 from osprey_ros.decoding.config import GenerationConfig
 from osprey_ros.decoding.prompt import QUESTIONS, PromptBuilder
+from osprey_ros.decoding.config import GenerationConfig
 from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError
 from osprey_ros.regions.regions import Regions, regions_from_id_image
@@ -105,7 +106,7 @@ def scenes(count: int, min_area: int) -> Iterator[tuple[int, np.ndarray, Regions
 def compare(bundle: Bundle, regions: int, style: str, new_tokens: int, threads: int | None = None) -> Parity:
     """Compare the answers of the loop and the engines for this number of regions of test scenes."""
     question = QUESTIONS[style]
-    loop = Loop(bundle, question)
+    loop, config = Loop(bundle, question), GenerationConfig(new_tokens)
     together, few = Describer(bundle, threads), Describer(bundle, threads, max_parallel=FEW)
     rng, config = np.random.default_rng(0), GenerationConfig(max_new_tokens=new_tokens)
 

@@ -180,7 +180,7 @@ class _MovedModules:
     def find_spec(name: str, path: Sequence[str] | None = None, target: object = None) -> ModuleSpec | None:
         package, _, module = name.partition(".")
         if package == "osprey_ros" and module in MODULES and module not in PACKAGES:
-            return ModuleSpec(name, _MovedModules)  # type: ignore[arg-type]
+            return ModuleSpec(name, _MovedModules)
         return None
 
     @staticmethod
@@ -194,4 +194,4 @@ class _MovedModules:
 
 def install() -> None:
     """Make the modules of 0.1 importable. Files of 0.1 that an installation left behind are not loaded."""
-    sys.meta_path.insert(0, _MovedModules)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, _MovedModules)

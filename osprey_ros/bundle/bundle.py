@@ -162,7 +162,8 @@ class Bundle:
             raise BundleError(f"{path} has shape {table.shape}, the manifest expects {expected}; {REBUILD}")
         if table.dtype != np.float16:
             raise BundleError(f"{path} holds {table.dtype}, it must be float16; {REBUILD}")
-        return table
+        result: np.ndarray = table
+        return result
 
     def calibration(self) -> Calibration:
         """Load the calibration of confidences. A bundle without one gets a calibration that changes nothing.

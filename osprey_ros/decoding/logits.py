@@ -32,4 +32,5 @@ class NextTokenLogits:
         """Return natural-log probabilities, float32, of tokens in rows: integer arrays that broadcast together."""
         logits = self.logits
         best = logits[np.arange(len(self.best_tokens)), self.best_tokens]
-        return logits[rows, tokens] + (self.best_logprobs - best)[rows]
+        result: np.ndarray = logits[rows, tokens] + (self.best_logprobs - best)[rows]
+        return result

@@ -137,7 +137,8 @@ class DecoderRunner:
             hidden[:, :prefix] = 0
             mask = np.concatenate([hidden, mask], axis=1)
         logits = self._execute(embeds, positions, mask, logit_rows, prefix, self._cache.length, StageTimer(), None)
-        return logits.logits.copy()
+        result: np.ndarray = logits.logits.copy()
+        return result
 
     def _run_branches(
         self,

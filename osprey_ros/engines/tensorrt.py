@@ -29,7 +29,7 @@ def make_logger(messages: list[str]) -> trt.ILogger:
     """Return a logger for TensorRT that appends errors to ``messages`` and drops everything else."""
     import tensorrt as trt
 
-    class Logger(trt.ILogger):
+    class Logger(trt.ILogger):  # type: ignore[misc]
         def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
                 messages.append(" ".join(msg.split()))

@@ -69,7 +69,8 @@ class FrameAnswers:
     def shares(self, question: str, phrases: Sequence[str]) -> np.ndarray:
         """Return the probability of each phrase if one of them is the answer, float64 [regions, phrases]."""
         likelihoods = np.exp(self.log_likelihoods(question, phrases))
-        return likelihoods / np.maximum(1e-30, likelihoods.sum(axis=1, keepdims=True))
+        result: np.ndarray = likelihoods / np.maximum(1e-30, likelihoods.sum(axis=1, keepdims=True))
+        return result
 
     def mean_logprobs(self, phrase: str) -> np.ndarray:
         """Return the mean log-probability of a phrase's tokens as a short description, float64 [regions]."""

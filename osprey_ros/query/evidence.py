@@ -330,4 +330,5 @@ def share_of_best(found: Evidence, unique: bool = False) -> np.ndarray:
     """
     best = float(found.scores.max(initial=0.0))
     total = max(best, float(found.scores.sum())) if unique else best
-    return found.scores / (total + NULL_EVIDENCE) * found.absolute
+    result: np.ndarray = found.scores / (total + NULL_EVIDENCE) * found.absolute
+    return result

@@ -101,11 +101,13 @@ def holds(relation: Relation, here: Places, targets: Index, references: Sequence
         # One above the other and touching. An object inside another one shows a little above its middle.
         over = _near(here, targets, reference, 2 * distance)
         higher = up if relation is not Relation.UNDER else -up
-        return over * np.clip(0.5 + higher / np.maximum(1e-6, 0.3 * here.size[reference]), 0, 1)
+        result: np.ndarray = over * np.clip(0.5 + higher / np.maximum(1e-6, 0.3 * here.size[reference]), 0, 1)
+        return result
     along = {Relation.LEFT: -right, Relation.RIGHT: right, Relation.FRONT: -away, Relation.BEHIND: away}[relation]
     straight = np.clip((along / np.maximum(distance, 1e-9) - NO_DIRECTION) / (FULL_DIRECTION - NO_DIRECTION), 0, 1)
     # Of two objects on the left, the nearer one is more likely meant.
-    return straight * (0.5 + 0.5 * near)
+    result: np.ndarray = straight * (0.5 + 0.5 * near)
+    return result
 
 
 def precedence(order: Order, objects: Sequence[SceneObject], reference: SceneObject | None = None) -> np.ndarray:
@@ -232,7 +234,8 @@ def _sizes(order: Order, objects: Sequence[SceneObject], boxes: np.ndarray) -> n
     else:
         extents = boxes[:, 2:]
     extents = np.maximum(extents, 1e-6)
-    return extents[:, 1] if order in (Order.TALL, Order.SHORT) else np.sqrt(extents.prod(axis=1))
+    result: np.ndarray = extents[:, 1] if order in (Order.TALL, Order.SHORT) else np.sqrt(extents.prod(axis=1))
+    return result
 
 
 def _boxes(objects: Sequence[SceneObject]) -> np.ndarray:
@@ -241,7 +244,8 @@ def _boxes(objects: Sequence[SceneObject]) -> np.ndarray:
 
 def _near(here: Places, targets: Index, references: Index, distance: np.ndarray) -> np.ndarray:
     gap = np.maximum(0.0, distance - (here.size[targets] + here.size[references]) / 2)
-    return 1 / (1 + (gap / here.reach) ** 2)
+    result: np.ndarray = 1 / (1 + (gap / here.reach) ** 2)
+    return result
 
 
 def _between(here: Places, targets: Index, references: Sequence[Index]) -> np.ndarray:

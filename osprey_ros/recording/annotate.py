@@ -12,8 +12,9 @@ from pathlib import Path
 
 from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError, StoppedError, StorageError
+from osprey_ros.messages.frames import IMAGE, SEGMENTATION
 from osprey_ros.pipeline import Pipeline
-from osprey_ros.recording.frames import IMAGE, SEGMENTATION, FrameReader, Pair, Plan, topics_text
+from osprey_ros.recording.frames import FrameReader, Pair, Plan, topics_text
 from osprey_ros.recording.reader import RecordedMessage, Recording
 from osprey_ros.recording.types import OBJECTS_TYPE, OVERLAY_TYPE, MessageTypes
 from osprey_ros.recording.writer import RecordingWriter, new_topic

@@ -115,7 +115,7 @@ def serialized_stamp(data: bytes) -> int:
     """
     order = "<" if data[1] & 1 else ">"  # byte order, from the second byte of CDR's encapsulation
     seconds, nanoseconds = struct.unpack_from(f"{order}iI", data, 4)
-    return seconds * NANOSECONDS + nanoseconds
+    return int(seconds * NANOSECONDS + nanoseconds)
 
 
 def stamp_text(stamp: int) -> str:

@@ -182,4 +182,5 @@ def _interpolate(
     above_left, above_right, below_left, below_right = corners.astype(np.float32)
     above = above_left * x_low + above_right * x_high
     below = below_left * x_low + below_right * x_high
-    return above * y_low + below * y_high
+    result: np.ndarray = above * y_low + below * y_high
+    return result

@@ -89,7 +89,8 @@ class Regions:
     def crop(self, row: int) -> np.ndarray:
         """Return the mask of the region in a row (not its id) inside its bounding box, bool [height, width]."""
         x, y, width, height = self.boxes[row]
-        return self._images[self._image_of[row]][y : y + height, x : x + width] == self._labels[row]
+        result: np.ndarray = self._images[self._image_of[row]][y : y + height, x : x + width] == self._labels[row]
+        return result
 
     def layers(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yield each label image with the labels and the row numbers of its regions, as `MaskPooler` reads them."""

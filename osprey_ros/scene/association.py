@@ -20,12 +20,14 @@ def embedding_center(embeddings: np.ndarray) -> np.ndarray:
     It is their mean, shrunk if they are few, because each of them is then a large part of it.
     """
     count = len(embeddings)
-    return embeddings.mean(axis=0) * min(count / (count + 1), _MAX_CENTERING)
+    result: np.ndarray = embeddings.mean(axis=0) * min(count / (count + 1), _MAX_CENTERING)
+    return result
 
 
 def cosines(a: np.ndarray, b: np.ndarray, center: np.ndarray) -> np.ndarray:
     """Return the cosines, [T, N] in -1..1, between embeddings [T, D] and [N, D] relative to a center [D]."""
-    return _unit(a - center) @ _unit(b - center).T
+    result: np.ndarray = _unit(a - center) @ _unit(b - center).T
+    return result
 
 
 def cosine_distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -59,7 +61,8 @@ def box_nearness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     distance = np.hypot(ax + aw / 2 - bx - bw / 2, ay + ah / 2 - by - bh / 2)
     size = np.maximum(area_a * area_b, 1.0) ** 0.25
     alike = np.sqrt(np.minimum(area_a, area_b) / np.maximum(np.maximum(area_a, area_b), 1e-9))
-    return np.maximum(overlap, alike * np.exp(-0.5 * (distance / (_SPREAD * size)) ** 2))
+    result: np.ndarray = np.maximum(overlap, alike * np.exp(-0.5 * (distance / (_SPREAD * size)) ** 2))
+    return result
 
 
 def assign(scores: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
@@ -95,7 +98,8 @@ def rigid_fit(source: np.ndarray, target: np.ndarray, tolerance: np.ndarray) -> 
 
 def moved_points(points: np.ndarray, motion: np.ndarray) -> np.ndarray:
     """Return points [n, 3] after a motion [3, 4]; unknown ones (nan) stay unknown."""
-    return points @ motion[:, :3].T + motion[:, 3]
+    result: np.ndarray = points @ motion[:, :3].T + motion[:, 3]
+    return result
 
 
 def _kabsch(source: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -108,8 +112,10 @@ def _kabsch(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def _errors(motion: np.ndarray, source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(moved_points(source, motion) - target, axis=1)
+    result: np.ndarray = np.linalg.norm(moved_points(source, motion) - target, axis=1)
+    return result
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    result: np.ndarray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return result

@@ -132,8 +132,8 @@ class Scene:
         height, width = self._shape or (1, 1)
         size = (obj.area / (height * width)) ** 0.5
         if obj.position is None:
-            return size
-        return (size + 1 / (1 + max(0.0, obj.position[2]))) / 2
+            return float(size)
+        return float((size + 1 / (1 + max(0.0, obj.position[2]))) / 2)
 
     def set_caption(self, track_id: int, caption: Caption) -> None:
         """Set the caption of an object as the latest frame shows it. Raises KeyError for an unknown object."""

@@ -103,4 +103,7 @@ class TrackArrays:
         """
         extrapolated = self.boxes.copy()
         extrapolated[:, :2] += self.velocities * np.minimum(self.missed + 1, _EXTRAPOLATED_FRAMES)[:, None]
-        return np.maximum(association.box_nearness(self.boxes, boxes), association.box_nearness(extrapolated, boxes))
+        result: np.ndarray = np.maximum(
+            association.box_nearness(self.boxes, boxes), association.box_nearness(extrapolated, boxes)
+        )
+        return result

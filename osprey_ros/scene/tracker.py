@@ -166,7 +166,10 @@ class Tracker:
         if lasting is not None:
             gain = np.where(lasting, 1.0, gain)
         penalty = np.exp(-missed / self.settings.penalty_frames)[:, None]
-        return cosines + self.settings.place_gain * gain * near - self.settings.place_penalty * penalty * (1 - near)
+        result: np.ndarray = (
+            cosines + self.settings.place_gain * gain * near - self.settings.place_penalty * penalty * (1 - near)
+        )
+        return result
 
     def _in_map(
         self, known: np.ndarray, rows: np.ndarray, columns: np.ndarray, positions: np.ndarray

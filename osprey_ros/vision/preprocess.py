@@ -122,7 +122,8 @@ def resize_shortest_edge(rgb: np.ndarray, size: int) -> np.ndarray:
 
 def normalize_and_square(rgb: np.ndarray, spec: ModelSpec) -> np.ndarray:
     """Return float32 [3, S, S] for an image from `resize_shortest_edge`, uint8 [h, w, 3]."""
-    return Preprocessor(spec).square(np.ascontiguousarray(rgb))[0]
+    result: np.ndarray = Preprocessor(spec).square(np.ascontiguousarray(rgb))[0]
+    return result
 
 
 def _resize_exact(rgb: np.ndarray, size: int, pool: Executor | None = None, strips: int = 1) -> np.ndarray:

@@ -16,8 +16,8 @@ from osprey_ros.query.finder import Finder
 from osprey_ros.ros import interfaces
 from osprey_ros.ros.outputs import messages
 from osprey_ros.ros.services.region_targets import target_of
-from osprey_ros.scene.scene import Snapshot
 from osprey_ros.scene.settings import StepSettings
+from osprey_ros.scene.types import Snapshot
 from osprey_ros.system.cancellation import CancellationToken
 
 _TRACKS_LISTED = 12  # unknown track ids in an error message

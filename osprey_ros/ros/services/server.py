@@ -149,7 +149,7 @@ class Services:
 
         return await self._answered(response, answer, why_stopped)
 
-    async def _execute(self, goal: ServerGoalHandle) -> Any:
+    async def _execute(self, goal: ServerGoalHandle[Any, Any, Any]) -> Any:
         result = interfaces.DescribeRegionAction.Result()
         key = bytes(goal.goal_id.uuid)
         canceled = self._goals[key] = CancellationToken()
@@ -180,7 +180,7 @@ class Services:
             goal.abort()
         return result
 
-    def _cancel_goal(self, goal: ServerGoalHandle) -> CancelResponse:
+    def _cancel_goal(self, goal: ServerGoalHandle[Any, Any, Any]) -> CancelResponse:
         token = self._goals.get(bytes(goal.goal_id.uuid))
         if token is not None:
             token.cancel()

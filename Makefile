@@ -39,7 +39,8 @@ test: $(STAMPS)/robot $(STAMPS)/test
 test-fast: $(STAMPS)/robot $(STAMPS)/test
 	$(BIN)/python -m pytest -m unit
 
-lint: $(STAMPS)/lint
+# Types are checked against the installed libraries, so lint needs the whole environment.
+lint: $(STAMPS)/robot $(STAMPS)/test $(STAMPS)/lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache

@@ -23,7 +23,6 @@ from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.cli._options import Parser, add_bundle_option, add_style_option, add_threads_option, positive
 from osprey_ros.decoding.config import GenerationConfig
 from osprey_ros.decoding.prompt import QUESTIONS, PromptBuilder
-from osprey_ros.decoding.config import GenerationConfig
 from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError
 from osprey_ros.regions.regions import Regions, regions_from_id_image

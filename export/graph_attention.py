@@ -181,8 +181,11 @@ class Apart:
         if not self._half:  # graphs in float16 are for GPUs, which have no trouble with denormal numbers
             scores = self._floored(scores, name)
         weights = graph.narrow(graph.node("Softmax", [scores], f"{name}.attention", axis=-1))
-        spans = ((graph.constant([0]), "prefix.rows"), ("prefix.rows", "past.rows"))
-        spans = (*spans, ("past.rows", graph.constant([_TO_THE_END])))
+        spans = (
+            (graph.constant([0]), "prefix.rows"),
+            ("prefix.rows", "past.rows"),
+            ("past.rows", graph.constant([_TO_THE_END])),
+        )
         products = []
         for part, (start, end) in zip(("prefix", "branch", "new"), spans, strict=True):
             seen = graph.node("Slice", [weights, start, end, graph.constant([-1])], f"{name}.attention_{part}")

@@ -15,7 +15,7 @@ import numpy as np
 from export.graph_decoder import DecoderShape, build_decoder
 from export.graph_mask_extractor import build_mask_extractor
 from export.graph_vision import build_vision
-from export.linears import DecoderPrecision, StoredLinears, encode, stored_name
+from export.linears import DecoderPrecision, StoredLinears, encode
 from export.options import Precisions, Targets
 from export.plans import make_plan
 from export.resources import Sizes
@@ -39,7 +39,7 @@ from osprey_torch.checkpoint import Checkpoint
 from osprey_torch.config import OspreyConfig
 from osprey_torch.onnx_graph import to_half
 from osprey_torch.readback import CONFIG, decoder_weights
-from osprey_torch.stored_linears import PRODUCTS
+from osprey_torch.stored_linears import PRODUCTS, stored_name
 from osprey_torch.weight_files import StoredWeight, Tensor, WeightFile, read_index, write_index
 
 VISION_DATA = f"{VISION}.data"

@@ -217,7 +217,8 @@ def main(argv: list[str] | None = None) -> int:
 def _checkpoint_folder(arguments: argparse.Namespace, temporary: Path) -> Path:
     """Return the folder of the checkpoint that was asked for; one made of other sources is written to `temporary`."""
     if arguments.checkpoint and not arguments.progress:
-        return arguments.checkpoint
+        result: Path = arguments.checkpoint
+        return result
     if arguments.checkpoint:
         model, tokenizer = load_checkpoint(arguments.checkpoint)
     else:

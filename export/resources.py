@@ -142,7 +142,8 @@ def return_freed_memory() -> None:
 
 
 def _size(count: float) -> str:
-    return tqdm.format_sizeof(count, "B")
+    result: str = tqdm.format_sizeof(count, "B")
+    return result
 
 
 def _disk(config: OspreyConfig, sizes: Sizes, targets: Targets) -> int:

@@ -101,7 +101,8 @@ def _run_layer(
         return functional.linear(rows, weights[f"{part}.weight"])
 
     def heads(rows: torch.Tensor) -> torch.Tensor:
-        return rows.unflatten(1, (config.num_heads, config.head_dim)).transpose(0, 1)
+        result: torch.Tensor = rows.view(len(rows), config.num_heads, config.head_dim).transpose(0, 1)
+        return result
 
     rows = _rms_norm(states, weights["input_layernorm.weight"], config.rms_norm_eps)
     query, key, value = (heads(linear(part, rows)) for part in _QKV)

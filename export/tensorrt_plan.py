@@ -238,7 +238,7 @@ def _monitor(phases: _Phases) -> trt.IProgressMonitor:
     """Return a monitor that passes the progress of the builder on to `phases`."""
     import tensorrt as trt
 
-    class Monitor(trt.IProgressMonitor):
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             phases.start(phase_name, num_steps)
 

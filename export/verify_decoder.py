@@ -167,7 +167,8 @@ def causal_mask(owners: np.ndarray) -> np.ndarray:
 
     owners: [S], which sequence a row is of, ascending. A row sees its own sequence up to itself.
     """
-    return np.where(np.tril(owners[:, None] == owners[None, :]), np.float32(0), HIDDEN)
+    result: np.ndarray = np.where(np.tril(owners[:, None] == owners[None, :]), np.float32(0), HIDDEN)
+    return result
 
 
 def _answered(

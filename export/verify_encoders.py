@@ -118,9 +118,9 @@ def encode_with_torch(inputs: Sequence[EncoderInputs], config: OspreyConfig, rea
     model = _without_weights(config)
     _give_weights(model.mask_extractor, "mask_extractor.", read)
     for one, out in zip(inputs, encoded, strict=True):
-        features = [torch.from_numpy(feature) for feature in out.features]
+        maps = [torch.from_numpy(feature) for feature in out.features]
         masks = [torch.from_numpy(mask) for mask in one.masks]
-        mask_tokens, position_tokens = model.encode_regions(features, masks, torch.from_numpy(one.positions))
+        mask_tokens, position_tokens = model.encode_regions(maps, masks, torch.from_numpy(one.positions))
         out.regions = (mask_tokens.numpy(), position_tokens.numpy())
     del model
     release_freed_memory()

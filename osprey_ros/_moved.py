@@ -180,7 +180,7 @@ class _MovedModules:
     def find_spec(name: str, path: Sequence[str] | None = None, target: object = None) -> ModuleSpec | None:
         package, _, module = name.partition(".")
         if package == "osprey_ros" and module in MODULES and module not in PACKAGES:
-            return ModuleSpec(name, _MovedModules)
+            return ModuleSpec(name, _MovedModules)  # type: ignore[arg-type]
         return None
 
     @staticmethod

@@ -23,7 +23,8 @@ class PositionMLP(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for layer in self.layers[:-1]:
             x = torch.relu(layer(x))
-        return self.layers[-1](x)
+        result: torch.Tensor = self.layers[-1](x)
+        return result
 
 
 class MaskExtractor(nn.Module):

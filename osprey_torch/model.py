@@ -15,7 +15,7 @@ from osprey_torch.packing import PackedBatch
 from osprey_torch.vision import VisionTower
 
 
-class OspreyLlama(LlamaModel):
+class OspreyLlama(LlamaModel):  # type: ignore[no-untyped-call]
     """LLaMA with the vision tower and the projector inside, where the published checkpoint has them."""
 
     def __init__(self, config: OspreyConfig):
@@ -32,7 +32,7 @@ class OspreyLlama(LlamaModel):
                 rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
                 bos_token_id=config.bos_id,
                 eos_token_id=config.eos_id,
-                attn_implementation="sdpa",
+                attn_implementation="sdpa",  # type: ignore[call-arg]
             )
         )
         self.vision_tower = VisionTower(config)
@@ -56,7 +56,8 @@ class Osprey(nn.Module):
 
     def project(self, res4: torch.Tensor) -> torch.Tensor:
         """Project res4 [B, C, h, w] to image tokens [B, h*w, H], row by row."""
-        return self.model.mm_projector(res4.flatten(2).transpose(1, 2))
+        result: torch.Tensor = self.model.mm_projector(res4.flatten(2).transpose(1, 2))
+        return result
 
     def encode_image(self, pixels: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
         """Encode pixels [B, 3, S, S]: four feature maps [B, C, h, w] and image tokens [B, T, H]."""
@@ -108,7 +109,8 @@ class Osprey(nn.Module):
             [R, vocab] for the R rows of `batch` that have a next token to learn, in row-major order.
         """
         hidden = self.hidden_states(image_tokens, mask_tokens, position_tokens, batch)
-        return self.lm_head(hidden[batch.targets >= 0])
+        result: torch.Tensor = self.lm_head(hidden[batch.targets >= 0])
+        return result
 
     def hidden_states(
         self,
@@ -125,9 +127,10 @@ class Osprey(nn.Module):
         embeds = torch.where(is_image[..., None], image_rows.to(embeds.dtype), embeds)
         embeds = torch.where(is_mask[..., None], mask_tokens[rows, batch.region].to(embeds.dtype), embeds)
         embeds = torch.where(is_position[..., None], position_tokens[rows, batch.region].to(embeds.dtype), embeds)
-        return self.model(
+        result: torch.Tensor = self.model(
             inputs_embeds=embeds,
             attention_mask=batch.attention_mask(),
             position_ids=batch.positions,
             use_cache=False,
         ).last_hidden_state
+        return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -70,7 +71,7 @@ class GraphBuilder:
         return self.split_node(op, inputs, [output], domain, **attributes)[0]
 
     def split_node(
-        self, op: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = "", **attributes: object
+        self, op: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = "", **attributes: Any
     ) -> list[str]:
         """Add a node with several outputs and returns their names."""
         self._domains.add(domain)

@@ -59,7 +59,8 @@ class QuantizedLinear:
     def dequantize(self) -> np.ndarray:
         """Return the weight that the levels and scales stand for, float32 [out_features, in_features]."""
         weight = np.multiply(self.levels, self.scales[:, :, None], dtype=np.float32)
-        return weight.reshape(self.out_features, -1)[:, : self.in_features]
+        result: np.ndarray = weight.reshape(self.out_features, -1)[:, : self.in_features]
+        return result
 
     def packed(self) -> np.ndarray:
         """Return MatMulNBits' B: uint8 [out_features, blocks, block / 2 for 4 bits or block for 8 bits].
@@ -68,9 +69,11 @@ class QuantizedLinear:
         in the low half of the byte.
         """
         if self.bits == 8:
-            return self.levels.view(np.uint8) ^ np.uint8(128)  # in two's complement that adds 128
+            packed: np.ndarray = self.levels.view(np.uint8) ^ np.uint8(128)  # in two's complement that adds 128
+            return packed
         unsigned = (self.levels + np.int8(8)).view(np.uint8)
-        return unsigned[:, :, 0::2] | (unsigned[:, :, 1::2] << 4)
+        result: np.ndarray = unsigned[:, :, 0::2] | (unsigned[:, :, 1::2] << 4)
+        return result
 
     @classmethod
     def from_packed(cls, packed: np.ndarray, scales: np.ndarray, in_features: int, bits: int) -> QuantizedLinear:
@@ -183,7 +186,8 @@ def _quantize_blocks(
 
 def _rounded(scales: np.ndarray) -> np.ndarray:
     """Return scales rounded to positive numbers that float16 holds, as float32."""
-    return np.maximum(scales.astype(np.float16).astype(np.float32), _SMALLEST_SCALE)
+    result: np.ndarray = np.maximum(scales.astype(np.float16).astype(np.float32), _SMALLEST_SCALE)
+    return result
 
 
 def _levels(values: np.ndarray, scales: np.ndarray, bits: int, out: np.ndarray) -> None:
@@ -197,4 +201,5 @@ def _levels(values: np.ndarray, scales: np.ndarray, bits: int, out: np.ndarray) 
 
 def _dot(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return the inner products [n] of the columns of two arrays [block, n]."""
-    return np.einsum("kn,kn->n", first, second)
+    result: np.ndarray = np.einsum("kn,kn->n", first, second)
+    return result

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
-from sentencepiece.sentencepiece_model_pb2 import ModelProto, TrainerSpec
+from sentencepiece.sentencepiece_model_pb2 import ModelProto, TrainerSpec  # type: ignore[attr-defined]
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
 from osprey_ros.decoding.prompt import MASK_TEXT, POSITION_TEXT

@@ -44,11 +44,11 @@ class VisionTower(nn.Module):
                 layer_scale_init_value=config.vision_layer_scale,
             )
         )
-        trunk.layernorm = nn.Identity()  # the classifier's norm: Osprey reads the stages before it
+        trunk.layernorm = nn.Identity()  # type: ignore[assignment]  # the classifier's norm: Osprey reads the stages before it
         self.trunk = trunk
         self._published = {name: published_name(name) for name, _ in trunk.named_parameters()}
-        self.register_state_dict_post_hook(_to_published)
-        self.register_load_state_dict_pre_hook(_from_published)
+        self.register_state_dict_post_hook(_to_published)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_from_published)  # type: ignore[no-untyped-call]
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Encode normalized pixels [B, 3, S, S]: res2 to res5 [B, C, S/stride, S/stride] at strides 4, 8, 16, 32."""

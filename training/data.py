@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -108,7 +109,8 @@ class Selection:
         if not self.brightness:
             return image
         factor = rng.uniform(1 - self.brightness, 1 + self.brightness)
-        return np.minimum(image * np.float32(factor), 255).astype(np.uint8)
+        result: np.ndarray = np.minimum(image * np.float32(factor), 255).astype(np.uint8)
+        return result
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,7 @@ def batches(
     process: int = 0,
     processes: int = 1,
     accumulated: int = 1,
-) -> DataLoader:
+) -> DataLoader[Any]:
     """Return a loader of the images of steps first .. steps-1 that belong to one process, in order.
 
     A step's `batch_size` images are divided over `accumulated` small batches, and each of these over the processes.

@@ -14,10 +14,11 @@ from osprey_torch.quantize import BLOCK
 
 def round_to_int4(weight: torch.Tensor) -> torch.Tensor:
     """Round to symmetric int4 in blocks along the input, the weight format of the decoder engine."""
-    blocks = weight.unflatten(1, (-1, BLOCK))
+    blocks = weight.unflatten(1, (-1, BLOCK))  # type: ignore[no-untyped-call]
     # Engines keep scales in float16; below its normal range a block's weights are as good as zero.
     scale = (blocks.abs().amax(-1, keepdim=True) / 7).clamp(min=2.0**-14).half().float()
-    return ((blocks / scale).round().clamp(-8, 7) * scale).flatten(1)
+    result: torch.Tensor = ((blocks / scale).round().clamp(-8, 7) * scale).flatten(1)
+    return result
 
 
 @contextmanager

@@ -15,6 +15,10 @@ from osprey_torch.model import Osprey
 _ADAPTER = "default"
 
 
+# The linear layers of LLaMA that can have an adapter.
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
 @dataclass(frozen=True)
 class LoraSettings:
     """Rank and scale of the adapters, and the linears of each layer that get one."""
@@ -22,12 +26,12 @@ class LoraSettings:
     rank: int = 16
     alpha: float = 32.0
     dropout: float = 0.0
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    targets: tuple[str, ...] = TARGETS
 
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ValueError(f"lora.rank is {self.rank}: it must be at least 1")
-        unknown = set(self.targets) - set(LoraSettings.__dataclass_fields__["targets"].default)
+        unknown = set(self.targets) - set(TARGETS)
         if unknown or not self.targets:
             raise ValueError(f"lora.targets are {self.targets}: expected names of linears such as q_proj, down_proj")
 
@@ -36,7 +40,7 @@ def add_lora(model: Osprey, settings: LoraSettings) -> None:
     """Put an adapter beside every targeted linear of the language model; at first they change nothing."""
     config = LoraConfig(
         r=settings.rank,
-        lora_alpha=settings.alpha,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]
         lora_dropout=settings.dropout,
         target_modules=list(settings.targets),
     )
@@ -56,5 +60,5 @@ def merged_state(model: Osprey) -> dict[str, torch.Tensor]:
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):
             weight = state.pop(f"{name}.base_layer.weight")
-            state[f"{name}.weight"] = weight + module.get_delta_weight(_ADAPTER).to(weight.dtype)
+            state[f"{name}.weight"] = weight + module.get_delta_weight(_ADAPTER).to(weight.dtype)  # type: ignore[attr-defined]
     return state

@@ -63,7 +63,8 @@ class Objective(nn.Module):
             features = model.model.vision_tower(batch.pixels)
         mask_tokens, position_tokens = model.mask_extractor(features, batch.masks, batch.positions)
         if batch.packed is None:
-            return self.heads(mask_tokens, position_tokens, batch.labels)
+            result: tuple[torch.Tensor, torch.Tensor] = self.heads(mask_tokens, position_tokens, batch.labels)
+            return result
         image_tokens = model.project(features[IMAGE_TOKEN_LEVEL])
         logits = model(image_tokens, mask_tokens, position_tokens, batch.packed).float()
         targets = batch.packed.targets[batch.packed.targets >= 0]

@@ -76,7 +76,9 @@ def load(checkpoint: Path | None) -> tuple[Osprey, Tokenizer, list[RegionFacts],
         texts = [text for f in facts for text in all_texts(f)]
         tokenizer = train_tokenizer(texts * 3, OSPREY_NANO.vocab_size)
         torch.manual_seed(0)
-        model = Osprey(OSPREY_NANO.with_vocabulary(tokenizer.token_to_id("<mask>")))
+        mask_id = tokenizer.token_to_id("<mask>")
+        assert mask_id is not None, "train_tokenizer adds <mask>"
+        model = Osprey(OSPREY_NANO.with_vocabulary(mask_id))
     return model, tokenizer, facts, frame.rgb, frame.instance_ids
 
 
@@ -129,7 +131,8 @@ class Side:
 
     def loss(self) -> torch.Tensor:
         if self.name != SHARED_IMAGE:
-            return self.objective(self.batch)[0]
+            result: torch.Tensor = self.objective(self.batch)[0]
+            return result
         # As the objective does it, but that every sample looks at the same maps of the image, computed once.
         model, batch = self.objective.osprey, self.batch
         assert batch.packed is not None
@@ -142,7 +145,7 @@ class Side:
 
     def step(self) -> None:
         self.optimizer.zero_grad()
-        self.loss().backward()
+        self.loss().backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         if self.batch.pixels.is_cuda:
             torch.cuda.synchronize()

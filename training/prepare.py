@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -59,7 +60,9 @@ def prepare(recipe: Recipe, folder: Path, workers: int, deadline: Deadline = Dea
         config = _preset(recipe.model)
         store = _scenes(recipe, folder, config.image_size, workers, deadline)
         tokenizer = _tokenizer(store, folder / "tokenizer.json", config.vocab_size)
-        model = Osprey(config.with_vocabulary(tokenizer.token_to_id(MASK_TEXT)))
+        mask_id = tokenizer.token_to_id(MASK_TEXT)
+        assert mask_id is not None, "train_tokenizer adds <mask>"
+        model = Osprey(config.with_vocabulary(mask_id))
     else:
         model, tokenizer = starting_model(recipe.model)
         if recipe.data.scenes:
@@ -88,7 +91,8 @@ def _preset(start: ModelStart) -> OspreyConfig:
         raise InputError(f"model: unknown preset {start.preset!r}; known are {', '.join(PRESETS)}")
     config = PRESETS[start.preset]
     try:
-        return replace(config, **{name: tuple(v) if isinstance(v, list) else v for name, v in start.shape.items()})
+        shape: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in start.shape.items()}
+        return replace(config, **shape)
     except (TypeError, ValueError) as error:
         raise InputError(f"model.shape: {error}") from error
 

@@ -57,7 +57,7 @@ class Trainer:
             prepare_for_cpu(prepared.model)
         self.objective = Objective(prepared.model)
         if recipe.gradient_checkpointing:
-            prepared.model.model.gradient_checkpointing_enable({"use_reentrant": False})
+            prepared.model.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
         self.workers = max(1, min(16, (os.cpu_count() or 2) - 1))
 
     def run(self, save_every: float, deadline: Deadline = Deadline()) -> None:  # noqa: B008
@@ -156,7 +156,8 @@ class Trainer:
         return torch.optim.AdamW(groups, lr=stage.learning_rate, betas=self.recipe.adam_betas)
 
     def _loss(self, model: nn.Module, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        return model(batch)
+        result: tuple[torch.Tensor, torch.Tensor] = model(batch)
+        return result
 
     def _progress(self) -> dict[str, Any]:
         """Return the start: {"stage", "step", "state"}; `state` names the folder of weights and optimizer, if any."""

@@ -101,8 +101,8 @@ def holds(relation: Relation, here: Places, targets: Index, references: Sequence
         # One above the other and touching. An object inside another one shows a little above its middle.
         over = _near(here, targets, reference, 2 * distance)
         higher = up if relation is not Relation.UNDER else -up
-        result: np.ndarray = over * np.clip(0.5 + higher / np.maximum(1e-6, 0.3 * here.size[reference]), 0, 1)
-        return result
+        stacked: np.ndarray = over * np.clip(0.5 + higher / np.maximum(1e-6, 0.3 * here.size[reference]), 0, 1)
+        return stacked
     along = {Relation.LEFT: -right, Relation.RIGHT: right, Relation.FRONT: -away, Relation.BEHIND: away}[relation]
     straight = np.clip((along / np.maximum(distance, 1e-9) - NO_DIRECTION) / (FULL_DIRECTION - NO_DIRECTION), 0, 1)
     # Of two objects on the left, the nearer one is more likely meant.

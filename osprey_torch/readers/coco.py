@@ -28,7 +28,7 @@ REFERRING_QUESTION_WITHOUT_PLACE = (
     "Using a short phrase."
 )
 
-Label = Callable[[dict, dict, dict[int, str]], str]
+Label = Callable[[dict[str, Any], dict[str, Any], dict[int, str]], str]
 
 
 def coco_instances(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
@@ -84,11 +84,11 @@ def _read(
     if not isinstance(data, dict) or "images" not in data or "annotations" not in data:
         raise InputError(f"{file} must hold 'images' and 'annotations' as COCO's files do")
     categories = {entry["id"]: entry["name"] for entry in data.get("categories", [])}
-    of_image: dict[int, list[dict]] = defaultdict(list)
+    of_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for annotation in data["annotations"]:
         of_image[annotation.get("image_id")].append(annotation)
 
-    def read(entry: dict, origin: str) -> Record | None:
+    def read(entry: dict[str, Any], origin: str) -> Record | None:
         height, width = int(entry["height"]), int(entry["width"])
         masks, dialogues = [], []
         for annotation in of_image.get(entry["id"], []):
@@ -111,14 +111,14 @@ def _read(
     return each_record(data["images"], file, skipped, read)
 
 
-def _category(entry: dict, annotation: dict, categories: dict[int, str]) -> str:
+def _category(entry: dict[str, Any], annotation: dict[str, Any], categories: dict[int, str]) -> str:
     number = annotation["category_id"]
     if number not in categories:
         raise ValueError(f"category_id {number} is not among the file's categories")
     return categories[number].replace("_", " ")
 
 
-def _part(entry: dict, annotation: dict, categories: dict[int, str]) -> str:
+def _part(entry: dict[str, Any], annotation: dict[str, Any], categories: dict[int, str]) -> str:
     name = _category(entry, annotation, categories)
     whole, separator, part = name.partition(":" if ":" in name else " ")
     if not separator:
@@ -126,11 +126,11 @@ def _part(entry: dict, annotation: dict, categories: dict[int, str]) -> str:
     return f"{part.strip().lower()} of {_article(whole.strip().lower())}"
 
 
-def _sentence(entry: dict, annotation: dict, categories: dict[int, str]) -> str:
+def _sentence(entry: dict[str, Any], annotation: dict[str, Any], categories: dict[int, str]) -> str:
     return _text(entry["caption"])
 
 
-def _caption(entry: dict, annotation: dict, categories: dict[int, str]) -> str:
+def _caption(entry: dict[str, Any], annotation: dict[str, Any], categories: dict[int, str]) -> str:
     return _text(annotation["caption"])
 
 
@@ -143,7 +143,7 @@ def _attribute(name: str) -> Label:
     return lambda entry, annotation, categories: _attributes(annotation).get(name, "")
 
 
-def _attributes(annotation: dict) -> dict[str, str]:
+def _attributes(annotation: dict[str, Any]) -> dict[str, str]:
     """Return the attributes of an annotation that are texts."""
     attributes = annotation.get("attributes")
     if not isinstance(attributes, dict):

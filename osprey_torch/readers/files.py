@@ -19,7 +19,7 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is not JSON: {error}") from error
 
 
-def read_list(path: Path) -> list[dict]:
+def read_list(path: Path) -> list[dict[str, Any]]:
     """Read a JSON file that contains a list. Raises InputError."""
     data = read_json(path)
     if not isinstance(data, list):
@@ -27,7 +27,7 @@ def read_list(path: Path) -> list[dict]:
     return data
 
 
-def read_lines(path: Path) -> list[dict]:
+def read_lines(path: Path) -> list[dict[str, Any]]:
     """Read a file with one JSON object per line. Raises InputError with the number of an invalid line."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from osprey_torch.readers.files import read_list
 from osprey_torch.readers.records import Record, Skipped, Turn, each_record
@@ -12,7 +13,7 @@ from osprey_torch.readers.records import Record, Skipped, Turn, each_record
 def image_text_pairs(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
     """Read `chat.json` of LLaVA-CC3M-Pretrain-595K and files like it: one caption an image, no regions."""
 
-    def read(entry: dict, origin: str) -> Record | None:
+    def read(entry: dict[str, Any], origin: str) -> Record | None:
         turns = entry["conversations"]
         if len(turns) % 2:
             raise ValueError(f"{len(turns)} turns do not come in pairs of question and answer")

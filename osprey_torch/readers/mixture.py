@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from osprey_torch.readers.records import Record
+from osprey_torch.readers.shards import Shards
 
 # Weights are exact within every block of this many records.
 BLOCK = 1000
@@ -18,7 +19,7 @@ class Source:
     """One data set of a mixture; `weight` is its share relative to the others, whatever its size."""
 
     name: str
-    records: Sequence[Record]
+    records: Sequence[Record] | Shards
     weight: float
 
 
@@ -72,4 +73,5 @@ def _quotas(weights: Sequence[float]) -> np.ndarray:
             quotas[int(missing.argmax())] += 1
         else:
             quotas[int(np.where(quotas > 1, missing, np.inf).argmin())] -= 1
-    return quotas
+    result: np.ndarray = quotas
+    return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from osprey_ros.decoding.prompt import QUESTIONS, REGION_TEXT
 from osprey_torch.readers.files import read_list
@@ -37,7 +38,7 @@ def part_level(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
 def detailed_descriptions(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
     """Read `osprey_detail_description.json`: one long description of each region."""
 
-    def read(entry: dict, origin: str) -> Record | None:
+    def read(entry: dict[str, Any], origin: str) -> Record | None:
         masks = _masks(entry)
         dialogues = []
         for number, text in enumerate(entry["description"]):
@@ -53,7 +54,7 @@ def detailed_descriptions(file: Path, images: Path, skipped: Skipped) -> Iterato
 def lvis_positive_negative(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
     """Read `osprey_lvis_positive_negative.json`: whether a region is of a category, each question naming its region."""
 
-    def read(entry: dict, origin: str) -> Record | None:
+    def read(entry: dict[str, Any], origin: str) -> Record | None:
         masks = _masks(entry)
         dialogues = []
         for question, answer in _pairs(entry):
@@ -66,7 +67,7 @@ def lvis_positive_negative(file: Path, images: Path, skipped: Skipped) -> Iterat
 
 
 def _listed(file: Path, images: Path, skipped: Skipped, limit: str) -> Iterator[Record]:
-    def read(entry: dict, origin: str) -> Record | None:
+    def read(entry: dict[str, Any], origin: str) -> Record | None:
         masks = _masks(entry)
         turns = []
         for number, (question, answer) in enumerate(_pairs(entry)):
@@ -88,7 +89,7 @@ def _overview(count: int) -> str:
     return f"There {'is 1 region' if count == 1 else f'are {count} regions'} in the picture: {regions}. "
 
 
-def _pairs(entry: dict) -> list[tuple[str, str]]:
+def _pairs(entry: dict[str, Any]) -> list[tuple[str, str]]:
     turns = entry["conversations"]
     if len(turns) % 2:
         raise ValueError(f"{len(turns)} turns do not come in pairs of question and answer")
@@ -96,12 +97,12 @@ def _pairs(entry: dict) -> list[tuple[str, str]]:
     return list(zip(texts[0::2], texts[1::2], strict=True))
 
 
-def _masks(entry: dict) -> tuple[Segmentation, ...]:
+def _masks(entry: dict[str, Any]) -> tuple[Segmentation, ...]:
     height, width = int(entry["height"]), int(entry["width"])
     return tuple(Segmentation(with_area(part["segmentation"]), height, width) for part in entry["annotation"])
 
 
-def _image(entry: dict, images: Path) -> Path:
+def _image(entry: dict[str, Any], images: Path) -> Path:
     # Names carry the split ("COCO_train2014_000000000009.jpg"); most users have the images by number.
     named = images / str(entry["file_name"])
     return named if named.is_file() else images / _SPLIT.sub("", named.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from osprey_ros.decoding.prompt import IMAGE_TEXT, MASK_TEXT, POSITION_TEXT, REGION_TEXT
 from osprey_ros.errors import InputError
@@ -80,7 +81,7 @@ class Skipped:
 
 
 def each_record(
-    entries: list[dict], file: Path, skipped: Skipped, read: Callable[[dict, str], Record | None]
+    entries: list[dict[str, Any]], file: Path, skipped: Skipped, read: Callable[[dict[str, Any], str], Record | None]
 ) -> Iterator[Record]:
     """Yield read(entry, origin) of every entry; what is missing or malformed in one is counted in `skipped`.
 

@@ -55,7 +55,8 @@ class Segmentation:
         else:
             counts = self.data["counts"]
             encoded = {**self.data, "counts": counts.encode() if isinstance(counts, str) else counts}
-        return coco_masks.decode(encoded).astype(bool)
+        result: np.ndarray = coco_masks.decode(encoded).astype(bool)
+        return result
 
 
 def _polygons(data: Any) -> bool:

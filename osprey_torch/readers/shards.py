@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -77,11 +78,11 @@ def _line_starts(path: Path) -> np.ndarray:
     return np.concatenate([[0], ends[:-1] + 1])
 
 
-def _to_json(record: Record) -> dict:
+def _to_json(record: Record) -> dict[str, Any]:
     return {**asdict(record), "image": str(record.image)}
 
 
-def _from_json(data: dict) -> Record:
+def _from_json(data: dict[str, Any]) -> Record:
     return Record(
         image=Path(data["image"]),
         masks=tuple(Segmentation(**mask) for mask in data["masks"]),

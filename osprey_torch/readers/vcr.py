@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from osprey_ros.decoding.prompt import REGION_TEXT
 from osprey_torch.readers.files import read_json, read_lines
@@ -22,7 +23,7 @@ def vcr(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
     Objects that a text speaks of stand in it as lists of indices; they are named by their class and region.
     """
 
-    def read(entry: dict, origin: str) -> Record | None:
+    def read(entry: dict[str, Any], origin: str) -> Record | None:
         meta = read_json(images / entry["metadata_fn"])
         height, width = int(meta["height"]), int(meta["width"])
         masks = tuple(Segmentation(_polygons(parts), height, width) for parts in meta["segms"])

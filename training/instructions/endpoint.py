@@ -103,7 +103,8 @@ class Endpoint:
         data = json.dumps(request.body()).encode()
         posted = urllib.request.Request(self.url, data=data, headers=headers, method="POST")
         with urllib.request.urlopen(posted, timeout=self.timeout) as response:
-            return response.read()
+            result: bytes = response.read()
+            return result
 
     def _reply(self, request: Request, body: bytes) -> Reply:
         try:

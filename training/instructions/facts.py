@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -54,7 +55,7 @@ class KnownRegion:
         return bool(self.category or self.captions or self.detailed)
 
     @cached_property
-    def _encoded(self) -> dict:
+    def _encoded(self) -> dict[str, Any]:
         encoded = coco_masks.encode(np.asfortranarray(self.mask.decode().astype(np.uint8)))
         return {"size": [self.mask.height, self.mask.width], "counts": encoded["counts"]}
 

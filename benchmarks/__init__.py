@@ -1,1 +1,1 @@
-"""Measures speed and memory of the engines and of alternatives."""
+"""Measure speed and memory of the engines and of alternatives."""

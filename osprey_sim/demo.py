@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Collected:
-    """What was received of each frame, by its stamp in nanoseconds.
+    """Received messages of each frame by its stamp in nanoseconds.
 
     Attributes:
         recorder: Records the camera, None if it is not recorded.

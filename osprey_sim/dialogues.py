@@ -1,4 +1,4 @@
-"""What is asked about a simulated region and what is true about it: the text side of a training sample."""
+"""Generate questions about simulated regions with their true answers: the texts of training samples."""
 
 from __future__ import annotations
 

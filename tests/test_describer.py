@@ -793,6 +793,7 @@ def test_one_confidence_at_every_door(
         known = short[thing.instance_id]
         assert thing.caption is not None
         assert thing.caption.confidence == pytest.approx(known.confidence, abs=1e-4)
+        assert thing.caption.raw_confidence == pytest.approx(known.raw_confidence, abs=1e-4)
         assert printed[thing.instance_id]["confidence"] == pytest.approx(known.confidence, abs=1e-4)
         assert printed[thing.instance_id]["raw_confidence"] == pytest.approx(known.raw_confidence, abs=1e-4)
 

@@ -88,7 +88,7 @@ def _ask_image(arguments: argparse.Namespace) -> dict[str, Any]:
     from osprey_ros.query.finder import Finder
     from osprey_ros.regions.files import load_regions
     from osprey_ros.scene.attributes import attributes_from
-    from osprey_ros.scene.settings import StepSettings
+    from osprey_ros.scene.settings import MAX_REGIONS, StepSettings
     from osprey_ros.vision.image_io import load_image
 
     attributes = attributes_from(arguments.attributes)
@@ -102,7 +102,7 @@ def _ask_image(arguments: argparse.Namespace) -> dict[str, Any]:
         style=arguments.style,
         attributes=attributes,
         min_area=arguments.min_area,
-        max_regions=arguments.max_regions or len(frame.regions),
+        max_regions=arguments.max_regions or min(len(frame.regions), MAX_REGIONS),
         max_new_tokens=arguments.max_new_tokens or 0,
         remember=False,  # so that track ids, which reasons name, are the ids of the masks
     )
@@ -125,6 +125,7 @@ def _entry(thing: SceneObject, score: float, reason: str) -> dict[str, Any]:
         "category": thing.category,
         "description": thing.description,
         "confidence": round(thing.caption.confidence, 4) if thing.caption else 0.0,
+        "raw_confidence": round(thing.caption.raw_confidence, 4) if thing.caption else 0.0,
         "box": list(thing.box),
     }
 
@@ -160,6 +161,7 @@ def _message_entry(match: Any) -> dict[str, Any]:
         "category": thing.category,
         "description": thing.description,
         "confidence": round(thing.confidence, 4),
+        "raw_confidence": round(thing.raw_confidence, 4),
         "box": [roi.x_offset, roi.y_offset, roi.width, roi.height],
         "visible": thing.visible,
         "position": [round(v, 4) for v in (position.x, position.y, position.z)] if thing.has_position else None,

@@ -47,6 +47,7 @@ def object_message(thing: SceneObject, make: MakeMessage) -> Any:
         category=thing.category,
         description=thing.description,
         confidence=words.confidence if words else 0.0,
+        raw_confidence=words.raw_confidence if words else 0.0,
         attributes=[
             make("osprey_interfaces/msg/Attribute", name=found.name, value=found.value, confidence=found.confidence)
             for found in (words.attributes if words else ())

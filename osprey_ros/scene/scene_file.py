@@ -45,6 +45,7 @@ _COLUMNS = {
     "confidence": "REAL",
     "described_at": "INTEGER",
     "attributes": "TEXT",
+    "raw_confidence": "REAL",
 }
 _TABLES = (
     "about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
@@ -228,6 +229,10 @@ class SceneFile:
                 f"the scene file {self._path} has version {version}, this osprey_ros writes {_VERSION}: name another "
                 "scene_file, or delete this one to start with an empty scene"
             )
+        elif "raw_confidence" not in [
+            row[1] for row in database.execute("PRAGMA table_info(objects)")
+        ]:  # a file of 0.1
+            database.execute("ALTER TABLE objects ADD COLUMN raw_confidence REAL")
         database.execute("COMMIT")
         # NORMAL: commits do not wait for the disk, and the file stays intact.
         for setting in ("journal_mode = WAL", "synchronous = NORMAL", f"wal_autocheckpoint = {_LOG_PAGES}"):
@@ -266,11 +271,12 @@ class SceneFile:
 
 def _row(obj: SceneObject) -> tuple[Any, ...]:
     """Return the values of _COLUMNS. Visibility is not among them: no object is visible after a start."""
-    caption: tuple[Any, ...] = (None,) * 5
+    caption: tuple[Any, ...] = (None,) * 6
     if obj.caption is not None:
         attributes = json.dumps([[a.name, a.value, float(a.confidence)] for a in obj.caption.attributes])
         said = obj.caption
         caption = (said.category, said.description, float(said.confidence), int(said.described_at), attributes)
+        caption = (*caption, float(said.raw_confidence))
     return (
         int(obj.track_id),
         obj.state.value,
@@ -291,11 +297,13 @@ def _row(obj: SceneObject) -> tuple[Any, ...]:
 def _object(row: tuple[Any, ...], vector: bytes) -> SceneObject:
     """Return the object of a row. Raises ValueError or TypeError for invalid values."""
     values = dict(zip(_COLUMNS, row, strict=True))
-    category, description, confidence, described_at, attributes = (values.pop(name) for name in list(_COLUMNS)[12:])
+    category, description, confidence, described_at, attributes, raw = (
+        values.pop(name) for name in list(_COLUMNS)[12:]
+    )
     caption = None
     if category is not None:
         parts = tuple(Attribute(*part) for part in json.loads(attributes))
-        caption = Caption(category, description, confidence, described_at, parts)
+        caption = Caption(category, description, confidence, described_at, parts, raw or 0.0)
     values["state"] = State(values["state"])
     for name, count in (("box", 4), ("position", 3), ("size", 3)):
         values[name] = _numbers(values[name], count)

@@ -9,6 +9,8 @@ from osprey_ros.errors import InputError
 from osprey_ros.scene.attributes import AttributeSpec
 from osprey_ros.system.settings import Effect, parameter, parameters_of
 
+MAX_REGIONS = 4096  # described in one frame
+
 
 @dataclass(frozen=True)
 class StepSettings:
@@ -66,7 +68,7 @@ class StepSettings:
         "Maximum number of objects described in one frame. Requested objects come first, then new, then changed ones, "
         "then large or near ones; the others wait for a later frame.",
         Effect.FRAME,
-        limits=(1, 4096),
+        limits=(1, MAX_REGIONS),
     )
     max_new_tokens: int = parameter(
         0,

@@ -48,6 +48,7 @@ class Caption:
         confidence: Of the description, 0 to 1, calibrated if the bundle has a calibration.
         described_at: Stamp in nanoseconds of the image that was described.
         attributes: The attributes that were asked for.
+        raw_confidence: Of the description before calibration, 0 to 1.
     """
 
     category: str
@@ -55,6 +56,7 @@ class Caption:
     confidence: float
     described_at: int
     attributes: tuple[Attribute, ...] = ()
+    raw_confidence: float = 0.0
 
 
 @dataclass(frozen=True)

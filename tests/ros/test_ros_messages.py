@@ -30,7 +30,7 @@ MUG = SceneObject(
     track_id=12,
     state=State.FRESH,
     reason="",
-    caption=Caption("mug", "a small red mug", 0.75, STAMP - 1, (Attribute("color", "red", 0.5),)),
+    caption=Caption("mug", "a small red mug", 0.75, STAMP - 1, (Attribute("color", "red", 0.5),), 0.875),
     first_seen=STAMP - 2,
     last_seen=STAMP,
     visible=True,
@@ -51,6 +51,7 @@ def test_objects_become_a_message() -> None:
     assert message.header == HEADER
     assert (found.track_id, found.instance_id, found.area, found.visible) == (12, 7, 450, True)
     assert (found.category, found.description, found.confidence) == ("mug", "a small red mug", 0.75)
+    assert found.raw_confidence == 0.875
     assert [(a.name, a.value, a.confidence) for a in found.attributes] == [("color", "red", 0.5)]
     assert (found.roi.x_offset, found.roi.y_offset, found.roi.width, found.roi.height) == (3, 4, 20, 30)
     assert (found.label, found.score, found.state, found.reason) == ("cup", 0.5, found.FRESH, "")

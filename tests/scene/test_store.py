@@ -37,7 +37,7 @@ def mug(track_id: int, seen: int = 5_000, seed: int = 0, **changes: object) -> S
         track_id=track_id,
         state=State.FRESH,
         reason="",
-        caption=Caption("mug", "a small red mug ☕", 0.75, 4_000, attributes),
+        caption=Caption("mug", "a small red mug ☕", 0.75, 4_000, attributes, 0.875),
         first_seen=1_700_000_000_123_456_789,
         last_seen=seen,
         visible=True,
@@ -94,6 +94,21 @@ def test_a_scene_comes_back_as_it_was_saved(file: Path) -> None:
     save(store, (stored.objects[1],), 20)
     store.close()
     assert list(loaded(file)) == [12]
+
+
+def test_a_scene_file_of_0_1_is_read_and_continued(file: Path) -> None:
+    store = SceneStore(file, "nano")
+    save(store, (mug(1),), 2)
+    store.close()
+    change(file, "ALTER TABLE objects DROP COLUMN raw_confidence")  # 0.1 had no such column
+    store = SceneStore(file, "nano")
+    (old,) = store.load().objects
+    assert old.caption is not None
+    assert (old.caption.description, old.caption.confidence) == ("a small red mug ☕", 0.75)
+    assert old.caption.raw_confidence == 0
+    save(store, (mug(1), mug(2)), 3)
+    store.close()
+    assert loaded(file)[2].caption == mug(2).caption
 
 
 def test_what_changed_is_written_and_small_changes_of_looks_are_not(file: Path) -> None:

@@ -44,6 +44,7 @@ lint: $(STAMPS)/robot $(STAMPS)/test $(STAMPS)/lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python tools/check_words.py
 	$(BIN)/mypy
 
 clean:

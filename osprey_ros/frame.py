@@ -58,7 +58,7 @@ class Frame:
         if len(regions):
             reason = f"no region is left: all {len(regions)} are smaller than {min_area} pixels"
         elif regions is self.regions:
-            reason = "there is no region in the array"
+            reason = "the array has no regions"
         else:
             reason = "the id image has no region: every pixel is background (0 or below)"
         return regions.take(large), reason

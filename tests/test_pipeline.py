@@ -292,7 +292,7 @@ def test_no_region_is_left_of_an_array(pipeline: Pipeline) -> None:
         "no region is left: all 1 are smaller than 50 pixels"
     )
     none = regions_from_crops([], [], 120, 160)
-    assert pipeline.step(replace(patches(), regions=none), SHORT).empty_reason == "there is no region in the array"
+    assert pipeline.step(replace(patches(), regions=none), SHORT).empty_reason == "the array has no regions"
 
 
 def test_words_that_are_not_sure_enough_become_unknown(pipeline: Pipeline) -> None:

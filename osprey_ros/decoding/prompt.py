@@ -1,6 +1,6 @@
-"""Conversation template: a question about a region becomes token ids with placeholders for picture and region.
+"""Conversation template: a question about a region becomes token ids with placeholders for image and region.
 
-Training and the robot both build their prompts here, so that the words around the picture never differ between them.
+Training and the robot both build their prompts here, so that the text around the image never differs between them.
 Texts and the order of tokens are those of the published Osprey (arXiv 2312.10032 and its code).
 """
 
@@ -44,7 +44,7 @@ _SHOWN = 60  # characters of a long question in a message
 class Template:
     """The fixed words of a conversation: ``{system} {user}: {overview}{question} {assistant}:``.
 
-    The overview is the opening of the published evaluation, with one newline behind the picture, for all styles (the
+    The overview is the opening of the published evaluation, with one newline behind the image, for all styles (the
     published demo puts two there): with the same words up to the question, one prefix serves every style.
     """
 
@@ -159,7 +159,7 @@ class PromptBuilder:
         template = self.template
         text = f"{template.system} {template.user}: {template.overview}{question} {template.assistant}:"
         before, after = text.split(IMAGE_TEXT)
-        # The published code tokenizes the text on both sides of the picture on its own.
+        # The published code tokenizes the text on both sides of the image on its own.
         return (self.spec.bos_id, *self._encode(before), IMAGE, *self._encode(after))
 
     def answer(self, text: str) -> tuple[int, ...]:
@@ -220,9 +220,9 @@ def _checked(question: str) -> str:
     question = question.strip()
     check_text(question, "the question")
     if not question:
-        raise PromptError("the question is empty: ask something, such as 'What colour is <mask><pos>?'")
+        raise PromptError("the question is empty: ask something, such as 'What color is <mask><pos>?'")
     if IMAGE_TEXT in question:
-        raise PromptError(f"the question {question!r} contains {IMAGE_TEXT}: the picture is put in by the template")
+        raise PromptError(f"the question {question!r} contains {IMAGE_TEXT}: the template inserts the image")
     pairs = question.count(REGION_TEXT)
     if question.count(MASK_TEXT) != pairs or question.count(POSITION_TEXT) != pairs:
         raise PromptError(f"the question {question!r} must name a region as {REGION_TEXT}, the two together")

@@ -229,9 +229,8 @@ class SceneFile:
                 f"the scene file {self._path} has version {version}, this osprey_ros writes {_VERSION}: name another "
                 "scene_file, or delete this one to start with an empty scene"
             )
-        elif "raw_confidence" not in [
-            row[1] for row in database.execute("PRAGMA table_info(objects)")
-        ]:  # a file of 0.1
+        elif "raw_confidence" not in [row[1] for row in database.execute("PRAGMA table_info(objects)")]:
+            # A file of 0.1.
             database.execute("ALTER TABLE objects ADD COLUMN raw_confidence REAL")
         database.execute("COMMIT")
         # NORMAL: commits do not wait for the disk, and the file stays intact.

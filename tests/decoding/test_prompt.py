@@ -96,7 +96,7 @@ def test_several_regions_are_kept_in_order(builder: PromptBuilder) -> None:
         ("  ", "question is empty"),
         ("what is <mask>?", "the two together"),
         ("what is <pos><mask>?", "the two together"),
-        ("<image> what is <mask><pos>?", "put in by the template"),
+        ("<image> what is <mask><pos>?", "the template inserts the image"),
     ],
 )
 def test_questions_that_cannot_be_asked(builder: PromptBuilder, question: str, message: str) -> None:

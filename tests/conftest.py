@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from osprey_ros.decoding.config import GenerationConfig, Sampling
 
 # Folders and files whose tests start nodes, and those whose tests build, train, render or measure for seconds.
 ROS = ("ros", "osprey_sim/test_ros_demo.py")
-SLOW = ("evaluation", "export", "osprey_sim", "osprey_torch", "training", "bundle/test_nano.py")
+SLOW = ("cli/test_programs.py", "evaluation", "export", "osprey_sim", "osprey_torch", "training", "bundle/test_nano.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,6 +27,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(marker)
         if not any(item.get_closest_marker(marker) for marker in ("ros", "slow", "gpu")):
             item.add_marker("unit")
+
+
+@pytest.fixture(autouse=True)
+def logging_of_the_process() -> Iterator[None]:
+    """Undo what programs under test configure: their handlers write to the captured, soon closed standard error."""
+    root = logging.getLogger()
+    handlers = list(root.handlers)
+    yield
+    root.handlers[:] = handlers
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,6 @@ def test_the_benchmark_compares_equal_words_and_writes_its_figures(tmp_path: Pat
 
 def test_wrong_arguments_of_the_measures_end_with_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert frame.main(["--bundle", str(NANO), "--regions", "65"]) == 2
-    assert "65 regions" in capsys.readouterr().err
+    assert "the number of regions is 65; use 1 to 64" in capsys.readouterr().err
     assert accuracy.main(["--bundle", str(tmp_path / "none")]) == 2
     assert "none" in capsys.readouterr().err

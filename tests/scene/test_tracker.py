@@ -244,7 +244,9 @@ def test_what_does_not_belong_together_is_refused(looks):
     for bad in (np.nan, np.inf):
         broken = good.embeddings.copy()
         broken[2, 5] = bad
-        with pytest.raises(InputError, match=r"mask token of region 3 is not finite .*: build them with --vision fp32"):
+        with pytest.raises(
+            InputError, match=r"mask token of region 3 is not finite .*: build them with `osprey build .* --vision fp32"
+        ):
             tracker.update(1, replace(good, embeddings=broken))
     tracker.update(1, good)
     with pytest.raises(InputError, match="another bundle"):

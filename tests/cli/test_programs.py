@@ -54,7 +54,7 @@ def test_every_program_of_the_checkout_exists() -> None:
     "command", [["build"], ["train"], *(["eval", name] for name in EVALUATIONS), ["sim"], ["demo"]], ids=" ".join
 )
 def test_programs_of_a_checkout_print_their_own_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    # In this process: importing torch anew for each would take a minute.
+    # In this process: a new process for each would import torch every time.
     try:
         status = main([*command, "--help"])
     except SystemExit as done:

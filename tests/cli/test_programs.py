@@ -63,13 +63,6 @@ def test_programs_of_a_checkout_print_their_own_help(command: list[str], capsys:
     assert capsys.readouterr().out.startswith(f"usage: osprey {' '.join(command)} ")
 
 
-def test_the_script_that_builds_engines_still_runs() -> None:
-    script = [sys.executable, "export/build_engines.py", "--help"]
-    done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("usage: build_engines.py ")
-
-
 def test_statuses_and_arguments_are_those_of_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = list(sys.argv)
     arguments = ["--seed", "3", "--objects", "2", "--width", "160", "--height", "120", "--output", str(tmp_path / "s")]
@@ -77,9 +70,8 @@ def test_statuses_and_arguments_are_those_of_the_program(tmp_path: Path, capsys:
     assert "image.png, masks.png and truth.json" in capsys.readouterr().out
     assert len(json.loads((tmp_path / "s" / "truth.json").read_text())) == 2
     assert sys.argv == before
-    done = _osprey("build", "--checkpoint", str(tmp_path / "none"), "--output", str(tmp_path / "bundle"))
-    assert done.returncode == 2
-    assert f"build_engines: {tmp_path / 'none'}" in done.stderr
+    assert main(["build", "--checkpoint", str(tmp_path / "none"), "--output", str(tmp_path / "bundle")]) == 2
+    assert f"build_engines: {tmp_path / 'none'}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [["build"], ["train", "--config", "x"], ["eval", "accuracy", "--help"]])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
@@ -32,7 +34,7 @@ def cosines(a: np.ndarray, b: np.ndarray, center: np.ndarray) -> np.ndarray:
 
 def cosine_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Return 1 - cosine of two embeddings [D], 0 to 2; 0 if one is zero, as the embedding of a vanished mask."""
-    length = float(np.linalg.norm(a) * np.linalg.norm(b))
+    length = math.sqrt(float(a @ a) * float(b @ b))  # np.linalg.norm takes three times as long
     return 1.0 - float(a @ b) / length if length else 0.0
 
 

@@ -7,7 +7,8 @@ step with OpenCV.
 
 from __future__ import annotations
 
-from concurrent.futures import Executor, ThreadPoolExecutor
+import math
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import cv2
@@ -22,7 +23,7 @@ MODES = ("exact", "fast")
 # A thinner image would need too much memory: at 100 to 1 a short edge of 512 makes 26 million pixels, 79 MB as bytes
 # and 315 MB as float32.
 MAX_ASPECT_RATIO = 100
-_MAX_THREADS = 4
+_BICUBIC = Image.BICUBIC  # type: ignore[attr-defined]  # Image.Resampling came with Pillow 9.1; Ubuntu 22.04 has 9.0
 
 # Filter of mode "fast": by how much an image shrinks, the weights of the nearest and the second-nearest neighbors.
 # Fitted to Pillow's bicubic filter on rendered scenes.
@@ -38,7 +39,8 @@ class Preprocessor:
         spec: Image size, mean and standard deviation of the model.
         mode: "exact" for the published preprocessing, "fast" for about a quarter of its time. Fast values differ from
             exact ones by 0.1 of 255 levels on average (`benchmarks/pixels.py` measures both).
-        threads: Number of threads of mode "exact", at most 4. OpenCV chooses the threads of mode "fast".
+        threads: Number of threads of mode "exact" for landscape images, at most 4. OpenCV chooses the threads of mode
+            "fast".
 
     Attributes:
         pixels: float32 [1, 3, S, S], the latest result. It is always the same array.
@@ -50,9 +52,10 @@ class Preprocessor:
         if mode not in MODES:
             raise ImageError(f"unknown preprocessing mode {mode!r}: choose one of {', '.join(MODES)}")
         self._size, self._mode = spec.image_size, mode
-        threads = min(threads, _MAX_THREADS)
-        self._pool = ThreadPoolExecutor(threads, "preprocess") if mode == "exact" and threads > 1 else None
-        self._strips = threads
+        # Positions in an image that is cut into 2 or 4 strips are exact in Pillow's float32.
+        strips = next(number for number in (4, 2, 1) if number <= max(threads, 1) and spec.image_size % number == 0)
+        self._strips = strips if mode == "exact" else 1
+        self._pool = ThreadPoolExecutor(self._strips, "preprocess") if self._strips > 1 else None
         self._normalized = _normalized_values(spec)
         # Allocating large arrays for each image would take as long as computing them.
         self._buffers: dict[str, np.ndarray] = {}
@@ -65,21 +68,45 @@ class Preprocessor:
         """
         _check_image(rgb)
         rgb = np.ascontiguousarray(rgb)
-        fast = self._mode == "fast"
-        return self.square(self._resize_fast(rgb) if fast else _resize_exact(rgb, self._size, self._pool, self._strips))
+        if self._mode == "fast":
+            return self.square(self._resize_fast(rgb))
+        if self._pool is None or rgb.shape[0] > rgb.shape[1]:
+            return self.square(resize_shortest_edge(rgb, self._size))
+        list(self._pool.map(self._exact_strip, [rgb] * self._strips, range(self._strips)))
+        return self.pixels
 
     def square(self, rgb: np.ndarray) -> np.ndarray:
         """Return `pixels` for a contiguous image, uint8 [h, w, 3], whose shorter edge has the model's size already."""
-        size = (self._size, self._size)
-        planes = list(self._buffer("planes", (3, *rgb.shape[:2]), np.uint8))
-        cv2.split(rgb, planes)
-        for plane, values, out in zip(planes, self._normalized, self.pixels[0], strict=True):
-            if plane.shape == size:
-                cv2.LUT(plane, values, out)
-            else:
-                normalized = cv2.LUT(plane, values, self._buffer("normalized", plane.shape, np.float32))
-                cv2.resize(normalized, size, out, interpolation=cv2.INTER_LINEAR)
+        self._normalize(rgb, self.pixels[0], "")
         return self.pixels
+
+    def _exact_strip(self, rgb: np.ndarray, number: int) -> None:
+        """Compute some rows of `pixels` from a landscape image.
+
+        Pillow resizes the width of a landscape image first. Of a portrait image or of a strip it may resize the height
+        first, which rounds other values, so that both steps are separate here and portrait images have no strips.
+        """
+        height, width = _resized_shape(rgb, self._size)
+        first, last = (height * cut // self._strips for cut in (number, number + 1))
+        scale = rgb.shape[0] / height
+        margin = math.ceil(2 * max(scale, 1)) + 2  # rows around a strip that the filter reads
+        top, bottom = max(0, math.floor(first * scale) - margin), math.ceil(last * scale) + margin
+        part = Image.fromarray(rgb[top:bottom])
+        part = part.resize((width, part.height), _BICUBIC)
+        box = (0, first * scale - top, width, last * scale - top)
+        part = part.resize((width, last - first), _BICUBIC, box)
+        self._normalize(np.asarray(part), self.pixels[0, :, first:last], f"strip {number} ")
+
+    def _normalize(self, rgb: np.ndarray, out: np.ndarray, buffers: str) -> None:
+        """Normalize an image, uint8 [h, w, 3], and resize it bilinearly to ``out``, float32 [3, H, W]."""
+        planes = list(self._buffer(f"{buffers}planes", (3, *rgb.shape[:2]), np.uint8))
+        cv2.split(rgb, planes)
+        for plane, values, target in zip(planes, self._normalized, out, strict=True):
+            if plane.shape == target.shape:
+                cv2.LUT(plane, values, target)
+            else:
+                normalized = cv2.LUT(plane, values, self._buffer(f"{buffers}normalized", plane.shape, np.float32))
+                cv2.resize(normalized, target.shape[::-1], target, interpolation=cv2.INTER_LINEAR)
 
     def _resize_fast(self, rgb: np.ndarray) -> np.ndarray:
         """Return the image resized to the model's square, uint8 [S, S, 3].
@@ -117,39 +144,14 @@ def preprocess(rgb: np.ndarray, spec: ModelSpec, mode: str = "exact") -> np.ndar
 def resize_shortest_edge(rgb: np.ndarray, size: int) -> np.ndarray:
     """Resize an image, uint8 [H, W, 3], bicubically so that its shorter edge is ``size``; keep the aspect ratio."""
     _check_image(rgb)
-    return _resize_exact(np.ascontiguousarray(rgb), size)
+    height, width = _resized_shape(rgb, size)
+    return np.asarray(Image.fromarray(np.ascontiguousarray(rgb)).resize((width, height), _BICUBIC))
 
 
 def normalize_and_square(rgb: np.ndarray, spec: ModelSpec) -> np.ndarray:
     """Return float32 [3, S, S] for an image from `resize_shortest_edge`, uint8 [h, w, 3]."""
     result: np.ndarray = Preprocessor(spec).square(np.ascontiguousarray(rgb))[0]
     return result
-
-
-def _resize_exact(rgb: np.ndarray, size: int, pool: Executor | None = None, strips: int = 1) -> np.ndarray:
-    """As `resize_shortest_edge`. The threads of a pool share the work by strips of the image.
-
-    Like Pillow, they resize the width first: strips of rows. Then follows the height: strips of columns.
-    """
-    height, width = _resized_shape(rgb, size)
-    if pool is None:
-        return _bicubic(rgb, width, height)
-
-    def edges(length: int) -> tuple[list[int], list[int]]:
-        count = min(strips, length)
-        cuts = [length * strip // count for strip in range(count + 1)]
-        return cuts[:-1], cuts[1:]
-
-    rows = pool.map(lambda top, bottom: _bicubic(rgb[top:bottom], width, bottom - top), *edges(rgb.shape[0]))
-    resized = np.concatenate(list(rows))
-    columns = pool.map(lambda left, right: _bicubic(resized[:, left:right], right - left, height), *edges(width))
-    return np.concatenate(list(columns), axis=1)
-
-
-def _bicubic(rgb: np.ndarray, width: int, height: int) -> np.ndarray:
-    # Image.Resampling came with Pillow 9.1; Ubuntu 22.04 has 9.0.
-    image = Image.fromarray(np.ascontiguousarray(rgb)).resize((width, height), Image.BICUBIC)  # type: ignore[attr-defined]
-    return np.asarray(image)
 
 
 def _resized_shape(rgb: np.ndarray, size: int) -> tuple[int, int]:

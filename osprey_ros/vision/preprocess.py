@@ -55,7 +55,7 @@ class Preprocessor:
         # Positions in an image that is cut into 2 or 4 strips are exact in Pillow's float32.
         strips = next(number for number in (4, 2, 1) if number <= max(threads, 1) and spec.image_size % number == 0)
         self._strips = strips if mode == "exact" else 1
-        self._pool = ThreadPoolExecutor(self._strips, "preprocess") if self._strips > 1 else None
+        self._pool = ThreadPoolExecutor(self._strips - 1, "preprocess") if self._strips > 1 else None
         self._normalized = _normalized_values(spec)
         # Allocating large arrays for each image would take as long as computing them.
         self._buffers: dict[str, np.ndarray] = {}
@@ -72,7 +72,10 @@ class Preprocessor:
             return self.square(self._resize_fast(rgb))
         if self._pool is None or rgb.shape[0] > rgb.shape[1]:
             return self.square(resize_shortest_edge(rgb, self._size))
-        list(self._pool.map(self._exact_strip, [rgb] * self._strips, range(self._strips)))
+        others = [self._pool.submit(self._exact_strip, rgb, number) for number in range(1, self._strips)]
+        self._exact_strip(rgb, 0)
+        for strip in others:
+            strip.result()
         return self.pixels
 
     def square(self, rgb: np.ndarray) -> np.ndarray:

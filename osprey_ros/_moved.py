@@ -17,7 +17,7 @@ MODULES = {
     "attributes": ("scene.attributes",),
     "bag": ("recording.annotate",),
     "bag_frames": ("recording.frames",),
-    "bag_read": ("recording.reader",),
+    "bag_read": ("recording.reader", "recording.topics"),
     "bag_types": ("recording.types", "messages.stamps"),
     "bag_write": ("recording.writer",),
     "bilinear": ("regions.pooling",),

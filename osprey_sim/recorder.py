@@ -9,7 +9,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 
-from osprey_ros.recording.reader import RecordedMessage, Topic
+from osprey_ros.recording.topics import RecordedMessage, Topic
 from osprey_ros.recording.types import MessageTypes, serialized_stamp
 from osprey_ros.recording.writer import RecordingWriter, new_topic
 

@@ -29,6 +29,7 @@ from osprey_ros.cli._options import (
 )
 from osprey_ros.cli._output import warn_if_unverified
 from osprey_ros.errors import OspreyError
+from osprey_ros.messages.synchronizer import MAX_SLOP
 
 if TYPE_CHECKING:
     from osprey_ros.recording.annotate import Report
@@ -64,9 +65,10 @@ def add_command(commands: Any) -> None:
     command.add_argument(
         "--slop",
         default=0.0,
-        type=not_negative,
+        type=_slop,
         metavar="S",
-        help="largest difference in seconds between the stamps of image and segmentation (default: 0, equal stamps)",
+        help="largest difference in seconds between the stamps of image and segmentation, up to "
+        f"{MAX_SLOP:g} (default: 0, equal stamps)",
     )
     some = command.add_mutually_exclusive_group()
     some.add_argument("--every", default=1, type=positive, metavar="N", help="describe each N-th frame only")
@@ -92,6 +94,20 @@ def add_command(commands: Any) -> None:
     add_json_option(command)
     add_verbose_option(command)
     command.set_defaults(run=run)
+
+
+def _slop(text: str) -> float:
+    """Return the seconds that a text stands for.
+
+    Raises:
+        argparse.ArgumentTypeError: The text is not a number, or larger than `MAX_SLOP`.
+    """
+    value = not_negative(text)
+    if value > MAX_SLOP:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is more than {MAX_SLOP:g} s, which would match images with regions of other scenes"
+        )
+    return value
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -133,9 +149,9 @@ def run(arguments: argparse.Namespace) -> int:
         remember=not arguments.no_memory,
     )
     bundle = Bundle.open(arguments.bundle).on_device(arguments.device)
-    node, types, topics = "/" + arguments.node.strip("/"), MessageTypes(), (arguments.image, arguments.segmentation)
+    types, topics = MessageTypes(), (arguments.image, arguments.segmentation)
     with Recording(arguments.recording, types) as recording:
-        annotator = Annotator(recording, *topics, types, step, node, arguments.overlay)
+        annotator = Annotator(recording, *topics, types, step, arguments.node, arguments.overlay)
         describer = Describer(bundle, threads=arguments.threads, preprocessing=arguments.preprocessing)
         warn_if_unverified(bundle.manifest)
         with progress_bar("reading stamps", " messages", recording.message_count) as bar:
@@ -177,6 +193,7 @@ def _print_summary(arguments: argparse.Namespace, recording: Recording, plan: Pl
 def _notes(arguments: argparse.Namespace, recording: Recording, plan: Plan, report: Report) -> Iterator[str]:
     from osprey_ros.recording.types import stamp_text
 
+    yield from recording.notes
     if report.failed:
         yield f"{len(report.failed)} frames could not be described (named above)"
     if len(plan.frames) < plan.matched:
@@ -188,16 +205,18 @@ def _notes(arguments: argparse.Namespace, recording: Recording, plan: Plan, repo
                 f"{len(stamps)} messages of {topic} have no {other} within {arguments.slop:g} s "
                 f"(stamps {stamp_text(stamps[0])} to {stamp_text(stamps[-1])})"
             )
+        if plan.unstamped[role]:
+            yield f"{plan.unstamped[role]} messages of {topic} have no stamp (it is 0), so they match no {other}"
         if plan.unreadable[role]:
             yield f"{plan.unreadable[role]} messages of {topic} are too short to have a stamp"
     if report.untyped:
         yield f"topics without a definition, which Foxglove cannot show: {', '.join(report.untyped)}"
     if report.stopped:
         yield "interrupted: the output is readable and ends there"
-    elif recording.cut_off:
+        return
+    if recording.cut_off:
         yield f"{recording.path} ends in the middle of a record; the messages before it are kept"
-    elif report.kept != recording.message_count:
-        yield f"{recording.path} should have {recording.message_count} messages, but {report.kept} could be read"
+    yield from recording.missing(report.kept)
 
 
 @contextmanager

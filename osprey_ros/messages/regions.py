@@ -45,7 +45,7 @@ def regions_from_message(message: RegionArray) -> tuple[Regions, dict[int, Regio
 
 
 def regions_from_detections(message: Any, height: int, width: int) -> tuple[Regions, dict[int, RegionLabel]]:
-    """Convert the boxes of a vision_msgs/Detection2DArray to regions of an image.
+    """Convert the boxes of a vision_msgs/Detection2DArray to regions of an image, also of Foxy and Galactic.
 
     The ids of the detections are kept if all are distinct positive integers (as from a tracker). Otherwise they are
     numbered from 1. The label is the hypothesis with the highest score.
@@ -60,20 +60,24 @@ def regions_from_detections(message: Any, height: int, width: int) -> tuple[Regi
     Raises:
         InputError: A box is invalid. The text names the detection.
     """
-    ids = _detection_ids([str(detection.id) for detection in message.detections])
+    ids = _detection_ids([_detection_id(detection) for detection in message.detections])
     parts, labels = [], {}
     for number, detection in zip(ids, message.detections, strict=True):
         box = detection.bbox
-        center = (float(box.center.position.x), float(box.center.position.y))
+        # Up to Galactic, the center is a geometry_msgs/Pose2D without the field position.
+        position = getattr(box.center, "position", box.center)
+        center = (float(position.x), float(position.y))
         size = (float(box.size_x), float(box.size_y))
         try:
             parts.append(mask_from_box(center, size, float(box.center.theta), height, width))
         except RegionError as error:
             raise InputError(f"detection {number}: {error}") from error
-        hypotheses = [result.hypothesis for result in detection.results]
+        # In Foxy, the result itself has the class, under the name id.
+        hypotheses = [getattr(result, "hypothesis", result) for result in getattr(detection, "results", ())]
         if hypotheses:
             best = max(hypotheses, key=lambda hypothesis: hypothesis.score if isfinite(hypothesis.score) else -inf)
-            labels[number] = RegionLabel(str(best.class_id), _score(best))
+            label = best.class_id if hasattr(best, "class_id") else best.id
+            labels[number] = RegionLabel(str(label), _score(best))
     return _regions(parts, ids, height, width), labels
 
 
@@ -106,6 +110,11 @@ def part_of(region: Region, height: int, width: int) -> MaskCrop:
         return MaskCrop(left, top, np.ones((tall, wide), np.bool_))
     part = mask_from_rle(np.asarray(region.rle), tall, wide)
     return MaskCrop(left + part.left, top + part.top, part.mask)
+
+
+def _detection_id(detection: Any) -> str:
+    """Return the id of a detection; Foxy and Galactic call it tracking_id, and older releases have none."""
+    return str(getattr(detection, "id", getattr(detection, "tracking_id", "")))
 
 
 def _detection_ids(texts: list[str]) -> list[int]:

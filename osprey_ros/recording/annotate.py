@@ -13,9 +13,11 @@ from pathlib import Path
 from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError, StoppedError, StorageError
 from osprey_ros.messages.frames import IMAGE, SEGMENTATION
+from osprey_ros.messages.names import full_node_name
 from osprey_ros.pipeline import Pipeline
 from osprey_ros.recording.frames import FrameReader, Pair, Plan, topics_text
-from osprey_ros.recording.reader import RecordedMessage, Recording
+from osprey_ros.recording.reader import Recording
+from osprey_ros.recording.topics import RecordedMessage
 from osprey_ros.recording.types import OBJECTS_TYPE, OVERLAY_TYPE, MessageTypes
 from osprey_ros.recording.writer import RecordingWriter, new_topic
 from osprey_ros.scene.settings import StepSettings
@@ -69,6 +71,7 @@ class Annotator:
         objects_topic: Name of the topic with the objects.
 
     Raises:
+        InputError: ROS refuses the name of the node.
         StorageError: A topic does not exist or cannot be used, or a topic to add exists already.
     """
 
@@ -85,6 +88,7 @@ class Annotator:
         self._recording, self._types, self._step, self._with_overlay = recording, types, step, with_overlay
         self._roles = {image: IMAGE, segmentation: SEGMENTATION}
         self._reader = FrameReader(recording, image, segmentation, types)
+        node = full_node_name(node)
         self.objects_topic = f"{node}/objects"
         self._added = [new_topic(self.objects_topic, OBJECTS_TYPE, types)]
         if with_overlay:

@@ -17,8 +17,9 @@ from osprey_ros.errors import StorageError
 from osprey_ros.frame import Frame
 from osprey_ros.messages.frames import DETECTIONS, IMAGE, REGIONS, SEGMENTATION, RawFrame, frame_from_messages
 from osprey_ros.messages.stamps import NANOSECONDS
-from osprey_ros.messages.synchronizer import FrameSync
-from osprey_ros.recording.reader import Recording, Topic
+from osprey_ros.messages.synchronizer import MAX_SLOP, FrameSync
+from osprey_ros.recording.reader import Recording
+from osprey_ros.recording.topics import Topic
 from osprey_ros.recording.types import MessageTypes, serialized_stamp, stamp_text
 
 _IMAGE, _COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
@@ -45,12 +46,14 @@ class Plan:
         frames: Selected pairs.
         matched: Number of all pairs.
         alone: Stamps of the messages without a partner, by role.
+        unstamped: Number of messages whose stamp is 0, which means none, by role.
         unreadable: Number of messages that are too short to have a stamp, by role.
     """
 
     frames: tuple[Pair, ...]
     matched: int
     alone: Mapping[str, tuple[int, ...]]
+    unstamped: Mapping[str, int]
     unreadable: Mapping[str, int]
 
 
@@ -80,7 +83,8 @@ def plan_frames(
     roles = {image: IMAGE, segmentation: SEGMENTATION}
     sync = FrameSync((IMAGE, SEGMENTATION), _QUEUE_SIZE, round(slop * NANOSECONDS))
     stamps: dict[str, list[int]] = {IMAGE: [], SEGMENTATION: []}
-    unreadable, indices = {IMAGE: 0, SEGMENTATION: 0}, {IMAGE: -1, SEGMENTATION: -1}
+    unreadable, unstamped = {IMAGE: 0, SEGMENTATION: 0}, {IMAGE: 0, SEGMENTATION: 0}
+    indices = {IMAGE: -1, SEGMENTATION: -1}
     matches: list[tuple[Any, ...]] = []
     offset: int | None = None
     for count, message in enumerate(recording.read(), start=1):
@@ -95,6 +99,9 @@ def plan_frames(
         except (struct.error, IndexError):
             unreadable[role] += 1
             continue
+        if not stamp:
+            unstamped[role] += 1
+            continue
         stamps[role].append(stamp)
         matches += sync.add(role, stamp, (stamp, indices[role]))
         offset = sync.offset if offset is None or sync.offset is None else min(offset, sync.offset)
@@ -102,11 +109,12 @@ def plan_frames(
     end = max([*stamps[IMAGE], *stamps[SEGMENTATION]], default=0) + 3600 * NANOSECONDS
     matches += [found for role in (IMAGE, SEGMENTATION) for found in sync.add(role, end, None) if None not in found]
     if not matches:
-        raise StorageError(_no_match(image, segmentation, stamps, slop, offset))
+        plan = Plan((), 0, {role: tuple(found) for role, found in stamps.items()}, unstamped, unreadable)
+        raise StorageError(_no_match(image, segmentation, plan, slop, offset))
     pairs = [Pair(first[0], first[1], second[1]) for first, second in matches]
     matched = {role: {found[row][0] for found in matches} for row, role in enumerate((IMAGE, SEGMENTATION))}
     alone = {role: tuple(stamp for stamp in stamps[role] if stamp not in matched[role]) for role in stamps}
-    return Plan(tuple(_select(pairs[::every], rate)), len(pairs), alone, unreadable)
+    return Plan(tuple(_select(pairs[::every], rate)), len(pairs), alone, unstamped, unreadable)
 
 
 class FrameReader:
@@ -145,8 +153,10 @@ class FrameReader:
     def _deserialize(self, role: str, data: bytes) -> Any:
         try:
             return self._read[role](data)
-        except SerdeError as error:
-            raise StorageError(f"{self._names[role]}: {error}") from error
+        except (SerdeError, struct.error, IndexError, ValueError) as error:
+            raise StorageError(
+                f"{self._names[role]}: a message of {len(data)} bytes ends early or is damaged; record it again"
+            ) from error
 
 
 def topics_text(recording: Recording) -> str:
@@ -187,13 +197,29 @@ def _select(pairs: list[Pair], rate: float) -> list[Pair]:
     return selected
 
 
-def _no_match(image: str, segmentation: str, stamps: Mapping[str, list[int]], slop: float, offset: int | None) -> str:
+def _no_match(image: str, segmentation: str, plan: Plan, slop: float, offset: int | None) -> str:
+    """Return the reason why no image has a segmentation, from a plan without frames."""
+    stamps = plan.alone
     for role, name in ((IMAGE, image), (SEGMENTATION, segmentation)):
+        if plan.unstamped[role] and not stamps[role]:
+            return (
+                f"all {plan.unstamped[role]} messages of {name} have no stamp (it is 0); set header.stamp in the "
+                f"publisher of {name}{'' if role == IMAGE else f' to the stamp of {image}'}, and record again"
+            )
+        if plan.unreadable[role] and not stamps[role]:
+            return f"all {plan.unreadable[role]} messages of --{role} {name} are too short to have a stamp"
         if not stamps[role]:
             return f"--{role} {name} has no messages"
-    nearest = "" if offset is None else f"; the nearest are {offset / NANOSECONDS:.6g} s apart, give a larger --slop"
+    remedy = ""
+    if offset is not None and offset <= MAX_SLOP * NANOSECONDS:
+        remedy = f"; the nearest are {offset / NANOSECONDS:.6g} s apart, give a larger --slop"
+    elif offset is not None:
+        remedy = (
+            f"; the nearest are {offset / NANOSECONDS:.6g} s apart, so their publishers use different clocks; set "
+            "header.stamp of the segmentation to the stamp of its image, and record again"
+        )
     return (
         f"no image has a segmentation: none of the {len(stamps[IMAGE])} stamps of {image} (from "
         f"{stamp_text(stamps[IMAGE][0])}) is within {slop:g} s of one of the {len(stamps[SEGMENTATION])} stamps of "
-        f"{segmentation} (from {stamp_text(stamps[SEGMENTATION][0])}){nearest}"
+        f"{segmentation} (from {stamp_text(stamps[SEGMENTATION][0])}){remedy}"
     )

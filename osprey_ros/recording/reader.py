@@ -1,122 +1,155 @@
-"""Read recordings of rosbag2: MCAP and SQLite files, or folders with metadata.yaml.
+"""Read recordings of rosbag2: MCAP and SQLite files, or folders with them, compressed or not.
 
-rosbags reads both. MCAP files without a complete index, such as those of a killed recorder, are read from their
-beginning by the `mcap` package.
+The bytes of files and messages decide how they are read, not their names or metadata.yaml.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Generator, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+import logging
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from io import BytesIO
+from itertools import chain
 from pathlib import Path
-from typing import IO, Any, BinaryIO, NamedTuple, cast
+from tempfile import TemporaryDirectory
+from typing import BinaryIO
 
-from mcap.exceptions import InvalidMagic
-from mcap.records import Channel, Message, Schema
-from mcap.stream_reader import StreamReader
-from rosbags.interfaces import Connection, ConnectionExtRosbag2, MessageDefinition, MessageDefinitionFormat, Qos
-from rosbags.rosbag2 import Reader, ReaderError
-from rosbags.rosbag2.metadata import parse_qos
-from rosbags.rosbag2.reader import DirectoryReader
-from rosbags.rosbag2.storage_mcap import McapReader
-from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader
+import zstandard
 
 from osprey_ros.errors import StorageError
+from osprey_ros.recording.mcap_file import McapFile
+from osprey_ros.recording.metadata import METADATA, Metadata, read_metadata
+from osprey_ros.recording.sqlite_file import SqliteFile
+from osprey_ros.recording.topics import RecordedMessage, StorageFile, Topic
 from osprey_ros.recording.types import MessageTypes
 
-_UNTYPED = "__schemaless__"  # type of channels without a schema, as rosbags names it
-_FORMATS = {
-    "": MessageDefinitionFormat.NONE,
-    "ros2msg": MessageDefinitionFormat.MSG,
-    "ros2idl": MessageDefinitionFormat.IDL,
+ZSTD = b"\x28\xb5\x2f\xfd"  # magic number of compressed files and messages
+# By magic number.
+_FORMATS: dict[bytes, Callable[[Path], StorageFile]] = {
+    b"\x89MCAP0\r\n": McapFile,
+    b"SQLite format 3\0": SqliteFile,
 }
-
-
-@dataclass(frozen=True)
-class Topic:
-    """A recorded topic.
-
-    Comparison ignores ``definition`` and ``type_hash``.
-
-    Attributes:
-        name: Full name, such as "/camera/image".
-        type: Such as "sensor_msgs/msg/Image"; "" if it was not recorded.
-        qos: Profiles that the publishers offered.
-        encoding: Serialization of the messages, "cdr" in ROS 2.
-        definition: Text of the type's .msg or .idl files, "" if it is unknown.
-        type_hash: Hash of the type (REP-2011), "" if it is unknown.
-    """
-
-    name: str
-    type: str
-    qos: tuple[Qos, ...] = ()
-    encoding: str = "cdr"
-    definition: str = field(default="", compare=False)
-    type_hash: str = field(default="", compare=False)
-
-
-class RecordedMessage(NamedTuple):
-    """A serialized message and the time in nanoseconds at which it was recorded."""
-
-    topic: Topic
-    time: int
-    data: bytes
+_OTHERS = {
+    b"#ROSBAG V2.0": "is a recording of ROS 1; convert it with `rosbags-convert`",
+    b"version https://git-lfs": "is a pointer of Git LFS, not the recording itself; run `git lfs pull`",
+    b"\x37\x7f\x06\x82": "is the journal of a .db3 file; give that file, its journal is read with it",
+    b"\x37\x7f\x06\x83": "is the journal of a .db3 file; give that file, its journal is read with it",
+}
+_SUFFIXES = {".mcap": "an MCAP file", ".db3": "an SQLite file"}
+_REMEDIES: dict[object, str] = {McapFile: "`mcap recover`", SqliteFile: "`sqlite3 FILE .recover`"}
+_LOGGER = logging.getLogger(__name__)
 
 
 class Recording:
     """An open recording. Use it in a ``with`` statement.
 
     Args:
-        path: A .mcap or .db3 file, or a folder with metadata.yaml.
+        path: A .mcap or .db3 file, or a folder with such files. Without metadata.yaml, a folder may have one file, or
+            the numbered files of one recorder.
         types: Definitions for topics that were recorded without one.
 
     Attributes:
         topics: All topics, with and without messages.
-        message_count: Number of messages according to the recording's index or metadata.
+        message_count: Number of messages according to the index of each file.
         custom_data: Notes of the recorder in metadata.yaml.
-        cut_off: Whether a file ends in the middle of a record.
+        notes: What may be missing, one sentence each.
 
     Raises:
         StorageError: The path is not a recording, or it is damaged.
     """
 
     def __init__(self, path: Path, types: MessageTypes) -> None:
-        self.path, self._count = path, 0
+        self.path, self._count, self._remedy = path, 0, "`mcap recover`"
         if not path.exists():
             raise StorageError(f"{path} does not exist")
-        if not path.is_dir() and path.suffix not in _Reader.STORAGE_PLUGINS:
-            raise StorageError(
-                f"{path} is not a recording of ROS 2; give a .mcap or .db3 file, or the folder with metadata.yaml"
-            )
-        with self._errors():
-            self._reader = _Reader(path)
-            self._reader.open()
-        self._topics = {connection.id: _topic(connection, types) for connection in self._reader.connections}
-        self.topics = tuple(dict.fromkeys(self._topics.values()))
-        self.message_count = self._reader.message_count
-        self.custom_data = dict(self._reader.storage.metadata.custom or {})
-        storages = getattr(self._reader.storage, "storages", [self._reader.storage])
-        self.cut_off = any(getattr(storage, "cut_off", False) for storage in storages)
+        if path.name == METADATA:
+            path = path.parent
+        self._stack = ExitStack()
+        try:
+            with self._errors():
+                files, metadata, self.notes = _files_of(path)
+                self._promised = _promised(path, metadata)
+                self._compressed = metadata is not None and metadata.compresses_messages
+                self._files = [self._open(file) for file in files]
+        except BaseException:
+            self._stack.close()
+            raise
+        known = metadata if metadata is not None and path.is_dir() else Metadata()
+        self._topics = [
+            {number: _complete(topic, types, known) for number, topic in file.topics.items()} for file in self._files
+        ]
+        found = list(chain.from_iterable(topics.values() for topics in self._topics))
+        names = {topic.name for topic in found}
+        found += [_complete(topic, types, known) for topic in known.topics if topic.name not in names]
+        self.topics = tuple(dict.fromkeys(found))
+        self.message_count = sum(file.count for file in self._files)
+        self.custom_data = dict(known.custom_data)
+        self.notes += tuple(chain.from_iterable(file.notes for file in self._files))
 
     def __enter__(self) -> Recording:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._reader.close()
+        self._stack.close()
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether a file ends in the middle of a record."""
+        return any(file.cut_off for file in self._files)
 
     def read(self) -> Iterator[RecordedMessage]:
-        """Yield all messages by time; those of a file without an index in the order in which they were written.
+        """Yield all messages, file by file: by time, those of a file without an index as they were written.
 
         Raises:
             StorageError: The recording is damaged.
         """
         self._count = 0
         with self._errors():
-            for connection, time, data in self._reader.messages():
-                self._count += 1
-                yield RecordedMessage(self._topics[connection.id], time, data)
+            for file, topics in zip(self._files, self._topics, strict=True):
+                for number, time, data in file.read():
+                    self._count += 1
+                    yield RecordedMessage(topics[number], time, self._payload(topics[number], data))
+
+    def missing(self, count: int) -> list[str]:
+        """Return a sentence for each number of messages that was written down and differs from ``count``."""
+        promised = [*self._promised, (self.message_count, "its index")]
+        return [
+            f"{self.path} should have {number} messages according to {source}, but {count} could be read"
+            for number, source in promised
+            if number != count
+        ]
+
+    def _open(self, path: Path) -> StorageFile:
+        opened = path
+        if _head(path).startswith(ZSTD):
+            folder = self._stack.enter_context(TemporaryDirectory(prefix="osprey-"))
+            opened = Path(folder, path.name.removesuffix(".zstd"))
+            with path.open("rb") as stream, opened.open("wb") as target:
+                _decompress(stream, target)
+        head = _head(opened)
+        kind = next((kind for magic, kind in _FORMATS.items() if head.startswith(magic)), None)
+        if kind is None:
+            raise StorageError(f"{path} {_refusal(path, head)}")
+        self._remedy = _REMEDIES[kind]
+        file = kind(opened)
+        self._stack.callback(file.close)
+        return file
+
+    def _payload(self, topic: Topic, data: bytes) -> bytes:
+        """Return a message without its compression."""
+        is_cdr = topic.encoding != "cdr" or data[:1] in (b"", b"\0")  # each message in CDR begins with 0
+        if is_cdr and not self._compressed:
+            return data
+        if data.startswith(ZSTD):
+            content = BytesIO()
+            _decompress(BytesIO(data), content)
+            return content.getvalue()
+        raise StorageError(
+            f"{self.path}: message {self._count} (topic {topic.name}) is neither serialized as CDR nor compressed with "
+            f"zstd, it begins with the bytes {data[:4].hex(' ')}; record it without compression or with zstd"
+        )
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -124,135 +157,109 @@ class Recording:
             yield
         except StorageError:
             raise
-        except FileNotFoundError as error:
-            raise StorageError(
-                f"{self.path} has no metadata.yaml; give the .mcap or .db3 file itself, or run `ros2 bag reindex`"
-            ) from error
         except OSError as error:
             raise StorageError(f"{self.path} cannot be read: {error.strerror or error}") from error
-        except InvalidMagic as error:
-            raise StorageError(f"{self.path} is not an MCAP file") from error
-        except Exception as error:  # rosbags also passes on the errors of the libraries below it
+        except Exception as error:  # of the libraries that read the formats
+            _LOGGER.debug("reading %s failed", self.path, exc_info=True)
             raise StorageError(
-                f"{self.path} is damaged after {self._count} messages ({type(error).__name__}: {error}); "
-                "copy it again, or try `mcap recover`"
+                f"{self.path} is damaged after {self._count} messages; copy it again, or try {self._remedy}"
             ) from error
 
 
-def _topic(connection: Connection, types: MessageTypes) -> Topic:
-    assert isinstance(connection.ext, ConnectionExtRosbag2)
-    return Topic(
-        connection.topic,
-        "" if connection.msgtype == _UNTYPED else connection.msgtype,
-        tuple(connection.ext.offered_qos_profiles),
-        connection.ext.serialization_format,
-        connection.msgdef.data or types.definition(connection.msgtype),
-        connection.digest,
+def _files_of(path: Path) -> tuple[list[Path], Metadata | None, tuple[str, ...]]:
+    """Return the files of a recording, the metadata beside them if it can be read, and notes about both."""
+    notes: list[str] = []
+    metadata = None
+    folder = path if path.is_dir() else path.parent
+    try:
+        metadata = read_metadata(folder)
+    except StorageError as error:
+        if path.is_dir():
+            notes.append(f"{error}; the files of the folder were read without it")
+    if not path.is_dir():
+        return [path], metadata if metadata and path.name in metadata.files else None, ()
+    present = sorted(
+        (file for file in path.iterdir() if _is_storage(file)),
+        key=lambda file: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)],
+    )
+    if metadata is not None and metadata.files:
+        files = [_listed(path, name) for name in metadata.files]
+        others = ", ".join(file.name for file in present if file not in files)
+        if others:
+            notes.append(f"{path}: {METADATA} does not list {others}, which was not read; run `ros2 bag reindex`")
+        return files, metadata, tuple(notes)
+    names = ", ".join(file.name for file in present)
+    if not present:
+        raise StorageError(f"{path} has no recording: no .mcap or .db3 file and no {METADATA}; give another folder")
+    if len({re.sub(r"_\d+(?=\.)", "", file.name) for file in present}) > 1:
+        raise StorageError(f"{path} has no {METADATA} and several recordings: {names}; give one of these files")
+    return present, metadata, tuple(notes)
+
+
+def _listed(folder: Path, name: str) -> Path:
+    """Return a file that the metadata lists, compressed or not."""
+    for candidate in (name, f"{name}.zstd", name.removesuffix(".zstd")):
+        if (folder / candidate).is_file():
+            return folder / candidate
+    raise StorageError(
+        f"{folder / name} is missing, but {METADATA} lists it; copy it, or remove {METADATA} to read the other files"
     )
 
 
-class _McapStorage(McapReader):
-    """The reader of rosbags, extended to files without a complete index, which are read from their beginning."""
-
-    cut_off = False
-    _sequential = False
-
-    def open(self) -> None:
-        """Read the index, or else the whole file."""
-        try:
-            super().open()
-        except Exception:
-            indexed = False  # cut off, most likely; other damage is reported by the reading below
-        else:
-            indexed = self._has_index()
-            if not indexed:
-                super().close()
-        if not indexed:
-            self._sequential = True
-            counts = Counter(channel for channel, _, _ in self._records())
-            self.connections = [found._replace(msgcount=counts[found.id]) for found in self.connections]
-            self.metadata = self.metadata._replace(message_count=counts.total())
-
-    def close(self) -> None:
-        """Close the file. Reading without an index keeps none open."""
-        if not self._sequential:
-            super().close()
-
-    def messages(
-        self, connections: Collection[Connection], start: int | None = None, stop: int | None = None
-    ) -> Generator[tuple[Connection, int, bytes], None, None]:
-        """Yield the messages of some connections; all of them in a file without an index, whatever their time."""
-        if not self._sequential:
-            yield from super().messages(connections, start, stop)
-            return
-        by_id = {connection.id: connection for connection in connections}
-        for channel, time, data in self._records():
-            if channel in by_id:
-                yield by_id[channel], time, data
-
-    def _has_index(self) -> bool:
-        """Return whether the summary has chunks and all channels with their types. Writers may leave out any of it."""
-        assert self.statistics is not None
-        complete = 0 < len(self.connections) == self.statistics.channel_count
-        return complete and bool(self.chunks) and all(found.msgtype != _UNTYPED for found in self.connections)
-
-    def _records(self) -> Iterator[tuple[int, int, bytes]]:
-        """Yield channel, time and data of each message in the order of the file, and collect the connections."""
-        schemas: dict[int, Schema] = {}
-        found: dict[int, Connection] = {}
-        with self.path.open("rb") as stream, suppress(_CutOffError):
-            self.cut_off = True
-            for record in StreamReader(cast("IO[bytes]", _WholeReads(stream)), validate_crcs=True).records:
-                if isinstance(record, Schema):
-                    schemas[record.id] = record
-                elif isinstance(record, Channel):
-                    found[record.id] = self._connection(record, schemas.get(record.schema_id))
-                    self.connections = list(found.values())
-                elif isinstance(record, Message):
-                    if record.channel_id not in found:
-                        raise ReaderError(f"a message has the unknown channel {record.channel_id}")
-                    yield record.channel_id, record.log_time, record.data
-            self.cut_off = False
-
-    def _connection(self, channel: Channel, schema: Schema | None) -> Connection:
-        encoding = schema.encoding if schema else ""
-        if encoding not in _FORMATS:
-            raise StorageError(
-                f"topic {channel.topic} has a definition in {encoding}, not in ros2msg or ros2idl; "
-                "remove the topic with `mcap filter`"
-            )
-        return Connection(
-            channel.id,
-            channel.topic,
-            schema.name if schema else _UNTYPED,
-            MessageDefinition(_FORMATS[encoding], schema.data.decode() if schema else ""),
-            channel.metadata.get("topic_type_hash", ""),
-            0,
-            ConnectionExtRosbag2(channel.message_encoding, parse_qos(channel.metadata.get("offered_qos_profiles", ""))),
-            self,
-        )
+def _is_storage(path: Path) -> bool:
+    name = path.name.removesuffix(".zstd")
+    return path.is_file() and not name.startswith(".") and Path(name).suffix in _SUFFIXES
 
 
-class _CutOffError(Exception):
-    """A file ends in the middle of a record."""
+def _promised(path: Path, metadata: Metadata | None) -> list[tuple[int, str]]:
+    """Return the number of messages according to the metadata of a folder, or beside a single file."""
+    if metadata is None:
+        return []
+    if not path.is_dir():
+        # The only file of a recording, whose metadata may be of a version without the counts of files.
+        alone = metadata.count if metadata.files == (path.name,) else None
+        number = metadata.counts.get(path.name, alone)
+    else:
+        number = metadata.count
+    return [] if number is None else [(number, METADATA)]
 
 
-class _WholeReads:
-    """A file whose reads return all requested bytes; the `mcap` package accepts shorter ones as whole records."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-
-    def read(self, size: int) -> bytes:
-        data = self._stream.read(size)
-        if len(data) < size:
-            raise _CutOffError
-        return data
+def _complete(topic: Topic, types: MessageTypes, metadata: Metadata) -> Topic:
+    """Return a topic with its definition, and with what only the metadata knows."""
+    listed = next((found for found in metadata.topics if (found.name, found.type) == (topic.name, topic.type)), topic)
+    return replace(
+        topic,
+        qos=topic.qos or listed.qos,
+        definition=topic.definition or types.definition(topic.type),
+        type_hash=topic.type_hash or listed.type_hash,
+    )
 
 
-class _FolderStorage(DirectoryReader):
-    STORAGE_PLUGINS: Mapping[str, Any] = {"mcap": _McapStorage, "sqlite3": Sqlite3Reader}
+def _head(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(32)
 
 
-class _Reader(Reader):
-    STORAGE_PLUGINS: Mapping[str, Any] = {"dir": _FolderStorage, ".mcap": _McapStorage, ".db3": Sqlite3Reader}
+def _refusal(path: Path, head: bytes) -> str:
+    for magic, reason in _OTHERS.items():
+        if head.startswith(magic):
+            return reason
+    if not head:
+        return "is empty; its recorder was killed before it wrote a message, or the copy is incomplete"
+    suffix = Path(path.name.removesuffix(".zstd")).suffix
+    if suffix in _SUFFIXES:
+        return f"is not {_SUFFIXES[suffix]}; copy it again, or give another file"
+    return f"is not a recording of ROS 2; give a .mcap or .db3 file, or the folder with {METADATA}"
+
+
+def _decompress(source: BinaryIO, target: BinaryIO) -> None:
+    """Write the content of a compressed file or message. Raises ZstdError if it is damaged or ends early."""
+    unpack = zstandard.ZstdDecompressor().decompressobj()
+    while data := source.read(1 << 20):
+        while data:
+            target.write(unpack.decompress(data))
+            data = unpack.unused_data
+            if data:
+                unpack = zstandard.ZstdDecompressor().decompressobj()
+    if not unpack.eof:
+        raise zstandard.ZstdError("ends in the middle of a frame")

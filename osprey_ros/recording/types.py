@@ -63,9 +63,10 @@ class MessageTypes:
             bytes. It raises the errors of rosbags for bytes that are not such a message.
 
         Raises:
-            StorageError: There is no definition, or it cannot be parsed.
+            StorageError: There is no definition, it cannot be parsed, or it lacks a field.
         """
         store = self._store_of(name, definition)
+        self._check_fields(name, store)
         return lambda data: store.deserialize_cdr(memoryview(data), name)
 
     def objects(self, objects: Sequence[SceneObject], stamp: int, frame_id: str) -> bytes:
@@ -95,10 +96,27 @@ class MessageTypes:
                 )
                 store.register(parsed)
             except TypesysError as error:
-                raise StorageError(f"the recorded definition of {name} cannot be parsed: {error}") from error
+                raise StorageError(
+                    f"the recorded definition of {name} cannot be parsed; record it again, or convert the recording "
+                    "with `ros2 bag convert` where the type is installed"
+                ) from error
         if name not in store.fielddefs:
-            raise StorageError(f"the recording has no definition of {name}")
+            raise StorageError(
+                f"the recording has no definition of {name}; convert it with `ros2 bag convert` where the type is "
+                "installed"
+            )
         return store
+
+    def _check_fields(self, name: str, store: Typestore) -> None:
+        """Raise StorageError if a type was recorded without a field that its present definition has."""
+        for part in store.fielddefs.keys() & self._store.fielddefs.keys():
+            recorded = {field for field, _ in store.fielddefs[part][1]}
+            missing = [field for field, _ in self._store.fielddefs[part][1] if field not in recorded]
+            if missing:
+                raise StorageError(
+                    f"{name} was recorded with another definition: {part} has no field {', '.join(missing)}; record it "
+                    "again with the present messages"
+                )
 
     def _header(self, stamp: int, frame_id: str) -> Any:
         return self._make("std_msgs/msg/Header", stamp=time_message(stamp, self._make), frame_id=frame_id)

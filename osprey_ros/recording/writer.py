@@ -25,7 +25,7 @@ from rosbags.interfaces import (
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from osprey_ros.errors import StorageError
-from osprey_ros.recording.reader import RecordedMessage, Topic
+from osprey_ros.recording.topics import RecordedMessage, Topic
 from osprey_ros.recording.types import MessageTypes
 
 _VERSION: Literal[8] = 8  # of the metadata; readers of later versions read it, and older ones cannot read the next

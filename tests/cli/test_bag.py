@@ -58,6 +58,21 @@ def test_attributes_are_checked_before_the_recording(
     assert not (tmp_path / "out.mcap").exists()
 
 
+@pytest.mark.parametrize("name", ["my robot", "a//b", "", "/", "7up", "a__b", "~osprey", "/robot/größe", "osprey\n"])
+def test_names_of_nodes_that_ros_refuses_are_refused(
+    arguments: list[str], name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "--node", name]) == 2
+    assert f"osprey: error: {name!r} is not the name of a node; give parts of letters" in capsys.readouterr().err
+    assert not (tmp_path / "out.mcap").exists()
+
+
+def test_a_slop_beyond_its_limit_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments, "--slop", "1.8e9"])
+    assert "argument --slop: '1.8e9' is more than 10 s" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("option", [["--min-confidence", "1.5"], ["--rate", "0"], ["--slop", "-1"]])
 def test_numbers_out_of_range_are_explained(
     arguments: list[str], option: list[str], capsys: pytest.CaptureFixture[str]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from osprey_ros.messages.frames import DETECTIONS, REGIONS, SEGMENTATION
+from osprey_ros.messages.synchronizer import MAX_SLOP
 from osprey_ros.system.settings import Effect, parameter
 
 TRANSPORTS = ("raw", "compressed")
@@ -53,7 +54,7 @@ class InputSettings:
         "Maximum difference between the stamps of the messages of one frame. 0: the stamps must be equal.",
         Effect.ACTIVATE,
         unit="s",
-        limits=(0.0, 10.0),
+        limits=(0.0, MAX_SLOP),
     )
     queue_size: int = parameter(
         15,

@@ -18,6 +18,7 @@ from export.options import DEVICES, FLOAT_PRECISIONS, RUNTIMES, Precisions, Targ
 from export.resources import return_freed_memory
 from export.verify import VerificationError
 from export.workspace import partial_folder
+from osprey_ros.cli._output import logs_on_stderr
 from osprey_ros.errors import OspreyError
 from osprey_torch.quantize import METHODS
 
@@ -44,11 +45,9 @@ def main(argv: list[str] | None = None) -> int:
         print(_GUIDE)
         return 2
     options = _parser().parse_args(argv)
-    logging.basicConfig(format="%(message)s", force=True)
-    for package in ("export", "osprey_torch"):
-        logging.getLogger(package).setLevel(logging.INFO)
     return_freed_memory()
-    with logging_redirect_tqdm():
+    packages = ("export", "osprey_torch")
+    with logs_on_stderr(0), logs_on_stderr(1, packages), logging_redirect_tqdm(list(map(logging.getLogger, packages))):
         return _build(options)
 
 

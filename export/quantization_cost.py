@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from export.build import Precisions, build_bundle
 from export.figures import TokenFigures
@@ -28,17 +27,18 @@ from export.verify_encoders import EncoderInputs, Tokens, encode_with_engines
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.bundle.manifest import DECODER
 from osprey_ros.cli._options import Parser, positive
+from osprey_ros.cli._output import logs_on_stderr
 from osprey_ros.decoding.decoder import Decoder
 from osprey_ros.decoding.prompt import MAX_NEW_TOKENS, PromptBuilder
 from osprey_ros.engines.base import load_engine
 from osprey_ros.errors import OspreyError
 from osprey_sim.render import MIN_AREA, Renderer
 from osprey_sim.scene import sample_scene
-from osprey_torch.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from osprey_torch.checkpoint import Checkpoint, save_checkpoint
 from osprey_torch.quantize import quantize_linear
 from osprey_torch.readback import model_from_bundle
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("export.quantization_cost")
 
 _MARGIN = 0.1
 
@@ -177,20 +177,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     source.add_argument("--checkpoint", type=Path, metavar="DIR", help="take the weights of a checkpoint folder")
     parser.add_argument(
-        "--progress",
-        type=Path,
-        metavar="FILE",
-        help="take weights that training saved on its way (progress.pt), before it settled them on the int4 grid",
-    )
-    parser.add_argument(
         "--regions", type=positive, default=500, metavar="N", help="number of regions to compare (default: %(default)s)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
     arguments = parser.parse_args(argv)
-    logging.basicConfig(format="quantization: %(message)s", force=True)
-    log.setLevel(logging.INFO)
     try:
-        with tempfile.TemporaryDirectory() as temporary:
+        with logs_on_stderr(1, [log.name]), tempfile.TemporaryDirectory() as temporary:
             work = Path(temporary)
             checkpoint = Checkpoint.open(_checkpoint_folder(arguments, work / "checkpoint"))
             log.info("rendering scenes with %d regions", arguments.regions)
@@ -215,19 +207,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _checkpoint_folder(arguments: argparse.Namespace, temporary: Path) -> Path:
-    """Return the folder of the checkpoint that was asked for; one made of other sources is written to `temporary`."""
-    if arguments.checkpoint and not arguments.progress:
-        result: Path = arguments.checkpoint
-        return result
+    """Return the folder of the checkpoint; that of a bundle is written to `temporary`."""
     if arguments.checkpoint:
-        model, tokenizer = load_checkpoint(arguments.checkpoint)
-    else:
-        bundle = Bundle.open(arguments.bundle)
-        model, tokenizer = model_from_bundle(bundle), bundle.tokenizer()
-    if arguments.progress:
-        state = torch.load(arguments.progress, map_location="cpu", weights_only=True)
-        model.load_state_dict(state["model"])
-    save_checkpoint(model, tokenizer, temporary)
+        return Path(arguments.checkpoint)
+    bundle = Bundle.open(arguments.bundle)
+    save_checkpoint(model_from_bundle(bundle), bundle.tokenizer(), temporary)
     return temporary
 
 

@@ -127,7 +127,7 @@ def check(needs: Needs, folder: Path, present: int, force: bool) -> None:
     if problems and not force:
         raise InputError("; ".join(problems) + "; --force begins anyway")
     for problem in problems:
-        log.warning("warning: %s", problem)
+        log.warning(problem)
 
 
 def return_freed_memory() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,15 +25,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(marker)
         if not any(item.get_closest_marker(marker) for marker in ("ros", "slow", "gpu")):
             item.add_marker("unit")
-
-
-@pytest.fixture(autouse=True)
-def logging_of_the_process() -> Iterator[None]:
-    """Undo what programs under test configure: their handlers write to the captured, soon closed standard error."""
-    root = logging.getLogger()
-    handlers = list(root.handlers)
-    yield
-    root.handlers[:] = handlers
 
 
 @dataclass(frozen=True)

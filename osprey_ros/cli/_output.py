@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -22,15 +22,16 @@ class _Formatter(logging.Formatter):
 
 
 @contextmanager
-def logs_on_stderr(verbosity: int) -> Iterator[None]:
-    """Write what the packages log to standard error while a command runs.
+def logs_on_stderr(verbosity: int, packages: Sequence[str] = _PACKAGES) -> Iterator[None]:
+    """Write what packages log to standard error while a command runs.
 
     Args:
         verbosity: 0 for warnings and errors, 1 for information, 2 or more for debug messages.
+        packages: Their names. Those of an enclosing block are left as they are.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter())
-    loggers = [logging.getLogger(package) for package in _PACKAGES]
+    loggers = [logger for logger in map(logging.getLogger, packages) if logger.propagate]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.addHandler(handler)

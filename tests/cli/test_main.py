@@ -141,3 +141,10 @@ def test_verbosity_is_of_one_command_only(capsys: pytest.CaptureFixture[str]) ->
         assert capsys.readouterr().err == "".join(f"osprey: {level}: text\n" for level in shown)
     logger.info("text")
     assert capsys.readouterr().err == ""
+
+
+def test_a_program_within_a_command_logs_each_line_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with logs_on_stderr(0), logs_on_stderr(0), logs_on_stderr(1, ["export"]):
+        logging.getLogger("osprey_ros.cli").warning("one")
+        logging.getLogger("export.build").info("two")
+    assert capsys.readouterr().err == "osprey: warning: one\nosprey: info: two\n"

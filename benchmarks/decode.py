@@ -9,12 +9,11 @@ region, and a first step are not timed. Contenders that are not installed are om
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -30,9 +29,10 @@ from benchmarks.interleaved_timing import Spread, let_others_sleep
 from benchmarks.machine import MachineLimits, measure_limits
 from benchmarks.roofline import decode_step
 from osprey_ros.bundle.bundle import Bundle
+from osprey_ros.cli._output import errors_in_a_line, write_figures
 from osprey_ros.decoding.prompt import MASK, QUESTIONS, PromptBuilder
 from osprey_ros.engines.base import DEVICES
-from osprey_ros.errors import InputError, OspreyError
+from osprey_ros.errors import InputError
 
 BRANCHES = (1, 16)
 
@@ -204,7 +204,8 @@ def numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
 
 
-def main(argv: list[str] | None = None) -> int:
+@errors_in_a_line("decode")
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", default="nano")
     parser.add_argument("--branches", type=numbers, default=BRANCHES)
@@ -215,14 +216,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--without", type=lambda text: text.split(","), default=[], help="contenders to omit")
     parser.add_argument("--json", type=Path, metavar="OUT")
     arguments = parser.parse_args(argv)
-    try:
-        result = run(arguments)
-    except OspreyError as error:
-        print(f"decode: {error}", file=sys.stderr)
-        return 2
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    write_figures(arguments.json, run(arguments))
     return 0
 
 

@@ -34,11 +34,12 @@ from benchmarks.images import MAX_REGIONS, Frame, crowded_frame
 from benchmarks.interleaved_timing import Spread, in_turns
 from benchmarks.memory import PeakMemory, measure_memory
 from osprey_ros.bundle.bundle import Bundle
+from osprey_ros.cli._output import errors_in_a_line, write_figures
 from osprey_ros.decoding.config import GenerationConfig
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.describer import Describer
 from osprey_ros.engines.base import DEVICES
-from osprey_ros.errors import InputError, OspreyError
+from osprey_ros.errors import InputError
 from osprey_ros.results import Result
 from osprey_ros.vision.preprocess import MODES
 
@@ -267,7 +268,8 @@ def _plot(path: Path, name: str, measured: Sequence[Measured], peaks: Sequence[P
     print(f"plot: {path}")
 
 
-def main(argv: list[str] | None = None) -> int:
+@errors_in_a_line("frame")
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", default="nano")
     parser.add_argument("--regions", type=numbers, default="1,4,16,32,64", help=f"numbers, at most {MAX_REGIONS}")
@@ -290,14 +292,7 @@ def main(argv: list[str] | None = None) -> int:
     if unknown:
         parser.error(f"--without {','.join(sorted(unknown))}: choose among {','.join(PARTS)}")
     torch.set_num_threads(arguments.threads)
-    try:
-        result = run(arguments)
-    except (OspreyError, ValueError, RuntimeError) as error:
-        print(f"frame: {error}", file=sys.stderr)
-        return 2
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    write_figures(arguments.json, run(arguments))
     return 0
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from osprey_ros.errors import InputError
 from osprey_ros.regions.regions import Regions, regions_from_id_image
-from osprey_sim.render import Renderer
-from osprey_sim.scene import MAX_OBJECTS, sample_scene
+from osprey_sim.render import render_scenes
+from osprey_sim.scene import MAX_OBJECTS
 
 PIECES = 4  # regions per object, because a scene has at most MAX_OBJECTS
 MAX_REGIONS = PIECES * MAX_OBJECTS
@@ -22,9 +24,9 @@ class Frame:
     ids: np.ndarray
 
     def regions(self, count: int) -> Regions:
-        """Return the first `count` regions. Raise ValueError if `count` is not in 1..MAX_REGIONS."""
+        """Return the first `count` regions. Raise InputError if `count` is not in 1..MAX_REGIONS."""
         if not 1 <= count <= MAX_REGIONS:
-            raise ValueError(f"the number of regions is {count}; use 1 to {MAX_REGIONS}")
+            raise InputError(f"the number of regions is {count}; use 1 to {MAX_REGIONS}")
         return regions_from_id_image(self.ids, only=range(1, count + 1))
 
 
@@ -34,17 +36,14 @@ def crowded_frame(width: int = 640, height: int = 480) -> Frame:
     An object is cut at its median column and each half at its median row, so that no piece is empty. The first
     MAX_OBJECTS regions belong to different objects.
     """
-    with Renderer(width, height) as renderer:
-        for seed in range(200):
-            scene = sample_scene(seed, "test", objects=(MAX_OBJECTS, MAX_OBJECTS))
-            frame = renderer.render(scene, depth=False)
-            found, areas = np.unique(frame.instance_ids[frame.instance_ids > 0], return_counts=True)
-            if len(found) == MAX_OBJECTS and areas.min() >= 100:
-                return Frame(frame.rgb, _cut(frame.instance_ids, found))
-    raise ValueError(f"none of 200 simulated scenes has {MAX_OBJECTS} visible objects")
+    for _, frame in render_scenes("test", range(200), (width, height), objects=(MAX_OBJECTS, MAX_OBJECTS)):
+        found = frame.objects(99)
+        if len(found) == MAX_OBJECTS:
+            return Frame(frame.rgb, _cut(frame.instance_ids, found))
+    raise InputError(f"none of 200 simulated scenes has {MAX_OBJECTS} visible objects")
 
 
-def _cut(objects: np.ndarray, found: np.ndarray) -> np.ndarray:
+def _cut(objects: np.ndarray, found: Sequence[int]) -> np.ndarray:
     ids = np.zeros(objects.shape, np.int32)
     for n, number in enumerate(found):
         y, x = np.nonzero(objects == number)

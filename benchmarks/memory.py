@@ -19,6 +19,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
 
+from osprey_ros.errors import OspreyError
+
 if TYPE_CHECKING:
     from benchmarks.images import Frame
 
@@ -35,7 +37,7 @@ class PeakMemory:
 def measure_memory(
     bundle: str, device: str | None, frame: Frame, counts: Sequence[int], style: str, new_tokens: int, threads: int
 ) -> list[PeakMemory]:
-    """Run one process for each count. Raise RuntimeError with the last line of stderr if one fails."""
+    """Run one process for each count. Raise OspreyError with the last line of stderr if one fails."""
     measured = []
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder) / "frame.npz"
@@ -46,7 +48,7 @@ def measure_memory(
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode != 0:
                 last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-                raise RuntimeError(f"the process with {count} regions failed with status {done.returncode}: {last}")
+                raise OspreyError(f"the process with {count} regions failed with status {done.returncode}: {last}")
             measured.append(PeakMemory(count, **json.loads(done.stdout)))
     return measured
 

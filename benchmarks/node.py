@@ -10,7 +10,6 @@ arrival here. The exit status is 1 if a limit is exceeded.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import sys
@@ -24,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from osprey_ros.cli._output import write_figures
 from osprey_ros.vision.preprocess import MODES
 from osprey_sim.node_process import NodeProcess
 
@@ -109,11 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     figures = measure(options)
     broken = verdict(figures, options.rate)
     print_table(figures)
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(
-            json.dumps({**asdict(figures), "broken": broken, "options": vars(options)}, default=str)
-        )
+    write_figures(options.json, {**asdict(figures), "broken": broken, "options": vars(options)})
     for line in broken:
         print(f"limit exceeded: {line}")
     return 1 if broken else 0

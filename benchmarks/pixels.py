@@ -11,7 +11,6 @@ pixels in levels of 8 bits and by short descriptions.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -31,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script 
 from benchmarks.interleaved_timing import Spread, in_turns
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.bundle.spec import ModelSpec
+from osprey_ros.cli._output import errors_in_a_line, write_figures
 from osprey_ros.describer import Describer
-from osprey_ros.errors import OspreyError
 from osprey_ros.regions.pooling import MaskPooler
 from osprey_ros.regions.regions import regions_from_id_image, regions_from_masks
 from osprey_ros.vision.preprocess import Preprocessor, resize_shortest_edge
@@ -252,6 +251,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+@errors_in_a_line("pixels")
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", default="nano", help="its model size is measured besides the published one")
@@ -260,14 +260,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--scenes", type=int, default=100, help="scenes for the comparison of the modes; 0: none")
     parser.add_argument("--json", type=Path, metavar="OUT")
     arguments = parser.parse_args(argv)
-    try:
-        result = run(arguments)
-    except OspreyError as error:
-        print(f"pixels: {error}", file=sys.stderr)
-        return 2
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    write_figures(arguments.json, run(arguments))
     return 0
 
 

@@ -8,20 +8,26 @@ descriptions, each claim is checked against the scene (`osprey_sim.claims`).
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from osprey_ros.cli._options import Parser, add_bundle_option, add_preprocessing_option, positive
+from evaluation.options import add_min_area_option, add_split_option
+from osprey_ros.cli._options import (
+    Parser,
+    add_bundle_option,
+    add_count_option,
+    add_figures_option,
+    add_preprocessing_option,
+)
+from osprey_ros.cli._output import errors_in_a_line, write_figures
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.describer import Describer
-from osprey_ros.errors import OspreyError
+from osprey_ros.errors import InputError
 from osprey_ros.regions.regions import Regions, regions_from_id_image
 from osprey_sim.catalog import HELD_OUT
 from osprey_sim.claims import FORM, OBJECT, PART, PLACE, RELATION, TABLE, Claim, ClaimChecker
@@ -34,8 +40,8 @@ from osprey_sim.dialogues import (
     part_question,
     region_facts,
 )
-from osprey_sim.render import HEIGHT, MIN_AREA, WIDTH, Frame, Renderer
-from osprey_sim.scene import Scene, sample_scene
+from osprey_sim.render import Frame, render_scenes
+from osprey_sim.scene import Scene
 from osprey_sim.words import CLASSES, PARTS
 
 # By the keys of the report.
@@ -88,29 +94,26 @@ class Judged:
 def judge_scenes(describer: Describer, seeds: Iterable[int], split: str, min_area: int) -> list[Judged]:
     """Ask all questions about each object and part of the scenes with more than `min_area` visible pixels."""
     judged: list[Judged] = []
-    with Renderer(WIDTH, HEIGHT) as renderer:
-        for seed in seeds:
-            scene = sample_scene(seed, split)
-            frame = renderer.render(scene, depth=False)
-            large = [f for f in region_facts(scene, frame) if f.area > min_area]
-            describer.set_image(frame.rgb)
-            objects = [f for f in large if f.kind == "object"]
-            if objects:
-                judged += _judged_objects(describer, seed, scene, frame, objects)
-            parts = {f.id: f for f in large if f.kind == "part"}
-            if parts:
-                question = QUESTIONS["category"]
-                for result in describer.ask(regions_from_id_image(frame.part_ids, only=list(parts)), question):
-                    facts = parts[result.region_id]
-                    answer = Answer(question, result.text, facts.category)
-                    judged.append(Judged(seed, facts, result.raw_confidence, {"category": answer}))
+    for scene, frame in render_scenes(split, seeds):
+        large = [f for f in region_facts(scene, frame) if f.area > min_area]
+        describer.set_image(frame.rgb)
+        objects = [f for f in large if f.kind == "object"]
+        if objects:
+            judged += _judged_objects(describer, scene, frame, objects)
+        parts = {f.id: f for f in large if f.kind == "part"}
+        if parts:
+            question = QUESTIONS["category"]
+            for result in describer.ask(regions_from_id_image(frame.part_ids, only=list(parts)), question):
+                facts = parts[result.region_id]
+                answer = Answer(question, result.text, facts.category)
+                judged.append(Judged(scene.seed, facts, result.raw_confidence, {"category": answer}))
     return judged
 
 
 def _judged_objects(
-    describer: Describer, seed: int, scene: Scene, frame: Frame, objects: Sequence[RegionFacts]
+    describer: Describer, scene: Scene, frame: Frame, objects: Sequence[RegionFacts]
 ) -> Iterator[Judged]:
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(scene.seed)
     checker, scene_objects = ClaimChecker(scene, frame), {obj.instance_id: obj for obj in scene.objects}
     regions = _regions(frame, objects)
     results = describer.answer(regions, list(_SAME_FOR_ALL.values()))
@@ -140,7 +143,7 @@ def _judged_objects(
             assert pair.other is not None
             both = regions.select([facts.id, pair.other])
             answers["pair"] = Answer(pair.question, describer.ask_together(both, pair.question).text, pair.answer)
-        yield Judged(seed, facts, found["category"][facts.id].raw_confidence, answers)
+        yield Judged(scene.seed, facts, found["category"][facts.id].raw_confidence, answers)
 
 
 def _one_each(
@@ -181,11 +184,11 @@ def summary(judged: Sequence[Judged]) -> dict[str, Share]:
     """Return the shares of right answers by kind of question, also for color-class pairs held out of training.
 
     Raises:
-        ValueError: There is no object.
+        InputError: There is no object.
     """
     objects = [j for j in judged if j.is_object]
     if not objects:
-        raise ValueError("no scene has an object that is large enough; use more scenes or a smaller --min-area")
+        raise InputError("no scene has an object that is large enough; use more scenes or a smaller --min-area")
 
     def right(kind: str, among: Iterable[Judged] = objects) -> Share:
         return Share.among(j.answers[kind].right for j in among if kind in j.answers)
@@ -212,33 +215,20 @@ def summary(judged: Sequence[Judged]) -> dict[str, Share]:
     return shares
 
 
-def main(argv: list[str] | None = None) -> int:
+@errors_in_a_line("accuracy")
+def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_bundle_option(parser)
-    parser.add_argument(
-        "--split", choices=("test", "validation"), default="test", help="which scenes (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--scenes", type=positive, default=200, metavar="N", help="number of scenes (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--min-area",
-        type=int,
-        default=MIN_AREA,
-        metavar="N",
-        help="ignore objects of at most N pixels at 320x240 (default: %(default)s)",
-    )
+    add_split_option(parser)
+    add_count_option(parser, "--scenes", 200, "number of scenes")
+    add_min_area_option(parser)
     add_preprocessing_option(parser)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write shares and answers to this file")
+    add_figures_option(parser)
     arguments = parser.parse_args(argv)
     seeds = tqdm(range(arguments.scenes), unit="scene", file=sys.stderr)
-    try:
-        describer = Describer(arguments.bundle, preprocessing=arguments.preprocessing)
-        judged = judge_scenes(describer, seeds, arguments.split, arguments.min_area)
-        shares = summary(judged)
-    except (OspreyError, ValueError) as error:
-        print(f"accuracy: {error}", file=sys.stderr)
-        return 2
+    describer = Describer(arguments.bundle, preprocessing=arguments.preprocessing)
+    judged = judge_scenes(describer, seeds, arguments.split, arguments.min_area)
+    shares = summary(judged)
     objects = [j for j in judged if j.is_object]
     print(
         f"{arguments.bundle} on {arguments.scenes} {arguments.split} scenes: {len(objects)} objects, "
@@ -248,21 +238,13 @@ def main(argv: list[str] | None = None) -> int:
         if share.of:
             print(f"  {name:28s} {float(share):6.1%} of {share.of:4d}")
     print("category by class:")
-    by_class: dict[str, list[Judged]] = defaultdict(list)
-    for one in objects:
-        by_class[one.facts.category].append(one)
-    for name, members in sorted(by_class.items()):
-        wrong = sorted({j.category for j in members if j.category != name})
-        share = Share.among(j.category == name for j in members)
-        print(
-            f"  {name:10s} {float(share):6.1%} of {share.of:4d}   {'taken for: ' + ', '.join(wrong) if wrong else ''}"
-        )
-    if arguments.json:
-        report = {
-            "shares": {name: asdict(share) for name, share in shares.items()},
-            "answers": [asdict(j) for j in judged],
-        }
-        arguments.json.write_text(json.dumps(report, indent=1))
+    for name in sorted({j.facts.category for j in objects}):
+        found = [j.category for j in objects if j.facts.category == name]
+        share = Share.among(category == name for category in found)
+        wrong = ", ".join(sorted(set(found) - {name}))
+        print(f"  {name:10s} {float(share):6.1%} of {share.of:4d}   {f'taken for: {wrong}' if wrong else ''}")
+    report = {"shares": {name: asdict(share) for name, share in shares.items()}, "answers": [asdict(j) for j in judged]}
+    write_figures(arguments.json, report)
     return 0
 
 

@@ -9,26 +9,26 @@ Guo et al., arXiv 1706.04599). `--write` writes the calibration into the bundle.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from evaluation.options import add_min_area_option
 from osprey_ros.bundle.bundle import write_calibration
 from osprey_ros.bundle.calibration import ATTRIBUTE, CATEGORY, DESCRIPTION, Calibration, Curve
-from osprey_ros.cli._options import Parser, add_bundle_option, positive
+from osprey_ros.cli._options import Parser, add_bundle_option, add_count_option, add_figures_option
+from osprey_ros.cli._output import errors_in_a_line, write_figures
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.describer import Describer
-from osprey_ros.errors import OspreyError
+from osprey_ros.errors import InputError
 from osprey_ros.regions.regions import regions_from_id_image
 from osprey_ros.scene.attributes import AttributeSpec
 from osprey_sim.dialogues import COLOR_QUESTION, region_facts
-from osprey_sim.render import HEIGHT, MIN_AREA, WIDTH, Renderer
-from osprey_sim.scene import sample_scene
+from osprey_sim.render import MIN_AREA, render_scenes
 from osprey_sim.words import COLORS
 
 BINS = 15
@@ -41,6 +41,11 @@ class Answers:
 
     confidences: np.ndarray
     right: np.ndarray
+
+    @classmethod
+    def of(cls, pairs: Sequence[tuple[float, bool]]) -> Answers:
+        """Return the answers of pairs of a confidence and whether the answer is right."""
+        return cls(np.array([confidence for confidence, _ in pairs]), np.array([right for _, right in pairs], bool))
 
     def calibrated(self, calibration: Calibration, kind: str) -> Answers:
         """Return these answers with calibrated confidences."""
@@ -67,25 +72,19 @@ def answers_of_scenes(
     questions = [QUESTIONS["category"], QUESTIONS["short"], color.question]
     kinds = (CATEGORY, DESCRIPTION, ATTRIBUTE)
     found: dict[str, list[tuple[float, bool]]] = {kind: [] for kind in kinds}
-    with Renderer(WIDTH, HEIGHT) as renderer:
-        for seed in seeds:
-            scene = sample_scene(seed, split)
-            frame = renderer.render(scene, depth=False)
-            objects = {f.id: f for f in region_facts(scene, frame) if f.kind == "object" and f.area > min_area}
-            if not objects:
-                continue
-            describer.set_image(frame.rgb)
-            regions = regions_from_id_image(frame.instance_ids, only=list(objects))
-            results = describer.answer(regions, questions, constraints=[None, None, color.constraint])
-            for kind, result in zip(kinds, results, strict=True):
-                for answer in result:
-                    facts = objects[answer.region_id]
-                    truth = {CATEGORY: facts.category, DESCRIPTION: facts.short, ATTRIBUTE: facts.color}[kind]
-                    found[kind].append((answer.raw_confidence, answer.text == truth))
-    return {
-        kind: Answers(np.array([c for c, _ in pairs]), np.array([r for _, r in pairs], dtype=bool))
-        for kind, pairs in found.items()
-    }
+    for scene, frame in render_scenes(split, seeds):
+        objects = {f.id: f for f in region_facts(scene, frame) if f.kind == "object" and f.area > min_area}
+        if not objects:
+            continue
+        describer.set_image(frame.rgb)
+        regions = regions_from_id_image(frame.instance_ids, only=list(objects))
+        results = describer.answer(regions, questions, constraints=[None, None, color.constraint])
+        for kind, result in zip(kinds, results, strict=True):
+            for answer in result:
+                facts = objects[answer.region_id]
+                truth = {CATEGORY: facts.category, DESCRIPTION: facts.short, ATTRIBUTE: facts.color}[kind]
+                found[kind].append((answer.raw_confidence, answer.text == truth))
+    return {kind: Answers.of(pairs) for kind, pairs in found.items()}
 
 
 def fit(answers: Answers) -> Curve:
@@ -173,58 +172,35 @@ def _share(pool: tuple[float, int, int]) -> float:
     return (right + 1) / (count + 2)
 
 
-def main(argv: list[str] | None = None) -> int:
+@errors_in_a_line("calibration")
+def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_bundle_option(parser)
-    parser.add_argument(
-        "--fit-scenes",
-        type=positive,
-        default=300,
-        metavar="N",
-        help="validation scenes to fit on (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--scenes",
-        type=positive,
-        default=200,
-        metavar="N",
-        help="test scenes to measure on (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--min-area",
-        type=int,
-        default=MIN_AREA,
-        metavar="N",
-        help="ignore objects of at most N pixels at 320x240 (default: %(default)s)",
-    )
+    add_count_option(parser, "--fit-scenes", 300, "validation scenes to fit on")
+    add_count_option(parser, "--scenes", 200, "test scenes to measure on")
+    add_min_area_option(parser)
     parser.add_argument("--write", action="store_true", help="write the calibration into the bundle")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write the reliability diagram to this file")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
+    add_figures_option(parser)
     arguments = parser.parse_args(argv)
-    try:
-        describer = Describer(arguments.bundle)
-        parts = (("validation", arguments.fit_scenes), ("test", arguments.scenes))
-        validation, test = (
-            answers_of_scenes(
-                describer, tqdm(range(scenes), split, unit="scene", file=sys.stderr), split, arguments.min_area
-            )
-            for split, scenes in parts
+    describer = Describer(arguments.bundle)
+    validation, test = (
+        answers_of_scenes(
+            describer, tqdm(range(scenes), split, unit="scene", file=sys.stderr), split, arguments.min_area
         )
-        if not len(validation[CATEGORY].right) or not len(test[CATEGORY].right):
-            print("calibration: no scene has an object that is large enough; use more scenes", file=sys.stderr)
-            return 2
-        calibration = Calibration(
-            {kind: fit(answers) for kind, answers in validation.items()},
-            f"{arguments.fit_scenes} simulated validation scenes, {len(validation[CATEGORY].right)} objects",
-        )
-        after = {kind: answers.calibrated(calibration, kind) for kind, answers in test.items()}
-        if arguments.write:
-            # Keep the curves of other kinds, such as that of evaluation/queries.py.
-            known = describer.bundle.calibration().curves
-            write_calibration(describer.bundle.root, replace(calibration, curves={**known, **calibration.curves}))
-    except OspreyError as error:
-        print(f"calibration: {error}", file=sys.stderr)
-        return 2
+        for split, scenes in (("validation", arguments.fit_scenes), ("test", arguments.scenes))
+    )
+    if not len(validation[CATEGORY].right) or not len(test[CATEGORY].right):
+        raise InputError("no scene has an object that is large enough; use more scenes or a smaller --min-area")
+    calibration = Calibration(
+        {kind: fit(answers) for kind, answers in validation.items()},
+        f"{arguments.fit_scenes} simulated validation scenes, {len(validation[CATEGORY].right)} objects",
+    )
+    after = {kind: answers.calibrated(calibration, kind) for kind, answers in test.items()}
+    if arguments.write:
+        # Keep the curves of other kinds, such as that of evaluation/queries.py.
+        known = describer.bundle.calibration().curves
+        write_calibration(describer.bundle.root, replace(calibration, curves={**known, **calibration.curves}))
     report = {
         kind: {
             "answers": len(test[kind].right),
@@ -240,8 +216,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{kind:14s}{row['answers']:9d}{row['right']:9.1%}{row['ece_before']:12.3f}{row['ece_after']:8.3f}")
     if arguments.plot:
         draw(test, after, arguments.plot)
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"fitted": calibration.fitted, "kinds": report}, indent=1) + "\n")
+    write_figures(arguments.json, {"fitted": calibration.fitted, "kinds": report})
     return 0
 
 

@@ -7,19 +7,19 @@ description and attributes. An answer is right if it equals yours, except for up
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from osprey_ros.cli._options import Parser
+from osprey_ros.cli._options import Parser, add_figures_option
+from osprey_ros.cli._output import errors_in_a_line, write_figures
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.describer import Describer
-from osprey_ros.errors import OspreyError
+from osprey_ros.errors import InputError
 from osprey_ros.regions.regions import regions_from_masks
 from osprey_ros.vision.image_io import load_image
 from osprey_torch.readers.coco import own_masks
@@ -66,24 +66,20 @@ def judge(describer: Describer, records: Iterable[Record]) -> list[Share]:
     return shares
 
 
-def main(argv: list[str] | None = None) -> int:
+@errors_in_a_line("own_masks")
+def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", required=True, metavar="DIR", help="folder or name of the engine bundle")
     parser.add_argument("--file", type=Path, required=True, metavar="JSON", help="annotations")
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the images")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
+    add_figures_option(parser)
     arguments = parser.parse_args(argv)
     skipped = Skipped()
-    try:
-        shares = judge(Describer(arguments.bundle), own_masks(arguments.file, arguments.images, skipped))
-    except OspreyError as error:
-        print(f"own_masks: {error}", file=sys.stderr)
-        return 2
+    shares = judge(Describer(arguments.bundle), own_masks(arguments.file, arguments.images, skipped))
     if skipped.count:
         print(skipped.summary(), file=sys.stderr)
     if not shares:
-        print(f"own_masks: nothing to judge: {arguments.file} has no usable mask", file=sys.stderr)
-        return 2
+        raise InputError(f"nothing to judge: {arguments.file} has no usable mask")
     for question in dict.fromkeys(share.question for share in shares):
         asked = [share for share in shares if share.question == question]
         right, count = sum(share.right for share in asked), sum(share.asked for share in asked)
@@ -91,8 +87,7 @@ def main(argv: list[str] | None = None) -> int:
         for share in sorted(asked, key=lambda share: share.right / share.asked):
             instead = ", ".join(f"{text!r} {times}" for text, times in share.instead.items())
             print(f"  {share.category}: {share.right} of {share.asked}{f'; instead: {instead}' if instead else ''}")
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps([asdict(share) for share in shares], indent=1) + "\n")
+    write_figures(arguments.json, [asdict(share) for share in shares])
     return 0
 
 

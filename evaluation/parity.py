@@ -9,27 +9,31 @@ at a time (a waiting region replaces a finished one), and alone. Use a bundle in
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from export.samples import scenes_of_test_split
 from osprey_ros.bundle.bundle import Bundle
-from osprey_ros.cli._options import Parser, add_bundle_option, add_style_option, add_threads_option, positive
+from osprey_ros.cli._options import (
+    Parser,
+    add_bundle_option,
+    add_count_option,
+    add_figures_option,
+    add_style_option,
+    add_threads_option,
+)
+from osprey_ros.cli._output import errors_in_a_line, write_figures
 from osprey_ros.decoding.config import GenerationConfig
 from osprey_ros.decoding.prompt import QUESTIONS, PromptBuilder
 from osprey_ros.describer import Describer
-from osprey_ros.errors import OspreyError
 from osprey_ros.regions.regions import Regions, regions_from_id_image
 from osprey_ros.results import Result
 from osprey_ros.vision.preprocess import preprocess
-from osprey_sim.render import HEIGHT, MIN_AREA, WIDTH, Renderer
-from osprey_sim.scene import sample_scene
 from osprey_torch.model import Osprey
 from osprey_torch.readback import model_from_bundle
 from osprey_torch.reference import generate_region
@@ -88,24 +92,10 @@ class Loop:
         return answers
 
 
-def scenes(count: int, min_area: int) -> Iterator[tuple[int, np.ndarray, Regions]]:
-    """Yield seed, image and regions of test scenes until there are `count` regions."""
-    with Renderer(WIDTH, HEIGHT) as renderer:
-        seed = 0
-        while count > 0:
-            frame = renderer.render(sample_scene(seed, "test"), depth=False)
-            ids, areas = np.unique(frame.instance_ids, return_counts=True)
-            large = [int(i) for i, area in zip(ids, areas, strict=True) if i and area > min_area][:count]
-            if large:
-                yield seed, frame.rgb, regions_from_id_image(frame.instance_ids, only=large)
-                count -= len(large)
-            seed += 1
-
-
 def compare(bundle: Bundle, regions: int, style: str, new_tokens: int, threads: int | None = None) -> Parity:
     """Compare the answers of the loop and the engines for this number of regions of test scenes."""
     question = QUESTIONS[style]
-    loop, config = Loop(bundle, question), GenerationConfig(new_tokens)
+    loop = Loop(bundle, question)
     together, few = Describer(bundle, threads), Describer(bundle, threads, max_parallel=FEW)
     rng, config = np.random.default_rng(0), GenerationConfig(max_new_tokens=new_tokens)
 
@@ -127,10 +117,11 @@ def compare(bundle: Bundle, regions: int, style: str, new_tokens: int, threads: 
     largest = 0.0
     differences: list[Difference] = []
     progress = tqdm(total=regions, unit="region", file=sys.stderr)
-    for seed, rgb, chosen in scenes(regions, MIN_AREA):
-        expected = dict(zip(chosen.ids.tolist(), loop(rgb, chosen, new_tokens), strict=True))
-        together.set_image(rgb)
-        few.set_image(rgb)
+    for seed, sample in scenes_of_test_split(regions):
+        chosen = regions_from_id_image(sample.ids)
+        expected = dict(zip(chosen.ids.tolist(), loop(sample.rgb, chosen, new_tokens), strict=True))
+        together.set_image(sample.rgb)
+        few.set_image(sample.rgb)
         for way, answer in ways.items():
             for description in (d for result in answer(chosen) for d in result):
                 own, (other, other_logprobs) = description.tokens, expected[description.region_id]
@@ -150,31 +141,20 @@ def compare(bundle: Bundle, regions: int, style: str, new_tokens: int, threads: 
     return Parity(compared, tokens, tuple(ways), largest, tuple(differences))
 
 
-def main(argv: list[str] | None = None) -> int:
+@errors_in_a_line("parity")
+def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_bundle_option(parser)
-    parser.add_argument(
-        "--regions", type=positive, default=500, metavar="N", help="number of regions to compare (default: %(default)s)"
-    )
+    add_count_option(parser, "--regions", 500, "number of regions to compare")
     add_style_option(parser)
-    parser.add_argument(
-        "--new-tokens",
-        type=positive,
-        default=24,
-        metavar="N",
-        help="longest answer in tokens (default: %(default)s)",
-    )
+    add_count_option(parser, "--new-tokens", 24, "longest answer in tokens")
     add_threads_option(parser)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
+    add_figures_option(parser)
     arguments = parser.parse_args(argv)
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
-    try:
-        bundle = Bundle.open(arguments.bundle)
-        parity = compare(bundle, arguments.regions, arguments.style, arguments.new_tokens, arguments.threads)
-    except OspreyError as error:
-        print(f"parity: {error}", file=sys.stderr)
-        return 2
+    bundle = Bundle.open(arguments.bundle)
+    parity = compare(bundle, arguments.regions, arguments.style, arguments.new_tokens, arguments.threads)
     print(
         f"{bundle.manifest.name}: {parity.regions} regions of test scenes, {parity.tokens} tokens, "
         f"{len(parity.ways)} ways ({', '.join(parity.ways)}): {len(parity.differences)} differences, "
@@ -182,9 +162,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     for one in parity.differences:
         print(f"  scene {one.seed} region {one.region} {one.way}: {one.engine!r}, loop {one.loop!r} at {one.step}")
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(asdict(parity), indent=1) + "\n", encoding="utf-8")
+    write_figures(arguments.json, asdict(parity))
     return 1 if parity.differences else 0
 
 

@@ -27,6 +27,8 @@ _COUNTED = ("first", "second", "third")
 class FormQuestions(Questions):
     """Questions of `FORMS` about the visible objects of one scene, drawn with a generator."""
 
+    salt = 11
+
     def __init__(self, scene: Scene, visible: set[int], rng: np.random.Generator) -> None:
         super().__init__(scene, visible, rng)
         centers = np.array([object_center(obj) for obj in self._objects])

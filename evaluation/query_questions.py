@@ -32,6 +32,8 @@ class Question:
 class Questions:
     """Questions about the visible objects of one scene, drawn with a generator."""
 
+    salt = 7  # of the generator's seed
+
     def __init__(self, scene: Scene, visible: set[int], rng: np.random.Generator) -> None:
         self._objects = [obj for obj in scene.objects if obj.instance_id in visible]
         self._rng = rng

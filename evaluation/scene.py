@@ -14,13 +14,11 @@ Parts:
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from time import perf_counter
 
 import numpy as np
@@ -28,9 +26,17 @@ import numpy as np
 from evaluation import calibration, queries
 from evaluation.query_questions import ABSENT
 from evaluation.tracking import TrackingFigures, tracking_figures
-from osprey_ros.cli._options import Parser, add_bundle_option, add_preprocessing_option, add_threads_option, positive
+from osprey_ros.cli._options import (
+    Parser,
+    add_bundle_option,
+    add_count_option,
+    add_figures_option,
+    add_preprocessing_option,
+    add_threads_option,
+)
+from osprey_ros.cli._output import errors_in_a_line, write_figures
 from osprey_ros.describer import Describer
-from osprey_ros.errors import OspreyError
+from osprey_ros.errors import InputError
 from osprey_ros.frame import Frame
 from osprey_ros.pipeline import Pipeline
 from osprey_ros.scene.attributes import AttributeSpec
@@ -39,8 +45,7 @@ from osprey_ros.scene.scheduler import Scheduler
 from osprey_ros.scene.settings import StepSettings
 from osprey_ros.scene.types import SceneObject
 from osprey_sim.catalog import COLORS
-from osprey_sim.render import Renderer
-from osprey_sim.scene import sample_scene
+from osprey_sim.render import Renderer, render_scenes
 from osprey_sim.sequence import Sequence as SimSequence
 from osprey_sim.sequence import SequenceFrame, SequenceSettings
 
@@ -206,7 +211,7 @@ def crowd(count: int) -> tuple[np.ndarray, np.ndarray]:
     If one scene has no room for them, the image has four test scenes, one in each quarter.
 
     Raises:
-        ValueError: No scene has enough visible objects.
+        InputError: No scene has enough visible objects.
     """
     if count <= STATIC_OBJECTS:
         return next(_scenes([count], *SIZE))
@@ -226,16 +231,13 @@ def _grid(quarters: Sequence[np.ndarray]) -> np.ndarray:
 def _scenes(counts: Sequence[int], width: int, height: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield image and ids of a scene for each count, each of another seed, with all its objects clearly visible."""
     seeds = iter(range(1000))
-    with Renderer(width, height) as renderer:
-        for count in counts:
-            for seed in seeds:
-                frame = renderer.render(sample_scene(seed, "test", (count, count)), depth=False)
-                found, areas = np.unique(frame.instance_ids[frame.instance_ids > 0], return_counts=True)
-                if len(found) == count and areas.min() >= _MIN_SEEN / 4:
-                    yield frame.rgb, frame.instance_ids
-                    break
-            else:
-                raise ValueError(f"none of the simulated scenes has {count} clearly visible objects")
+    for count in counts:
+        for _, frame in render_scenes("test", seeds, (width, height), objects=(count, count)):
+            if len(frame.objects(_MIN_SEEN // 4 - 1)) == count:
+                yield frame.rgb, frame.instance_ids
+                break
+        else:
+            raise InputError(f"none of the simulated scenes has {count} clearly visible objects")
 
 
 class _Camera:
@@ -377,55 +379,28 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(f"{row.what:58s} {row.found:44s} {row.wanted:8s} {marks[row.kept]}".rstrip() for row in rows)
 
 
-def main(argv: list[str] | None = None) -> int:
+@errors_in_a_line("scene")
+def main(argv: Sequence[str] | None = None) -> int:
     """Print the table. Return 1 if a target is missed, and 2 if the measurement fails."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_bundle_option(parser)
     add_threads_option(parser)
     add_preprocessing_option(parser)
-    parser.add_argument(
-        "--sequences", type=positive, default=20, metavar="N", help="number of sequences (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--frames", type=positive, default=150, metavar="N", help="frames of each sequence (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--rounds",
-        type=positive,
-        default=40,
-        metavar="N",
-        help="frames of the static scene and of the time budget (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--queries", type=positive, default=300, metavar="N", help="number of questions (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--scenes",
-        type=positive,
-        default=200,
-        metavar="N",
-        help="scenes for the calibration error (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--without",
-        type=lambda text: text.split(","),
-        default=[],
-        metavar="PARTS",
-        help=f"parts to leave out, separated by commas: any of {', '.join(PARTS)}",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to this file")
+    add_count_option(parser, "--sequences", 20, "number of sequences")
+    add_count_option(parser, "--frames", 150, "frames of each sequence")
+    add_count_option(parser, "--rounds", 40, "frames of the static scene and of the time budget")
+    add_count_option(parser, "--queries", 300, "number of questions")
+    add_count_option(parser, "--scenes", 200, "scenes for the calibration error")
+    text = f"parts to leave out, separated by commas: any of {', '.join(PARTS)}"
+    parser.add_argument("--without", type=lambda text: text.split(","), default=[], metavar="PARTS", help=text)
+    add_figures_option(parser)
     arguments = parser.parse_args(argv)
     if unknown := set(arguments.without) - set(PARTS):
         parser.error(f"--without {','.join(sorted(unknown))}: choose among {','.join(PARTS)}")
     if set(arguments.without) == set(PARTS):
         parser.error("--without all parts: leave one to measure")
-    try:
-        rows = _rows(arguments)
-    except (OspreyError, ValueError) as error:
-        print(f"scene: {error}", file=sys.stderr)
-        return 2
-    if arguments.json:
-        arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    rows = _rows(arguments)
+    write_figures(arguments.json, [asdict(row) for row in rows])
     return 1 if any(row.kept is False for row in rows) else 0
 
 

@@ -7,9 +7,7 @@ scenes, through the engines as the robot runs them. The reference is the decoder
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,21 +17,18 @@ import numpy as np
 
 from export.build import Precisions, build_bundle
 from export.figures import TokenFigures
-from export.samples import VerificationSample
+from export.samples import VerificationSample, scenes_of_test_split
 from export.streamed import LINEARS
 from export.verify import QUESTION
 from export.verify_decoder import Answers, Conversation, ask_engine, follow_with_engine
 from export.verify_encoders import EncoderInputs, Tokens, encode_with_engines
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.bundle.manifest import DECODER
-from osprey_ros.cli._options import Parser, positive
-from osprey_ros.cli._output import logs_on_stderr
+from osprey_ros.cli._options import Parser, add_bundle_option, add_count_option, add_figures_option
+from osprey_ros.cli._output import errors_in_a_line, logs_on_stderr, write_figures
 from osprey_ros.decoding.decoder import Decoder
 from osprey_ros.decoding.prompt import MAX_NEW_TOKENS, PromptBuilder
 from osprey_ros.engines.base import load_engine
-from osprey_ros.errors import OspreyError
-from osprey_sim.render import MIN_AREA, Renderer
-from osprey_sim.scene import sample_scene
 from osprey_torch.checkpoint import Checkpoint, save_checkpoint
 from osprey_torch.quantize import quantize_linear
 from osprey_torch.readback import model_from_bundle
@@ -66,23 +61,6 @@ class Row:
     token_agreement: float
     decided_agreement: float
     identical: float
-
-
-def scenes_of_test_split(regions: int, min_area: int = MIN_AREA) -> list[VerificationSample]:
-    """Return simulated scenes of the test split, from its first seed on, with `regions` regions in total."""
-    samples: list[VerificationSample] = []
-    seed = count = 0
-    with Renderer() as renderer:
-        while count < regions:
-            frame = renderer.render(sample_scene(seed, "test"), depth=False)
-            areas = np.bincount(frame.instance_ids.ravel())
-            large = [i for i in range(1, len(areas)) if areas[i] > min_area][: regions - count]
-            if large:
-                ids = np.where(np.isin(frame.instance_ids, large), frame.instance_ids, 0)
-                samples.append(VerificationSample(f"test scene {seed}", frame.rgb, ids.astype(np.uint16)))
-                count += len(large)
-            seed += 1
-    return samples
 
 
 def compare(
@@ -169,40 +147,32 @@ def table_of(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: list[str] | None = None) -> int:
+@errors_in_a_line("quantization")
+def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group()
-    source.add_argument(
-        "--bundle", default="nano", metavar="DIR", help="take the weights of this bundle (default: %(default)s)"
-    )
+    add_bundle_option(source)
     source.add_argument("--checkpoint", type=Path, metavar="DIR", help="take the weights of a checkpoint folder")
-    parser.add_argument(
-        "--regions", type=positive, default=500, metavar="N", help="number of regions to compare (default: %(default)s)"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
+    add_count_option(parser, "--regions", 500, "number of regions to compare")
+    add_figures_option(parser)
     arguments = parser.parse_args(argv)
-    try:
-        with logs_on_stderr(1, [log.name]), tempfile.TemporaryDirectory() as temporary:
-            work = Path(temporary)
-            checkpoint = Checkpoint.open(_checkpoint_folder(arguments, work / "checkpoint"))
-            log.info("rendering scenes with %d regions", arguments.regions)
-            samples = scenes_of_test_split(arguments.regions)
-            folders = {name: work / name.replace(" ", "_") for name in VARIANTS}
-            for name, precisions in VARIANTS.items():
-                log.info("building %s", name)
-                build_bundle(checkpoint.folder, folders[name], verify=False, precisions=precisions)
-            rows = compare(folders, checkpoint, samples)
-            distance = distance_from_grid(checkpoint)
-    except (OspreyError, OSError) as error:
-        print(f"quantization: {error}", file=sys.stderr)
-        return 2
+    with logs_on_stderr(1, [log.name]), tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        checkpoint = Checkpoint.open(_checkpoint_folder(arguments, work / "checkpoint"))
+        log.info("rendering scenes with %d regions", arguments.regions)
+        samples = [sample for _, sample in scenes_of_test_split(arguments.regions)]
+        folders = {name: work / name.replace(" ", "_") for name in VARIANTS}
+        for name, precisions in VARIANTS.items():
+            log.info("building %s", name)
+            build_bundle(checkpoint.folder, folders[name], verify=False, precisions=precisions)
+        rows = compare(folders, checkpoint, samples)
+        distance = distance_from_grid(checkpoint)
     print(f"{arguments.regions} regions of {len(samples)} test scenes, reference {REFERENCE}")
     print(f"int4 changes the weights by {distance:.1e} of their square", end="")
     print(": training has settled them on the grid" if distance < 1e-6 else "")
     print(table_of(rows))
-    if arguments.json:
-        figures = {"regions": arguments.regions, "distance_from_grid": distance, "rows": [asdict(row) for row in rows]}
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    figures = {"regions": arguments.regions, "distance_from_grid": distance, "rows": [asdict(row) for row in rows]}
+    write_figures(arguments.json, figures)
     return 0
 
 

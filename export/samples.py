@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from osprey_ros.errors import InputError
+from osprey_sim.render import MIN_AREA, render_scenes
 
 
 @dataclass(frozen=True)
@@ -18,23 +20,29 @@ class VerificationSample:
     ids: np.ndarray
 
 
-def simulated_samples(count: int, first: int = 0) -> list[VerificationSample]:
+def simulated_samples(count: int) -> list[VerificationSample]:
     """Render `count` simulated tabletop scenes of the validation split, which are never trained on.
 
     Raises InputError where the simulator is not installed or cannot render.
     """
     try:
-        from osprey_sim.render import Renderer
-        from osprey_sim.scene import sample_scene
-
-        samples = []
-        with Renderer() as renderer:
-            for seed in range(first, first + count):
-                scene = sample_scene(seed, "validation")
-                frame = renderer.render(scene, depth=False)
-                samples.append(VerificationSample(f"validation scene {seed}", frame.rgb, frame.instance_ids))
-        return samples
-    except (ImportError, RuntimeError) as error:
+        return [
+            VerificationSample(f"validation scene {scene.seed}", frame.rgb, frame.instance_ids)
+            for scene, frame in render_scenes("validation", range(count))
+        ]
+    except (ImportError, InputError) as error:
         raise InputError(
             f"the simulated scenes for the verification cannot be rendered: {error}; build with --no-verify"
         ) from error
+
+
+def scenes_of_test_split(regions: int, min_area: int = MIN_AREA) -> Iterator[tuple[int, VerificationSample]]:
+    """Yield simulated scenes of the test split with their seeds, until they have `regions` large objects in total."""
+    for scene, frame in render_scenes("test"):
+        large = frame.objects(min_area)[:regions]
+        if large:
+            ids = np.where(np.isin(frame.instance_ids, large), frame.instance_ids, 0)
+            yield scene.seed, VerificationSample(f"test scene {scene.seed}", frame.rgb, ids.astype(np.uint16))
+        regions -= len(large)
+        if not regions:
+            return

@@ -7,19 +7,20 @@ object): input for `osprey describe` without a robot or a segmentation.
 from __future__ import annotations
 
 import argparse
-import json
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
-from osprey_ros.cli._options import Parser, positive
+from osprey_ros.cli._options import Parser, add_count_option
+from osprey_ros.cli._output import errors_in_a_line, write_figures
 from osprey_sim import words
-from osprey_sim.render import Renderer
-from osprey_sim.scene import MAX_OBJECTS, SPLITS, sample_scene
+from osprey_sim.render import render_scenes
+from osprey_sim.scene import MAX_OBJECTS, SPLITS
 
 
-def main(argv: list[str] | None = None) -> int:
+@errors_in_a_line("osprey: error")
+def main(argv: Sequence[str] | None = None) -> int:
     """Render a scene and return the exit status."""
     parser = Parser(prog="osprey sim", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -41,35 +42,25 @@ def main(argv: list[str] | None = None) -> int:
         metavar="N",
         help=f"number of objects, 1 to {MAX_OBJECTS} (default: 4 to 9, chosen by the seed)",
     )
-    parser.add_argument(
-        "--width", type=positive, default=640, metavar="N", help="width of the image in pixels (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--height", type=positive, default=480, metavar="N", help="height of the image in pixels (default: %(default)s)"
-    )
+    add_count_option(parser, "--width", 640, "width of the image in pixels")
+    add_count_option(parser, "--height", 480, "height of the image in pixels")
     arguments = parser.parse_args(argv)
     objects = (arguments.objects, arguments.objects) if arguments.objects else (4, 9)
-    scene = sample_scene(arguments.seed, arguments.split, objects)
-    try:
-        renderer = Renderer(arguments.width, arguments.height)
-    except RuntimeError as error:
-        print(f"osprey: error: {error}", file=sys.stderr)
-        return 2
-    with renderer:
-        frame = renderer.render(scene, depth=False)
+    size = (arguments.width, arguments.height)
+    ((scene, frame),) = render_scenes(arguments.split, [arguments.seed], size, objects=objects)
     arguments.output.mkdir(parents=True, exist_ok=True)
     Image.fromarray(frame.rgb).save(arguments.output / "image.png")
     Image.fromarray(frame.instance_ids).save(arguments.output / "masks.png")
     truth = [
         {
             "instance_id": obj.instance_id,
-            "category": words.category(obj),
+            "category": obj.category,
             "short": words.short(obj),
             "detailed": words.detailed(scene, frame, obj),
         }
         for obj in words.visible_objects(scene, frame)
     ]
-    (arguments.output / "truth.json").write_text(json.dumps(truth, indent=1) + "\n")
+    write_figures(arguments.output / "truth.json", truth)
     print(f"{arguments.output}: image.png, masks.png and truth.json with {len(truth)} objects")
     return 0
 

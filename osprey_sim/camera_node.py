@@ -108,12 +108,10 @@ class SimCamera(Node):
         frame = self._frame
         assert frame.depth is not None
         height, width = frame.instance_ids.shape
-        # The origin of pixel coordinates is the center of the first pixel in ROS, its corner in the renderer.
-        matrix = frame.camera_matrix - [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]
         self._image.publish(messages.image_message(self._pixels, self._encoding, header))
         self._segmentation.publish(messages.image_message(frame.instance_ids, "mono16", header))
         self._depth.publish(messages.image_message(frame.depth, "32FC1", header))
-        self._camera_info.publish(messages.camera_info_message(matrix, width, height, header))
+        self._camera_info.publish(messages.camera_info_message(frame.ros_camera_matrix, width, height, header))
         moment = {"sec": header.stamp.sec, "nanosec": header.stamp.nanosec}
         self._truth.publish(String(data=json.dumps({"stamp": moment, "objects": self._visible})))
 
@@ -127,11 +125,8 @@ class SimCamera(Node):
 
 def visible_objects(scene: Scene, frame: Frame) -> list[dict[str, Any]]:
     """Return the ground truth of the objects with at least one visible pixel, by ascending instance id."""
-    visible = (int(i) for i in np.unique(frame.instance_ids) if i != 0)
-    return [
-        {"instance_id": i, "category": words.category(scene.object(i)), "short": words.short(scene.object(i))}
-        for i in visible
-    ]
+    visible = map(scene.object, frame.objects())
+    return [{"instance_id": o.instance_id, "category": o.category, "short": words.short(o)} for o in visible]
 
 
 def main(args: list[str] | None = None) -> int:

@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 
 from osprey_ros.bundle.bundle import Bundle
-from osprey_ros.cli._options import Parser, above_zero, add_bundle_option, positive
+from osprey_ros.cli._options import Parser, above_zero, add_bundle_option, add_count_option
 from osprey_ros.errors import OspreyError
 from osprey_ros.messages import images
 from osprey_ros.messages.stamps import stamp_of
@@ -91,9 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="folder for the results (default: %(default)s)",
     )
     add_bundle_option(parser)
-    parser.add_argument(
-        "--frames", type=positive, default=3, metavar="N", help="number of frames to show (default: %(default)s)"
-    )
+    add_count_option(parser, "--frames", 3, "number of frames to show")
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="number of the first test scene (default: %(default)s)"
     )

@@ -65,7 +65,7 @@ def region_facts(scene: Scene, frame: Frame) -> list[RegionFacts]:
             kind="object",
             id=number,
             area=int(areas[number]),
-            category=words.category(obj),
+            category=obj.category,
             short=words.short(obj),
             detailed=words.detailed(scene, frame, obj),
             color=obj.color,
@@ -86,7 +86,7 @@ def region_facts(scene: Scene, frame: Frame) -> list[RegionFacts]:
                     kind="part",
                     id=number,
                     area=int(part_areas[number]),
-                    category=words.part_category(part),
+                    category=name,
                     short=words.part_short(obj, part),
                 )
             )

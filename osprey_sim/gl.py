@@ -9,6 +9,8 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from osprey_ros.errors import InputError
+
 _REMEDY = "install libegl1 and libgl1-mesa-dri (or libosmesa6), or set MUJOCO_GL to egl, osmesa or glfw"
 
 
@@ -20,7 +22,7 @@ def open_context(width: int, height: int) -> tuple[ModuleType, Any]:
 
     Raises:
         ModuleNotFoundError: mujoco or PyOpenGL is not installed.
-        RuntimeError: No GL library works.
+        InputError: No GL library works.
     """
     if sys.platform == "linux" and not os.environ.get("MUJOCO_GL"):
         os.environ["MUJOCO_GL"] = _choose()
@@ -35,7 +37,7 @@ def open_context(width: int, height: int) -> tuple[ModuleType, Any]:
     except ModuleNotFoundError:
         raise
     except Exception as error:  # each binding raises another type for a missing library
-        raise RuntimeError(f"cannot draw without a display: GL through {chosen} failed ({error}); {_REMEDY}") from error
+        raise InputError(f"cannot draw without a display: GL through {chosen} failed ({error}); {_REMEDY}") from error
     return mujoco, context
 
 
@@ -45,7 +47,7 @@ def _choose() -> str:
     for name in ("libOSMesa.so", "libOSMesa.so.8", "libOSMesa.so.6"):
         if _load(name) is not None:
             return "osmesa"
-    raise RuntimeError(f"neither EGL nor OSMesa works on this machine; {_REMEDY}")
+    raise InputError(f"neither EGL nor OSMesa works on this machine; {_REMEDY}")
 
 
 def _egl_devices() -> int:

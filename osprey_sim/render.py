@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import atexit
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from math import tan
 from types import ModuleType
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from osprey_sim.gl import open_context
-from osprey_sim.scene import Scene, Solid, camera_matrix, camera_pose
+from osprey_sim.scene import Scene, Solid, camera_matrix, camera_pose, sample_scene
 from osprey_sim.textures import table_textures
 
 WIDTH, HEIGHT = 320, 240  # of the images for training and evaluation
@@ -45,6 +46,16 @@ class Frame:
     parts: dict[int, tuple[int, str]]
     depth: np.ndarray | None
     camera_matrix: np.ndarray
+
+    @property
+    def ros_camera_matrix(self) -> np.ndarray:
+        """The matrix float64 [3, 3] in ROS: the origin of pixels is the center of the first one, not its corner."""
+        return self.camera_matrix - [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]
+
+    def objects(self, min_area: int = 0) -> list[int]:
+        """Return the ascending ids of the instances with more than `min_area` visible pixels."""
+        areas = np.bincount(self.instance_ids.ravel())
+        return [number for number in range(1, len(areas)) if areas[number] > min_area]
 
 
 class Renderer:
@@ -136,10 +147,10 @@ class Renderer:
 
     def _fill(self, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
         """Put the scene on the stage. Return instance ids and part ids, uint16 [geoms + 1], by segment number."""
-        count = 2 + sum(len(obj.solids) for obj in scene.objects)
-        if count > _MAX_GEOMS:
-            raise ValueError(f"the scene has {count} primitives, more than {_MAX_GEOMS}; use fewer objects")
-        instance_of, part_of = np.zeros(count + 1, np.uint16), np.zeros(count + 1, np.uint16)
+        geoms = 2 + sum(len(obj.solids) for obj in scene.objects)
+        if geoms > _MAX_GEOMS:
+            raise ValueError(f"the scene has {geoms} primitives, more than {_MAX_GEOMS}; use fewer objects")
+        instance_of, part_of = np.zeros(geoms + 1, np.uint16), np.zeros(geoms + 1, np.uint16)
         self._stage.ngeom = 0
         self._add_room(scene)
         for obj in scene.objects:
@@ -215,6 +226,25 @@ class Renderer:
             eye.frustum_bottom, eye.frustum_top = -half, half
             eye.frustum_near, eye.frustum_far = _NEAR, _FAR
             eye.orthographic = 0
+
+
+def render_scenes(
+    split: str,
+    seeds: Iterable[int] | None = None,
+    size: tuple[int, int] = (WIDTH, HEIGHT),
+    depth: bool = False,
+    objects: tuple[int, int] = (4, 9),
+) -> Iterator[tuple[Scene, Frame]]:
+    """Yield scenes of a split with their frames, in the order of their seeds (by default all seeds from 0 on).
+
+    Raises:
+        ModuleNotFoundError: mujoco or PyOpenGL is not installed.
+        InputError: No GL library works.
+    """
+    with Renderer(*size) as renderer:
+        for seed in count() if seeds is None else seeds:
+            scene = sample_scene(seed, split, objects)
+            yield scene, renderer.render(scene, depth)
 
 
 def _closer(reference: weakref.ref[Renderer]) -> Callable[[], None]:

@@ -7,6 +7,7 @@ from math import cos, pi, sin, tan
 
 import numpy as np
 
+from osprey_ros.errors import InputError
 from osprey_sim import catalog
 from osprey_sim.catalog import RGB
 from osprey_sim.shapes import Array, axis_rotation, rotation_z
@@ -166,7 +167,7 @@ def sample_scene(seed: int, split: str, objects: tuple[int, int] = (4, 9)) -> Sc
 
     Raises:
         ValueError: An argument is out of range.
-        RuntimeError: The table has no room for the objects.
+        InputError: The table has no room for the objects.
     """
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; use one of {', '.join(SPLITS)}")
@@ -189,7 +190,7 @@ def sample_scene(seed: int, split: str, objects: tuple[int, int] = (4, 9)) -> Sc
         scene.objects = _place_objects(rng, scene, count)
         if len(scene.objects) == count:
             return scene
-    raise RuntimeError(f"seed {seed} of {split}: no room for {count} objects in {_LAYOUTS} layouts; use fewer objects")
+    raise InputError(f"seed {seed} of {split}: no room for {count} objects in {_LAYOUTS} layouts; use fewer objects")
 
 
 def _place_objects(rng: np.random.Generator, scene: Scene, count: int) -> list[SceneObject]:

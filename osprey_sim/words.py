@@ -28,11 +28,6 @@ _APART = 0.05  # meters, least distance of the centers
 _NEAR = 0.45  # meters, largest distance of a neighbor in descriptions
 
 
-def category(obj: SceneObject) -> str:
-    """Return the class: "mug"."""
-    return obj.category
-
-
 def short(obj: SceneObject) -> str:
     """Return size, color and class: "a small red mug". The size "medium" is omitted: "a red mug"."""
     size = "" if obj.size == "medium" else f"{obj.size} "
@@ -58,11 +53,6 @@ def detailed(scene: Scene, frame: Frame, obj: SceneObject) -> str:
         relation, other = neighbor
         text += f", {relation} {short(other)}"
     return text
-
-
-def part_category(part: Part) -> str:
-    """Return the part's name: "handle"."""
-    return part.name
 
 
 def part_short(obj: SceneObject, part: Part) -> str:

@@ -8,9 +8,7 @@ are compared before they are timed.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,13 +19,15 @@ import torch
 from tokenizers import Tokenizer
 from torch.nn import functional
 
+from osprey_ros.cli._options import Parser, add_count_option, add_figures_option
+from osprey_ros.cli._output import errors_in_a_line, write_figures
 from osprey_ros.decoding.prompt import PromptBuilder
-from osprey_ros.errors import OspreyError
+from osprey_ros.errors import InputError, OspreyError
 from osprey_ros.regions.regions import regions_from_id_image
 from osprey_ros.vision.preprocess import preprocess
 from osprey_sim.dialogues import RegionFacts, all_texts, dialogues, region_facts
-from osprey_sim.render import Renderer
-from osprey_sim.scene import MAX_OBJECTS, sample_scene
+from osprey_sim.render import render_scenes
+from osprey_sim.scene import MAX_OBJECTS
 from osprey_torch.checkpoint import load_checkpoint
 from osprey_torch.config import IMAGE_TOKEN_LEVEL, OSPREY_NANO
 from osprey_torch.model import Osprey
@@ -66,9 +66,7 @@ class Scene:
 
 def load(checkpoint: Path | None) -> tuple[Osprey, Tokenizer, list[RegionFacts], np.ndarray, np.ndarray]:
     """Return model, tokenizer, and the objects of an image (uint8 [H, W, 3]) with their id image."""
-    scene = sample_scene(0, "train", (MAX_OBJECTS, MAX_OBJECTS))
-    with Renderer(640, 480) as renderer:
-        frame = renderer.render(scene, depth=False)
+    ((scene, frame),) = render_scenes("train", [0], (640, 480), objects=(MAX_OBJECTS, MAX_OBJECTS))
     facts = [f for f in region_facts(scene, frame) if f.kind == "object"]
     if checkpoint is not None:
         model, tokenizer = load_checkpoint(checkpoint)
@@ -179,38 +177,34 @@ def compare(
     return results
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--checkpoint", type=Path, metavar="DIR", help="a shape and its weights (default: nano's, random)"
-    )
+@errors_in_a_line("packing")
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    text = "a shape and its weights (default: nano's, random)"
+    parser.add_argument("--checkpoint", type=Path, metavar="DIR", help=text)
     parser.add_argument("--regions", default="1,4,16", metavar="N,N", help="regions of the image (%(default)s)")
-    parser.add_argument("--runs", type=int, default=7, metavar="N", help="steps of each side, in turns (%(default)s)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), metavar="N")
+    add_count_option(parser, "--runs", 7, "steps of each side, in turns")
+    add_count_option(parser, "--threads", torch.get_num_threads(), "CPU threads")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="also write every figure")
+    add_figures_option(parser)
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
-    try:
-        model, tokenizer, facts, rgb, ids = load(arguments.checkpoint)
-        counts = [int(text) for text in arguments.regions.split(",")]
-        if not counts or min(counts) < 1 or max(counts) > len(facts):
-            raise ValueError(f"--regions {arguments.regions}: the image has 1 to {len(facts)}")
-        results = []
-        for count in counts:
-            device = torch.device(arguments.device)
-            results += compare(model, tokenizer, facts[:count], rgb, ids, arguments.runs, device)
-    except (OspreyError, ValueError) as error:
-        print(f"packing: {error}", file=sys.stderr)
-        return 2
+    model, tokenizer, facts, rgb, ids = load(arguments.checkpoint)
+    counts = [int(text) if text.isdecimal() else 0 for text in arguments.regions.split(",")]
+    if min(counts) < 1 or max(counts) > len(facts):
+        raise InputError(f"--regions {arguments.regions}: the image has 1 to {len(facts)}")
+    device = torch.device(arguments.device)
+    results = [
+        result
+        for count in counts
+        for result in compare(model, tokenizer, facts[:count], rgb, ids, arguments.runs, device)
+    ]
     print("| regions | side | rows | a step | quartiles | regions a second |")
     print("|---|---|---|---|---|---|")
     for r in results:
         step = f"{1e3 * r.seconds:.0f} ms | {1e3 * r.quartiles[0]:.0f} to {1e3 * r.quartiles[1]:.0f}"
         print(f"| {r.regions} | {r.side} | {r.rows} | {step} | {r.regions_a_second:.1f} |")
-    if arguments.json is not None:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps([asdict(r) for r in results], indent=1) + "\n")
+    write_figures(arguments.json, [asdict(r) for r in results])
     return 0
 
 

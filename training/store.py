@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from osprey_ros.vision.preprocess import resize_shortest_edge
+from osprey_sim import render
 from osprey_sim.dialogues import RegionFacts, region_facts
-from osprey_sim.render import HEIGHT, WIDTH, Renderer
-from osprey_sim.scene import sample_scene
 from osprey_torch.atomic_write import atomic_write
 
 CHUNK = 250  # scenes a file: what a stop can lose
@@ -58,7 +57,7 @@ def render_scenes(
     image_size: int,
     workers: int,
     progress: Callable[[int], None],
-    size: tuple[int, int] = (WIDTH, HEIGHT),
+    size: tuple[int, int] = (render.WIDTH, render.HEIGHT),
 ) -> SceneStore:
     """Render scenes 0 .. count-1 of a split into `folder`, skipping chunks that are there.
 
@@ -86,14 +85,11 @@ def render_scenes(
 def _render_chunk(job: tuple[Path, str, int, int, int, tuple[int, int]]) -> int:
     folder, split, start, stop, image_size, size = job
     images, instances, parts, lines = [], [], [], []
-    with Renderer(*size) as renderer:
-        for seed in range(start, stop):
-            scene = sample_scene(seed, split)
-            frame = renderer.render(scene, depth=False)
-            images.append(resize_shortest_edge(frame.rgb, image_size))
-            instances.append(_as_bytes(frame.instance_ids))
-            parts.append(_as_bytes(frame.part_ids))
-            lines.append(json.dumps([asdict(f) for f in region_facts(scene, frame)]))
+    for scene, frame in render.render_scenes(split, range(start, stop), size):
+        images.append(resize_shortest_edge(frame.rgb, image_size))
+        instances.append(_as_bytes(frame.instance_ids))
+        parts.append(_as_bytes(frame.part_ids))
+        lines.append(json.dumps([asdict(f) for f in region_facts(scene, frame)]))
     facts_path = folder / f"{start:06d}-{stop:06d}-facts.jsonl"
     for kind, arrays in (("picture", images), ("instances", instances), ("parts", parts)):
         np.save(_file(facts_path, kind), np.stack(arrays))

@@ -197,3 +197,13 @@ def add_verbose_option(command: Any, name: str = "more_verbose") -> None:
 def add_json_option(command: Any) -> None:
     """Add --json."""
     command.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def add_count_option(command: Any, name: str, default: int, text: str) -> None:
+    """Add an option for a whole number of at least 1; the default stands behind its help text."""
+    command.add_argument(name, type=positive, default=default, metavar="N", help=f"{text} (default: %(default)s)")
+
+
+def add_figures_option(command: Any) -> None:
+    """Add --json of programs that measure."""
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from osprey_ros.errors import OspreyError
 
 if TYPE_CHECKING:
     from osprey_ros.bundle.manifest import Manifest
@@ -44,6 +49,33 @@ def logs_on_stderr(verbosity: int, packages: Sequence[str] = _PACKAGES) -> Itera
             logger.removeHandler(handler)
             logger.propagate = True
             logger.setLevel(level)
+
+
+Main = Callable[..., int]
+
+
+def errors_in_a_line(name: str) -> Callable[[Main], Main]:
+    """Return a decorator of a program's `main`: an error becomes one line on standard error, and status 2."""
+
+    def decorate(main: Main) -> Main:
+        @functools.wraps(main)
+        def run(argv: Sequence[str] | None = None) -> int:
+            try:
+                return main(argv)
+            except (OspreyError, OSError) as error:
+                print(f"{name}: {error}", file=sys.stderr)
+                return 2
+
+        return run
+
+    return decorate
+
+
+def write_figures(path: Path | None, figures: object) -> None:
+    """Write figures as JSON, and create the folder of the file; do nothing without a file."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(figures, indent=1, default=str) + "\n", encoding="utf-8")
 
 
 def warn_if_unverified(manifest: Manifest) -> None:

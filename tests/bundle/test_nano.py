@@ -15,6 +15,7 @@ from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.bundle.manifest import DECODER
 from osprey_ros.describer import Describer
 from osprey_ros.engines.onnxruntime import release
+from osprey_sim.render import MIN_AREA
 from osprey_torch.readback import model_from_bundle
 from osprey_torch.stored_linears import PRODUCTS
 
@@ -40,7 +41,7 @@ def test_its_decoder_is_int4(bundle: Bundle) -> None:
 
 
 def test_it_names_most_of_what_it_sees(bundle: Bundle) -> None:
-    judged = accuracy.judge_scenes(Describer(bundle), range(12), "test", accuracy.MIN_AREA)
+    judged = accuracy.judge_scenes(Describer(bundle), range(12), "test", MIN_AREA)
     shares = accuracy.summary(judged)
     assert shares["category"].of > 50
     assert float(shares["category"]) >= 0.88  # 500 scenes are in its card; these are a sample

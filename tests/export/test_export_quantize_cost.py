@@ -15,8 +15,8 @@ from conftest import SampleImage, TinyModel
 from evaluation import parity
 from export import quantization_cost
 from export.build import Precisions, build_bundle
-from export.quantization_cost import REFERENCE, compare, distance_from_grid, scenes_of_test_split, table_of
-from export.samples import VerificationSample
+from export.quantization_cost import REFERENCE, compare, distance_from_grid, table_of
+from export.samples import VerificationSample, scenes_of_test_split
 from osprey_torch.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from osprey_torch.quantize import quantize_linear
 
@@ -67,7 +67,6 @@ def test_nothing_to_compare_is_a_usage_error(
 
 def test_scenes_show_as_many_large_regions_as_were_asked_for() -> None:
     pytest.importorskip("mujoco")
-    samples = scenes_of_test_split(9, min_area=400)
-    areas = [np.bincount(sample.ids.ravel())[1:] for sample in samples]
+    areas = [np.bincount(sample.ids.ravel())[1:] for _, sample in scenes_of_test_split(9, min_area=400)]
     assert sum(int((area > 0).sum()) for area in areas) == 9
     assert all((area[area > 0] > 400).all() for area in areas)

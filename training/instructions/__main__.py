@@ -12,7 +12,6 @@ file for the reader own_masks. A restarted run does not repeat requests to the e
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -20,8 +19,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from osprey_ros.cli._options import positive
-from osprey_ros.errors import InputError, OspreyError
+from osprey_ros.cli._options import Parser, add_count_option, positive
+from osprey_ros.cli._output import errors_in_a_line, write_figures
+from osprey_ros.errors import InputError
 from osprey_sim.scene import SPLITS
 from osprey_torch.readers.records import Skipped
 from osprey_torch.readers.registry import READERS
@@ -35,21 +35,18 @@ from training.instructions.maker import Made, Writer, make
 BOUND_REACHED = 3
 
 
-def main(argv: list[str] | None = None) -> int:
+@errors_in_a_line("instructions")
+def main(argv: Sequence[str] | None = None) -> int:
     """Return 0, 2 for input that cannot be used, or BOUND_REACHED if the budget was used up."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.endpoint and not arguments.model:
         parser.error("--endpoint needs --model")
-    try:
-        known = _images(arguments)
-        names = vocabulary(known)
-        known = known[: arguments.images]
-        made, spent = _make(arguments, known, names)
-        write_files(arguments.output, made.contents)
-    except (OspreyError, OSError) as error:
-        print(f"instructions: {error}", file=sys.stderr)
-        return 2
+    known = _images(arguments)
+    names = vocabulary(known)
+    known = known[: arguments.images]
+    made, spent = _make(arguments, known, names)
+    write_files(arguments.output, made.contents)
     summary = {
         "pictures": len(known),
         "samples": dict(made.samples),
@@ -57,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         "not_asked": made.not_asked,
         **spent,
     }
-    (arguments.output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    write_figures(arguments.output / "summary.json", summary)
     for kind, count in made.samples.items():
         print(f"{arguments.output / FILES[kind]}: {count} samples")
     for reason, count in sorted(made.refused.items()):
@@ -112,7 +109,7 @@ def _make(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m training.instructions",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -129,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND", help=" ".join(KINDS))
-    parser.add_argument("--max-regions", type=positive, default=8, metavar="N", help="of a record (%(default)s)")
+    add_count_option(parser, "--max-regions", 8, "most regions of a record")
     parser.add_argument("--seed", type=int, default=0)
     words = parser.add_mutually_exclusive_group(required=True)
     words.add_argument("--templates", action="store_true", help="all words by templates")

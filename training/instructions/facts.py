@@ -19,8 +19,7 @@ from pycocotools import mask as coco_masks
 
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_sim.dialogues import COLOR_QUESTION, region_facts
-from osprey_sim.render import Renderer
-from osprey_sim.scene import sample_scene
+from osprey_sim.render import render_scenes
 from osprey_sim.words import visible_objects
 from osprey_torch.readers.coco import PART_QUESTION, REFERRING_QUESTION, REFERRING_QUESTION_WITHOUT_PLACE
 from osprey_torch.readers.records import Record
@@ -114,32 +113,29 @@ def images_from_records(records: Iterable[Record], images: Path) -> list[KnownIm
 def images_from_scenes(count: int, split: str, folder: Path, first: int = 0) -> Iterator[KnownImage]:
     """Render scenes `first` .. first+count-1 of a split into `folder` as PNG files, and says what is in them."""
     folder.mkdir(parents=True, exist_ok=True)
-    with Renderer(WIDTH, HEIGHT) as renderer:
-        for seed in range(first, first + count):
-            scene = sample_scene(seed, split)
-            frame = renderer.render(scene, depth=False)
-            name = f"{split}{seed:06d}.png"
-            Image.fromarray(frame.rgb).save(folder / name)
-            seen = {obj.instance_id: obj for obj in visible_objects(scene, frame)}
-            regions = []
-            for facts in region_facts(scene, frame):
-                owner = facts.id if facts.kind == "object" else frame.parts[facts.id][0]
-                if owner not in seen or (facts.kind == "part" and facts.area < _LEAST_PART):
-                    continue
-                ids = frame.instance_ids if facts.kind == "object" else frame.part_ids
-                regions.append(
-                    KnownRegion(
-                        mask=segmentation_of(ids == facts.id),
-                        category=facts.category,
-                        captions=(facts.short,),
-                        detailed=facts.detailed,
-                        color=facts.color,
-                        parts=facts.parts if facts.kind == "object" else None,
-                        part_of="" if facts.kind == "object" else seen[owner].category,
-                    )
+    for scene, frame in render_scenes(split, range(first, first + count), (WIDTH, HEIGHT)):
+        name = f"{split}{scene.seed:06d}.png"
+        Image.fromarray(frame.rgb).save(folder / name)
+        seen = {obj.instance_id: obj for obj in visible_objects(scene, frame)}
+        regions = []
+        for facts in region_facts(scene, frame):
+            owner = facts.id if facts.kind == "object" else frame.parts[facts.id][0]
+            if owner not in seen or (facts.kind == "part" and facts.area < _LEAST_PART):
+                continue
+            ids = frame.instance_ids if facts.kind == "object" else frame.part_ids
+            regions.append(
+                KnownRegion(
+                    mask=segmentation_of(ids == facts.id),
+                    category=facts.category,
+                    captions=(facts.short,),
+                    detailed=facts.detailed,
+                    color=facts.color,
+                    parts=facts.parts if facts.kind == "object" else None,
+                    part_of="" if facts.kind == "object" else seen[owner].category,
                 )
-            if regions:
-                yield KnownImage(name, HEIGHT, WIDTH, tuple(regions))
+            )
+        if regions:
+            yield KnownImage(name, HEIGHT, WIDTH, tuple(regions))
 
 
 def segmentation_of(mask: np.ndarray) -> Segmentation:

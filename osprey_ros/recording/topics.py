@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -50,7 +50,7 @@ class StorageFile(Protocol):
         cut_off: Whether the file ends in the middle of a record.
     """
 
-    topics: Mapping[int, Topic]
+    topics: dict[int, Topic]
     count: int
     notes: tuple[str, ...]
     cut_off: bool

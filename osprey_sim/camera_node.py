@@ -20,6 +20,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 
 from osprey_ros.ros.outputs import messages
+from osprey_ros.ros.parameter_values import converted, given_values, warn_of_unknown
 from osprey_ros.ros.run import run_node
 from osprey_sim import words
 from osprey_sim.render import Frame, Renderer
@@ -42,6 +43,7 @@ class SimCamera(Node):
     def __init__(self) -> None:
         self._renderer: Renderer | None = None  # first, because rclpy also destroys a node whose constructor failed
         super().__init__("camera")
+        self._given, self._declared = given_values(self), list[str]()
         width = self._declare("width", 640, "Width of the images in pixels.", limits=(16, 4096))
         height = self._declare("height", 480, "Height of the images in pixels.", limits=(16, 4096))
         rate = self._declare("rate", 5.0, "Frames per second; fewer if rendering takes longer.", limits=(0.01, 100.0))
@@ -55,6 +57,7 @@ class SimCamera(Node):
         fewest = self._declare("min_objects", 4, "Smallest number of objects in a scene.", limits=(1, MAX_OBJECTS))
         most = self._declare("max_objects", 9, "Largest number of objects in a scene.", limits=(1, MAX_OBJECTS))
         encoding = self._declare("encoding", "rgb8", "Encoding of the image.", choices=tuple(_ENCODINGS))
+        warn_of_unknown(self, self._given, self._declared)
         if fewest > most:
             raise ValueError(f"min_objects is {fewest} but max_objects is {most}; use min_objects <= max_objects")
         self._objects = (fewest, most)
@@ -86,7 +89,7 @@ class SimCamera(Node):
         limits: tuple[float, float] | None = None,
         choices: tuple[str, ...] = (),
     ) -> Any:
-        """Declare a read-only parameter and return its value. Raise ValueError if it is not one of ``choices``."""
+        """Declare a read-only parameter and return its value. Raise ValueError if it is invalid."""
         descriptor = ParameterDescriptor(description=meaning, read_only=True)
         if choices:
             descriptor.additional_constraints = f"one of: {', '.join(choices)}"
@@ -94,10 +97,13 @@ class SimCamera(Node):
             descriptor.floating_point_range = [FloatingPointRange(from_value=limits[0], to_value=limits[1])]
         elif limits:
             descriptor.integer_range = [IntegerRange(from_value=limits[0], to_value=limits[1], step=1)]
-        value = self.declare_parameter(name, default, descriptor).value
+        value = converted(name, self._given[name], default) if name in self._given else default
         if choices and value not in choices:
             raise ValueError(f"{name} is {value!r}; use one of {', '.join(choices)}")
-        return value
+        if limits and not limits[0] <= value <= limits[1]:
+            raise ValueError(f"{name} is {value}; use a value from {limits[0]} to {limits[1]}")
+        self._declared.append(name)
+        return self.declare_parameter(name, value, descriptor, ignore_override=True).value
 
     def _publish(self) -> None:
         if self._published % self._frames_per_scene == 0:

@@ -57,6 +57,7 @@ class OspreyNode(ParameterNode):
         self._log_handler = RosLogHandler(self.get_logger())
         self._log_handler.install()
         self._settings = parameters.declare(self)
+        self.convert_parameters(lambda change: parameters.converted_change(self, change))
         self.add_on_set_parameters_callback(self._check_parameters)
         self.call_after_parameters_set(self._apply_parameters)
         self._statistics = Statistics()

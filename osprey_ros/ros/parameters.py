@@ -12,6 +12,7 @@ from rclpy.parameter import Parameter
 
 from osprey_ros.errors import InputError
 from osprey_ros.ros.inputs.settings import InputSettings
+from osprey_ros.ros.parameter_values import converted, given_values, unknown, warn_of_unknown
 from osprey_ros.scene.attributes import attributes_from
 from osprey_ros.scene.settings import StepSettings
 from osprey_ros.system.settings import Effect, ParameterInfo, parameter, parameters_of
@@ -170,11 +171,38 @@ def descriptor(info: ParameterInfo) -> ParameterDescriptor:
 
 
 def declare(node: Node) -> Settings:
-    """Declare all parameters on a node and read them. Raises ValueError or a ParameterException of rclpy."""
-    defaults = Settings().values()
+    """Declare all parameters on a node, with the values that it was given, and log names that do not exist.
+
+    Raises:
+        ValueError: A value is invalid.
+    """
+    given, defaults = given_values(node), Settings().values()
+    chosen = {name: converted(name, given[name], defaults[name]) for name in PARAMETERS if name in given}
+    settings = Settings.from_values({**defaults, **chosen})
+    values = settings.values()
     for name, info in PARAMETERS.items():
-        node.declare_parameter(name, defaults[name], descriptor(info))
-    return Settings.from_values({name: node.get_parameter(name).value for name in PARAMETERS})
+        node.declare_parameter(name, values[name], descriptor(info), ignore_override=True)
+    warn_of_unknown(node, given, PARAMETERS)
+    return settings
+
+
+def converted_change(node: Node, change: Parameter[Any]) -> Parameter[Any]:
+    """Return a new value of a parameter at run time, in the type of the parameter.
+
+    Raises:
+        ValueError: The node has no such parameter, its value cannot change any more, or the new one is invalid.
+    """
+    info = PARAMETERS.get(change.name)
+    if info is None:
+        if not node.has_parameter(change.name):
+            raise ValueError(unknown(change.name, PARAMETERS))
+        return change  # of rclpy, such as use_sim_time
+    if info.effect is Effect.START:
+        raise ValueError(f"{change.name} takes effect only when the node starts; restart the node with the new value")
+    default = Settings().values()[change.name]
+    value = converted(change.name, change.value, default)
+    info.check(value)
+    return Parameter(change.name, Parameter.Type.from_parameter_value(default), value)
 
 
 def pending(changes: Iterable[Parameter[Any]]) -> list[str]:

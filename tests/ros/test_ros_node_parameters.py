@@ -180,7 +180,8 @@ def test_overlay(client: Client) -> None:
         ("appearance_change", 3.0, "appearance_change"),
         ("max_objects", 0, "max_objects"),
         ("attributes", ["color = red | green", "7up"], "attributes: attribute '7up': a name is letters, digits"),
-        ("overlay", "yes", "Wrong parameter type"),
+        ("overlay", "yes", "overlay is 'yes', a text; set it to true or false"),
+        ("slpo", 0.1, "there is no parameter 'slpo'; did you mean 'slop'?"),
         ("autostart", False, "autostart"),
     ],
 )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_SLOP = 10.0  # seconds; a larger difference of stamps means that they are wrong
+MAX_QUEUE_SIZE = 500  # items of a stream; whole images take much memory
 _STAMPS_KEPT = 8  # latest stamps of each topic, for the shortest time between two of its messages
 _FAILURES = 3  # items of each topic without a match before `offset` and `late` report; one may just have been lost
 

@@ -275,7 +275,7 @@ class OspreyNode(ParameterNode):
             summary = self._summary()
             found += [
                 status.inputs_status(self._inputs.state(), summary.unmatched_for),
-                status.frames_status(summary, settings.max_age, settings.interval),
+                status.frames_status(summary, settings.max_age, settings.interval, settings.step),
                 status.stages_status(summary),
             ]
             if self._runtime is not None:

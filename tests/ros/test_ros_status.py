@@ -10,7 +10,7 @@ import pytest
 
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.ros.diagnostics.input_status import InputState, TopicState
-from osprey_ros.ros.diagnostics.statistics import DURATIONS_KEPT, ObjectCounts, Statistics, Summary
+from osprey_ros.ros.diagnostics.statistics import DURATIONS_KEPT, ObjectCounts, Spread, Statistics, Summary
 from osprey_ros.ros.diagnostics.status import (
     Level,
     bundle_status,
@@ -21,6 +21,7 @@ from osprey_ros.ros.diagnostics.status import (
     scene_status,
     stages_status,
 )
+from osprey_ros.scene.settings import StepSettings
 from osprey_ros.system.process_memory import MIB, available_memory, memory_shortage, process_memory
 
 IMAGE = TopicState("image", "/image", "sensor_msgs/msg/Image", 1, (), 9, 0, 10**9, "reliable", ("reliable",), ())
@@ -70,6 +71,84 @@ def test_inputs_say_what_is_missing() -> None:
     apart = inputs_status(replace(FINE, offset=40_000_000), 1.0)
     assert apart.level == Level.ERROR
     assert "stamps differ by at least 40 ms" in apart.message
+
+
+def problems(*changes: dict, **of_state: object) -> list[str]:
+    topics = [replace(topic, **change) for topic, change in zip(FINE.topics, changes, strict=False)]
+    return replace(FINE, topics=(*topics, *FINE.topics[len(topics) :]), **of_state).problems()
+
+
+def test_messages_without_a_stamp_are_named() -> None:
+    reason = "messages have no stamp (header.stamp is 0), so they match nothing; set it to"
+    assert problems({}, {"last_stamp": 0}, offset=2 * 10**18) == [
+        f"/ids: {reason} the stamp of its image in the publisher"
+    ]
+    assert problems({"last_stamp": 0}, {"last_stamp": 0}) == [
+        f"/image: {reason} the time of the image in the publisher",
+        f"/ids: {reason} the stamp of its image in the publisher",
+    ]
+    assert problems({"role": "camera_info", "last_stamp": 0}) == []
+
+
+@pytest.mark.parametrize(
+    ("offset", "advice"),
+    [
+        (40_000_000, "or set slop to 0.06"),
+        (8 * 10**9, "or set slop to 10"),
+        (11 * 10**9, "with the stamp of the image"),
+    ],
+)
+def test_no_slop_is_advised_beyond_its_limit(offset: int, advice: str) -> None:
+    (problem,) = problems(offset=offset)
+    assert problem.endswith(advice)
+
+
+def test_no_queue_size_is_advised_beyond_its_limit() -> None:
+    assert problems(late=("/ids",))[0].endswith("of 15; raise queue_size")
+    assert problems(late=("/ids",), queue_size=500)[0].endswith("of 500; lower the rate of the images")
+
+
+def test_transports_and_durabilities_are_named() -> None:
+    none = {"publishers": 0, "received": 0}
+    compressed = {**none, "other_types": ("sensor_msgs/msg/CompressedImage",)}
+    published = "sensor_msgs/msg/CompressedImage is published, sensor_msgs/msg/Image is expected"
+    assert problems({**compressed, "name": "/cam/compressed"}) == [
+        f"/cam/compressed: {published}; set image_transport to compressed"
+    ]
+    assert problems(compressed) == [
+        f"/image: {published}; set image_transport to compressed and publish it as /image/compressed"
+    ]
+    assert problems({**none, "other_transport": "raw"}) == [
+        "/image: no publisher, but this image is published with another transport; set image_transport to raw"
+    ]
+    mixed = {"received": 0, "publishers": 2, "offered_durability": ("transient local", "volatile")}
+    assert "some are transient local (latched) and some volatile" in problems(mixed)[0]
+
+
+def test_latched_inputs_need_no_further_frames() -> None:
+    latched = replace(IMAGE, offered_durability=("transient local",))
+    moving = replace(IMAGE, role="camera_info", offered_durability=("volatile",))
+    status = inputs_status(replace(FINE, topics=(latched, latched, moving)), 60.0)
+    assert (status.level, status.message) == (Level.OK, "9 complete frames of latched topics")
+    assert inputs_status(replace(FINE, topics=(latched, IMAGE)), 60.0).level == Level.WARN
+
+
+@pytest.mark.parametrize(
+    ("summary", "step", "text"),
+    [
+        (Summary(age=1.8e9), StepSettings(), "the stamps are of another clock: synchronize the clocks"),
+        (Summary(age=9.0), StepSettings(), "lower max_regions or max_new_tokens, set time_budget, or use a smaller"),
+        (Summary(age=9.0), StepSettings(max_regions=1), "; lower max_new_tokens, set time_budget"),
+        (Summary(age=9.0), StepSettings(time_budget=0.1), "lower max_regions or max_new_tokens, lower time_budget"),
+        (Summary(age=9.0), StepSettings(max_regions=1, max_new_tokens=1), "; set time_budget, or"),
+        (Summary(age=9.0, seconds={"frame": Spread(0.2, 0.3)}), StepSettings(), "the node takes 0.2 s of it"),
+    ],
+)
+def test_old_results_have_a_remedy_that_is_left(summary: Summary, step: StepSettings, text: str) -> None:
+    status = frames_status(summary, max_age=5.0, interval=0.0, step=step)
+    assert status.level == Level.WARN
+    assert text in status.message
+    assert ("max_regions" in status.message) == ("max_regions" in text)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,11 @@ from enum import IntEnum
 from osprey_ros.bundle.manifest import Manifest
 from osprey_ros.ros.diagnostics.input_status import InputState
 from osprey_ros.ros.diagnostics.statistics import Summary
+from osprey_ros.scene.settings import StepSettings
 
 SILENCE_LIMIT = 5.0  # seconds without a result or a complete frame before a warning
+_STEP = StepSettings()
+WRONG_CLOCK = 3600.0  # seconds; an older stamp is of another clock, because no frame takes this long
 CLOCK_TOLERANCE = 0.1  # seconds by which the clocks of two machines may differ
 
 
@@ -61,11 +64,13 @@ def inputs_status(state: InputState, silent_for: float) -> Status:
             "publishers": topic.publishers,
             "received": topic.received,
             "lost": topic.lost,
-            "stamp": "none" if topic.last_stamp is None else f"{topic.last_stamp / 1e9:.3f}",
+            "stamp": f"{topic.last_stamp / 1e9:.3f}" if topic.last_stamp else "none",
             "reliability": f"{topic.requested_reliability} requested, {offered} offered",
         }
         if topic.incompatible_qos:
             about["incompatible QoS"] = ", ".join(topic.incompatible_qos)
+        if topic.offered_durability:
+            about["durability"] = " and ".join(topic.offered_durability)
         values.update({f"{topic.name} {key}": str(value) for key, value in about.items()})
     values["matched"] = str(state.matched)
     values["dropped without a match"] = str(state.unmatched_dropped)
@@ -76,19 +81,22 @@ def inputs_status(state: InputState, silent_for: float) -> Status:
         mismatch = any(topic.incompatible_qos or topic.other_types for topic in state.topics)
         everything = all(topic.received for topic in state.topics)
         return Status("inputs", Level.ERROR if mismatch or everything else Level.WARN, "; ".join(problems), values)
+    if state.latched and state.matched:
+        return Status("inputs", Level.OK, f"{state.matched} complete frames of latched topics", values)
     if silent_for > SILENCE_LIMIT:
         message = f"no complete frame for {silent_for:.0f} s; check that the publishers still send"
         return Status("inputs", Level.WARN, message, values)
     return Status("inputs", Level.OK, f"{state.matched} complete frames", values)
 
 
-def frames_status(summary: Summary, max_age: float, interval: float) -> Status:
+def frames_status(summary: Summary, max_age: float, interval: float, step: StepSettings = _STEP) -> Status:
     """Return the status of the described frames.
 
     Args:
         summary: counts and rates.
         max_age: age of a result in seconds above which the level is WARN; 0: no limit.
         interval: minimum time between two frames in seconds.
+        step: settings that decide how long a frame takes.
     """
     values = {
         "rate in": f"{summary.rate_in:.2f} Hz",
@@ -99,11 +107,11 @@ def frames_status(summary: Summary, max_age: float, interval: float) -> Status:
         "failed": str(summary.failed),
         "interrupted by deactivation": str(summary.stopped),
     }
-    level, message = _frames_verdict(summary, max_age, interval)
+    level, message = _frames_verdict(summary, max_age, interval, step)
     return Status("frames", level, message, values)
 
 
-def _frames_verdict(summary: Summary, max_age: float, interval: float) -> tuple[Level, str]:
+def _frames_verdict(summary: Summary, max_age: float, interval: float, step: StepSettings) -> tuple[Level, str]:
     if summary.failure:
         return Level.ERROR, summary.failure
     if summary.age is None:
@@ -116,13 +124,33 @@ def _frames_verdict(summary: Summary, max_age: float, interval: float) -> tuple[
             "machines, or set use_sim_time on all nodes of a simulation"
         )
     if max_age and summary.age > max_age:
-        return Level.WARN, (
-            f"results are {summary.age:.3g} s old, max_age is {max_age:g} s; lower max_regions or max_new_tokens, set "
-            "time_budget, or use a smaller bundle; set use_sim_time if the stamps are simulated time"
+        return (
+            Level.WARN,
+            f"results are {summary.age:.3g} s old, max_age is {max_age:g} s; {_age_remedy(summary, step)}",
         )
     if summary.rate_in and summary.silent_for > max(SILENCE_LIMIT, 3 * interval):
         return Level.WARN, f"no result for {summary.silent_for:.0f} s although frames arrive"
     return Level.OK, f"{summary.rate_out:.2f} Hz, {summary.age:.3f} s old"
+
+
+def _age_remedy(summary: Summary, step: StepSettings) -> str:
+    """Return what helps against old results. Settings at their limit are left out."""
+    assert summary.age is not None
+    whole = summary.seconds.get("frame")
+    if summary.age > WRONG_CLOCK:
+        return (
+            "the stamps are of another clock: synchronize the clocks of both machines, or set use_sim_time if the "
+            "stamps are simulated or recorded time"
+        )
+    if whole is not None and summary.age > 3 * whole.p95:  # a frame may wait for the one before it
+        return (
+            f"the node takes {whole.p50:.3g} s of it, the other time passes before the frame arrives: speed up the "
+            "publisher or the network; set use_sim_time if the stamps are simulated time"
+        )
+    lower = [name for name in ("max_regions", "max_new_tokens") if getattr(step, name) != 1]
+    faster = [f"lower {' or '.join(lower)}"] if lower else []
+    faster += [f"{'lower' if step.time_budget else 'set'} time_budget", "or use a smaller bundle"]
+    return f"{', '.join(faster)}; set use_sim_time if the stamps are simulated time"
 
 
 def scene_status(summary: Summary, file: str, problem: str) -> Status:

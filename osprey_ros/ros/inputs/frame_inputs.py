@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any
@@ -15,9 +16,11 @@ from osprey_ros.errors import InputError
 from osprey_ros.messages.frames import CAMERA_INFO, DEPTH, DETECTIONS, IMAGE, REGIONS, SEGMENTATION, RawFrame
 from osprey_ros.messages.stamps import stamp_of
 from osprey_ros.messages.synchronizer import FrameSync
-from osprey_ros.ros.diagnostics.input_status import InputState
+from osprey_ros.ros.diagnostics.input_status import InputState, without_stamp
 from osprey_ros.ros.inputs.settings import InputSettings
-from osprey_ros.ros.inputs.subscription import AdaptiveSubscription, type_of
+from osprey_ros.ros.inputs.subscription import AdaptiveSubscription, compressed_transport, type_of
+
+logger = logging.getLogger(__name__)
 
 WATCH_PERIOD = 1.0  # seconds between two checks of the publishers
 SILENCE_LIMIT = 10.0  # seconds without a complete frame before a warning with the reason
@@ -45,17 +48,18 @@ class FrameInputs:
         matched = [role for role in kinds if role != CAMERA_INFO]
         self._sync = FrameSync(matched, settings.queue_size, round(settings.slop * 1e9))
         self._subscriptions: dict[str, AdaptiveSubscription] = {}
+        self._unstamped: set[str] = set()  # inputs with a message without a stamp, which was reported
         for role, kind in kinds.items():
-            suffix = "compressedDepth" if role == DEPTH else "compressed"
-            topic = f"{node.resolve_topic_name(role)}/{suffix}" if kind is CompressedImage else role
+            topic = _compressed_topic(node, role) if kind is CompressedImage else role
             take = self._keep_camera_info if role == CAMERA_INFO else functools.partial(self._take, role)
             try:
                 subscription = AdaptiveSubscription(node, role, kind, topic, settings.reliability, take)
             except Exception as error:
                 self._unsubscribe()
+                logger.debug("subscribing to %s failed", topic, exc_info=True)
                 raise InputError(
-                    f"{role} cannot be subscribed to: {node.resolve_topic_name(topic)} as {type_of(kind)} ({error}); "
-                    "remap it to a topic of that type"
+                    f"{role} cannot be subscribed to: {node.resolve_topic_name(topic)} as {type_of(kind)}; this "
+                    "process may use the name for another type, remap it to a topic of that type"
                 ) from error
             self._subscriptions[role] = subscription
         self._topics = {role: subscription.name for role, subscription in self._subscriptions.items()}
@@ -93,7 +97,13 @@ class FrameInputs:
             subscription.close()
 
     def _take(self, role: str, message: Any) -> None:
-        for messages in self._sync.add(role, stamp_of(message), message):
+        stamp = stamp_of(message)
+        if not stamp:  # 0 means none: equal stamps of 0 do not belong together
+            if role not in self._unstamped:
+                self._unstamped.add(role)
+                self._node.get_logger().warning(without_stamp(role, self._topics[role]))
+            return
+        for messages in self._sync.add(role, stamp, message):
             self._last_frame = monotonic()
             of_role = dict(zip(self._sync.topics, messages, strict=True))
             self._on_frame(
@@ -117,7 +127,10 @@ class FrameInputs:
         silent = monotonic() - self._last_frame
         if silent >= SILENCE_LIMIT:
             self._last_frame = monotonic()
-            problems = self.state().problems() or ["messages arrive but none is complete yet"]
+            state = self.state()
+            if state.latched and state.matched:
+                return
+            problems = state.problems() or ["messages arrive but none is complete yet"]
             self._node.get_logger().warning(f"no complete frame for {silent:.0f} s: {'; '.join(problems)}")
 
 
@@ -136,6 +149,13 @@ def _kinds(settings: InputSettings) -> dict[str, Any]:
         kinds[DEPTH] = Image if settings.depth_transport == "raw" else CompressedImage
         kinds[CAMERA_INFO] = CameraInfo
     return kinds
+
+
+def _compressed_topic(node: Node, role: str) -> str:
+    """Return the topic of a compressed input: below the one for raw images, or this one if it was remapped to it."""
+    suffix = f"/{compressed_transport(role)}"
+    name = node.resolve_topic_name(role)
+    return role if name.endswith(suffix) else name + suffix
 
 
 def _image_kind(transport: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from osprey_ros.messages.frames import DETECTIONS, REGIONS, SEGMENTATION
-from osprey_ros.messages.synchronizer import MAX_SLOP
+from osprey_ros.messages.synchronizer import MAX_QUEUE_SIZE, MAX_SLOP
 from osprey_ros.system.settings import Effect, parameter
 
 TRANSPORTS = ("raw", "compressed")
@@ -20,7 +20,8 @@ class InputSettings:
 
     image_transport: str = parameter(
         "raw",
-        "Transport of the image: raw (sensor_msgs/Image), or compressed (JPEG or PNG on the topic image/compressed).",
+        "Transport of the image: raw (sensor_msgs/Image), or compressed (JPEG or PNG on the topic image/compressed, or "
+        "on the topic image if it is remapped to a name that ends in /compressed).",
         Effect.ACTIVATE,
         choices=TRANSPORTS,
     )
@@ -60,7 +61,7 @@ class InputSettings:
         15,
         "Messages of each topic that wait for a match. Set it to at least the delay of the segmentation in frames.",
         Effect.ACTIVATE,
-        limits=(1, 500),
+        limits=(1, MAX_QUEUE_SIZE),
     )
     reliability: str = parameter(
         "auto",

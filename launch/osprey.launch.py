@@ -1,8 +1,8 @@
 """Start the osprey node: `ros2 launch osprey_ros osprey.launch.py image:=/camera/image segmentation:=/camera/ids`.
 
 For several cameras, start it once for each with a namespace, or include it several times in your own launch file. Under
-the lifecycle manager of nav2, set `autostart:=false` here and `bond_timeout: 0.0` for the manager, because a Python
-node has no bond.
+the lifecycle manager of nav2, set `autostart:=false` here and `bond_timeout: 0.0` for the manager, because the node
+forms no bond with it.
 """
 
 from pathlib import Path

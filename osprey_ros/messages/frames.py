@@ -96,6 +96,8 @@ def camera_matrix_of(message: CameraInfo, shape: tuple[int, int]) -> np.ndarray:
     matrix = np.array(message.p, np.float64).reshape(3, 4)[:, :3]
     if not (matrix[0, 0] > 0 and matrix[1, 1] > 0):
         matrix = np.array(message.k, np.float64).reshape(3, 3)
+    if not np.isfinite(matrix).all():
+        raise InputError(f"the camera matrix is not finite ({matrix.ravel().tolist()}); calibrate the camera again")
     if not (matrix[0, 0] > 0 and matrix[1, 1] > 0):
         raise InputError(
             f"the focal lengths are {matrix[0, 0]:g} and {matrix[1, 1]:g}; calibrate the camera, or set use_depth to "

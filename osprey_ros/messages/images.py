@@ -66,6 +66,9 @@ _TO_RGB = {
     "yuyv": cv2.COLOR_YUV2RGB_YUY2,
     "yuv422_yuy2": cv2.COLOR_YUV2RGB_YUY2,
 }
+# Planes of half the height behind those of the brightness, with the two colors of four pixels side by side.
+_YUV420 = {"nv12": cv2.COLOR_YUV2RGB_NV12, "nv21": cv2.COLOR_YUV2RGB_NV21}
+_LOSSY = {b"\xff\xd8\xff": "JPEG", b"RIFF": "WebP"}  # by the first bytes
 _ID_TYPES = {"mono8": "u1", "8UC1": "u1", "mono16": "u2", "16UC1": "u2", "16SC1": "i2", "32SC1": "i4"}
 _MILLIMETERS = ("16UC1", "mono16")
 _DEPTH_HEADER = struct.Struct("<iff")  # of compressedDepth, before the PNG: format and two parameters of the levels
@@ -82,6 +85,8 @@ def rgb_from_message(message: Image) -> np.ndarray:
         InputError: The encoding is unknown, or the message is inconsistent.
     """
     encoding = message.encoding
+    if encoding in _YUV420:
+        return _rgb_of_yuv420(message)
     if encoding not in _LAYOUTS:
         return _rgb_of_cv_bridge(message)
     channels, kind = _LAYOUTS[encoding]
@@ -120,8 +125,12 @@ def ids_from_message(message: Image) -> np.ndarray:
 
 def ids_from_compressed(message: CompressedImage) -> np.ndarray:
     """Decode a gray PNG of instance ids to uint8 or uint16 [H, W]. Raises InputError if that is impossible."""
-    if "jpeg" in message.format.lower() or "jpg" in message.format.lower():
-        raise InputError(f"format {message.format!r} changes instance ids; compress them as png")
+    head = bytes(message.data[:4])
+    for magic, name in _LOSSY.items():
+        if head.startswith(magic):
+            raise InputError(
+                f"the bytes of format {message.format!r} are {name}, which changes instance ids; compress them as png"
+            )
     pixels = _decoded(message, cv2.IMREAD_UNCHANGED)
     if pixels.ndim != 2:
         raise InputError(f"the png has {pixels.shape[2]} channels; publish instance ids as gray png with up to 16 bits")
@@ -198,6 +207,23 @@ def _pixels(message: Image, kind: str, channels: int) -> np.ndarray:
     return wide if channels == 1 else wide.reshape(height, width, channels)
 
 
+def _rgb_of_yuv420(message: Image) -> np.ndarray:
+    height, width, step = message.height, message.width, message.step
+    if height % 2 or width % 2 or not height or not width:
+        raise InputError(f"a {message.encoding} image has {width}x{height} pixels, width and height must be even")
+    rows = height * 3 // 2
+    if step < width:
+        raise InputError(f"step {step} is too small for {width} pixels of {message.encoding}, which need {width} bytes")
+    if len(message.data) < step * (rows - 1) + width:  # the last row may lack its padding
+        raise InputError(
+            f"data has {len(message.data)} bytes, a {width}x{height} {message.encoding} image with step {step} needs "
+            f"{step * rows}; set height to that of the image, without the rows of the colors"
+        )
+    raw = np.frombuffer(message.data, np.uint8)
+    planes = np.lib.stride_tricks.as_strided(raw, (rows, width), (step, 1), writeable=False)
+    return cv2.cvtColor(np.ascontiguousarray(planes), _YUV420[message.encoding])
+
+
 def _decoded(message: CompressedImage, flags: int) -> np.ndarray:
     data = np.frombuffer(message.data, np.uint8)
     if not len(data):
@@ -209,12 +235,13 @@ def _decoded(message: CompressedImage, flags: int) -> np.ndarray:
 
 
 def _rgb_of_cv_bridge(message: Image) -> np.ndarray:
-    advice = f"encoding {message.encoding!r} is not supported; publish one of {', '.join(_LAYOUTS)}"
+    known = ", ".join((*_LAYOUTS, *_YUV420))
+    advice = f"encoding {message.encoding!r} is not supported; publish one of {known}"
     bridge = _cv_bridge(advice)
     try:
         return np.ascontiguousarray(bridge().imgmsg_to_cv2(message, desired_encoding="rgb8"))
     except Exception as error:  # cv_bridge raises its own errors, OpenCV's and Python's
-        raise InputError(f"{advice} (cv_bridge: {error})") from error
+        raise InputError(f"{advice} (cv_bridge, which is installed, cannot convert it either)") from error
 
 
 def _cv_bridge(advice: str) -> Any:
@@ -223,5 +250,7 @@ def _cv_bridge(advice: str) -> Any:
     except ModuleNotFoundError as error:
         raise InputError(f"{advice}, or install cv_bridge, which supports more") from error
     except Exception as error:  # cv_bridge built for another NumPy raises various errors
-        raise InputError(f"{advice} (cv_bridge is installed but cannot be imported: {error})") from error
+        raise InputError(
+            f"{advice} (cv_bridge is installed but cannot be imported; it may be built for another NumPy)"
+        ) from error
     return CvBridge

@@ -5,8 +5,10 @@ Their ``make`` constructs a message from the name of its type and its fields.
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any, Protocol
 
+from osprey_ros.errors import InputError
 from osprey_ros.messages.stamps import NANOSECONDS
 from osprey_ros.scene.types import STATE_NUMBERS, SceneObject
 
@@ -26,11 +28,30 @@ def time_message(stamp: int, make: MakeMessage) -> Any:
 
 
 def object_message(thing: SceneObject, make: MakeMessage) -> Any:
-    """Return an osprey_interfaces/ObjectDescription. Fields that are unknown are empty or 0."""
+    """Return an osprey_interfaces/ObjectDescription. Fields that are unknown are empty or 0.
+
+    Raises:
+        InputError: A number is not finite.
+    """
     x, y, width, height = thing.box
     words = thing.caption
     has_position = thing.position is not None and thing.size is not None
     position, size = (thing.position or _ORIGIN, thing.size or _ORIGIN) if has_position else (_ORIGIN, _ORIGIN)
+    attributes = words.attributes if words else ()
+    numbers = {
+        "score": (thing.score,),
+        "confidence": (words.confidence, words.raw_confidence) if words else (),
+        "confidence of an attribute": [found.confidence for found in attributes],
+        "position": position,
+        "size": size,
+    }
+    for what, values in numbers.items():
+        if not all(isfinite(value) for value in values):
+            text = ", ".join(f"{value:g}" for value in values)
+            raise InputError(
+                f"object {thing.track_id}: the {what} is not finite ({text}); check the depth and the calibration, and "
+                "verify the bundle"
+            )
     return make(
         "osprey_interfaces/msg/ObjectDescription",
         track_id=thing.track_id,
@@ -50,7 +71,7 @@ def object_message(thing: SceneObject, make: MakeMessage) -> Any:
         raw_confidence=words.raw_confidence if words else 0.0,
         attributes=[
             make("osprey_interfaces/msg/Attribute", name=found.name, value=found.value, confidence=found.confidence)
-            for found in (words.attributes if words else ())
+            for found in attributes
         ],
         described_at=time_message(words.described_at if words else 0, make),
         first_seen=time_message(thing.first_seen, make),

@@ -240,7 +240,7 @@ def test_the_matrix_is_that_of_the_rectified_image() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"image": messages.image_message(RGB, "nv21", HEADER)}, "^/robot/image: encoding 'nv21' is not supported"),
+        ({"image": messages.image_message(RGB, "nv24", HEADER)}, "^/robot/image: encoding 'nv24' is not supported"),
         ({"regions": IMAGE}, "^/robot/segmentation: encoding 'rgb8' is not supported for instance ids"),
         ({"depth": IMAGE}, "^/robot/depth: encoding 'rgb8' is not supported for depth"),
         (
@@ -256,3 +256,10 @@ def test_the_matrix_is_that_of_the_rectified_image() -> None:
 def test_errors_name_the_topic(changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         frame_from_messages(raw(**changes))
+
+
+def test_a_camera_matrix_that_is_not_finite_is_named() -> None:
+    matrix = MATRIX.copy()
+    matrix[0, 2] = np.nan
+    with pytest.raises(InputError, match=r"the camera matrix is not finite \(\[500\.0, 0\.0, nan, "):
+        camera_matrix_of(messages.camera_info_message(matrix, 80, 60, HEADER), (60, 80))

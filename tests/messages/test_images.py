@@ -112,6 +112,24 @@ def test_yuv_pixels_share_their_color_in_pairs(encoding: str, order: str, paddin
     np.testing.assert_allclose(found, expected, atol=1.5)
 
 
+@pytest.mark.parametrize("padding", [0, 3])
+@pytest.mark.parametrize("encoding", ["nv12", "nv21"])
+def test_yuv_planes_share_their_color_in_squares(encoding: str, padding: int) -> None:
+    rng = np.random.default_rng(3)
+    y = rng.integers(60, 190, (4, 6)).astype(np.uint8)
+    u, v = (rng.integers(110, 146, (2, 3)).astype(np.uint8) for _ in range(2))
+    colors = np.dstack((u, v) if encoding == "nv12" else (v, u)).reshape(2, 6)
+    message = padded(np.vstack([y, colors]), encoding, padding)
+    message.height = 4
+    found = images.rgb_from_message(message)
+
+    # ITU-R BT.601, studio range.
+    luma = 1.164 * (y.astype(float) - 16)
+    cb, cr = (part.astype(float).repeat(2, 0).repeat(2, 1) - 128 for part in (u, v))
+    expected = np.stack([luma + 1.596 * cr, luma - 0.813 * cr - 0.391 * cb, luma + 2.018 * cb], axis=2)
+    np.testing.assert_allclose(found, expected, atol=1.5)
+
+
 def test_all_values_of_16_bits_are_scaled_to_the_nearest() -> None:
     values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     found = images.rgb_from_message(padded(values, "mono16", 0))
@@ -192,6 +210,10 @@ def test_small_ids_may_be_packed_in_few_bits() -> None:
     np.testing.assert_array_equal(images.ids_from_compressed(message), inside)
 
 
+def test_the_bytes_decide_and_not_the_format() -> None:
+    np.testing.assert_array_equal(images.ids_from_compressed(compressed(GRAY, ".png", "jpeg")), GRAY)
+
+
 def test_an_orientation_in_the_file_is_ignored() -> None:
     flat = np.zeros((20, 30, 3), np.uint8)
     exif = PIL.Image.Exif()
@@ -206,6 +228,12 @@ def test_an_orientation_in_the_file_is_ignored() -> None:
     ("message", "convert", "reason"),
     [
         (compressed(GRAY, ".jpg", "mono8; jpeg compressed "), images.ids_from_compressed, "changes instance ids"),
+        (
+            compressed(GRAY, ".jpg", "png"),
+            images.ids_from_compressed,
+            "the bytes of format 'png' are JPEG, which changes",
+        ),
+        (compressed(RGB, ".webp", "png"), images.ids_from_compressed, "the bytes of format 'png' are WebP, which"),
         (compressed(RGB, ".png", "png"), images.ids_from_compressed, "the png has 3 channels"),
         (CompressedImage(format="jpeg", data=b"not a JPEG"), images.rgb_from_compressed, "10 bytes of format 'jpeg'"),
         (CompressedImage(format="jpeg"), images.rgb_from_compressed, "data is empty"),
@@ -219,7 +247,10 @@ def test_wrong_compressed_images_are_named(message: CompressedImage, convert: ob
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"encoding": "nv21"}, "encoding 'nv21' is not supported; publish one of rgb8"),
+        ({"encoding": "nv24"}, "encoding 'nv24' is not supported; publish one of rgb8"),
+        ({"encoding": "nv12", "step": 8, "height": 18}, "8x18 nv12 image with step 8 needs 216; set height to that of"),
+        ({"encoding": "nv12", "step": 7}, "step 7 is too small for 8 pixels of nv12"),
+        ({"encoding": "nv21", "width": 7}, "a nv21 image has 7x6 pixels, width and height must be even"),
         ({"encoding": "8UC2"}, "encoding '8UC2' is not supported"),
         ({"step": 23}, "step 23 is too small for 8 pixels of rgb8, which need 24 bytes"),
         ({"height": 7}, "data has 144 bytes, a 8x7 image with step 24 needs 168"),
@@ -285,7 +316,7 @@ def test_the_last_row_may_lack_its_padding() -> None:
 
 
 def test_unknown_encodings_are_left_to_cv_bridge(monkeypatch: pytest.MonkeyPatch) -> None:
-    message = messages.image_message(RGB, "nv21", HEADER)
+    message = messages.image_message(RGB, "nv24", HEADER)
     monkeypatch.setitem(sys.modules, "cv_bridge", None)
     with pytest.raises(images.InputError, match="or install cv_bridge, which supports more"):
         images.rgb_from_message(message)
@@ -303,10 +334,11 @@ def test_unknown_encodings_are_left_to_cv_bridge(monkeypatch: pytest.MonkeyPatch
     module.CvBridge = Bridge  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "cv_bridge", module)
     np.testing.assert_array_equal(images.rgb_from_message(message), RGB[:, ::2])
-    assert asked == [("nv21", "rgb8")]
+    assert asked == [("nv24", "rgb8")]
     message.height = 5
-    with pytest.raises(images.InputError, match=r"encoding 'nv21' is not supported.*\(cv_bridge: bad luck\)"):
+    with pytest.raises(images.InputError, match=r"encoding 'nv24' is not supported.*\(cv_bridge, which is") as error:
         images.rgb_from_message(message)
+    assert "bad luck" not in str(error.value)
 
 
 def test_any_object_with_the_fields_of_an_image_will_do() -> None:

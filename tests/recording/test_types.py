@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import inf, nan
+
 import numpy as np
+import pytest
 from rclpy.serialization import deserialize_message
 from recordings import START
 
 from osprey_interfaces.msg import ObjectDescriptionArray
+from osprey_ros.errors import InputError
 from osprey_ros.recording.types import MessageTypes, serialized_stamp
 from osprey_ros.ros.outputs import messages
 from osprey_ros.scene.types import Attribute, Caption, SceneObject, State
@@ -39,3 +44,42 @@ def test_the_messages_are_those_of_the_node() -> None:
         [described, *others], messages.header_message(START + 5, "camera")
     )
     assert serialized_stamp(data) == START + 5
+
+
+PLACED = SceneObject(
+    track_id=12,
+    state=State.FRESH,
+    reason="",
+    caption=Caption("mug", "a mug", 0.75, START, (Attribute("color", "red", 0.5),)),
+    first_seen=START,
+    last_seen=START,
+    visible=True,
+    instance_id=7,
+    box=(3, 4, 20, 30),
+    area=450,
+    appearance=np.zeros(4, np.float32),
+    position=(0.5, -0.25, 1.5),
+    size=(0.125, 0.25, 0.0625),
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"score": nan}, "score is not finite (nan)"),
+        ({"caption": Caption("mug", "a mug", nan, START)}, "confidence is not finite (nan"),
+        ({"caption": Caption("", "", 0.5, START, (Attribute("color", "red", inf),))}, "attribute is not finite (inf)"),
+        ({"position": (0.5, inf, 1.5)}, "position is not finite (0.5, inf, 1.5)"),
+        ({"size": (nan, 1.0, 1.0)}, "size is not finite (nan, 1, 1)"),
+    ],
+)
+def test_numbers_that_are_not_finite_reach_no_message(change: dict, what: str) -> None:
+    thing = replace(PLACED, **change)
+    for make in (
+        lambda: MessageTypes().objects([thing], START, "camera"),
+        lambda: messages.objects_message([thing], messages.header_message(START, "camera")),
+    ):
+        with pytest.raises(InputError) as error:
+            make()
+        assert "object 12: the " in str(error.value)
+        assert what in str(error.value)

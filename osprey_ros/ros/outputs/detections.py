@@ -38,13 +38,17 @@ def class_of(thing: SceneObject) -> str:
 def _detection(thing: SceneObject, caption: Caption, header: Header) -> Any:
     x, y, width, height = thing.box
     result = vision.ObjectHypothesisWithPose()
-    result.hypothesis.class_id = class_of(thing)
-    result.hypothesis.score = float(caption.confidence)
+    hypothesis = getattr(result, "hypothesis", result)  # up to Foxy, the result itself has class and score
+    setattr(hypothesis, "class_id" if hasattr(hypothesis, "class_id") else "id", class_of(thing))
+    hypothesis.score = float(caption.confidence)
     if thing.position is not None:
         result.pose.pose.position = point_message(thing.position)
-    detection = vision.Detection2D(header=header, results=[result], id=str(thing.track_id))
+    detection = vision.Detection2D(header=header, results=[result])
+    setattr(detection, "id" if hasattr(detection, "id") else "tracking_id", str(thing.track_id))
+    # Up to Galactic, the center is a geometry_msgs/Pose2D without the field position.
+    center = getattr(detection.bbox.center, "position", detection.bbox.center)
     # The center of the first pixel is at 0.
-    detection.bbox.center.position.x = x + (width - 1) / 2
-    detection.bbox.center.position.y = y + (height - 1) / 2
+    center.x = x + (width - 1) / 2
+    center.y = y + (height - 1) / 2
     detection.bbox.size_x, detection.bbox.size_y = float(width), float(height)
     return detection

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from osprey_ros.bundle.spec import ModelSpec
 from osprey_ros.decoding.config import GenerationConfig, Sampling
+from osprey_ros.system.warn_once import forget_warnings
 
 # Folders and files whose tests start nodes, and those whose tests build, train, render or measure for seconds.
 ROS = ("ros", "osprey_sim/test_ros_demo.py")
@@ -25,6 +27,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(marker)
         if not any(item.get_closest_marker(marker) for marker in ("ros", "slow", "gpu")):
             item.add_marker("unit")
+
+
+@pytest.fixture(autouse=True)
+def warnings_are_logged_in_each_test() -> Iterator[None]:
+    """Log the warnings again that a process logs once."""
+    yield
+    forget_warnings()
 
 
 @dataclass(frozen=True)

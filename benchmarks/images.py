@@ -27,7 +27,7 @@ class Frame:
         """Return the first `count` regions. Raise InputError if `count` is not in 1..MAX_REGIONS."""
         if not 1 <= count <= MAX_REGIONS:
             raise InputError(f"the number of regions is {count}; use 1 to {MAX_REGIONS}")
-        return regions_from_id_image(self.ids, only=range(1, count + 1))
+        return regions_from_id_image(self.ids, only=range(1, count + 1), masks_anyway=True)
 
 
 def crowded_frame(width: int = 640, height: int = 480) -> Frame:

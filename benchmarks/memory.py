@@ -66,7 +66,7 @@ def _describe(arguments: argparse.Namespace) -> dict[str, int]:
     from osprey_ros.regions.regions import regions_from_id_image
 
     frame = np.load(arguments.image)
-    regions = regions_from_id_image(frame["ids"], only=range(1, arguments.regions + 1))
+    regions = regions_from_id_image(frame["ids"], only=range(1, arguments.regions + 1), masks_anyway=True)
     describer = Describer(Bundle.open(arguments.bundle).on_device(arguments.device or None), threads=arguments.threads)
     opened = _peak()
     describer.set_image(frame["rgb"])

@@ -141,7 +141,10 @@ def measure_regions(side: int, position_size: int, runs: int) -> list[RegionTime
     stacks: dict[str, Callable[[], object]] = {}
     for count in COUNTS:
         ids, grids = drawn_ids(count), MaskPooler(sizes, position_size)
-        regions, masks = regions_from_id_image(ids), np.stack([ids == number for number in range(1, count + 1)])
+        regions, masks = (
+            regions_from_id_image(ids, masks_anyway=True),
+            np.stack([ids == number for number in range(1, count + 1)]),
+        )
         calls |= {
             f"total {count}": partial(_pool_ids, grids, ids),
             f"found {count}": partial(regions_from_id_image, ids),
@@ -156,7 +159,7 @@ def measure_regions(side: int, position_size: int, runs: int) -> list[RegionTime
 
 
 def _pool_ids(pooler: MaskPooler, ids: np.ndarray) -> object:
-    return pooler.pool(regions_from_id_image(ids))
+    return pooler.pool(regions_from_id_image(ids, masks_anyway=True))
 
 
 def _pool_masks(pooler: MaskPooler, masks: np.ndarray) -> object:
@@ -195,7 +198,7 @@ def compare_modes(bundle: Bundle, spec: ModelSpec, scenes: int) -> Difference:
             ids, areas = np.unique(frame.instance_ids, return_counts=True)
             large = ids[(ids > 0) & (areas > MIN_AREA)]
             if spec == bundle.manifest.model and len(large):
-                regions = regions_from_id_image(frame.instance_ids, only=large)
+                regions = regions_from_id_image(frame.instance_ids, only=large, masks_anyway=True)
                 for describer, texts in zip(describers, words, strict=True):
                     describer.set_image(frame.rgb)
                     texts.extend(one.text for one in describer.describe(regions))

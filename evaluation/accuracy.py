@@ -103,7 +103,9 @@ def judge_scenes(describer: Describer, seeds: Iterable[int], split: str, min_are
         parts = {f.id: f for f in large if f.kind == "part"}
         if parts:
             question = QUESTIONS["category"]
-            for result in describer.ask(regions_from_id_image(frame.part_ids, only=list(parts)), question):
+            for result in describer.ask(
+                regions_from_id_image(frame.part_ids, only=list(parts), masks_anyway=True), question
+            ):
                 facts = parts[result.region_id]
                 answer = Answer(question, result.text, facts.category)
                 judged.append(Judged(scene.seed, facts, result.raw_confidence, {"category": answer}))
@@ -161,7 +163,7 @@ def _one_each(
 
 
 def _regions(frame: Frame, objects: Sequence[RegionFacts]) -> Regions:
-    return regions_from_id_image(frame.instance_ids, only=[facts.id for facts in objects])
+    return regions_from_id_image(frame.instance_ids, only=[facts.id for facts in objects], masks_anyway=True)
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def answers_of_scenes(
         if not objects:
             continue
         describer.set_image(frame.rgb)
-        regions = regions_from_id_image(frame.instance_ids, only=list(objects))
+        regions = regions_from_id_image(frame.instance_ids, only=list(objects), masks_anyway=True)
         results = describer.answer(regions, questions, constraints=[None, None, color.constraint])
         for kind, result in zip(kinds, results, strict=True):
             for answer in result:

@@ -118,7 +118,7 @@ def compare(bundle: Bundle, regions: int, style: str, new_tokens: int, threads: 
     differences: list[Difference] = []
     progress = tqdm(total=regions, unit="region", file=sys.stderr)
     for seed, sample in scenes_of_test_split(regions):
-        chosen = regions_from_id_image(sample.ids)
+        chosen = regions_from_id_image(sample.ids, masks_anyway=True)
         expected = dict(zip(chosen.ids.tolist(), loop(sample.rgb, chosen, new_tokens), strict=True))
         together.set_image(sample.rgb)
         few.set_image(sample.rgb)

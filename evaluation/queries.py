@@ -91,7 +91,7 @@ def seen_scenes(
     for scene, rendered in render_scenes(split, seeds, depth=True):
         large = rendered.objects(MIN_AREA)
         if len(large) > 2:
-            regions = regions_from_id_image(rendered.instance_ids, only=large)
+            regions = regions_from_id_image(rendered.instance_ids, only=large, masks_anyway=True)
             frame = Frame(scene.seed + 1, "camera", rendered.rgb, regions)
             if depth:
                 frame = replace(frame, depth=rendered.depth, camera_matrix=rendered.ros_camera_matrix)

@@ -55,7 +55,7 @@ class EncoderInputs:
     def of(cls, sample: VerificationSample, config: OspreyConfig, most: int | None = None) -> EncoderInputs:
         """Prepare the regions of an image, or its `most` largest ones."""
         spec = config.model_spec()
-        regions = regions_from_id_image(sample.ids)
+        regions = regions_from_id_image(sample.ids, masks_anyway=True)
         if most is not None:
             regions = regions.select(sorted(regions.ids[np.argsort(-regions.areas, kind="stable")[:most]]))
         masks = tuple(regions.pooling_masks(spec.feature_sizes))

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -24,9 +24,11 @@ from osprey_ros.decoding.prompt_batch import PromptBatch
 from osprey_ros.decoding.session import Answer, DecodingSession, RegionTokens
 from osprey_ros.engines.base import Engine, load_engine
 from osprey_ros.errors import BundleError, InputError, PromptError, RegionError
-from osprey_ros.regions.encoder import RegionEncoder
+from osprey_ros.regions.encoder import RegionEncoder, without_evidence
 from osprey_ros.regions.regions import Regions, as_regions
+from osprey_ros.regions.resize import fitted
 from osprey_ros.results import Description, EncodedRegions, Result, Scores, StreamUpdate
+from osprey_ros.scene.types import UNKNOWN
 from osprey_ros.system.cancellation import CancellationToken
 from osprey_ros.system.exclusive import ExclusiveUse
 from osprey_ros.system.machine import cpu_count
@@ -35,7 +37,7 @@ from osprey_ros.vision.encoder import ImageEncoder
 from osprey_ros.vision.image_io import check_rgb
 from osprey_ros.vision.preprocess import Preprocessor
 
-AnyRegions: TypeAlias = Regions | EncodedRegions | np.ndarray
+AnyRegions: TypeAlias = Regions | EncodedRegions | np.ndarray | Sequence[Any]
 
 _IMAGE_IDS = itertools.count(1)  # of all describers of the process
 _DEFAULT = GenerationConfig()
@@ -47,10 +49,12 @@ class Describer:
     One thread at a time may use it. A call that begins while another one is under way raises InputError, as does every
     call after `close`. Every answer is about the image that was set last; a call never mixes two images.
 
-    Methods take regions as an id image, as a stack of masks (see `as_regions`) or as the result of `encode`, always
-    of the size of the image. They raise InputError before the first `set_image`, RegionError for regions of another
-    size or of another image, PromptError for a question that cannot be asked, and InputError if question and answer
-    need more positions than the model has. ``cancel`` ends a call that is under way.
+    Methods take regions as an id image, as masks (see `as_regions`) or as the result of `encode`. Regions of another
+    resolution are resized to the image by nearest neighbor, which is logged once. The answer about a region of which no
+    pixel is left at the scales of the model is "unknown" with a reason. Methods raise InputError before the first
+    `set_image`, RegionError for regions of another aspect ratio or of another image, PromptError for a question that
+    cannot be asked, and InputError if question and answer need more positions than the model has. ``cancel`` ends a
+    call that is under way.
 
     Args:
         bundle: An opened bundle, its folder, or a name such as "nano".
@@ -125,7 +129,9 @@ class Describer:
             self._image_encoder.encode(rgb, timer, cancel)
             self._shape, self.image_timing = rgb.shape[:2], timer.timing()
 
-    def encode(self, regions: Regions | np.ndarray, *, cancel: CancellationToken | None = None) -> EncodedRegions:
+    def encode(
+        self, regions: Regions | np.ndarray | Sequence[Any], *, cancel: CancellationToken | None = None
+    ) -> EncodedRegions:
         """Compute the two tokens of each region once, for several calls. Its ``timing`` says where the time went."""
         with self._use:
             return self._encode(self._checked(as_regions(regions)), StageTimer("regions"), cancel)
@@ -186,10 +192,11 @@ class Describer:
         with self._use:
             timer = StageTimer("regions")
             compiled = self._session.compile(questions, constraints)
-            batch = self._batch(regions, questions, timer, cancel)
+            batch, reasons = self._batch(regions, questions, timer, cancel)
             answers = self._session.answer(batch, config, compiled, timer, cancel)
             timing = _timing(timer, batch, sum(len(answer.generation.tokens) for answer in answers))
-        described, count = [_description(answer) for answer in answers], len(batch.region_ids)
+        described = [_description(answer, reasons.get(answer.region_id, "")) for answer in answers]
+        count = len(batch.region_ids)
         return tuple(
             Result(question, tuple(described[n * count : (n + 1) * count]), timing)
             for n, question in enumerate(batch.questions)
@@ -211,9 +218,9 @@ class Describer:
         """
         with self._use:
             timer = StageTimer("regions")
-            batch = self._batch(regions, [question], timer, cancel, joint=True)
+            batch, reasons = self._batch(regions, [question], timer, cancel, joint=True)
             (answer,) = self._session.answer(batch, config, [None], timer, cancel)
-        return _description(answer)
+        return _description(answer, _joint_reason(reasons))
 
     def check(self, constraints: Iterable[Constraint | None], questions: Iterable[str] = ()) -> None:
         """Compile constraints, and check questions about one region. No image is needed.
@@ -243,8 +250,10 @@ class Describer:
         so, too: the iterator then raises InputError. After ``cancel`` it raises StoppedError.
         """
         with self._use:
-            batch = self._batch(regions, [question], StageTimer("regions"), cancel, together)
-            return self._updates(self._session.stream(batch, config, cancel))
+            batch, reasons = self._batch(regions, [question], StageTimer("regions"), cancel, together)
+            if together and reasons:
+                reasons = {0: _joint_reason(reasons)}
+            return self._updates(self._session.stream(batch, config, cancel), reasons)
 
     @old_arguments
     def score(
@@ -264,11 +273,12 @@ class Describer:
             raise PromptError("no phrase is given: there is nothing to score")
         with self._use:
             timer, ids = StageTimer("regions"), [self._session.builder.phrase(phrase) for phrase in phrases]
-            batch = self._batch(regions, [question], timer, cancel)
+            batch, reasons = self._batch(regions, [question], timer, cancel)
             scores = self._session.score(batch, ids, timer, cancel)
             sums = np.array([[part.sum(dtype=np.float64) for part in row] for row in scores], dtype=np.float32)
             timing = _timing(timer, batch, len(scores) * sum(len(phrase) for phrase in ids))
-        return Scores(question, tuple(phrases), batch.region_ids, sums, tuple(tuple(row) for row in scores), timing)
+        by_token = tuple(tuple(row) for row in scores)
+        return Scores(question, tuple(phrases), batch.region_ids, sums, by_token, timing, reasons)
 
     def _load(self, role: str, threads: int | None, input_name: str, output_name: str) -> Engine:
         entry = self.bundle.engine(role)
@@ -281,19 +291,15 @@ class Describer:
     def _checked(self, regions: Regions) -> Regions:
         if self._shape is None:
             raise InputError("no image is set: call set_image first")
-        if regions.shape != self._shape:
-            raise RegionError(
-                f"the regions are {regions.shape[1]}x{regions.shape[0]} pixels, the image is "
-                f"{self._shape[1]}x{self._shape[0]}: segment the image at its own size"
-            )
-        return regions
+        return fitted(regions, self._shape)
 
     def _encode(self, regions: Regions, timer: StageTimer, cancel: CancellationToken | None) -> EncodedRegions:
         pooled = self._region_encoder.pool(regions)  # while a GPU encodes the image
+        reasons = without_evidence(regions, pooled)
         self._image_encoder.synchronize(timer)
         timer.enter("regions")
         mask_tokens, position_tokens = self._region_encoder.encode(self._image_encoder.features, pooled, timer, cancel)
-        return EncodedRegions(regions, mask_tokens, position_tokens, self.image_id, timer.timing())
+        return EncodedRegions(regions, mask_tokens, position_tokens, self.image_id, timer.timing(), reasons)
 
     def _batch(
         self,
@@ -302,8 +308,11 @@ class Describer:
         timer: StageTimer,
         cancel: CancellationToken | None,
         joint: bool = False,
-    ) -> PromptBatch:
-        """Encode regions, unless they are, and compute what all branches need."""
+    ) -> tuple[PromptBatch, Mapping[int, str]]:
+        """Encode regions, unless they are, and compute what all branches need.
+
+        Returns the branches, and why nothing can be said about a region, by its id.
+        """
         known = self._checked(regions.regions if isinstance(regions, EncodedRegions) else as_regions(regions))
         self._session.prompts(questions, len(known) if joint else 1)  # errors first
         if not isinstance(regions, EncodedRegions):
@@ -312,27 +321,39 @@ class Describer:
             raise RegionError("these regions were encoded for another image: encode them again after set_image")
         self._image_encoder.synchronize(timer)
         tokens = RegionTokens(known.ids, regions.mask_tokens, regions.position_tokens, self._image_encoder.image_tokens)
-        return self._session.batch(questions, tokens, joint, timer, cancel)
+        return self._session.batch(questions, tokens, joint, timer, cancel), regions.reasons
 
-    def _updates(self, decoded: Iterator[tuple[Answer, Token]]) -> Iterator[StreamUpdate]:
+    def _updates(self, decoded: Iterator[tuple[Answer, Token]], reasons: Mapping[int, str]) -> Iterator[StreamUpdate]:
         while True:
             with self._use:
                 found = next(decoded, None)
             if found is None:
                 return
             answer, token = found
+            known = _description(answer, reasons.get(answer.region_id, ""))
             yield StreamUpdate(
                 answer.region_id,
-                answer.text,
+                known.text,
                 token.id,
                 token.logprob,
                 token.last,
-                answer.confidence,
-                answer.raw_confidence,
+                known.confidence,
+                known.raw_confidence,
+                known.reason,
             )
 
 
-def _description(answer: Answer) -> Description:
+def _joint_reason(reasons: Mapping[int, str]) -> str:
+    """Return why nothing can be said about several regions together: the first region without evidence."""
+    return next((f"region {region}: {reason}" for region, reason in reasons.items()), "")
+
+
+def _description(answer: Answer, reason: str = "") -> Description:
+    if reason:
+        nothing = np.zeros(0, np.int32), np.zeros(0, np.float32)
+        return Description(
+            answer.region_id, UNKNOWN, *nothing, 0.0, 0.0, answer.generation.ended, answer.constrained, reason
+        )
     return Description(
         answer.region_id,
         answer.text,

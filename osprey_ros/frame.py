@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from osprey_ros._moved import old_names
-from osprey_ros.errors import InputError
+from osprey_ros.errors import InputError, RegionError
 from osprey_ros.regions.geometry import Extent, extents
 from osprey_ros.regions.regions import Regions, all_regions
+from osprey_ros.regions.resize import fitted
 
 
 @dataclass(frozen=True)
@@ -44,20 +45,32 @@ class Frame:
     depth: np.ndarray | None = None
     camera_matrix: np.ndarray | None = None
 
-    def regions_above(self, min_area: int) -> tuple[Regions, str]:
+    def regions_above(self, min_area: int, masks_anyway: bool = False) -> tuple[Regions, str]:
         """Return the regions of at least ``min_area`` pixels, and why there is none ("" if there is one).
 
-        Those of an id image are sorted by id. Raises InputError if segmentation, depth and image differ in size,
+        Those of an id image are sorted by id. Regions of another resolution than the image are resized to it by nearest
+        neighbor, which is logged once.
+
+        Args:
+            min_area: In pixels of the image.
+            masks_anyway: As in `regions_from_id_image`.
+
+        Raises InputError if depth and image differ in size, or segmentation and image in the ratio of width and height,
         RegionError for an invalid segmentation.
         """
-        self._check_sizes()
-        regions = self.regions if isinstance(self.regions, Regions) else all_regions(self.regions)
+        shape = self.rgb.shape[0], self.rgb.shape[1]
+        self._check_depth(shape)
+        regions = self.regions if isinstance(self.regions, Regions) else all_regions(self.regions, masks_anyway)
+        try:
+            regions = fitted(regions, shape, "the regions of the segmentation")
+        except RegionError as error:
+            raise InputError(str(error)) from error
         large = np.flatnonzero(regions.areas >= min_area)
         if len(large):
             return (regions if len(large) == len(regions) else regions.take(large)), ""
         if len(regions):
             reason = f"no region is left: all {len(regions)} are smaller than {min_area} pixels"
-        elif regions is self.regions:
+        elif isinstance(self.regions, Regions):
             reason = "the array has no regions"
         else:
             reason = "the id image has no region: every pixel is background (0 or below)"
@@ -69,14 +82,8 @@ class Frame:
             return [None] * len(regions)
         return extents(regions, self.depth, self.camera_matrix)
 
-    def _check_sizes(self) -> None:
-        height, width = self.rgb.shape[:2]
-        shape = self.regions.shape
-        if shape != (height, width):
-            raise InputError(
-                f"the segmentation is {shape[1]}x{shape[0]} pixels and the image {width}x{height}: "
-                "publish both in the same size (scale the segmentation with nearest neighbor)"
-            )
+    def _check_depth(self, shape: tuple[int, int]) -> None:
+        height, width = shape
         if self.depth is not None and self.depth.shape != (height, width):
             raise InputError(
                 f"the depth is {self.depth.shape[1]}x{self.depth.shape[0]} pixels and the image {width}x{height}: "

@@ -73,7 +73,7 @@ class Pipeline:
         StoppedError when canceled before image and regions are encoded.
         """
         started = self._scheduler.clock()
-        regions, empty_reason = frame.regions_above(settings.min_area)
+        regions, empty_reason = frame.regions_above(settings.min_area, settings.masks_anyway)
         small = small_image(frame.rgb)
         scene = self.memory.scene_for(settings)
         if scene is not self.memory.scene and len(self.memory.scene):

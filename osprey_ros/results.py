@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, overload
 
@@ -23,6 +23,7 @@ class EncodedRegions:
         position_tokens: float32 [N, hidden size], its place in the image.
         image_id: `Describer.image_id` of their image. They are valid while an image with this id is set.
         timing: Where the time of the encoding went.
+        reasons: Why nothing can be said about a region, by its id; for regions that can be described there is none.
     """
 
     regions: Regions
@@ -30,6 +31,7 @@ class EncodedRegions:
     position_tokens: np.ndarray
     image_id: int = 0
     timing: Timing = field(default_factory=Timing)
+    reasons: Mapping[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.regions)
@@ -50,7 +52,7 @@ class Description:
 
     Attributes:
         region_id: Id of the region, 0 if the answer is about several.
-        text: The answer.
+        text: The answer; "unknown" if the region has a ``reason``.
         tokens: int32 [n], its token ids.
         logprobs: float32 [n], natural-log probability of each token: relative to the allowed tokens if the answer was
             chosen from a list, else to all tokens.
@@ -61,6 +63,9 @@ class Description:
             the geometric mean of the probabilities of their tokens.
         ended: False if decoding was canceled before the answer reached its end or its limit.
         constrained: Whether the answer was limited to a list or a pattern.
+        reason: Why nothing can be said about the region, such as a mask that is empty or so small that no pixel of it
+            is left at the scales of the model; "" otherwise. With a reason there are no tokens, and the confidences
+            are 0.
     """
 
     region_id: int
@@ -71,6 +76,7 @@ class Description:
     raw_confidence: float
     ended: bool = True
     constrained: bool = False
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,7 @@ class StreamUpdate:
         token: The token id.
         logprob: Its natural-log probability.
         ended: Whether the answer is complete.
-        confidence, raw_confidence: Of the answer so far; see `Description`.
+        confidence, raw_confidence, reason: Of the answer so far; see `Description`.
     """
 
     region_id: int
@@ -114,6 +120,7 @@ class StreamUpdate:
     ended: bool
     confidence: float
     raw_confidence: float
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,6 +135,7 @@ class Scores:
             there. It is not calibrated: a calibration maps the confidence of answers that the model chose itself.
         token_logprobs: float32 [n] for each region and phrase: the parts of the sum, the end-of-sequence token last.
         timing: Where the time of the call went.
+        reasons: As in `EncodedRegions`. The likelihoods of such regions say nothing about them.
     """
 
     question: str
@@ -136,6 +144,7 @@ class Scores:
     log_likelihoods: np.ndarray
     token_logprobs: tuple[tuple[np.ndarray, ...], ...]
     timing: Timing
+    reasons: Mapping[int, str] = field(default_factory=dict)
 
 
 if not TYPE_CHECKING:  # a type checker would accept any name

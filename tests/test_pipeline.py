@@ -13,11 +13,10 @@ from conftest import up_to
 
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.describer import Describer
-from osprey_ros.errors import InputError, OspreyError, StoppedError
+from osprey_ros.errors import InputError, OspreyError, RegionError, StoppedError
 from osprey_ros.frame import Frame, RegionLabel
 from osprey_ros.pipeline import Pipeline
-from osprey_ros.regions.masks import regions_from_crops
-from osprey_ros.regions.regions import regions_from_masks
+from osprey_ros.regions.regions import regions_from_crops, regions_from_masks
 from osprey_ros.scene.attributes import AttributeSpec
 from osprey_ros.scene.result import StepResult
 from osprey_ros.scene.scene import Scene
@@ -362,15 +361,52 @@ def test_depth_says_where_objects_are(pipeline: Pipeline) -> None:
 
 def test_sizes_that_differ_are_named(pipeline: Pipeline) -> None:
     frame = patches()
-    with pytest.raises(InputError, match="the segmentation is 80x60 pixels and the image 160x120"):
-        pipeline.step(replace(frame, regions=frame.regions[::2, ::2]), SHORT)
-    half = regions_from_masks(np.ones((1, 60, 80), bool))
-    with pytest.raises(InputError, match="the segmentation is 80x60 pixels and the image 160x120"):
+    message = "the regions of the segmentation are 160x60 pixels, the image is 160x120, and the ratio of width"
+    with pytest.raises(InputError, match=message):
+        pipeline.step(replace(frame, regions=frame.regions[::2]), SHORT)
+    half = regions_from_masks(np.ones((1, 60, 160), bool))
+    with pytest.raises(InputError, match=message):
         pipeline.step(replace(frame, regions=half), SHORT)
     with pytest.raises(
         InputError, match="the depth is 80x60 pixels and the image 160x120: publish depth that is regis"
     ):
         pipeline.step(replace(frame, depth=np.ones((60, 80), np.float32)), SHORT)
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_regions_of_another_resolution_are_resized_and_it_is_logged_once(
+    pipeline: Pipeline, caplog: pytest.LogCaptureFixture, scale: int
+) -> None:
+    frame = patches()
+    expected = [(obj.box, obj.area) for obj in pipeline.step(frame, replace(SHORT, remember=False)).objects]
+    larger = frame.regions.repeat(scale, axis=0).repeat(scale, axis=1)
+    for _ in range(2):
+        found = pipeline.step(replace(frame, regions=larger), replace(SHORT, remember=False)).objects
+        assert [(obj.box, obj.area) for obj in found] == expected
+    assert caplog.text.count("they are resized by nearest neighbor") == 1
+
+
+def test_a_mask_of_which_no_pixel_is_left_is_unknown_with_a_reason(pipeline: Pipeline) -> None:
+    frame = patches()
+    ids = frame.regions.copy()
+    ids[ids == ids.max()] = 0
+    ids[0, 0] = 99  # a corner is between the pixels of all feature maps
+    result = pipeline.step(replace(frame, regions=ids), replace(SHORT, min_area=1))
+    thing = next(obj for obj in result.objects if obj.instance_id == 99)
+    assert (thing.description, thing.state, thing.caption.confidence) == ("unknown", State.FRESH, 0.0)
+    assert "no pixel of its mask (1 pixels) is left at the scales of the model" in thing.reason
+    assert all(not obj.reason for obj in result.objects if obj is not thing)
+    again = pipeline.step(replace(frame, stamp=2, regions=ids), replace(SHORT, min_area=1))
+    assert next(obj for obj in again.objects if obj.instance_id == 99).reason == thing.reason
+
+
+def test_an_id_image_of_speckles_is_refused_unless_it_is_allowed(pipeline: Pipeline) -> None:
+    frame = patches()
+    ids = frame.regions.astype(np.int32)
+    ids[-1, :65] = np.arange(100, 165)
+    with pytest.raises(RegionError, match=r"65 of the .* ids of the id image cover fewer than 16 pixels each"):
+        pipeline.step(replace(frame, regions=ids), SHORT)
+    assert pipeline.step(replace(frame, regions=ids), replace(SHORT, masks_anyway=True)).objects
 
 
 def test_frames_that_were_seen_can_be_asked_about(pipeline: Pipeline, describer: Describer) -> None:

@@ -174,7 +174,7 @@ class SceneDataset(Dataset[Item]):
             wanted = [f.id for f in facts if f.kind == kind]
             if not wanted:
                 continue
-            regions = regions_from_id_image(ids, only=wanted)
+            regions = regions_from_id_image(ids, only=wanted, masks_anyway=True)
             for level, mask in zip(masks, regions.pooling_masks(self.spec.feature_sizes), strict=True):
                 level.append(mask)
             positions.append(regions.position_grids(self.spec.position_size))

@@ -86,7 +86,7 @@ def scene_of(
     """Return model inputs of an image and of those of its objects that are in `facts`."""
     spec = model.config.model_spec()
     prompts = PromptBuilder(tokenizer, spec)
-    regions = regions_from_id_image(ids, only=[f.id for f in facts])
+    regions = regions_from_id_image(ids, only=[f.id for f in facts], masks_anyway=True)
     samples = []
     for number, f in enumerate(facts):
         question, answer, _ = dialogues(f, np.random.default_rng(f.id))[0]

@@ -84,8 +84,8 @@ def add_image_options(command: Any, required: bool) -> None:
         required=required,
         type=Path,
         metavar="PATH",
-        help="regions of the image: a gray PNG (up to 16 bits) whose values are region ids, 0 for the background, or a "
-        "folder with one binary PNG per region",
+        help="regions of the image: a gray or palette PNG (up to 16 bits) whose values are region ids, 0 for the "
+        "background, or a folder with one binary PNG per region",
     )
 
 
@@ -123,13 +123,18 @@ def add_engine_options(command: Any) -> None:
 
 
 def add_region_options(command: Any, min_area: int = 1, max_regions: int | None = None) -> None:
-    """Add --min-area and --max-regions. Their defaults are those of an image; recordings have others."""
+    """Add --min-area, --masks-anyway and --max-regions. The defaults are those of an image."""
     command.add_argument(
         "--min-area",
         default=min_area,
         type=positive,
         metavar="N",
         help="ignore regions with fewer than N pixels (default: %(default)s)",
+    )
+    command.add_argument(
+        "--masks-anyway",
+        action="store_true",
+        help="take an id image also if more than 64 of its ids cover fewer than 16 pixels each",
     )
     default = "all" if max_regions is None else max_regions
     command.add_argument(

@@ -6,7 +6,7 @@ import functools
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,6 +82,23 @@ def warn_if_unverified(manifest: Manifest) -> None:
     """Log a warning about a bundle that was never compared with its PyTorch model."""
     if not manifest.verified:
         _LOGGER.warning("bundle %s was never compared with its PyTorch model", manifest.name)
+
+
+def warn_about_regions(reasons: Mapping[int, str], files: Mapping[int, str]) -> None:
+    """Log a warning for each region about which nothing can be said.
+
+    Args:
+        reasons: The reason for each region id, "" for regions that were described.
+        files: The mask file of each region id.
+    """
+    for region, reason in reasons.items():
+        if reason:
+            _LOGGER.warning("region %d (%s) is unknown: %s", region, files[region], reason)
+
+
+def file_width(names: Sequence[str]) -> int:
+    """Return the width of a column with these names of mask files; 0 if they are all the same and say nothing."""
+    return max(len(name) for name in [*names, "file"]) if len(set(names)) > 1 else 0
 
 
 def box_text(box: Iterable[int]) -> str:

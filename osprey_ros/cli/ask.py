@@ -18,7 +18,7 @@ from osprey_ros.cli._options import (
     add_verbose_option,
     positive,
 )
-from osprey_ros.cli._output import box_text, warn_if_unverified
+from osprey_ros.cli._output import box_text, file_width, warn_about_regions, warn_if_unverified
 from osprey_ros.decoding.prompt import check_text
 from osprey_ros.errors import InputError
 
@@ -86,13 +86,13 @@ def _ask_image(arguments: argparse.Namespace) -> dict[str, Any]:
     from osprey_ros.frame import Frame
     from osprey_ros.pipeline import Pipeline
     from osprey_ros.query.finder import Finder
-    from osprey_ros.regions.files import load_regions
+    from osprey_ros.regions.files import load_image_with_masks
     from osprey_ros.scene.attributes import attributes_from
     from osprey_ros.scene.settings import MAX_REGIONS, StepSettings
-    from osprey_ros.vision.image_io import load_image
 
     attributes = attributes_from(arguments.attributes)
-    frame = Frame(stamp=0, frame_id="", rgb=load_image(arguments.image), regions=load_regions(arguments.masks))
+    rgb, masks = load_image_with_masks(arguments.image, arguments.masks, arguments.masks_anyway)
+    frame = Frame(stamp=0, frame_id="", rgb=rgb, regions=masks.regions)
     bundle = Bundle.open(arguments.bundle).on_device(arguments.device)
     describer = Describer(bundle, threads=arguments.threads, preprocessing=arguments.preprocessing)
     pipeline, finder = Pipeline(describer), Finder(describer)
@@ -102,24 +102,30 @@ def _ask_image(arguments: argparse.Namespace) -> dict[str, Any]:
         style=arguments.style,
         attributes=attributes,
         min_area=arguments.min_area,
-        max_regions=arguments.max_regions or min(len(frame.regions), MAX_REGIONS),
+        max_regions=arguments.max_regions or min(len(masks.regions), MAX_REGIONS),
         max_new_tokens=arguments.max_new_tokens or 0,
         remember=False,  # so that track ids, which reasons name, are the ids of the masks
     )
     result = pipeline.step(frame, settings)
     found = finder.find(arguments.question, result.objects, pipeline.memory.latest, arguments.limit)
     objects = {thing.track_id: thing for thing in result.objects}
+    files = dict(zip(masks.regions.ids.tolist(), masks.files, strict=True))
+    warn_about_regions({thing.instance_id: thing.caption.reason for thing in result.objects if thing.caption}, files)
     return {
         "question": arguments.question,
         "image": str(arguments.image),
         "message": found.message,
-        "matches": [_entry(objects[match.track_id], match.score, match.reason) for match in found.matches],
+        "matches": [
+            _entry(objects[match.track_id], match.score, match.reason, files[objects[match.track_id].instance_id])
+            for match in found.matches
+        ],
     }
 
 
-def _entry(thing: SceneObject, score: float, reason: str) -> dict[str, Any]:
+def _entry(thing: SceneObject, score: float, reason: str, file: str) -> dict[str, Any]:
     return {
         "id": thing.instance_id,
+        "file": file,
         "score": round(score, 4),
         "reason": reason,
         "category": thing.category,
@@ -173,12 +179,16 @@ def _print_table(answer: dict[str, Any]) -> None:
         print(answer["message"])
     if not answer["matches"]:
         return
-    print(f"{'score':>5}  {'id':>5}  {'x, y, width, height':<22}  {'place (m)':<20}  description")
-    for entry in answer["matches"]:
+    names = [entry.get("file", "") for entry in answer["matches"]]
+    wide = file_width(names)
+    title = f"{'file':<{wide}}  " if wide else ""
+    print(f"{'score':>5}  {'id':>5}  {title}{'x, y, width, height':<22}  {'place (m)':<20}  description")
+    for entry, name in zip(answer["matches"], names, strict=True):
         box = box_text(entry["box"])
         position = entry.get("position")
         place = ", ".join(f"{v:.2f}" for v in position) if position else ""
         words = entry["description"] or entry["category"]
         if not entry.get("visible", True):
             words += " (not in view)"
-        print(f"{entry['score']:>5.2f}  {entry['id']:>5}  {box:<22}  {place:<20}  {words}")
+        file = f"{name:<{wide}}  " if wide else ""
+        print(f"{entry['score']:>5.2f}  {entry['id']:>5}  {file}{box:<22}  {place:<20}  {words}")

@@ -143,6 +143,7 @@ def run(arguments: argparse.Namespace) -> int:
         style=arguments.style,
         attributes=attributes_from(arguments.attributes),
         min_area=arguments.min_area,
+        masks_anyway=arguments.masks_anyway,
         max_regions=arguments.max_regions,
         max_new_tokens=arguments.max_new_tokens or 0,
         min_confidence=arguments.min_confidence,

@@ -21,7 +21,7 @@ from osprey_ros.cli._options import (
     add_style_option,
     add_verbose_option,
 )
-from osprey_ros.cli._output import box_text, warn_if_unverified
+from osprey_ros.cli._output import box_text, file_width, warn_about_regions, warn_if_unverified
 from osprey_ros.errors import RegionError
 
 if TYPE_CHECKING:
@@ -77,16 +77,17 @@ def run(arguments: argparse.Namespace) -> int:
     from osprey_ros.decoding.config import GenerationConfig
     from osprey_ros.decoding.prompt import QUESTIONS
     from osprey_ros.describer import Describer
-    from osprey_ros.regions.files import load_regions
+    from osprey_ros.regions.files import load_image_with_masks
     from osprey_ros.scene.attributes import attributes_from
-    from osprey_ros.vision.image_io import check_image_name, load_image, save_image
+    from osprey_ros.vision.image_io import check_image_name, save_image
     from osprey_ros.viz.overlay import overlay
 
     if arguments.overlay is not None:
         check_image_name(arguments.overlay)
     attributes = attributes_from(arguments.attributes)
-    rgb = load_image(arguments.image)
-    regions = _selected(load_regions(arguments.masks), arguments.min_area, arguments.max_regions)
+    rgb, masks = load_image_with_masks(arguments.image, arguments.masks, arguments.masks_anyway)
+    files = dict(zip(masks.regions.ids.tolist(), masks.files, strict=True))
+    regions = _selected(masks.regions, arguments.min_area, arguments.max_regions)
     bundle = Bundle.open(arguments.bundle).on_device(arguments.device)
     describer = Describer(bundle, threads=arguments.threads, preprocessing=arguments.preprocessing)
     describer.set_image(rgb)
@@ -99,11 +100,14 @@ def run(arguments: argparse.Namespace) -> int:
     )
     timing = describer.image_timing + results[0].timing
     answers = _answers(results, attributes, arguments.min_confidence)
+    names = [files[int(region)] for region in regions.ids]
+    warn_about_regions({description.region_id: description.reason for description in results[0]}, files)
     warn_if_unverified(bundle.manifest)
     if arguments.json:
-        print(json.dumps(_report(arguments, bundle.manifest, regions, results[0].question, answers, timing), indent=2))
+        known = [{"file": name, **answer} for name, answer in zip(names, answers, strict=True)]
+        print(json.dumps(_report(arguments, bundle.manifest, regions, results[0].question, known, timing), indent=2))
     else:
-        _print_table(regions, answers, timing)
+        _print_table(regions, names, answers, timing)
     # Last, so that the descriptions are not lost if the file cannot be written.
     if arguments.overlay is not None:
         scale = max(1, OVERLAY_WIDTH // max(rgb.shape[:2]))
@@ -126,6 +130,7 @@ def _answers(
     return [
         {
             **entry("text", description),
+            "reason": description.reason,
             "attributes": {spec.name: entry("value", result[row], spec.constraint) for spec, result in asked},
         }
         for row, description in enumerate(results[0])
@@ -175,11 +180,15 @@ def _report(
     }
 
 
-def _print_table(regions: Regions, answers: Sequence[dict[str, Any]], timing: Timing) -> None:
-    print(f"{'id':>6}  {'x, y, width, height':<22}  {'confidence':>10}  description")
+def _print_table(regions: Regions, names: Sequence[str], answers: Sequence[dict[str, Any]], timing: Timing) -> None:
+    wide = file_width(names)
+    title = f"{'file':<{wide}}  " if wide else ""
+    print(f"{'id':>6}  {title}{'x, y, width, height':<22}  {'confidence':>10}  description")
     for row, answer in enumerate(answers):
         text = "; ".join(
             [answer["text"], *(f"{name}: {found['value']}" for name, found in answer["attributes"].items())]
         )
-        print(f"{regions.ids[row]:>6}  {box_text(regions.boxes[row]):<22}  {answer['confidence']:>10.2f}  {text}")
+        file = f"{names[row]:<{wide}}  " if wide else ""
+        box = box_text(regions.boxes[row])
+        print(f"{regions.ids[row]:>6}  {file}{box:<22}  {answer['confidence']:>10.2f}  {text}")
     print(f"{len(answers)} regions in {timing.total:.2f} s", file=sys.stderr)

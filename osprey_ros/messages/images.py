@@ -7,17 +7,23 @@ rows.
 
 from __future__ import annotations
 
+import logging
 import struct
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
-from osprey_ros.errors import InputError
+from osprey_ros.errors import ImageError, InputError, RegionError
+from osprey_ros.regions.id_image import stored_ids
+from osprey_ros.system.warn_once import warn_once
+from osprey_ros.vision.image_content import check_exact, exif_orientation, image_content
+from osprey_ros.vision.image_io import eight_bits
 
 if TYPE_CHECKING:
     from sensor_msgs.msg import CompressedImage, Image
 
+_LOGGER = logging.getLogger(__name__)
 # Number and type of the channels of each encoding with interleaved pixels.
 _LAYOUTS = {
     "rgb8": (3, "u1"),
@@ -68,15 +74,15 @@ _TO_RGB = {
 }
 # Planes of half the height behind those of the brightness, with the two colors of four pixels side by side.
 _YUV420 = {"nv12": cv2.COLOR_YUV2RGB_NV12, "nv21": cv2.COLOR_YUV2RGB_NV21}
-_LOSSY = {b"\xff\xd8\xff": "JPEG", b"RIFF": "WebP"}  # by the first bytes
 _ID_TYPES = {"mono8": "u1", "8UC1": "u1", "mono16": "u2", "16UC1": "u2", "16SC1": "i2", "32SC1": "i4"}
 _MILLIMETERS = ("16UC1", "mono16")
 _DEPTH_HEADER = struct.Struct("<iff")  # of compressedDepth, before the PNG: format and two parameters of the levels
-_PNG_BIT_DEPTH = 24  # offset: after signature (8), length and name of the first chunk (8), width and height (8)
 
 
 def rgb_from_message(message: Image) -> np.ndarray:
-    """Convert an image message to uint8 [H, W, 3] RGB; 16-bit channels are scaled to 8 bits.
+    """Convert an image message to uint8 [H, W, 3] RGB.
+
+    16-bit channels are scaled to 8 bits. If only 8, 10, 12 or 14 bits are in use, these are scaled; it is logged once.
 
     For rgb8 without padding, the array shares the memory of the message. cv_bridge, if installed, converts encodings
     that are unknown here.
@@ -94,16 +100,34 @@ def rgb_from_message(message: Image) -> np.ndarray:
     if channels == 2 and pixels.shape[1] % 2:
         raise InputError(f"a {encoding} image is {pixels.shape[1]} pixels wide, the width must be even")
     if kind == "u2":
-        pixels = cv2.convertScaleAbs(pixels, alpha=1 / 257)  # 65535 / 255 = 257; rounded to nearest
+        pixels = _eight_bits(pixels)
         encoding = encoding.removesuffix("16")
     encoding = encoding.removesuffix("8")
     return np.ascontiguousarray(pixels) if encoding == "rgb" else cv2.cvtColor(pixels, _TO_RGB[encoding])
 
 
 def rgb_from_compressed(message: CompressedImage) -> np.ndarray:
-    """Decode a JPEG or PNG image to uint8 [H, W, 3] RGB. Raises InputError if that is impossible."""
-    # Ignore the orientation in EXIF: masks refer to the pixels as they are stored.
-    pixels = _decoded(message, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    """Decode a JPEG or PNG image to uint8 [H, W, 3] RGB.
+
+    An EXIF orientation is ignored, as image_transport and cv_bridge do, so that masks made with them fit; it is logged
+    once. Values of 16 bits are scaled as those of raw images.
+
+    Raises InputError if the data is damaged, incomplete or not an image.
+    """
+    data = _checked(message)
+    orientation = exif_orientation(data)
+    if orientation != 1:
+        warn_once(
+            _LOGGER,
+            "orientation",
+            f"a compressed image has EXIF orientation {orientation}, which is ignored, as image_transport "
+            "does; publish upright images without it if the masks do not fit",
+        )
+    pixels = _decoded(message, data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION | cv2.IMREAD_ANYDEPTH)
+    if pixels.dtype == np.uint16:
+        pixels = _eight_bits(pixels)
+    if pixels.dtype != np.uint8:
+        raise InputError(f"the image has values of type {pixels.dtype}; compress images of 8 or 16 bits")
     # image_transport writes "rgb8; jpeg compressed bgr8": the encoding of the image, and the channel order that the
     # encoder was given.
     _, _, order = message.format.partition("compressed ")
@@ -124,19 +148,15 @@ def ids_from_message(message: Image) -> np.ndarray:
 
 
 def ids_from_compressed(message: CompressedImage) -> np.ndarray:
-    """Decode a gray PNG of instance ids to uint8 or uint16 [H, W]. Raises InputError if that is impossible."""
-    head = bytes(message.data[:4])
-    for magic, name in _LOSSY.items():
-        if head.startswith(magic):
-            raise InputError(
-                f"the bytes of format {message.format!r} are {name}, which changes instance ids; compress them as png"
-            )
-    pixels = _decoded(message, cv2.IMREAD_UNCHANGED)
-    if pixels.ndim != 2:
-        raise InputError(f"the png has {pixels.shape[2]} channels; publish instance ids as gray png with up to 16 bits")
-    bits = message.data[_PNG_BIT_DEPTH] if bytes(message.data[:4]) == b"\x89PNG" else 8
-    # OpenCV scales gray values of 1, 2 and 4 bits to 0 to 255.
-    return pixels // np.uint8(255 // (2**bits - 1)) if bits < 8 else pixels
+    """Decode an image of instance ids, a gray or palette PNG, to uint8 or uint16 [H, W].
+
+    The bytes decide, not the declared format: JPEG and lossy WebP change ids. Raises InputError if the data is not an
+    image that can hold ids.
+    """
+    try:
+        return stored_ids(_data(message), turn=False).values
+    except RegionError as error:
+        raise InputError(f"the image of instance ids cannot be used: {error}") from error
 
 
 def depth_from_message(message: Image) -> np.ndarray:
@@ -174,7 +194,14 @@ def depth_from_compressed(message: CompressedImage) -> np.ndarray:
     if len(message.data) <= _DEPTH_HEADER.size:
         raise InputError(f"data has {len(message.data)} bytes, the header alone has {_DEPTH_HEADER.size}")
     _, a, b = _DEPTH_HEADER.unpack_from(message.data)
-    levels = cv2.imdecode(np.frombuffer(message.data, np.uint8, offset=_DEPTH_HEADER.size), cv2.IMREAD_UNCHANGED)
+    png = bytes(message.data)[_DEPTH_HEADER.size :]
+    try:
+        damage = check_exact(png).damage
+    except ImageError as error:
+        raise InputError(f"the depth behind the header cannot be used: {error}") from error
+    if damage:
+        raise InputError(f"the depth behind the header is damaged: {damage}; record or send it again")
+    levels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
     if levels is None or levels.ndim != 2 or levels.dtype != np.uint16:
         raise InputError("the data behind the header is not a gray PNG with 16 bits")
     if encoding in _MILLIMETERS:
@@ -224,11 +251,38 @@ def _rgb_of_yuv420(message: Image) -> np.ndarray:
     return cv2.cvtColor(np.ascontiguousarray(planes), _YUV420[message.encoding])
 
 
-def _decoded(message: CompressedImage, flags: int) -> np.ndarray:
-    data = np.frombuffer(message.data, np.uint8)
-    if not len(data):
+def _eight_bits(pixels: np.ndarray) -> np.ndarray:
+    """Return values of 16 bits scaled to 8 bits; the range that is in use is logged once."""
+    scaled, doubt = eight_bits(pixels)
+    if doubt:
+        warn_once(_LOGGER, "range", f"an image of 16 bits: {doubt}")
+    return scaled
+
+
+def _data(message: CompressedImage) -> bytes:
+    data = bytes(message.data)
+    if not data:
         raise InputError("data is empty")
-    pixels = cv2.imdecode(data, flags)
+    return data
+
+
+def _checked(message: CompressedImage) -> bytes:
+    """Return the data of an image that is whole. Decoders, by version, fill up what is missing."""
+    data = _data(message)
+    try:
+        content = image_content(data)
+    except ImageError as error:
+        raise InputError(f"the {len(data)} bytes of format {message.format!r} are not an image: {error}") from error
+    if content.damage:
+        raise InputError(f"the {content.kind} image of {len(data)} bytes is damaged: {content.damage}")
+    return data
+
+
+def _decoded(message: CompressedImage, data: bytes, flags: int) -> np.ndarray:
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:  # such as an image with more pixels than OpenCV's limit
+        pixels = None
     if pixels is None:
         raise InputError(f"the {len(data)} bytes of format {message.format!r} are not a JPEG or PNG image")
     return pixels

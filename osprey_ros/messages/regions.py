@@ -9,8 +9,8 @@ import numpy as np
 
 from osprey_ros.errors import InputError, RegionError
 from osprey_ros.frame import RegionLabel
-from osprey_ros.regions.masks import MaskCrop, mask_from_box, mask_from_polygon, mask_from_rle, regions_from_crops
-from osprey_ros.regions.regions import MAX_ID, Regions
+from osprey_ros.regions.masks import MaskCrop, mask_from_box, mask_from_polygon, mask_from_rle
+from osprey_ros.regions.regions import MAX_ID, Regions, regions_from_crops
 
 if TYPE_CHECKING:
     from osprey_interfaces.msg import Region, RegionArray  # type: ignore[attr-defined]

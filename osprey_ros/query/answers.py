@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from osprey_ros.scene.history import ObservedFrame
 
 MAX_CACHED_PHRASES = 4096
+_NO_EVIDENCE = -100.0  # log-likelihood of any phrase for a region of which the model has no pixel
 
 
 @dataclass
@@ -47,6 +48,7 @@ class FrameAnswers:
         cancel: CancellationToken | None = None,
     ) -> None:
         self._describer, self._frame, self._cache, self._cancel = describer, frame, cache, cancel
+        self._blank = np.isin(frame.encoded.regions.ids, list(frame.encoded.reasons))
 
     def rows(self) -> dict[int, int]:
         """Return the row of each track id in the regions of the frame."""
@@ -63,6 +65,7 @@ class FrameAnswers:
                 missing = list(dict.fromkeys(phrases))
             scored = self._describer.score(self._frame.encoded, missing, question, cancel=self._cancel)
             found = scored.log_likelihoods.astype(np.float64)
+            found[self._blank] = _NO_EVIDENCE
             known |= {(question, phrase): found[:, n] for n, phrase in enumerate(missing)}
         return np.stack([known[question, phrase] for phrase in phrases], axis=1)
 
@@ -81,6 +84,7 @@ class FrameAnswers:
             question = QUESTIONS["short"]
             parts = self._describer.score(self._frame.encoded, [phrase], question, cancel=self._cancel).token_logprobs
             known[phrase] = np.array([float(part[0].mean(dtype=np.float64)) for part in parts])
+            known[phrase][self._blank] = _NO_EVIDENCE
         return known[phrase]
 
     def own(self, style: str) -> tuple[tuple[str, float], ...]:

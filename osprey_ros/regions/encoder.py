@@ -61,6 +61,27 @@ class RegionEncoder:
         return tokens
 
 
+def without_evidence(regions: Regions, pooled: Mapping[str, np.ndarray]) -> dict[int, str]:
+    """Return why nothing can be said about a region, by its id, for each mask of which no pixel is left.
+
+    ``pooled`` are the masks from `RegionEncoder.pool`. Masks of a few pixels, and thin ones, can lie between the pixels
+    of all feature maps; the tokens of such a region depend on nothing but its place.
+    """
+    rows = np.arange(len(regions))
+    for level in (5, 4, 3, 2):  # the smallest map first: it has a pixel of nearly every region
+        masks = pooled[f"mask_res{level}"]
+        rows = rows[~masks[rows].any(axis=(1, 2))]
+    return {
+        int(regions.ids[row]): (
+            f"no pixel of its mask ({regions.areas[row]} pixels) is left at the scales of the model; give a larger "
+            "mask, or crop the image around it"
+            if regions.areas[row]
+            else "its mask is empty; set the pixels inside the region"
+        )
+        for row in rows
+    }
+
+
 def region_tokens(
     extractor: Engine,
     features: Mapping[str, np.ndarray | Buffer],

@@ -1,28 +1,61 @@
-"""Regions from files: an id image (one PNG whose values are region ids), or a folder with a binary PNG per region."""
+"""Regions from files: an id image (values are region ids), or a folder with a binary mask for each region."""
 
 from __future__ import annotations
 
+import logging
 import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from osprey_ros.errors import RegionError
-from osprey_ros.regions.regions import Regions, regions_from_id_image, regions_from_masks
+from osprey_ros.regions.id_image import background_doubt, check_speckles, stored_ids, stored_mask
+from osprey_ros.regions.regions import MAX_ID, Regions, regions_from_id_image, regions_from_masks
+from osprey_ros.regions.resize import fitted
+from osprey_ros.vision.image_content import exif_orientation
+from osprey_ros.vision.image_io import load_image, read_file
 
-_ID_IMAGE = "a gray PNG of up to 16 bits whose values are region ids"
-_BINARY_IMAGE = "a gray or black-and-white PNG that is non-zero inside the region"
+_LOGGER = logging.getLogger(__name__)
+_MASK_NAMES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".pgm", ".pbm", ".jpg", ".jpeg", ".jp2", ".heic")
+_NOT_THE_USERS = ("._", ".DS_Store", "Thumbs.db", "desktop.ini")  # beginnings of names that systems add to folders
 
 
-def load_regions(path: str | os.PathLike[str]) -> Regions:
-    """Read regions from an id image or from a folder of binary PNGs.
+@dataclass(frozen=True)
+class MaskFiles:
+    """Regions and the files that they are from.
+
+    Attributes:
+        regions: The regions.
+        files: Name of the file of each region, N of them: that of the id image, or those in the folder.
+        turned: EXIF orientation by which the masks were turned, 1 for none.
+    """
+
+    regions: Regions
+    files: tuple[str, ...]
+    turned: int = 1
+
+
+def load_regions(path: str | os.PathLike[str], masks_anyway: bool = False) -> Regions:
+    """Read regions from an id image or from a folder of binary masks; see `load_mask_files`."""
+    return load_mask_files(path, masks_anyway).regions
+
+
+def load_mask_files(path: str | os.PathLike[str], masks_anyway: bool = False) -> MaskFiles:
+    """Read regions from an id image or from a folder of binary masks, with the names of their files.
 
     An id image is gray with up to 16 bits, or a palette image, whose indices are the ids; 0 is background. In a folder,
-    each PNG is non-zero inside its region. The ids are the numbers in the file names if every name is a number,
-    otherwise 1, 2, 3 ... in the order of the names.
+    each image is non-zero inside its region. The ids are the numbers in the file names if every name is a number from
+    1 up, otherwise 1, 2, 3 ... in the order of the numbers in the names. A mask that is empty, of another size or
+    cannot be read is left out with a warning. Files that systems add (``._*``, ``.DS_Store``) are passed over.
 
-    Raises RegionError, with the name of the file, if a file is missing, unreadable, empty or of another format or size.
+    Args:
+        path: The file or folder. The content counts, not the name: JPEG and lossy WebP cannot hold ids.
+        masks_anyway: As in `regions_from_id_image`.
+
+    Raises RegionError, with the name of the file, if no region is left.
     """
     source = Path(path)
     try:
@@ -30,61 +63,106 @@ def load_regions(path: str | os.PathLike[str]) -> Regions:
             return _load_folder(source)
         if not source.exists():
             raise RegionError(f"masks {source} do not exist; give an id image (PNG) or a folder of binary PNGs")
-        return regions_from_id_image(_load_gray(source, _ID_IMAGE))
+        return _load_id_image(source, masks_anyway)
     except RegionError as error:
-        raise RegionError(_with_path(source, error)) from error
+        text = str(error)
+        raise RegionError(text if str(source) in text else f"masks {source}: {text}") from error
     except OSError as error:
-        raise RegionError(f"masks {source} cannot be read: {error.strerror or error}") from error
+        raise RegionError(f"masks {source} cannot be read: {error.strerror or 'the file system failed'}") from error
 
 
-def _load_folder(folder: Path) -> Regions:
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() == ".png")
+def load_image_with_masks(
+    image: str | os.PathLike[str], masks: str | os.PathLike[str], masks_anyway: bool = False
+) -> tuple[np.ndarray, MaskFiles]:
+    """Read an image, upright, and its masks, resized to it if they have another resolution.
+
+    Returns:
+        RGB, uint8 [H, W, 3], and the regions.
+
+    Raises:
+        ImageError, RegionError: A file cannot be used, or the masks are not of the image.
+    """
+    rgb, found = load_image(image), load_mask_files(masks, masks_anyway)
+    shape = (rgb.shape[0], rgb.shape[1])
+    orientation = exif_orientation(read_file(image))
+    if orientation >= 5 and found.regions.shape == shape[::-1] and shape[0] != shape[1]:
+        raise RegionError(
+            f"masks {masks} have the size of the stored pixels of image {image}, which EXIF (orientation "
+            f"{orientation}) turns to {shape[1]}x{shape[0]}; make the masks on the upright image, or remove the "
+            "EXIF orientation"
+        )
+    regions = fitted(found.regions, shape, f"masks {masks}")
+    return rgb, MaskFiles(regions, found.files, found.turned)
+
+
+def _load_id_image(path: Path, masks_anyway: bool) -> MaskFiles:
+    stored = stored_ids(path.read_bytes())
+    _warn_if_turned(path, stored.orientation)
+    regions = regions_from_id_image(stored.values, masks_anyway=True)
+    if not masks_anyway:
+        check_speckles(regions.areas)
+        doubt = background_doubt(stored.values)
+        palette = "its ids are palette indices, which optimizers of PNG files re-order; " if stored.palette else ""
+        if doubt:
+            _LOGGER.warning("masks %s: %s%s", path, palette, doubt)
+    return MaskFiles(regions, (path.name,) * len(regions), stored.orientation)
+
+
+def _load_folder(folder: Path) -> MaskFiles:
+    files = sorted((p for p in folder.iterdir() if _is_mask(p)), key=_number_order)
     if not files:
         raise RegionError(f"folder {folder} has no .png file; put a binary PNG for each region into it")
-    ids = list(range(1, len(files) + 1))
-    if all(p.stem.isdecimal() and int(p.stem) > 0 for p in files) and len({int(p.stem) for p in files}) == len(files):
-        files.sort(key=lambda p: int(p.stem))
-        ids = [int(p.stem) for p in files]
-    masks = [_load_gray(p, _BINARY_IMAGE) != 0 for p in files]
-    for file, mask in zip(files, masks, strict=True):
-        if mask.shape != masks[0].shape:
-            raise RegionError(
-                f"mask {file} is {mask.shape[1]}x{mask.shape[0]}, {files[0].name} is {masks[0].shape[1]}x"
-                f"{masks[0].shape[0]}; all must have the size of the image"
-            )
-        if not mask.any():
-            raise RegionError(f"mask {file} is empty; set the pixels inside the region, or remove the file")
-    return regions_from_masks(np.stack(masks), ids)
-
-
-def _load_gray(path: Path, expected: str) -> np.ndarray:
-    """Return the stored values of an image file with one channel, integers [H, W].
-
-    ``expected`` describes the format that errors ask for.
-    """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            if image.mode == "F" or not (image.mode in ("1", "L", "P") or image.mode.startswith("I")):
+    masks: list[np.ndarray] = []
+    kept: list[int] = []
+    reason, turned = "", 1
+    for number, file in enumerate(files):
+        try:
+            mask, orientation = stored_mask(file.read_bytes())
+            if not mask.any():
+                raise RegionError("it is empty; set the pixels inside the region, or remove the file")
+            if masks and mask.shape != masks[0].shape:
                 raise RegionError(
-                    f"masks {path} have mode {image.mode}, which is color or floating point; give {expected}"
+                    f"it is {mask.shape[1]}x{mask.shape[0]}, {files[kept[0]].name} is "
+                    f"{masks[0].shape[1]}x{masks[0].shape[0]}; all must have the size of the image"
                 )
-            pixels = np.asarray(image)
-            if image.format == "PNG" and image.mode == "L":
-                # Pillow scales gray of 2 and 4 bits to 0..255.
-                pixels = pixels // (255 // (2 ** _bit_depth(path) - 1))
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise RegionError(f"masks {path} cannot be read: {error}") from error
-    return pixels.astype(np.uint8) if pixels.dtype == np.bool_ else pixels
+        except (RegionError, OSError) as error:
+            problem = error.strerror or "cannot be read" if isinstance(error, OSError) else error
+            reason = reason or f"mask {file}: {problem}"
+            _LOGGER.warning("mask %s is left out: %s", file, problem)
+            continue
+        _warn_if_turned(file, orientation)
+        turned = max(turned, orientation)
+        masks.append(mask)
+        kept.append(number)
+    if not masks:
+        raise RegionError(f"none of the {len(files)} masks in {folder} can be used; {reason}")
+    ids = _ids_of(files)
+    return MaskFiles(
+        regions_from_masks(np.stack(masks), [ids[number] for number in kept]),
+        tuple(files[number].name for number in kept),
+        turned,
+    )
 
 
-def _bit_depth(png: Path) -> int:
-    """Return the bits of each value in a PNG file."""
-    # Signature (8 bytes), length and name of the header chunk (8), width and height (8), then the bit depth.
-    with png.open("rb") as file:
-        return file.read(25)[24]
+def _is_mask(path: Path) -> bool:
+    return path.suffix.lower() in _MASK_NAMES and not path.name.startswith(_NOT_THE_USERS) and not path.is_dir()
 
 
-def _with_path(path: Path, error: RegionError) -> str:
-    text = str(error)
-    return text if str(path) in text else f"masks {path}: {text}"
+def _number_order(path: Path) -> tuple[list[tuple[int, int, str]], str]:
+    """Return a key that sorts names by the numbers in them: 2.png before 10.png."""
+    parts = re.split(r"(\d+)", path.stem.lower())
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part], path.name
+
+
+def _ids_of(files: Sequence[Path]) -> list[int]:
+    """Return the numbers in the names of files if they are ids, otherwise 1, 2, 3 ... in their order."""
+    if all(p.stem.isdecimal() for p in files):
+        numbers = [int(p.stem) for p in files]
+        if len(set(numbers)) == len(numbers) and min(numbers) >= 1 and max(numbers) <= MAX_ID:
+            return numbers
+    return list(range(1, len(files) + 1))
+
+
+def _warn_if_turned(path: Path, orientation: int) -> None:
+    if orientation != 1:
+        _LOGGER.warning("mask %s has EXIF orientation %d and is turned upright, as its image is", path, orientation)

@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 
 from osprey_ros.errors import RegionError
-from osprey_ros.regions.regions import MAX_ID, Regions, image_with_room
 
 _SUBPIXEL_BITS = 4  # fractional bits of the integer coordinates that OpenCV takes
 _MAX_COORDINATE = 1 << 20  # pixels from the polygon's box; corners beyond it are moved to it, to fit an integer
@@ -127,46 +126,27 @@ def mask_from_box(
     return MaskCrop(left, top, np.ones((bottom - top, right - left), np.bool_))
 
 
-def regions_from_crops(crops: Sequence[MaskCrop], ids: Sequence[int], height: int, width: int) -> Regions:
-    """Make regions of a ``width`` x ``height`` image from masks, which may overlap.
+def counts_from_text(text: str | bytes) -> np.ndarray:
+    """Decode COCO's compressed run lengths, as pycocotools writes them, into counts for `mask_from_rle`, int64 [n].
 
-    Masks without a pixel are left out, so that the result can be empty. The memory grows with the pixels of the masks,
-    not with their number times the image.
-
-    Args:
-        crops: The masks; each must lie inside the image.
-        ids: A different number from 1 to MAX_ID for each mask.
-        height, width: Size of the image.
-
-    Raises RegionError for other ids.
+    Each character holds 5 bits of a number, the lowest first, and whether more follow. From the fourth number on, the
+    difference to the number two places before is stored. Raises RegionError for other text.
     """
-    if len(ids) != len(crops) or len(set(ids)) != len(ids):
-        twice = sorted({i for i in ids if ids.count(i) > 1})
-        raise RegionError(
-            f"{len(crops)} masks need as many different ids, but there are {len(ids)}; given twice: {twice}"
-        )
-    wrong = [i for i in ids if not 1 <= i <= MAX_ID]
-    if wrong:
-        raise RegionError(f"region ids must be 1 to {MAX_ID} (0 is background), not {wrong[0]}")
-    labels = np.min_scalar_type(len(crops))
-    images = [np.zeros((height, width), labels)]
-    rows = []
-    for label, (region, crop) in enumerate(zip(ids, crops, strict=True), start=1):
-        x, y, w, h = cv2.boundingRect(np.ascontiguousarray(crop.mask).view(np.uint8))
-        if not w:
+    raw = text.encode("latin-1", "replace") if isinstance(text, str) else bytes(text)
+    counts: list[int] = []
+    value = shift = 0
+    for character in raw:
+        bits = character - 48
+        if not 0 <= bits < 64 or shift > 60:
+            raise RegionError("its compressed run lengths are damaged; give counts as pycocotools writes them")
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
             continue
-        mask = crop.mask[y : y + h, x : x + w]
-        left, top = crop.left + x, crop.top + y
-        place = (slice(top, top + h), slice(left, left + w))
-        image = image_with_room(images, place, mask)
-        np.copyto(images[image][place], label, where=mask)
-        rows.append((image, label, region, np.count_nonzero(mask), left, top, w, h))
-    table = np.array(rows, np.int64).reshape(-1, 8)
-    return Regions(
-        images,
-        image_of=table[:, 0].astype(np.intp),
-        labels=table[:, 1].astype(np.intp),
-        ids=table[:, 2].astype(np.int32),
-        areas=table[:, 3],
-        boxes=table[:, 4:].astype(np.int32),
-    )
+        if bits & 16:
+            value -= 1 << shift
+        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+        value = shift = 0
+    if shift or any(count < 0 for count in counts):
+        raise RegionError("its compressed run lengths are damaged; give counts as pycocotools writes them")
+    return np.array(counts, np.int64)

@@ -6,18 +6,24 @@ that do not overlap; regions that overlap are put into different ones.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 
 from osprey_ros.errors import RegionError
+from osprey_ros.regions.arrays import as_array, described, mask_stack, masks_from_list
+from osprey_ros.regions.id_image import background_doubt, check_speckles
+from osprey_ros.regions.label_images import IdImageRegions, MaskRegions, image_with_room
+from osprey_ros.regions.masks import MaskCrop
 from osprey_ros.regions.pooling import MaskPooler
+from osprey_ros.system.warn_once import warn_once
 
+_LOGGER = logging.getLogger(__name__)
 MAX_ID = 2**31 - 1  # ids are stored and published as int32
-_SEARCHED_IMAGES = 4  # latest label images that are searched for room for a mask, to bound the search
-_BLOCK_PIXELS = 1 << 17  # pixels of an id image that are processed at once, so that they fit the processor's cache
 
 
 class Regions:
@@ -100,21 +106,26 @@ class Regions:
                 yield image, self._labels[rows], rows
 
 
-def regions_from_id_image(ids: np.ndarray, only: Iterable[int] | None = None, min_area: int = 1) -> Regions:
+def regions_from_id_image(
+    ids: np.ndarray, only: Iterable[int] | None = None, min_area: int = 1, masks_anyway: bool = False
+) -> Regions:
     """Return the regions of an id image.
 
     Args:
-        ids: Integers [H, W]. Pixels with the same positive id are one region, 0 and below are background.
+        ids: Integers [H, W], also as floats without a fraction. Pixels with the same positive id are one region, 0 and
+            below are background.
         only: Keep the regions with these ids.
         min_area: Keep the regions of at least this number of pixels.
+        masks_anyway: Take an image also if more than 64 ids cover fewer than 16 pixels each, and do not warn if 0 is
+            hardly the background.
 
     Returns:
         The regions by ascending id.
 
     Raises:
-        RegionError: ``ids`` has another type or shape, or no region is left.
+        RegionError: ``ids`` has another type or shape, does not look like ids, or no region is left.
     """
-    regions = all_regions(ids)
+    regions = all_regions(ids, masks_anyway)
     if not len(regions):
         raise RegionError("the id image has no region: every pixel is background (0 or below)")
     keep = regions.areas >= min_area
@@ -127,15 +138,21 @@ def regions_from_id_image(ids: np.ndarray, only: Iterable[int] | None = None, mi
     return regions.take(np.flatnonzero(keep))
 
 
-def all_regions(ids: np.ndarray) -> Regions:
+def all_regions(ids: Any, masks_anyway: bool = False) -> Regions:
     """Return the regions of an id image as `regions_from_id_image` does; none if every pixel is background."""
+    ids = _whole_numbers(as_array(ids))
     if not isinstance(ids, np.ndarray) or ids.ndim != 2 or ids.dtype.kind not in "iu":
-        raise RegionError(f"an id image must be an integer array [height, width], not {_described(ids)}")
+        raise RegionError(f"an id image must be an integer array [height, width], not {described(ids)}")
     if ids.size == 0:
         raise RegionError(f"the id image has no pixels: its size is {ids.shape[1]}x{ids.shape[0]}")
-    found = _IdImageRegions(ids)
+    found = IdImageRegions(ids)
     if len(found.ids) and found.ids[-1] > MAX_ID:
         raise RegionError(f"id {found.ids[-1]} of the id image does not fit 32 bits; use ids up to {MAX_ID}")
+    if not masks_anyway:
+        check_speckles(found.areas)
+        doubt = background_doubt(ids)
+        if doubt:
+            warn_once(_LOGGER, "background", doubt)
     return Regions(
         [found.image],
         image_of=np.zeros(len(found.ids), np.intp),
@@ -146,18 +163,29 @@ def all_regions(ids: np.ndarray) -> Regions:
     )
 
 
-def regions_from_masks(masks: np.ndarray, ids: Iterable[int] | None = None) -> Regions:
+def _whole_numbers(ids: Any) -> Any:
+    """Return an id image of floats as integers if no value has a fraction; anything else as it is."""
+    if not isinstance(ids, np.ndarray) or ids.dtype.kind != "f" or not np.isfinite(ids).all():
+        return ids
+    whole = np.clip(ids, -1, 2.0**62).astype(np.int64)
+    return whole if (whole == np.maximum(ids, -1)).all() else ids
+
+
+def regions_from_masks(masks: Any, ids: Iterable[int] | None = None) -> Regions:
     """Return a region for each binary mask. Masks may overlap; a mask without a pixel gives a region without pixels.
 
     Args:
-        masks: bool or uint8 [N, H, W], non-zero inside the region.
+        masks: [N, H, W] or [N, 1, H, W], bool or numbers, non-zero inside the region; floats can be probabilities or
+            logits (see `mask_stack`). Or a list as `masks_from_list` takes it, such as that of SAM's mask generator.
         ids: N different numbers from 1 to MAX_ID; by default 1 to N.
 
     Raises:
         RegionError: An array has another type or shape, the ids are invalid, or all masks are empty.
     """
-    if not isinstance(masks, np.ndarray) or masks.ndim != 3 or masks.dtype not in (np.bool_, np.uint8):
-        raise RegionError(f"masks must be a bool or uint8 array [regions, height, width], not {_described(masks)}")
+    if isinstance(masks, list | tuple):
+        masks, kept = masks_from_list(masks)
+        ids = kept if ids is None else _kept(ids, kept)
+    masks = mask_stack(masks)
     if masks.shape[1] == 0 or masks.shape[2] == 0:
         raise RegionError(f"the masks have no pixels: their size is {masks.shape[2]}x{masks.shape[1]}")
     numbers = list(range(1, len(masks) + 1)) if ids is None else [int(region) for region in ids]
@@ -166,7 +194,7 @@ def regions_from_masks(masks: np.ndarray, ids: Iterable[int] | None = None) -> R
     outside = [region for region in numbers if not 1 <= region <= MAX_ID]
     if outside:
         raise RegionError(f"region ids must be 1 to {MAX_ID} (0 is background), not {_listed(outside)}")
-    layers = _MaskRegions(masks)
+    layers = MaskRegions(masks)
     if not layers.areas.any():
         raise RegionError(f"all {len(masks)} masks are empty; set the pixels inside the regions")
     return Regions(
@@ -179,126 +207,80 @@ def regions_from_masks(masks: np.ndarray, ids: Iterable[int] | None = None) -> R
     )
 
 
-def as_regions(regions: Regions | np.ndarray) -> Regions:
-    """Return regions from an id image (integers [H, W]), one mask (bool [H, W]) or masks (bool or uint8 [N, H, W]).
+def regions_from_crops(crops: Sequence[MaskCrop], ids: Sequence[int], height: int, width: int) -> Regions:
+    """Make regions of a ``width`` x ``height`` image from masks, which may overlap.
 
-    `Regions` are returned as they are. Raises RegionError for other arrays and if no pixel is in a region.
+    Masks without a pixel are left out, so that the result can be empty. The memory grows with the pixels of the masks,
+    not with their number times the image.
+
+    Args:
+        crops: The masks; each must lie inside the image.
+        ids: A different number from 1 to MAX_ID for each mask.
+        height, width: Size of the image.
+
+    Raises RegionError for other ids.
+    """
+    if len(ids) != len(crops) or len(set(ids)) != len(ids):
+        twice = sorted({i for i in ids if ids.count(i) > 1})
+        raise RegionError(
+            f"{len(crops)} masks need as many different ids, but there are {len(ids)}; given twice: {twice}"
+        )
+    wrong = [i for i in ids if not 1 <= i <= MAX_ID]
+    if wrong:
+        raise RegionError(f"region ids must be 1 to {MAX_ID} (0 is background), not {wrong[0]}")
+    labels = np.min_scalar_type(len(crops))
+    images = [np.zeros((height, width), labels)]
+    rows = []
+    for label, (region, crop) in enumerate(zip(ids, crops, strict=True), start=1):
+        x, y, w, h = cv2.boundingRect(np.ascontiguousarray(crop.mask).view(np.uint8))
+        if not w:
+            continue
+        mask = crop.mask[y : y + h, x : x + w]
+        left, top = crop.left + x, crop.top + y
+        place = (slice(top, top + h), slice(left, left + w))
+        image = image_with_room(images, place, mask)
+        np.copyto(images[image][place], label, where=mask)
+        rows.append((image, label, region, np.count_nonzero(mask), left, top, w, h))
+    table = np.array(rows, np.int64).reshape(-1, 8)
+    return Regions(
+        images,
+        image_of=table[:, 0].astype(np.intp),
+        labels=table[:, 1].astype(np.intp),
+        ids=table[:, 2].astype(np.int32),
+        areas=table[:, 3],
+        boxes=table[:, 4:].astype(np.int32),
+    )
+
+
+def as_regions(regions: Any) -> Regions:
+    """Return regions from the forms in which segmentation models return them.
+
+    Args:
+        regions: `Regions`, which are returned as they are; an id image, whole numbers [H, W]; one mask, bool [H, W] or
+            floats that are not all whole; masks [N, H, W] or [N, 1, H, W]; or a list of masks or of dictionaries
+            with a "segmentation", as SAM's mask generator returns it. Tensors are taken, too.
+
+    Raises RegionError for other arrays and if no pixel is in a region.
     """
     if isinstance(regions, Regions):
         return regions
-    if isinstance(regions, np.ndarray) and regions.ndim == 3:
+    if isinstance(regions, list | tuple):
         return regions_from_masks(regions)
-    if isinstance(regions, np.ndarray) and regions.ndim == 2 and regions.dtype == np.bool_:
-        return regions_from_masks(regions[None])
-    return regions_from_id_image(regions)
+    array = as_array(regions)
+    if isinstance(array, np.ndarray) and array.ndim > 2:
+        return regions_from_masks(array)
+    array = _whole_numbers(array)
+    if isinstance(array, np.ndarray) and array.ndim == 2 and array.dtype.kind in "bf":
+        return regions_from_masks(array[None])
+    return regions_from_id_image(array)
 
 
-class _IdImageRegions:
-    """Finds areas and boxes of the regions of an id image from its runs of equal ids in rows.
-
-    There are far fewer runs than pixels, so sorting and grouping runs is fast.
-
-    Attributes:
-        image: Label image, unsigned integers [H, W]: the ids if they fit 16 bits, otherwise labels 1, 2, 3 ...
-        labels: intp [N], value of each region in ``image``.
-        ids: [N], ascending, with the type of the id image.
-        areas, boxes: As in `Regions`.
-    """
-
-    def __init__(self, ids: np.ndarray) -> None:
-        height, width = ids.shape
-        flat = np.ascontiguousarray(ids).reshape(-1)
-        starts = _run_starts(flat, width)
-        lengths = np.diff(starts, append=flat.size)
-        values = flat[starts]
-
-        if values.max() < 65536:
-            small = np.uint8 if values.max() < 256 else np.uint16
-            if values.min() < 0:
-                flat, values = np.maximum(flat, 0), np.maximum(values, 0)
-            self.image: np.ndarray = flat.reshape(height, width).astype(small)
-            label = values.astype(small)
-            value_of_label = np.arange(int(values.max()) + 1).astype(ids.dtype)
-        else:
-            values, value_of_run = np.unique(values, return_inverse=True)
-            positive = values > 0
-            label_of_value = np.where(positive, np.cumsum(positive), 0)
-            label = label_of_value.astype(np.min_scalar_type(len(values)))[value_of_run.reshape(-1)]
-            self.image = np.repeat(label, lengths).reshape(height, width)
-            value_of_label = np.concatenate([values[:1], values[positive]])
-
-        inside = np.flatnonzero(label != 0)
-        inside = inside[np.argsort(label[inside], kind="stable")]  # grouped by region, from top to bottom
-        label, starts, lengths = label[inside], starts[inside], lengths[inside]
-        first = np.flatnonzero(np.append(True, label[1:] != label[:-1])[: len(label)])
-        last = np.append(first[1:], len(label))[: len(first)] - 1
-        self.labels = label[first].astype(np.intp)
-        self.ids = value_of_label[self.labels]
-        self.areas = np.zeros(len(first), np.int64)
-        self.boxes = np.zeros((len(first), 4), np.int32)
-        if len(first):
-            left = starts % width
-            x, y = np.minimum.reduceat(left, first), starts[first] // width
-            right, bottom = np.maximum.reduceat(left + lengths, first), starts[last] // width + 1
-            self.areas[:] = np.add.reduceat(lengths, first)
-            self.boxes[:] = np.stack([x, y, right - x, bottom - y], axis=1)
-
-
-def _run_starts(flat: np.ndarray, width: int) -> np.ndarray:
-    """Return the start of each run of equal values in an image [H * width], intp. Every row begins a run."""
-    # Blocks of rows share one array of flags. It is read eight flags at a time, because most are not set.
-    step = max(1, _BLOCK_PIXELS // width) * width
-    begins = np.zeros(-(-step // 8) * 8, dtype=bool)
-    parts = []
-    for start in range(0, flat.size, step):
-        part = flat[start : start + step]
-        np.not_equal(part[1:], part[:-1], out=begins[1 : len(part)])
-        begins[: len(part) : width] = True
-        begins[len(part) :] = False
-        words = begins.view(np.uint64)
-        some = np.flatnonzero(words != 0)
-        byte = np.flatnonzero(words[some].view(bool))
-        parts.append(some[byte >> 3] * 8 + (byte & 7) + start)
-    return np.concatenate(parts)
-
-
-class _MaskRegions:
-    """Puts binary masks into label images in which no masks overlap.
-
-    Attributes:
-        images: Label images, unsigned integers [H, W]. Mask n has the label n + 1 in its image, 0 is background.
-        image_of: intp [N], index of the label image of each mask.
-        areas, boxes: As in `Regions`.
-    """
-
-    def __init__(self, masks: np.ndarray) -> None:
-        count, height, width = masks.shape
-        self.boxes = np.zeros((count, 4), np.int32)
-        self.areas = np.zeros(count, np.int64)
-        self.image_of = np.zeros(count, np.intp)
-        self.images = [np.zeros((height, width), np.min_scalar_type(count))]
-        for number, mask in enumerate(masks):
-            self.boxes[number] = x, y, w, h = cv2.boundingRect(np.ascontiguousarray(mask).view(np.uint8))
-            part = (slice(y, y + h), slice(x, x + w))
-            crop = mask[part] != 0
-            self.areas[number] = np.count_nonzero(crop)
-            self.image_of[number] = image_with_room(self.images, part, crop)
-            np.copyto(self.images[self.image_of[number]][part], number + 1, where=crop)
-
-
-def image_with_room(images: list[np.ndarray], place: tuple[slice, slice], mask: np.ndarray) -> int:
-    """Return the index of a label image that is empty under a mask at ``place``; append one if there is none."""
-    for number in range(max(0, len(images) - _SEARCHED_IMAGES), len(images)):
-        if not np.logical_and(images[number][place], mask).any():
-            return number
-    images.append(np.zeros_like(images[0]))
-    return len(images) - 1
+def _kept(ids: Iterable[int], numbers: Sequence[int]) -> list[int]:
+    """Return those of the ids of a list of masks whose masks were kept; all, if there are too few."""
+    given = [int(region) for region in ids]
+    return [given[number - 1] for number in numbers] if len(given) >= max(numbers) else given
 
 
 def _listed(ids: Iterable[int]) -> str:
     numbers = [str(int(i)) for i in ids]
     return ", ".join(numbers[:12]) + (f" and {len(numbers) - 12} more" if len(numbers) > 12 else "")
-
-
-def _described(value: object) -> str:
-    return f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__

@@ -37,7 +37,8 @@ def captions_from(results: Sequence[Result], settings: StepSettings, stamp: int)
         for spec, result in zip(settings.attributes, results[1 + _asks_category(settings) :], strict=True):
             value, known = known_text(result[row], settings.min_confidence, spec.constraint)
             attributes.append(Attribute(spec.name, value, known))
-        captions.append(Caption(category, text, confidence, stamp, tuple(attributes), described.raw_confidence))
+        raw = described.raw_confidence
+        captions.append(Caption(category, text, confidence, stamp, tuple(attributes), raw, described.reason))
     return captions
 
 

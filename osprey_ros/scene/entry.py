@@ -73,7 +73,8 @@ class Entry:
         holds = self.check.holds(View.of(self.object), self.object.state is State.FRESH, change)
         if holds:
             self.prioritized = False
-            self.object = replace(self.object, state=State.FRESH, reason="")
+            reason = self.object.caption.reason if self.object.caption else ""
+            self.object = replace(self.object, state=State.FRESH, reason=reason)
         elif holds is False:
             self.object = replace(self.object, state=State.STALE)
             unsettled = "" if self.needs_caption else ", and is still changing"
@@ -86,7 +87,7 @@ class Entry:
 
     def set_caption(self, caption: Caption) -> None:
         """Set a caption of the latest view."""
-        self.object = replace(self.object, state=State.FRESH, reason="", caption=caption)
+        self.object = replace(self.object, state=State.FRESH, reason=caption.reason, caption=caption)
         self.check.set_described(View.of(self.object))
         self.prioritized, self.waited = False, 0
 

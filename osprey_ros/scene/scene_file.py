@@ -302,7 +302,8 @@ def _object(row: tuple[Any, ...], vector: bytes) -> SceneObject:
     caption = None
     if category is not None:
         parts = tuple(Attribute(*part) for part in json.loads(attributes))
-        caption = Caption(category, description, confidence, described_at, parts, raw or 0.0)
+        reason = values["reason"] if values["state"] == State.FRESH.value else ""
+        caption = Caption(category, description, confidence, described_at, parts, raw or 0.0, reason)
     values["state"] = State(values["state"])
     for name, count in (("box", 4), ("position", 3), ("size", 3)):
         values[name] = _numbers(values[name], count)

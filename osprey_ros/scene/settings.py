@@ -63,6 +63,12 @@ class StepSettings:
         unit="pixels",
         limits=(1, 1_000_000_000),
     )
+    masks_anyway: bool = parameter(
+        False,
+        "Take an id image also if more than 64 of its ids cover fewer than 16 pixels each, as in an image that was "
+        "compressed with loss.",
+        Effect.FRAME,
+    )
     max_regions: int = parameter(
         32,
         "Maximum number of objects described in one frame. Requested objects come first, then new, then changed ones, "

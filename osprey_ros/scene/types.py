@@ -49,6 +49,7 @@ class Caption:
         described_at: Stamp in nanoseconds of the image that was described.
         attributes: The attributes that were asked for.
         raw_confidence: Of the description before calibration, 0 to 1.
+        reason: Why nothing can be said about the object, "" otherwise.
     """
 
     category: str
@@ -57,6 +58,7 @@ class Caption:
     described_at: int
     attributes: tuple[Attribute, ...] = ()
     raw_confidence: float = 0.0
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class SceneObject:
     Attributes:
         track_id: Identity of the object, from 1 up. It stays the same while the scene remembers the object.
         state: Status of the caption.
-        reason: Why the caption is not FRESH; "" if it is.
+        reason: Why the caption is not FRESH. If it is FRESH, why nothing can be said about the object, or "".
         caption: The latest caption, also if it is stale. None before the first one.
         first_seen, last_seen: Stamps of the first and the latest frame with a region of the object.
         visible: Whether the latest frame has a region of the object.

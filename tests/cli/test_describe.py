@@ -53,6 +53,8 @@ def test_json_of_id_image_and_folder_agree(
     for masks in ("ids.png", "masks"):
         assert main(_arguments(files, tiny_model, "--json", masks=masks)) == 0
         reports.append(json.loads(capsys.readouterr().out))
+    files_of = [[region.pop("file") for region in report["regions"]] for report in reports]
+    assert files_of == [["ids.png"] * 5, ["3.png", "7.png", "9.png", "12.png", "300.png"]]
     assert reports[0]["regions"] == reports[1]["regions"]
     assert [r["id"] for r in reports[0]["regions"]] == [3, 7, 9, 12, 300]
     assert reports[0]["regions"][0]["box"] == [5, 5, 25, 20]
@@ -204,8 +206,8 @@ def test_invalid_files_are_named(
     for masks, message in (
         ("half.png", "40x60 pixels, the image is 80x60"),
         ("nothing.png", "nothing.png: the id image has no region"),
-        ("colors.png", "colors.png have mode RGB"),
-        ("text.png", "text.png cannot be read"),
+        ("colors.png", "colors.png: it has 3 channels (mode RGB)"),
+        ("text.png", "text.png: it is not an image of a known format"),
         ("absent.png", "absent.png do not exist"),
         ("x" * 300, "cannot be read: File name too long"),
     ):

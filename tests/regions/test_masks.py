@@ -12,10 +12,9 @@ from osprey_ros.regions.masks import (
     mask_from_box,
     mask_from_polygon,
     mask_from_rle,
-    regions_from_crops,
     rle_from_mask,
 )
-from osprey_ros.regions.regions import regions_from_masks
+from osprey_ros.regions.regions import regions_from_crops, regions_from_masks
 
 
 def on_canvas(part: MaskCrop, height: int, width: int) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -58,7 +60,7 @@ def test_every_source_size_counts_the_same_pixels(target: int) -> None:
     # One-pixel regions along each axis: which output pixels they touch depends on the last bit of source positions.
     for length in (*range(1, 60), 240, 320, 471, 480, 639, 640, 719, 720, 1279, 1280):
         ids = np.arange(1, length + 1, dtype=np.int32)[None]
-        ours = regions_from_id_image(ids).pooling_masks([(1, target)])[0]
+        ours = regions_from_id_image(ids, masks_anyway=True).pooling_masks([(1, target)])[0]
         expected = _published(np.eye(length, dtype=bool)[:, None], (1, target)) > 0
         np.testing.assert_array_equal(ours, expected, err_msg=f"{length} to {target}")
 
@@ -121,7 +123,7 @@ def test_grids_used_again_hold_nothing_of_earlier_images() -> None:
         (regions_from_id_image(many), _stack(many)),
         (regions_from_id_image(few), _stack(few)),
         (regions_from_masks(overlapping), overlapping),
-        (regions_from_id_image(wide), _stack(wide)),
+        (regions_from_id_image(wide, masks_anyway=True), _stack(wide)),
         (regions_from_id_image(few), _stack(few)),
         (regions_from_id_image(many), _stack(many)),
     )
@@ -196,7 +198,7 @@ def test_id_images_with_wide_ids_and_negative_background() -> None:
 
 def test_many_regions_keep_their_labels() -> None:
     ids = np.arange(1, 30 * 40 + 1, dtype=np.int32).reshape(30, 40)
-    _check_formula(regions_from_id_image(ids), _stack(ids), [(12, 12)], 9)
+    _check_formula(regions_from_id_image(ids, masks_anyway=True), _stack(ids), [(12, 12)], 9)
 
 
 def test_a_view_of_an_id_image_is_taken_and_not_changed() -> None:
@@ -243,20 +245,132 @@ def test_as_regions_takes_every_form() -> None:
         np.testing.assert_array_equal(as_regions(form).areas, [8])
 
 
+BOX = np.zeros((10, 12), bool)
+BOX[2:4, 3:7] = True
+SCORES = np.where(BOX, 3.5, -7.25)
+
+
+class Tensor:
+    """Converts to an array as a PyTorch tensor with a gradient does: only after `detach`."""
+
+    def __init__(self, values: np.ndarray, attached: bool = True) -> None:
+        self.values, self.attached = values, attached
+
+    def detach(self) -> Tensor:
+        return Tensor(self.values, attached=False)
+
+    def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
+        if self.attached:
+            raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+        return self.values
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        BOX.astype(np.float32)[None],
+        BOX[None].astype(np.int64),
+        255.0 * BOX[None],
+        np.where(BOX, 0.9, 0.2)[None],
+        np.where(BOX, 0.9, 0.2),
+        SCORES[None],
+        SCORES[None, None],
+        BOX[:, :, None].transpose(2, 0, 1)[None],
+        BOX.astype(np.float64) * 5,  # an id image of floats
+        Tensor(SCORES[None, None]),
+        [BOX],
+        [{"segmentation": BOX, "area": 8, "bbox": [3, 2, 4, 2], "predicted_iou": 0.9}],
+        [{"segmentation": {"size": [10, 12], "counts": [32, 2, 8, 2, 8, 2, 8, 2, 56]}}],
+    ],
+)
+def test_masks_are_taken_in_the_forms_in_which_models_return_them(form: object) -> None:
+    regions = as_regions(form)
+    np.testing.assert_array_equal(regions.boxes, [[3, 2, 4, 2]])
+    np.testing.assert_array_equal(regions.areas, [8])
+
+
+def test_many_masks_with_an_axis_of_one_stay_apart() -> None:
+    masks = np.stack([np.roll(BOX, shift, axis=0) for shift in range(3)]).astype(np.float32)
+    for form in (masks[:, None], masks[None]):
+        regions = as_regions(form)
+        assert regions.boxes[:, 1].tolist() == [2, 3, 4]
+
+
+def test_compressed_run_lengths_are_those_of_pycocotools() -> None:
+    coco = pytest.importorskip("pycocotools.mask")
+    rng = np.random.default_rng(3)
+    for height, width in ((1, 1), (7, 5), (40, 300)):
+        for share in (0.0, 0.03, 0.5, 1.0):
+            mask = rng.random((height, width)) < share
+            mask[0, 0] = True
+            encoded = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+            for counts in (encoded["counts"], encoded["counts"].decode()):
+                regions = as_regions([{"segmentation": {"size": [height, width], "counts": counts}}])
+                assert regions.areas.tolist() == [mask.sum()]
+                x, y, w, h = regions.boxes[0]
+                np.testing.assert_array_equal(regions.crop(0), mask[y : y + h, x : x + w])
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ({"area": 4}, "it has no 'segmentation'"),
+        ({"segmentation": {"counts": [1]}}, r"need 'size' \(\[height, width\]\) and 'counts'"),
+        ({"segmentation": {"size": [10, 12], "counts": [3, 4]}}, "add up to 7 pixels"),
+        ({"segmentation": {"size": [10, 12], "counts": "~~~"}}, "compressed run lengths are damaged"),
+        ({"segmentation": {"size": [10, 12], "counts": ["a"]}}, "not whole numbers"),
+        (BOX[:5], "it is 12x5 pixels, mask 1 is 12x10"),
+        (None, r"must be an array \[height, width\] or run lengths, not NoneType"),
+    ],
+)
+def test_a_bad_mask_of_a_list_is_named_and_the_others_are_taken(
+    bad: object, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    regions = regions_from_masks([{"segmentation": BOX}, bad, {"segmentation": ~BOX}])
+    assert regions.ids.tolist() == [1, 3]
+    assert regions_from_masks([BOX, bad, ~BOX], ids=[7, 8, 9]).ids.tolist() == [7, 9]
+    assert re.search(f"mask 2 of the list: .*{reason}.*; it is left out", caplog.messages[0])
+    with pytest.raises(RegionError, match="mask 1 of the list"):
+        as_regions([bad] if not isinstance(bad, np.ndarray) else [bad[0]])
+
+
+def test_speckles_and_backgrounds_are_looked_at_in_arrays(caplog: pytest.LogCaptureFixture) -> None:
+    ids = np.zeros((60, 80), np.int32)
+    ids[0, :65] = np.arange(1, 66)
+    for read in (as_regions, regions_from_id_image):
+        with pytest.raises(RegionError, match="65 of the 65 ids"):
+            read(ids)
+    assert len(regions_from_id_image(ids, masks_anyway=True)) == 65
+    assert not caplog.records
+    for background in (5, -1):
+        ids = np.full((60, 80), background)
+        ids[10:20, 10:20] = 0
+        ids[30:40, 10:20] = 1
+        as_regions(ids)
+        as_regions(ids)
+    (line,) = caplog.messages
+    assert "0 is taken for the background but covers only 2.1 % of the id image, and id 5 covers 96 %" in line
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
         (np.zeros((4, 5), np.uint16), "every pixel is background"),
-        (np.zeros((4, 5), np.float32), r"not float32 \[4, 5\]"),
+        (np.zeros((4, 5), np.float32), "every pixel is background"),
+        (np.full((4, 5), np.nan, np.float32), "a value is NaN or infinite"),
         (np.zeros(5, np.uint8), r"not uint8 \[5\]"),
         (np.zeros((0, 5), np.uint8), "5x0"),
         (np.zeros((3, 4, 5), bool), "all 3 masks are empty"),
         (np.zeros((0, 4, 5), bool), "0 masks"),
-        (np.ones((3, 4, 5), np.float32), r"not float32 \[3, 4, 5\]"),
+        (np.linspace(0, 99, 60).reshape(3, 4, 5), "float masks have values from 0 to 99; give 0 and 1, probabilities"),
+        (np.ones((2, 3, 4, 5), bool), r"not bool \[2, 3, 4, 5\]"),
+        (np.ones((3, 4, 5), complex), r"not complex128 \[3, 4, 5\]"),
         (np.full((2, 2), 2**40), "id 1099511627776 of the id image does not fit 32 bits"),
         (np.full((2, 2), 2**63 + 5, np.uint64), "id 9223372036854775813 of the id image does not fit 32 bits"),
         (np.array([[1, 2**64 - 1]], np.uint64), "id 18446744073709551615 of the id image does not fit 32 bits"),
-        ([[0, 1]], "not list"),
+        ([[0, 1]], r"mask 1 of the list: a mask must be an array \[height, width\] or run lengths, not list"),
+        ([], "the list is empty"),
+        ("masks.png", "not str"),
     ],
 )
 def test_arrays_without_regions(value: np.ndarray, message: str) -> None:

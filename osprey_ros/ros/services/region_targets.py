@@ -10,8 +10,8 @@ from osprey_ros.errors import InputError, RegionError
 from osprey_ros.messages.regions import part_of
 from osprey_ros.messages.stamps import NANOSECONDS
 from osprey_ros.pipeline import Pipeline
-from osprey_ros.regions.masks import MaskCrop, regions_from_crops
-from osprey_ros.regions.regions import Regions
+from osprey_ros.regions.masks import MaskCrop
+from osprey_ros.regions.regions import Regions, regions_from_crops
 from osprey_ros.scene.history import ObservedFrame
 
 

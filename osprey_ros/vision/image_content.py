@@ -139,7 +139,7 @@ def _opened(data: bytes) -> Image.Image:
 
 
 def check_exact(data: bytes) -> ImageContent:
-    """Return what the bytes of a file are, after a check that its values are those that were stored.
+    """Return what the bytes of a file are, after a check that decoding gives the stored values.
 
     Raises ImageError if they are no image, the encoding changes values, or there are several pages or frames.
     """

@@ -13,17 +13,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-
 from osprey_ros.cli._options import Parser, add_figures_option
 from osprey_ros.cli._output import errors_in_a_line, write_figures
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.describer import Describer
-from osprey_ros.errors import InputError
+from osprey_ros.errors import InputError, OspreyError
 from osprey_ros.regions.regions import regions_from_masks
 from osprey_ros.vision.image_io import load_image
 from osprey_torch.readers.coco import own_masks
 from osprey_torch.readers.records import Record, Skipped
+from osprey_torch.readers.usable import decoded_masks, usable_records
 
 
 @dataclass(frozen=True)
@@ -37,26 +36,29 @@ class Share:
     instead: dict[str, int]  # the most frequent wrong answers with their counts
 
 
-def judge(describer: Describer, records: Iterable[Record]) -> list[Share]:
+def judge(describer: Describer, records: Iterable[Record], skipped: Skipped) -> list[Share]:
     """Ask the questions of the records, and return shares by question and true category.
 
-    All regions of an image are asked about together.
+    All regions of an image are asked about together. Records that cannot be used are counted in ``skipped``.
     """
     answered: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
-    for record in records:
+    for record in usable_records(records, skipped):
         wanted = {(turn.regions[0], turn.question): turn.answer for (turn,) in record.dialogues}
-        masks = np.stack([mask.decode() for mask in record.masks])
-        rows = np.flatnonzero(masks.any(axis=(1, 2)))
-        if not len(rows):
+        rows = sorted({row for row, _ in wanted})
+        try:
+            rgb = load_image(record.image)
+            masks = decoded_masks(record, rows, (rgb.shape[0], rgb.shape[1]))
+        except OspreyError as error:
+            skipped.add(record.origin, str(error))
             continue
-        describer.set_image(load_image(record.image))
+        describer.set_image(rgb)
         questions = list(dict.fromkeys(question for _, question in wanted))
-        answers = describer.answer(regions_from_masks(masks[rows]), questions)
+        answers = describer.answer(regions_from_masks(masks), questions)
         for question, results in zip(questions, answers, strict=True):
             for row, result in zip(rows, results, strict=True):
-                key = (int(row), question)
+                key = (row, question)
                 if key in wanted:
-                    category = wanted[int(row), QUESTIONS["category"]]
+                    category = wanted[row, QUESTIONS["category"]]
                     answered[question, category].append((wanted[key], result.text))
     shares = []
     for (question, category), pairs in answered.items():
@@ -75,8 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_figures_option(parser)
     arguments = parser.parse_args(argv)
     skipped = Skipped()
-    shares = judge(Describer(arguments.bundle), own_masks(arguments.file, arguments.images, skipped))
-    if skipped.count:
+    shares = judge(Describer(arguments.bundle), own_masks(arguments.file, arguments.images, skipped), skipped)
+    if skipped.total:
         print(skipped.summary(), file=sys.stderr)
     if not shares:
         raise InputError(f"nothing to judge: {arguments.file} has no usable mask")

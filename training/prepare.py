@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from tokenizers import Tokenizer
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -24,6 +23,7 @@ from osprey_torch.readers.mixture import Mixture, Source
 from osprey_torch.readers.records import Record, Skipped
 from osprey_torch.readers.registry import READERS
 from osprey_torch.readers.shards import Shards, write_shards
+from osprey_torch.readers.usable import usable_records
 from training.data import Item, SceneDataset, Selection
 from training.deadline import Deadline
 from training.mixed_data import MixedDataset
@@ -151,23 +151,13 @@ def _shards(source: RecordSource, folder: Path, strict: bool) -> Shards:
 
 
 def _with_images(records: Iterator[Record], skipped: Skipped, file: Path) -> Iterator[Record]:
-    """Return those records whose image is there and has the size that their masks are for.
+    """Return the records whose image can be read and whose masks fit it.
 
     Raises InputError at the end if there was none.
     """
     usable = 0
-    for record in records:
-        try:
-            with Image.open(record.image) as image:
-                width, height = image.size
-        except OSError as error:
-            skipped.add(record.origin, f"image {record.image} cannot be read: {error}")
-            continue
-        sizes = {(mask.width, mask.height) for mask in record.masks}
-        if sizes - {(width, height)}:
-            skipped.add(record.origin, f"{record.image} is {width}x{height} pixels, its masks are for {sorted(sizes)}")
-        else:
-            usable += 1
-            yield record
+    for record in usable_records(records, skipped):
+        usable += 1
+        yield record
     if not usable:
         raise InputError(f"{file} has no record that can be used; {skipped.summary()}")

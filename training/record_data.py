@@ -17,6 +17,7 @@ from osprey_ros.vision.preprocess import normalize_and_square, resize_shortest_e
 from osprey_torch.packing import PackedSequence, Sample, pack
 from osprey_torch.readers.mixture import BLOCK, Mixture
 from osprey_torch.readers.records import Record, Turn
+from osprey_torch.readers.usable import decoded_masks
 from training.data import Item, Selection
 
 _ATTEMPTS = 100  # records in turn that may be broken before training ends
@@ -79,15 +80,7 @@ class RecordDataset(Dataset[Item]):
             return [np.zeros((0, h, w), np.float32) for h, w in self.spec.feature_sizes], np.zeros(
                 (0, side, side), np.float32
             )
-        decoded = np.stack([record.masks[region].decode() for region in named])
-        if decoded.shape[1:] != shape:
-            raise InputError(
-                f"its masks are {decoded.shape[2]}x{decoded.shape[1]} pixels, {record.image} is {shape[1]}x{shape[0]}"
-            )
-        empty = [region for region, mask in zip(named, decoded, strict=True) if not mask.any()]
-        if empty:
-            raise InputError(f"mask {empty[0]} has no pixel")
-        regions = regions_from_masks(decoded)
+        regions = regions_from_masks(decoded_masks(record, named, shape))
         return regions.pooling_masks(self.spec.feature_sizes), regions.position_grids(side)
 
     def _packed(self, chosen: Sequence[Sequence[Turn]], rows: dict[int, int]) -> PackedSequence:

@@ -45,8 +45,14 @@ def fitted(regions: Regions, shape: tuple[int, int], name: str = "the regions") 
     return Regions(images or [np.zeros(shape, np.uint8)], image_of, labels, regions.ids, areas, boxes)
 
 
-def check_resizable(size: tuple[int, int], shape: tuple[int, int], name: str = "the regions") -> None:
-    """Check that masks can be resized to an image, and log once that they are. Sizes are (height, width) in pixels.
+def check_resizable(size: tuple[int, int], shape: tuple[int, int], name: str = "the regions", key: str = "") -> None:
+    """Check that masks can be resized to an image, and log once that they are.
+
+    Args:
+        size: (height, width) of the masks in pixels.
+        shape: (height, width) of the image in pixels.
+        name: What errors and warnings call the masks.
+        key: Names the kind of masks, about which one warning is logged; by default ``name``.
 
     Raises RegionError if width and height have another ratio.
     """
@@ -57,7 +63,7 @@ def check_resizable(size: tuple[int, int], shape: tuple[int, int], name: str = "
             f"{sizes}, and the ratio of width and height differs; make the masks on this image, or resize them to it "
             "(nearest neighbor)"
         )
-    warn_once(_LOGGER, name, f"{sizes}; they are resized by nearest neighbor")
+    warn_once(_LOGGER, key or name, f"{sizes}; they are resized by nearest neighbor")
 
 
 def resized(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

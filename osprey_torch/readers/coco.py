@@ -28,7 +28,7 @@ REFERRING_QUESTION_WITHOUT_PLACE = (
     "Using a short phrase."
 )
 
-Label = Callable[[dict[str, Any], dict[str, Any], dict[int, str]], str]
+Label = Callable[[dict[str, Any], dict[str, Any], dict[str, str]], str]
 
 
 def coco_instances(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
@@ -73,6 +73,7 @@ def own_masks(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
     questions |= {QUESTIONS[style]: _if_any(key) for style, key in (("short", "caption"), ("detailed", "description"))}
     data = read_json(file)
     annotations = data.get("annotations", ()) if isinstance(data, dict) else ()
+    annotations = annotations if isinstance(annotations, list) else ()
     names = dict.fromkeys(name for annotation in annotations for name in _attributes(annotation))
     questions |= {f"What {name} is {REGION_TEXT}?": _attribute(name) for name in names}
     return _read(data, file, images, skipped, questions)
@@ -81,28 +82,34 @@ def own_masks(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
 def _read(
     data: Any, file: Path, images: Path, skipped: Skipped, labels: Mapping[str, Label], strip_split: bool = False
 ) -> Iterator[Record]:
-    if not isinstance(data, dict) or "images" not in data or "annotations" not in data:
-        raise InputError(f"{file} must hold 'images' and 'annotations' as COCO's files do")
-    categories = {entry["id"]: entry["name"] for entry in data.get("categories", [])}
-    of_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for annotation in data["annotations"]:
-        of_image[annotation.get("image_id")].append(annotation)
+    if not isinstance(data, dict) or not all(isinstance(data.get(key), list) for key in ("images", "annotations")):
+        raise InputError(f"{file} must hold lists 'images' and 'annotations' as COCO's files do")
+    categories = _categories(data, file)
+    of_image = _annotations_by_image(data, file, skipped)
 
     def read(entry: dict[str, Any], origin: str) -> Record | None:
         height, width = int(entry["height"]), int(entry["width"])
-        masks, dialogues = [], []
-        for annotation in of_image.get(entry["id"], []):
+        masks: list[Segmentation] = []
+        dialogues: list[tuple[Turn, ...]] = []
+        annotations = of_image.get(_key(entry["id"]), [])
+        if not annotations:
+            skipped.leave_out("an image has no annotation")
+        for annotation in annotations:
             if annotation.get("ignore") or annotation.get("iscrowd"):
+                key = "iscrowd" if annotation.get("iscrowd") else "ignore"
+                skipped.leave_out(f"an annotation has {key} {annotation[key]}; set it to 0 if it is one object")
                 continue
-            data = with_area(annotation["segmentation"])
-            if data == []:  # a box without a mask, or nothing but points and lines: the others may be whole
-                skipped.add(f"{origin}, annotation {annotation.get('id')}", "its segmentation has no polygon")
-                continue
-            masks.append(Segmentation(data, height, width))
-            answers = {question: label(entry, annotation, categories) for question, label in labels.items()}
-            dialogues += [
-                (Turn(question, answer, (len(masks) - 1,)),) for question, answer in answers.items() if answer
-            ]
+            try:
+                mask = _mask(annotation, height, width)
+                answers = {question: label(entry, annotation, categories) for question, label in labels.items()}
+                found = [(Turn(question, answer, (len(masks),)),) for question, answer in answers.items() if answer]
+            except KeyError as error:
+                skipped.add(f"{origin}, annotation {annotation.get('id')}", f"the key {error} is missing")
+            except (TypeError, ValueError, IndexError, AttributeError) as error:
+                skipped.add(f"{origin}, annotation {annotation.get('id')}", str(error))
+            else:
+                masks.append(mask)
+                dialogues += found
         name = str(entry["file_name"])
         # The referring sets name images by split ("COCO_train2014_000000000009.jpg"), users have them by number.
         image = images / (name.split("_")[-1] if strip_split else name)
@@ -111,14 +118,49 @@ def _read(
     return each_record(data["images"], file, skipped, read)
 
 
-def _category(entry: dict[str, Any], annotation: dict[str, Any], categories: dict[int, str]) -> str:
+def _mask(annotation: dict[str, Any], height: int, width: int) -> Segmentation:
+    data = with_area(annotation["segmentation"])
+    if data == []:  # a box without a mask, or nothing but points and lines
+        raise ValueError("its segmentation has no polygon")
+    return Segmentation(data, height, width)
+
+
+def _categories(data: dict[str, Any], file: Path) -> dict[str, str]:
+    """Return the names of the categories by the text of their ids. Raises InputError if one has no id or name."""
+    entries = data.get("categories") or []
+    try:
+        return {_key(entry["id"]): str(entry["name"]) for entry in entries}
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{file}: each of the 'categories' must be an object with 'id' and 'name'") from error
+
+
+def _annotations_by_image(data: dict[str, Any], file: Path, skipped: Skipped) -> dict[str, list[dict[str, Any]]]:
+    """Return the annotations by the text of their image's id; those of no image are counted."""
+    known = {_key(entry["id"]) for entry in data["images"] if isinstance(entry, dict) and "id" in entry}
+    of_image: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for number, annotation in enumerate(data["annotations"]):
+        if not isinstance(annotation, dict):
+            skipped.add(f"{file}, annotation {number}", f"it is {type(annotation).__name__}, not an object")
+        elif _key(annotation.get("image_id")) in known:
+            of_image[_key(annotation["image_id"])].append(annotation)
+        else:
+            skipped.leave_out("the image_id of an annotation is not among the file's images")
+    return of_image
+
+
+def _key(value: object) -> str:
+    """Return an id as text: tools write the same id as 1, 1.0 and "1"."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+
+
+def _category(entry: dict[str, Any], annotation: dict[str, Any], categories: dict[str, str]) -> str:
     number = annotation["category_id"]
-    if number not in categories:
+    if _key(number) not in categories:
         raise ValueError(f"category_id {number} is not among the file's categories")
-    return categories[number].replace("_", " ")
+    return categories[_key(number)].replace("_", " ")
 
 
-def _part(entry: dict[str, Any], annotation: dict[str, Any], categories: dict[int, str]) -> str:
+def _part(entry: dict[str, Any], annotation: dict[str, Any], categories: dict[str, str]) -> str:
     name = _category(entry, annotation, categories)
     whole, separator, part = name.partition(":" if ":" in name else " ")
     if not separator:
@@ -126,11 +168,11 @@ def _part(entry: dict[str, Any], annotation: dict[str, Any], categories: dict[in
     return f"{part.strip().lower()} of {_article(whole.strip().lower())}"
 
 
-def _sentence(entry: dict[str, Any], annotation: dict[str, Any], categories: dict[int, str]) -> str:
+def _sentence(entry: dict[str, Any], annotation: dict[str, Any], categories: dict[str, str]) -> str:
     return _text(entry["caption"])
 
 
-def _caption(entry: dict[str, Any], annotation: dict[str, Any], categories: dict[int, str]) -> str:
+def _caption(entry: dict[str, Any], annotation: dict[str, Any], categories: dict[str, str]) -> str:
     return _text(annotation["caption"])
 
 
@@ -143,9 +185,9 @@ def _attribute(name: str) -> Label:
     return lambda entry, annotation, categories: _attributes(annotation).get(name, "")
 
 
-def _attributes(annotation: dict[str, Any]) -> dict[str, str]:
+def _attributes(annotation: Any) -> dict[str, str]:
     """Return the attributes of an annotation that are texts."""
-    attributes = annotation.get("attributes")
+    attributes = annotation.get("attributes") if isinstance(annotation, dict) else None
     if not isinstance(attributes, dict):
         return {}
     return {name: value.strip() for name, value in attributes.items() if isinstance(value, str) and value.strip()}

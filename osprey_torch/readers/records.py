@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,13 +59,28 @@ class Record:
 class Skipped:
     """Counts omitted records and single masks, and keeps the first reasons.
 
-    With `strict` the first broken record raises InputError instead.
+    With `strict` the first broken record raises InputError instead. Records that are left out on purpose are no fault.
+
+    Attributes:
+        count: Number of broken records and masks.
+        messages: The first of them with their reasons, up to ``keep``.
+        left_out: How many records and masks were left out on purpose, by reason.
     """
 
     strict: bool = False
     count: int = 0
-    messages: list[str] = field(default_factory=list)  # the first of them, up to `keep`
+    messages: list[str] = field(default_factory=list)
     keep: int = 20
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def total(self) -> int:
+        """Number of all omitted records and masks."""
+        return self.count + self.left_out.total()
+
+    def leave_out(self, reason: str) -> None:
+        """Count a record or a mask that is left out on purpose."""
+        self.left_out[reason] += 1
 
     def add(self, origin: str, reason: str) -> None:
         if self.strict:
@@ -74,10 +90,13 @@ class Skipped:
             self.messages.append(f"{origin}: {reason}")
 
     def summary(self) -> str:
-        """Return one line for a log, and the first reasons below it."""
-        if not self.count:
+        """Return one line for a log, and the reasons below it: all those of `leave_out`, the first of the others."""
+        if not self.total:
             return "no record was skipped"
-        return "\n  ".join([f"{self.count} records or single masks were skipped", *self.messages])
+        reasons = [f"{count} left out: {reason}" for reason, count in self.left_out.most_common()]
+        more = self.count - len(self.messages)
+        rest = [f"and {more} more"] if more else []
+        return "\n  ".join([f"{self.total} records or single masks were skipped", *reasons, *self.messages, *rest])
 
 
 def each_record(
@@ -93,7 +112,11 @@ def each_record(
             record = read(entry, origin)
         except KeyError as error:
             skipped.add(origin, f"the key {error} is missing")
-        except (InputError, TypeError, ValueError, IndexError, AttributeError) as error:
+        except InputError as error:
+            if skipped.strict:
+                raise  # it names its origin
+            skipped.add(origin, str(error))
+        except (TypeError, ValueError, IndexError, AttributeError) as error:
             skipped.add(origin, str(error))
         else:
             if record is not None:

@@ -45,18 +45,25 @@ class Segmentation:
         elif not _polygons(self.data):
             raise ValueError("a mask must be polygons of three points or more, given as numbers, or run lengths")
 
+    @property
+    def area(self) -> int:
+        """Number of pixels inside the image."""
+        return int(coco_masks.area(self._encoded()))
+
     def decode(self) -> np.ndarray:
         """Return the mask, bool [height, width]."""
+        result: np.ndarray = coco_masks.decode(self._encoded()).astype(bool)
+        return result
+
+    def _encoded(self) -> Any:
+        """Return the mask as pycocotools encodes it."""
         if isinstance(self.data, list):
             parts = coco_masks.frPyObjects([list(map(float, p)) for p in self.data], self.height, self.width)
-            encoded = coco_masks.merge(parts)
-        elif isinstance(self.data["counts"], list):
-            encoded = coco_masks.frPyObjects(self.data, self.height, self.width)
-        else:
-            counts = self.data["counts"]
-            encoded = {**self.data, "counts": counts.encode() if isinstance(counts, str) else counts}
-        result: np.ndarray = coco_masks.decode(encoded).astype(bool)
-        return result
+            return coco_masks.merge(parts)
+        if isinstance(self.data["counts"], list):
+            return coco_masks.frPyObjects(self.data, self.height, self.width)
+        counts = self.data["counts"]
+        return {**self.data, "counts": counts.encode() if isinstance(counts, str) else counts}
 
 
 def _polygons(data: Any) -> bool:

@@ -68,7 +68,7 @@ def write_shards(
             flush()
     if lines:
         flush()
-    atomic_write(folder / _INDEX, json.dumps({"shards": names, "skipped": skipped.count, "source": source}) + "\n")
+    atomic_write(folder / _INDEX, json.dumps({"shards": names, "skipped": skipped.total, "source": source}) + "\n")
     return Shards(folder)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from coco_files import HEIGHT, SQUARE, WIDTH, annotation, coco_file, only, write
 from pycocotools import mask as coco_masks
 
 from osprey_ros.errors import InputError
@@ -17,25 +18,6 @@ from osprey_torch.readers.mixture import Mixture, Source
 from osprey_torch.readers.records import Record, Skipped, Turn
 from osprey_torch.readers.segmentation import Segmentation
 from osprey_torch.readers.shards import Shards, write_shards
-
-HEIGHT, WIDTH = 20, 30
-SQUARE = [[2, 3, 12, 3, 12, 13, 2, 13]]  # 10 x 10 pixels
-
-
-def _write(path: Path, data: Any) -> Path:
-    path.write_text(json.dumps(data))
-    return path
-
-
-def _coco(path: Path, annotations: list[dict], **image: Any) -> Path:
-    entry = {"id": 9, "file_name": "000000000009.jpg", "height": HEIGHT, "width": WIDTH, **image}
-    names = ("dining_table", "Quadruped Head", "cow:ear", "Car Side Mirror")
-    categories = [{"id": number, "name": name} for number, name in enumerate(names, 1)]
-    return _write(path, {"images": [entry], "annotations": annotations, "categories": categories})
-
-
-def _annotation(**values: Any) -> dict:
-    return {"id": 1, "image_id": 9, "category_id": 1, "segmentation": SQUARE, **values}
 
 
 def _entry(**values: Any) -> dict:
@@ -53,17 +35,11 @@ def _talk(*texts: str) -> list[dict]:
     return [{"from": "human" if n % 2 == 0 else "gpt", "value": text} for n, text in enumerate(texts)]
 
 
-def _only(records: Any, skipped: Skipped) -> Record:
-    (record,) = list(records)
-    assert skipped.count == 0, skipped.summary()
-    return record
-
-
 def test_coco_gives_a_dialogue_for_each_object(tmp_path: Path) -> None:
     crowd = {"counts": [0, HEIGHT * WIDTH], "size": [HEIGHT, WIDTH]}
-    file = _coco(tmp_path / "a.json", [_annotation(), _annotation(iscrowd=1, segmentation=crowd), _annotation()])
+    file = coco_file(tmp_path / "a.json", [annotation(), annotation(iscrowd=1, segmentation=crowd), annotation()])
     skipped = Skipped()
-    record = _only(coco.coco_instances(file, tmp_path / "imgs", skipped), skipped)
+    record = only(coco.coco_instances(file, tmp_path / "imgs", skipped), skipped)
     assert record.image == tmp_path / "imgs" / "000000000009.jpg"
     assert [turns[0].answer for turns in record.dialogues] == ["dining table"] * 2
     assert [turns[0].regions for turns in record.dialogues] == [(0,), (1,)]
@@ -83,32 +59,32 @@ def test_coco_gives_a_dialogue_for_each_object(tmp_path: Path) -> None:
 )
 def test_parts_name_their_object(tmp_path: Path, reader: Any, category: int, answer: str) -> None:
     skipped = Skipped()
-    file = _coco(tmp_path / "a.json", [_annotation(category_id=category)])
-    assert _only(reader(file, tmp_path, skipped), skipped).dialogues[0][0].answer == answer
+    file = coco_file(tmp_path / "a.json", [annotation(category_id=category)])
+    assert only(reader(file, tmp_path, skipped), skipped).dialogues[0][0].answer == answer
 
 
 @pytest.mark.parametrize("reader", [coco.refcoco, coco.refcoco_plus])
 def test_referring_sentences_are_those_of_the_image_entry(tmp_path: Path, reader: Any) -> None:
-    file = _coco(
-        tmp_path / "a.json", [_annotation()], file_name="COCO_train2014_000000000009.jpg", caption="left table "
+    file = coco_file(
+        tmp_path / "a.json", [annotation()], file_name="COCO_train2014_000000000009.jpg", caption="left table "
     )
     skipped = Skipped()
-    record = _only(reader(file, tmp_path, skipped), skipped)
+    record = only(reader(file, tmp_path, skipped), skipped)
     assert record.image.name == "000000000009.jpg"
     assert record.dialogues[0][0].answer == "left table"
 
 
 def test_visual_genome_captions_are_those_of_the_annotation(tmp_path: Path) -> None:
-    file = _coco(tmp_path / "a.json", [_annotation(caption="a red door"), _annotation(caption="a step")])
+    file = coco_file(tmp_path / "a.json", [annotation(caption="a red door"), annotation(caption="a step")])
     skipped = Skipped()
-    record = _only(coco.visual_genome(file, tmp_path, skipped), skipped)
+    record = only(coco.visual_genome(file, tmp_path, skipped), skipped)
     assert [turns[0].answer for turns in record.dialogues] == ["a red door", "a step"]
 
 
 def test_own_masks_ask_for_category_and_caption(tmp_path: Path) -> None:
-    file = _coco(tmp_path / "a.json", [_annotation(caption="a round table"), _annotation()])
+    file = coco_file(tmp_path / "a.json", [annotation(caption="a round table"), annotation()])
     skipped = Skipped()
-    record = _only(coco.own_masks(file, tmp_path, skipped), skipped)
+    record = only(coco.own_masks(file, tmp_path, skipped), skipped)
     assert [(turns[0].answer, turns[0].regions) for turns in record.dialogues] == [
         ("dining table", (0,)),
         ("a round table", (0,)),
@@ -117,10 +93,10 @@ def test_own_masks_ask_for_category_and_caption(tmp_path: Path) -> None:
 
 
 def test_attributes_of_labeling_tools_are_ignored(tmp_path: Path) -> None:
-    tools = _annotation(attributes={"occluded": False, "rotation": 0.0, "color": " red", "note": ""})
-    file = _coco(tmp_path / "a.json", [tools, _annotation(attributes=["rusty"], caption=None, description="")])
+    tools = annotation(attributes={"occluded": False, "rotation": 0.0, "color": " red", "note": ""})
+    file = coco_file(tmp_path / "a.json", [tools, annotation(attributes=["rusty"], caption=None, description="")])
     skipped = Skipped()
-    record = _only(coco.own_masks(file, tmp_path, skipped), skipped)
+    record = only(coco.own_masks(file, tmp_path, skipped), skipped)
     assert [(turns[0].question, turns[0].answer) for turns in record.dialogues] == [
         ("What is the category of <mask><pos>? Using only one word or phrase.", "dining table"),
         ("What color is <mask><pos>?", "red"),
@@ -131,8 +107,8 @@ def test_attributes_of_labeling_tools_are_ignored(tmp_path: Path) -> None:
 def test_polygons_without_area_skip_no_image(tmp_path: Path) -> None:
     # Before the polygons of a mask, too: COCO's own tools take a list of four numbers in front for a box.
     beside = [[5, 5, 9, 9], *SQUARE, [1, 2]]
-    boxes = [_annotation(id=7, segmentation=[]), _annotation(id=8, segmentation=[[1, 2, 3, 4]])]
-    file = _coco(tmp_path / "a.json", [_annotation(segmentation=beside), *boxes, _annotation()])
+    boxes = [annotation(id=7, segmentation=[]), annotation(id=8, segmentation=[[1, 2, 3, 4]])]
+    file = coco_file(tmp_path / "a.json", [annotation(segmentation=beside), *boxes, annotation()])
     skipped = Skipped()
     (record,) = coco.coco_instances(file, tmp_path, skipped)
     assert [mask.decode().sum() for mask in record.masks] == [100, 100]
@@ -142,18 +118,18 @@ def test_polygons_without_area_skip_no_image(tmp_path: Path) -> None:
 
 
 def test_image_names_may_have_the_name_of_their_split(tmp_path: Path) -> None:
-    file = _write(tmp_path / "d.json", [_entry(description=["<region1>: A cup."])])
+    file = write(tmp_path / "d.json", [_entry(description=["<region1>: A cup."])])
     (tmp_path / "COCO_train2014_000000000009.jpg").touch()
     skipped = Skipped()
-    record = _only(osprey724k.detailed_descriptions(file, tmp_path, skipped), skipped)
+    record = only(osprey724k.detailed_descriptions(file, tmp_path, skipped), skipped)
     assert record.image.name == "COCO_train2014_000000000009.jpg"
 
 
 def test_conversations_list_their_regions_once(tmp_path: Path) -> None:
     talk = _talk("What is <region1>?", "A cup.", "And is <region2> behind <region1>?", "No, <region2> is in front.")
-    file = _write(tmp_path / "c.json", [_entry(conversations=talk)])
+    file = write(tmp_path / "c.json", [_entry(conversations=talk)])
     skipped = Skipped()
-    record = _only(osprey724k.conversations(file, tmp_path, skipped), skipped)
+    record = only(osprey724k.conversations(file, tmp_path, skipped), skipped)
     ((first, second),) = record.dialogues
     assert first.question == (
         "There are 2 regions in the picture: region1<mask><pos>, region2<mask><pos>. What is region1?"
@@ -165,16 +141,16 @@ def test_conversations_list_their_regions_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("reader", [osprey724k.short_form, osprey724k.part_level])
 def test_short_answers_are_asked_for(tmp_path: Path, reader: Any) -> None:
-    file = _write(tmp_path / "s.json", [_entry(conversations=_talk("What is <region1>?", "Cup"))])
+    file = write(tmp_path / "s.json", [_entry(conversations=_talk("What is <region1>?", "Cup"))])
     skipped = Skipped()
-    question = _only(reader(file, tmp_path, skipped), skipped).dialogues[0][0].question
+    question = only(reader(file, tmp_path, skipped), skipped).dialogues[0][0].question
     assert question.endswith("What is region1? Answer the question using a single word or phrase.")
 
 
 def test_detailed_descriptions_belong_to_one_region_each(tmp_path: Path) -> None:
-    file = _write(tmp_path / "d.json", [_entry(description=["<region1>: A cup.\nIt is red.", "<region2>: A bowl."])])
+    file = write(tmp_path / "d.json", [_entry(description=["<region1>: A cup.\nIt is red.", "<region2>: A bowl."])])
     skipped = Skipped()
-    record = _only(osprey724k.detailed_descriptions(file, tmp_path, skipped), skipped)
+    record = only(osprey724k.detailed_descriptions(file, tmp_path, skipped), skipped)
     assert [(turns[0].answer, turns[0].regions) for turns in record.dialogues] == [
         ("A cup.\nIt is red.", (0,)),
         ("A bowl.", (1,)),
@@ -183,9 +159,9 @@ def test_detailed_descriptions_belong_to_one_region_each(tmp_path: Path) -> None
 
 def test_positive_and_negative_questions_name_their_region(tmp_path: Path) -> None:
     talk = _talk("Is the object <region2> a cup?", "No.", "Is the object <region1> a cup?", "Yes.")
-    file = _write(tmp_path / "l.json", [_entry(conversations=talk, file_name="train2017/000000000009.jpg")])
+    file = write(tmp_path / "l.json", [_entry(conversations=talk, file_name="train2017/000000000009.jpg")])
     skipped = Skipped()
-    record = _only(osprey724k.lvis_positive_negative(file, tmp_path, skipped), skipped)
+    record = only(osprey724k.lvis_positive_negative(file, tmp_path, skipped), skipped)
     assert [turns[0].regions for turns in record.dialogues] == [(1,), (0,)]
     assert record.dialogues[0][0].question == "Is the object <mask><pos> a cup?"
     assert record.image == tmp_path / "train2017" / "000000000009.jpg"
@@ -194,7 +170,7 @@ def test_positive_and_negative_questions_name_their_region(tmp_path: Path) -> No
 def test_vcr_names_people_by_class_and_region(tmp_path: Path) -> None:
     points = [[2, 3], [12, 3], [12, 13], [2, 13]]
     meta = {"height": HEIGHT, "width": WIDTH, "boxes": [[2, 3, 12, 13, 0.9]] * 2, "segms": [[points], [points]]}
-    _write(tmp_path / "still.json", meta)
+    write(tmp_path / "still.json", meta)
     entry = {
         "img_fn": "still.jpg",
         "metadata_fn": "still.json",
@@ -208,7 +184,7 @@ def test_vcr_names_people_by_class_and_region(tmp_path: Path) -> None:
     file = tmp_path / "train.jsonl"
     file.write_text(json.dumps(entry) + "\n")
     skipped = Skipped()
-    record = _only(vcr.vcr(file, tmp_path, skipped), skipped)
+    record = only(vcr.vcr(file, tmp_path, skipped), skipped)
     ((first, second),) = record.dialogues
     assert first.question == ("Given region1<mask><pos>, region2<mask><pos>. What does the person at region1 hold?")
     assert first.answer == "The person at region1 holds the dog at region2 and 2 balls."
@@ -219,8 +195,8 @@ def test_vcr_names_people_by_class_and_region(tmp_path: Path) -> None:
 def test_image_text_pairs_have_no_regions(tmp_path: Path) -> None:
     entry = {"image": "GCC/1.jpg", "conversations": _talk("<image>\nDescribe it.", "A street.")}
     skipped = Skipped()
-    file = _write(tmp_path / "chat.json", [entry])
-    record = _only(llava.image_text_pairs(file, tmp_path, skipped), skipped)
+    file = write(tmp_path / "chat.json", [entry])
+    record = only(llava.image_text_pairs(file, tmp_path, skipped), skipped)
     assert record == Record(
         tmp_path / "GCC" / "1.jpg", (), ((Turn("Describe it.", "A street."),),), f"{file}, record 0"
     )
@@ -243,7 +219,7 @@ def test_image_text_pairs_have_no_regions(tmp_path: Path) -> None:
 )
 def test_broken_records_are_named_and_counted(tmp_path: Path, change: dict, reason: str) -> None:
     good = _entry(conversations=_talk("Is <region1> red?", "No."))
-    file = _write(tmp_path / "l.json", [good, {**good, **change}, good])
+    file = write(tmp_path / "l.json", [good, {**good, **change}, good])
     skipped = Skipped()
     assert len(list(osprey724k.lvis_positive_negative(file, tmp_path, skipped))) == 2
     assert skipped.count == 1

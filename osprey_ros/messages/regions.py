@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from math import inf, isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -11,44 +12,49 @@ from osprey_ros.errors import InputError, RegionError
 from osprey_ros.frame import RegionLabel
 from osprey_ros.regions.masks import MaskCrop, mask_from_box, mask_from_polygon, mask_from_rle
 from osprey_ros.regions.regions import MAX_ID, Regions, regions_from_crops
+from osprey_ros.system.warn_once import warn_once
 
 if TYPE_CHECKING:
     from osprey_interfaces.msg import Region, RegionArray  # type: ignore[attr-defined]
 
+_LOGGER = logging.getLogger(__name__)
 RLE, POLYGON, BOX = 0, 1, 2  # the constants of osprey_interfaces/Region
 
 
 def regions_from_message(message: RegionArray) -> tuple[Regions, dict[int, RegionLabel]]:
     """Convert a RegionArray, whose regions may overlap.
 
+    A region that is invalid, or has no pixel inside the image, is left out; it is logged once for its id.
+
     Returns:
         The regions, and the labels by region id.
 
     Raises:
-        InputError: A region is invalid. The text names its id.
+        InputError: All regions are invalid. The text names the id of the first.
     """
     height, width = message.height, message.width
     if not height or not width:
         raise InputError(f"the image size of the regions is {width}x{height} pixels; set height and width")
-    parts = []
+    parts = _Parts("region")
     for region in message.regions:
         try:
-            parts.append(part_of(region, height, width))
+            parts.add(int(region.id), part_of(region, height, width))
         except RegionError as error:
-            raise InputError(f"region {region.id}: {error}") from error
+            parts.leave_out(int(region.id), error)
     labels = {
         int(region.id): RegionLabel(region.label, _score(region))
         for region in message.regions
         if region.label or _score(region)
     }
-    return _regions(parts, [int(region.id) for region in message.regions], height, width), labels
+    return parts.regions(height, width), labels
 
 
 def regions_from_detections(message: Any, height: int, width: int) -> tuple[Regions, dict[int, RegionLabel]]:
     """Convert the boxes of a vision_msgs/Detection2DArray to regions of an image, also of Foxy and Galactic.
 
     The ids of the detections are kept if all are distinct positive integers (as from a tracker). Otherwise they are
-    numbered from 1. The label is the hypothesis with the highest score.
+    numbered from 1. The label is the hypothesis with the highest score. A box that is invalid, or has no pixel inside
+    the image, is left out; it is logged once for its id.
 
     Args:
         message: detections.
@@ -58,10 +64,10 @@ def regions_from_detections(message: Any, height: int, width: int) -> tuple[Regi
         The regions, and the labels by region id.
 
     Raises:
-        InputError: A box is invalid. The text names the detection.
+        InputError: All boxes are invalid. The text names the first detection.
     """
     ids = _detection_ids([_detection_id(detection) for detection in message.detections])
-    parts, labels = [], {}
+    parts, labels = _Parts("detection"), {}
     for number, detection in zip(ids, message.detections, strict=True):
         box = detection.bbox
         # Up to Galactic, the center is a geometry_msgs/Pose2D without the field position.
@@ -69,16 +75,16 @@ def regions_from_detections(message: Any, height: int, width: int) -> tuple[Regi
         center = (float(position.x), float(position.y))
         size = (float(box.size_x), float(box.size_y))
         try:
-            parts.append(mask_from_box(center, size, float(box.center.theta), height, width))
+            parts.add(number, mask_from_box(center, size, float(box.center.theta), height, width))
         except RegionError as error:
-            raise InputError(f"detection {number}: {error}") from error
+            parts.leave_out(number, error)
         # In Foxy, the result itself has the class, under the name id.
         hypotheses = [getattr(result, "hypothesis", result) for result in getattr(detection, "results", ())]
         if hypotheses:
             best = max(hypotheses, key=lambda hypothesis: hypothesis.score if isfinite(hypothesis.score) else -inf)
             label = best.class_id if hasattr(best, "class_id") else best.id
             labels[number] = RegionLabel(str(label), _score(best))
-    return _regions(parts, ids, height, width), labels
+    return parts.regions(height, width), labels
 
 
 def _score(source: Any) -> float:
@@ -87,11 +93,40 @@ def _score(source: Any) -> float:
     return score if isfinite(score) else 0.0
 
 
-def _regions(parts: list[MaskCrop], ids: list[int], height: int, width: int) -> Regions:
-    try:
-        return regions_from_crops(parts, ids, height, width)
-    except RegionError as error:
-        raise InputError(str(error)) from error
+class _Parts:
+    """The masks of one message that can be used.
+
+    Args:
+        name: What warnings and errors call one of them.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name, self._masks = name, dict[int, MaskCrop]()
+        self._reason = ""  # the first one for which a mask was left out
+
+    def add(self, number: int, mask: MaskCrop) -> None:
+        """Add a mask with its id. Raises RegionError for an id that is not possible or was added before."""
+        if not 1 <= number <= MAX_ID:
+            raise RegionError(f"region ids must be 1 to {MAX_ID} (0 is background), not {number}")
+        if number in self._masks:
+            raise RegionError("its id is given twice; give every region an id of its own")
+        self._masks[number] = mask
+        if not mask.mask.any():
+            self._warn(number, "it has no pixel inside the image")
+
+    def leave_out(self, number: int, error: RegionError) -> None:
+        """Leave out a mask that cannot be used."""
+        self._reason = self._reason or f"{self._name} {number}: {error}"
+        self._warn(number, str(error))
+
+    def regions(self, height: int, width: int) -> Regions:
+        """Return the regions of an image. Raises InputError if all were left out."""
+        if self._reason and not self._masks:
+            raise InputError(self._reason)
+        return regions_from_crops(list(self._masks.values()), list(self._masks), height, width)
+
+    def _warn(self, number: int, reason: str) -> None:
+        warn_once(_LOGGER, f"{self._name} {number}", f"{self._name} {number} is left out: {reason}")
 
 
 def part_of(region: Region, height: int, width: int) -> MaskCrop:

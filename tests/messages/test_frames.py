@@ -157,12 +157,43 @@ def test_an_array_without_regions_is_one() -> None:
         ),
         (region_array(Region(id=4, encoding=1, polygon=array.array("f", [1, 2, 3]))), "region 4: its polygon has 3"),
         (region_array(Region(id=0, encoding=2)), r"region ids must be 1 to 2147483647 \(0 is background\), not 0"),
-        (region_array(Region(id=5, encoding=2), Region(id=5, encoding=2)), r"given twice: \[5\]"),
     ],
 )
 def test_wrong_regions_are_named_with_their_topic(message: RegionArray, reason: str) -> None:
     with pytest.raises(InputError, match=f"^/robot/regions: .*{reason}"):
         frame_from_messages(raw(regions=message, regions_from="regions"))
+
+
+CORNER = RegionOfInterest(width=5, height=5)
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (Region(id=4, encoding=9), "region 4 is left out: encoding 9 is not RLE"),
+        (Region(id=0, encoding=2, roi=CORNER), "region 0 is left out: region ids must be 1 to"),
+        (Region(id=3, encoding=2, roi=CORNER), "region 3 is left out: its id is given twice"),
+        (Region(id=4, rle=array.array("I", [60 * 80])), "region 4 is left out: it has no pixel inside the image"),
+    ],
+)
+def test_a_bad_region_is_named_once_and_the_others_are_used(
+    bad: Region, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = [Region(id=number, encoding=2, roi=CORNER) for number in (3, 5)]
+    for _ in range(2):
+        regions, _ = regions_from_message(region_array(good[0], bad, good[1]))
+        assert regions.ids.tolist() == [3, 5]
+    (line,) = caplog.messages
+    assert reason in line
+
+
+def test_a_bad_detection_is_named_once_and_the_others_are_used(caplog: pytest.LogCaptureFixture) -> None:
+    good, bad = (20.0, 15.0, 20.0, 10.0, 0.0), (20.0, 15.0, float("nan"), 10.0, 0.0)
+    outside = (200.0, 15.0, 20.0, 10.0, 0.0)
+    message = SimpleNamespace(detections=[detection("8", bad), detection("9", good), detection("10", outside)])
+    for _ in range(2):
+        assert regions_from_detections(message, 60, 80)[0].ids.tolist() == [9]
+    assert [line.split(":")[0] for line in caplog.messages] == ["detection 8 is left out", "detection 10 is left out"]
 
 
 def test_boxes_of_detections_are_regions() -> None:

@@ -20,7 +20,6 @@ from export.options import Precisions, Targets
 from export.plans import make_plan
 from export.resources import Sizes
 from export.samples import VerificationSample
-from export.streamed import NORMS
 from export.verify import Limits, verify_bundle
 from export.workspace import Part, Workspace
 from osprey_ros.bundle import fingerprint
@@ -38,13 +37,13 @@ from osprey_ros.engines import machine
 from osprey_torch.checkpoint import Checkpoint
 from osprey_torch.config import OspreyConfig
 from osprey_torch.onnx_graph import to_half
-from osprey_torch.readback import CONFIG, decoder_weights
+from osprey_torch.readback import CONFIG, EMBEDDING_TABLE, decoder_weights
 from osprey_torch.stored_linears import PRODUCTS, stored_name
 from osprey_torch.weight_files import StoredWeight, Tensor, WeightFile, read_index, write_index
 
 VISION_DATA = f"{VISION}.data"
 
-_EMBEDDING_TABLE = "model.embed_tokens.weight"
+_NORMS = ("input_layernorm", "post_attention_layernorm")
 _FINAL_NORM = "model.norm.weight"
 _LM_HEAD = "lm_head"
 
@@ -127,7 +126,7 @@ class BundleParts:
 
     def _embeddings(self) -> list[Path]:
         path = self.workspace.bundle / EMBEDDINGS
-        np.save(path, to_half(_EMBEDDING_TABLE, self.checkpoint.read(_EMBEDDING_TABLE)))
+        np.save(path, to_half(EMBEDDING_TABLE, self.checkpoint.read(EMBEDDING_TABLE)))
         return [path]
 
     def _tokenizer(self) -> list[Path]:
@@ -140,7 +139,7 @@ class BundleParts:
     def _layer(self, layer: int) -> list[Path]:
         prefix = f"model.layers.{layer}"
         groups = [[f"{prefix}.{part}" for part in product] for product in PRODUCTS.values()]
-        return self._write_weights(f"layer{layer:02d}", groups, [f"{prefix}.{norm}.weight" for norm in NORMS])
+        return self._write_weights(f"layer{layer:02d}", groups, [f"{prefix}.{norm}.weight" for norm in _NORMS])
 
     def _lm_head(self) -> list[Path]:
         return self._write_weights(_LM_HEAD, [[_LM_HEAD]], [_FINAL_NORM])

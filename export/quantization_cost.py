@@ -11,6 +11,7 @@ import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,6 @@ import numpy as np
 from export.build import Precisions, build_bundle
 from export.figures import TokenFigures
 from export.samples import VerificationSample, scenes_of_test_split
-from export.streamed import LINEARS
 from export.verify import QUESTION
 from export.verify_decoder import Answers, Conversation, ask_engine, follow_with_engine
 from export.verify_encoders import EncoderInputs, Tokens, encode_with_engines
@@ -32,6 +32,7 @@ from osprey_ros.engines.base import load_engine
 from osprey_torch.checkpoint import Checkpoint, save_checkpoint
 from osprey_torch.quantize import quantize_linear
 from osprey_torch.readback import model_from_bundle
+from osprey_torch.stored_linears import PRODUCTS
 
 log = logging.getLogger("export.quantization_cost")
 
@@ -126,7 +127,7 @@ def distance_from_grid(checkpoint: Checkpoint) -> float:
     """Return the squared error of the int4 decoder weights, relative to their squares; 0 if they are on its grid."""
     error = total = 0.0
     for layer in range(checkpoint.config.num_layers):
-        for part in LINEARS:
+        for part in chain(*PRODUCTS.values()):
             weight = checkpoint.read(f"model.layers.{layer}.{part}.weight")
             error += float(np.square(quantize_linear(weight, 4).dequantize() - weight).sum(dtype=np.float64))
             total += float(np.square(weight).sum(dtype=np.float64))

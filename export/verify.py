@@ -21,9 +21,9 @@ import torch
 
 from export.figures import STAGES, Limit, Limits, StageFigures, TokenFigures, VerificationError
 from export.samples import VerificationSample
-from export.streamed import StreamedDecoder
-from export.verify_decoder import Conversation, Script, ask_engine, compare_graph, compare_words, follow
-from export.verify_encoders import EncoderInputs, Tokens, compare_encoders, encode_with_engines, encode_with_torch
+from export.streamed import streamed_model
+from export.verify_decoder import Conversation, ask_engine, compare_graph, compare_words, follow
+from export.verify_encoders import EncoderInputs, compare_encoders, encode_with_engines, encode_with_torch
 from osprey_ros.bundle.manifest import EMBEDDINGS, EngineEntry, onnx_engines
 from osprey_ros.decoding.decoder import Decoder
 from osprey_ros.decoding.prompt import QUESTIONS, PromptBuilder
@@ -31,7 +31,7 @@ from osprey_ros.engines.base import Engine, load_engine
 from osprey_ros.system.process_memory import release_freed_memory
 from osprey_torch.checkpoint import Checkpoint
 from osprey_torch.config import OspreyConfig
-from osprey_torch.readback import Read
+from osprey_torch.readback import EMBEDDING_TABLE, Read
 
 __all__ = ["STAGES", "Limit", "Limits", "VerificationError", "verify_bundle"]
 
@@ -89,40 +89,51 @@ def verify_bundle(
     samples = [sample for sample in samples if sample.ids.any()]
     if not samples:
         raise VerificationError("no region to compare: the images have none")
+
+    stages, tokens = {stage: StageFigures() for stage in STAGES}, TokenFigures()
     inputs = [EncoderInputs.of(sample, config, max_regions) for sample in samples]
-
-    def open_engine(role: str) -> Engine:
-        return load(files[role], entries[role])
-
-    stages = {stage: StageFigures() for stage in STAGES}
-    own, exact = _encode(inputs, open_engine, config, checkpoint.read, stages)
+    engine = encode_with_engines(inputs, lambda role: load(files[role], entries[role]))
+    model = streamed_model(config, checkpoint.read, spec.num_layers)
+    exact = encode_with_torch(inputs, model)
+    for pair in zip(engine, exact, strict=True):
+        compare_encoders(*pair, stages)
 
     log.info("verify: decoder engine, %d of %d layers", spec.num_layers, config.num_layers)
+    own = [one.tokens for one in engine]
     table = np.load(folder / EMBEDDINGS, mmap_mode="r", allow_pickle=False)
-    runner = Decoder(open_engine("decoder"), spec)
+    runner = Decoder(load(files["decoder"], entries["decoder"]), spec)
     answers = [ask_engine(runner, one, table, conversation) for one in own]
     del runner  # the largest engine makes room for PyTorch
     release_freed_memory()
 
     log.info("verify: decoder in PyTorch with the weights of the engine")
-    scripts = [Script.of(*pair, table, conversation) for pair in zip(own, answers, strict=True)]
-    same_weights = follow(StreamedDecoder(config, weights, spec.num_layers), scripts)
+    same = streamed_model(config, lambda name: table if name == EMBEDDING_TABLE else weights(name), spec.num_layers)
+    for pair in zip(answers, follow(same, own, answers, conversation), strict=True):
+        compare_graph(*pair, stages)
     log.info("verify: decoder in PyTorch with the weights of the checkpoint")
-    table = checkpoint.read("model.embed_tokens.weight")
-    scripts = [Script.of(*pair, table, conversation) for pair in zip(exact, answers, strict=True)]
-    del table
-    release_freed_memory()
-    references = follow(StreamedDecoder(config, checkpoint.read, spec.num_layers), scripts)
+    references = follow(model, [one.tokens for one in exact], answers, conversation)
+    for pair in zip(answers, references, strict=True):
+        compare_words(*pair, stages, tokens, limits.margin)
+    figures = _figures(samples, {"compared": spec.num_layers, "all": config.num_layers}, stages, tokens, limits)
+    failures = _failures(stages, tokens, limits)
+    if failures:
+        failed = {"verified": False, "failures": failures, **figures}
+        raise VerificationError("engines differ from PyTorch: " + "; ".join(failures), failed)
+    return {"verified": True, **figures}
 
-    tokens = TokenFigures()
-    for n, answer in enumerate(answers):
-        compare_graph(answer, same_weights[n], stages)
-        compare_words(answer, references[n], stages, tokens, limits.margin)
-    figures = {
+
+def _figures(
+    samples: Sequence[VerificationSample],
+    layers: Mapping[str, int],
+    stages: Mapping[str, StageFigures],
+    tokens: TokenFigures,
+    limits: Limits,
+) -> dict[str, Any]:
+    return {
         "reference": "PyTorch fp32",
         "pictures": [sample.name for sample in samples],
         "question": QUESTION,
-        "decoder_layers": {"compared": spec.num_layers, "all": config.num_layers},
+        "decoder_layers": dict(layers),
         "stages": {
             stage: {**found.to_json(), "limits": asdict(getattr(limits, stage))} for stage, found in stages.items()
         },
@@ -133,26 +144,6 @@ def verify_bundle(
         },
         "versions": {"onnxruntime": onnxruntime.__version__, "torch": torch.__version__},
     }
-    failures = _failures(stages, tokens, limits)
-    if failures:
-        failed = {"verified": False, "failures": failures, **figures}
-        raise VerificationError("engines differ from PyTorch: " + "; ".join(failures), failed)
-    return {"verified": True, **figures}
-
-
-def _encode(
-    inputs: Sequence[EncoderInputs],
-    open_engine: Callable[[str], Engine],
-    config: OspreyConfig,
-    read: Read,
-    stages: Mapping[str, StageFigures],
-) -> tuple[list[Tokens], list[Tokens]]:
-    """Compare the encoders and return the tokens of every image from the engines and from PyTorch."""
-    own = encode_with_engines(inputs, open_engine)
-    exact = encode_with_torch(inputs, config, read)
-    for pair in zip(own, exact, strict=True):
-        compare_encoders(*pair, stages)
-    return [one.tokens for one in own], [one.tokens for one in exact]
 
 
 def _failures(stages: Mapping[str, StageFigures], tokens: TokenFigures, limits: Limits) -> list[str]:

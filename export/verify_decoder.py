@@ -7,15 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from export.figures import StageFigures, TokenFigures
-from export.streamed import PackedRows, StreamedDecoder
 from export.verify_encoders import Tokens
 from osprey_ros.decoding.decoder import Decoder
 from osprey_ros.decoding.kv_cache import HIDDEN, Prefix
 from osprey_ros.decoding.loop import DecodeRequest
 from osprey_ros.decoding.prompt import common_prefix
 from osprey_ros.decoding.prompt_batch import Branches
+from osprey_torch.model import Osprey
+from osprey_torch.packing import NO_TARGET, PREFIX, Sample, collate, pack
 
 _PREFIX_ROWS = 32  # compare logits of this many rows at the end of the prefix; all would be a gigabyte at 32000 tokens
 
@@ -96,51 +98,50 @@ def _logits_along(
     answers: Sequence[np.ndarray],
 ) -> list[np.ndarray]:
     """Return logits [n, V] for every answer of n tokens, all in one run behind the prefix."""
-    branches = [_answered(tokens, table, conversation, answer, n) for n, answer in enumerate(answers)]
-    owners = np.repeat(np.arange(len(branches)), [len(branch) for branch in branches])
-    places = np.concatenate([np.arange(len(branch)) for branch in branches])
-    wanted = np.concatenate(_answer_rows(branches, answers))
+    # The last token of an answer is never an input.
+    branches = [
+        tokens.rows((*conversation.question, *answer[:-1].tolist()), table, n) for n, answer in enumerate(answers)
+    ]
+    lengths = [len(branch) for branch in branches]
+    owners = np.repeat(np.arange(len(branches)), lengths)
+    places = np.concatenate([np.arange(length) for length in lengths])
+    ends = np.cumsum(lengths)
+    wanted = np.concatenate([np.arange(end - len(answer), end) for end, answer in zip(ends, answers, strict=True)])
     logits = decoder.run(np.concatenate(branches), prefix.length + places, causal_mask(owners), wanted, prefix)
     return np.split(logits, np.cumsum([len(answer) for answer in answers])[:-1])
 
 
-@dataclass(frozen=True)
-class Script:
-    """What PyTorch reads to follow the engine about one image.
-
-    rows: the prefix and a branch for every answer. wanted: which rows' logits are compared, of the prefix, then of each
-    answer.
-    """
-
-    rows: PackedRows
-    wanted: list[np.ndarray]
-
-    @classmethod
-    def of(cls, tokens: Tokens, answers: Answers, table: np.ndarray, conversation: Conversation) -> Script:
-        """Build from the tokens and embedding table [V, H] of one side, and the answers of the engine."""
-        prefix = tokens.rows(conversation.prefix, table)
-        branches = [_answered(tokens, table, conversation, answer, n) for n, answer in enumerate(answers.tokens)]
-        end = np.arange(max(0, len(prefix) - _PREFIX_ROWS), len(prefix))
-        return cls(
-            PackedRows.pack(torch.from_numpy(prefix), [torch.from_numpy(branch) for branch in branches]),
-            [end, *(len(prefix) + rows for rows in _answer_rows(branches, answers.tokens))],
-        )
-
-
-def follow(streamed: StreamedDecoder, scripts: Sequence[Script]) -> list[Answers]:
+@torch.inference_mode()
+def follow(
+    model: Osprey, images: Sequence[Tokens], answers: Sequence[Answers], conversation: Conversation
+) -> list[Answers]:
     """Run PyTorch along the answers of the engine, all images in one pass over the layers.
 
-    Returned are the tokens that PyTorch would say next at every step, and its logits.
+    Returned are the tokens that PyTorch would choose next at every step, and its logits.
     """
-    states = streamed.run([script.rows for script in scripts])
-    wanted = [torch.from_numpy(np.concatenate(script.wanted)) for script in scripts]
+    sequences = [
+        pack(
+            [Sample.of(conversation.prompt, tuple(tokens.tolist()), n) for n, tokens in enumerate(answer.tokens)],
+            len(image.image),
+        )
+        for image, answer in zip(images, answers, strict=True)
+    ]
+    encoded = (
+        pad_sequence([torch.from_numpy(tokens) for tokens in part], batch_first=True)
+        for part in zip(*((one.image, one.mask, one.position) for one in images), strict=True)
+    )
+    hidden = model.hidden_states(*encoded, collate(sequences))
+    # The last rows of each prefix, then the rows that predict the tokens of its answers.
+    wanted = [
+        np.append(np.flatnonzero(one.branches == PREFIX)[-_PREFIX_ROWS:], np.flatnonzero(one.targets != NO_TARGET))
+        for one in sequences
+    ]
+    logits = model.lm_head(torch.cat([states[rows] for states, rows in zip(hidden, wanted, strict=True)])).numpy()
     result = []
-    for script, logits in zip(
-        scripts, streamed.logits([state[rows] for state, rows in zip(states, wanted, strict=True)]), strict=True
-    ):
-        lengths = [len(rows) for rows in script.wanted]
-        prefix_logits, *answer_logits = np.split(logits.numpy(), np.cumsum(lengths)[:-1])
-        result.append(Answers([one.argmax(axis=-1) for one in answer_logits], prefix_logits, answer_logits))
+    for own, answer in zip(np.split(logits, np.cumsum([len(rows) for rows in wanted])[:-1]), answers, strict=True):
+        starts = len(own) - np.cumsum([len(tokens) for tokens in answer.tokens[::-1]])[::-1]
+        prefix, *steps = np.split(own, starts)
+        result.append(Answers([one.argmax(axis=-1) for one in steps], prefix, steps))
     return result
 
 
@@ -169,16 +170,3 @@ def causal_mask(owners: np.ndarray) -> np.ndarray:
     """
     result: np.ndarray = np.where(np.tril(owners[:, None] == owners[None, :]), np.float32(0), HIDDEN)
     return result
-
-
-def _answered(
-    tokens: Tokens, table: np.ndarray, conversation: Conversation, answer: np.ndarray, region: int
-) -> np.ndarray:
-    """Return the rows of the question and the answer, without the last token, which is never an input."""
-    return tokens.rows((*conversation.question, *answer[:-1].tolist()), table, region)
-
-
-def _answer_rows(branches: Sequence[np.ndarray], answers: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return for each branch the rows from which the tokens of its answer are chosen, counted over all branches."""
-    ends = np.cumsum([len(branch) for branch in branches])
-    return [np.arange(end - len(answer), end) for end, answer in zip(ends, answers, strict=True)]

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import nn
 
 from export.figures import StageFigures
 from export.graph_mask_extractor import LEVELS
@@ -21,7 +20,6 @@ from osprey_ros.system.process_memory import release_freed_memory
 from osprey_ros.vision.preprocess import preprocess
 from osprey_torch.config import OspreyConfig
 from osprey_torch.model import Osprey
-from osprey_torch.readback import Read
 
 log = logging.getLogger(__name__)
 
@@ -102,28 +100,17 @@ def encode_with_engines(inputs: Sequence[EncoderInputs], load: Callable[[str], E
 
 
 @torch.inference_mode()
-def encode_with_torch(inputs: Sequence[EncoderInputs], config: OspreyConfig, read: Read) -> list[Encoded]:
-    """Run the vision tower, then the mask extractor in fp32 PyTorch with the weights that `read` returns."""
-    log.info("verify: vision in PyTorch")
-    model = _without_weights(config)
-    _give_weights(model.model.vision_tower, "model.vision_tower.", read)
-    _give_weights(model.model.mm_projector, "model.mm_projector.", read)
+def encode_with_torch(inputs: Sequence[EncoderInputs], model: Osprey) -> list[Encoded]:
+    """Run the vision tower over all images at once, then the mask extractor, in fp32 PyTorch."""
+    log.info("verify: vision and mask extractor in PyTorch")
+    features, image_tokens = model.encode_image(torch.from_numpy(np.concatenate([one.pixels for one in inputs])))
     encoded = []
-    for one in inputs:
-        features, tokens = model.encode_image(torch.from_numpy(one.pixels))
-        encoded.append(Encoded([feature.numpy() for feature in features], tokens[0].numpy()))
-    del model
-    release_freed_memory()
-    log.info("verify: mask extractor in PyTorch")
-    model = _without_weights(config)
-    _give_weights(model.mask_extractor, "mask_extractor.", read)
-    for one, out in zip(inputs, encoded, strict=True):
-        maps = [torch.from_numpy(feature) for feature in out.features]
+    for n, one in enumerate(inputs):
+        maps = [level[n : n + 1] for level in features]
         masks = [torch.from_numpy(mask) for mask in one.masks]
         mask_tokens, position_tokens = model.encode_regions(maps, masks, torch.from_numpy(one.positions))
-        out.regions = (mask_tokens.numpy(), position_tokens.numpy())
-    del model
-    release_freed_memory()
+        regions = (mask_tokens.numpy(), position_tokens.numpy())
+        encoded.append(Encoded([level.numpy() for level in maps], image_tokens[n].numpy(), regions))
     return encoded
 
 
@@ -145,15 +132,3 @@ def _run(engine: Engine, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]
 def _typed(engine: Engine, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return arrays in the types of the engine's inputs of these names."""
     return {name: array.astype(engine.input_dtypes[name]) for name, array in inputs.items()}
-
-
-def _without_weights(config: OspreyConfig) -> Osprey:
-    with torch.device("meta"):
-        return Osprey(config).eval()
-
-
-def _give_weights(module: nn.Module, prefix: str, read: Read) -> None:
-    """Fill a module that was made without memory for its weights."""
-    names = list(module.state_dict(prefix=prefix))
-    state = {name.removeprefix(prefix): torch.from_numpy(read(name)) for name in names}
-    module.load_state_dict(state, assign=True)

@@ -27,6 +27,7 @@ Read = Callable[[str], np.ndarray]
 
 # The checkpoint's configuration goes with the bundle: the runtime does not need it, tools that rebuild the model do.
 CONFIG = "config.json"
+EMBEDDING_TABLE = "model.embed_tokens.weight"
 
 
 def model_from_bundle(bundle: Bundle) -> Osprey:
@@ -35,9 +36,8 @@ def model_from_bundle(bundle: Bundle) -> Osprey:
     model = Osprey(config)
     encoders = _encoder_weights(bundle.path(VISION)) | _encoder_weights(bundle.path(MASK_EXTRACTOR))
     decoder = decoder_weights(bundle.path(DECODER))
-    embeddings = "model.embed_tokens.weight"
     for name, parameter in model.state_dict().items():  # each shares its memory with the model's own
-        if name == embeddings:
+        if name == EMBEDDING_TABLE:
             array = np.load(bundle.path(EMBEDDINGS)).astype(np.float32)
         elif name.endswith(".gamma"):
             # A float32 graph carries it inside fc2, a float16 one beside it.

@@ -1,4 +1,4 @@
-"""The language model layer by layer against the whole one."""
+"""The model part by part against the whole one."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import pytest
 import torch
 from tiny import TINY
 
-from export.streamed import PackedRows, StreamedDecoder
+from export.streamed import streamed_model
+from osprey_ros.decoding.prompt import IMAGE, MASK, POSITION
 from osprey_torch.model import Osprey
+from osprey_torch.packing import PADDING, PackedBatch, Sample, collate, pack
 
 CONFIG = TINY.with_vocabulary(50)
 
@@ -32,60 +34,68 @@ def read(model: Osprey) -> Callable[[str], np.ndarray]:
     return lambda name: state[name].numpy()
 
 
-def _rows(count: int, seed: int) -> torch.Tensor:
-    return torch.randn(count, CONFIG.hidden_size, generator=torch.Generator().manual_seed(seed))
+@pytest.fixture
+def batch() -> PackedBatch:
+    """Two images, one with two regions and one with a single region: sequences of unequal length."""
+    prompt = (1, IMAGE, 5, 6, MASK, POSITION, 7)
+    one, two, three = (Sample.of(prompt, answer, n) for n, answer in ((0, (8, 9, 2)), (1, (10, 2)), (0, (11, 2))))
+    return collate([pack([one, two], CONFIG.image_tokens), pack([three], CONFIG.image_tokens)])
 
 
 @torch.inference_mode()
-def _reference(model: Osprey, rows: torch.Tensor) -> torch.Tensor:
-    """Logits [S, V] of one plain sequence."""
-    return model.lm_head(model.model(inputs_embeds=rows[None], use_cache=False).last_hidden_state[0])
+def _hidden(model: Osprey, batch: PackedBatch) -> torch.Tensor:
+    random = torch.Generator().manual_seed(1)
+    tokens = [torch.randn(2, count, CONFIG.hidden_size, generator=random) for count in (CONFIG.image_tokens, 2, 2)]
+    return model.hidden_states(*tokens, batch)
 
 
-def test_sequences_of_unequal_length_equal_the_whole_model(model: Osprey, read: Callable) -> None:
-    sequences = [_rows(21, 1), _rows(4, 2)]
-    decoder = StreamedDecoder(CONFIG, read)
-    found = decoder.logits(decoder.run([PackedRows.pack(rows) for rows in sequences]))
-    for logits, rows in zip(found, sequences, strict=True):
-        torch.testing.assert_close(logits, _reference(model, rows), rtol=1e-4, atol=1e-5)
+def test_packed_sequences_equal_those_of_the_whole_model(model: Osprey, read: Callable, batch: PackedBatch) -> None:
+    found, expected = (_hidden(one, batch) for one in (streamed_model(CONFIG, read), model))
+    seen = batch.branches != PADDING
+    torch.testing.assert_close(found[seen], expected[seen], rtol=1e-4, atol=1e-5)
+    with torch.inference_mode():
+        torch.testing.assert_close(streamed_model(CONFIG, read).lm_head(found), model.lm_head(found))
 
 
-def test_branches_behind_one_prefix_equal_each_alone(model: Osprey, read: Callable) -> None:
-    prefix, branches = _rows(9, 3), [_rows(5, 4), _rows(1, 5), _rows(3, 6)]
-    decoder = StreamedDecoder(CONFIG, read)
-    (states,) = decoder.run([PackedRows.pack(prefix, branches)])
-    (logits,) = decoder.logits([states])
-    start = len(prefix)
-    torch.testing.assert_close(logits[:start], _reference(model, prefix), rtol=1e-4, atol=1e-5)
-    for rows in branches:
-        alone = _reference(model, torch.cat([prefix, rows]))[len(prefix) :]
-        torch.testing.assert_close(logits[start : start + len(rows)], alone, rtol=1e-4, atol=1e-5)
-        start += len(rows)
+def test_an_image_and_its_regions_equal_those_of_the_whole_model(model: Osprey, read: Callable) -> None:
+    size, random = CONFIG.image_size, torch.Generator().manual_seed(2)
+    pixels = torch.randn(2, 3, size, size, generator=random)
+    masks = [torch.randint(0, 2, (3, *level), generator=random).float() for level in CONFIG.feature_sizes]
+    positions = torch.rand(3, CONFIG.position_size, CONFIG.position_size, generator=random)
+    results = []
+    with torch.inference_mode():
+        for one in (streamed_model(CONFIG, read), model):
+            features, image = one.encode_image(pixels)
+            results.append([*features, image, *one.encode_regions([f[:1] for f in features], masks, positions)])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_first_layers_alone_equal_a_model_that_has_no_more(model: Osprey, read: Callable) -> None:
-    rows = _rows(7, 7)
-    decoder = StreamedDecoder(CONFIG, read, layers=1)
-    (logits,) = decoder.logits(decoder.run([PackedRows.pack(rows)]))
+def test_the_first_layers_alone_equal_a_model_that_has_no_more(
+    model: Osprey, read: Callable, batch: PackedBatch
+) -> None:
+    found = _hidden(streamed_model(CONFIG, read, layers=1), batch)
     whole = model.model.layers
     try:
         model.model.layers = whole[:1]
-        expected = _reference(model, rows)
+        expected = _hidden(model, batch)
     finally:
         model.model.layers = whole
-    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_one_layer_is_read_at_a_time_and_each_is_logged(read: Callable, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_weight_is_read_once_and_not_kept(read: Callable, batch: PackedBatch) -> None:
     names: list[str] = []
 
     def noted(name: str) -> np.ndarray:
+        held = sum(parameter.device.type != "meta" for parameter in streamed.parameters())
+        assert held <= 2, "the weights of a part before are still in memory"
         names.append(name)
         return read(name)
 
-    decoder = StreamedDecoder(CONFIG, noted)
-    with caplog.at_level("INFO"):
-        decoder.run([PackedRows.pack(_rows(3, 8)), PackedRows.pack(_rows(2, 9))])
-    assert caplog.messages == ["verify: layer 1 of 2", "verify: layer 2 of 2"]
-    assert [name.split(".")[2] for name in names] == ["0"] * 9 + ["1"] * 9
-    assert len(names) == len(set(names)) == 2 * 9
+    streamed = streamed_model(CONFIG, noted)
+    _hidden(streamed, batch)
+    layers = [int(name.split(".")[2]) for name in names if name.startswith("model.layers.")]
+    assert layers == sorted(layers)
+    assert len(names) == len(set(names)) == 1 + 2 * 9 + 1  # the embedding table, nine for each layer, the last norm
+    assert all(parameter.device.type == "meta" for parameter in streamed.parameters())

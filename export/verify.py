@@ -95,8 +95,8 @@ def verify_bundle(
     engine = encode_with_engines(inputs, lambda role: load(files[role], entries[role]))
     model = streamed_model(config, checkpoint.read, spec.num_layers)
     exact = encode_with_torch(inputs, model)
-    for pair in zip(engine, exact, strict=True):
-        compare_encoders(*pair, stages)
+    for found, reference in zip(engine, exact, strict=True):
+        compare_encoders(found, reference, stages)
 
     log.info("verify: decoder engine, %d of %d layers", spec.num_layers, config.num_layers)
     own = [one.tokens for one in engine]
@@ -108,12 +108,12 @@ def verify_bundle(
 
     log.info("verify: decoder in PyTorch with the weights of the engine")
     same = streamed_model(config, lambda name: table if name == EMBEDDING_TABLE else weights(name), spec.num_layers)
-    for pair in zip(answers, follow(same, own, answers, conversation), strict=True):
-        compare_graph(*pair, stages)
+    for answer, other in zip(answers, follow(same, own, answers, conversation), strict=True):
+        compare_graph(answer, other, stages)
     log.info("verify: decoder in PyTorch with the weights of the checkpoint")
     references = follow(model, [one.tokens for one in exact], answers, conversation)
-    for pair in zip(answers, references, strict=True):
-        compare_words(*pair, stages, tokens, limits.margin)
+    for answer, other in zip(answers, references, strict=True):
+        compare_words(answer, other, stages, tokens, limits.margin)
     figures = _figures(samples, {"compared": spec.num_layers, "all": config.num_layers}, stages, tokens, limits)
     failures = _failures(stages, tokens, limits)
     if failures:

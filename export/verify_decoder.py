@@ -122,15 +122,15 @@ def follow(
     sequences = [
         pack(
             [Sample.of(conversation.prompt, tuple(tokens.tolist()), n) for n, tokens in enumerate(answer.tokens)],
-            len(image.image),
+            len(one.image),
         )
-        for image, answer in zip(images, answers, strict=True)
+        for one, answer in zip(images, answers, strict=True)
     ]
-    encoded = (
-        pad_sequence([torch.from_numpy(tokens) for tokens in part], batch_first=True)
-        for part in zip(*((one.image, one.mask, one.position) for one in images), strict=True)
+    image, mask, position = (
+        pad_sequence([torch.from_numpy(getattr(one, part)) for one in images], batch_first=True)
+        for part in ("image", "mask", "position")
     )
-    hidden = model.hidden_states(*encoded, collate(sequences))
+    hidden = model.hidden_states(image, mask, position, collate(sequences))
     # The last rows of each prefix, then the rows that predict the tokens of its answers.
     wanted = [
         np.append(np.flatnonzero(one.branches == PREFIX)[-_PREFIX_ROWS:], np.flatnonzero(one.targets != NO_TARGET))

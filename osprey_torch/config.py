@@ -13,7 +13,7 @@ STRIDES = (4, 8, 16, 32)
 IMAGE_TOKEN_LEVEL = 2  # res4, stride 16
 
 # What `config.json` calls the fields that every LLaMA has; the key-value heads are the heads.
-_LLAMA_KEYS = {
+LLAMA_KEYS = {
     "hidden_size": "hidden_size",
     "intermediate_size": "intermediate_size",
     "num_hidden_layers": "num_layers",
@@ -26,6 +26,7 @@ _LLAMA_KEYS = {
     "bos_token_id": "bos_id",
     "eos_token_id": "eos_id",
 }
+_OPTIONAL = ("rms_norm_eps", "rope_theta", "bos_token_id", "eos_token_id")  # the defaults are those of LLaMA
 
 
 @dataclass(frozen=True)
@@ -87,25 +88,8 @@ class OspreyConfig:
 
     def model_spec(self) -> ModelSpec:
         """Return the numbers that the runtime needs, the `model` part of a manifest."""
-        return ModelSpec(
-            image_size=self.image_size,
-            image_mean=self.image_mean,
-            image_std=self.image_std,
-            feature_channels=self.vision_channels,
-            feature_strides=STRIDES,
-            image_tokens=self.image_tokens,
-            position_size=self.position_size,
-            hidden_size=self.hidden_size,
-            num_layers=self.num_layers,
-            num_heads=self.num_heads,
-            head_dim=self.head_dim,
-            vocab_size=self.vocab_size,
-            max_positions=self.max_positions,
-            bos_id=self.bos_id,
-            eos_id=self.eos_id,
-            mask_id=self.mask_id,
-            pos_id=self.pos_id,
-        )
+        own = {f.name: getattr(self, f.name) for f in fields(ModelSpec) if hasattr(self, f.name)}
+        return ModelSpec(feature_channels=self.vision_channels, feature_strides=STRIDES, **own)
 
     def to_json(self) -> dict[str, Any]:
         """Return `config.json` of the published layout; what LLaMA has no name for lies under "osprey"."""
@@ -114,8 +98,8 @@ class OspreyConfig:
             "model_type": "osprey",
             "mm_projector_type": "mlp2x_gelu",
             "mm_hidden_size": self.vision_channels[IMAGE_TOKEN_LEVEL],
-            **{key: getattr(self, name) for key, name in _LLAMA_KEYS.items()},
-            "osprey": {key: value for key, value in asdict(self).items() if key not in _LLAMA_KEYS.values()},
+            **{key: getattr(self, name) for key, name in LLAMA_KEYS.items()},
+            "osprey": {key: value for key, value in asdict(self).items() if key not in LLAMA_KEYS.values()},
         }
 
     @classmethod
@@ -142,27 +126,14 @@ class OspreyConfig:
         scaling = data.get("rope_scaling") or parameters
         if scaling.get("rope_type", scaling.get("type", "default")) != "default":
             raise ValueError(f"rope_scaling is {scaling!r}: Osprey's rotary positions are not scaled")
-        rope = data.get("rope_theta", parameters.get("rope_theta", 10000.0))
         own = dict(data.get("osprey", {}))
         unknown = set(own) - {f.name for f in fields(cls)}
         if unknown:
             raise ValueError(f"unknown keys under 'osprey' in config.json: {sorted(unknown)}")
         own = {key: tuple(value) if isinstance(value, list) else value for key, value in own.items()}
-        own.setdefault("mask_id", data["vocab_size"])
-        own.setdefault("pos_id", data["vocab_size"] + 1)
-        return cls(
-            hidden_size=data["hidden_size"],
-            intermediate_size=data["intermediate_size"],
-            num_layers=data["num_hidden_layers"],
-            num_heads=heads,
-            vocab_size=data["vocab_size"],
-            max_positions=data["max_position_embeddings"],
-            rms_norm_eps=data.get("rms_norm_eps", 1e-5),
-            rope_theta=rope,
-            bos_id=data.get("bos_token_id", 1),
-            eos_id=data.get("eos_token_id", 2),
-            **own,
-        )
+        llama = {key: getattr(cls, LLAMA_KEYS[key]) for key in _OPTIONAL} | parameters | data
+        own |= {name: llama[key] for key, name in LLAMA_KEYS.items() if key != "num_key_value_heads"}
+        return cls(**{"mask_id": data["vocab_size"], "pos_id": data["vocab_size"] + 1, **own})
 
 
 OSPREY_7B = OspreyConfig()

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaModel
 
 from osprey_ros.decoding.prompt import IMAGE, MASK, POSITION
-from osprey_torch.config import IMAGE_TOKEN_LEVEL, OspreyConfig
+from osprey_torch.config import IMAGE_TOKEN_LEVEL, LLAMA_KEYS, OspreyConfig
 from osprey_torch.mask_extractor import MaskExtractor
 from osprey_torch.packing import PackedBatch
 from osprey_torch.vision import VisionTower
@@ -19,22 +19,9 @@ class OspreyLlama(LlamaModel):  # type: ignore[no-untyped-call]
     """LLaMA with the vision tower and the projector inside, where the published checkpoint has them."""
 
     def __init__(self, config: OspreyConfig):
-        super().__init__(
-            LlamaConfig(
-                hidden_size=config.hidden_size,
-                intermediate_size=config.intermediate_size,
-                num_hidden_layers=config.num_layers,
-                num_attention_heads=config.num_heads,
-                num_key_value_heads=config.num_heads,
-                vocab_size=config.vocab_size,
-                max_position_embeddings=config.max_positions,
-                rms_norm_eps=config.rms_norm_eps,
-                rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-                bos_token_id=config.bos_id,
-                eos_token_id=config.eos_id,
-                attn_implementation="sdpa",  # type: ignore[call-arg]
-            )
-        )
+        shape = {key: getattr(config, name) for key, name in LLAMA_KEYS.items()}
+        rope = {"rope_type": "default", "rope_theta": shape.pop("rope_theta")}
+        super().__init__(LlamaConfig(**shape, rope_parameters=rope, attn_implementation="sdpa"))  # type: ignore[call-arg]
         self.vision_tower = VisionTower(config)
         self.mm_projector = nn.Sequential(
             nn.Linear(config.vision_channels[IMAGE_TOKEN_LEVEL], config.hidden_size),

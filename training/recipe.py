@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -13,13 +13,13 @@ import yaml
 
 from osprey_ros.errors import InputError
 from osprey_sim.render import HEIGHT, WIDTH
-from training.data import Selection
 from training.lora import LoraSettings
 from training.stages import Stage
 
 PRECISIONS = ("fp32", "bf16")
 SAVE_DTYPES = ("fp32", "fp16", "bf16")
 
+_OLD_KEYS = {"recolour": "recolor"}  # spelling of recipes before 0.2
 _WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 T = TypeVar("T")
@@ -141,10 +141,6 @@ class Recipe:
         scenes = max(8, round(self.data.scenes * factor)) if self.data.scenes else 0
         return replace(self, stages=stages, data=replace(self.data, scenes=scenes))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the recipe as plain data."""
-        return asdict(self)
-
 
 def load_recipe(path: Path) -> Recipe:
     """Read a recipe. Raises InputError for a file that is missing or has keys or values that are not possible."""
@@ -162,31 +158,14 @@ def load_recipe(path: Path) -> Recipe:
 
 def recipe_from_mapping(data: Any) -> Recipe:
     """Return a recipe from plain data, as YAML gives it. Raises InputError, or ValueError of a part."""
-    values = dict(_mapping(data, "the recipe"))
-    values["model"] = _make(ModelStart, values.get("model"), "model")
-    sources = dict(_mapping(values.get("data"), "data"))
-    sources["sources"] = tuple(
-        _make(RecordSource, entry, f"data.sources[{n}]") for n, entry in enumerate(sources.get("sources", ()))
-    )
-    values["data"] = _make(DataSources, sources, "data")
-    stages = []
-    for number, entry in enumerate(values.get("stages") or ()):
-        where = f"stages[{number}]"
-        stage = dict(_mapping(entry, where))
-        selection = dict(_mapping(stage.get("selection"), f"{where}.selection"))
-        if "recolour" in selection:  # spelling of recipes before 0.2
-            selection["recolor"] = selection.pop("recolour")
-        stage["selection"] = _make(Selection, selection, f"{where}.selection")
-        stages.append(_make(Stage, stage, where))
-    values["stages"] = tuple(stages)
-    if values.get("lora") is not None:
-        values["lora"] = _make(LoraSettings, values["lora"], "lora")
-    return _make(Recipe, values, "the recipe")
+    return _make(Recipe, data, "the recipe")
 
 
 def _make(kind: type[T], data: Any, where: str) -> T:
     """Return a dataclass from a mapping whose keys are all known and whose required ones are all there."""
-    values = _mapping(data, where)
+    if not isinstance(data, Mapping):
+        raise InputError(f"{where} must be a mapping of keys to values, not {data!r}")
+    values: dict[str, Any] = {_OLD_KEYS.get(name, name): value for name, value in data.items()}
     known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - set(known))
     if unknown:
@@ -200,22 +179,23 @@ def _make(kind: type[T], data: Any, where: str) -> T:
 
 
 def _value(value: Any, hint: Any, where: str) -> Any:
-    """Return a value of a field: numbers, texts and switches checked against its type, lists as tuples."""
-    if isinstance(value, list):
-        return tuple(value)
+    """Return the value of a field, checked against its type: a part of its own, a list as a tuple, or a plain value."""
     allowed = set(get_args(hint)) if get_origin(hint) in (Union, UnionType) else {hint}
+    if value is None and NoneType in allowed:
+        return None
+    for kind in allowed:
+        if is_dataclass(kind):
+            return _make(kind, value, where)  # type: ignore[arg-type]
+        if get_origin(kind) is tuple:
+            if not isinstance(value, list):
+                raise InputError(f"{where} is {value!r}: it must be a list")
+            return tuple(_value(item, get_args(kind)[0], f"{where}[{n}]") for n, item in enumerate(value))
     kinds = allowed & {int, float, str, bool}
-    if not kinds or (value is None and NoneType in allowed):
-        return value  # a part of its own, or what the dataclass itself looks at
+    if not kinds:
+        return value  # the dataclass itself checks it
     if float in kinds and isinstance(value, str):
         with suppress(ValueError):
             return float(value)  # YAML takes 1e-3 for a text, 1.0e-3 for a number
     if type(value) not in kinds and not (float in kinds and type(value) is int):
         raise InputError(f"{where} is {value!r}: it must be {' or '.join(sorted(_WORDS[kind] for kind in kinds))}")
     return value
-
-
-def _mapping(data: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(data, Mapping):
-        raise InputError(f"{where} must be a mapping of keys to values, not {data!r}")
-    return data

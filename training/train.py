@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def claim(folder: Path, recipe: Recipe) -> None:
         InputError: an earlier run with another recipe has left its files there.
     """
     note = folder / "recipe.json"
-    wanted = json.dumps(recipe.to_dict(), indent=1) + "\n"
+    wanted = json.dumps(asdict(recipe), indent=1) + "\n"
     if note.is_file():
         if note.read_text() != wanted:
             raise InputError(f"{folder} holds a run of another recipe ({note}): give another --output or remove it")

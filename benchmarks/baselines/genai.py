@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 from benchmarks.baselines.weights import LlamaWeights, as_float
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.errors import InputError
+from osprey_torch.config import LLAMA_KEYS
 from osprey_torch.quantize import BLOCK, QuantizedLinear
 
 NAME = "onnxruntime-genai"
@@ -46,17 +47,7 @@ def write_llama_folder(weights: LlamaWeights, bundle: Bundle, folder: Path) -> N
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "hidden_act": "silu",
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_heads,
-        "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.max_positions,
-        "rms_norm_eps": config.rms_norm_eps,
-        "rope_theta": config.rope_theta,
-        "bos_token_id": config.bos_id,
-        "eos_token_id": config.eos_id,
+        **{key: getattr(config, name) for key, name in LLAMA_KEYS.items()},
         "tie_word_embeddings": False,
         "torch_dtype": "float16",
     }

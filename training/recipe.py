@@ -165,7 +165,7 @@ def _make(kind: type[T], data: Any, where: str) -> T:
     """Return a dataclass from a mapping whose keys are all known and whose required ones are all there."""
     if not isinstance(data, Mapping):
         raise InputError(f"{where} must be a mapping of keys to values, not {data!r}")
-    values: dict[str, Any] = {_OLD_KEYS.get(name, name): value for name, value in data.items()}
+    values = {str(_OLD_KEYS.get(name, name)): value for name, value in data.items()}
     known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - set(known))
     if unknown:

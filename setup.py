@@ -55,7 +55,7 @@ setup(
         "sim": ["mujoco", "PyOpenGL"],
         "test": ["pytest"],
     },
-    package_data={NAME: ["py.typed"]},
+    package_data={NAME: ["py.typed"], "osprey_sim.meshes": ["kinds.json", "home/*"]},
     zip_safe=False,
     entry_points={
         "console_scripts": [

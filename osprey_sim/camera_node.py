@@ -1,4 +1,4 @@
-"""A ROS 2 node that simulates a camera over a tabletop, with a segmentation and depth.
+"""A ROS 2 node that simulates a camera over a tabletop or in a home, with a segmentation and depth.
 
 Publishes ``image`` (color or gray), ``segmentation`` (mono16 instance ids, 0 is background), ``depth`` (32FC1,
 meters) and ``camera_info`` with one stamp, and ``~/truth`` (std_msgs/String, JSON): the stamp and, for each visible
@@ -23,8 +23,9 @@ from osprey_ros.ros.outputs import messages
 from osprey_ros.ros.parameter_values import converted, given_values, warn_of_unknown
 from osprey_ros.ros.run import run_node
 from osprey_sim import words
+from osprey_sim.object_sets import OBJECT_SETS, TABLETOP, SceneSource
 from osprey_sim.render import Frame, Renderer
-from osprey_sim.scene import MAX_OBJECTS, SPLITS, Scene, sample_scene
+from osprey_sim.scene import MAX_OBJECTS, SPLITS, Scene
 
 FRAME_ID = "camera_optical_frame"
 _QOS_DEPTH = 5
@@ -56,12 +57,14 @@ class SimCamera(Node):
         self._split = self._declare("split", "test", "Split of the scenes.", choices=tuple(SPLITS))
         fewest = self._declare("min_objects", 4, "Smallest number of objects in a scene.", limits=(1, MAX_OBJECTS))
         most = self._declare("max_objects", 9, "Largest number of objects in a scene.", limits=(1, MAX_OBJECTS))
+        objects = self._declare("objects", TABLETOP, "Set of the objects.", choices=OBJECT_SETS)
         encoding = self._declare("encoding", "rgb8", "Encoding of the image.", choices=tuple(_ENCODINGS))
         warn_of_unknown(self, self._given, self._declared)
         if fewest > most:
             raise ValueError(f"min_objects is {fewest} but max_objects is {most}; use min_objects <= max_objects")
         self._objects = (fewest, most)
         self._encoding = encoding
+        self._source = SceneSource(objects)
 
         self._renderer = Renderer(width, height)
         self._image = self.create_publisher(Image, "image", _QOS_DEPTH)
@@ -122,9 +125,9 @@ class SimCamera(Node):
         self._truth.publish(String(data=json.dumps({"stamp": moment, "objects": self._visible})))
 
     def _draw(self, seed: int) -> None:
-        scene = sample_scene(seed, self._split, self._objects)
         assert self._renderer is not None  # it exists before the timer starts
-        self._frame = self._renderer.render(scene)
+        scene = self._source.sample(seed, self._split, self._objects)
+        scene, self._frame = self._source.render(self._renderer, scene)
         self._pixels = _ENCODINGS[self._encoding](self._frame.rgb)
         self._visible = visible_objects(scene, self._frame)
 

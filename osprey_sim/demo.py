@@ -29,6 +29,7 @@ from osprey_ros.errors import OspreyError
 from osprey_ros.messages import images
 from osprey_ros.messages.stamps import stamp_of
 from osprey_sim.node_process import NodeProcess
+from osprey_sim.object_sets import OBJECT_SETS, TABLETOP
 
 if TYPE_CHECKING:
     from osprey_sim.recorder import CameraRecorder
@@ -96,6 +97,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--seed", type=int, default=0, metavar="N", help="number of the first test scene (default: %(default)s)"
     )
     parser.add_argument(
+        "--objects",
+        choices=OBJECT_SETS,
+        default=TABLETOP,
+        help="primitives on a table, or models of real things in a room (default: %(default)s)",
+    )
+    parser.add_argument(
         "--record",
         type=Path,
         metavar="OUT.mcap",
@@ -111,7 +118,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that both nodes end as well
     try:
-        run(options.output, options.bundle, options.frames, options.seed, options.timeout, options.record)
+        run(
+            options.output,
+            options.bundle,
+            options.frames,
+            options.seed,
+            options.timeout,
+            options.record,
+            options.objects,
+        )
     except OspreyError as error:
         print(f"demo failed: {error}", file=sys.stderr)
         return 1
@@ -124,7 +139,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run(output: Path, bundle: str, frames: int, seed: int, timeout: float, record: Path | None = None) -> None:
+def run(
+    output: Path,
+    bundle: str,
+    frames: int,
+    seed: int,
+    timeout: float,
+    record: Path | None = None,
+    objects: str = TABLETOP,
+) -> None:
     """Start both nodes, wait for described frames and write the results.
 
     Raises:
@@ -145,7 +168,7 @@ def run(output: Path, bundle: str, frames: int, seed: int, timeout: float, recor
             stack.enter_context(NodeProcess(name, module, arguments, output / f"{name}.log", os.environ))
             for name, module, arguments in (
                 ("osprey", "osprey_ros.ros.node", _node_arguments(bundle)),
-                ("camera", "osprey_sim.camera_node", _camera_arguments(seed)),
+                ("camera", "osprey_sim.camera_node", _camera_arguments(seed, objects)),
             )
         ]
         print(f"ROS domain {os.environ['ROS_DOMAIN_ID']}: waiting for {frames} described frames", flush=True)
@@ -176,8 +199,9 @@ def _node_arguments(bundle: str) -> list[str]:
     return ["--ros-args", *remapped, *_parameters(bundle=bundle, autostart="true", remember="false")]
 
 
-def _camera_arguments(seed: int) -> list[str]:
-    return ["--ros-args", "-r", "__ns:=/camera", *_parameters(seed=str(seed), rate="2.0", frames_per_scene="1")]
+def _camera_arguments(seed: int, objects: str) -> list[str]:
+    parameters = _parameters(seed=str(seed), rate="2.0", frames_per_scene="1", objects=objects)
+    return ["--ros-args", "-r", "__ns:=/camera", *parameters]
 
 
 def _parameters(**values: str) -> list[str]:

@@ -8,23 +8,22 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from math import tan
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 
+from osprey_sim.assets import FAR, NEAR, Assets
 from osprey_sim.gl import open_context
-from osprey_sim.scene import Scene, Solid, camera_matrix, camera_pose, sample_scene
-from osprey_sim.textures import table_textures
+from osprey_sim.meshes.store import Mesh
+from osprey_sim.scene import Panel, Scene, Solid, camera_matrix, camera_pose, sample_scene
+from osprey_sim.sensor import exposed
 
 WIDTH, HEIGHT = 320, 240  # of the images for training and evaluation
 MIN_AREA = 200  # pixels; evaluation ignores smaller objects
 
-_SHAPES = ("plane", "box", "sphere", "ellipsoid", "cylinder", "capsule")
-_NEAR, _FAR = 0.05, 12.0  # clipping planes in meters
+_SHAPES = ("plane", "box", "sphere", "ellipsoid", "cylinder", "capsule", "mesh")
 _TABLE_SIZE = 3.0  # half side of the table top in meters
 _MAX_GEOMS = 1000
-_SAMPLES = 4  # samples per pixel, for smooth edges
+_MAX_TRIANGLES = 2_000_000  # of the meshes that are kept for the next scenes
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,7 @@ class Frame:
         parts: (instance id, part name) by part id, for the parts of all objects, visible or not.
         depth: float32 [H, W], meters along the optical axis; None if depth was not rendered.
         camera_matrix: float64 [3, 3].
+        albedo: uint8 [H, W, 3], the colors of the surfaces without light; None if it was not rendered.
     """
 
     rgb: np.ndarray
@@ -46,6 +46,7 @@ class Frame:
     parts: dict[int, tuple[int, str]]
     depth: np.ndarray | None
     camera_matrix: np.ndarray
+    albedo: np.ndarray | None = None
 
     @property
     def ros_camera_matrix(self) -> np.ndarray:
@@ -71,16 +72,9 @@ class Renderer:
         self._at_exit = _closer(weakref.ref(self))
         atexit.register(self._at_exit)
         self._mujoco = mujoco
-        self._model = _textured_model(mujoco, width, height)
-        self._materials = {
-            kind: mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_MATERIAL, kind) for kind in table_textures()
-        }
         self._types = {name: int(getattr(mujoco.mjtGeom, f"mjGEOM_{name.upper()}")) for name in _SHAPES}
-        self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
-        # Reversed depth (1 at the near plane): float32 is then most precise far away.
-        self._context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
-        self._stage = mujoco.MjvScene(model=self._model, maxgeom=_MAX_GEOMS)
+        self._upload(())
+        self._stage = mujoco.MjvScene(model=self._assets.model, maxgeom=_MAX_GEOMS)
         self._stage.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = True
         self._stage.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
         self._stage.flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = False
@@ -106,23 +100,35 @@ class Renderer:
             atexit.unregister(self._at_exit)
         self._gl = self._context = None
 
-    def render(self, scene: Scene, depth: bool = True) -> Frame:
-        """Return the rendered frame of a scene. Without `depth`, which saves some time, its depth is None.
+    def preload(self, meshes: Iterable[Mesh]) -> None:
+        """Load meshes at once, before many scenes with them. Otherwise each scene loads those that it adds.
+
+        Raises:
+            RuntimeError: The renderer is closed.
+        """
+        if self._gl is None:
+            raise RuntimeError("this Renderer is closed; create a new one")
+        self._gl.make_current()
+        needed = dict.fromkeys(meshes)
+        if not needed.keys() <= self._assets.meshes.keys():
+            added = sum(len(mesh.faces) for mesh in needed.keys() - self._assets.meshes.keys())
+            kept = self._assets.meshes if self._assets.triangles + added <= _MAX_TRIANGLES else {}
+            self._upload(dict.fromkeys([*kept, *needed]))
+
+    def render(self, scene: Scene, depth: bool = True, albedo: bool = False) -> Frame:
+        """Return the rendered frame of a scene. Depth and albedo are None if they are not asked for.
 
         Raises:
             RuntimeError: The renderer is closed.
             ValueError: The scene has too many primitives.
         """
-        if self._gl is None:
-            raise RuntimeError("this Renderer is closed; create a new one")
-        self._gl.make_current()
+        meshes = [solid.mesh for obj in scene.objects for solid in obj.solids if solid.mesh is not None]
+        self.preload(meshes)
         instance_of, part_of = self._fill(scene)
+        # Surfaces of real models have both sides.
+        self._stage.flags[self._mujoco.mjtRndFlag.mjRND_CULL_FACE] = not meshes
 
-        pixels = np.empty((self.height, self.width, 3), np.uint8)
-        self._set_flags(segment=False)
-        self._mujoco.mjr_render(self._rect, self._stage, self._context)
-        self._mujoco.mjr_readPixels(pixels, None, self._rect, self._context)
-
+        pixels = self._color()
         codes = np.empty((self.height, self.width, 3), np.uint8)
         zbuffer = np.empty((self.height, self.width), np.float32) if depth else None
         self._set_flags(segment=True)
@@ -130,15 +136,38 @@ class Renderer:
         self._mujoco.mjr_readPixels(codes, zbuffer, self._rect, self._context)
         # A pixel's color is the index of its primitive plus one, low byte first. Rows are bottom up.
         numbers = codes[::-1, :, 0].astype(np.int32) + (codes[::-1, :, 1].astype(np.int32) << 8)
+        unlit = None
+        if albedo:
+            self._set_white_light()
+            unlit = self._color()
 
         return Frame(
-            rgb=np.ascontiguousarray(pixels[::-1]),
+            rgb=pixels if scene.sensor is None else exposed(pixels, scene.sensor, scene.seed),
             instance_ids=instance_of[numbers],
             part_ids=part_of[numbers],
             parts={part.part_id: (obj.instance_id, part.name) for obj in scene.objects for part in obj.parts},
             depth=None if zbuffer is None else _meters(zbuffer[::-1]),
             camera_matrix=camera_matrix(scene.camera, self.width, self.height),
+            albedo=unlit,
         )
+
+    def _upload(self, meshes: Iterable[Mesh]) -> None:
+        """Compile assets with these meshes and move them into a new rendering context."""
+        self._assets = Assets(self._mujoco, self.width, self.height, meshes)
+        if self._context is not None:
+            self._context.free()
+        self._context = self._mujoco.MjrContext(self._assets.model, self._mujoco.mjtFontScale.mjFONTSCALE_100.value)
+        self._mujoco.mjr_setBuffer(self._mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
+        # Reversed depth (1 at the near plane): float32 is then most precise far away.
+        self._context.readDepthMap = self._mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
+
+    def _color(self) -> np.ndarray:
+        """Return the colors of the stage, uint8 [H, W, 3]."""
+        pixels = np.empty((self.height, self.width, 3), np.uint8)
+        self._set_flags(segment=False)
+        self._mujoco.mjr_render(self._rect, self._stage, self._context)
+        self._mujoco.mjr_readPixels(pixels, None, self._rect, self._context)
+        return np.ascontiguousarray(pixels[::-1])
 
     def _set_flags(self, segment: bool) -> None:
         flags = self._mujoco.mjtRndFlag
@@ -147,12 +176,16 @@ class Renderer:
 
     def _fill(self, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
         """Put the scene on the stage. Return instance ids and part ids, uint16 [geoms + 1], by segment number."""
-        geoms = 2 + sum(len(obj.solids) for obj in scene.objects)
+        geoms = 2 + len(scene.panels) + sum(len(obj.solids) for obj in scene.objects)
         if geoms > _MAX_GEOMS:
             raise ValueError(f"the scene has {geoms} primitives, more than {_MAX_GEOMS}; use fewer objects")
         instance_of, part_of = np.zeros(geoms + 1, np.uint16), np.zeros(geoms + 1, np.uint16)
         self._stage.ngeom = 0
-        self._add_room(scene)
+        if scene.panels:
+            for panel in scene.panels:
+                self._add_panel(panel)
+        else:
+            self._add_room(scene)
         for obj in scene.objects:
             for solid in obj.solids:
                 number = self._add_solid(solid, obj.position, obj.rotation) + 1
@@ -178,6 +211,8 @@ class Renderer:
         return number
 
     def _add_solid(self, solid: Solid, position: np.ndarray, rotation: np.ndarray) -> int:
+        if solid.mesh is not None:
+            return self._add_mesh(solid.mesh, position, rotation)
         number = self._add(
             solid.shape, solid.size, position + rotation @ solid.position, rotation @ solid.rotation, solid.rgb
         )
@@ -185,11 +220,28 @@ class Renderer:
             self._stage.geoms[number].specular, self._stage.geoms[number].shininess = 0.6, 0.6
         return number
 
+    def _add_mesh(self, mesh: Mesh, position: np.ndarray, rotation: np.ndarray) -> int:
+        asset = self._assets.meshes[mesh]
+        number = self._add(
+            "mesh", (1.0, 1.0, 1.0), position + rotation @ asset.position, rotation @ asset.rotation, mesh.rgb
+        )
+        geom = self._stage.geoms[number]
+        geom.dataid, geom.matid, geom.texcoord = asset.dataid, asset.material, mesh.texture is not None
+        geom.rgba[3], geom.transparent = mesh.opacity, mesh.opacity < 1.0
+        geom.specular, geom.shininess = 0.1 + 0.5 * mesh.specular, 0.2 + 0.4 * mesh.specular
+        return number
+
+    def _add_panel(self, panel: Panel) -> None:
+        number = self._add(panel.shape, panel.size, panel.position, panel.rotation, panel.rgb)
+        geom = self._stage.geoms[number]
+        geom.matid, geom.specular = self._assets.materials.get(panel.pattern, -1), panel.gloss
+        geom.texuniform, geom.texrepeat[:] = 1, 1.0 / panel.period
+
     def _add_room(self, scene: Scene) -> None:
         c, s = np.cos(scene.table.rotation), np.sin(scene.table.rotation)
         turn = np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
         number = self._add("plane", (_TABLE_SIZE, _TABLE_SIZE, 1.0), np.zeros(3), turn, scene.table.rgb)
-        self._stage.geoms[number].matid = self._materials.get(scene.table.kind, -1)
+        self._stage.geoms[number].matid = self._assets.materials.get(scene.table.kind, -1)
         self._stage.geoms[number].specular = 0.05
         yaw = np.radians(scene.camera.azimuth) + scene.wall.yaw
         away = np.array([np.cos(yaw), np.sin(yaw), 0.0])
@@ -217,14 +269,23 @@ class Renderer:
         fill.castshadow = 0
         self._stage.nlight = 2
 
+    def _set_white_light(self) -> None:
+        """Replace all light by white ambient light, so that each surface has its own color."""
+        lamp, fill = self._stage.lights[0], self._stage.lights[1]
+        fill.ambient[:], fill.diffuse[:], fill.specular[:] = (1, 1, 1), (0, 0, 0), (0, 0, 0)
+        lamp.ambient[:], lamp.diffuse[:], lamp.specular[:] = (0, 0, 0), (0, 0, 0), (0, 0, 0)
+        lamp.castshadow = 0
+        for number in range(self._stage.ngeom):
+            self._stage.geoms[number].specular = 0.0
+
     def _set_camera(self, scene: Scene) -> None:
         position, rotation = camera_pose(scene.camera)
-        half = _NEAR * tan(np.radians(scene.camera.fovy) / 2)
+        half = NEAR * tan(np.radians(scene.camera.fovy) / 2)
         for eye in self._stage.camera:
             eye.pos[:], eye.forward[:], eye.up[:] = position, rotation[:, 2], -rotation[:, 1]
             eye.frustum_center, eye.frustum_width = 0.0, 0.0  # width 0: from the aspect ratio of the image
             eye.frustum_bottom, eye.frustum_top = -half, half
-            eye.frustum_near, eye.frustum_far = _NEAR, _FAR
+            eye.frustum_near, eye.frustum_far = NEAR, FAR
             eye.orthographic = 0
 
 
@@ -261,24 +322,4 @@ def _closer(reference: weakref.ref[Renderer]) -> Callable[[], None]:
 def _meters(zbuffer: np.ndarray) -> np.ndarray:
     """Convert reversed z-buffer values [H, W] (1 near, 0 far) to meters, float32."""
     z = zbuffer.astype(np.float64)
-    return (_NEAR * _FAR / (_NEAR + z * (_FAR - _NEAR))).astype(np.float32)
-
-
-def _textured_model(mujoco: ModuleType, width: int, height: int) -> Any:
-    """Return a MuJoCo model without bodies that has the table textures and the buffer, shadow and mesh quality."""
-    spec = mujoco.MjSpec()
-    quality, screen = spec.visual.quality, getattr(spec.visual, "global")
-    quality.offsamples, quality.shadowsize = _SAMPLES, 1024
-    quality.numslices, quality.numstacks, quality.numquads = 20, 9, 1
-    screen.offwidth, screen.offheight = width, height
-    spec.visual.map.shadowclip = 1.0
-    spec.visual.map.znear, spec.visual.map.zfar = _NEAR, _FAR
-    spec.stat.extent = 1.2  # half width in meters of the area that gets shadows
-    for name, image in table_textures().items():
-        texture = spec.add_texture(
-            name=name, type=mujoco.mjtTexture.mjTEXTURE_2D, width=image.shape[1], height=image.shape[0], nchannel=3
-        )
-        texture.data = image.tobytes()
-        material = spec.add_material(name=name, texrepeat=[3.0, 3.0])
-        material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = name
-    return spec.compile()
+    return (NEAR * FAR / (NEAR + z * (FAR - NEAR))).astype(np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import cos, pi, sin, tan
 
@@ -10,6 +11,8 @@ import numpy as np
 from osprey_ros.errors import InputError
 from osprey_sim import catalog
 from osprey_sim.catalog import RGB
+from osprey_sim.meshes.store import Mesh
+from osprey_sim.sensor import Sensor
 from osprey_sim.shapes import Array, axis_rotation, rotation_z
 
 # The random generator is seeded with split and seed, so that equal seeds of two splits give unrelated scenes.
@@ -17,6 +20,7 @@ SPLITS: dict[str, int] = {"train": 0, "validation": 1, "test": 2}
 MAX_OBJECTS = 16
 
 _ASPECT = 4 / 3  # of the images that objects are placed for; wider images show more of the sides
+_CLOSEST = 0.15  # meters from the camera to the nearest corner of an object
 _GAP = 0.008  # meters between two footprints
 _TRIES = 30  # random places per object
 _LAYOUTS = 50  # attempts; the first one nearly always succeeds
@@ -44,11 +48,15 @@ class Light:
 
 @dataclass(frozen=True)
 class Table:
-    """The table top, the plane z = 0. `kind` is a key of catalog.TABLES; `rotation` of its pattern in radians."""
+    """The table top, the plane z = 0. `kind` is a key of catalog.TABLES; `rotation` of its pattern in radians.
+
+    In a home, `noun` says what it is, such as "desk" or "floor", and `kind` is any adjective.
+    """
 
     kind: str
     rgb: RGB
     rotation: float
+    noun: str = "table"
 
 
 @dataclass(frozen=True)
@@ -61,8 +69,32 @@ class Wall:
 
 
 @dataclass(frozen=True)
+class Panel:
+    """A background surface of a room: a plane or a box.
+
+    Attributes:
+        size: Half extents in meters, as in MuJoCo.
+        pattern: A key of textures.surface_textures(), or "plain".
+        period: Length in meters of one repetition of the pattern.
+        gloss: Strength of highlights, 0..1.
+    """
+
+    shape: str
+    position: Array
+    rotation: Array
+    size: tuple[float, float, float]
+    rgb: RGB
+    pattern: str = "plain"
+    period: float = 1.0
+    gloss: float = 0.05
+
+
+@dataclass(frozen=True)
 class Solid:
-    """A primitive of an object in the object's frame, at its final size. part_id is 0 outside of named parts."""
+    """A primitive of an object in the object's frame, at its final size. part_id is 0 outside of named parts.
+
+    The shape "mesh" has its bounding box as position and size, and is drawn where the mesh's own vertices are.
+    """
 
     shape: str
     position: Array
@@ -71,6 +103,7 @@ class Solid:
     rgb: RGB
     glossy: bool
     part_id: int
+    mesh: Mesh | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +122,10 @@ class SceneObject:
         position: float64 [3] meters, the origin of the object's frame in the world.
         rotation: float64 [3, 3], object frame to world.
         middle: float64 [3] meters, the center of the object's bounding box in its own frame.
+        color: Name of its color; "" if it is not known before the object is visible.
+        size: Name of its size; "" for a model of true size.
+        material: "ceramic", or "" if it is not known.
+        model: Name of the model of which it has the meshes, or "".
     """
 
     instance_id: int
@@ -101,11 +138,16 @@ class SceneObject:
     rotation: Array
     middle: Array
     lying: bool = False
+    material: str = ""
+    model: str = ""
 
 
 @dataclass
 class Scene:
-    """A scene. Change the camera or the pose of an object to render a variant."""
+    """A scene. Change the camera or the pose of an object to render a variant.
+
+    A home has `panels` in place of the plane of the table and the wall, and a `sensor` that changes the image.
+    """
 
     seed: int
     split: str
@@ -114,6 +156,8 @@ class Scene:
     table: Table
     wall: Wall
     objects: list[SceneObject] = field(default_factory=list)
+    panels: list[Panel] = field(default_factory=list)
+    sensor: Sensor | None = None
 
     def object(self, instance_id: int) -> SceneObject:
         """Return the object with this instance id. Raise KeyError if there is none."""
@@ -169,14 +213,7 @@ def sample_scene(seed: int, split: str, objects: tuple[int, int] = (4, 9)) -> Sc
         ValueError: An argument is out of range.
         InputError: The table has no room for the objects.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split is {split!r}; use one of {', '.join(SPLITS)}")
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; use a number of at least 0")
-    low, high = objects
-    if not 1 <= low <= high <= MAX_OBJECTS:
-        raise ValueError(f"objects is {objects}; use (low, high) with 1 <= low <= high <= {MAX_OBJECTS}")
-    rng = np.random.default_rng([SPLITS[split], seed])
+    rng = np.random.default_rng(check_arguments(seed, split, objects))
     camera = _sample_camera(rng)
     light = _sample_light(rng, camera)
     kind = str(rng.choice(list(catalog.TABLES)))
@@ -185,15 +222,55 @@ def sample_scene(seed: int, split: str, objects: tuple[int, int] = (4, 9)) -> Sc
         _jitter(rng, _pick(rng, catalog.WALLS), 0.05), float(rng.uniform(0.75, 1.2)), float(rng.uniform(-0.4, 0.4))
     )
     scene = Scene(seed, split, camera, light, table, wall)
-    count = int(rng.integers(low, high + 1))
+    count = int(rng.integers(objects[0], objects[1] + 1))
+    fill_scene(rng, scene, count, lambda number, part: _sample_object(rng, scene, number, part))
+    return scene
+
+
+def check_arguments(seed: int, split: str, objects: tuple[int, int]) -> list[int]:
+    """Return the seed of a scene's random numbers. Raise ValueError if an argument is out of range."""
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; use one of {', '.join(SPLITS)}")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; use a number of at least 0")
+    low, high = objects
+    if not 1 <= low <= high <= MAX_OBJECTS:
+        raise ValueError(f"objects is {objects}; use (low, high) with 1 <= low <= high <= {MAX_OBJECTS}")
+    return [SPLITS[split], seed]
+
+
+def fill_scene(
+    rng: np.random.Generator,
+    scene: Scene,
+    count: int,
+    sample: Callable[[int, int], SceneObject],
+    reach: tuple[float, float] = (0.50, 0.42),
+) -> None:
+    """Place objects at random places that do not overlap.
+
+    Args:
+        sample: Returns an object at the origin, given its instance id and its first part id.
+        reach: Largest distances in meters from the lookat point, to the right and away from the camera.
+
+    Raises:
+        InputError: There is no room for the objects.
+    """
     for _ in range(_LAYOUTS):
-        scene.objects = _place_objects(rng, scene, count)
+        scene.objects = _place_objects(rng, scene, count, sample, reach)
         if len(scene.objects) == count:
-            return scene
-    raise InputError(f"seed {seed} of {split}: no room for {count} objects in {_LAYOUTS} layouts; use fewer objects")
+            return
+    raise InputError(
+        f"seed {scene.seed} of {scene.split}: no room for {count} objects in {_LAYOUTS} layouts; use fewer objects"
+    )
 
 
-def _place_objects(rng: np.random.Generator, scene: Scene, count: int) -> list[SceneObject]:
+def _place_objects(
+    rng: np.random.Generator,
+    scene: Scene,
+    count: int,
+    sample: Callable[[int, int], SceneObject],
+    reach: tuple[float, float],
+) -> list[SceneObject]:
     """Return up to `count` objects, placed one after another at random places; fewer if the table is full."""
     placed: list[SceneObject] = []
     taken: list[Array] = []
@@ -201,11 +278,11 @@ def _place_objects(rng: np.random.Generator, scene: Scene, count: int) -> list[S
     for _ in range(6 * count):
         if len(placed) == count:
             break
-        candidate = _sample_object(rng, scene, len(placed) + 1, next_part)
+        candidate = sample(len(placed) + 1, next_part)
         low, high = _bounds(candidate.solids, candidate.rotation)
         for _ in range(_TRIES):
             yaw = _sample_yaw(rng, scene.camera, candidate)
-            right, away = rng.uniform(-0.50, 0.50), rng.uniform(-0.42, 0.42)
+            right, away = rng.uniform(-reach[0], reach[0]), rng.uniform(-reach[1], reach[1])
             view = np.radians(scene.camera.azimuth)
             x = right * sin(view) + away * cos(view) + scene.camera.lookat[0]
             y = -right * cos(view) + away * sin(view) + scene.camera.lookat[1]
@@ -257,7 +334,8 @@ def _sample_object(rng: np.random.Generator, scene: Scene, instance_id: int, fir
 
 
 def _sample_yaw(rng: np.random.Generator, camera: Camera, obj: SceneObject) -> float:
-    if catalog.CLASSES[obj.category].facing:
+    kind = catalog.CLASSES.get(obj.category)
+    if kind is not None and not obj.model and kind.facing:
         return float(np.radians(camera.azimuth) + pi + rng.uniform(-0.8, 0.8))
     return float(rng.uniform(0, 2 * pi))
 
@@ -305,7 +383,7 @@ def _half_extents(solid: Solid, rotation: Array) -> Array:
     axes = rotation @ solid.rotation
     radius, half, level = solid.size[0], solid.size[1], np.abs(axes[:, 2])
     extents: Array
-    if solid.shape == "box":
+    if solid.shape in ("box", "mesh"):
         extents = np.abs(axes) @ np.asarray(solid.size)
     elif solid.shape in ("sphere", "ellipsoid"):
         extents = np.sqrt((axes * np.asarray(solid.size)) ** 2 @ np.ones(3))
@@ -348,4 +426,6 @@ def _in_image(camera: Camera, footprint: Array, height: float) -> bool:
     uvz = project(camera, np.concatenate([bottom, top]), 1, 1)
     # In a unit square image, u has the unit of v: the left and right edges are at +-aspect / 2.
     u, v = uvz[:, 0] - 0.5, uvz[:, 1] - 0.5
+    if uvz[:, 2].min() < _CLOSEST:
+        return False
     return bool(np.abs(u).max() < 1.05 * _ASPECT / 2 and np.abs(v).max() < 0.53)

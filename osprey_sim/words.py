@@ -18,6 +18,7 @@ LEFT, RIGHT, FRONT, BEHIND = "to the left of", "to the right of", "in front of",
 RELATIONS: tuple[str, ...] = (LEFT, RIGHT, FRONT, BEHIND)
 ON = "on a"
 PLACES: tuple[str, ...] = ("on the left side of a", "on the right side of a", "in the middle of a", ON)
+_UNCOUNTED = frozenset({"bread", "butter", "tape"})  # have no article
 
 # Shares of the image area, so that descriptions do not depend on the image size.
 _VISIBLE_OBJECT = 8e-4  # 61 pixels at 320x240
@@ -29,14 +30,17 @@ _NEAR = 0.45  # meters, largest distance of a neighbor in descriptions
 
 
 def short(obj: SceneObject) -> str:
-    """Return size, color and class: "a small red mug". The size "medium" is omitted: "a red mug"."""
-    size = "" if obj.size == "medium" else f"{obj.size} "
-    phrase = f"{size}{obj.color} {obj.category}"
-    return with_article(phrase)
+    """Return size, color and class: "a small red mug". The size "medium" is omitted: "a red mug".
+
+    Models of a home have no name of their size, and a color only if one dominates: "a mug".
+    """
+    size = "" if obj.size == "medium" else obj.size
+    phrase = " ".join(word for word in (size, obj.color, obj.category) if word)
+    return phrase if obj.category in _UNCOUNTED else with_article(phrase)
 
 
 def detailed(scene: Scene, frame: Frame, obj: SceneObject) -> str:
-    """Return a sentence: short phrase, visible parts, place on the table, and the nearest visible neighbor.
+    """Return a sentence: short phrase, visible parts, place on the table or floor, and the nearest visible neighbor.
 
     "a small red mug with a handle on the left side of a wooden table, behind a blue bowl". Place and neighbor are
     relative to the camera. They are omitted if they are ambiguous.
@@ -47,7 +51,7 @@ def detailed(scene: Scene, frame: Frame, obj: SceneObject) -> str:
         text += " with " + " and ".join(with_article(name) for name in parts)
     if obj.lying:
         text += " lying"
-    text += f" {place(scene, frame, obj)} {scene.table.kind} table"
+    text += f" {place(scene, frame, obj)} {scene.table.kind} {scene.table.noun}"
     neighbor = _neighbor(scene, frame, obj)
     if neighbor is not None:
         relation, other = neighbor

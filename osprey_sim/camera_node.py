@@ -140,7 +140,7 @@ def visible_objects(scene: Scene, frame: Frame) -> list[dict[str, Any]]:
 
 def main(args: list[str] | None = None) -> int:
     """Run the camera until it is interrupted. Return the exit status, 2 for an invalid parameter."""
-    return run_node(SimCamera, args)
+    return run_node(SimCamera, args, ("image", "segmentation", "depth", "camera_info", "truth"))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,16 @@ from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
 from osprey_ros.errors import OspreyError, StoppedError
-from osprey_ros.messages.frames import RawFrame, frame_from_messages
+from osprey_ros.messages.frames import (
+    CAMERA_INFO,
+    DEPTH,
+    DETECTIONS,
+    IMAGE,
+    REGIONS,
+    SEGMENTATION,
+    RawFrame,
+    frame_from_messages,
+)
 from osprey_ros.ros import parameters
 from osprey_ros.ros.diagnostics import status
 from osprey_ros.ros.diagnostics.statistics import ObjectCounts, Statistics, Summary
@@ -36,6 +45,11 @@ from osprey_ros.system.cancellation import CancellationToken
 from osprey_ros.system.process_memory import MIB, available_memory, process_memory, release_memory
 from osprey_ros.timing import Timing
 
+# Names that can be remapped.
+TOPICS = (
+    *(IMAGE, SEGMENTATION, REGIONS, DETECTIONS, DEPTH, CAMERA_INFO, "compressed", "compressedDepth"),
+    *("objects", "overlay", "markers", "query_scene", "describe_region", "get_scene", "forget"),
+)
 _UNCONFIGURED = "the node is unconfigured; configure and activate it, or start it with autostart:=true"
 _INACTIVE = "the node is inactive; activate it"
 _FINALIZED = "the node was shut down; restart its process"
@@ -255,8 +269,8 @@ class OspreyNode(ParameterNode):
         except Exception as error:
             # Continue with the next frame. Exceptions during the shutdown of the process are ignored.
             if self.context.ok():
-                name = type(error).__name__
-                self._fail(name, f"a frame could not be described: {name}: {error}", traceback.format_exc())
+                reason = "a frame could not be described: internal error; see the node's log"
+                self._fail(type(error).__name__, reason, traceback.format_exc())
 
     def _fail(self, cause: str, reason: str, details: str = "") -> None:
         self._statistics.failed(reason)
@@ -319,7 +333,7 @@ def _create() -> OspreyNode:
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is interrupted. Return the exit status, 2 for an invalid parameter."""
-    return run_node(_create, args)
+    return run_node(_create, args, TOPICS)
 
 
 if __name__ == "__main__":

@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import rclpy
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 
+from osprey_ros.ros.arguments import check_arguments, unused_arguments
 
-def run_node(create: Callable[[], Node], args: list[str] | None = None) -> int:
+_LOGGER = logging.getLogger(__name__)
+
+
+def run_node(create: Callable[[], Node], args: list[str] | None = None, topics: Collection[str] = ()) -> int:
     """Create a node and spin it in one thread until SIGINT or SIGTERM.
 
     Args:
         create: creates the node.
         args: command-line arguments for rclpy; None: those of the process.
+        topics: names that can be remapped, without namespaces, to warn of others; empty: no warning.
 
     Returns:
-        The exit status: 0 after a signal; 2 if ``create`` raises ValueError, RuntimeError or a ParameterException of
-        rclpy, whose message is then printed to stderr.
+        The exit status: 0 after a signal; 2 if the arguments are invalid, or if ``create`` raises ValueError,
+        RuntimeError or a ParameterException of rclpy. The reason is then printed to stderr.
     """
-    rclpy.init(args=args)
+    arguments = sys.argv[1:] if args is None else args
+    try:
+        check_arguments(arguments)
+        _initialize(args)
+    except ValueError as error:
+        print(f"cannot start: {error}", file=sys.stderr)
+        return 2
     node = None
     try:
         try:
@@ -31,6 +43,8 @@ def run_node(create: Callable[[], Node], args: list[str] | None = None) -> int:
         except (ParameterException, ValueError, RuntimeError) as error:
             print(f"cannot start: {error}", file=sys.stderr)
             return 2
+        for sentence in unused_arguments(arguments, node.get_fully_qualified_name(), topics):
+            node.get_logger().warning(sentence)
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         executor.spin()
@@ -48,3 +62,15 @@ def run_node(create: Callable[[], Node], args: list[str] | None = None) -> int:
             node.destroy_node()
         rclpy.try_shutdown()
     return 0
+
+
+def _initialize(args: list[str] | None) -> None:
+    """Initialize rclpy. Raise ValueError if that is impossible."""
+    try:
+        rclpy.init(args=args)
+    except Exception as error:  # rclpy raises various errors, with texts of several libraries
+        _LOGGER.debug("rclpy.init failed", exc_info=True)
+        raise ValueError(
+            "ROS 2 cannot be initialized; check the arguments after --ros-args, the environment variables "
+            "ROS_DOMAIN_ID and RMW_IMPLEMENTATION, and that the folder for logs (ROS_LOG_DIR) can be written"
+        ) from error

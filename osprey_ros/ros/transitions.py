@@ -56,8 +56,8 @@ def logged(transition: Transition[Self]) -> Transition[Self]:
             problem = f"{name} failed: {error}"
             log.error(problem)
             result = TransitionCallbackReturn.FAILURE
-        except Exception as error:
-            problem = f"{name} failed: {type(error).__name__}: {error}"
+        except Exception:
+            problem = f"{name} failed: internal error; see the node's log"
             log.error(f"{name} failed:\n{traceback.format_exc()}")
             result = TransitionCallbackReturn.ERROR
         else:

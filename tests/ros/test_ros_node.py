@@ -128,7 +128,7 @@ def test_a_segmentation_without_regions_gives_an_empty_array_and_a_warning(activ
             "/image, /segmentation: the segmentation is 80x60 pixels and the image 160x120",
         ),
         (IMAGE, IMAGE, ("rgb8", "rgb8"), "/segmentation: encoding 'rgb8' is not supported for instance ids"),
-        (IMAGE, IDS, ("nv12", "mono16"), "/image: encoding 'nv12' is not supported"),
+        (IMAGE, IDS, ("nv24", "mono16"), "/image: encoding 'nv24' is not supported"),
     ],
 )
 def test_the_node_reports_wrong_input_and_continues(

@@ -269,7 +269,7 @@ def test_the_command_line_queries_the_node(
     error = capsys.readouterr().err
     assert "no node offers /nobody/query_scene after 5 s; found /osprey/query_scene" in error
     assert main(["ask", "a cup", "--node", "/bad name"]) == 2
-    assert "'/bad name/query_scene' is not a valid service name" in capsys.readouterr().err
+    assert "'/bad name' is not the name of a node" in capsys.readouterr().err
     assert main(["ask", "   "]) == 2
     assert "/osprey cannot answer: the question is empty" in capsys.readouterr().err
 

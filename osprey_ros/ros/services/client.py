@@ -8,11 +8,11 @@ from typing import Any
 import rclpy
 from rclpy.client import Client
 from rclpy.context import Context
-from rclpy.exceptions import InvalidServiceNameException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 
 from osprey_ros.errors import InputError
+from osprey_ros.messages.names import full_node_name
 from osprey_ros.ros.interfaces import QueryScene
 
 _TYPE = "osprey_interfaces/srv/QueryScene"
@@ -31,6 +31,7 @@ def query_node(name: str, text: str, limit: int, timeout: float) -> Any:
     Raises:
         InputError: The name is invalid, or the node or its answer is missing.
     """
+    name = full_node_name(name)
     context = Context()
     rclpy.init(context=context, args=[])
     try:
@@ -38,7 +39,7 @@ def query_node(name: str, text: str, limit: int, timeout: float) -> Any:
         executor = SingleThreadedExecutor(context=context)
         executor.add_node(node)
         try:
-            return _call(node, executor, f"{name.rstrip('/')}/query_scene", text, limit, timeout)
+            return _call(node, executor, f"{name}/query_scene", text, limit, timeout)
         except ExternalShutdownException as error:
             raise KeyboardInterrupt from error
         finally:
@@ -49,12 +50,7 @@ def query_node(name: str, text: str, limit: int, timeout: float) -> Any:
 
 
 def _call(node: Node, executor: SingleThreadedExecutor, service: str, text: str, limit: int, timeout: float) -> Any:
-    try:
-        client: Client[Any, Any] = node.create_client(QueryScene, service)
-    except InvalidServiceNameException as error:
-        raise InputError(
-            f"{service!r} is not a valid service name; set --node to the full name of a node, such as /osprey"
-        ) from error
+    client: Client[Any, Any] = node.create_client(QueryScene, service)
     end = time.monotonic() + timeout
     while not client.service_is_ready():
         if time.monotonic() > end:

@@ -60,9 +60,9 @@ class _Job:
             response.success, response.message = False, _DEACTIVATED if cancel.canceled else self._why_stopped()
         except OspreyError as error:
             response.success, response.message = False, str(error)
-        except Exception as error:
+        except Exception:
             # Continue with the next request. Exceptions during the shutdown of the process are not logged.
-            response.success, response.message = False, f"{type(error).__name__}: {error}"
+            response.success, response.message = False, "internal error; see the node's log"
             if self._node.context.ok():
                 self._node.get_logger().error(f"a request could not be answered:\n{traceback.format_exc()}")
         self._finish(response)

@@ -1,0 +1,101 @@
+"""Arguments of a node on the command line: those that ROS would refuse, and those that have no effect."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_PARAMETER, _REMAP, _FILE = ("-p", "--param"), ("-r", "--remap"), "--params-file"
+_FORMS = {**dict.fromkeys(_PARAMETER, "NAME:=VALUE"), **dict.fromkeys(_REMAP, "FROM:=TO")}
+_WITH_VALUE = (*_FORMS, _FILE, "-e", "--enclave", "--log-level", "--log-file-name", "--log-config-file")
+_FURTHER = ("rosout", "clock", "parameter_events", "diagnostics", "tf", "tf_static")
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Check the arguments of a process before ROS parses them.
+
+    Raises:
+        ValueError: An argument is not for ROS, has another form, or names a file that cannot be read.
+    """
+    for flag, value in _parsed(arguments):
+        if not flag:
+            raise ValueError(f"unknown argument {value!r}; write parameters as --ros-args -p NAME:=VALUE")
+        if flag in _FORMS and ":=" not in value:
+            raise ValueError(f"{flag} {value!r} is incomplete; write {flag} {_FORMS[flag]}")
+        if flag == _FILE:
+            _sections(value)
+
+
+def unused_arguments(arguments: Sequence[str], node: str, topics: Collection[str]) -> list[str]:
+    """Return a sentence for each argument without effect.
+
+    Args:
+        arguments: Arguments that `check_arguments` accepts.
+        node: Full name of the node.
+        topics: Names of the topics, services and actions of the node, without their namespaces.
+    """
+    found = []
+    known = {*topics, *_FURTHER}
+    for flag, value in _parsed(arguments):
+        if flag in _REMAP:
+            source = value.partition(":=")[0]
+            name = source.rpartition("/")[2].rpartition(":")[2]
+            if not name.startswith("__") and name not in known and topics:
+                close = get_close_matches(name, sorted(topics), 1)
+                remedy = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(sorted(topics))}."
+                found.append(f"remapping {source!r} has no effect: the node has no such topic; {remedy}")
+        elif flag == _FILE:
+            names = _sections(value)
+            if not any(_matches(name, node) for name in names):
+                others = f"only for {', '.join(names)}" if names else "for no node"
+                found.append(f"{value} has no parameters for {node}, {others}; name the section {node} or /**")
+    return found
+
+
+def _parsed(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield flag and value of each argument for ROS; "" and the argument for others."""
+    is_ros, rest = False, iter(arguments)
+    for argument in rest:
+        if argument in ("--ros-args", "--"):
+            is_ros = argument == "--ros-args"
+        elif not is_ros:
+            yield "", argument
+        elif argument in _WITH_VALUE:
+            yield argument, next(rest, "")
+
+
+def _sections(path: str) -> list[str]:
+    """Return the names of the nodes for which a file has parameters."""
+    try:
+        content = yaml.safe_load(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise ValueError(f"the parameter file {path} cannot be read: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark is not None else ""
+        raise ValueError(f"the parameter file {path} is not YAML{line}; see config/osprey.yaml for its form") from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"the parameter file {path} has no section for a node; see config/osprey.yaml for its form")
+    return list(_named(content, ""))
+
+
+def _named(content: Mapping[Any, Any], above: str) -> Iterator[str]:
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            name = f"{above}/{str(key).strip('/')}"
+            if "ros__parameters" in value:
+                yield name
+            else:
+                yield from _named(value, name)
+
+
+def _matches(section: str, node: str) -> bool:
+    """Return whether parameters of a section, in which * and ** stand for one and any parts, are for a node."""
+    parts = {"**": ".+", "*": "[^/]+"}
+    pattern = "/".join(parts.get(part, re.escape(part)) for part in section.split("/"))
+    return re.fullmatch(pattern.replace("/.+/", "/(.+/)?"), node) is not None

@@ -1,0 +1,104 @@
+"""Arguments of a node that ROS would refuse, and those without effect."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from osprey_ros.ros import node as node_module
+from osprey_ros.ros.arguments import check_arguments, unused_arguments
+from osprey_ros.ros.node import TOPICS
+
+
+def ros(*arguments: str) -> list[str]:
+    return ["--ros-args", *arguments]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["slop:=1"], "unknown argument 'slop:=1'; write parameters as --ros-args -p NAME:=VALUE"),
+        ([*ros("-p", "slop:=1", "--"), "more"], "unknown argument 'more'"),
+        (ros("-p", "slop"), "-p 'slop' is incomplete; write -p NAME:=VALUE"),
+        (ros("-p"), "-p '' is incomplete; write -p NAME:=VALUE"),
+        (ros("--remap", "image=/camera"), "--remap 'image=/camera' is incomplete; write --remap FROM:=TO"),
+        (ros("--params-file", "none.yaml"), "the parameter file none.yaml cannot be read: No such file or directory"),
+        (ros("--log-level", "loud"), "ROS 2 cannot be initialized; check the arguments after --ros-args"),
+        (ros("--unheard-of"), "ROS 2 cannot be initialized; check the arguments after --ros-args"),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_named(
+    arguments: list[str],
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("ROS_LOG_DIR", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["osprey_node", *arguments])
+    assert node_module.main() == 2
+    error = capfd.readouterr().err
+    assert f"cannot start: {reason}" in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a: [", "is not YAML in line 1; see config/osprey.yaml"),
+        ("just a text", "has no section for a node; see config/osprey.yaml"),
+        ("", "has no section for a node"),
+    ],
+)
+def test_parameter_files_that_cannot_be_used_are_named(text: str, reason: str, tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match="the parameter file") as error:
+        check_arguments(ros("--params-file", str(file)))
+    assert f"{file} {reason}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "used"),
+    [
+        ("/**", True),
+        ("/*", False),
+        ("/**/osprey", True),
+        ("osprey", False),
+        ("robot/osprey", True),
+        ("/robot/*", True),
+        ("/robot", False),
+        ("/ospry", False),
+    ],
+)
+def test_parameter_files_for_other_nodes_are_named(section: str, used: bool, tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text(f"{section}:\n  ros__parameters:\n    slop: 1\n")
+    found = unused_arguments(ros("--params-file", str(file)), "/robot/osprey", TOPICS)
+    name = "/" + section.strip("/")
+    expected = f"{file} has no parameters for /robot/osprey, only for {name}; name the section /robot/osprey or /**"
+    assert found == ([] if used else [expected])
+
+
+def test_nested_sections(tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text("robot:\n  osprey:\n    ros__parameters: {slop: 1}\n")
+    assert unused_arguments(ros("--params-file", str(file)), "/robot/osprey", TOPICS) == []
+    assert "only for /robot/osprey" in unused_arguments(ros("--params-file", str(file)), "/osprey", TOPICS)[0]
+
+
+@pytest.mark.parametrize(
+    "remap",
+    ["image:=/a", "/image:=/a", "~/objects:=/a", "osprey:image:=/a", "__ns:=/a", "__node:=a", "image/compressed:=/a"],
+)
+def test_remapped_names_that_exist(remap: str) -> None:
+    assert unused_arguments(ros("-r", remap), "/osprey", TOPICS) == []
+
+
+def test_remapped_names_that_do_not_exist() -> None:
+    (found,) = unused_arguments(ros("-r", "imge:=/camera/image"), "/osprey", TOPICS)
+    assert found == "remapping 'imge' has no effect: the node has no such topic; did you mean 'image'?"
+    (found,) = unused_arguments(ros("--remap", "zzz:=/a"), "/osprey", ("image",))
+    assert found == "remapping 'zzz' has no effect: the node has no such topic; it has image."

@@ -118,14 +118,29 @@ def test_a_segmentation_without_regions_gives_an_empty_array_and_a_warning(activ
     client.wait_for(lambda: "/segmentation: the id image has no region" in active.output(), "the node warns")
 
 
+def test_ids_of_another_resolution_are_resized_and_it_is_logged_once(active: NodeProcess, client: Client) -> None:
+    client.wait_until_heard()
+    for _ in range(2):
+        stamp = next(STAMPS)
+        client.send(stamp, IMAGE, IDS[::2, ::2])
+        found = client.described(stamp).objects
+        sizes = {o.instance_id: (o.roi.width, o.roi.height) for o in found}
+        assert sizes == {1: (40, 50), 2: (50, 30), 7: (30, 40)}
+    said = (
+        "the regions of the segmentation are 80x60 pixels, the image is 160x120; they are resized by nearest neighbor"
+    )
+    client.wait_for(lambda: said in active.output(), "the node warns")
+    assert active.output().count(said) == 1
+
+
 @pytest.mark.parametrize(
     ("image", "ids", "encodings", "complaint"),
     [
         (
             IMAGE,
-            IDS[::2, ::2],
+            IDS[::2],
             ("rgb8", "mono16"),
-            "/image, /segmentation: the segmentation is 80x60 pixels and the image 160x120",
+            "/image, /segmentation: the regions of the segmentation are 160x60 pixels, the image is 160x120, and the",
         ),
         (IMAGE, IMAGE, ("rgb8", "rgb8"), "/segmentation: encoding 'rgb8' is not supported for instance ids"),
         (IMAGE, IDS, ("nv24", "mono16"), "/image: encoding 'nv24' is not supported"),

@@ -6,9 +6,11 @@ Opening a bundle checks that every listed file is present and complete. Writing 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
+import stat
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -32,11 +34,14 @@ from osprey_ros.bundle.manifest import (
 )
 from osprey_ros.bundle.spec import REBUILD, ModelSpec
 from osprey_ros.errors import BundleError
+from osprey_ros.file_errors import LFS_POINTER, is_lfs_pointer, os_reason, read_text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _LOGGER = logging.getLogger(__name__)
+
+_AGAIN = f"copy the bundle again, or {REBUILD}"
 
 
 class Bundle:
@@ -61,14 +66,11 @@ class Bundle:
         """
         root = find_bundle(path)
         manifest_path = root / MANIFEST
+        if not manifest_path.exists():
+            raise BundleError(f"{root} has no {MANIFEST}: it is not an engine bundle; {REBUILD}")
+        text = read_text(manifest_path, BundleError, _AGAIN)
         try:
-            manifest = Manifest.from_json(manifest_path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise BundleError(f"{root} has no {MANIFEST}: it is not an engine bundle; {REBUILD}") from error
-        except OSError as error:
-            raise BundleError(f"bundle {root}: {_unreadable(MANIFEST, error)}") from error
-        except UnicodeDecodeError as error:
-            raise BundleError(f"{manifest_path} is not UTF-8 text; {REBUILD}") from error
+            manifest = Manifest.from_json(text)
         except BundleError as error:
             raise BundleError(f"bundle {root}: {error}") from error
         unlisted = [name for name in needed_files(manifest.engines) if name not in manifest.files]
@@ -99,8 +101,7 @@ class Bundle:
                 raise BundleError(f"bundle {self.root}: {_unreadable(name, error)}") from error
             if digest != entry.sha256:
                 raise BundleError(
-                    f"bundle {self.root}: {name} was changed (its SHA-256 differs from the manifest's); "
-                    f"copy the bundle again, or {REBUILD}"
+                    f"bundle {self.root}: {name} was changed (its SHA-256 differs from the manifest's); {_AGAIN}"
                 )
         cache.save()
 
@@ -140,10 +141,14 @@ class Bundle:
         from tokenizers import Tokenizer
 
         path = self.path(TOKENIZER)
+        text = read_text(path, BundleError, _AGAIN)
         try:
-            return Tokenizer.from_file(str(path))
+            tokenizer = Tokenizer.from_str(text)
         except Exception as error:  # tokenizers raises a bare Exception
-            raise BundleError(f"{path} is not a tokenizer ({error}); {REBUILD}") from error
+            raise BundleError(f"{path} is not a tokenizer of the library tokenizers; {_AGAIN}") from error
+        tokenizer.no_truncation()  # bundles of 0.1 may keep what another program left in the file
+        tokenizer.no_padding()
+        return tokenizer
 
     def embeddings(self) -> np.ndarray:
         """Return the embedding table, float16 [vocab_size, hidden_size], mapped from disk.
@@ -154,7 +159,7 @@ class Bundle:
         try:
             table = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError) as error:
-            raise BundleError(f"{path} is not a plain numpy array ({error}); {REBUILD}") from error
+            raise BundleError(f"{path} is not a plain numpy array; {_AGAIN}") from error
         except OSError as error:
             raise BundleError(_unreadable(path, error)) from error
         expected = (self.manifest.model.vocab_size, self.manifest.model.hidden_size)
@@ -173,11 +178,10 @@ class Bundle:
         if CALIBRATION not in self.manifest.files:
             return Calibration()
         path = self.path(CALIBRATION)
+        text = read_text(path, BundleError, _AGAIN)
         try:
-            return Calibration.from_json(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise BundleError(_unreadable(path, error)) from error
-        except (BundleError, UnicodeDecodeError) as error:
+            return Calibration.from_json(text)
+        except BundleError as error:
             raise BundleError(
                 f"{path} cannot be used ({error}); fit it again with `osprey eval calibration`"
             ) from error
@@ -195,7 +199,7 @@ def write_calibration(directory: str | os.PathLike[str], calibration: Calibratio
     try:
         _write_atomically({bundle.root / CALIBRATION: text, bundle.root / MANIFEST: manifest.to_json()})
     except OSError as error:
-        raise BundleError(f"bundle {bundle.root}: cannot write {CALIBRATION} ({error.strerror or error})") from error
+        raise BundleError(f"bundle {bundle.root}: cannot write {CALIBRATION}: {os_reason(error)}") from error
     return manifest
 
 
@@ -252,7 +256,7 @@ def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
     given = os.path.expanduser(name_or_path)
     if os.path.dirname(given):
         tried = [Path(given)]
-        found = [folder for folder in tried if os.path.isdir(folder)]
+        found = tried if _is_folder(given) else []
     else:
         tried = [Path(given), *(engines / given for engines in _engine_folders())]
         found = [folder for folder in tried if os.path.isfile(folder / MANIFEST)]
@@ -260,6 +264,21 @@ def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
         return found[0]
     places = ", ".join(str(p) for p in tried)
     raise BundleError(f"no engine bundle {str(name_or_path)!r} (searched {places}): give its folder, or {REBUILD}")
+
+
+def _is_folder(path: str) -> bool:
+    """Return whether a path is a folder. Raises BundleError if it is a file or may not be read."""
+    try:
+        is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, ValueError):
+        return False
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise BundleError(f"bundle {path} cannot be read: {os_reason(error)}") from error
+    if not is_folder:
+        raise BundleError(f"{path} is a file and not an engine bundle; give the folder of the bundle")
+    return is_folder
 
 
 def _write_atomically(texts: Mapping[Path, str]) -> None:
@@ -293,18 +312,21 @@ def _engine_folders() -> list[Path]:
 
 
 def _unreadable(name: str | Path, error: OSError) -> str:
-    return f"{name} cannot be read ({error.strerror or error}); copy the bundle again, or {REBUILD}"
+    if isinstance(error, FileNotFoundError):
+        return f"{name} is missing; {_AGAIN}"
+    return f"{name} cannot be read: {os_reason(error)}"
 
 
 def _check_size(root: Path, name: str, entry: FileEntry) -> None:
+    """Raise BundleError for a file of another size than in the manifest, OSError for one that cannot be read."""
     if Path(name).name != name:
         raise BundleError(f"bundle {root}: {MANIFEST} lists {name!r}, which is not a plain file name; {REBUILD}")
     path = root / name
-    if not path.is_file():
-        raise BundleError(f"bundle {root}: {name} is missing; copy the bundle again, or {REBUILD}")
     size = path.stat().st_size
     if size != entry.bytes:
+        if is_lfs_pointer(path):
+            raise BundleError(f"bundle {root}: {name} {LFS_POINTER}")
         raise BundleError(
             f"bundle {root}: {name} has {size} bytes, the manifest says {entry.bytes}: it is incomplete or was "
-            f"changed; copy the bundle again, or {REBUILD}"
+            f"changed; {_AGAIN}"
         )

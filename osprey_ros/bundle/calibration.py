@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from osprey_ros.errors import BundleError
+from osprey_ros.strict_json import to_json
 
 FORMAT_VERSION = 1
 CATEGORY, DESCRIPTION, ATTRIBUTE, QUERY = "category", "description", "attribute", "query"
@@ -72,7 +73,7 @@ class Calibration:
                 for kind, curve in sorted(self.curves.items())
             },
         }
-        return json.dumps(data, indent=2) + "\n"
+        return to_json(data, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Calibration:

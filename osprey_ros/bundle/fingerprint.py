@@ -14,6 +14,8 @@ from pathlib import Path
 
 from osprey_ros.bundle.spec import BUILD_COMMAND
 from osprey_ros.errors import BundleError
+from osprey_ros.file_errors import read_text
+from osprey_ros.strict_json import to_json
 
 REBUILD = f"build it on this machine: `{BUILD_COMMAND} --runtime tensorrt` in a checkout"
 
@@ -55,7 +57,7 @@ def differences(stored: Mapping[str, str], current: Mapping[str, str]) -> list[D
 
 def short_hash(fingerprint: Mapping[str, str]) -> str:
     """Return a hash of all fields for file names: eight hexadecimal digits."""
-    return hashlib.sha256(json.dumps(dict(fingerprint), sort_keys=True).encode()).hexdigest()[:8]
+    return hashlib.sha256(to_json(dict(fingerprint), sort_keys=True).encode()).hexdigest()[:8]
 
 
 def plan_name(engine: str, fingerprint: Mapping[str, str]) -> str:
@@ -70,18 +72,19 @@ def sidecar(plan: Path) -> Path:
 
 def write_fingerprint(plan: Path, fingerprint: Mapping[str, str]) -> None:
     """Write the fingerprint of a plan to `sidecar`."""
-    sidecar(plan).write_text(json.dumps(dict(fingerprint), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    sidecar(plan).write_text(to_json(dict(fingerprint), indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read_fingerprint(plan: Path) -> dict[str, str]:
     """Read the fingerprint of a plan. Raises BundleError if it is missing or invalid."""
     path = sidecar(plan)
+    if not path.exists():
+        raise BundleError(f"{plan} has no fingerprint: {path.name} is missing beside it; {REBUILD}")
+    text = read_text(path, BundleError, REBUILD)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise BundleError(f"{plan} has no fingerprint: {path.name} is missing beside it; {REBUILD}") from error
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{path} cannot be read ({error}); {REBUILD}") from error
+        data = json.loads(text)
+    except ValueError as error:
+        raise BundleError(f"{path} is not valid JSON; {REBUILD}") from error
     if not isinstance(data, dict) or not all(isinstance(value, str) for value in data.values()):
         raise BundleError(f"{path} is not a fingerprint: it must be a JSON object of strings; {REBUILD}")
     return data

@@ -9,6 +9,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from osprey_ros.strict_json import to_json
+
 # A file that is younger than this when it is hashed is not cached: clocks of file systems are too coarse to show that
 # it was changed right afterwards.
 MIN_AGE_SECONDS = 2.0
@@ -50,7 +52,7 @@ class HashCache:
         partial = self._path.with_name(f"{self._path.name}.{os.getpid()}.partial")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(kept), encoding="utf-8")
+            partial.write_text(to_json(kept), encoding="utf-8")
             partial.replace(self._path)
         except OSError:
             with suppress(OSError):

@@ -9,6 +9,7 @@ from typing import Any
 
 from osprey_ros.bundle.spec import REBUILD, ModelSpec
 from osprey_ros.errors import BundleError
+from osprey_ros.strict_json import to_json
 
 FORMAT_VERSION = 4
 MANIFEST = "manifest.json"
@@ -84,7 +85,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """Return the text of ``manifest.json``."""
-        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+        return to_json(asdict(self), indent=2, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
@@ -95,7 +96,7 @@ class Manifest:
         try:
             data = json.loads(text)
         except ValueError as error:
-            raise BundleError(f"{MANIFEST} is not valid JSON ({error}); {REBUILD}") from error
+            raise BundleError(f"{MANIFEST} is not valid JSON; copy the bundle again, or {REBUILD}") from error
         if not isinstance(data, dict):
             raise BundleError(f"{MANIFEST} must hold a JSON object; {REBUILD}")
         version = data.get("format_version")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from osprey_ros.errors import BundleError
@@ -37,6 +37,7 @@ class ModelSpec:
     mask_id: int
     pos_id: int
     feature_strides: tuple[int, int, int, int] = (4, 8, 16, 32)
+    extra_eos_ids: tuple[int, ...] = ()  # end an answer as eos_id does
 
     @property
     def feature_sizes(self) -> tuple[tuple[int, int], ...]:
@@ -47,7 +48,7 @@ class ModelSpec:
     def from_json(cls, data: Mapping[str, Any]) -> ModelSpec:
         """Read the ``model`` part of a manifest. Raises BundleError if fields are missing."""
         names = {f.name for f in fields(cls)}
-        missing = sorted(names - set(data) - {"feature_strides"})
+        missing = sorted({f.name for f in fields(cls) if f.default is MISSING} - set(data))
         if missing:
             raise BundleError(f"manifest.json: model lacks {', '.join(missing)}; {REBUILD}")
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in names}

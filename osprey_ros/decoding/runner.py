@@ -13,7 +13,7 @@ import numpy as np
 from osprey_ros.bundle.spec import ModelSpec
 from osprey_ros.decoding.kv_cache import HIDDEN, BranchCache, KVCache
 from osprey_ros.decoding.logits import NextTokenLogits
-from osprey_ros.engines.base import UNBOUNDED, BoundRun, Buffer, Engine
+from osprey_ros.engines.base import UNBOUNDED, BoundRun, Buffer, Engine, check_finite
 from osprey_ros.errors import EngineError
 from osprey_ros.system.cancellation import CancellationToken
 from osprey_ros.timing import StageTimer
@@ -46,7 +46,7 @@ class DecoderRunner:
         most_logits: The most rows with logits of one run.
         vocabulary: Number of tokens with logits.
 
-    Raises EngineError if the engine cannot run on its device.
+    Raises EngineError if the engine cannot run on its device. Runs raise it if the probabilities are not finite.
     """
 
     def __init__(self, engine: Engine, spec: ModelSpec) -> None:
@@ -180,7 +180,9 @@ class DecoderRunner:
         bound.run(cancel)
         timer.engine_seconds += perf_counter() - start
         tokens, logprobs, logits = bound.outputs
-        return NextTokenLogits(tokens.read(), logprobs.read(), logits)
+        best = NextTokenLogits(tokens.read(), logprobs.read(), logits)
+        check_finite(best.best_logprobs, "decoder")
+        return best
 
     def _bound_run(self, count: int, logit_rows: int, prefix: int, first: int) -> _BoundRun:
         """Return a run of ``count`` rows behind the cached ones, bound now or earlier: frames repeat their shapes."""

@@ -15,6 +15,12 @@ from osprey_ros.system.cancellation import CancellationToken
 
 DEVICES = ("cpu", "cuda")
 UNBOUNDED = sys.maxsize  # rows that an engine without a limit takes
+# Options of `osprey build` with which an engine computes in float32.
+PRECISION_OPTIONS = {
+    "vision": "--vision fp32",
+    "mask_extractor": "--mask-extractor fp32",
+    "decoder": "--llm fp32 --lm-head fp32",
+}
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -134,6 +140,18 @@ class Engine(Protocol):
 
         Raises EngineError for invalid inputs, here or in the run.
         """
+
+
+def check_finite(output: np.ndarray, role: str) -> None:
+    """Raise EngineError if an output of an engine has NaN or infinite values. ``role``: as in `Bundle.engine`."""
+    # The sum is not finite if a value is not; it needs no copy of the array.
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = output.sum(dtype=np.float32)
+    if not np.isfinite(total) and not np.isfinite(output).all():
+        raise EngineError(
+            f"the {role.replace('_', ' ')} engine returned values that are not finite (NaN or infinity); "
+            f"rebuild the bundle from an intact checkpoint, or with {PRECISION_OPTIONS[role]} if float16 overflows"
+        )
 
 
 def load_engine(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,11 +14,13 @@ import numpy as np
 
 from osprey_ros.engines.base import UNBOUNDED, BoundRun, Buffer, Inputs
 from osprey_ros.errors import EngineError, OspreyError, StoppedError
+from osprey_ros.file_errors import LFS_POINTER, is_lfs_pointer, native_path, os_reason
 from osprey_ros.system.cancellation import CancellationToken
 
 if TYPE_CHECKING:
     from osprey_ros.engines.cuda import Cuda
 
+_LOGGER = logging.getLogger(__name__)
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -139,13 +142,14 @@ class OnnxEngine:
             options.intra_op_num_threads = threads
         try:
             session = onnxruntime.InferenceSession(
-                self._path,
+                native_path(self._path),
                 sess_options=options,
                 providers=list(dict.fromkeys((provider, _PROVIDERS["cpu"]))),
                 disabled_optimizers=harmful_optimizers(onnxruntime.__version__),
             )
         except Exception as error:  # onnxruntime's exceptions share no base class below Exception
-            raise EngineError(f"onnxruntime refuses {self._path}: {_one_line(error)}") from error
+            _LOGGER.debug("onnxruntime refuses %s: %s", self._path, _one_line(error))
+            raise EngineError(_refusal(Path(self._path), _one_line(error), onnxruntime.__version__)) from error
         if provider not in session.get_providers():
             raise EngineError(f"onnxruntime cannot start {provider}: check the versions of CUDA and cuDNN it needs")
         return session
@@ -362,6 +366,26 @@ def release(version: str) -> tuple[int, int]:
     """Return the major and minor number of a version of onnxruntime."""
     major, minor = (int(part) for part in version.split(".")[:2])
     return major, minor
+
+
+def _refusal(path: Path, reason: str, version: str) -> str:
+    """Return why a graph cannot be loaded. ``reason``: the message of onnxruntime, whose ``version`` is given."""
+    try:
+        if is_lfs_pointer(path):
+            return f"{path} {LFS_POINTER}"
+    except FileNotFoundError:
+        return f"{path} is missing; copy the bundle again"
+    except OSError as error:
+        return f"{path} cannot be read: {os_reason(error)}"
+    start = f"onnxruntime {version} refuses {path}: "
+    words = reason.lower()
+    if "ir version" in words or "opset" in words or "not a registered function" in words:
+        return f"{start}the graph needs a newer version; update onnxruntime, or rebuild the bundle here"
+    if "alloc" in words or "memory" in words:
+        return f"{start}there is too little memory; close other programs, or use a smaller bundle"
+    if "external data" in words or "no such file" in words:
+        return f"{start}a file with weights beside it is missing or cut short; copy the bundle again"
+    return f"{start}it is damaged or not an ONNX graph; copy the bundle again"
 
 
 def _one_line(error: Exception) -> str:

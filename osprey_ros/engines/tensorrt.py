@@ -19,6 +19,7 @@ from osprey_ros.engines.base import BoundRun, Buffer, Inputs
 from osprey_ros.engines.cuda import ALIGNMENT, Cuda, DeviceBuffer
 from osprey_ros.engines.machine import check_plan, require_tensorrt
 from osprey_ros.errors import EngineError
+from osprey_ros.file_errors import os_reason
 from osprey_ros.system.cancellation import CancellationToken
 
 if TYPE_CHECKING:
@@ -57,8 +58,10 @@ class TensorRTEngine:
             # 10.3 reads the address while other Python threads may run.
             with open(self._path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 engine = runtime.deserialize_cuda_engine(data)
-        except (OSError, ValueError) as error:
-            raise EngineError(f"{self._path} cannot be read ({error}); copy the bundle again") from error
+        except OSError as error:
+            raise EngineError(f"{self._path} cannot be read: {os_reason(error)}") from error
+        except ValueError as error:  # mmap refuses a file without bytes
+            raise EngineError(f"{self._path} is empty; copy the bundle again") from error
         if engine is None:
             raise EngineError(f"TensorRT refuses {self._path}: {self._last_errors()}")
         self._runtime = runtime  # an engine needs the runtime that made it

@@ -8,7 +8,7 @@ from time import perf_counter
 import numpy as np
 
 from osprey_ros.bundle.spec import ModelSpec
-from osprey_ros.engines.base import Buffer, Engine
+from osprey_ros.engines.base import Buffer, Engine, check_finite
 from osprey_ros.regions.pooling import MaskPooler
 from osprey_ros.regions.regions import Regions
 from osprey_ros.system.cancellation import CancellationToken
@@ -48,7 +48,7 @@ class RegionEncoder:
             timer: Adds up the seconds spent in the engine.
             cancel: Ends the run.
 
-        Raises EngineError if the engine fails, StoppedError when canceled.
+        Raises EngineError if the engine fails or returns values that are not finite, StoppedError when canceled.
         """
         engine = self._engine
         usable: dict[str, np.ndarray | Buffer] = {}
@@ -58,6 +58,8 @@ class RegionEncoder:
         start = perf_counter()
         tokens = region_tokens(engine, usable, pooled, cancel)
         timer.engine_seconds += perf_counter() - start
+        for array in tokens:
+            check_finite(array, "mask_extractor")
         return tokens
 
 

@@ -8,7 +8,7 @@ from time import perf_counter
 import numpy as np
 
 from osprey_ros.bundle.spec import ModelSpec
-from osprey_ros.engines.base import Buffer, Engine
+from osprey_ros.engines.base import Buffer, Engine, check_finite
 from osprey_ros.system.cancellation import CancellationToken
 from osprey_ros.timing import StageTimer
 from osprey_ros.vision.preprocess import Preprocessor
@@ -48,7 +48,8 @@ class ImageEncoder:
         """Preprocess and encode an image, uint8 [H, W, 3]. Call `synchronize` before using the results.
 
         ``timer`` gets the seconds of this call, and ``cancel`` ends it on the CPU. Raises ImageError for another kind
-        of array and, on the CPU, EngineError if the engine fails and StoppedError when canceled.
+        of array and, on the CPU, EngineError if the engine fails or returns values that are not finite and
+        StoppedError when canceled.
         """
         if self._running is not None:
             timer.enter("vision")
@@ -78,8 +79,8 @@ class ImageEncoder:
         except Exception:
             self._running = self._start()
             raise
-        self._running = None
         self._read_tokens()
+        self._running = None
         timer.engine_seconds += perf_counter() - start
 
     def _start(self, cancel: CancellationToken | None = None) -> futures.Future[object] | None:
@@ -90,4 +91,7 @@ class ImageEncoder:
         return None
 
     def _read_tokens(self) -> None:
-        self.image_tokens = self._tokens.read().astype(np.float32)
+        """Copy the tokens. Raises EngineError if they are not finite, as does every later call for this image."""
+        tokens = self._tokens.read().astype(np.float32)
+        check_finite(tokens, "vision")
+        self.image_tokens = tokens

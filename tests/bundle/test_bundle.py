@@ -216,7 +216,7 @@ def test_tables_that_cannot_be_read_are_named(folder: Path, spec: ModelSpec) -> 
     with pytest.raises(BundleError, match=r"tokenizer\.json is not a tokenizer"):
         opened.tokenizer()
     (folder / "embeddings.npy").unlink()
-    with pytest.raises(BundleError, match=r"embeddings\.npy cannot be read \(.*No such file"):
+    with pytest.raises(BundleError, match=r"embeddings\.npy is missing"):
         opened.embeddings()
 
 
@@ -228,11 +228,11 @@ def test_files_that_the_system_does_not_read_are_named(folder: Path, monkeypatch
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(hash_cache, "sha256_of", refuse)
-    with pytest.raises(BundleError, match=r"decoder\.onnx cannot be read \(.*Permission denied"):
+    with pytest.raises(BundleError, match=r"decoder\.onnx cannot be read: permission denied; change the permissions"):
         Bundle.open(folder)
     (folder / MANIFEST).unlink()
     (folder / MANIFEST).mkdir()
-    with pytest.raises(BundleError, match=r"manifest\.json cannot be read \(.*Is a directory"):
+    with pytest.raises(BundleError, match=r"manifest\.json cannot be read: it is a folder"):
         Bundle.open(folder)
 
 

@@ -47,6 +47,7 @@ class DecodeRequest:
         embed: Returns the rows of token ids.
         max_new_tokens: Longest answer in tokens, for all branches or integers [N] for each.
         eos_id: The token that ends an answer.
+        extra_eos_ids: Other tokens that end an answer.
         sampling: How tokens are drawn; None for the most likely token.
         keys: Integers that identify each branch, for its random generator; by default its index.
         constraints: One or None for each branch; empty for none at all.
@@ -60,6 +61,7 @@ class DecodeRequest:
     sampling: Sampling | None = None
     keys: Sequence[Sequence[int]] = ()
     constraints: Sequence[CompiledConstraint | None] = ()
+    extra_eos_ids: Sequence[int] = ()
 
     @property
     def limits(self) -> np.ndarray:
@@ -137,6 +139,8 @@ def decode(
         scores = runner.extend(*packer.take(), logit_rows, prefix, timer, cancel)
         tokens, logprobs = selector.select(scores, active)
         last = tokens == request.eos_id
+        for extra in request.extra_eos_ids:
+            last |= tokens == extra
         if number == next_final:
             last |= final_steps == number
         step = Step(active, tokens, logprobs, last)

@@ -6,6 +6,7 @@ Texts and the order of tokens are those of the published Osprey (arXiv 2312.1003
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -35,6 +36,11 @@ QUESTIONS: dict[str, str] = {
 # Longest answer in tokens by style, and to any other question. It is shorter where the model has fewer positions left.
 MAX_NEW_TOKENS = {"short": 32, "detailed": 192, "category": 16}
 MAX_NEW_TOKENS_OTHER = 96
+
+# Names of regions, images and roles in the texts of this and of other models, and the special tokens.
+_MARKER = re.compile(r"</?[A-Za-z_][\w-]*>|<\|[\w-]+\|>", re.ASCII)
+_OWN_MARKER = re.compile(r"<(?:image|mask|pos|region\d*|/?s|unk)>", re.ASCII | re.IGNORECASE)
+_REGION_MARKER = re.compile(r"<region(\d*)>", re.ASCII | re.IGNORECASE)
 
 _CACHED_PROMPTS = 256  # frame after frame has the same questions
 _SHOWN = 60  # characters of a long question in a message
@@ -117,8 +123,8 @@ class PromptBuilder:
         """Return the token ids of a phrase to score as an answer. Raises PromptError if it cannot be an answer."""
         if not text.strip():
             raise PromptError(f"the phrase {text!r} is empty: give words that could be an answer")
-        if MASK_TEXT in text or POSITION_TEXT in text:
-            raise PromptError(f"the phrase {text!r} names a region: an answer consists of words only")
+        if find_marker(text) is not None:
+            raise PromptError(f"the phrase {text!r} names a region or contains another marker: give words only")
         return self.answer(text)
 
     def prompt(self, question: str, regions: int = 1) -> tuple[int, ...]:
@@ -127,10 +133,12 @@ class PromptBuilder:
         ``<mask><pos>`` in the question marks where the region is named; a question without it gets
         "Regarding <mask><pos>: " in front, with as many of them as there are ``regions``. Several pairs are kept in
         order of mention.
-        Raises PromptError for an empty question, for one that is not UTF-8, for ``<image>``, and for a ``<mask>``
-        without its ``<pos>``.
+        ``<region>``, or ``<region1>``, ``<region2>`` and so on in this order, stand for ``<mask><pos>``.
+
+        Raises PromptError for an empty question, for one that is not UTF-8, for ``<image>`` and other markers, and
+        for a ``<mask>`` without its ``<pos>``.
         """
-        question = _checked(question)
+        question = checked_question(question)
         if REGION_TEXT not in question:
             question = f"Regarding {' and '.join([REGION_TEXT] * regions)}: {question}"
         return self._opening(question)
@@ -145,7 +153,7 @@ class PromptBuilder:
         ids: list[int] = []
         is_answer: list[bool] = []
         for question, answer in turns:
-            asked = _checked(question)
+            asked = checked_question(question)
             # An answer ends with its end-of-sequence token, and the next question follows at once.
             follow_up = f"{self.template.user}: {asked} {self.template.assistant}:"
             words = self._encode(follow_up) if ids else self._opening(asked)
@@ -179,7 +187,8 @@ class PromptBuilder:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of answer tokens, without special tokens and outer white space."""
-        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        words = [one for one in ids if one not in self.spec.extra_eos_ids]
+        return self.tokenizer.decode(words, skip_special_tokens=True).strip()
 
     def _encode(self, text: str) -> tuple[int, ...]:
         placeholders = {self.spec.mask_id: MASK, self.spec.pos_id: POSITION}
@@ -216,16 +225,47 @@ def check_text(text: str, what: str) -> None:
         raise PromptError(f"{what} {text!r} is not UTF-8 text: write it in UTF-8, or without that character") from error
 
 
-def _checked(question: str) -> str:
+def find_marker(text: str, any_model: bool = True) -> str | None:
+    """Return the first marker in a text, such as "<region1>", "<mask>" or "</s>"; None if it has none.
+
+    ``any_model``: also find markers that only other models use, such as "<box>".
+    """
+    found = (_MARKER if any_model else _OWN_MARKER).search(text)
+    return found[0] if found else None
+
+
+def checked_question(question: str) -> str:
+    """Return a question with its regions named as ``<mask><pos>``; `PromptBuilder.prompt` lists the errors.
+
+    ``<region>``, or ``<region1>``, ``<region2>`` and so on in this order, are other spellings of ``<mask><pos>``.
+    """
     question = question.strip()
     check_text(question, "the question")
     if not question:
         raise PromptError("the question is empty: ask something, such as 'What color is <mask><pos>?'")
     if IMAGE_TEXT in question:
-        raise PromptError(f"the question {question!r} contains {IMAGE_TEXT}: the template inserts the image")
+        raise PromptError(
+            f"the question {question!r} contains {IMAGE_TEXT}: the template inserts the image; name a region as "
+            f"{REGION_TEXT}"
+        )
+    numbers = _REGION_MARKER.findall(question)
+    if numbers:
+        in_order = all(number in ("", str(place)) for place, number in enumerate(numbers, start=1))
+        if REGION_TEXT in question or not in_order:
+            raise PromptError(
+                f"the question {question!r} must name each region as {REGION_TEXT}, in the order of the regions, or "
+                "as <region1>, <region2> and so on"
+            )
+        question = _REGION_MARKER.sub(REGION_TEXT, question)
     pairs = question.count(REGION_TEXT)
     if question.count(MASK_TEXT) != pairs or question.count(POSITION_TEXT) != pairs:
         raise PromptError(f"the question {question!r} must name a region as {REGION_TEXT}, the two together")
+    marker = find_marker(question.replace(REGION_TEXT, ""))
+    if marker is not None:
+        raise PromptError(
+            f"the question {question!r} contains {marker}, which is no marker of this model: name each region as "
+            f"{REGION_TEXT}, in the order of the regions"
+        )
     return question
 
 

@@ -184,6 +184,7 @@ class DecodingSession:
             config.sampling,
             batch.keys if config.sampling else (),
             [one for one in constraints for _ in range(each)] if any(constraints) else (),
+            self.spec.extra_eos_ids,
         )
 
     def _answer(

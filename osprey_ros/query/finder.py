@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from osprey_ros.bundle.calibration import QUERY
+from osprey_ros.decoding.prompt import REGION_TEXT, find_marker
 from osprey_ros.describer import Describer
 from osprey_ros.errors import PromptError
 from osprey_ros.query.answers import AnswerCache, FrameAnswers
@@ -138,6 +139,12 @@ class Finder:
             raise PromptError(f"the question is empty: {_EXAMPLE}")
         if len(text.split()) > MAX_WORDS:
             raise PromptError(f"the question has {len(text.split())} words; ask with at most {MAX_WORDS}")
+        marker = find_marker(text)
+        if marker is not None:
+            raise PromptError(
+                f"the question {text!r} contains {marker}: say in words which object is meant; questions about a "
+                f"region, with {REGION_TEXT}, are asked with `osprey describe --ask` or ~/describe_region"
+            )
         if not is_english(text):
             raise PromptError(f"English only: the question {text!r} seems to be in another language; {_EXAMPLE}")
         query = parse(text, self._adjectives)

@@ -8,11 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from osprey_ros.decoding.prompt import IMAGE_TEXT, MASK_TEXT, POSITION_TEXT, REGION_TEXT
+from osprey_ros.decoding.prompt import REGION_TEXT, find_marker
 from osprey_ros.errors import InputError
 from osprey_torch.readers.segmentation import Segmentation
-
-_RESERVED = (IMAGE_TEXT, MASK_TEXT, POSITION_TEXT)
 
 
 @dataclass(frozen=True)
@@ -26,10 +24,11 @@ class Turn:
     def __post_init__(self) -> None:
         if not self.question.strip() or not self.answer.strip():
             raise ValueError(f"a turn is empty: question {self.question!r}, answer {self.answer!r}")
-        if any(text in self.question.replace(REGION_TEXT, "") or text in self.answer for text in _RESERVED):
+        marker = find_marker(self.question.replace(REGION_TEXT, "")) or find_marker(self.answer, any_model=False)
+        if marker is not None:
             raise ValueError(
-                f"{', '.join(_RESERVED)} stand for images and regions, which questions name as {REGION_TEXT} and "
-                f"answers not at all: question {self.question!r}, answer {self.answer!r}"
+                f"{marker} is a marker, and questions name regions as {REGION_TEXT} and answers not at all: "
+                f"question {self.question!r}, answer {self.answer!r}"
             )
         mentions = self.question.count(REGION_TEXT)
         if mentions != len(self.regions):

@@ -85,6 +85,20 @@ def test_text_that_is_not_utf8_is_refused(builder: PromptBuilder) -> None:
             builder.answer(text)
 
 
+@pytest.mark.parametrize("marker", ["<region1>", "<region>", "<Region1>"])
+def test_markers_of_the_paper_name_the_region(builder: PromptBuilder, marker: str) -> None:
+    assert builder.region_prompt(f"What is {marker}?") == builder.region_prompt("What is <mask><pos>?")
+    with pytest.raises(PromptError, match="must contain <mask><pos> once"):
+        builder.region_prompt(f"Is {marker} on <region2>?")
+    pair = builder.region_prompt("Is <mask><pos> on <mask><pos>?", regions=2)
+    assert builder.region_prompt(f"Is {marker} on <region2>?", regions=2) == pair
+
+
+def test_comparisons_are_not_taken_for_markers(builder: PromptBuilder) -> None:
+    for question in ("Is <mask><pos> < 5 cm > 2 cm?", "What is 1<2>?"):
+        assert MASK in builder.prompt(question)
+
+
 def test_several_regions_are_kept_in_order(builder: PromptBuilder) -> None:
     ids = builder.prompt("region1<mask><pos>, region2<mask><pos> beside?")
     assert [i for i in ids if i < 0] == [IMAGE, MASK, POSITION, MASK, POSITION]
@@ -96,7 +110,13 @@ def test_several_regions_are_kept_in_order(builder: PromptBuilder) -> None:
         ("  ", "question is empty"),
         ("what is <mask>?", "the two together"),
         ("what is <pos><mask>?", "the two together"),
-        ("<image> what is <mask><pos>?", "the template inserts the image"),
+        ("<image> what is <mask><pos>?", "the template inserts the image; name a region as <mask><pos>"),
+        ("what is <region2>?", "must name each region as <mask><pos>, in the order"),
+        ("is <region2> on <region1>?", "must name each region as <mask><pos>, in the order"),
+        ("is <region1> on <mask><pos>?", "must name each region as <mask><pos>, in the order"),
+        ("what is <box>?", "contains <box>, which is no marker of this model: name each region as <mask><pos>"),
+        ("what is <mask><pos>?</s>", "contains </s>"),
+        ("<|im_start|>what is <mask><pos>?", r"contains <\|im_start\|>"),
     ],
 )
 def test_questions_that_cannot_be_asked(builder: PromptBuilder, question: str, message: str) -> None:

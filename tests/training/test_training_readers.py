@@ -212,7 +212,7 @@ def test_image_text_pairs_have_no_regions(tmp_path: Path) -> None:
         ({"conversations": _talk("Is <region3> red?", "No.")}, r"regions \(2,\), there are 2 masks"),
         ({"conversations": _talk("Is <region1> red?")}, "1 turns do not come in pairs"),
         ({"conversations": _talk("Is <region1> red?", " ")}, "a turn is empty"),
-        ({"conversations": _talk("Is <region1> red?", "Like <mask>.")}, "stand for images and regions"),
+        ({"conversations": _talk("Is <region1> red?", "Like <mask>.")}, "<mask> is a marker"),
         ({"annotation": [{"segmentation": [[1, 2, 3, None, 5, 6]]}]}, "given as numbers"),
         ({"annotation": [{"segmentation": {"counts": [5, 7], "size": [20, 30]}}]}, "add up to 12 pixels.* has 600"),
     ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,21 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from osprey_ros.errors import InputError
+from osprey_ros.strict_json import to_json
 from osprey_torch.config import OspreyConfig
 from osprey_torch.hub import fetch_checkpoint, is_hub_id
+from osprey_torch.json_files import read_json
 from osprey_torch.model import Osprey
 from osprey_torch.tensor_files import StoredTensor, map_file, read_stored
-from osprey_torch.tokenizer_files import read_tokenizer
-from osprey_torch.weight_layout import CONFIG, TOWER, check_shapes, list_vision_weights, list_weights, read_json
+from osprey_torch.tokenizer_files import read_vocabulary
+from osprey_torch.weight_layout import (
+    CONFIG,
+    TOWER,
+    check_shapes,
+    list_vision_weights,
+    list_weights,
+    without_spare_rows,
+)
 
 _IDENTITY_VALUES = 1 << 12  # of each parameter
 
@@ -56,12 +64,12 @@ class Checkpoint:
                 raise InputError(f"{source}: no such folder, and not the id of a model on the hub (org/name)")
             folder = fetch_checkpoint(str(source))
         data = read_json(folder / CONFIG)
-        config = config_from_json(data, folder / CONFIG)
-        tokenizer = read_tokenizer(folder, config)
+        tokenizer, config = read_vocabulary(folder, config_from_json(data, folder / CONFIG), ids_given(data))
         tensors = list_weights(folder)
         if vision_weights is not None or not any(name.startswith(TOWER) for name in tensors):
             others = {name: tensor for name, tensor in tensors.items() if not name.startswith(TOWER)}
             tensors = others | list_vision_weights(folder, data.get("mm_vision_tower"), vision_weights)
+        tensors = without_spare_rows(tensors, config)
         check_shapes(folder, config, tensors)
         files = tuple(sorted({tensor.path for tensor in tensors.values()}))
         return cls(folder, config, tokenizer, tensors, files)
@@ -76,8 +84,10 @@ class Checkpoint:
         return read_stored(self.tensors[name])
 
     def read(self, name: str) -> np.ndarray:
-        """Read one parameter as float32. Nothing is cached."""
-        return read_stored(self.tensors[name], torch.float32).numpy()
+        """Read one parameter as float32. Nothing is cached. Raises InputError for values that are not finite."""
+        array: np.ndarray = read_stored(self.tensors[name], torch.float32).numpy()
+        check_finite(name, array, self.tensors[name].path)
+        return array
 
     @property
     def digest(self) -> str:
@@ -86,7 +96,7 @@ class Checkpoint:
         It is fast to compute and differs between any two checkpoints whose parameters training has changed. It does not
         cover every byte.
         """
-        digest = hashlib.sha256(json.dumps(self.config.to_json(), sort_keys=True).encode())
+        digest = hashlib.sha256(to_json(self.config.to_json(), sort_keys=True).encode())
         digest.update(self.tokenizer.to_str().encode())
         for path in self.files:
             mapped = map_file(path)
@@ -108,6 +118,25 @@ def config_from_json(data: dict[str, Any], path: Path) -> OspreyConfig:
         raise InputError(f"{path}: {error}") from error
 
 
+def ids_given(data: dict[str, Any]) -> bool:
+    """Return whether a `config.json` has ids for `<mask>` and `<pos>`, as those written by `save_checkpoint`."""
+    own = data.get("osprey")
+    return isinstance(own, dict) and own.get("mask_id") is not None
+
+
+def check_finite(name: str, array: np.ndarray, path: Path) -> None:
+    """Raise InputError if a weight, float32, has NaN or infinite values."""
+    # The sum is not finite if a value is not; it needs no copy of the array.
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = array.sum()
+    if not np.isfinite(total) and not np.isfinite(array).all():
+        bad = array.size - int(np.count_nonzero(np.isfinite(array)))
+        raise InputError(
+            f"{path}: {name} has {bad} of {array.size} values that are not finite (NaN or infinity): the training "
+            "diverged or overflowed; use an earlier checkpoint, or download it again"
+        )
+
+
 def save_checkpoint(
     model: Osprey,
     tokenizer: Tokenizer,
@@ -122,8 +151,8 @@ def save_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     config = model.config
     generation = {"bos_token_id": config.bos_id, "eos_token_id": config.eos_id, "do_sample": False}
-    (folder / CONFIG).write_text(json.dumps(config.to_json(), indent=1) + "\n")
-    (folder / "generation_config.json").write_text(json.dumps(generation, indent=1) + "\n")
+    (folder / CONFIG).write_text(to_json(config.to_json(), indent=1) + "\n")
+    (folder / "generation_config.json").write_text(to_json(generation, indent=1) + "\n")
     tokenizer.save(str(folder / "tokenizer.json"))
     weights = model.state_dict() if state is None else state
     stored = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in weights.items()}
@@ -135,5 +164,5 @@ def load_checkpoint(source: Path | str, vision_weights: Path | None = None) -> t
     checkpoint = Checkpoint.open(source, vision_weights)
     model = Osprey(checkpoint.config)
     for name, parameter in model.state_dict().items():  # each shares its memory with the model's own
-        parameter.copy_(read_stored(checkpoint.tensors[name], torch.float32))
+        parameter.copy_(torch.from_numpy(checkpoint.read(name)))
     return model.eval(), checkpoint.tokenizer

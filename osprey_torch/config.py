@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from osprey_ros.bundle.spec import ModelSpec
+from osprey_torch.config_values import numbers, part, positive_number, token_ids, whole_number
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -26,7 +27,8 @@ LLAMA_KEYS = {
     "bos_token_id": "bos_id",
     "eos_token_id": "eos_id",
 }
-_OPTIONAL = ("rms_norm_eps", "rope_theta", "bos_token_id", "eos_token_id")  # the defaults are those of LLaMA
+_OPTIONAL = ("num_key_value_heads", "rms_norm_eps", "rope_theta", "bos_token_id", "eos_token_id")
+_SIZES = LLAMA_KEYS.keys() - set(_OPTIONAL)
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,15 @@ class OspreyConfig:
     eos_id: int = 2
     mask_id: int = 32000
     pos_id: int = 32001
+    extra_eos_ids: tuple[int, ...] = ()  # end an answer as eos_id does
 
     def __post_init__(self) -> None:
         if self.image_size % STRIDES[-1]:
             raise ValueError(f"image_size {self.image_size} is not a multiple of the coarsest stride {STRIDES[-1]}")
         if self.hidden_size % (2 * self.num_heads):
             raise ValueError(f"hidden_size {self.hidden_size} does not divide into {self.num_heads} heads of even size")
+        if min(self.image_std) <= 0:
+            raise ValueError(f"image_std is {list(self.image_std)}: deviations must be above 0")
 
     @property
     def head_dim(self) -> int:
@@ -106,34 +111,89 @@ class OspreyConfig:
     def from_json(cls, data: dict[str, Any]) -> OspreyConfig:
         """Read a `config.json`. Published folders have no "osprey" part: its fields keep the published values.
 
+        Null counts as a missing key. Several `eos_token_id` all end an answer.
+
         Raises:
-            ValueError: a model type, projector or attention layout that is not Osprey's.
+            KeyError: a size is missing.
+            ValueError: a model type, projector or attention layout that is not Osprey's, or a value of another kind;
+                the key is named.
         """
-        if data.get("model_type") not in ("osprey", "osprey-stage2"):
-            raise ValueError(f"model_type {data.get('model_type')!r}: expected 'osprey' or 'osprey-stage2'")
-        if data.get("mm_projector_type", "mlp2x_gelu") != "mlp2x_gelu":
-            raise ValueError(f"mm_projector_type {data['mm_projector_type']!r}: expected 'mlp2x_gelu'")
-        heads = data["num_attention_heads"]
-        if data.get("num_key_value_heads", heads) != heads:
+        _check_kind(data)
+        vocab_size, heads = whole_number(data, "vocab_size"), whole_number(data, "num_attention_heads")
+        if whole_number(data, "num_key_value_heads", heads) != heads:
             raise ValueError(
                 f"num_key_value_heads {data['num_key_value_heads']}: grouped-query attention is not part of Osprey "
                 f"(num_attention_heads is {heads})"
             )
-        for key in ("attention_bias", "mlp_bias"):
-            if data.get(key):
-                raise ValueError(f"{key} is {data[key]!r}: Osprey's linears have no biases")
-        parameters = data.get("rope_parameters") or {}
-        scaling = data.get("rope_scaling") or parameters
-        if scaling.get("rope_type", scaling.get("type", "default")) != "default":
-            raise ValueError(f"rope_scaling is {scaling!r}: Osprey's rotary positions are not scaled")
-        own = dict(data.get("osprey", {}))
-        unknown = set(own) - {f.name for f in fields(cls)}
-        if unknown:
-            raise ValueError(f"unknown keys under 'osprey' in config.json: {sorted(unknown)}")
-        own = {key: tuple(value) if isinstance(value, list) else value for key, value in own.items()}
-        llama = {key: getattr(cls, LLAMA_KEYS[key]) for key in _OPTIONAL} | parameters | data
-        own |= {name: llama[key] for key, name in LLAMA_KEYS.items() if key != "num_key_value_heads"}
-        return cls(**{"mask_id": data["vocab_size"], "pos_id": data["vocab_size"] + 1, **own})
+        own = _own_values(part(data, "osprey"), {f.name: f.default for f in fields(cls)})
+        # The published end of an answer comes first, wherever the list has it.
+        ends = sorted(token_ids(data, "eos_token_id", [cls.eos_id]), key=lambda one: one != cls.eos_id)
+        own.setdefault("mask_id", vocab_size)
+        own.setdefault("pos_id", own["mask_id"] + 1)
+        if len(ends) > 1:
+            own["extra_eos_ids"] = tuple(ends[1:])
+        own |= {name: whole_number(data, key) for key, name in LLAMA_KEYS.items() if key in _SIZES}
+        config = cls(
+            rms_norm_eps=positive_number(data, "rms_norm_eps", cls.rms_norm_eps),
+            rope_theta=_rope_theta(data),
+            bos_id=whole_number(data, "bos_token_id", cls.bos_id, least=0),
+            eos_id=ends[0],
+            **own,
+        )
+        for key, ids in (("bos_token_id", (config.bos_id,)), ("eos_token_id", tuple(ends))):
+            if max(ids) >= vocab_size:
+                raise ValueError(f"{key} is {data[key]!r}, but the vocabulary ends at {vocab_size - 1} (vocab_size)")
+        return config
+
+
+def _check_kind(data: dict[str, Any]) -> None:
+    """Raise ValueError for a model that is not an Osprey, or that is stored in a form that cannot be read."""
+    if data.get("model_type") not in ("osprey", "osprey-stage2"):
+        raise ValueError(f"model_type {data.get('model_type')!r}: expected 'osprey' or 'osprey-stage2'")
+    for key, expected in (("mm_projector_type", "mlp2x_gelu"), ("hidden_act", "silu")):
+        if (data.get(key) or expected) != expected:
+            raise ValueError(f"{key} {data[key]!r}: expected {expected!r}")
+    for key in ("attention_bias", "mlp_bias"):
+        if data.get(key):
+            raise ValueError(f"{key} is {data[key]!r}: Osprey's linears have no biases")
+    if data.get("tie_word_embeddings"):
+        raise ValueError("tie_word_embeddings is true: Osprey's output layer has weights of its own")
+    if data.get("quantization_config"):
+        method = part(data, "quantization_config").get("quant_method", "unknown")
+        raise ValueError(
+            f"quantization_config says that the weights are quantized (quant_method {method!r}): "
+            "use the checkpoint in float32, float16 or bfloat16"
+        )
+
+
+def _rope_theta(data: dict[str, Any]) -> float:
+    """Return the base of the rotary positions. Raises ValueError if they are scaled."""
+    parameters = part(data, "rope_parameters")
+    scaling = part(data, "rope_scaling") or parameters
+    if scaling.get("rope_type", scaling.get("type", "default")) != "default":
+        raise ValueError(f"rope_scaling is {scaling!r}: Osprey's rotary positions are not scaled")
+    return positive_number(data, "rope_theta", positive_number(parameters, "rope_theta", OspreyConfig.rope_theta))
+
+
+def _own_values(data: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Return the checked values of the "osprey" part, as fields of the configuration. Raises ValueError."""
+    unknown = set(data) - set(defaults)
+    if unknown:
+        raise ValueError(f"unknown keys under 'osprey' in config.json: {sorted(unknown)}")
+    values: dict[str, Any] = {}
+    for key, value in data.items():
+        default = defaults[key]
+        if value is None:
+            continue
+        if key == "extra_eos_ids":
+            values[key] = token_ids(data, key, ()) if value else ()
+        elif isinstance(default, tuple):
+            kept = numbers(data, key, len(default)) or default
+            whole = all(isinstance(one, int) for one in default)
+            values[key] = tuple(whole_number({key: one}, key) for one in kept) if whole else kept
+        else:
+            values[key] = whole_number(data, key) if isinstance(default, int) else positive_number(data, key)
+    return values
 
 
 OSPREY_7B = OspreyConfig()

@@ -6,7 +6,7 @@ Both formats are mapped into memory: listing a file reads its header, and a tens
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -15,18 +15,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from osprey_ros.errors import InputError
-
-_LFS_POINTER = b"version https://git-lfs"
+from osprey_ros.file_errors import LFS_POINTER, is_lfs_pointer, native_path, os_reason
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of a weight file: its name there, shape and dtype."""
+    """A tensor of a weight file: its name there, shape and dtype. The first axis may be longer in the file."""
 
     path: Path
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
+
+    def head(self, rows: int) -> StoredTensor:
+        """Return the first rows of this tensor, which has at least one axis."""
+        return replace(self, shape=(rows, *self.shape[1:]))
 
 
 def list_file(path: Path) -> dict[str, StoredTensor]:
@@ -36,9 +39,9 @@ def list_file(path: Path) -> dict[str, StoredTensor]:
 
 def read_stored(tensor: StoredTensor, dtype: torch.dtype | None = None) -> torch.Tensor:
     """Read one tensor, in its stored type or as `dtype`. Raises InputError."""
-    return map_file(tensor.path)[tensor.name].to(
-        dtype or tensor.dtype, memory_format=torch.contiguous_format, copy=True
-    )
+    stored = map_file(tensor.path)[tensor.name]
+    used = stored[: tensor.shape[0]] if tensor.shape else stored
+    return used.to(dtype or tensor.dtype, memory_format=torch.contiguous_format, copy=True)
 
 
 def map_file(path: Path) -> dict[str, torch.Tensor]:
@@ -47,29 +50,27 @@ def map_file(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         InputError: the file is missing, damaged, of another format, or contains more than a dictionary of tensors.
     """
+    native = native_path(path)
     try:
-        with path.open("rb") as file:
-            pointer = file.read(len(_LFS_POINTER)) == _LFS_POINTER
-        if pointer:
-            raise InputError(f"{path} is a Git LFS pointer instead of the file: run `git lfs pull` in its folder")
+        if is_lfs_pointer(path):
+            raise InputError(f"{path} {LFS_POINTER}")
         if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+            return load_file(native)
+        content = torch.load(native, map_location="cpu", mmap=True, weights_only=True)
     except UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it uses {found[1]}" if found else str(error).splitlines()[0]
+        reason = f"it uses {found[1]}" if found else "it contains more than tensors"
         raise InputError(
             f"{path} is rejected and nothing in it was run: {reason}; download it again, from a source that you trust"
         ) from error
     except SafetensorError as error:
-        raise InputError(f"{path} is cut short or not a safetensors file ({error}); download it again") from error
-    except RuntimeError as error:
-        reason = str(error).split(". ")[0]
-        raise InputError(
-            f"{path} is cut short, damaged, or in the format of PyTorch before 1.6 ({reason}); download it again"
-        ) from error
+        raise InputError(f"{path} is cut short or not a safetensors file; download it again") from error
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+        raise InputError(f"{path} cannot be read: {os_reason(error)}") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{path} is cut short, damaged, or in the format of PyTorch before 1.6; download it again"
+        ) from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
     return {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}

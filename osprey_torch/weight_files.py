@@ -16,6 +16,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from osprey_ros.errors import BundleError
+from osprey_ros.strict_json import to_json
 
 # Pages of memory, so that runtimes can map a tensor where it lies.
 _ALIGNMENT = 4096
@@ -108,7 +109,7 @@ class WeightFile:
 
 def write_index(path: Path, index: dict[str, StoredWeight]) -> None:
     """Write an index as JSON."""
-    path.write_text(json.dumps({name: asdict(weight) for name, weight in index.items()}, indent=1), encoding="utf-8")
+    path.write_text(to_json({name: asdict(weight) for name, weight in index.items()}, indent=1), encoding="utf-8")
 
 
 def read_index(path: Path) -> dict[str, StoredWeight]:

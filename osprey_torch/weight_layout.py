@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from osprey_ros.errors import InputError
 from osprey_torch.config import OspreyConfig
+from osprey_torch.json_files import read_json
 from osprey_torch.model import Osprey
 from osprey_torch.tensor_files import StoredTensor, list_file
+from osprey_torch.tokenizer_files import MOST_SPARE_ROWS
 
 CONFIG = "config.json"
 # (index of shards, file without shards), in the order in which they are looked for.
@@ -24,21 +24,11 @@ TOWER = "model.vision_tower.vision_tower."  # what comes before open_clip's own 
 
 # What the weights are called in open_clip's own repositories; looked for where a folder is given.
 _OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# A row for each token.
+_VOCABULARY_ROWS = ("model.embed_tokens.weight", "lm_head.weight")
 _TRUNK = "visual.trunk."
 _TRUNK_HEAD = "visual.trunk.head."
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object of a file of the folder. Raises InputError if it is missing or no object."""
-    if not path.is_file():
-        raise InputError(f"{path.parent}: no {path.name} in this checkpoint folder")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise InputError(f"{path} holds a {type(data).__name__}, not an object")
-    return data
 
 
 def weight_file_names(folder: Path) -> list[str]:
@@ -87,6 +77,17 @@ def list_vision_weights(folder: Path, configured: object, given: Path | None) ->
     return trunk
 
 
+def without_spare_rows(tensors: Mapping[str, StoredTensor], config: OspreyConfig) -> dict[str, StoredTensor]:
+    """Return the tensors with as many rows of the vocabulary as the model uses; a few more may be stored."""
+    size = config.vocab_size
+    return {
+        name: tensor.head(size)
+        if name in _VOCABULARY_ROWS and tensor.shape and size < tensor.shape[0] <= size + MOST_SPARE_ROWS
+        else tensor
+        for name, tensor in tensors.items()
+    }
+
+
 def parameter_shapes(config: OspreyConfig) -> dict[str, tuple[int, ...]]:
     """Return the published name and shape of every parameter of the model; no weights are made."""
     with torch.device("meta"):
@@ -110,12 +111,16 @@ def check_shapes(
         if name in found and found[name].shape != shape
     ]
     lines += [
-        f"wrong type: {name} is {found[name].dtype}, not floating point"
+        f"wrong type: {name} is {_name(found[name].dtype)}, not float32, float16 or bfloat16"
         for name in expected
-        if name in found and not found[name].dtype.is_floating_point
+        if name in found and found[name].dtype not in _DTYPES
     ]
     if lines:
         raise InputError(f"{folder}: weights do not fit {CONFIG}\n  " + "\n  ".join(lines))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _is_unused(name: str) -> bool:

@@ -8,11 +8,12 @@ import torch
 from tokenizers import Tokenizer
 
 from osprey_ros.errors import InputError
-from osprey_torch.checkpoint import config_from_json, load_checkpoint
+from osprey_torch.checkpoint import check_finite, config_from_json, ids_given, load_checkpoint
+from osprey_torch.json_files import read_json
 from osprey_torch.model import Osprey
 from osprey_torch.tensor_files import read_stored
-from osprey_torch.tokenizer_files import read_tokenizer
-from osprey_torch.weight_layout import CONFIG, check_shapes, list_vision_weights, list_weights, read_json
+from osprey_torch.tokenizer_files import read_vocabulary
+from osprey_torch.weight_layout import CONFIG, check_shapes, list_vision_weights, list_weights, without_spare_rows
 from training.recipe import ModelStart
 
 # Parts that neither a LLaMA nor a CLIP tower has: they begin with random weights.
@@ -38,9 +39,12 @@ def model_from_llm(folder: Path, vision_weights: Path) -> tuple[Osprey, Tokenize
     if data.get("model_type") != "llama":
         raise InputError(f"{folder / CONFIG}: model_type is {data.get('model_type')!r}, it must be 'llama'")
     config = config_from_json({**data, "model_type": "osprey"}, folder / CONFIG)
-    stored = list_weights(folder) | list_vision_weights(folder, None, vision_weights)
+    tokenizer, config = read_vocabulary(folder, config, ids_given(data))
+    stored = without_spare_rows(list_weights(folder) | list_vision_weights(folder, None, vision_weights), config)
     check_shapes(folder, config, stored, optional=_NEW)
     model = Osprey(config)
     state = {name: read_stored(tensor, torch.float32) for name, tensor in stored.items()}
+    for name, weight in state.items():
+        check_finite(name, weight.numpy(), stored[name].path)
     model.load_state_dict(state, strict=False)
-    return model, read_tokenizer(folder, config)
+    return model, tokenizer

@@ -26,6 +26,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from osprey_ros.decoding.prompt import MASK_TEXT, OSPREY_V1, POSITION_TEXT, QUESTIONS
+from osprey_ros.strict_json import to_json
 from osprey_sim import words
 from osprey_torch.config import OSPREY_7B, OspreyConfig
 from osprey_torch.tokenizer_files import SPACE, SPECIAL, llama_tokenizer
@@ -207,7 +208,7 @@ def _random(name: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
 
 
 def _write_json(path: Path, data: object) -> None:
-    path.write_text(json.dumps(data, indent=2) + "\n")
+    path.write_text(to_json(data, indent=2) + "\n")
 
 
 def main(argv: list[str] | None = None) -> int:

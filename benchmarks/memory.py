@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from osprey_ros.strict_json import to_json
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
 
 from osprey_ros.errors import OspreyError
@@ -83,7 +85,7 @@ def main() -> None:
     parser.add_argument("style")
     parser.add_argument("new_tokens", type=int)
     parser.add_argument("threads", type=int)
-    print(json.dumps(_describe(parser.parse_args())))
+    print(to_json(_describe(parser.parse_args())))
 
 
 if __name__ == "__main__":

@@ -51,7 +51,8 @@ class Difference:
     engine: str
     loop: str
     step: int
-    logprob_gap: float  # of the loop's token in the loop, minus that of the engines' token in the engines
+    # Of the loop's token in the loop, minus that of the engines' token in the engines; None if one answer is longer.
+    logprob_gap: float | None
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def compare(bundle: Bundle, regions: int, style: str, new_tokens: int, threads: 
                 if step:
                     largest = max(largest, float(np.abs(description.logprobs[:step] - other_logprobs[:step]).max()))
                 if len(unequal) or len(own) != len(other):
-                    gap = float(other_logprobs[step] - description.logprobs[step]) if len(unequal) else float("nan")
+                    gap = float(other_logprobs[step] - description.logprobs[step]) if len(unequal) else None
                     words = (loop.builder.decode(own.tolist()), loop.builder.decode(other.tolist()))
                     differences.append(Difference(seed, description.region_id, way, *words, step, gap))
         compared += len(chosen)

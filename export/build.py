@@ -24,6 +24,7 @@ from osprey_ros.bundle.bundle import write_manifest
 from osprey_ros.bundle.manifest import CALIBRATION, MANIFEST, Manifest
 from osprey_ros.decoding.prompt import OSPREY_V1
 from osprey_ros.errors import BundleError, InputError
+from osprey_ros.strict_json import to_json
 from osprey_torch.checkpoint import Checkpoint
 from osprey_torch.config import OspreyConfig
 
@@ -144,7 +145,7 @@ def _is_bundle(folder: Path) -> bool:
 
 def _key(checkpoint: Checkpoint, config: OspreyConfig, precisions: Precisions, targets: Targets) -> dict[str, str]:
     """Return everything that determines the bytes of the parts."""
-    model = hashlib.sha256(json.dumps(config.to_json(), sort_keys=True).encode()).hexdigest()
+    model = hashlib.sha256(to_json(config.to_json(), sort_keys=True).encode()).hexdigest()
     options = {name: str(value) for name, value in {**asdict(precisions), **asdict(targets)}.items()}
     return {"checkpoint": checkpoint.digest, "model": model, **options}
 

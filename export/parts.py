@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -34,6 +33,7 @@ from osprey_ros.bundle.manifest import (
     onnx_engines,
 )
 from osprey_ros.engines import machine
+from osprey_ros.strict_json import to_json
 from osprey_torch.checkpoint import Checkpoint
 from osprey_torch.config import OspreyConfig
 from osprey_torch.onnx_graph import to_half
@@ -71,7 +71,7 @@ class BundleParts:
         parts += [Part(f"layer {layer}", partial(self._layer, layer)) for layer in range(self.config.num_layers)]
         parts += [Part("output layer", self._lm_head), Part("decoder graph", self._decoder_graph)]
         # A build can continue after an upgrade, in another power mode or on another machine; its plans cannot.
-        here = json.dumps(machine.current(), sort_keys=True) if self._plan_roles() else ""
+        here = to_json(machine.current(), sort_keys=True) if self._plan_roles() else ""
         return parts + [Part(f"{role} plan", partial(self._plan, role), here) for role in self._plan_roles()]
 
     def engines(self) -> dict[str, EngineEntry]:
@@ -133,7 +133,7 @@ class BundleParts:
         tokenizer, config = (self.workspace.bundle / name for name in (TOKENIZER, CONFIG))
         # Tokenizer.save() raises a bare Exception if the disk is full.
         tokenizer.write_text(self.checkpoint.tokenizer.to_str(pretty=True), encoding="utf-8")
-        config.write_text(json.dumps(self.config.to_json(), indent=1) + "\n", encoding="utf-8")
+        config.write_text(to_json(self.config.to_json(), indent=1) + "\n", encoding="utf-8")
         return [tokenizer, config]
 
     def _layer(self, layer: int) -> list[Path]:

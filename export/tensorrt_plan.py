@@ -6,7 +6,6 @@ Networks are strongly typed: the types in the graph determine the precision of e
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from osprey_ros.engines import machine
 from osprey_ros.engines.machine import require_tensorrt
 from osprey_ros.engines.tensorrt import make_logger
 from osprey_ros.errors import EngineError
+from osprey_ros.strict_json import to_json
 from osprey_torch.atomic_write import atomic_write
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def build_plan(
     }
     print_ = machine.current() | {
         "onnx_sha256": graph_sha256(graph),
-        "options": json.dumps(options, sort_keys=True),
+        "options": to_json(options, sort_keys=True),
     }
     plan = folder / fingerprint.plan_name(graph.stem, print_)
     entry = EngineEntry(plan.name, "tensorrt", "cuda", print_)

@@ -7,7 +7,6 @@ object, its instance id, category and short description.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +21,7 @@ from std_msgs.msg import String
 from osprey_ros.ros.outputs import messages
 from osprey_ros.ros.parameter_values import converted, given_values, warn_of_unknown
 from osprey_ros.ros.run import run_node
+from osprey_ros.strict_json import to_json
 from osprey_sim import words
 from osprey_sim.object_sets import OBJECT_SETS, TABLETOP, SceneSource
 from osprey_sim.render import Frame, Renderer
@@ -122,7 +122,7 @@ class SimCamera(Node):
         self._depth.publish(messages.image_message(frame.depth, "32FC1", header))
         self._camera_info.publish(messages.camera_info_message(frame.ros_camera_matrix, width, height, header))
         moment = {"sec": header.stamp.sec, "nanosec": header.stamp.nanosec}
-        self._truth.publish(String(data=json.dumps({"stamp": moment, "objects": self._visible})))
+        self._truth.publish(String(data=to_json({"stamp": moment, "objects": self._visible})))
 
     def _draw(self, seed: int) -> None:
         assert self._renderer is not None  # it exists before the timer starts

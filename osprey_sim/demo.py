@@ -28,6 +28,7 @@ from osprey_ros.cli._options import Parser, above_zero, add_bundle_option, add_c
 from osprey_ros.errors import OspreyError
 from osprey_ros.messages import images
 from osprey_ros.messages.stamps import stamp_of
+from osprey_ros.strict_json import to_json
 from osprey_sim.node_process import NodeProcess
 from osprey_sim.object_sets import OBJECT_SETS, TABLETOP
 
@@ -181,7 +182,7 @@ def run(
     stamps = collected.complete()[:frames]
     entries = [entry for stamp in stamps for entry in compared(stamp, collected)]
     print_table(entries, first=stamps[0])
-    (output / "objects.json").write_text(json.dumps(entries, indent=2) + "\n")
+    (output / "objects.json").write_text(to_json(entries, indent=2) + "\n")
     cv2.imwrite(str(output / "overlay.png"), collected.overlays[stamps[-1]][..., ::-1])
     right = sum(entry["category"] == entry["truth"]["category"] for entry in entries)
     print(f"{len(entries)} objects in {len(stamps)} frames, category right for {right}")

@@ -68,4 +68,6 @@ class Objective(nn.Module):
         image_tokens = model.project(features[IMAGE_TOKEN_LEVEL])
         logits = model(image_tokens, mask_tokens, position_tokens, batch.packed).float()
         targets = batch.packed.targets[batch.packed.targets >= 0]
-        return functional.cross_entropy(logits, targets), (logits.argmax(-1) == targets).float().mean()
+        # All answers of a batch can be cut off: the loss is 0 then.
+        loss = functional.cross_entropy(logits, targets, reduction="sum") / max(1, len(targets))
+        return loss, (logits.argmax(-1) == targets).float().mean()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from osprey_ros.strict_json import to_json
 from osprey_ros.vision.preprocess import resize_shortest_edge
 from osprey_sim import render
 from osprey_sim.dialogues import RegionFacts, region_facts
@@ -89,7 +90,7 @@ def _render_chunk(job: tuple[Path, str, int, int, int, tuple[int, int]]) -> int:
         images.append(resize_shortest_edge(frame.rgb, image_size))
         instances.append(_as_bytes(frame.instance_ids))
         parts.append(_as_bytes(frame.part_ids))
-        lines.append(json.dumps([asdict(f) for f in region_facts(scene, frame)]))
+        lines.append(to_json([asdict(f) for f in region_facts(scene, frame)]))
     facts_path = folder / f"{start:06d}-{stop:06d}-facts.jsonl"
     for kind, arrays in (("picture", images), ("instances", instances), ("parts", parts)):
         np.save(_file(facts_path, kind), np.stack(arrays))

@@ -9,7 +9,6 @@ complete. On several GPUs:
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -21,6 +20,7 @@ import torch
 from accelerate import PartialState
 
 from osprey_ros.errors import InputError, OspreyError
+from osprey_ros.strict_json import to_json
 from osprey_torch.atomic_write import atomic_write
 from training.deadline import Deadline, TimeIsUp
 from training.prepare import prepare
@@ -37,7 +37,7 @@ def claim(folder: Path, recipe: Recipe) -> None:
         InputError: an earlier run with another recipe has left its files there.
     """
     note = folder / "recipe.json"
-    wanted = json.dumps(asdict(recipe), indent=1) + "\n"
+    wanted = to_json(asdict(recipe), indent=1) + "\n"
     if note.is_file():
         if note.read_text() != wanted:
             raise InputError(f"{folder} holds a run of another recipe ({note}): give another --output or remove it")

@@ -18,6 +18,7 @@ from torch import nn
 from tqdm import tqdm
 
 from osprey_ros.errors import InputError
+from osprey_ros.strict_json import to_json
 from osprey_torch.atomic_write import atomic_write
 from osprey_torch.checkpoint import save_checkpoint
 from training.cpu import prepare_for_cpu
@@ -197,14 +198,23 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(self.folder / state))
         if self.accelerator.is_main_process:
-            atomic_write(self.folder / PROGRESS, json.dumps({"stage": stage, "step": step, "state": state}) + "\n")
+            atomic_write(self.folder / PROGRESS, to_json({"stage": stage, "step": step, "state": state}) + "\n")
         self.accelerator.wait_for_everyone()
 
     def _log(self, stage: str, step: int, loss: float, right: float) -> None:
+        """Log a step. Raises InputError for a loss that is not finite; ``right`` is NaN where nothing was asked."""
+        if not math.isfinite(loss):
+            raise InputError(
+                f"stage {stage}, step {step}: the loss is {loss}, the weights have diverged; lower the learning rate "
+                f"in the recipe and train into another --output (what was saved before is in {self.folder})"
+            )
         self.accelerator.log({f"{stage}/loss": loss, f"{stage}/right": right}, step=step)
         if self.accelerator.is_main_process:
             with (self.folder / "log.jsonl").open("a") as log:
-                log.write(json.dumps({"stage": stage, "step": step, "loss": loss, "right": right}) + "\n")
+                log.write(
+                    to_json({"stage": stage, "step": step, "loss": loss, "right": None if math.isnan(right) else right})
+                    + "\n"
+                )
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:

@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 from benchmarks.baselines.weights import LlamaWeights, as_float
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.errors import InputError
+from osprey_ros.strict_json import to_json
 from osprey_torch.config import LLAMA_KEYS
 from osprey_torch.quantize import BLOCK, QuantizedLinear
 
@@ -51,7 +52,7 @@ def write_llama_folder(weights: LlamaWeights, bundle: Bundle, folder: Path) -> N
         "tie_word_embeddings": False,
         "torch_dtype": "float16",
     }
-    (folder / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
+    (folder / "config.json").write_text(to_json(settings, indent=1) + "\n")
     bundle.tokenizer().save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}\n')
 
@@ -86,7 +87,7 @@ def build_model(
     settings = json.loads(path.read_text())
     settings["model"]["eos_token_id"] = settings["model"]["bos_token_id"]  # answers never end before the limit
     settings["model"]["decoder"]["session_options"]["intra_op_num_threads"] = threads
-    path.write_text(json.dumps(settings, indent=1))
+    path.write_text(to_json(settings, indent=1))
     return output
 
 

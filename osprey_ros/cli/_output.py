@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from osprey_ros.errors import OspreyError
+from osprey_ros.strict_json import to_json
 
 if TYPE_CHECKING:
     from osprey_ros.bundle.manifest import Manifest
@@ -75,7 +75,7 @@ def write_figures(path: Path | None, figures: object) -> None:
     """Write figures as JSON, and create the folder of the file; do nothing without a file."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(figures, indent=1, default=str) + "\n", encoding="utf-8")
+        path.write_text(to_json(figures, indent=1, default=str) + "\n", encoding="utf-8")
 
 
 def warn_if_unverified(manifest: Manifest) -> None:

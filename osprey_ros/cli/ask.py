@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING, Any
 
 from osprey_ros.cli._options import (
@@ -21,6 +20,7 @@ from osprey_ros.cli._options import (
 from osprey_ros.cli._output import box_text, file_width, warn_about_regions, warn_if_unverified
 from osprey_ros.decoding.prompt import check_text
 from osprey_ros.errors import InputError
+from osprey_ros.strict_json import to_json
 
 if TYPE_CHECKING:
     from osprey_ros.scene.types import SceneObject
@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_text(arguments.question, "the question")
     answer = _ask_node(arguments) if arguments.image is None else _ask_image(arguments)
     if arguments.json:
-        print(json.dumps(answer, indent=2))
+        print(to_json(answer, indent=2))
     else:
         _print_table(answer)
     return 0 if answer["matches"] else NOTHING_FOUND

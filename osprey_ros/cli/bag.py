@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ from osprey_ros.cli._options import (
 from osprey_ros.cli._output import warn_if_unverified
 from osprey_ros.errors import OspreyError
 from osprey_ros.messages.synchronizer import MAX_SLOP
+from osprey_ros.strict_json import to_json
 
 if TYPE_CHECKING:
     from osprey_ros.recording.annotate import Report
@@ -179,7 +179,7 @@ def _print_summary(arguments: argparse.Namespace, recording: Recording, plan: Pl
     if arguments.json:
         summary = {"output": str(arguments.output), "topic": topic, "frames": frames, **asdict(report), "notes": notes}
         summary["failed"] = [{"stamp": stamp, "reason": reason} for stamp, reason in report.failed]
-        print(json.dumps(summary, indent=2))
+        print(to_json(summary, indent=2))
         return
     empty = f" ({report.empty} of them without a region)" if report.empty else ""
     print(

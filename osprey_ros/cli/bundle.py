@@ -20,6 +20,7 @@ from osprey_ros.bundle.spec import REBUILD
 from osprey_ros.cli._options import add_json_option, add_verbose_option
 from osprey_ros.cli._output import warn_if_unverified
 from osprey_ros.errors import BundleError, OspreyError
+from osprey_ros.strict_json import to_json
 
 if TYPE_CHECKING:
     from osprey_ros.bundle.bundle import Bundle
@@ -136,7 +137,7 @@ def _read_manifest(root: Path) -> tuple[Manifest | None, list[Fault]]:
             f"{FORMAT_VERSION}; use the osprey_ros that it was built with, or {REBUILD}"
         )
     try:
-        return Manifest.from_json(json.dumps(data)), []
+        return Manifest.from_json(to_json(data)), []
     except BundleError as error:
         return None, [Fault(MANIFEST, str(error).removeprefix(f"{MANIFEST} ").removeprefix(f"{MANIFEST}: "))]
 
@@ -222,7 +223,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
             "faults": [asdict(fault) for fault in check.faults],
             "notes": notes,
         }
-        print(json.dumps(report, indent=2))
+        print(to_json(report, indent=2))
     else:
         _print_check(check, notes)
     if manifest is not None:
@@ -260,7 +261,7 @@ def run_show(arguments: argparse.Namespace) -> int:
             "bytes": sum(entry.bytes for entry in manifest.files.values()),
             **asdict(manifest),
         }
-        print(json.dumps(report, indent=2))
+        print(to_json(report, indent=2))
     else:
         print("\n".join(describe_bundle(bundle)))
     return 0

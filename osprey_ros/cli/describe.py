@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -23,6 +22,7 @@ from osprey_ros.cli._options import (
 )
 from osprey_ros.cli._output import box_text, file_width, warn_about_regions, warn_if_unverified
 from osprey_ros.errors import RegionError
+from osprey_ros.strict_json import to_json
 
 if TYPE_CHECKING:
     from osprey_ros.bundle.manifest import Manifest
@@ -105,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
     warn_if_unverified(bundle.manifest)
     if arguments.json:
         known = [{"file": name, **answer} for name, answer in zip(names, answers, strict=True)]
-        print(json.dumps(_report(arguments, bundle.manifest, regions, results[0].question, known, timing), indent=2))
+        print(to_json(_report(arguments, bundle.manifest, regions, results[0].question, known, timing), indent=2))
     else:
         _print_table(regions, names, answers, timing)
     # Last, so that the descriptions are not lost if the file cannot be written.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -12,6 +11,7 @@ from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.results import Description, Result
 from osprey_ros.scene.settings import StepSettings
 from osprey_ros.scene.types import UNKNOWN, Attribute, Caption
+from osprey_ros.strict_json import to_json
 
 
 def questions_for(settings: StepSettings) -> tuple[list[str], list[Constraint | None]]:
@@ -57,7 +57,7 @@ def questions_key(settings: StepSettings) -> str:
     """Return a text that identifies what captions depend on."""
     names = ("style", "categories", "max_new_tokens", "min_confidence")
     values = {name: getattr(settings, name) for name in names}
-    return json.dumps({**values, "attributes": [asdict(spec) for spec in settings.attributes]}, sort_keys=True)
+    return to_json({**values, "attributes": [asdict(spec) for spec in settings.attributes]}, sort_keys=True)
 
 
 def _asks_category(settings: StepSettings) -> bool:

@@ -19,6 +19,7 @@ import numpy as np
 from osprey_ros.errors import StorageError
 from osprey_ros.scene.association import cosine_distance
 from osprey_ros.scene.types import Attribute, Caption, SceneObject, State
+from osprey_ros.strict_json import to_json
 
 _APPLICATION = 0x4F535052  # application id of a scene file: "OSPR"
 _VERSION = 1  # of the tables below
@@ -272,7 +273,7 @@ def _row(obj: SceneObject) -> tuple[Any, ...]:
     """Return the values of _COLUMNS. Visibility is not among them: no object is visible after a start."""
     caption: tuple[Any, ...] = (None,) * 6
     if obj.caption is not None:
-        attributes = json.dumps([[a.name, a.value, float(a.confidence)] for a in obj.caption.attributes])
+        attributes = to_json([[a.name, a.value, float(a.confidence)] for a in obj.caption.attributes])
         said = obj.caption
         caption = (said.category, said.description, float(said.confidence), int(said.described_at), attributes)
         caption = (*caption, float(said.raw_confidence))
@@ -283,10 +284,10 @@ def _row(obj: SceneObject) -> tuple[Any, ...]:
         int(obj.first_seen),
         int(obj.last_seen),
         int(obj.instance_id),
-        json.dumps([int(v) for v in obj.box]),
+        to_json([int(v) for v in obj.box]),
         int(obj.area),
-        obj.position and json.dumps([float(v) for v in obj.position]),
-        obj.size and json.dumps([float(v) for v in obj.size]),
+        obj.position and to_json([float(v) for v in obj.position]),
+        obj.size and to_json([float(v) for v in obj.size]),
         obj.label,
         float(obj.score),
         *caption,

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from osprey_ros.strict_json import to_json
 from osprey_torch.atomic_write import atomic_write
 from osprey_torch.readers.records import Record, Skipped, Turn
 from osprey_torch.readers.segmentation import Segmentation
@@ -63,12 +64,12 @@ def write_shards(
         lines.clear()
 
     for record in records:
-        lines.append(json.dumps(_to_json(record)) + "\n")
+        lines.append(to_json(_to_json(record)) + "\n")
         if len(lines) == per_shard:
             flush()
     if lines:
         flush()
-    atomic_write(folder / _INDEX, json.dumps({"shards": names, "skipped": skipped.total, "source": source}) + "\n")
+    atomic_write(folder / _INDEX, to_json({"shards": names, "skipped": skipped.total, "source": source}) + "\n")
     return Shards(folder)
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from osprey_ros.errors import InputError
+from osprey_ros.strict_json import to_json
 
 _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})  # answers that may differ the next time
 _LONGEST_WAIT = 60.0  # seconds between two attempts
@@ -100,7 +101,7 @@ class Endpoint:
         headers = {"Content-Type": "application/json"}
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
-        data = json.dumps(request.body()).encode()
+        data = to_json(request.body()).encode()
         posted = urllib.request.Request(self.url, data=data, headers=headers, method="POST")
         with urllib.request.urlopen(posted, timeout=self.timeout) as response:
             result: bytes = response.read()

@@ -5,7 +5,6 @@ Only records about one region at a time contribute facts; conversations do not.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from PIL import Image
 from pycocotools import mask as coco_masks
 
 from osprey_ros.decoding.prompt import QUESTIONS
+from osprey_ros.strict_json import to_json
 from osprey_sim.dialogues import COLOR_QUESTION, region_facts
 from osprey_sim.render import render_scenes
 from osprey_sim.words import visible_objects
@@ -100,7 +100,7 @@ def images_from_records(records: Iterable[Record], images: Path) -> list[KnownIm
         for turns in record.dialogues:
             if len(turns) == 1 and len(turns[0].regions) == 1:
                 mask = record.masks[turns[0].regions[0]]
-                key = json.dumps(mask.data)
+                key = to_json(mask.data)
                 regions[key] = _learned(regions.get(key) or KnownRegion(mask), turns[0].question, turns[0].answer)
     known = []
     for name, gathered in by_name.items():

@@ -9,6 +9,7 @@ import threading
 from dataclasses import asdict
 from pathlib import Path
 
+from osprey_ros.strict_json import to_json
 from training.instructions.endpoint import Reply, Request
 
 
@@ -58,7 +59,7 @@ class Journal:
 
     def _write(self, request: Request, content: str | None, sent: int, received: int) -> None:
         entry = {"request": _hash(request), "content": content, "sent": sent, "received": received}
-        self._file.write(json.dumps(entry).encode() + b"\n")
+        self._file.write(to_json(entry).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
         self.sent += sent
@@ -66,4 +67,4 @@ class Journal:
 
 
 def _hash(request: Request) -> str:
-    return hashlib.sha256(json.dumps(asdict(request), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(to_json(asdict(request), sort_keys=True).encode()).hexdigest()

@@ -17,7 +17,7 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
-from osprey_ros.errors import OspreyError, StoppedError
+from osprey_ros.errors import InputError, OspreyError, StoppedError
 from osprey_ros.messages.frames import (
     CAMERA_INFO,
     DEPTH,
@@ -191,7 +191,7 @@ class OspreyNode(ParameterNode):
     def _check_parameters(self, changes: list[Parameter[Any]]) -> SetParametersResult:
         try:
             self._settings.changed(changes)
-        except ValueError as error:
+        except InputError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 

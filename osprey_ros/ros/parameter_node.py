@@ -10,6 +10,8 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from osprey_ros.errors import InputError
+
 HAS_POST_SET_CALLBACKS = hasattr(Node, "add_post_set_parameters_callback")  # not in Humble
 
 
@@ -31,7 +33,7 @@ class ParameterNode(LifecycleNode):
             self._after_set = callback
 
     def convert_parameters(self, callback: Callable[[Parameter[Any]], Parameter[Any]]) -> None:
-        """Set what ``callback`` returns for each parameter, from now on. If it raises ValueError, refuse the value."""
+        """Set what ``callback`` returns for each parameter, from now on. If it raises InputError, refuse the value."""
         self._before_set = callback
 
     def set_parameters(self, parameter_list: list[Parameter[Any]]) -> list[SetParametersResult]:
@@ -43,7 +45,7 @@ class ParameterNode(LifecycleNode):
         if self._before_set is not None:
             try:
                 parameter_list = [self._before_set(parameter) for parameter in parameter_list]
-            except ValueError as error:
+            except InputError as error:
                 return SetParametersResult(successful=False, reason=str(error))
         result = super().set_parameters_atomically(parameter_list)
         if self._after_set is not None and result.successful:

@@ -9,6 +9,8 @@ from typing import Any
 
 from rclpy.node import Node
 
+from osprey_ros.errors import InputError
+
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 _WANTED = {**_KINDS, list: "a list of texts"}
 _OTHERS = ("qos_overrides.",)  # beginnings of parameters that rclpy declares itself, perhaps later
@@ -32,7 +34,7 @@ def converted(name: str, value: Any, default: Any) -> Any:
             parameter file of ROS cannot contain an empty list of texts.
 
     Raises:
-        ValueError: The value is of another type or not finite.
+        InputError: The value is of another type or not finite.
     """
     kind = type(default)
     result: Any = None
@@ -44,11 +46,11 @@ def converted(name: str, value: Any, default: Any) -> Any:
         result = value if isinstance(value, kind) else None
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         if not math.isfinite(value):
-            raise ValueError(f"{name} is {value}; set it to a finite number")
+            raise InputError(f"{name} is {value}; set it to a finite number")
         result = kind(value) if kind is float or value == int(value) else None
     if result is None:
         quoted = f""", in two kinds of quotes: "{name}:='{value}'\"""" if kind is str and value is not None else ""
-        raise ValueError(f"{name} is {_shown(value)}; set it to {_WANTED[kind]}{quoted}")
+        raise InputError(f"{name} is {_shown(value)}; set it to {_WANTED[kind]}{quoted}")
     return result
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
@@ -15,16 +15,18 @@ from osprey_ros.ros.inputs.settings import InputSettings
 from osprey_ros.ros.parameter_values import converted, given_values, unknown, warn_of_unknown
 from osprey_ros.scene.attributes import attributes_from
 from osprey_ros.scene.settings import StepSettings
-from osprey_ros.system.settings import Effect, ParameterInfo, parameter, parameters_of
+from osprey_ros.system.settings import Effect, ParameterGroup, ParameterInfo, parameter, parameters_of
 from osprey_ros.vision.preprocess import MODES
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(ParameterGroup):
     """Values of all parameters: those of the node, of its inputs and of the pipeline's steps.
 
     ``attributes`` has one line for each attribute, as `osprey_ros.scene.attributes.attributes_from` takes them; they
-    are parsed when the node is configured, so ``step.attributes`` is empty.
+    are parsed when the node is configured, so ``step.attributes`` is empty. Empty lines are left out.
+
+    Raises InputError for an invalid value.
     """
 
     autostart: bool = parameter(
@@ -101,45 +103,25 @@ class Settings:
         """Minimum time in seconds from one frame to the next."""
         return 1.0 / self.rate_limit if self.rate_limit else 0.0
 
-    @classmethod
-    def from_values(cls, values: Mapping[str, Any]) -> Settings:
-        """Return settings from a value for each parameter. Raises ValueError that names an invalid value."""
-        for name, info in PARAMETERS.items():
-            info.check(values[name])
+    def __post_init__(self) -> None:
+        super().__post_init__()
         # A YAML file for ROS cannot contain an empty list of strings: empty strings are ignored instead.
-        attributes = tuple(line for line in values["attributes"] if line.strip())
+        object.__setattr__(self, "attributes", tuple(line for line in self.attributes if line.strip()))
         try:
-            attributes_from(attributes)
+            attributes_from(self.attributes)
         except InputError as error:
-            raise ValueError(f"attributes: {error}") from error
-        own = _values_of(cls, {**values, "attributes": attributes})
-        inputs = InputSettings(**_values_of(InputSettings, values))
-        return cls(**own, inputs=inputs, step=StepSettings(**_values_of(StepSettings, values)))
+            raise InputError(f"attributes: {error}") from error
 
     def values(self) -> dict[str, Any]:
-        """Return the value of each parameter by its name."""
-        owners = (self, self.inputs, self.step)
-        values = {name: getattr(owner, name) for owner in owners for name in _own(type(owner))}
-        return {**values, "attributes": list(self.attributes) or [""]}
+        """Return the value of each parameter by its name, as ROS takes it."""
+        return {**super().values(), "attributes": list(self.attributes) or [""]}
 
     def changed(self, parameters: Iterable[Parameter[Any]]) -> Settings:
         """Return these settings with new values; parameters of others (``use_sim_time``) are ignored.
 
-        Raises:
-            ValueError: A value is invalid.
+        Raises InputError for an invalid value.
         """
-        values = self.values()
-        values.update({p.name: p.value for p in parameters if p.name in values})
-        return Settings.from_values(values)
-
-
-def _own(settings: type) -> list[str]:
-    """Return the names of the parameters that are fields of a dataclass itself."""
-    return [entry.name for entry in fields(settings) if entry.name in PARAMETERS and entry.metadata]
-
-
-def _values_of(settings: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: values[name] for name in _own(settings)}
+        return Settings.from_values(self.values() | {p.name: p.value for p in parameters})
 
 
 # In the order of their effect, then of their definition.
@@ -174,7 +156,7 @@ def declare(node: Node) -> Settings:
     """Declare all parameters on a node, with the values that it was given, and log names that do not exist.
 
     Raises:
-        ValueError: A value is invalid.
+        InputError: A value is invalid.
     """
     given, defaults = given_values(node), Settings().values()
     chosen = {name: converted(name, given[name], defaults[name]) for name in PARAMETERS if name in given}
@@ -190,15 +172,15 @@ def converted_change(node: Node, change: Parameter[Any]) -> Parameter[Any]:
     """Return a new value of a parameter at run time, in the type of the parameter.
 
     Raises:
-        ValueError: The node has no such parameter, its value cannot change any more, or the new one is invalid.
+        InputError: The node has no such parameter, its value cannot change any more, or the new one is invalid.
     """
     info = PARAMETERS.get(change.name)
     if info is None:
         if not node.has_parameter(change.name):
-            raise ValueError(unknown(change.name, PARAMETERS))
+            raise InputError(unknown(change.name, PARAMETERS))
         return change  # of rclpy, such as use_sim_time
     if info.effect is Effect.START:
-        raise ValueError(f"{change.name} takes effect only when the node starts; restart the node with the new value")
+        raise InputError(f"{change.name} takes effect only when the node starts; restart the node with the new value")
     default = Settings().values()[change.name]
     value = converted(change.name, change.value, default)
     info.check(value)

@@ -12,6 +12,7 @@ from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 
+from osprey_ros.errors import OspreyError
 from osprey_ros.ros.arguments import check_arguments, unused_arguments
 
 _LOGGER = logging.getLogger(__name__)
@@ -26,8 +27,8 @@ def run_node(create: Callable[[], Node], args: list[str] | None = None, topics: 
         topics: names that can be remapped, without namespaces, to warn of others; empty: no warning.
 
     Returns:
-        The exit status: 0 after a signal; 2 if the arguments are invalid, or if ``create`` raises ValueError,
-        RuntimeError or a ParameterException of rclpy. The reason is then printed to stderr.
+        The exit status: 0 after a signal; 2 if the arguments are invalid, or if ``create`` raises OspreyError,
+        ValueError, RuntimeError or a ParameterException of rclpy. The reason is then printed to stderr.
     """
     arguments = sys.argv[1:] if args is None else args
     try:
@@ -40,7 +41,7 @@ def run_node(create: Callable[[], Node], args: list[str] | None = None, topics: 
     try:
         try:
             node = create()
-        except (ParameterException, ValueError, RuntimeError) as error:
+        except (ParameterException, OspreyError, ValueError, RuntimeError) as error:
             print(f"cannot start: {error}", file=sys.stderr)
             return 2
         for sentence in unused_arguments(arguments, node.get_fully_qualified_name(), topics):

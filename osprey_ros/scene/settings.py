@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from osprey_ros.decoding.prompt import QUESTIONS
-from osprey_ros.errors import InputError
 from osprey_ros.scene.attributes import AttributeSpec
-from osprey_ros.system.settings import Effect, parameter, parameters_of
+from osprey_ros.system.settings import Effect, ParameterGroup, parameter
 
 MAX_REGIONS = 4096  # described in one frame
 
 
 @dataclass(frozen=True)
-class StepSettings:
+class StepSettings(ParameterGroup):
     """Settings of `Pipeline.step`. Each field says what it means; ``attributes`` are asked for with each caption.
 
     Raises InputError for a value outside the choices or limits of its field.
@@ -94,13 +93,3 @@ class StepSettings:
         unit="s",
         limits=(0.0, 3600.0),
     )
-
-    def __post_init__(self) -> None:
-        for name, info in _PARAMETERS.items():
-            try:
-                info.check(getattr(self, name))
-            except ValueError as error:
-                raise InputError(str(error)) from error
-
-
-_PARAMETERS = parameters_of(StepSettings)

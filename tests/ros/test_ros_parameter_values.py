@@ -15,6 +15,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from ros_harness import ros_environment
 
+from osprey_ros.errors import InputError
 from osprey_ros.ros import node as node_module
 from osprey_ros.ros.node import OspreyNode
 from osprey_ros.ros.parameter_values import converted, unknown
@@ -60,7 +61,7 @@ def test_what_is_meant_is_taken(value: Any, default: Any, expected: Any) -> None
     ],
 )
 def test_other_values_are_refused_in_words(value: Any, default: Any, reason: str) -> None:
-    with pytest.raises(ValueError) as error:  # noqa: PT011 - its text is compared below
+    with pytest.raises(InputError) as error:
         converted("it", value, default)
     assert str(error.value).startswith(reason)
 

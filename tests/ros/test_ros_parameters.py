@@ -11,6 +11,7 @@ import pytest
 import yaml
 from rclpy.parameter import Parameter
 
+from osprey_ros.errors import InputError
 from osprey_ros.ros.parameters import PARAMETERS, Settings, descriptor
 from osprey_ros.system.settings import Effect, parameter, parameters_of
 
@@ -75,7 +76,7 @@ def test_settings_survive_their_values() -> None:
     ],
 )
 def test_invalid_values_are_refused_with_the_reason(name: str, value: object, reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
+    with pytest.raises(InputError, match=reason):
         Settings().changed([Parameter(name, value=value)])
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from osprey_ros.messages.frames import DETECTIONS, REGIONS, SEGMENTATION
 from osprey_ros.messages.synchronizer import MAX_QUEUE_SIZE, MAX_SLOP
-from osprey_ros.system.settings import Effect, parameter
+from osprey_ros.system.settings import Effect, ParameterGroup, parameter
 
 TRANSPORTS = ("raw", "compressed")
 DEPTH_TRANSPORTS = ("raw", "compressedDepth")
@@ -15,8 +15,11 @@ RELIABILITIES = ("auto", "reliable", "best_effort")
 
 
 @dataclass(frozen=True)
-class InputSettings:
-    """Settings of the subscriptions. Each field says what it means."""
+class InputSettings(ParameterGroup):
+    """Settings of the subscriptions. Each field says what it means.
+
+    Raises InputError for a value outside the choices or limits of its field.
+    """
 
     image_transport: str = parameter(
         "raw",

@@ -5,62 +5,32 @@ from __future__ import annotations
 from dataclasses import replace
 from math import inf, nan
 
-import numpy as np
 import pytest
 from rclpy.serialization import deserialize_message
 from recordings import START
+from sample_objects import sample_mug
 
 from osprey_interfaces.msg import ObjectDescriptionArray
 from osprey_ros.errors import InputError
 from osprey_ros.recording.types import MessageTypes, serialized_stamp
 from osprey_ros.ros.outputs import messages
-from osprey_ros.scene.types import Attribute, Caption, SceneObject, State
+from osprey_ros.scene.types import Attribute, Caption, State
 
 
 def test_the_messages_are_those_of_the_node() -> None:
-    described = SceneObject(
-        track_id=12,
-        state=State.STALE,
-        reason="it looks otherwise than when it was described",
-        caption=Caption("mug", "a small red mug, höher", 0.75, START - 7, (Attribute("color", "red", 0.5),)),
-        first_seen=START - 9,
-        last_seen=START,
-        visible=True,
-        instance_id=7,
-        box=(3, 4, 20, 30),
-        area=450,
-        appearance=np.zeros(4, np.float32),
-        position=(0.5, -0.25, 1.5),
-        size=(0.125, 0.25, 0.0625),
-        label="cup",
-        score=0.5,
-    )
+    mug = sample_mug(START)
+    assert mug.caption is not None
+    stale = replace(mug, state=State.STALE, reason="it looks otherwise than when it was described")
+    described = replace(stale, caption=replace(mug.caption, description="a small red mug, höher"))
     others = [
-        SceneObject(n, state, "no time left", None, START, START, True, n, (0, 0, 1, 1), 1, np.zeros(4, np.float32))
-        for n, state in enumerate(State, start=1)
+        replace(mug, track_id=number, state=state, reason="no time left", caption=None, position=None, size=None)
+        for number, state in enumerate(State, start=1)
     ]
     data = MessageTypes().objects((described, *others), START + 5, "camera")
     assert deserialize_message(data, ObjectDescriptionArray) == messages.objects_message(
         [described, *others], messages.header_message(START + 5, "camera")
     )
     assert serialized_stamp(data) == START + 5
-
-
-PLACED = SceneObject(
-    track_id=12,
-    state=State.FRESH,
-    reason="",
-    caption=Caption("mug", "a mug", 0.75, START, (Attribute("color", "red", 0.5),)),
-    first_seen=START,
-    last_seen=START,
-    visible=True,
-    instance_id=7,
-    box=(3, 4, 20, 30),
-    area=450,
-    appearance=np.zeros(4, np.float32),
-    position=(0.5, -0.25, 1.5),
-    size=(0.125, 0.25, 0.0625),
-)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +44,7 @@ PLACED = SceneObject(
     ],
 )
 def test_numbers_that_are_not_finite_reach_no_message(change: dict, what: str) -> None:
-    thing = replace(PLACED, **change)
+    thing = replace(sample_mug(START), **change)
     for make in (
         lambda: MessageTypes().objects([thing], START, "camera"),
         lambda: messages.objects_message([thing], messages.header_message(START, "camera")),

@@ -7,15 +7,17 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+from sample_objects import sample_mug
 
 from osprey_ros.messages import images
 from osprey_ros.messages.stamps import stamp_of
 from osprey_ros.ros.outputs import messages
-from osprey_ros.scene.types import Attribute, Caption, SceneObject, State
+from osprey_ros.scene.types import State
 
 RGB = np.random.default_rng(7).integers(0, 256, (6, 5, 3), np.uint8)
 STAMP = 1_700_000_000_123_456_789
 HEADER = messages.header_message(STAMP, "camera_optical_frame")
+MUG = sample_mug(STAMP)
 
 
 def test_images_survive_the_conversion_in_both_directions() -> None:
@@ -24,25 +26,6 @@ def test_images_survive_the_conversion_in_both_directions() -> None:
     np.testing.assert_array_equal(images.rgb_from_message(message), RGB[:, ::2])
     assert stamp_of(message) == STAMP
     assert message.header.frame_id == "camera_optical_frame"
-
-
-MUG = SceneObject(
-    track_id=12,
-    state=State.FRESH,
-    reason="",
-    caption=Caption("mug", "a small red mug", 0.75, STAMP - 1, (Attribute("color", "red", 0.5),), 0.875),
-    first_seen=STAMP - 2,
-    last_seen=STAMP,
-    visible=True,
-    instance_id=7,
-    box=(3, 4, 20, 30),
-    area=450,
-    appearance=np.zeros(4, np.float32),
-    position=(0.5, -0.25, 1.5),
-    size=(0.125, 0.25, 0.0625),
-    label="cup",
-    score=0.5,
-)
 
 
 def test_objects_become_a_message() -> None:

@@ -11,128 +11,69 @@ from types import ModuleType
 
 # Modules of 0.1 and those that have their names now, below osprey_ros. Modules of the command line and of `ros` are not
 # among them.
-MODULES = {
-    "asked": ("decoding.prompt_batch",),
-    "association": ("scene.association",),
-    "attributes": ("scene.attributes",),
-    "bag": ("recording.annotate",),
-    "bag_frames": ("recording.frames",),
-    "bag_read": ("recording.reader", "recording.topics"),
-    "bag_types": ("recording.types", "messages.stamps"),
-    "bag_write": ("recording.writer",),
-    "bilinear": ("regions.pooling",),
-    "branches": ("decoding.prompt_batch", "decoding.kv_cache"),
-    "bundle": ("bundle.bundle", "bundle.manifest", "bundle.spec", "bundle.hash_cache"),
-    "calibration": ("bundle.calibration",),
-    "constraints": ("decoding.constraints",),
-    "decoder": ("decoding.decoder",),
-    "decoder_engine": ("decoding.runner",),
-    "draw": ("viz.overlay",),
-    "embeddings": ("decoding.embeddings",),
-    "encoders": ("vision.encoder", "regions.encoder"),
-    "engines": ("engines.base",),
-    "fingerprint": ("bundle.fingerprint", "engines.machine"),
-    "generation": ("decoding.loop",),
-    "geometry": ("regions.geometry",),
-    "image": ("vision.image_io", "vision.preprocess"),
-    "key_values": ("decoding.kv_cache",),
-    "mask_codecs": ("regions.masks", "regions.regions"),
-    "mask_files": ("regions.files",),
-    "memory": ("system.process_memory",),
-    "motion": ("scene.camera_motion",),
-    "objects": ("scene.types",),
-    "phrases": ("query.grammar", "query.word_forms", "query.question"),
-    "pixels": ("vision.preprocess",),
-    "prediction": ("decoding.logits",),
-    "prompt": ("decoding.prompt",),
-    "queries": ("query.finder",),
-    "region_grids": ("regions.pooling",),
-    "regions": ("regions.regions",),
-    "relations": ("query.spatial",),
-    "sampling": ("decoding.config", "decoding.sampling"),
-    "scene": ("scene.scene",),
-    "scene_store": ("scene.store", "scene.scene_file"),
-    "scheduler": ("scene.scheduler",),
-    "scoring": ("decoding.scoring",),
-    "tracker": ("scene.tracker",),
-    "tracks": ("scene.track",),
-}
+_MODULES = """
+asked=decoding.prompt_batch association=scene.association attributes=scene.attributes bag=recording.annotate
+bag_frames=recording.frames bag_read=recording.reader,recording.topics bag_types=recording.types,messages.stamps
+bag_write=recording.writer bilinear=regions.pooling branches=decoding.prompt_batch,decoding.kv_cache
+bundle=bundle.bundle,bundle.manifest,bundle.spec,bundle.hash_cache calibration=bundle.calibration
+constraints=decoding.constraints decoder=decoding.decoder decoder_engine=decoding.runner draw=viz.overlay
+embeddings=decoding.embeddings encoders=vision.encoder,regions.encoder engines=engines.base
+fingerprint=bundle.fingerprint,engines.machine generation=decoding.loop geometry=regions.geometry
+image=vision.image_io,vision.preprocess key_values=decoding.kv_cache mask_codecs=regions.masks,regions.regions
+mask_files=regions.files memory=system.process_memory motion=scene.camera_motion objects=scene.types
+phrases=query.grammar,query.word_forms,query.question pixels=vision.preprocess prediction=decoding.logits
+prompt=decoding.prompt queries=query.finder region_grids=regions.pooling regions=regions.regions
+relations=query.spatial sampling=decoding.config,decoding.sampling scene=scene.scene
+scene_store=scene.store,scene.scene_file scheduler=scene.scheduler scoring=decoding.scoring tracker=scene.tracker
+tracks=scene.track
+"""
 # These are packages now, which find the old names themselves.
 PACKAGES = ("bundle", "engines", "regions", "scene")
-# Names of 0.1 that have another name or place now, also in modules that did not move: these end with
-# `__getattr__ = old_names(...)`.
+# Names of 0.1 that have another name (old=new) or place now, by the module that has them. Modules that did not move and
+# lost a name end with `__getattr__ = old_names(...)`. What raised one of the old errors raises a broader class now.
+_NAMES = """
+decoding.constraints: Guide=CompiledConstraint Guides=ConstraintCache PatternGuide=TokenPattern Walk=ConstraintState
+decoding.kv_cache: BranchRows=BranchCache KeyValueRows=KVCache
+decoding.logits: Prediction=NextTokenLogits
+decoding.loop: Request=DecodeRequest
+decoding.prompt: MAX_NEW_TOKENS MAX_NEW_TOKENS_FREE=MAX_NEW_TOKENS_OTHER STYLES=QUESTIONS
+decoding.prompt_batch: Asked=PromptBatch RowsOfBranches=RowPacker branch_together=build_joint_branch
+decoding.prompt_batch: branches_of=build_branches parts=split_rows
+decoding.runner: DecoderEngine=DecoderRunner
+decoding.sampling: Chooser=TokenSelector
+errors: NoRegionError=RegionError
+query.finder: COLOUR=COLOR
+recording.writer: BagWriter=RecordingWriter
+regions.masks: MaskPart=MaskCrop part_from_box=mask_from_box part_from_polygon=mask_from_polygon
+regions.masks: part_from_rle=mask_from_rle
+regions.pooling: RegionGrids=MaskPooler Source=LabelImages
+regions.regions: regions_from_parts=regions_from_crops
+results: Update=StreamUpdate
+scene.association: looks_center=embedding_center
+scene.camera_motion: small_picture=small_image
+scene.captions: questions_for
+scene.detections: Observations=Detections
+scene.history: Seen=ObservedFrame
+scene.result: StepResult
+scene.scheduler: Wave=Batch
+scene.settings: StepSettings
+scene.track: LiveTrack=Track
+scene.types: Sighting=Detection Words=Caption
+system.process_memory: available=available_memory give_back=release_memory needed=needed_memory
+system.process_memory: resident=process_memory shortage=memory_shortage trim=release_freed_memory
+vision.image_io: check_picture_name=check_image_name
+vision.preprocess: normalise_and_square=normalize_and_square
+viz.overlay: colour_of=color_of
+errors: AttributeSpecError=OspreyError BagError=OspreyError CalibrationError=OspreyError ConstraintError=OspreyError
+errors: CudaError=OspreyError DecoderError=OspreyError DescriberError=OspreyError FingerprintError=OspreyError
+errors: FrameError=OspreyError FrameFault=OspreyError MaskError=OspreyError QueryError=OspreyError
+errors: SamplingError=OspreyError SceneError=OspreyError StoreError=OspreyError TrackerError=OspreyError
+"""
+MODULES = {old: tuple(homes.split(",")) for old, homes in (entry.split("=") for entry in _MODULES.split())}
 NAMES = {
-    # What raised these raises one of a few broader classes now.
-    **dict.fromkeys(
-        (
-            "AttributeSpecError",
-            "BagError",
-            "CalibrationError",
-            "ConstraintError",
-            "CudaError",
-            "DecoderError",
-            "DescriberError",
-            "FingerprintError",
-            "FrameError",
-            "FrameFault",
-            "MaskError",
-            "QueryError",
-            "SamplingError",
-            "SceneError",
-            "StoreError",
-            "TrackerError",
-        ),
-        ("errors", "OspreyError"),
-    ),
-    "Asked": ("decoding.prompt_batch", "PromptBatch"),
-    "BagWriter": ("recording.writer", "RecordingWriter"),
-    "BranchRows": ("decoding.kv_cache", "BranchCache"),
-    "COLOUR": ("query.finder", "COLOR"),
-    "Chooser": ("decoding.sampling", "TokenSelector"),
-    "DecoderEngine": ("decoding.runner", "DecoderRunner"),
-    "Guide": ("decoding.constraints", "CompiledConstraint"),
-    "Guides": ("decoding.constraints", "ConstraintCache"),
-    "KeyValueRows": ("decoding.kv_cache", "KVCache"),
-    "LiveTrack": ("scene.track", "Track"),
-    "MAX_NEW_TOKENS": ("decoding.prompt", "MAX_NEW_TOKENS"),
-    "MAX_NEW_TOKENS_FREE": ("decoding.prompt", "MAX_NEW_TOKENS_OTHER"),
-    "MaskPart": ("regions.masks", "MaskCrop"),
-    "NoRegionError": ("errors", "RegionError"),
-    "Observations": ("scene.detections", "Detections"),
-    "PatternGuide": ("decoding.constraints", "TokenPattern"),
-    "Prediction": ("decoding.logits", "NextTokenLogits"),
-    "RegionGrids": ("regions.pooling", "MaskPooler"),
-    "Request": ("decoding.loop", "DecodeRequest"),
-    "RowsOfBranches": ("decoding.prompt_batch", "RowPacker"),
-    "STYLES": ("decoding.prompt", "QUESTIONS"),
-    "Seen": ("scene.history", "ObservedFrame"),
-    "Sighting": ("scene.types", "Detection"),
-    "Source": ("regions.pooling", "LabelImages"),
-    "StepResult": ("scene.result", "StepResult"),
-    "StepSettings": ("scene.settings", "StepSettings"),
-    "Update": ("results", "StreamUpdate"),
-    "Walk": ("decoding.constraints", "ConstraintState"),
-    "Wave": ("scene.scheduler", "Batch"),
-    "small_picture": ("scene.camera_motion", "small_image"),
-    "Words": ("scene.types", "Caption"),
-    "available": ("system.process_memory", "available_memory"),
-    "branch_together": ("decoding.prompt_batch", "build_joint_branch"),
-    "branches_of": ("decoding.prompt_batch", "build_branches"),
-    "check_picture_name": ("vision.image_io", "check_image_name"),
-    "colour_of": ("viz.overlay", "color_of"),
-    "give_back": ("system.process_memory", "release_memory"),
-    "looks_center": ("scene.association", "embedding_center"),
-    "needed": ("system.process_memory", "needed_memory"),
-    "normalise_and_square": ("vision.preprocess", "normalize_and_square"),
-    "part_from_box": ("regions.masks", "mask_from_box"),
-    "part_from_polygon": ("regions.masks", "mask_from_polygon"),
-    "part_from_rle": ("regions.masks", "mask_from_rle"),
-    "parts": ("decoding.prompt_batch", "split_rows"),
-    "questions_for": ("scene.captions", "questions_for"),
-    "regions_from_parts": ("regions.regions", "regions_from_crops"),
-    "resident": ("system.process_memory", "process_memory"),
-    "shortage": ("system.process_memory", "memory_shortage"),
-    "trim": ("system.process_memory", "release_freed_memory"),
+    old: (home, new or old)
+    for home, names in (line.split(": ") for line in _NAMES.strip().splitlines())
+    for old, _, new in (name.partition("=") for name in names.split())
 }
 
 

@@ -6,40 +6,31 @@ and the words of the question before the region.
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from osprey_ros._moved import old_names
 from osprey_ros.bundle.bundle import Bundle
+from osprey_ros.current_image import AnyRegions, CurrentImage
 from osprey_ros.decoding.config import GenerationConfig
 from osprey_ros.decoding.constraints import Constraint
 from osprey_ros.decoding.decoder import Token
 from osprey_ros.decoding.deprecated import old_arguments
 from osprey_ros.decoding.prompt import QUESTIONS, style_question
-from osprey_ros.decoding.prompt_batch import PromptBatch
-from osprey_ros.decoding.session import Answer, DecodingSession, RegionTokens
-from osprey_ros.engines.base import Engine, load_engine
-from osprey_ros.errors import BundleError, InputError, PromptError, RegionError
-from osprey_ros.regions.encoder import RegionEncoder, without_evidence
-from osprey_ros.regions.regions import Regions, as_regions
-from osprey_ros.regions.resize import fitted
+from osprey_ros.decoding.session import Answer, DecodingSession
+from osprey_ros.engines.base import load_role
+from osprey_ros.errors import PromptError
+from osprey_ros.regions.regions import Regions
 from osprey_ros.results import Description, EncodedRegions, Result, Scores, StreamUpdate
-from osprey_ros.scene.types import UNKNOWN
+from osprey_ros.system.call import Call
 from osprey_ros.system.cancellation import CancellationToken
-from osprey_ros.system.exclusive import ExclusiveUse
-from osprey_ros.system.machine import cpu_count
-from osprey_ros.timing import StageTimer, Timing
-from osprey_ros.vision.encoder import ImageEncoder
-from osprey_ros.vision.image_io import check_rgb
-from osprey_ros.vision.preprocess import Preprocessor
+from osprey_ros.system.exclusive import ExclusiveUse, exclusive
+from osprey_ros.timing import Timing
 
-AnyRegions: TypeAlias = Regions | EncodedRegions | np.ndarray | Sequence[Any]
-
-_IMAGE_IDS = itertools.count(1)  # of all describers of the process
 _DEFAULT = GenerationConfig()
 
 
@@ -80,15 +71,10 @@ class Describer:
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self.spec = self.bundle.manifest.model
-        preprocessor = Preprocessor(self.spec, preprocessing, threads if threads is not None else cpu_count())
-        vision = self._load("vision", threads, "pixels", "image_tokens")
-        self._image_encoder = ImageEncoder(vision, preprocessor, self.spec)
-        extractor = self._load("mask_extractor", threads, "position", "position_tokens")
-        self._region_encoder = RegionEncoder(extractor, self.spec)
-        decoder = self._load("decoder", threads, "inputs_embeds", f"new_value.{self.spec.num_layers - 1}")
+        self._image = CurrentImage(self.bundle, threads, preprocessing)
+        decoder = load_role(self.bundle, "decoder", threads, f"new_value.{self.spec.num_layers - 1}")
         self._session = DecodingSession(self.bundle, decoder, max_parallel)
         self._use = ExclusiveUse("describer")
-        self._shape: tuple[int, int] | None = None  # height and width of the image
         self.image_id = 0
         self.image_timing = Timing()
 
@@ -104,8 +90,9 @@ class Describer:
             return
         with self._use:
             self._use.close()
-            del self._image_encoder, self._region_encoder, self._session
+            del self._image, self._session
 
+    @exclusive
     def set_image(
         self, rgb: np.ndarray, image_id: int | None = None, *, cancel: CancellationToken | None = None
     ) -> None:
@@ -121,20 +108,17 @@ class Describer:
 
         Raises ImageError for other arrays, StoppedError when canceled.
         """
-        with self._use:
-            check_rgb(rgb)
-            timer, self._shape = StageTimer("preprocess"), None
-            self._session.reset()
-            self.image_id = next(_IMAGE_IDS) if image_id is None else image_id
-            self._image_encoder.encode(rgb, timer, cancel)
-            self._shape, self.image_timing = rgb.shape[:2], timer.timing()
+        call = Call(cancel, [("preprocess", perf_counter())])
+        self._session.reset()
+        self._image.set(rgb, image_id, call)
+        self.image_id, self.image_timing = self._image.id, call.timing()
 
+    @exclusive
     def encode(
         self, regions: Regions | np.ndarray | Sequence[Any], *, cancel: CancellationToken | None = None
     ) -> EncodedRegions:
         """Compute the two tokens of each region once, for several calls. Its ``timing`` says where the time went."""
-        with self._use:
-            return self._encode(self._checked(as_regions(regions)), StageTimer("regions"), cancel)
+        return self._image.encode(regions, _call(cancel))
 
     @old_arguments
     def describe(
@@ -167,6 +151,7 @@ class Describer:
         return self.answer(regions, [question], config, cancel=cancel)[0]
 
     @old_arguments
+    @exclusive
     def answer(
         self,
         regions: AnyRegions,
@@ -189,20 +174,13 @@ class Describer:
         Returns one Result for each question; they share one Timing. Raises the errors above, PromptError for an answer
         that the model cannot give, and InputError if there is not one constraint for each question.
         """
-        with self._use:
-            timer = StageTimer("regions")
-            compiled = self._session.compile(questions, constraints)
-            batch, reasons = self._batch(regions, questions, timer, cancel)
-            answers = self._session.answer(batch, config, compiled, timer, cancel)
-            timing = _timing(timer, batch, sum(len(answer.generation.tokens) for answer in answers))
-        described = [_description(answer, reasons.get(answer.region_id, "")) for answer in answers]
-        count = len(batch.region_ids)
-        return tuple(
-            Result(question, tuple(described[n * count : (n + 1) * count]), timing)
-            for n, question in enumerate(batch.questions)
-        )
+        call, checked = _call(cancel), self._session.check(questions, constraints)
+        tokens = self._image.tokens(regions, call)
+        answers, timing = self._session.answer(checked, tokens, config, call)
+        return Result.split(checked.texts, answers, timing, tokens.reasons)
 
     @old_arguments
+    @exclusive
     def ask_together(
         self,
         regions: AnyRegions,
@@ -216,25 +194,25 @@ class Describer:
         ``<mask><pos>`` in it names each region once, in the order of the regions. If it names none, all are put in
         front. Arguments and errors are those of `answer`.
         """
-        with self._use:
-            timer = StageTimer("regions")
-            batch, reasons = self._batch(regions, [question], timer, cancel, joint=True)
-            (answer,) = self._session.answer(batch, config, [None], timer, cancel)
-        return _description(answer, _joint_reason(reasons))
+        call, known = _call(cancel), self._image.checked(regions)
+        checked = self._session.check([question], joint_regions=len(known))
+        tokens = self._image.tokens(known, call)
+        (answer,), _ = self._session.answer(checked, tokens, config, call)
+        return Description.of(answer, tokens.joint_reason)
 
+    @exclusive
     def check(self, constraints: Iterable[Constraint | None], questions: Iterable[str] = ()) -> None:
         """Compile constraints, and check questions about one region. No image is needed.
 
         Raises PromptError for an answer that the model cannot give, and for a question that cannot be asked or is
         longer than the model can read.
         """
-        with self._use:
-            given = list(constraints)
-            self._session.compile([""] * len(given), given)
-            for question in questions:
-                self._session.builder.check_question(question)
+        self._session.compile(list(constraints))
+        for question in questions:
+            self._session.builder.check_question(question)
 
     @old_arguments
+    @exclusive
     def stream(
         self,
         regions: AnyRegions,
@@ -249,13 +227,14 @@ class Describer:
         Errors of the call are raised at once. Closing the iterator ends decoding. Another call of the describer does
         so, too: the iterator then raises InputError. After ``cancel`` it raises StoppedError.
         """
-        with self._use:
-            batch, reasons = self._batch(regions, [question], StageTimer("regions"), cancel, together)
-            if together and reasons:
-                reasons = {0: _joint_reason(reasons)}
-            return self._updates(self._session.stream(batch, config, cancel), reasons)
+        call, known = _call(cancel), self._image.checked(regions)
+        checked = self._session.check([question], joint_regions=len(known) if together else None)
+        tokens = self._image.tokens(known, call)
+        reasons = {0: tokens.joint_reason} if together else tokens.reasons
+        return self._updates(self._session.stream(checked, tokens, config, call), reasons)
 
     @old_arguments
+    @exclusive
     def score(
         self,
         regions: AnyRegions,
@@ -271,57 +250,14 @@ class Describer:
         """
         if not phrases:
             raise PromptError("no phrase is given: there is nothing to score")
-        with self._use:
-            timer, ids = StageTimer("regions"), [self._session.builder.phrase(phrase) for phrase in phrases]
-            batch, reasons = self._batch(regions, [question], timer, cancel)
-            scores = self._session.score(batch, ids, timer, cancel)
-            sums = np.array([[part.sum(dtype=np.float64) for part in row] for row in scores], dtype=np.float32)
-            timing = _timing(timer, batch, len(scores) * sum(len(phrase) for phrase in ids))
-        by_token = tuple(tuple(row) for row in scores)
-        return Scores(question, tuple(phrases), batch.region_ids, sums, by_token, timing, reasons)
-
-    def _load(self, role: str, threads: int | None, input_name: str, output_name: str) -> Engine:
-        entry = self.bundle.engine(role)
-        path = self.bundle.path(entry.file)
-        engine = load_engine(path, entry.runtime, entry.device, threads)
-        if input_name not in engine.input_names or output_name not in engine.output_names:
-            raise BundleError(f"{path} has no {input_name} or no {output_name}: it is not the engine its name says")
-        return engine
-
-    def _checked(self, regions: Regions) -> Regions:
-        if self._shape is None:
-            raise InputError("no image is set: call set_image first")
-        return fitted(regions, self._shape)
-
-    def _encode(self, regions: Regions, timer: StageTimer, cancel: CancellationToken | None) -> EncodedRegions:
-        pooled = self._region_encoder.pool(regions)  # while a GPU encodes the image
-        reasons = without_evidence(regions, pooled)
-        self._image_encoder.synchronize(timer)
-        timer.enter("regions")
-        mask_tokens, position_tokens = self._region_encoder.encode(self._image_encoder.features, pooled, timer, cancel)
-        return EncodedRegions(regions, mask_tokens, position_tokens, self.image_id, timer.timing(), reasons)
-
-    def _batch(
-        self,
-        regions: AnyRegions,
-        questions: Sequence[str],
-        timer: StageTimer,
-        cancel: CancellationToken | None,
-        joint: bool = False,
-    ) -> tuple[PromptBatch, Mapping[int, str]]:
-        """Encode regions, unless they are, and compute what all branches need.
-
-        Returns the branches, and why nothing can be said about a region, by its id.
-        """
-        known = self._checked(regions.regions if isinstance(regions, EncodedRegions) else as_regions(regions))
-        self._session.prompts(questions, len(known) if joint else 1)  # errors first
-        if not isinstance(regions, EncodedRegions):
-            regions = self._encode(known, timer, cancel)
-        elif regions.image_id != self.image_id:
-            raise RegionError("these regions were encoded for another image: encode them again after set_image")
-        self._image_encoder.synchronize(timer)
-        tokens = RegionTokens(known.ids, regions.mask_tokens, regions.position_tokens, self._image_encoder.image_tokens)
-        return self._session.batch(questions, tokens, joint, timer, cancel), regions.reasons
+        call, ids = _call(cancel), [self._session.builder.phrase(phrase) for phrase in phrases]
+        checked = self._session.check([question])
+        tokens = self._image.tokens(regions, call)
+        scores, timing = self._session.score(checked, tokens, ids, call)
+        sums = np.array([[part.sum(dtype=np.float64) for part in row] for row in scores], dtype=np.float32)
+        return Scores(
+            question, tuple(phrases), tokens.ids.copy(), sums, tuple(map(tuple, scores)), timing, tokens.reasons
+        )
 
     def _updates(self, decoded: Iterator[tuple[Answer, Token]], reasons: Mapping[int, str]) -> Iterator[StreamUpdate]:
         while True:
@@ -329,45 +265,11 @@ class Describer:
                 found = next(decoded, None)
             if found is None:
                 return
-            answer, token = found
-            known = _description(answer, reasons.get(answer.region_id, ""))
-            yield StreamUpdate(
-                answer.region_id,
-                known.text,
-                token.id,
-                token.logprob,
-                token.last,
-                known.confidence,
-                known.raw_confidence,
-                known.reason,
-            )
+            yield StreamUpdate.of(*found, reasons.get(found[0].region_id, ""))
 
 
-def _joint_reason(reasons: Mapping[int, str]) -> str:
-    """Return why nothing can be said about several regions together: the first region without evidence."""
-    return next((f"region {region}: {reason}" for region, reason in reasons.items()), "")
-
-
-def _description(answer: Answer, reason: str = "") -> Description:
-    if reason:
-        nothing = np.zeros(0, np.int32), np.zeros(0, np.float32)
-        return Description(
-            answer.region_id, UNKNOWN, *nothing, 0.0, 0.0, answer.generation.ended, answer.constrained, reason
-        )
-    return Description(
-        answer.region_id,
-        answer.text,
-        answer.generation.tokens,
-        answer.generation.logprobs,
-        answer.confidence,
-        answer.raw_confidence,
-        answer.generation.ended,
-        answer.constrained,
-    )
-
-
-def _timing(timer: StageTimer, batch: PromptBatch, new_tokens: int) -> Timing:
-    return timer.timing(batch.prefix.length, batch.branches.rows, new_tokens)
+def _call(cancel: CancellationToken | None) -> Call:
+    return Call(cancel, [("regions", perf_counter())])
 
 
 if not TYPE_CHECKING:  # a type checker would accept any name

@@ -67,9 +67,9 @@ class Frame:
             raise InputError(str(error)) from error
         large = np.flatnonzero(regions.areas >= min_area)
         if len(large):
-            return (regions if len(large) == len(regions) else regions.take(large)), ""
-        if len(regions):
-            reason = f"no region is left: all {len(regions)} are smaller than {min_area} pixels"
+            return (regions if len(large) == len(regions.ids) else regions.take(large)), ""
+        if len(regions.ids):
+            reason = f"no region is left: all {len(regions.ids)} are smaller than {min_area} pixels"
         elif isinstance(self.regions, Regions):
             reason = "the array has no regions"
         else:
@@ -79,7 +79,7 @@ class Frame:
     def extents(self, regions: Regions) -> list[Extent | None]:
         """Return position and size of each region, None where they are not known from depth."""
         if self.depth is None or self.camera_matrix is None:
-            return [None] * len(regions)
+            return [None] * len(regions.ids)
         return extents(regions, self.depth, self.camera_matrix)
 
     def _check_depth(self, shape: tuple[int, int]) -> None:

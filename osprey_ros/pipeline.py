@@ -24,7 +24,7 @@ from osprey_ros.scene.history import ObservedFrame
 from osprey_ros.scene.memory import SceneMemory
 from osprey_ros.scene.result import StepResult
 from osprey_ros.scene.scene import Scene
-from osprey_ros.scene.scheduler import Batch, Scheduler
+from osprey_ros.scene.scheduler import Batch, Candidate, Scheduler
 from osprey_ros.scene.settings import StepSettings
 from osprey_ros.scene.tracker import Assignment, Tracker
 from osprey_ros.scene.types import Caption, SceneObject, State
@@ -75,24 +75,25 @@ class Pipeline:
         started = self._scheduler.clock()
         regions, empty_reason = frame.regions_above(settings.min_area, settings.masks_anyway)
         small = small_image(frame.rgb)
+        gray = small_gray(small)
         scene = self.memory.scene_for(settings)
         if scene is not self.memory.scene and len(self.memory.scene):
-            self._pass(frame, self.memory.scene, small)
+            self._pass(frame, self.memory.scene, gray)
         if empty_reason:
-            self._pass(frame, scene, small)
+            self._pass(frame, scene, gray)
             return StepResult((), empty_reason=empty_reason)
-        observed, timing = self._observe(frame, regions, scene, small, settings, cancel)
+        observed, candidates, timings = self._observe(frame, regions, scene, (small, gray), settings, cancel)
         captions: dict[int, Caption] = {}
         limits = (settings.time_budget, settings.max_regions)
         try:
-            for batch in self._scheduler.batches(scene.needing_caption(), started, *limits, cancel):
+            for batch in self._scheduler.batches(candidates, started, *limits, cancel):
                 found, spent = self._describe(batch, observed, settings)
-                captions, timing = captions | found, timing + spent
+                captions, timings = captions | found, timings + spent
         finally:  # captions are kept, and the scene stays bounded, if a later batch fails
             self.memory.add(observed)
             objects = scene.complete(observed.assigned_ids, captions, self._scheduler.skipped)
         reused = sum(obj.state is State.FRESH for obj in objects) - len(captions)
-        return StepResult(objects, regions, observed.encoded, timing, "", len(captions), reused)
+        return StepResult(objects, regions, observed.encoded, timings, "", len(captions), reused)
 
     def look_at(self, frame: ObservedFrame, cancel: CancellationToken | None = None) -> None:
         """Set the image of the describer to that of a frame, unless it is set. Raises StoppedError when canceled."""
@@ -107,13 +108,13 @@ class Pipeline:
         self._tracker.reset()
         self._current = None
 
-    def _pass(self, frame: Frame, scene: Scene, small: np.ndarray) -> None:
+    def _pass(self, frame: Frame, scene: Scene, gray: np.ndarray) -> None:
         """Update a scene with a frame that shows none of its objects."""
         height, width = frame.rgb.shape[:2]
         scene.set_image_size((height, width))
         assignment = Assignment()
         if scene is self.memory.scene:
-            assignment = self._tracker.skip_frame((height, width), small_gray(small))
+            assignment = self._tracker.skip_frame((height, width), gray)
         scene.update(frame.stamp, frame.frame_id, (), assignment)
 
     def _observe(
@@ -121,34 +122,38 @@ class Pipeline:
         frame: Frame,
         regions: Regions,
         scene: Scene,
-        small: np.ndarray,
+        views: tuple[np.ndarray, np.ndarray],
         settings: StepSettings,
         cancel: CancellationToken | None,
-    ) -> tuple[ObservedFrame, Timing]:
-        """Encode a frame, associate its regions with the objects of a scene and update the scene."""
+    ) -> tuple[ObservedFrame, Sequence[Candidate], tuple[Timing, ...]]:
+        """Encode a frame, associate its regions with the objects of a scene and update the scene.
+
+        ``views`` are the frame's small image in color and in gray.
+        """
         self._current = None
-        timing, encoded_image = Timing(), EncodedImage(self.describer.image_id, frame.rgb.shape, small)
+        small, gray = views
+        timings: tuple[Timing, ...] = ()
+        encoded_image = EncodedImage(self.describer.image_id, frame.rgb.shape, small)
         if not settings.remember or not encoded_image.shows_same(self._encoded, settings.still_difference):
             self._set_image(frame.rgb, small, cancel=cancel)
-            timing = self.describer.image_timing
+            timings = (self.describer.image_timing,)
         # While a GPU encodes the image. A copy: the caller may use the memory for the next image.
         extents, rgb = frame.extents(regions), frame.rgb.copy()
         encoded = self.describer.encode(regions, cancel=cancel)
-        timing += encoded.timing
         detections = Detections(regions, encoded.mask_tokens, extents, frame.labels)
         scene.set_image_size(regions.shape)
         if settings.remember:
-            assignment = self._tracker.associate(scene.tracks, detections, scene.frame + 1, small_gray(small))
+            assignment = self._tracker.associate(scene.tracks, detections, scene.frame + 1, gray)
         else:
             assignment = Assignment(regions.ids)
         change = Change(settings.appearance_change, settings.view_change)
-        track_ids = scene.update(frame.stamp, frame.frame_id, detections, assignment, change)
-        self._current = ObservedFrame(frame.stamp, frame.frame_id, regions, encoded, rgb, track_ids, scene)
-        return self._current, timing
+        update = scene.update(frame.stamp, frame.frame_id, detections, assignment, change)
+        self._current = ObservedFrame(frame.stamp, frame.frame_id, regions, encoded, rgb, update.track_ids, scene)
+        return self._current, update.candidates, (*timings, encoded.timing)
 
     def _describe(
         self, batch: Batch, observed: ObservedFrame, settings: StepSettings
-    ) -> tuple[dict[int, Caption], Timing]:
+    ) -> tuple[dict[int, Caption], tuple[Timing, ...]]:
         """Return captions of the objects of a batch by track id; without those whose decoding was canceled."""
         encoded, ids = observed.encoded, observed.assigned_ids
         rows = np.flatnonzero(np.isin(ids, batch.track_ids))
@@ -158,12 +163,12 @@ class Pipeline:
         try:
             results = self.describer.answer(some, questions, config, constraints, cancel=batch.cancel)
         except StoppedError:
-            return {}, Timing()
+            return {}, ()
         captions = captions_from(results, settings, observed.stamp)
         complete = [number for number in range(len(rows)) if all(result[number].ended for result in results)]
         described = {int(ids[rows[number]]): captions[number] for number in complete}
         batch.described, batch.fixed_cost = frozenset(described), results[0].timing.prefix
-        return described, results[0].timing
+        return described, (results[0].timing,)
 
     def _set_image(
         self, rgb: np.ndarray, small: np.ndarray, image_id: int | None = None, cancel: CancellationToken | None = None

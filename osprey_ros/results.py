@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 
 from osprey_ros._moved import old_names
+from osprey_ros.decoding.decoder import Token
+from osprey_ros.decoding.session import Answer
 from osprey_ros.regions.regions import Regions
+from osprey_ros.scene.types import UNKNOWN
 from osprey_ros.timing import Timing
 
 
@@ -78,6 +81,25 @@ class Description:
     constrained: bool = False
     reason: str = ""
 
+    @classmethod
+    def of(cls, answer: Answer, reason: str = "") -> Description:
+        """Return the description of a decoded answer; "unknown" if there is a reason why it says nothing."""
+        generation = answer.generation
+        if reason:
+            tokens, logprobs = np.zeros(0, np.int32), np.zeros(0, np.float32)
+            ended, constrained = generation.ended, answer.constrained
+            return cls(answer.region_id, UNKNOWN, tokens, logprobs, 0.0, 0.0, ended, constrained, reason)
+        return cls(
+            answer.region_id,
+            answer.text,
+            generation.tokens,
+            generation.logprobs,
+            answer.confidence,
+            answer.raw_confidence,
+            generation.ended,
+            answer.constrained,
+        )
+
 
 @dataclass(frozen=True)
 class Result(Sequence[Description]):
@@ -86,6 +108,18 @@ class Result(Sequence[Description]):
     question: str
     descriptions: tuple[Description, ...]
     timing: Timing
+
+    @classmethod
+    def split(
+        cls, questions: Sequence[str], answers: Sequence[Answer], timing: Timing, reasons: Mapping[int, str]
+    ) -> tuple[Result, ...]:
+        """Return one result for each question: ``answers`` has those to the first one, then those to the second.
+
+        ``reasons``: as in `EncodedRegions`.
+        """
+        described = tuple(Description.of(answer, reasons.get(answer.region_id, "")) for answer in answers)
+        count = len(answers) // len(questions)
+        return tuple(cls(text, described[n * count : (n + 1) * count], timing) for n, text in enumerate(questions))
 
     def __len__(self) -> int:
         return len(self.descriptions)
@@ -121,6 +155,13 @@ class StreamUpdate:
     confidence: float
     raw_confidence: float
     reason: str = ""
+
+    @classmethod
+    def of(cls, answer: Answer, token: Token, reason: str = "") -> StreamUpdate:
+        """Return the update for an answer so far and its latest token; ``reason``: as in `Description.of`."""
+        known = Description.of(answer, reason)
+        confidences = (known.confidence, known.raw_confidence)
+        return cls(known.region_id, known.text, token.id, token.logprob, token.last, *confidences, reason)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,8 @@
-"""Where the time of one call went. Plain data, and the timer that collects it."""
+"""Where the time of one call went. Plain data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from time import perf_counter
 
 STAGES = ("preprocess", "vision", "regions", "prefix", "branches")
 
@@ -44,38 +43,3 @@ class Timing:
         """Return the timing of both calls together. Calls on one image share their prefix: the longer one counts."""
         both = {field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)}
         return Timing(**{**both, "prefix_tokens": max(self.prefix_tokens, other.prefix_tokens)})
-
-
-class StageTimer:
-    """Measures one call. Time counts for the stage that was entered last, one of STAGES.
-
-    Attributes:
-        engine_seconds: Seconds in engines so far, added by those who run them.
-        step_seconds: Seconds of each decode step so far.
-    """
-
-    def __init__(self, stage: str = "branches") -> None:
-        self.engine_seconds = 0.0
-        self.step_seconds: list[float] = []
-        self._seconds = dict.fromkeys(STAGES, 0.0)
-        self._stage, self._since = stage, perf_counter()
-
-    def enter(self, stage: str) -> None:
-        """Begin a stage, or continue it."""
-        now = perf_counter()
-        self._seconds[self._stage] += now - self._since
-        self._stage, self._since = stage, now
-
-    def timing(self, prefix_tokens: int = 0, branch_tokens: int = 0, new_tokens: int = 0) -> Timing:
-        """Return the timing up to now."""
-        self.enter(self._stage)
-        return Timing(
-            **self._seconds,
-            total=sum(self._seconds.values()),
-            engine=self.engine_seconds,
-            step_seconds=tuple(self.step_seconds),
-            steps=len(self.step_seconds),
-            prefix_tokens=prefix_tokens,
-            branch_tokens=branch_tokens,
-            new_tokens=new_tokens,
-        )

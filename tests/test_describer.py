@@ -23,7 +23,6 @@ from onnx import TensorProto, helper, numpy_helper, save
 from PIL import Image
 
 from osprey_ros import Describer, regions_from_id_image
-from osprey_ros import describer as describers
 from osprey_ros.bundle.bundle import Bundle, write_calibration, write_manifest
 from osprey_ros.bundle.calibration import Calibration, Curve
 from osprey_ros.cli.main import main
@@ -31,6 +30,7 @@ from osprey_ros.decoding import scoring
 from osprey_ros.decoding.config import GenerationConfig, Sampling
 from osprey_ros.decoding.constraints import OneOf
 from osprey_ros.decoding.prompt import IMAGE, MASK, QUESTIONS, PromptBuilder, common_prefix
+from osprey_ros.engines import base
 from osprey_ros.engines.base import BoundRun, Buffer, Engine, load_engine
 from osprey_ros.errors import (
     BundleError,
@@ -48,8 +48,9 @@ from osprey_ros.regions import encoder as region_encoder
 from osprey_ros.regions.files import load_regions
 from osprey_ros.regions.pooling import LabelImages, MaskPooler
 from osprey_ros.results import Result
+from osprey_ros.system.call import Call
 from osprey_ros.system.cancellation import CancellationToken, PolledToken
-from osprey_ros.timing import StageTimer, Timing
+from osprey_ros.timing import Timing
 from osprey_ros.vision.encoder import ImageEncoder
 from osprey_ros.vision.image_io import save_image
 from osprey_ros.vision.preprocess import preprocess
@@ -192,7 +193,7 @@ def with_vision(
             engine = load_engine(path, *arguments)
             return wrap(engine) if "pixels" in engine.input_names else engine
 
-        monkeypatch.setattr(describers, "load_engine", load)
+        monkeypatch.setattr(base, "load_engine", load)
         return Describer(tiny_model.bundle, threads=1)
 
     return make
@@ -295,9 +296,9 @@ def test_all_calls_wait_for_a_gpu_that_encodes_the_image(
     describer = on_gpu(lambda _: go.wait(timeout=10) or pytest.fail("nobody waits for it"))
     synchronize = ImageEncoder.synchronize
 
-    def wait_and_let_go(self: ImageEncoder, timer: StageTimer) -> None:
+    def wait_and_let_go(self: ImageEncoder, call: Call) -> None:
         go.set()
-        synchronize(self, timer)
+        synchronize(self, call)
 
     monkeypatch.setattr(ImageEncoder, "synchronize", wait_and_let_go)
     encoded = ready.encode(sample.ids)
@@ -382,7 +383,7 @@ def test_prefix_of_earlier_questions_is_used_again(
     tiny_model: TinyModel, sample: SampleImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows: list[int] = []
-    monkeypatch.setattr(describers, "load_engine", lambda *arguments: Watched(load_engine(*arguments), rows))
+    monkeypatch.setattr(base, "load_engine", lambda *arguments: Watched(load_engine(*arguments), rows))
     describer = Describer(tiny_model.bundle, threads=1)
     builder = PromptBuilder(describer.bundle.tokenizer(), describer.spec)
     prompts = {style: builder.prompt(question) for style, question in QUESTIONS.items()}
@@ -426,7 +427,7 @@ def test_words_before_the_region_are_read_once_for_all_regions(
     tiny_model: TinyModel, sample: SampleImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows: list[int] = []
-    monkeypatch.setattr(describers, "load_engine", lambda *arguments: Watched(load_engine(*arguments), rows))
+    monkeypatch.setattr(base, "load_engine", lambda *arguments: Watched(load_engine(*arguments), rows))
     describer = Describer(tiny_model.bundle, threads=1)
     builder = PromptBuilder(describer.bundle.tokenizer(), describer.spec)
     prompts = [builder.prompt(QUESTIONS[style]) for style in ("short", "category")]
@@ -557,7 +558,7 @@ def test_canceling_returns_the_answers_so_far(
     tiny_model: TinyModel, ready: Describer, sample: SampleImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows: list[int] = []
-    monkeypatch.setattr(describers, "load_engine", lambda *arguments: Watched(load_engine(*arguments), rows))
+    monkeypatch.setattr(base, "load_engine", lambda *arguments: Watched(load_engine(*arguments), rows))
     watched, full = Describer(tiny_model.bundle, threads=1), ready.describe(sample.ids, config=up_to(6))
     watched.set_image(sample.rgb)
     rows.clear()
@@ -646,7 +647,7 @@ def test_canceling_from_another_thread_ends_a_run_of_an_engine(
         engine = load_engine(path, *arguments)
         return Slow(engine, slow, began) if role in engine.input_names else engine
 
-    monkeypatch.setattr(describers, "load_engine", load)
+    monkeypatch.setattr(base, "load_engine", load)
     describer, token, ended = Describer(tiny_model.bundle, threads=1), CancellationToken(), []
     if role != "pixels":
         describer.set_image(sample.rgb)
@@ -853,7 +854,7 @@ def test_engine_under_a_wrong_name_is_refused(tiny_model: TinyModel, tmp_path: P
     shutil.copy(folder / "vision.onnx", folder / "decoder.onnx")
     opened = Bundle.open(tiny_model.bundle).manifest
     write_manifest(folder, name="mixed", model=opened.model, template=opened.template, precisions={}, verification={})
-    with pytest.raises(BundleError, match=r"decoder\.onnx has no inputs_embeds or no new_value\.1"):
+    with pytest.raises(BundleError, match=r"decoder\.onnx has no output new_value\.1"):
         Describer(folder)
 
 
@@ -883,7 +884,7 @@ def test_encoded_regions_answer_as_the_regions_do_without_the_extractor(
     scores = describer.score(sample.ids, ["a", "short phrase"])
     encoded = describer.encode(regions_from_id_image(sample.ids))
     assert encoded.mask_tokens.shape == encoded.position_tokens.shape == (5, describer.spec.hidden_size)
-    monkeypatch.setattr(describer._region_encoder, "encode", None)  # would raise
+    monkeypatch.setattr(region_encoder.RegionEncoder, "encode", None)  # would raise
     first = describer.answer(encoded, [QUESTIONS["short"], "What is it?"], config=up_to(6))
     for a, b in zip(first, plain, strict=True):
         _assert_same(a, b)

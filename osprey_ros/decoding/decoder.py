@@ -7,23 +7,22 @@ directly behind the earlier ones, in buffers on its device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from osprey_ros.bundle.spec import ModelSpec
 from osprey_ros.decoding.embeddings import Embed
-from osprey_ros.decoding.kv_cache import Prefix
-from osprey_ros.decoding.loop import DecodeRequest, Generation, Step, collect, decode
+from osprey_ros.decoding.kv_cache import NO_PREFIX, Prefix
+from osprey_ros.decoding.loop import DecodeRequest, Generation, Step, Turn, collect, decode
 from osprey_ros.decoding.prompt import IMAGE
 from osprey_ros.decoding.prompt_batch import MAX_ROWS, Branches, split_rows
 from osprey_ros.decoding.runner import DecoderRunner
 from osprey_ros.decoding.scoring import score
 from osprey_ros.engines.base import Engine
 from osprey_ros.errors import InputError
-from osprey_ros.system.cancellation import CancellationToken
-from osprey_ros.timing import StageTimer
+from osprey_ros.system.call import Call
 
 
 @dataclass(frozen=True)
@@ -56,14 +55,9 @@ class Decoder:
         self.max_parallel = min(max_parallel, self._runner.most_logits)
         self._row_generations = np.zeros(0, dtype=np.int64)  # of each row of the prefix: the call that wrote it
         self._generation = 0  # number of the latest call that wrote rows
+        self._turn = Turn()
 
-    def prefill(
-        self,
-        embeds: np.ndarray,
-        behind: Prefix | None = None,
-        timer: StageTimer | None = None,
-        cancel: CancellationToken | None = None,
-    ) -> Prefix:
+    def prefill(self, embeds: np.ndarray, behind: Prefix = NO_PREFIX, call: Call | None = None) -> Prefix:
         """Compute a prefix, or extend one.
 
         Cached rows behind ``behind`` are overwritten; prefixes that include them become invalid.
@@ -71,21 +65,19 @@ class Decoder:
         Args:
             embeds: float32 [P, hidden size], the rows to compute.
             behind: The prefix that the rows follow; by default they begin a new one.
-            timer: Adds up the time in the engine.
-            cancel: Ends the computation.
+            call: Gets the time in the engine, and can end the computation.
 
         Raises InputError for more rows than the model has positions and for an invalid ``behind``; StoppedError when
         canceled: ``behind`` is still valid then.
         """
-        behind = Prefix(0, 0) if behind is None else behind
         self._check_prefix(behind)
         if len(embeds) == 0:
             return behind
         end = behind.length + len(embeds)
         self._check_positions(end, f"a prefix of {end} tokens")
-        self._begin_call()
+        self._begin()
         kept = self._row_generations = self._row_generations[: behind.length]
-        self._runner.prefill(embeds, behind.length, timer or StageTimer(), cancel)
+        self._runner.prefill(embeds, behind.length, call or Call())
         self._row_generations = np.concatenate([kept, np.full(len(embeds), self._generation)])
         return Prefix(end, self._generation)
 
@@ -93,33 +85,29 @@ class Decoder:
         """Return how many tokens every branch can get before the model runs out of positions."""
         return self._spec.max_positions - prefix.length - branches.longest + 1
 
-    def generate(
-        self, request: DecodeRequest, timer: StageTimer | None = None, cancel: CancellationToken | None = None
-    ) -> list[Generation]:
+    def generate(self, request: DecodeRequest, call: Call | None = None) -> list[Generation]:
         """Continue every branch behind the prefix, and return the answers in the order of the branches.
 
         Args:
             request: What to decode.
-            timer: Adds up the time of steps and engine.
-            cancel: Ends decoding; the answers so far are returned.
+            call: Gets the time of steps and engine, and can end decoding; the answers so far are returned.
 
         Raises InputError if the model has too few positions, for an empty question, and for an invalid prefix.
         """
-        if not len(request.branches):
+        if not request.branches.count:
             return []
-        return collect(self._steps(request, timer or StageTimer(), cancel), len(request.branches), cancel)
+        call = call or Call()
+        return collect(self._steps(request, call), request.branches.count, call)
 
-    def stream(
-        self, request: DecodeRequest, timer: StageTimer | None = None, cancel: CancellationToken | None = None
-    ) -> Iterator[Token]:
+    def stream(self, request: DecodeRequest, call: Call | None = None) -> Iterator[Token]:
         """Return the tokens of `generate` one by one. Errors of the request are raised here, not by the iterator.
 
-        Closing the iterator ends decoding. Another call does so, too: the iterator then raises InputError. After
-        ``cancel`` it raises StoppedError.
+        Closing the iterator ends decoding. Another call does so, too: the iterator then raises InputError. When
+        ``call`` is canceled, it raises StoppedError.
         """
-        if not len(request.branches):
+        if not request.branches.count:
             return iter(())
-        steps = self._steps(request, timer or StageTimer(), cancel)
+        steps = self._steps(request, call or Call())
         return (
             Token(branch, token, logprob, last)
             for step in steps
@@ -130,7 +118,7 @@ class Decoder:
 
     def end_streams(self) -> None:
         """End all streams: their iterators raise InputError from now on."""
-        self._generation += 1
+        self._begin()
 
     def score(
         self,
@@ -138,8 +126,7 @@ class Decoder:
         branches: Branches,
         phrases: Sequence[Sequence[int]],
         embed: Embed,
-        timer: StageTimer | None = None,
-        cancel: CancellationToken | None = None,
+        call: Call | None = None,
     ) -> list[list[np.ndarray]]:
         """Return the natural-log probability of each token of each phrase as the answer of each branch.
 
@@ -150,24 +137,23 @@ class Decoder:
             branches: What each branch begins with.
             phrases: Token ids, at least one each.
             embed: Returns the rows of token ids.
-            timer: Adds up the time of steps and engine.
-            cancel: Ends scoring.
+            call: Gets the time of steps and engine, and can end scoring.
 
         Returns float32 arrays [branch][phrase][token]. Raises InputError as `generate` does, and StoppedError when
         canceled.
         """
-        if not len(branches) or not phrases:
-            return [[] for _ in range(len(branches))]
+        if not branches.count or not phrases:
+            return [[] for _ in range(branches.count)]
         if not all(len(phrase) for phrase in phrases):
             raise InputError("a phrase is empty: it must have at least one token to be scored")
         self._check_request(prefix, branches, max(len(phrase) for phrase in phrases))
         ids = [np.asarray(phrase, dtype=np.intp) for phrase in phrases]
-        self._begin_call()
-        timer = timer or StageTimer()
+        self._begin()
+        call = call or Call()
         result: list[list[np.ndarray]] = []
         most_rows = min(MAX_ROWS, self._runner.most_rows)
         for part in split_rows(branches.lengths.tolist(), self.max_parallel, branches.stem_rows, most_rows):
-            result += score(self._runner, prefix.length, branches.part(part), ids, embed, timer, cancel)
+            result += score(self._runner, prefix.length, branches.part(part), ids, embed, call)
         return result
 
     def run(
@@ -176,7 +162,7 @@ class Decoder:
         positions: np.ndarray,
         mask: np.ndarray,
         logit_rows: np.ndarray,
-        prefix: Prefix | None = None,
+        prefix: Prefix = NO_PREFIX,
     ) -> np.ndarray:
         """Run S new rows behind a prefix once, without keeping them.
 
@@ -189,28 +175,23 @@ class Decoder:
 
         Returns logits, float32 [R, vocabulary size]. Raises InputError for an invalid prefix.
         """
-        prefix = Prefix(0, 0) if prefix is None else prefix
         self._check_prefix(prefix)
         return self._runner.run_alone(embeds, positions, mask, logit_rows, prefix.length)
 
-    def _steps(self, request: DecodeRequest, timer: StageTimer, cancel: CancellationToken | None) -> Iterator[Step]:
+    def _steps(self, request: DecodeRequest, call: Call) -> Iterator[Step]:
         """Check a request and begin its decoding."""
-        limits = request.limits
+        limits = np.asarray(request.max_new_tokens)
         if limits.min() < 1:
             raise InputError(f"max_new_tokens is {limits.min()}: it must be at least 1")
         self._check_request(request.prefix, request.branches, int(limits.max()))
-        return decode(self._runner, request, self.max_parallel, self._begin_call(), timer, cancel)
+        return decode(self._runner, request, self.max_parallel, self._begin(), call)
 
-    def _begin_call(self) -> Callable[[], None]:
-        """Begin a call, which ends streams. Return a function that raises InputError once another call has begun."""
+    def _begin(self) -> Turn:
+        """Begin a turn, which ends streams."""
         self._generation += 1
-        generation = self._generation
-
-        def check() -> None:
-            if generation != self._generation:
-                raise InputError("the decoder was used for another call meanwhile: this answer cannot be continued")
-
-        return check
+        self._turn.superseded = True
+        self._turn = Turn()
+        return self._turn
 
     def _check_request(self, prefix: Prefix, branches: Branches, new_tokens: int) -> None:
         self._check_prefix(prefix)
@@ -255,13 +236,7 @@ class PrefixCache:
         """Forget all but the opening: another image follows."""
         self._ids, self._prefix = self._opening
 
-    def prefill(
-        self,
-        ids: tuple[int, ...],
-        image_tokens: np.ndarray,
-        timer: StageTimer | None = None,
-        cancel: CancellationToken | None = None,
-    ) -> Prefix:
+    def prefill(self, ids: tuple[int, ...], image_tokens: np.ndarray, call: Call | None = None) -> Prefix:
         """Return the prefix of token ids in which IMAGE stands for ``image_tokens``, float32 [n, hidden size].
 
         Raises StoppedError when canceled. What is cached stays valid then.
@@ -273,8 +248,8 @@ class PrefixCache:
             shared += 1
         rows = shared + ids[:shared].count(IMAGE) * (len(image_tokens) - 1)
         # Set before the rest is computed: if that fails, this much is still valid.
-        self._ids, self._prefix = ids[:shared], self._prefix.head(rows)
-        prefix = self._decoder.prefill(self._rows(ids[shared:], image_tokens), self._prefix, timer, cancel)
+        self._ids, self._prefix = ids[:shared], Prefix(min(rows, self._prefix.length), self._prefix.generation)
+        prefix = self._decoder.prefill(self._rows(ids[shared:], image_tokens), self._prefix, call)
         self._ids, self._prefix = ids, prefix
         return prefix
 

@@ -26,9 +26,8 @@ class Prefix:
     length: int
     generation: int
 
-    def head(self, length: int) -> Prefix:
-        """Return the first ``length`` rows, which do not depend on the rows behind them."""
-        return Prefix(min(length, self.length), self.generation)
+
+NO_PREFIX = Prefix(0, 0)
 
 
 class KVCache:
@@ -77,10 +76,13 @@ class KVCache:
             self._buffers[index] = larger
         self.capacity = capacity
 
-    def views(self, names: Sequence[str], start: int, stop: int) -> dict[str, Buffer]:
-        """Return rows ``start`` to ``stop`` (exclusive) of each buffer under these names."""
-        batched = self._batched
-        return {name: buffer.rows(start, stop, batched) for name, buffer in zip(names, self._buffers, strict=True)}
+    def views(self, *parts: tuple[Sequence[str], int, int]) -> dict[str, Buffer]:
+        """Return rows start to stop (exclusive) of each buffer, for each (names of the buffers, start, stop)."""
+        return {
+            name: buffer.rows(start, stop, self._batched)
+            for names, start, stop in parts
+            for name, buffer in zip(names, self._buffers, strict=True)
+        }
 
     def compact(self, rows: np.ndarray, start: int) -> None:
         """Keep only these rows behind the first ``start`` ones, moved together on the device.
@@ -117,20 +119,15 @@ class BranchCache:
         # Of the last run, if it had one row for each branch: owners, mask with spare columns, and columns in use.
         self._last: tuple[np.ndarray, np.ndarray, int] | None = None
 
-    def clear(self) -> None:
-        """Remove all rows of branches. Their memory stays."""
-        self._cache.length = self.first
+    def reset(self, first: int) -> None:
+        """Remove all rows of branches, and put later ones behind the first ``first`` rows of the cache."""
+        self.first = self._cache.length = first
         self._ended_rows = 0
         self._last = None
 
-    def reset(self, first: int) -> None:
-        """Remove all rows of branches, and put later ones behind the first ``first`` rows of the cache."""
-        self.first = first
-        self.clear()
-
     def start(self, stem_owners: np.ndarray) -> None:
-        """Remove all rows of branches, for new branches with these stem owners (see `Branches.stem_owners`)."""
-        self.clear()
+        """Remove all rows of branches, for new branches with these stem owners (see `Branches`)."""
+        self.reset(self.first)
         self._stem_owners = stem_owners
         self._has_stems = bool((stem_owners < 0).any())
 

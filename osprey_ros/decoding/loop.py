@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -17,9 +17,8 @@ from osprey_ros.decoding.prompt_batch import MAX_ROWS, Branches, RowPacker
 from osprey_ros.decoding.runner import DecoderRunner
 from osprey_ros.decoding.sampling import TokenSelector
 from osprey_ros.engines.base import UNBOUNDED
-from osprey_ros.errors import StoppedError
-from osprey_ros.system.cancellation import CancellationToken
-from osprey_ros.timing import StageTimer
+from osprey_ros.errors import InputError, StoppedError
+from osprey_ros.system.call import Call
 
 
 @dataclass(frozen=True)
@@ -63,12 +62,12 @@ class DecodeRequest:
     constraints: Sequence[CompiledConstraint | None] = ()
     extra_eos_ids: Sequence[int] = ()
 
-    @property
-    def limits(self) -> np.ndarray:
-        """Integers [N], the longest answer of each branch in tokens."""
-        limits = np.empty(len(self.branches), dtype=np.intp)
-        limits[:] = self.max_new_tokens
-        return limits
+
+@dataclass
+class Turn:
+    """One use of the decoder. ``superseded`` becomes True with the next one: the rows of this one are lost then."""
+
+    superseded: bool = False
 
 
 @dataclass(slots=True)
@@ -81,46 +80,40 @@ class Step:
     last: np.ndarray
 
 
-def decode(
-    runner: DecoderRunner,
-    request: DecodeRequest,
-    max_parallel: int,
-    check: Callable[[], None],
-    timer: StageTimer,
-    cancel: CancellationToken | None = None,
-) -> Iterator[Step]:
+def decode(runner: DecoderRunner, request: DecodeRequest, max_parallel: int, turn: Turn, call: Call) -> Iterator[Step]:
     """Run the engine until all branches have ended.
 
     Args:
         runner: The engine with its cache.
         request: What to decode.
         max_parallel: The most branches in one run.
-        check: Called before each run; raises if the request is not valid any more.
-        timer: Adds up the time of the steps.
-        cancel: Ends a run of the engine, with StoppedError.
+        turn: Checked before each run.
+        call: Gets the time of the steps, and can end a run, with StoppedError.
+
+    Raises InputError if the turn is superseded.
     """
-    check()  # first of all: the next lines clear the rows of another call
-    branches, limits = request.branches, request.limits
+    branches = request.branches
+    limits = np.broadcast_to(request.max_new_tokens, branches.count)
     selector = TokenSelector(
-        request.sampling, request.keys or [(branch,) for branch in range(len(branches))], request.constraints
+        request.sampling, request.keys or [(branch,) for branch in range(branches.count)], request.constraints
     )
     prefix = request.prefix.length
-    runner.branches.start(branches.stem_owners())
     lengths = branches.lengths
     starts = prefix + branches.stem_lengths
     final_rows = lengths + limits - 1  # rows of each branch at its end: the last token is not fed back
     room = runner.most_rows - branches.stem_rows
-    waiting = deque(range(len(branches)))
+    waiting = deque(range(branches.count))
     # Of the branches that have joined and not ended: index, position of the next token, latest token, and the step
     # with their last token if no end comes before.
     active = positions = tokens = final_steps = np.zeros(0, dtype=np.intp)
     number = next_final = 0
     done = False
-    numbers = np.arange(len(branches))
+    numbers = np.arange(branches.count)
     packer = RowPacker()
     packer.add_stems(branches, prefix)
     while not done:
-        check()
+        if turn.superseded:
+            raise InputError("the decoder was used for another call meanwhile: this answer cannot be continued")
         start = perf_counter()
         if len(active):
             packer.add(request.embed(tokens), active, positions)
@@ -136,7 +129,8 @@ def decode(
             positions = np.concatenate([positions, starts[joining] + lengths[joining]])
             final_steps = np.concatenate([final_steps, number + limits[joining] - 1])
             next_final = int(final_steps.min())
-        scores = runner.extend(*packer.take(), logit_rows, prefix, timer, cancel)
+        stem_owners = branches.stem_owners if number == 0 else None
+        scores = runner.extend(packer.take(), logit_rows, prefix, call, stem_owners)
         tokens, logprobs = selector.select(scores, active)
         last = tokens == request.eos_id
         for extra in request.extra_eos_ids:
@@ -146,21 +140,19 @@ def decode(
         step = Step(active, tokens, logprobs, last)
         ended = np.count_nonzero(last)
         done = ended == len(last) and not waiting
-        if done:
-            runner.branches.clear()
-        elif ended:
+        if ended and not done:
             runner.branches.drop(active[last])
             active, tokens, positions, final_steps = active[~last], tokens[~last], positions[~last], final_steps[~last]
             next_final = int(final_steps.min(initial=UNBOUNDED))
         number += 1
-        timer.step_seconds.append(perf_counter() - start)
+        call.step_seconds.append(perf_counter() - start)
         yield step
 
 
-def collect(steps: Iterator[Step], count: int, cancel: CancellationToken | None) -> list[Generation]:
+def collect(steps: Iterator[Step], count: int, call: Call) -> list[Generation]:
     """Return the answers of ``count`` branches: after all steps, or as far as they are when the call is canceled."""
     done: list[Step] = []
-    while cancel is None or not cancel.canceled:
+    while call.cancel is None or not call.cancel.canceled:
         try:
             step = next(steps, None)
         except StoppedError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,48 +18,38 @@ MAX_ROWS = 2048  # rows of one run over branches: attention scores and mask grow
 _FIRST_STEM = -2  # owner of the rows of the first stem; the next stem has the number below it
 
 
-@dataclass(frozen=True)
 class Branches:
     """The rows that each branch begins with: its own, and before them those of a stem that branches can share.
 
-    Attributes:
-        questions: float32 [T_i, hidden size] for each branch, T_i at least 1.
+    Args:
+        questions: float32 [T_i, hidden size] for each of N branches, N and T_i at least 1.
         stems: float32 [U_j, hidden size] for each stem.
         stem_of: Index of the stem of each branch, or -1. Empty if no branch has a stem.
+
+    Attributes:
+        count: N.
+        lengths: Integers [N], the number of rows of each question.
+        stem_lengths: Integers [N], the number of rows of each branch's stem.
+        stem_owners: Integers [N], the owner of the rows of each branch's stem: the branch itself if it has none.
+        stem_rows: Number of rows of all stems.
+        rows: Number of rows of all questions and stems.
+        longest: Largest number of rows of a branch, including its stem; 0 without branches.
     """
 
-    questions: Sequence[np.ndarray]
-    stems: Sequence[np.ndarray] = ()
-    stem_of: Sequence[int] = ()
-
-    def __len__(self) -> int:
-        return len(self.questions)
-
-    @cached_property
-    def lengths(self) -> np.ndarray:
-        """Integers [N], the number of rows of each question."""
-        return np.array([len(rows) for rows in self.questions], dtype=np.intp)
-
-    @cached_property
-    def stem_lengths(self) -> np.ndarray:
-        """Integers [N], the number of rows of each branch's stem."""
-        lengths = np.array([len(stem) for stem in self.stems] + [0], dtype=np.intp)  # index -1 is the last one
-        return lengths[np.asarray(self.stem_of, dtype=np.intp)] if len(self.stem_of) else np.zeros(len(self), np.intp)
-
-    @property
-    def stem_rows(self) -> int:
-        """Number of rows of all stems."""
-        return sum(len(stem) for stem in self.stems)
-
-    @property
-    def rows(self) -> int:
-        """Number of rows of all questions and stems."""
-        return int(self.lengths.sum()) + self.stem_rows
-
-    @property
-    def longest(self) -> int:
-        """Largest number of rows of a branch, including its stem."""
-        return int((self.lengths + self.stem_lengths).max())
+    def __init__(
+        self, questions: Sequence[np.ndarray], stems: Sequence[np.ndarray] = (), stem_of: Sequence[int] = ()
+    ) -> None:
+        self.questions, self.stems, self.stem_of = questions, stems, stem_of
+        self.count = len(questions)
+        self.lengths = np.array([len(rows) for rows in questions], dtype=np.intp)
+        self.stem_lengths, self.stem_owners = np.zeros(self.count, np.intp), np.arange(self.count, dtype=np.intp)
+        if len(stem_of):
+            of = np.asarray(stem_of, dtype=np.intp)
+            self.stem_lengths = np.array([len(stem) for stem in stems] + [0], dtype=np.intp)[of]  # -1 is the last one
+            self.stem_owners = np.where(of >= 0, _FIRST_STEM - of, self.stem_owners)
+        self.stem_rows = sum(len(stem) for stem in stems)
+        self.rows = int(self.lengths.sum()) + self.stem_rows
+        self.longest = int((self.lengths + self.stem_lengths).max(initial=0))
 
     def part(self, which: slice) -> Branches:
         """Return some of the branches, with their stems."""
@@ -68,23 +58,31 @@ class Branches:
         places = {stem: place for place, stem in enumerate(used)} | {-1: -1}
         return Branches(self.questions[which], [self.stems[s] for s in used], [places[stem] for stem in stem_of])
 
-    def stem_owners(self) -> np.ndarray:
-        """Return integers [N], the owner of the rows of each branch's stem: the branch itself if it has none."""
-        own = np.arange(len(self), dtype=np.intp)
-        stems = np.asarray(self.stem_of, dtype=np.intp)
-        return np.where(stems >= 0, _FIRST_STEM - stems, own) if len(stems) else own
+
+class RunRows(NamedTuple):
+    """S rows for one run of the decoder.
+
+    Attributes:
+        embeds: float32 [S, hidden size].
+        positions: Integers [S].
+        owners: Integers [S], the branch or stem of each row.
+    """
+
+    embeds: np.ndarray
+    positions: np.ndarray
+    owners: np.ndarray
 
 
 class RowPacker:
-    """Collect rows for one run of the decoder: rows [S, hidden size], their positions [S] and their owners [S]."""
+    """Collects rows for one run of the decoder."""
 
     def __init__(self) -> None:
         self.count = 0
-        self._pieces: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._pieces: list[RunRows] = []
 
     def add(self, rows: np.ndarray, owners: np.ndarray, positions: np.ndarray) -> None:
         """Add rows, float32 [n, hidden size], with the owner and the position of each, integers [n]."""
-        self._pieces.append((rows, positions, owners))
+        self._pieces.append(RunRows(rows, positions, owners))
         self.count += len(rows)
 
     def add_stems(self, branches: Branches, position: int) -> None:
@@ -100,13 +98,12 @@ class RowPacker:
         each = np.repeat(positions - starts, lengths) + np.arange(lengths.sum())
         self.add(np.concatenate(questions), np.repeat(which, lengths), each)
 
-    def take(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return rows, positions and owners in the order in which they were added, and empty the packer."""
+    def take(self) -> RunRows:
+        """Return the rows in the order in which they were added, and empty the packer."""
         pieces, self._pieces, self.count = self._pieces, [], 0
         if len(pieces) == 1:
             return pieces[0]
-        rows, positions, owners = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
-        return rows, positions, owners
+        return RunRows(*(np.concatenate(arrays) for arrays in zip(*pieces, strict=True)))
 
 
 def split_rows(rows: Sequence[int], most: int, extra_rows: int, most_rows: int) -> Iterator[slice]:
@@ -134,30 +131,22 @@ class PromptBatch:
     """Questions about regions, ready for the decoder.
 
     Attributes:
-        region_ids: Integers [N].
+        region_ids: Region id of each branch of a question; 0 if the branch is about all regions.
         questions: The texts of the questions.
         prefix: The rows that all branches share.
-        branches: All regions for the first question, then all for the second, and so on. If ``joint``, one branch
-            about all regions.
-        joint: Whether one question is about all regions.
+        branches: All regions for the first question, then all for the second, and so on.
     """
 
-    region_ids: np.ndarray
-    questions: tuple[str, ...]
+    region_ids: Sequence[int]
+    questions: Sequence[str]
     prefix: Prefix
     branches: Branches
-    joint: bool = False
 
     @property
     def keys(self) -> list[tuple[int, ...]]:
         """Numbers that identify each branch by region and question, whatever else is asked: seeds of its sampling."""
-        ids = [0] if self.joint else [int(region) & 0xFFFFFFFF for region in self.region_ids]
         questions = [zlib.crc32(question.encode()) for question in self.questions]
-        return [(question, region) for question in questions for region in ids]
-
-    def region_of(self, branch: int) -> int:
-        """Return the region id of a branch, 0 if it is about all regions."""
-        return 0 if self.joint else int(self.region_ids[branch % len(self.region_ids)])
+        return [(question, region & 0xFFFFFFFF) for question in questions for region in self.region_ids]
 
 
 def build_branches(

@@ -13,10 +13,10 @@ import numpy as np
 from osprey_ros.bundle.spec import ModelSpec
 from osprey_ros.decoding.kv_cache import HIDDEN, BranchCache, KVCache
 from osprey_ros.decoding.logits import NextTokenLogits
+from osprey_ros.decoding.prompt_batch import RunRows
 from osprey_ros.engines.base import UNBOUNDED, BoundRun, Buffer, Engine, check_finite
 from osprey_ros.errors import EngineError
-from osprey_ros.system.cancellation import CancellationToken
-from osprey_ros.timing import StageTimer
+from osprey_ros.system.call import Call
 
 # Rows of one run over a prefix. Attention scores take memory with the square, and cancellation waits for the end of a
 # run where the engine cannot be interrupted.
@@ -34,7 +34,7 @@ class DecoderRunner:
 
     The names of inputs and outputs are those of ``export/graph_decoder.py``. In all methods ``embeds`` is float32
     [S, hidden size], ``positions`` integers [S], ``logit_rows`` integers [R], the rows whose logits are wanted, and
-    ``prefix`` the number of prefix rows that the new rows attend to. Each run raises StoppedError if ``cancel`` is
+    ``prefix`` the number of prefix rows that the new rows attend to. Each run raises StoppedError if ``call`` is
     canceled before it or, where the engine can be interrupted, during it; the cache is valid afterwards.
 
     Rows of branches are in the same buffers as the prefix, behind it. Some engines read both as one input, others as
@@ -77,9 +77,7 @@ class DecoderRunner:
         self._outputs: dict[str, Buffer] = {}
         self._reserve_outputs(1)
 
-    def prefill(
-        self, embeds: np.ndarray, start: int, timer: StageTimer, cancel: CancellationToken | None = None
-    ) -> None:
+    def prefill(self, embeds: np.ndarray, start: int, call: Call) -> None:
         """Compute rows of the prefix from row ``start`` on. The cached rows from there on are lost."""
         self.branches.reset(start)
         self._cache.reserve(start + len(embeds))
@@ -89,39 +87,28 @@ class DecoderRunner:
             count, length = len(chunk), self._cache.length
             mask = _causal_mask(length if self._in_place else 0, count)
             positions = np.arange(length, length + count)
-            self._execute(chunk, positions, mask, np.array([count - 1]), length, length, timer, cancel)
-            self.branches.reset(length + count)
+            self._execute((chunk, positions, mask, np.array([count - 1])), length, length, call)
+            self.branches.first = self._cache.length = length + count
 
     def extend(
-        self,
-        embeds: np.ndarray,
-        positions: np.ndarray,
-        owners: np.ndarray,
-        logit_rows: np.ndarray,
-        prefix: int,
-        timer: StageTimer,
-        cancel: CancellationToken | None = None,
+        self, rows: RunRows, logit_rows: np.ndarray, prefix: int, call: Call, stem_owners: np.ndarray | None = None
     ) -> NextTokenLogits:
-        """Run new rows of branches and keep them in the cache. ``owners``: see `BranchCache.mask`."""
-        logits = self._run_branches(embeds, positions, owners, None, logit_rows, prefix, timer, cancel)
-        self.branches.append(owners)
+        """Run new rows of branches and keep them in the cache.
+
+        ``stem_owners`` (see `BranchCache.start`) are given if all branches are new.
+        """
+        if stem_owners is not None:
+            self.branches.start(stem_owners)
+        logits = self._run_branches(rows, None, logit_rows, prefix, call)
+        self.branches.append(rows.owners)
         return logits
 
-    def run_uncached(
-        self,
-        embeds: np.ndarray,
-        positions: np.ndarray,
-        owners: np.ndarray,
-        own: np.ndarray,
-        prefix: int,
-        timer: StageTimer,
-        cancel: CancellationToken | None = None,
-    ) -> NextTokenLogits:
-        """Run rows behind the cached ones without keeping them. ``owners``, ``own``: see `BranchCache.mask`.
+    def run_uncached(self, rows: RunRows, own: np.ndarray, prefix: int, call: Call) -> NextTokenLogits:
+        """Run rows behind the cached ones without keeping them. ``own``: see `BranchCache.mask`.
 
         The logits of all rows are returned.
         """
-        return self._run_branches(embeds, positions, owners, own, np.arange(len(owners)), prefix, timer, cancel)
+        return self._run_branches(rows, own, np.arange(len(rows.owners)), prefix, call)
 
     def run_alone(
         self, embeds: np.ndarray, positions: np.ndarray, mask: np.ndarray, logit_rows: np.ndarray, prefix: int
@@ -136,53 +123,36 @@ class DecoderRunner:
             hidden = np.full((count, self._cache.length), HIDDEN)
             hidden[:, :prefix] = 0
             mask = np.concatenate([hidden, mask], axis=1)
-        logits = self._execute(embeds, positions, mask, logit_rows, prefix, self._cache.length, StageTimer(), None)
+        logits = self._execute((embeds, positions, mask, logit_rows), prefix, self._cache.length, Call())
         result: np.ndarray = logits.logits.copy()
         return result
 
     def _run_branches(
-        self,
-        embeds: np.ndarray,
-        positions: np.ndarray,
-        owners: np.ndarray,
-        own: np.ndarray | None,
-        logit_rows: np.ndarray,
-        prefix: int,
-        timer: StageTimer,
-        cancel: CancellationToken | None,
+        self, rows: RunRows, own: np.ndarray | None, logit_rows: np.ndarray, prefix: int, call: Call
     ) -> NextTokenLogits:
         """Run rows of branches. Their keys and values are written behind the cached rows but not counted."""
-        self.branches.reserve(len(owners))
-        mask = self.branches.mask(owners, own, prefix if self._in_place else None)
-        return self._execute(embeds, positions, mask, logit_rows, prefix, self.branches.first, timer, cancel)
+        self.branches.reserve(len(rows.owners))
+        mask = self.branches.mask(rows.owners, own, prefix if self._in_place else None)
+        logits = self._execute((rows.embeds, rows.positions, mask, logit_rows), prefix, self.branches.first, call)
+        check_finite(logits.best_logprobs, "decoder")
+        return logits
 
-    def _execute(
-        self,
-        embeds: np.ndarray,
-        positions: np.ndarray,
-        mask: np.ndarray,
-        logit_rows: np.ndarray,
-        prefix: int,
-        first: int,
-        timer: StageTimer,
-        cancel: CancellationToken | None,
-    ) -> NextTokenLogits:
+    def _execute(self, inputs: tuple[np.ndarray, ...], prefix: int, first: int, call: Call) -> NextTokenLogits:
         """Run rows behind the cached ones.
 
-        ``first``: the first cached row that is passed as a row of a branch, where the engine takes those apart.
+        ``inputs``: embeddings, positions, mask and logit rows. ``first``: the first cached row that is passed as a row
+        of a branch, where the engine takes those apart.
         """
-        if cancel is not None:
-            cancel.check("the decoder")
-        bound = self._bound_run(len(embeds), len(logit_rows), prefix, first)
-        for array, place in zip((embeds, positions, mask, logit_rows), bound.inputs, strict=True):
+        if call.cancel is not None:
+            call.cancel.check("the decoder")
+        bound = self._bound_run(len(inputs[0]), len(inputs[-1]), prefix, first)
+        for array, place in zip(inputs, bound.inputs, strict=True):
             place[...] = array
         start = perf_counter()
-        bound.run(cancel)
-        timer.engine_seconds += perf_counter() - start
+        bound.run(call.cancel)
+        call.engine_seconds += perf_counter() - start
         tokens, logprobs, logits = bound.outputs
-        best = NextTokenLogits(tokens.read(), logprobs.read(), logits)
-        check_finite(best.best_logprobs, "decoder")
-        return best
+        return NextTokenLogits(tokens.read(), logprobs.read(), logits)
 
     def _bound_run(self, count: int, logit_rows: int, prefix: int, first: int) -> _BoundRun:
         """Return a run of ``count`` rows behind the cached ones, bound now or earlier: frames repeat their shapes."""
@@ -197,8 +167,13 @@ class DecoderRunner:
 
     def _bind(self, count: int, logit_rows: int, prefix: int, first: int) -> _BoundRun:
         """Bind the engine to memory for this number of rows and to views of the cache."""
-        cache, length = self._cache, self._cache.length
+        length = self._cache.length
         end = length + count
+        if self._in_place:
+            cached = self._cache.views((self._all_names, 0, end))
+        else:
+            cached = self._cache.views((self._prefix_names, 0, prefix), (self._branch_names, first, length))
+        new = self._cache.views((self._new_names, length, end))
         attended = end if self._in_place else end - first
         shapes = ((count, self._hidden_size), (count,), (count, attended), (logit_rows,))
         inputs = [memory.array(shape) for memory, shape in zip(self._inputs.values(), shapes, strict=True)]
@@ -206,12 +181,10 @@ class DecoderRunner:
             self._bound.clear()
             self._reserve_outputs(logit_rows)
         outputs = tuple(self._outputs[name].rows(0, logit_rows) for name in _OUTPUTS)
-        if self._in_place:
-            past = cache.views(self._all_names, 0, end)
-        else:
-            past = {**cache.views(self._prefix_names, 0, prefix), **cache.views(self._branch_names, first, length)}
-        into = {**dict(zip(_OUTPUTS, outputs, strict=True)), **cache.views(self._new_names, length, end)}
-        run = self._engine.bind({**dict(zip(self._inputs, inputs, strict=True)), **past}, into)
+        run = self._engine.bind(
+            {**dict(zip(self._inputs, inputs, strict=True)), **cached},
+            {**dict(zip(_OUTPUTS, outputs, strict=True)), **new},
+        )
         return _BoundRun(tuple(inputs), outputs, run)
 
     def _reserve_outputs(self, rows: int) -> None:

@@ -8,10 +8,9 @@ from time import perf_counter
 import numpy as np
 
 from osprey_ros.decoding.embeddings import Embed
-from osprey_ros.decoding.prompt_batch import MAX_ROWS, Branches, RowPacker, causal_mask, split_rows
+from osprey_ros.decoding.prompt_batch import MAX_ROWS, Branches, RowPacker, RunRows, causal_mask, split_rows
 from osprey_ros.decoding.runner import DecoderRunner
-from osprey_ros.system.cancellation import CancellationToken
-from osprey_ros.timing import StageTimer
+from osprey_ros.system.call import Call
 
 LOGIT_BYTES = 32 << 20  # of one run over phrases: every row has logits over the whole vocabulary
 
@@ -22,8 +21,7 @@ def score(
     branches: Branches,
     phrases: Sequence[np.ndarray],
     embed: Embed,
-    timer: StageTimer,
-    cancel: CancellationToken | None = None,
+    call: Call,
 ) -> list[list[np.ndarray]]:
     """Return log-probabilities, float32 [branch][phrase][token], of phrases as answers.
 
@@ -33,12 +31,10 @@ def score(
         branches: The questions.
         phrases: Token ids [n] of each phrase, n at least 1.
         embed: Returns the rows of token ids.
-        timer: Adds up the time of the steps.
-        cancel: Checked before each run, and ends a run.
+        call: Gets the time of the steps, and can end a run.
 
     Raises StoppedError when canceled.
     """
-    runner.branches.start(branches.stem_owners())
     # The questions: their last rows give the probability of the first token of each phrase.
     start = perf_counter()
     lengths = branches.lengths
@@ -46,35 +42,30 @@ def score(
     packer = RowPacker()
     packer.add_stems(branches, prefix)
     ends = packer.count + np.cumsum(lengths) - 1
-    packer.add_questions(branches, np.arange(len(branches)), starts)
+    packer.add_questions(branches, np.arange(branches.count), starts)
     first_tokens = np.array([phrase[0] for phrase in phrases])
-    logits = runner.extend(*packer.take(), ends, prefix, timer, cancel)
-    firsts = logits.logprobs(np.arange(len(branches))[:, None], first_tokens)
+    logits = runner.extend(packer.take(), ends, prefix, call, branches.stem_owners)
+    firsts = logits.logprobs(np.arange(branches.count)[:, None], first_tokens)
     del logits  # its memory may have to be replaced by more
     scores = [[row[p : p + 1] for p in range(len(phrases))] for row in firsts]
-    timer.step_seconds.append(perf_counter() - start)
+    call.step_seconds.append(perf_counter() - start)
 
     # The phrases without their last token, whose row gives nothing about the phrase. They attend to their question,
     # not to one another, and are not kept in the cache.
-    pairs = [(b, p) for b in range(len(branches)) for p, phrase in enumerate(phrases) if len(phrase) > 1]
+    pairs = [(b, p) for b in range(branches.count) for p, phrase in enumerate(phrases) if len(phrase) > 1]
     most = min(MAX_ROWS, LOGIT_BYTES // (4 * runner.vocabulary), runner.most_logits)
     for part in split_rows([len(phrases[p]) - 1 for _, p in pairs], len(pairs), 0, most):
         start = perf_counter()
         sizes = np.array([len(phrases[p]) - 1 for _, p in pairs[part]])
         owners = np.repeat([b for b, _ in pairs[part]], sizes)
-        logits = runner.run_uncached(
-            embed(np.concatenate([phrases[p][:-1] for _, p in pairs[part]])),
-            (starts + lengths)[owners] + np.concatenate([np.arange(size) for size in sizes]),
-            owners,
-            causal_mask(np.repeat(np.arange(len(sizes)), sizes)),
-            prefix,
-            timer,
-            cancel,
-        )
+        rows = embed(np.concatenate([phrases[p][:-1] for _, p in pairs[part]]))
+        positions = (starts + lengths)[owners] + np.concatenate([np.arange(size) for size in sizes])
+        own = causal_mask(np.repeat(np.arange(len(sizes)), sizes))
+        logits = runner.run_uncached(RunRows(rows, positions, owners), own, prefix, call)
         targets = np.concatenate([phrases[p][1:] for _, p in pairs[part]])
         found = logits.logprobs(np.arange(len(targets)), targets)
         del logits
         for (b, p), rest in zip(pairs[part], np.split(found, np.cumsum(sizes)[:-1]), strict=True):
             scores[b][p] = np.concatenate([scores[b][p], rest])
-        timer.step_seconds.append(perf_counter() - start)
+        call.step_seconds.append(perf_counter() - start)
     return scores

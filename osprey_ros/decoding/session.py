@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 
 import numpy as np
 
@@ -25,8 +26,8 @@ from osprey_ros.decoding.prompt import (
 from osprey_ros.decoding.prompt_batch import PromptBatch, build_branches, build_joint_branch
 from osprey_ros.engines.base import Engine
 from osprey_ros.errors import InputError, PromptError
-from osprey_ros.system.cancellation import CancellationToken
-from osprey_ros.timing import StageTimer
+from osprey_ros.system.call import Call
+from osprey_ros.timing import Timing
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,42 @@ class RegionTokens:
         ids: Integers [N], the region ids.
         mask_tokens, position_tokens: float32 [N, hidden size].
         image_tokens: float32 [image tokens, hidden size], of the image.
+        reasons: Why nothing can be said about a region, by its id.
     """
 
     ids: np.ndarray
     mask_tokens: np.ndarray
     position_tokens: np.ndarray
     image_tokens: np.ndarray
+    reasons: Mapping[int, str]
+
+    @property
+    def joint_reason(self) -> str:
+        """Why nothing can be said about all regions together: that of the first region with a reason."""
+        return next((f"region {region}: {reason}" for region, reason in self.reasons.items()), "")
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The questions of one call, checked by `DecodingSession.check`. All fields but ``split`` have one item for each.
+
+    Attributes:
+        texts: As they were given.
+        prompts: Token ids.
+        split: Leading token ids that all prompts share.
+        lengths: Usual limit of an answer in tokens.
+        kinds: Kind of the answers in the calibration.
+        constraints: What the answers must be, or None.
+        joint: Whether the question is about all regions together.
+    """
+
+    texts: Sequence[str]
+    prompts: Sequence[tuple[int, ...]]
+    split: int
+    lengths: Sequence[int]
+    kinds: Sequence[str]
+    constraints: Sequence[CompiledConstraint | None]
+    joint: bool
 
 
 @dataclass(frozen=True)
@@ -83,98 +114,95 @@ class DecodingSession:
         self._decoder.end_streams()
         self._prefixes.reset()
 
-    def compile(
-        self, questions: Sequence[str], constraints: Sequence[Constraint | None] | None
-    ) -> list[CompiledConstraint | None]:
-        """Compile one constraint or None for each question.
+    def compile(self, constraints: Sequence[Constraint | None]) -> list[CompiledConstraint | None]:
+        """Compile constraints. Raises PromptError for an answer that the model cannot give."""
+        return [None if constraint is None else self._constraints.compile(constraint) for constraint in constraints]
 
-        Raises InputError for another number, PromptError for an answer that the model cannot give.
+    def check(
+        self,
+        questions: Sequence[str],
+        constraints: Sequence[Constraint | None] | None = None,
+        joint_regions: int | None = None,
+    ) -> Questions:
+        """Check questions about one region each, or one question about ``joint_regions`` regions together.
+
+        Raises PromptError for none, for one that cannot be asked and for an answer that the model cannot give, and
+        InputError if there is not one constraint for each question.
         """
-        if constraints is None:
-            return [None] * len(questions)
-        if len(constraints) != len(questions):
+        if constraints is not None and len(constraints) != len(questions):
             raise InputError(
                 f"there are {len(constraints)} constraints for {len(questions)} questions: give one or None for each"
             )
-        return [None if constraint is None else self._constraints.compile(constraint) for constraint in constraints]
-
-    def prompts(self, questions: Sequence[str], regions: int = 1) -> list[tuple[int, ...]]:
-        """Return the prompts of questions that name ``regions`` regions each. Raises PromptError, also for none."""
         if not questions:
             raise PromptError("no question is given")
-        return [self.builder.region_prompt(question, regions) for question in questions]
-
-    def batch(
-        self,
-        questions: Sequence[str],
-        tokens: RegionTokens,
-        joint: bool,
-        timer: StageTimer,
-        cancel: CancellationToken | None,
-    ) -> PromptBatch:
-        """Compute the shared prefix of questions about regions, and their branches.
-
-        If ``joint``, there is one question about all regions. Raises StoppedError when canceled.
-        """
-        prompts = self.prompts(questions, len(tokens.ids) if joint else 1)
-        timer.enter("prefix")
-        split = common_prefix(prompts)
-        prefix = self._prefixes.prefill(prompts[0][:split], tokens.image_tokens, timer, cancel)
-        timer.enter("branches")
-        tails, pair = [prompt[split:] for prompt in prompts], (tokens.mask_tokens, tokens.position_tokens)
-        if joint:
-            branches = build_joint_branch(tails[0], *pair, self._embed)
-        else:
-            branches = build_branches(tails, *pair, self._embed)
-        return PromptBatch(tokens.ids.copy(), tuple(questions), prefix, branches, joint)
+        compiled = self.compile(constraints or [None] * len(questions))
+        prompts = [self.builder.region_prompt(question, joint_regions or 1) for question in questions]
+        lengths, kinds = [answer_tokens(text) for text in questions], [answer_kind(text) for text in questions]
+        joint = joint_regions is not None
+        return Questions(tuple(questions), prompts, common_prefix(prompts), lengths, kinds, compiled, joint)
 
     def answer(
-        self,
-        batch: PromptBatch,
-        config: GenerationConfig,
-        constraints: Sequence[CompiledConstraint | None],
-        timer: StageTimer,
-        cancel: CancellationToken | None,
-    ) -> list[Answer]:
-        """Return an answer for each branch of a batch. ``constraints``: one or None for each question."""
-        found = self._decoder.generate(self._request(batch, config, constraints), timer, cancel)
-        return [self._answer(batch, branch, generation, constraints) for branch, generation in enumerate(found)]
+        self, questions: Questions, tokens: RegionTokens, config: GenerationConfig, call: Call
+    ) -> tuple[list[Answer], Timing]:
+        """Return the answers about all regions to the first question, then those to the second, and so on.
+
+        Raises StoppedError when canceled before the first token of any answer.
+        """
+        batch = self._batch(questions, tokens, call)
+        found = self._decoder.generate(self._request(batch, questions, config), call)
+        answers = self._answers(batch, questions, range(batch.branches.count), found)
+        new_tokens = sum(len(generation.tokens) for generation in found)
+        return answers, call.timing(batch.prefix.length, batch.branches.rows, new_tokens)
 
     def stream(
-        self, batch: PromptBatch, config: GenerationConfig, cancel: CancellationToken | None
+        self, questions: Questions, tokens: RegionTokens, config: GenerationConfig, call: Call
     ) -> Iterator[tuple[Answer, Token]]:
         """Yield each token of the answers, with the answer so far. Errors of the call are raised at once."""
-        return self._answers_so_far(batch, self._decoder.stream(self._request(batch, config, [None]), cancel=cancel))
+        batch = self._batch(questions, tokens, call)
+        decoded = self._decoder.stream(self._request(batch, questions, config), call)
+        return self._answers_so_far(batch, questions, decoded)
 
     def score(
-        self,
-        batch: PromptBatch,
-        phrases: Sequence[Sequence[int]],
-        timer: StageTimer,
-        cancel: CancellationToken | None,
-    ) -> list[list[np.ndarray]]:
+        self, questions: Questions, tokens: RegionTokens, phrases: Sequence[Sequence[int]], call: Call
+    ) -> tuple[list[list[np.ndarray]], Timing]:
         """Return log-probabilities, float32 [region][phrase][token]; see `Decoder.score`."""
-        return self._decoder.score(batch.prefix, batch.branches, phrases, self._embed, timer, cancel)
+        batch = self._batch(questions, tokens, call)
+        scores = self._decoder.score(batch.prefix, batch.branches, phrases, self._embed, call)
+        new_tokens = len(scores) * sum(len(phrase) for phrase in phrases)
+        return scores, call.timing(batch.prefix.length, batch.branches.rows, new_tokens)
 
-    def _answers_so_far(self, batch: PromptBatch, decoded: Iterator[Token]) -> Iterator[tuple[Answer, Token]]:
-        tokens: list[list[Token]] = [[] for _ in range(len(batch.branches))]
+    def _batch(self, questions: Questions, tokens: RegionTokens, call: Call) -> PromptBatch:
+        """Compute the shared prefix of questions about regions, and their branches."""
+        call.marks.append(("prefix", perf_counter()))
+        split = questions.split
+        prefix = self._prefixes.prefill(questions.prompts[0][:split], tokens.image_tokens, call)
+        call.marks.append(("branches", perf_counter()))
+        tails = [prompt[split:] for prompt in questions.prompts]
+        pair = (tokens.mask_tokens, tokens.position_tokens)
+        if questions.joint:
+            return PromptBatch([0], questions.texts, prefix, build_joint_branch(tails[0], *pair, self._embed))
+        return PromptBatch(tokens.ids.tolist(), questions.texts, prefix, build_branches(tails, *pair, self._embed))
+
+    def _answers_so_far(
+        self, batch: PromptBatch, questions: Questions, decoded: Iterator[Token]
+    ) -> Iterator[tuple[Answer, Token]]:
+        tokens: list[list[Token]] = [[] for _ in range(batch.branches.count)]
         for token in decoded:
             own = tokens[token.branch]
             own.append(token)
             ids, logprobs = np.array([one.id for one in own], np.int32), [one.logprob for one in own]
             generation = Generation(ids, np.array(logprobs, np.float32), token.last)
-            yield self._answer(batch, token.branch, generation, [None]), token
+            yield self._answers(batch, questions, [token.branch], [generation])[0], token
 
-    def _request(
-        self, batch: PromptBatch, config: GenerationConfig, constraints: Sequence[CompiledConstraint | None]
-    ) -> DecodeRequest:
+    def _request(self, batch: PromptBatch, questions: Questions, config: GenerationConfig) -> DecodeRequest:
         if config.max_new_tokens is None:
             room = max(1, self._decoder.room(batch.prefix, batch.branches))
-            limits = [min(answer_tokens(question), room) for question in batch.questions]
+            limits = [min(length, room) for length in questions.lengths]
         else:
-            limits = [config.max_new_tokens] * len(batch.questions)
+            limits = [config.max_new_tokens] * len(questions.texts)
+        constraints = questions.constraints
         limits = [max(n, one.longest if one else 0) for n, one in zip(limits, constraints, strict=True)]
-        each = len(batch.branches) // len(limits)
+        each = len(batch.region_ids)
         return DecodeRequest(
             batch.prefix,
             batch.branches,
@@ -187,18 +215,25 @@ class DecodingSession:
             self.spec.extra_eos_ids,
         )
 
-    def _answer(
-        self,
-        batch: PromptBatch,
-        branch: int,
-        generation: Generation,
-        constraints: Sequence[CompiledConstraint | None],
-    ) -> Answer:
-        number = branch * len(batch.questions) // len(batch.branches)
-        constraint, text = constraints[number], self.builder.decode(generation.tokens.tolist())
-        raw = raw_confidence(generation.logprobs, constraint is not None and constraint.normalized)
-        confidence = self._calibration.apply(answer_kind(batch.questions[number]), raw) if text else 0.0
-        return Answer(batch.region_of(branch), text, generation, confidence, raw, constraint is not None)
+    def _answers(
+        self, batch: PromptBatch, questions: Questions, branches: Sequence[int], generations: Sequence[Generation]
+    ) -> list[Answer]:
+        """Return the answers that branches gave."""
+        each = len(batch.region_ids)
+        constraints = [questions.constraints[branch // each] for branch in branches]
+        kinds = [questions.kinds[branch // each] for branch in branches]
+        texts = [self.builder.decode(generation.tokens.tolist()) for generation in generations]
+        raw = [
+            raw_confidence(generation.logprobs, constraint is not None and constraint.normalized)
+            for generation, constraint in zip(generations, constraints, strict=True)
+        ]
+        confidences = [
+            self._calibration.apply(kind, value) if text else 0.0
+            for kind, value, text in zip(kinds, raw, texts, strict=True)
+        ]
+        regions = [batch.region_ids[branch % each] for branch in branches]
+        constrained = [constraint is not None for constraint in constraints]
+        return list(map(Answer, regions, texts, generations, confidences, raw, constrained))
 
 
 def raw_confidence(logprobs: np.ndarray, normalized: bool = False) -> float:

@@ -6,12 +6,15 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
-from osprey_ros.errors import EngineError
+from osprey_ros.errors import BundleError, EngineError
 from osprey_ros.system.cancellation import CancellationToken
+
+if TYPE_CHECKING:
+    from osprey_ros.bundle.bundle import Bundle
 
 DEVICES = ("cpu", "cuda")
 UNBOUNDED = sys.maxsize  # rows that an engine without a limit takes
@@ -152,6 +155,16 @@ def check_finite(output: np.ndarray, role: str) -> None:
             f"the {role.replace('_', ' ')} engine returned values that are not finite (NaN or infinity); "
             f"rebuild the bundle from an intact checkpoint, or with {PRECISION_OPTIONS[role]} if float16 overflows"
         )
+
+
+def load_role(bundle: Bundle, role: str, threads: int | None, output_name: str) -> Engine:
+    """Load the engine of a role of a bundle. Raises EngineError as `load_engine` does, BundleError for a wrong file."""
+    entry = bundle.engine(role)
+    path = bundle.path(entry.file)
+    engine = load_engine(path, entry.runtime, entry.device, threads)
+    if output_name not in engine.output_names:
+        raise BundleError(f"{path} has no output {output_name}: it is not the engine that its name says")
+    return engine
 
 
 def load_engine(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from osprey_ros.engines.base import UNBOUNDED, BoundRun, Buffer, Inputs
-from osprey_ros.errors import EngineError, OspreyError, StoppedError
+from osprey_ros.engines.onnx_binding import NO_OPTIONS, Binding, HostBuffer, failure, run_options
+from osprey_ros.errors import EngineError
 from osprey_ros.file_errors import LFS_POINTER, is_lfs_pointer, native_path, os_reason
 from osprey_ros.system.cancellation import CancellationToken
 
@@ -32,60 +32,9 @@ _DTYPES = {
     "tensor(bool)": np.bool_,
 }
 
-# Values of ONNX's enumeration TensorProto.DataType.
-_ONNX_TYPES = {
-    np.dtype(dtype): number
-    for dtype, number in (
-        (np.float32, 1),
-        (np.uint8, 2),
-        (np.int32, 6),
-        (np.int64, 7),
-        (np.bool_, 9),
-        (np.float16, 10),
-        (np.float64, 11),
-    )
-}
-
 # Key in a graph's metadata. Its value names an input of a small model: runs with few rows of it are fastest on one
 # thread, and a run with one row can be fastest on the stored int4 weights instead of weights unpacked to float32.
 FEW_ROWS = "osprey_ros.few_rows"
-
-
-class HostBuffer:
-    """A `Buffer` in host memory: rows of a contiguous numpy array."""
-
-    __slots__ = ("_array",)
-    device = "cpu"
-
-    def __init__(self, array: np.ndarray) -> None:
-        self._array = array
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self._array.shape
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self._array.dtype
-
-    @property
-    def pointer(self) -> int:
-        return int(self._array.ctypes.data)
-
-    def write(self, array: np.ndarray, row: int = 0) -> None:
-        self._array[row : row + len(array)] = array
-
-    def read(self) -> np.ndarray:
-        return self._array
-
-    def rows(self, start: int, stop: int, batch: bool = False) -> HostBuffer:
-        return HostBuffer(self._array[None, start:stop] if batch else self._array[start:stop])
-
-    def copy(self, source: Buffer, row: int = 0) -> None:
-        self.write(source.read(), row)
-
-    def gather(self, rows: np.ndarray) -> HostBuffer:
-        return HostBuffer(self._array[rows])
 
 
 class OnnxEngine:
@@ -122,7 +71,7 @@ class OnnxEngine:
                 self._sessions.append((1, self._open(provider, 1, {"session.qdq_matmulnbits_accuracy_level": "0"})))
             if threads != 1:
                 self._sessions.append((few_rows(onnxruntime.__version__), self._open(provider, 1, unpacked)))
-        self._bindings: dict[tuple[int, tuple[str, ...], tuple[str, ...]], _Binding] = {}
+        self._bindings: dict[tuple[int, tuple[str, ...], tuple[str, ...]], Binding] = {}
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         self.input_names = tuple(i.name for i in inputs)
         self.output_names = tuple(o.name for o in outputs)
@@ -173,39 +122,32 @@ class OnnxEngine:
         names = [n for n in self.output_names if n not in targets] if outputs is None else list(outputs)
         self._check(inputs)
         try:
-            with _run_options(cancel) as options:
+            with NO_OPTIONS if cancel is None else run_options(cancel) as options:
                 if self.device == "cpu" and names and not targets:  # faster than a binding
-                    arrays = {n: v.read() if isinstance(v, HostBuffer) else v for n, v in inputs.items()}
+                    arrays = {n: v.array if isinstance(v, HostBuffer) else v for n, v in inputs.items()}
                     return dict(zip(names, self._session_for(inputs)[1].run(names, arrays, options), strict=True))
                 binding = self._binding(inputs, tuple(targets), tuple(names))
                 binding.take(inputs, targets)
                 return binding.run(names, options)
         except Exception as error:  # as above
-            raise self._failure(error, cancel) from error
+            raise failure(self._path, error, cancel) from error
 
     def bind(self, inputs: Inputs, into: Mapping[str, Buffer]) -> BoundRun:
         if self.device != "cpu":  # arrays are copied to the device for each run
             return partial(self.run, inputs, (), into)
         self._check(inputs)
-        binding = _Binding(self._session_for(inputs)[1], self.device)
+        binding = Binding(self._session_for(inputs)[1], self.device, self._path)
         try:
             binding.take(inputs, into)
         except Exception as error:  # as above
-            raise self._failure(error) from error
-        return partial(self._run_bound, binding)
+            raise failure(self._path, error) from error
+        return binding
 
-    def _run_bound(self, binding: _Binding, cancel: CancellationToken | None = None) -> None:
-        try:
-            with _run_options(cancel) as options:
-                binding.run((), options)
-        except Exception as error:  # as above
-            raise self._failure(error, cancel) from error
-
-    def _binding(self, inputs: Inputs, targets: tuple[str, ...], names: tuple[str, ...]) -> _Binding:
+    def _binding(self, inputs: Inputs, targets: tuple[str, ...], names: tuple[str, ...]) -> Binding:
         place, session = self._session_for(inputs)
         key = (place, targets, names)
         if key not in self._bindings:
-            self._bindings[key] = _Binding(session, self.device)
+            self._bindings[key] = Binding(session, self.device, self._path)
         return self._bindings[key]
 
     def _session_for(self, inputs: Inputs) -> tuple[int, Any]:
@@ -224,83 +166,6 @@ class OnnxEngine:
         unknown = [name for name in inputs if name not in self.input_names]
         wrong = f"it lacks its input {', '.join(missing)}" if missing else f"it has no {', '.join(unknown)}"
         raise EngineError(f"{self._path} failed: {wrong}")
-
-    def _failure(self, error: Exception, cancel: CancellationToken | None = None) -> OspreyError:
-        if cancel is not None and cancel.canceled:
-            return StoppedError(f"a run of {self._path} was canceled")
-        return EngineError(f"{self._path} failed: {_one_line(error)}")
-
-
-class _Binding:
-    """Memory bound to the inputs and outputs of a session. onnxruntime allocates the outputs that have no buffer."""
-
-    def __init__(self, session: Any, device: str) -> None:
-        from onnxruntime import OrtValue
-
-        self._session = session
-        self._device = device
-        self._binding = session.io_binding()
-        self._wrap = OrtValue.ortvalue_from_numpy_with_onnx_type
-        self._bound: dict[str, tuple[int, tuple[int, ...]]] = {}  # device buffers that are bound: address and shape
-        self._held: dict[str, np.ndarray] = {}  # some versions of onnxruntime (1.27) do not keep arrays alive
-
-    def take(self, inputs: Inputs, into: Mapping[str, Buffer]) -> None:
-        """Bind inputs and outputs. Device buffers that are bound already are skipped."""
-        for name, value in inputs.items():
-            self._input(name, value)
-        for name, buffer in into.items():
-            self._output(name, buffer)
-
-    def _input(self, name: str, value: np.ndarray | Buffer) -> None:
-        # Binding an array is many times faster than binding its address. Arrays are copied to another device.
-        if isinstance(value, HostBuffer | np.ndarray):
-            array = value.read() if isinstance(value, HostBuffer) else np.ascontiguousarray(value)
-            self._held[name] = array
-            self._binding.bind_cpu_input(name, array)
-            self._bound.pop(name, None)
-        elif self._is_new(name, value):
-            self._binding.bind_input(name, self._device, 0, value.dtype, value.shape, value.pointer)
-
-    def _output(self, name: str, buffer: Buffer) -> None:
-        if isinstance(buffer, HostBuffer):
-            array = self._held[name] = buffer.read()
-            self._binding.bind_ortvalue_output(name, self._wrap(array, _ONNX_TYPES[array.dtype]))
-        elif self._is_new(name, buffer):
-            self._binding.bind_output(name, self._device, 0, buffer.dtype, buffer.shape, buffer.pointer)
-
-    def _is_new(self, name: str, buffer: Buffer) -> bool:
-        place = (buffer.pointer, buffer.shape)
-        if self._bound.get(name) == place:
-            return False
-        self._bound[name] = place
-        return True
-
-    def run(self, names: Sequence[str], options: Any = None) -> dict[str, np.ndarray]:
-        """Run with onnxruntime's RunOptions, if any, and return copies of these outputs."""
-        for name in names:
-            self._binding.bind_output(name, "cpu")  # releases the memory of the previous run, whose shape can differ
-        self._session.run_with_iobinding(self._binding, options)
-        if not names:
-            return {}
-        values = self._binding.get_outputs()
-        # Outputs are in the order in which they were first bound: buffers, then these.
-        return {name: value.numpy() for name, value in zip(names, values[len(values) - len(names) :], strict=True)}
-
-
-@contextmanager
-def _run_options(cancel: CancellationToken | None) -> Iterator[Any]:
-    """Yield RunOptions that end their run when ``cancel`` is called, or None without a token."""
-    if cancel is None:
-        yield None
-        return
-    from onnxruntime import RunOptions
-
-    options = RunOptions()
-    remove = cancel.add_callback(partial(setattr, options, "terminate", True))
-    try:
-        yield options
-    finally:
-        remove()
 
 
 def waiting_threads(version: str) -> dict[str, str]:

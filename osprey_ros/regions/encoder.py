@@ -11,8 +11,8 @@ from osprey_ros.bundle.spec import ModelSpec
 from osprey_ros.engines.base import Buffer, Engine, check_finite
 from osprey_ros.regions.pooling import MaskPooler
 from osprey_ros.regions.regions import Regions
+from osprey_ros.system.call import Call
 from osprey_ros.system.cancellation import CancellationToken
-from osprey_ros.timing import StageTimer
 
 
 class RegionEncoder:
@@ -37,16 +37,14 @@ class RegionEncoder:
         self,
         features: Mapping[str, Buffer],
         pooled: Mapping[str, np.ndarray],
-        timer: StageTimer,
-        cancel: CancellationToken | None = None,
+        call: Call,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the mask tokens and position tokens of N regions, float32 [N, hidden size] each.
 
         Args:
             features: Feature maps of the image, from `ImageEncoder.features`.
             pooled: The regions, from `pool`.
-            timer: Adds up the seconds spent in the engine.
-            cancel: Ends the run.
+            call: Gets the seconds spent in the engine, and can end the run.
 
         Raises EngineError if the engine fails or returns values that are not finite, StoppedError when canceled.
         """
@@ -56,8 +54,8 @@ class RegionEncoder:
             in_place = feature.device == engine.device and feature.dtype == engine.input_dtypes[name]
             usable[name] = feature if in_place else feature.read().astype(engine.input_dtypes[name])
         start = perf_counter()
-        tokens = region_tokens(engine, usable, pooled, cancel)
-        timer.engine_seconds += perf_counter() - start
+        tokens = region_tokens(engine, usable, pooled, call.cancel)
+        call.engine_seconds += perf_counter() - start
         for array in tokens:
             check_finite(array, "mask_extractor")
         return tokens
@@ -69,7 +67,7 @@ def without_evidence(regions: Regions, pooled: Mapping[str, np.ndarray]) -> dict
     ``pooled`` are the masks from `RegionEncoder.pool`. Masks of a few pixels, and thin ones, can lie between the pixels
     of all feature maps; the tokens of such a region depend on nothing but its place.
     """
-    rows = np.arange(len(regions))
+    rows = np.arange(len(regions.ids))
     for level in (5, 4, 3, 2):  # the smallest map first: it has a pixel of nearly every region
         masks = pooled[f"mask_res{level}"]
         rows = rows[~masks[rows].any(axis=(1, 2))]

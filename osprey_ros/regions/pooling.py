@@ -8,7 +8,7 @@ made at full size, and the cost does not grow with the number of regions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,15 +19,13 @@ class LabelImages(Protocol):
     """What `MaskPooler` reads of N regions; `osprey_ros.regions.regions.Regions` is the implementation."""
 
     shape: tuple[int, int]
+    ids: np.ndarray
+    layers: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]
+    """Label images, in none of which regions overlap.
 
-    def __len__(self) -> int: ...
-
-    def layers(self) -> Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield label images, in none of which regions overlap.
-
-        Each is an image of unsigned integers [H, W], contiguous, with the labels (intp) of its regions and their row
-        numbers among all regions (intp).
-        """
+    Each is an image of unsigned integers [H, W], contiguous, with the labels (intp) of its regions and their row
+    numbers among all regions (intp).
+    """
 
 
 class MaskPooler:
@@ -60,6 +58,7 @@ class MaskPooler:
         position size, float32 [N, position_size, position_size] in 0..1: the masks resized bilinearly. The mask of a
         thin region can be all 0 at a coarse size, as in the published code.
         """
+        count = len(regions.ids)
         # Clearing whole grids would take time for each region: only the non-zero values are cleared.
         for at in self._written:
             self._memory[at] = 0
@@ -67,13 +66,13 @@ class MaskPooler:
         if self._plan is None or self._plan.source != regions.shape:
             self._plan = _Plan(regions.shape, self._sizes, self._thresholded)
             self._offset = self._capacity * self._plan.start + self._plan.pixel
-        if len(regions) > self._capacity:
-            self._capacity = len(regions)
+        if count > self._capacity:
+            self._capacity = count
             self._memory = np.zeros(self._capacity * len(self._plan.pixel), np.float32)
             self._offset = self._capacity * self._plan.start + self._plan.pixel
-        for image, labels, rows in regions.layers():
+        for image, labels, rows in regions.layers:
             self._add(self._plan, image, labels, rows)
-        return [self._grid(number)[: len(regions)] for number in range(len(self._sizes))]
+        return [self._grid(number)[:count] for number in range(len(self._sizes))]
 
     def _add(self, plan: _Plan, image: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> None:
         """Write the regions of one label image to all grids."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import cv2
@@ -34,6 +34,7 @@ class Regions:
         ids: int32 [N], the ids of the segmentation.
         areas: int64 [N], number of pixels of each region.
         boxes: int32 [N, 4], bounding box of each region as x, y, width, height; zeros for an empty mask.
+        layers: Label images, each with the labels and the row numbers of its regions, as `MaskPooler` reads them.
     """
 
     def __init__(
@@ -56,6 +57,10 @@ class Regions:
         self._images, self._image_of, self._labels = images, image_of, labels
         self.shape = (images[0].shape[0], images[0].shape[1])
         self.ids, self.areas, self.boxes = ids, areas, boxes
+        rows = [np.flatnonzero(image_of == number) for number in range(len(images))]
+        self.layers: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]] = [
+            (image, labels[own], own) for image, own in zip(images, rows, strict=True) if len(own)
+        ]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -97,13 +102,6 @@ class Regions:
         x, y, width, height = self.boxes[row]
         result: np.ndarray = self._images[self._image_of[row]][y : y + height, x : x + width] == self._labels[row]
         return result
-
-    def layers(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield each label image with the labels and the row numbers of its regions, as `MaskPooler` reads them."""
-        for number, image in enumerate(self._images):
-            rows = np.flatnonzero(self._image_of == number)
-            if len(rows):
-                yield image, self._labels[rows], rows
 
 
 def regions_from_id_image(

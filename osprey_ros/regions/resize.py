@@ -33,7 +33,7 @@ def fitted(regions: Regions, shape: tuple[int, int], name: str = "the regions") 
     images: list[np.ndarray] = []
     image_of, labels = np.zeros(len(regions), np.intp), np.zeros(len(regions), np.intp)
     areas, boxes = np.zeros_like(regions.areas), np.zeros_like(regions.boxes)
-    for image, values, rows in regions.layers():
+    for image, values, rows in regions.layers:
         image_of[rows], labels[rows] = len(images), values
         images.append(resized(image, shape))
         found = IdImageRegions(images[-1])

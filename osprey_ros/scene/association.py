@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from osprey_ros.regions.geometry import box_overlap
 
 _SPREAD = 0.5  # standard deviation of the distance at which boxes count as near, as a share of their size
+_EXTRAPOLATED_FRAMES = 5  # missed frames over which an object is assumed to keep its velocity
 _MAX_CENTERING = 0.85  # largest share of the mean that is subtracted: similar embeddings keep more than noise
 _MIN_FIT = 4  # points; a rigid motion fits any three
 _FIT_SAMPLES = 40
@@ -32,12 +31,6 @@ def cosines(a: np.ndarray, b: np.ndarray, center: np.ndarray) -> np.ndarray:
     return result
 
 
-def cosine_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Return 1 - cosine of two embeddings [D], 0 to 2; 0 if one is zero, as the embedding of a vanished mask."""
-    length = math.sqrt(float(a @ a) * float(b @ b))  # np.linalg.norm takes three times as long
-    return 1.0 - float(a @ b) / length if length else 0.0
-
-
 def moved_boxes(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Return boxes x, y, width, height [T, 4] after a similarity [2, 3]: it moves their centers and scales them."""
     moved = centers(boxes) @ matrix[:, :2].T + matrix[:, 2]
@@ -48,6 +41,18 @@ def moved_boxes(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 def centers(boxes: np.ndarray) -> np.ndarray:
     """Return the centers [N, 2] of boxes x, y, width, height [N, 4]."""
     return boxes[:, :2] + boxes[:, 2:] / 2
+
+
+def nearness(boxes: np.ndarray, velocities: np.ndarray, missed: np.ndarray, regions: np.ndarray) -> np.ndarray:
+    """Return the `box_nearness` of tracks and boxes of regions [N, 4], float64 [T, N].
+
+    An object may have stopped or have kept its velocity: the nearer of both places counts. ``boxes`` [T, 4],
+    ``velocities`` [T, 2] and ``missed`` [T] are those of `TrackArrays`.
+    """
+    extrapolated = boxes.copy()
+    extrapolated[:, :2] += velocities * np.minimum(missed + 1, _EXTRAPOLATED_FRAMES)[:, None]
+    result: np.ndarray = np.maximum(box_nearness(boxes, regions), box_nearness(extrapolated, regions))
+    return result
 
 
 def box_nearness(a: np.ndarray, b: np.ndarray) -> np.ndarray:

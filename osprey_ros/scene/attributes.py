@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from osprey_ros.decoding.constraints import Constraint, Matching, OneOf
 from osprey_ros.decoding.prompt import REGION_TEXT
 from osprey_ros.errors import InputError, PromptError
 
 _NAME = re.compile(r"[^\W\d]\w*")
-_KEYS = ("name", "question", "values", "pattern")
 _ENTRY = re.compile(
     r"\s*(?P<name>[^=;]*?)\s*(?:=\s*(?:/(?P<pattern>.*)/|(?P<values>[^/;][^;]*))\s*)?(?:;(?P<question>.*))?"
 )
@@ -58,16 +56,16 @@ class AttributeSpec:
         return Matching(self.pattern) if self.pattern else None
 
 
-def attributes_from(entries: Iterable[str | Mapping[str, Any]]) -> tuple[AttributeSpec, ...]:
+def attributes_from(lines: Iterable[str]) -> tuple[AttributeSpec, ...]:
     """Return the attributes of a configuration.
 
     Args:
-        entries: mappings with the fields of `AttributeSpec`, or lines: ``NAME``, ``NAME = RED | GREEN | BLUE`` for a
-            list of values or ``NAME = /REGULAR EXPRESSION/`` for a pattern, each with an optional ``; QUESTION``.
+        lines: ``NAME``, ``NAME = RED | GREEN | BLUE`` for a list of values or ``NAME = /REGULAR EXPRESSION/`` for a
+            pattern, each with an optional ``; QUESTION``.
 
-    Raises InputError for other entries and for duplicate names.
+    Raises InputError for other lines and for duplicate names.
     """
-    specs = [_from_line(entry) if isinstance(entry, str) else _from_mapping(entry) for entry in entries]
+    specs = [_from_line(line) for line in lines]
     names = [spec.name for spec in specs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -83,23 +81,3 @@ def _from_line(line: str) -> AttributeSpec:
         )
     values = tuple(value.strip() for value in found["values"].split("|")) if found["values"] else ()
     return AttributeSpec(found["name"], (found["question"] or "").strip(), values, found["pattern"] or "")
-
-
-def _from_mapping(entry: Mapping[str, Any]) -> AttributeSpec:
-    if not isinstance(entry, Mapping) or "name" not in entry or not set(entry) <= set(_KEYS):
-        raise InputError(f"attribute {entry!r}: give a mapping with name and any of {', '.join(_KEYS[1:])}")
-    for key in ("name", "question", "pattern"):
-        if not isinstance(entry.get(key, ""), str):
-            raise InputError(
-                f"attribute {entry['name']}: {key} {entry[key]!r} must be text (quote yes, no, null and numbers)"
-            )
-    values = entry.get("values", ())
-    if (
-        isinstance(values, str)
-        or not isinstance(values, Sequence)
-        or not all(isinstance(value, str) for value in values)
-    ):
-        raise InputError(
-            f"attribute {entry['name']}: values {values!r} must be a list of texts (quote yes, no and numbers)"
-        )
-    return AttributeSpec(entry["name"], entry.get("question", ""), tuple(values), entry.get("pattern", ""))

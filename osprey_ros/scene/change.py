@@ -8,21 +8,21 @@ again when it has settled: a caption of an object that is being moved, or that o
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from osprey_ros.regions.geometry import box_overlap
-from osprey_ros.scene.association import cosine_distance
-from osprey_ros.scene.types import SceneObject
 
 _SAME_PLACE = 0.9  # least intersection over union of two boxes of an object that stayed in its place
 _MOVED = 4.0  # factor on the limit for objects that moved in the image or are partly hidden
 # Shares of the pixels that were described. With less an object counts as partly hidden, or is not judged at all: the
 # caption of a better view still holds.
 _PARTLY, _MOSTLY = 0.75, 0.5
-_SETTLED_FRAMES = 2  # frames in a row without a change, after which an object has settled
-_PATIENCE = 10  # frames after which a changed object is described although it has not settled
+SETTLED_FRAMES = 2  # frames in a row without a change, after which an object has settled
+CHANGE_PATIENCE = 10  # frames after which a changed object is described although it has not settled
 _STILL, _STILL_AREA = 0.5, 1.2  # largest change from frame to frame: share of the limit, and factor of the area
 
 
@@ -46,11 +46,6 @@ class View:
     appearance: np.ndarray
     box: tuple[int, int, int, int]
     area: int
-
-    @classmethod
-    def of(cls, obj: SceneObject) -> View:
-        """Return the latest view of an object."""
-        return cls(obj.appearance, obj.box, obj.area)
 
     def scaled(self, across: float, down: float) -> View:
         """Return the view in pixels of an image with another width and height; the arguments are the factors."""
@@ -76,15 +71,6 @@ class CaptionCheck:
     latest: View | None = None
     settled: int = 0
     changed: int = 0
-
-    def set_described(self, view: View) -> None:
-        """Start again with a caption of this view."""
-        self.described = self.anchor = view
-        self.changed = 0
-
-    def set_outdated(self, reason: str) -> None:
-        """Require another caption, whatever the object looks like."""
-        self.reason, self.described, self.anchor = reason, None, None
 
     def holds(self, now: View, fresh: bool, change: Change) -> bool | None:
         """Return whether the caption describes the view of a new frame, or None if it cannot be judged.
@@ -116,16 +102,22 @@ class CaptionCheck:
         self.changed += 1
         return False
 
-    @property
-    def ripe(self) -> bool:
-        """Whether a new caption would hold for a while."""
-        return self.described is None or self.settled >= _SETTLED_FRAMES or self.changed > _PATIENCE
-
     def scale(self, across: float, down: float) -> None:
         """Convert pixels to those of an image with another width and height; the arguments are the factors."""
         self.described, self.anchor, self.latest = (
             view and view.scaled(across, down) for view in (self.described, self.anchor, self.latest)
         )
+
+
+def judge(cases: Iterable[tuple[CaptionCheck, View, bool]], change: Change) -> list[bool | None]:
+    """Return `CaptionCheck.holds` of each check, with the new view and whether the caption was fresh before."""
+    return [check.holds(view, fresh, change) for check, view, fresh in cases]
+
+
+def cosine_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Return 1 - cosine of two embeddings [D], 0 to 2; 0 if one is zero, as the embedding of a vanished mask."""
+    length = math.sqrt(float(a @ a) * float(b @ b))  # np.linalg.norm takes three times as long
+    return 1.0 - float(a @ b) / length if length else 0.0
 
 
 def scaled_box(box: tuple[int, int, int, int], across: float, down: float) -> tuple[int, int, int, int]:

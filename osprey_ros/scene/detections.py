@@ -32,7 +32,7 @@ class Detections:
     labels: Mapping[int, RegionLabel] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.regions)
+        return len(self.regions.ids)
 
     def __iter__(self) -> Iterator[Detection]:
         """Yield the regions one by one, each with memory of its own."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from osprey_ros.scene.change import CaptionCheck, Change, View, scaled_box
+from osprey_ros.scene.change import CHANGE_PATIENCE, SETTLED_FRAMES, CaptionCheck, View, scaled_box
 from osprey_ros.scene.track import Track
 from osprey_ros.scene.types import Caption, Detection, SceneObject, State
 
@@ -34,8 +34,8 @@ class Entry:
     waited: int = 0
 
     @classmethod
-    def begin(cls, track_id: int, detection: Detection, stamp: int, frame: int, position: np.ndarray | None) -> Entry:
-        """Return the entry of an object that is detected for the first time; ``position`` [3] is in the map."""
+    def begin(cls, track_id: int, detection: Detection, stamp: int, track: Track) -> Entry:
+        """Return the entry of an object that is detected for the first time."""
         obj = SceneObject(
             track_id=track_id,
             state=State.PENDING,
@@ -46,7 +46,7 @@ class Entry:
             visible=True,
             **vars(detection),
         )
-        return cls(obj, Track.begin(detection, frame, position), CaptionCheck(_NEW, latest=View.of(obj)))
+        return cls(obj, track, CaptionCheck(_NEW, latest=view_of(obj)))
 
     @classmethod
     def restore(cls, obj: SceneObject, frame: int) -> Entry:
@@ -63,14 +63,12 @@ class Entry:
         entry = cls(obj, track, CaptionCheck(reason))
         entry.object = replace(entry.persistent_object, visible=False)
         if obj.state is State.FRESH:
-            entry.check.set_described(View.of(obj))
+            entry._set_described()
         return entry
 
-    def add(self, detection: Detection, stamp: int, frame: int, position: np.ndarray, change: Change) -> None:
-        """Add a detection in a frame and judge the caption. ``position``, float64 [3], is in the map."""
-        self.track.add(detection, frame, position)
+    def add(self, detection: Detection, stamp: int, holds: bool | None) -> None:
+        """Add a detection. ``holds`` is the judgement of the caption, from `change.judge`."""
         self.object = replace(self.persistent_object, last_seen=stamp, visible=True, **vars(detection))
-        holds = self.check.holds(View.of(self.object), self.object.state is State.FRESH, change)
         if holds:
             self.prioritized = False
             reason = self.object.caption.reason if self.object.caption else ""
@@ -88,7 +86,7 @@ class Entry:
     def set_caption(self, caption: Caption) -> None:
         """Set a caption of the latest view."""
         self.object = replace(self.object, state=State.FRESH, reason=caption.reason, caption=caption)
-        self.check.set_described(View.of(self.object))
+        self._set_described()
         self.prioritized, self.waited = False, 0
 
     def skip(self, reason: str) -> None:
@@ -100,7 +98,7 @@ class Entry:
         """Make a caption stale."""
         if self.object.caption is not None:
             self.object = replace(self.object, state=State.STALE, reason=reason)
-            self.check.set_outdated(reason)
+            self.check = replace(self.check, reason=reason, described=None, anchor=None)
 
     def absorb(self, other: Entry) -> None:
         """Take the caption of another entry of the same object if this one has none, and its priority."""
@@ -121,7 +119,11 @@ class Entry:
     @property
     def needs_caption(self) -> bool:
         """Whether the object needs another caption that would hold for a while."""
-        return self.object.state is not State.FRESH and (self.prioritized or self.check.ripe)
+        if self.object.state is State.FRESH:
+            return False
+        check = self.check
+        settled = check.settled >= SETTLED_FRAMES or check.changed > CHANGE_PATIENCE
+        return self.prioritized or check.described is None or settled
 
     @property
     def persistent_object(self) -> SceneObject:
@@ -138,3 +140,12 @@ class Entry:
         Stamps count only among objects of one frame number, which are restored ones: stamps can jump back.
         """
         return self.object.visible, self.track.last_frame, self.object.last_seen, self.object.area
+
+    def _set_described(self) -> None:
+        view = view_of(self.object)
+        self.check = replace(self.check, described=view, anchor=view, changed=0)
+
+
+def view_of(obj: SceneObject | Detection) -> View:
+    """Return the view of an object in the latest frame with it."""
+    return View(obj.appearance, obj.box, obj.area)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property, reduce
 
 from osprey_ros.regions.regions import Regions
 from osprey_ros.results import EncodedRegions
@@ -17,7 +18,7 @@ class StepResult:
     Attributes:
         objects: One for each region.
         regions, encoded: The regions and their tokens; None without a region.
-        timing: Sum over all calls of the describer.
+        timings: Of all calls of the describer.
         empty_reason: Why there is no object, "" if there is one.
         described: Number of objects with a caption of this frame.
         reused: Number of objects with a caption of an earlier frame that still holds.
@@ -26,10 +27,15 @@ class StepResult:
     objects: tuple[SceneObject, ...]
     regions: Regions | None = None
     encoded: EncodedRegions | None = None
-    timing: Timing | None = None
+    timings: tuple[Timing, ...] = ()
     empty_reason: str = ""
     described: int = 0
     reused: int = 0
+
+    @cached_property
+    def timing(self) -> Timing | None:
+        """Sum over all calls of the describer, None without a region."""
+        return reduce(Timing.__add__, self.timings) if self.timings else None
 
     @property
     def skipped(self) -> int:

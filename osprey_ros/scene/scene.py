@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from operator import itemgetter
 
 import numpy as np
 
 from osprey_ros.errors import InputError
 from osprey_ros.scene.association import moved_boxes
-from osprey_ros.scene.change import Change
+from osprey_ros.scene.change import Change, View, judge
 from osprey_ros.scene.entry import Entry
 from osprey_ros.scene.scheduler import Candidate
-from osprey_ros.scene.track import Track
+from osprey_ros.scene.track import Track, add_detections
 from osprey_ros.scene.tracker import Assignment
 from osprey_ros.scene.types import Caption, Detection, SceneObject, Snapshot, State
 
 _MAX_REDIRECTS = 4096  # merged track ids that `current_ids` follows; those of older frames are not asked for
+
+
+@dataclass(frozen=True)
+class SceneUpdate:
+    """Result of an update of the scene with N detections.
+
+    Attributes:
+        track_ids: int64 [N], the track ids, with those of new objects.
+        candidates: The visible objects that need a caption now, in no order.
+    """
+
+    track_ids: np.ndarray
+    candidates: list[Candidate]
 
 
 class Scene:
@@ -67,7 +81,7 @@ class Scene:
         detections: Iterable[Detection],
         assignment: Assignment,
         change: Change | None = None,
-    ) -> np.ndarray:
+    ) -> SceneUpdate:
         """Update the scene with the detections of one frame and judge the captions of the objects in it.
 
         Args:
@@ -77,14 +91,14 @@ class Scene:
             assignment: From `Tracker.associate` with `tracks`.
             change: Limits above which a caption is stale.
 
-        Returns:
-            int64 [N], the track ids, with those of new objects. Call `complete` when the frame is done.
+        Call `complete` when the frame is done.
         """
         with self._lock:
-            return self._update(stamp, frame_id, detections, assignment, change or Change())
+            track_ids = self._update(stamp, frame_id, list(detections), assignment, change or Change())
+            return SceneUpdate(track_ids, self.needing_caption())
 
     def _update(
-        self, stamp: int, frame_id: str, detections: Iterable[Detection], assignment: Assignment, change: Change
+        self, stamp: int, frame_id: str, detections: Sequence[Detection], assignment: Assignment, change: Change
     ) -> np.ndarray:
         self._stamp, self._frame_id = stamp, frame_id
         self.frame += 1
@@ -92,20 +106,25 @@ class Scene:
             self.merge(young, older)
         self._move_tracks(assignment)
         track_ids = np.array(assignment.track_ids, np.int64)
-        visible = set(track_ids.tolist())
-        for track_id, entry in self._entries.items():
-            if track_id not in visible:
-                entry.hide()
-        unknown = np.full(3, np.nan)
-        for row, detection in enumerate(detections):
-            position = unknown if assignment.positions is None else assignment.positions[row]
-            track_ids[row] = track_id = int(track_ids[row]) or self.next_id
-            known = self._entries.get(track_id)
-            if known is None:
-                self._entries[track_id] = Entry.begin(track_id, detection, stamp, self.frame, position)
-                self.next_id = max(self.next_id, track_id + 1)
-            else:
-                known.add(detection, stamp, self.frame, position, change)
+        new, unused = track_ids == 0, max(self.next_id, int(track_ids.max(initial=0)) + 1)
+        track_ids[new] = unused + np.arange(np.count_nonzero(new))
+        ids = track_ids.tolist()
+        entries = [self._entries.get(track_id) for track_id in ids]
+        tracks = add_detections(
+            [entry.track if entry else None for entry in entries], detections, self.frame, assignment.positions
+        )
+        known = [(entry, found) for entry, found in zip(entries, detections, strict=True) if entry]
+        views = [View(found.appearance, found.box, found.area) for _, found in known]
+        fresh = [entry.object.state is State.FRESH for entry, _ in known]
+        judged = judge(zip([entry.check for entry, _ in known], views, fresh, strict=True), change)
+        for track_id in self._entries.keys() - set(ids):
+            self._entries[track_id].hide()
+        for (entry, found), holds in zip(known, judged, strict=True):
+            entry.add(found, stamp, holds)
+        for track_id, found, track in zip(ids, detections, tracks, strict=True):
+            if track_id not in self._entries:
+                self._entries[track_id] = Entry.begin(track_id, found, stamp, track)
+        self.next_id = max(self.next_id, max(ids, default=0) + 1)
         return track_ids
 
     def _move_tracks(self, assignment: Assignment) -> None:

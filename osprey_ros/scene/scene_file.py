@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from osprey_ros.errors import StorageError
-from osprey_ros.scene.association import cosine_distance
+from osprey_ros.scene.change import cosine_distance
 from osprey_ros.scene.types import Attribute, Caption, SceneObject, State
 from osprey_ros.strict_json import to_json
 

@@ -56,13 +56,13 @@ class Batch:
 
     Attributes:
         track_ids: The objects, by priority.
-        cancel: Ends the decoding of the batch.
+        cancel: Ends the decoding of the batch, if it can end early.
         described: The objects whose captions are complete.
         fixed_cost: Seconds that the first batch of a frame spends whatever its size.
     """
 
     track_ids: tuple[int, ...]
-    cancel: CancellationToken
+    cancel: CancellationToken | None
     described: frozenset[int] = frozenset()
     fixed_cost: float = 0.0
 
@@ -126,6 +126,10 @@ def _line(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[float, flo
     return middle_y - slope * middle_x, slope
 
 
+def _canceled(cancel: CancellationToken | None) -> bool:
+    return cancel is not None and cancel.canceled
+
+
 class Scheduler:
     """Plans batches. Use one for each describer: it learns how long that takes.
 
@@ -164,16 +168,15 @@ class Scheduler:
             max_objects: Upper bound on the described objects.
             cancel: Ends the frame; what is then not described has the reason "stopped".
         """
-        cancel = cancel if cancel is not None else CancellationToken()
         queue = [c.track_id for c in sorted(candidates, key=lambda c: (-c.priority, c.track_id))]
         beyond = f"{max_objects} objects with a higher priority in this frame (max_regions {max_objects})"
         self.skipped = dict.fromkeys(queue[max_objects:], beyond)
         queue = queue[:max_objects]
         waiting, interrupted = len(queue), list[int]()
         end = started + budget if budget else float("inf")
-        budgeted = CancellationToken(end, self.clock, parent=cancel)
+        budgeted = CancellationToken(end, self.clock, parent=cancel) if budget else cancel
         first = True
-        while queue and not interrupted and not cancel.canceled:
+        while queue and not interrupted and not _canceled(cancel):
             forced = first and bool(budget) and self._frames_without_caption >= _PATIENCE
             count = 1 if forced else min(self._batch_size(end - self.clock(), first), len(queue))
             if count == 0:
@@ -184,14 +187,14 @@ class Scheduler:
             batch = Batch(tuple(queue[:count]), cancel if forced else budgeted)
             yield batch
             interrupted = [track_id for track_id in batch.track_ids if track_id not in batch.described]
-            if not cancel.canceled:
+            if not _canceled(cancel):
                 self._record(batch, self.clock() - began - batch.fixed_cost, forced)
             queue, first = queue[count:], False
         left = [*interrupted, *queue]
         late = f"no time left in this frame (time_budget {budget:g} s)"
-        self.skipped |= dict.fromkeys(left, "stopped" if cancel.canceled or not budget else late)
+        self.skipped |= dict.fromkeys(left, "stopped" if _canceled(cancel) or not budget else late)
         self._frames_without_caption = (
-            0 if len(left) < waiting or not waiting or cancel.canceled else self._frames_without_caption + 1
+            0 if len(left) < waiting or not waiting or _canceled(cancel) else self._frames_without_caption + 1
         )
 
     def _record(self, batch: Batch, seconds: float, forced: bool) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from osprey_ros.scene import association
 from osprey_ros.scene.types import Detection
 
 _EMBEDDING_RATE, _AREA_RATE, _POSITION_RATE = 0.2, 0.1, 0.3  # weight of the newest value in running means
-_EXTRAPOLATED_FRAMES = 5  # missed frames over which an object is assumed to keep its velocity
 
 
 def _unknown() -> np.ndarray:
@@ -42,12 +40,10 @@ class Track:
     velocity: np.ndarray = field(default_factory=lambda: np.zeros(2))
 
     @classmethod
-    def begin(cls, detection: Detection, frame: int, position: np.ndarray | None = None) -> Track:
-        """Return the track of an object that was first detected in a frame, at a position in the map if it is known."""
-        embedding = np.asarray(detection.appearance, np.float32)
-        known = _unknown() if position is None else np.array(position, np.float64)
-        box = np.array(detection.box, np.float64)
-        return cls(embedding.copy(), embedding, float(detection.area), box, frame, frame, known)
+    def begin(cls, detection: Detection, frame: int, position: np.ndarray) -> Track:
+        """Return the track of an object that was first detected in a frame. ``position``: as for `add`."""
+        embedding, box = np.asarray(detection.appearance, np.float32), np.array(detection.box, np.float64)
+        return cls(embedding.copy(), embedding, float(detection.area), box, frame, frame, position.copy())
 
     def add(self, detection: Detection, frame: int, position: np.ndarray) -> None:
         """Add a detection in a frame. ``position``, float64 [3], is in the map; nan if unknown."""
@@ -58,7 +54,7 @@ class Track:
         self.last_embedding = embedding
         self.area += _AREA_RATE * (detection.area - self.area)
         in_previous_frame = self.last_frame == frame - 1
-        moved = association.centers(box[None])[0] - association.centers(self.box[None])[0]
+        moved = box[:2] + box[2:] / 2 - (self.box[:2] + self.box[2:] / 2)  # of the center
         self.velocity = (self.velocity + moved) / 2 if in_previous_frame else np.zeros(2)
         if not np.isnan(position).any():
             known = in_previous_frame and not np.isnan(self.position).any()
@@ -73,7 +69,7 @@ class Track:
 
 
 class TrackArrays:
-    """The state of T tracks as arrays, with their boxes moved as the image moved.
+    """The state of T tracks as arrays.
 
     Attributes:
         ids: int64 [T].
@@ -92,18 +88,21 @@ class TrackArrays:
         self.start_frames = np.array([track.start_frame for track in values])
         self.missed = frame - self.last_frames - 1
 
-    def move(self, matrix: np.ndarray) -> None:
-        """Move the boxes as a similarity, float64 [2, 3], moves the image."""
-        self.boxes = association.moved_boxes(self.boxes, matrix)
 
-    def nearness(self, boxes: np.ndarray) -> np.ndarray:
-        """Return `association.box_nearness` of all tracks and boxes [N, 4], as float64 [T, N].
+def add_detections(
+    tracks: Sequence[Track | None], detections: Sequence[Detection], frame: int, positions: np.ndarray | None
+) -> list[Track]:
+    """Add a detection in a frame to each track, and begin one where there is none. Return all of them.
 
-        An object may have stopped or have kept its velocity: the nearer of both places counts.
-        """
-        extrapolated = self.boxes.copy()
-        extrapolated[:, :2] += self.velocities * np.minimum(self.missed + 1, _EXTRAPOLATED_FRAMES)[:, None]
-        result: np.ndarray = np.maximum(
-            association.box_nearness(self.boxes, boxes), association.box_nearness(extrapolated, boxes)
-        )
-        return result
+    ``positions``, float64 [N, 3], are in the map; nan or None if unknown.
+    """
+    if positions is None:
+        positions = np.full((len(tracks), 3), np.nan)
+    added = []
+    for track, detection, position in zip(tracks, detections, positions, strict=True):
+        if track is None:
+            track = Track.begin(detection, frame, position)
+        else:
+            track.add(detection, frame, position)
+        added.append(track)
+    return added

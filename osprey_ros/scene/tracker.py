@@ -109,7 +109,7 @@ class Tracker:
         positions = detections.positions
         motion = self._camera_motion(gray, regions.shape, regions)
         if not tracks:
-            return Assignment(np.zeros(len(regions), np.int64), {}, motion.matrix, positions)
+            return Assignment(np.zeros(len(regions.ids), np.int64), {}, motion.matrix, positions)
         arrays = TrackArrays(tracks, frame)
         center = association.embedding_center(arrays.embeddings)
         cosines = np.maximum(
@@ -118,8 +118,8 @@ class Tracker:
         )
         boxes = np.asarray(regions.boxes, np.float64)
         matrix = motion.matrix if motion.sure else self._object_motion(arrays, boxes, cosines)
-        arrays.move(matrix)
-        near = arrays.nearness(boxes)
+        arrays.boxes = association.moved_boxes(arrays.boxes, matrix)
+        near = association.nearness(arrays.boxes, arrays.velocities, arrays.missed, boxes)
         rows, columns = association.assign(self._scores(cosines, near, arrays.missed), self.settings.min_score)
         in_map, new_map = None, False
         if positions is not None:
@@ -127,7 +127,7 @@ class Tracker:
             if not new_map:
                 matched = (rows, columns)
                 rows, columns = self._matched_in_space(arrays, cosines, near, in_map, positions[:, 2], matched)
-        track_ids = np.zeros(len(regions), np.int64)
+        track_ids = np.zeros(len(regions.ids), np.int64)
         track_ids[columns] = arrays.ids[rows]
         merges = self._merge(arrays, rows, columns, cosines, track_ids, frame)
         return Assignment(track_ids, merges, matrix, in_map, new_map)
@@ -239,7 +239,7 @@ class Tracker:
 
 
 def _check(detections: Detections, tracks: Mapping[int, Track]) -> None:
-    count, embeddings = len(detections.regions), detections.embeddings
+    count, embeddings = len(detections.regions.ids), detections.embeddings
     if np.ndim(embeddings) != 2 or len(embeddings) != count:
         raise InputError(f"embeddings have the shape {list(np.shape(embeddings))}: it must be [{count}, D]")
     if len(detections.extents) not in (0, count):
@@ -264,6 +264,6 @@ def _foreground(regions: Regions, shape: tuple[int, ...]) -> np.ndarray:
     down = (np.arange(shape[0]) * regions.shape[0]) // shape[0]
     across = (np.arange(shape[1]) * regions.shape[1]) // shape[1]
     found = np.zeros(shape, bool)
-    for image, _, _ in regions.layers():
+    for image, _, _ in regions.layers:
         found |= image[np.ix_(down, across)] > 0
     return found

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import threading
+from collections.abc import Callable
 from types import TracebackType
+from typing import ParamSpec, TypeVar
 
 from osprey_ros.errors import InputError
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class ExclusiveUse:
     """Refuse a call while another one is under way, and every call after `close`.
 
     A second call does not wait: it could otherwise get answers about the image of another thread. Use an instance as a
-    context manager around each call.
+    context manager around each call, or `exclusive` on each method.
 
     Args:
         name: What is protected, for messages.
@@ -56,3 +62,15 @@ class ExclusiveUse:
     def close(self) -> None:
         """Refuse all later calls. The call under way, if any, is that of the caller."""
         self._closed = True
+
+
+def exclusive(method: Callable[P, R]) -> Callable[P, R]:
+    """Let a method of an object use it exclusively. The object has an `ExclusiveUse` in its attribute ``_use``."""
+
+    @functools.wraps(method)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        use: ExclusiveUse = vars(args[0])["_use"]
+        with use:
+            return method(*args, **kwargs)
+
+    return wrapper

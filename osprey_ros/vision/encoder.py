@@ -9,8 +9,8 @@ import numpy as np
 
 from osprey_ros.bundle.spec import ModelSpec
 from osprey_ros.engines.base import Buffer, Engine, check_finite
+from osprey_ros.system.call import Call
 from osprey_ros.system.cancellation import CancellationToken
-from osprey_ros.timing import StageTimer
 from osprey_ros.vision.preprocess import Preprocessor
 
 FEATURES = ("res2", "res3", "res4", "res5")  # names of the feature maps, from fine to coarse
@@ -44,35 +44,34 @@ class ImageEncoder:
         self._running: futures.Future[object] | None = None
         self.image_tokens = np.zeros(self._tokens.shape, np.float32)
 
-    def encode(self, rgb: np.ndarray, timer: StageTimer, cancel: CancellationToken | None = None) -> None:
+    def encode(self, rgb: np.ndarray, call: Call) -> None:
         """Preprocess and encode an image, uint8 [H, W, 3]. Call `synchronize` before using the results.
 
-        ``timer`` gets the seconds of this call, and ``cancel`` ends it on the CPU. Raises ImageError for another kind
-        of array and, on the CPU, EngineError if the engine fails or returns values that are not finite and
-        StoppedError when canceled.
+        ``call`` gets the seconds, and can end the run on the CPU. Raises ImageError for another kind of array and, on
+        the CPU, EngineError if the engine fails or returns values that are not finite and StoppedError when canceled.
         """
         if self._running is not None:
-            timer.enter("vision")
+            call.marks.append(("vision", perf_counter()))
             futures.wait([self._running])  # the previous run still reads the pixels
-        timer.enter("preprocess")
+        call.marks.append(("preprocess", perf_counter()))
         pixels = self._preprocessor(rgb)
-        timer.enter("vision")
+        call.marks.append(("vision", perf_counter()))
         start = perf_counter()
         if pixels is not self._pixels:
             self._pixels[...] = pixels
-        self._running = self._start(cancel)
+        self._running = self._start(call.cancel)
         if self._running is None:
             self._read_tokens()
-        timer.engine_seconds += perf_counter() - start
+        call.engine_seconds += perf_counter() - start
 
-    def synchronize(self, timer: StageTimer) -> None:
+    def synchronize(self, call: Call) -> None:
         """Wait until the latest image is encoded. The time counts as vision.
 
         Raises EngineError if the run failed. The run is then repeated, and the next call waits for the repetition.
         """
         if self._running is None:
             return
-        timer.enter("vision")
+        call.marks.append(("vision", perf_counter()))
         start = perf_counter()
         try:
             self._running.result()
@@ -81,7 +80,7 @@ class ImageEncoder:
             raise
         self._read_tokens()
         self._running = None
-        timer.engine_seconds += perf_counter() - start
+        call.engine_seconds += perf_counter() - start
 
     def _start(self, cancel: CancellationToken | None = None) -> futures.Future[object] | None:
         """Run the engine: here on the CPU, in the background thread on another device."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,10 +24,10 @@ from osprey_ros.decoding.loop import DecodeRequest, Generation
 from osprey_ros.decoding.prompt_batch import Branches
 from osprey_ros.decoding.sampling import TokenSelector
 from osprey_ros.engines.base import UNBOUNDED, BoundRun, Buffer, Engine, load_engine
-from osprey_ros.engines.onnxruntime import HostBuffer
+from osprey_ros.engines.onnx_binding import HostBuffer
 from osprey_ros.errors import EngineError, InputError, StoppedError
+from osprey_ros.system.call import Call
 from osprey_ros.system.cancellation import CancellationToken, PolledToken
-from osprey_ros.timing import StageTimer
 
 NEVER = -1  # an end-of-sequence id that is never chosen
 
@@ -203,7 +204,7 @@ def test_prefix_may_be_split_anywhere(decoder: Decoder, rows: np.ndarray, embedd
     expected = _generate(decoder, decoder.prefill(rows[:30]), branches, embeddings)
     extended = decoder.prefill(rows[11:30], behind=decoder.prefill(rows[:11]))
     _assert_same(_generate(decoder, extended, branches, embeddings), expected)
-    cut = decoder.prefill(rows[:50]).head(30)
+    cut = replace(decoder.prefill(rows[:50]), length=30)
     _assert_same(_generate(decoder, cut, branches, embeddings), expected)
     shorter = decoder.prefill(rows[:20])
     longer_branches = [np.concatenate([rows[20:30], branch]) for branch in branches]
@@ -399,9 +400,11 @@ def test_prefix_that_was_written_over_is_refused(decoder: Decoder, rows: np.ndar
     with pytest.raises(InputError, match="prefix of 30 tokens was overwritten"):
         _generate(decoder, first, _branches(rows), embeddings)
     with pytest.raises(InputError, match="prefix of 15 tokens was overwritten"):
-        decoder.prefill(rows[:3], behind=first.head(15))
+        decoder.prefill(rows[:3], behind=replace(first, length=15))
     assert len(_generate(decoder, second, _branches(rows), embeddings, new=2)) == 6
-    assert len(_generate(decoder, first.head(10), _branches(rows), embeddings, new=2)) == 6  # the opening, still good
+    assert (
+        len(_generate(decoder, replace(first, length=10), _branches(rows), embeddings, new=2)) == 6
+    )  # the opening, still good
 
 
 def test_sampling_depends_on_seed_and_key_alone(decoder: Decoder, rows: np.ndarray, embeddings: np.ndarray) -> None:
@@ -506,15 +509,15 @@ def test_canceling_ends_decoding_before_the_next_run(
     expected = _generate(decoder, prefix, branches, embeddings, new=6)
     counting.rows.clear()
     request = _request(prefix, branches, embeddings, 6)
-    answers = decoder.generate(request, cancel=PolledToken(lambda: len(counting.rows) == 4))
+    answers = decoder.generate(request, Call(PolledToken(lambda: len(counting.rows) == 4)))
     assert len(counting.rows) == 4
     _assert_same(answers, [Generation(g.tokens[:4], g.logprobs[:4]) for g in expected])
     assert not any(answer.ended for answer in answers)
     assert all(answer.ended for answer in expected)
     canceled = CancellationToken()
     canceled.cancel()
-    assert [len(answer.tokens) for answer in decoder.generate(request, cancel=canceled)] == [0] * 6
-    _assert_same(decoder.generate(request, cancel=CancellationToken()), expected)
+    assert [len(answer.tokens) for answer in decoder.generate(request, Call(canceled))] == [0] * 6
+    _assert_same(decoder.generate(request, Call(CancellationToken())), expected)
 
 
 def test_a_canceled_prefix_is_not_kept(decoder: Decoder, rows: np.ndarray, embeddings: np.ndarray) -> None:
@@ -523,7 +526,7 @@ def test_a_canceled_prefix_is_not_kept(decoder: Decoder, rows: np.ndarray, embed
     canceled = CancellationToken()
     canceled.cancel()
     with pytest.raises(StoppedError, match="decoder was canceled"):
-        decoder.prefill(rows[40:60], opening, cancel=canceled)
+        decoder.prefill(rows[40:60], opening, Call(canceled))
     _assert_same(_generate(decoder, decoder.prefill(rows[10:30], opening), branches, embeddings), expected)
 
 
@@ -563,8 +566,8 @@ def test_score_of_a_greedy_answer_is_its_log_probability(
 
 
 def test_meter_counts_every_step(decoder: Decoder, rows: np.ndarray, embeddings: np.ndarray) -> None:
-    timer = StageTimer()
-    prefix = decoder.prefill(rows[:30], timer=timer)
+    timer = Call()
+    prefix = decoder.prefill(rows[:30], call=timer)
     assert timer.engine_seconds > 0
     assert timer.step_seconds == []
     decoder.generate(_request(prefix, _branches(rows), embeddings, 7), timer)

@@ -50,12 +50,12 @@ def cache() -> KVCache:
 
 
 def _fill(cache: KVCache, start: int, stop: int) -> None:
-    for number, view in enumerate(cache.views("kvw", start, stop).values()):
+    for number, view in enumerate(cache.views(("kvw", start, stop)).values()):
         view.array[:] = 100 * number + np.arange(start, stop)[:, None]  # type: ignore[attr-defined]
 
 
 def _contents(cache: KVCache) -> list[list[float]]:
-    return [view.array[:, 0].tolist() for view in cache.views("kvw", 0, cache.length).values()]  # type: ignore[attr-defined]
+    return [view.array[:, 0].tolist() for view in cache.views(("kvw", 0, cache.length)).values()]  # type: ignore[attr-defined]
 
 
 def test_growing_keeps_all_rows_on_the_device(cache: KVCache) -> None:

@@ -31,16 +31,9 @@ def _answer(text: str, confidence: float, ended: bool = True) -> Result:
     return Result("", (Description(3, text, np.array([5, 2]), logprobs, confidence, 0.99, ended),), Timing())
 
 
-def test_lines_and_mappings_say_the_same() -> None:
+def test_lines_become_attributes() -> None:
     lines = ["colour = red | green", r"width = /\d{1,2} cm/; How wide is <mask><pos>?", "state", "kind; What is it?"]
-    mappings = [
-        {"name": "colour", "values": ["red", "green"]},
-        {"name": "width", "pattern": r"\d{1,2} cm", "question": "How wide is <mask><pos>?"},
-        {"name": "state"},
-        {"name": "kind", "question": "What is it?"},
-    ]
     specs = attributes_from(lines)
-    assert specs == attributes_from(mappings)
     assert specs[:2] == (COLOR, WIDTH)
     assert [spec.question for spec in specs] == [
         *("What color is <mask><pos>?", "How wide is <mask><pos>?", "What state is <mask><pos>?", "What is it?"),
@@ -51,28 +44,23 @@ def test_lines_and_mappings_say_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("entry", "message"),
+    ("line", "message"),
     [
         ("", "write NAME"),
         ("= red", "write NAME"),
         ("2nd = red", "'2nd': a name is letters"),
         ("colour = red || green", "an answer in the list"),
         ("width = /(/", "not a regular expression"),
-        ({"name": "a", "values": ["x"], "pattern": "y"}, "values or a pattern, not both"),
-        ({"values": ["x"]}, "give a mapping with name"),
-        ({"name": "a", "colour": "x"}, "give a mapping with name"),
-        ({"name": "a", "values": "red"}, "must be a list"),
-        ({"name": "a", "values": None}, "values None must be a list of texts"),
-        ({"name": "a", "values": 3}, "values 3 must be a list of texts"),
-        ({"name": "a", "values": [True]}, "quote yes, no and numbers"),
-        ({"name": "a", "question": None}, r"attribute a: question None must be text \(quote"),
-        ({"name": "a", "pattern": 7}, "attribute a: pattern 7 must be text"),
-        ({"name": True}, "attribute True: name True must be text"),
     ],
 )
-def test_wrong_entries_are_named(entry: object, message: str) -> None:
+def test_wrong_lines_are_named(line: str, message: str) -> None:
     with pytest.raises(InputError, match=message.replace("|", r"\|")):
-        attributes_from([entry])  # type: ignore[list-item]
+        attributes_from([line])
+
+
+def test_an_attribute_has_values_or_a_pattern() -> None:
+    with pytest.raises(InputError, match="values or a pattern, not both"):
+        AttributeSpec("a", values=("x",), pattern="y")
 
 
 def test_a_name_comes_once() -> None:

@@ -48,7 +48,7 @@ class Machine:
         self.now += batch.fixed_cost
         seconds = (self.start + self.each * len(batch.track_ids)) * pace
         for step in range(STEPS):
-            if batch.cancel.canceled:
+            if batch.cancel is not None and batch.cancel.canceled:
                 return
             self.now += seconds / 2 if step == 0 else seconds / 2 / (STEPS - 1)
         batch.described = frozenset(batch.track_ids)

@@ -43,7 +43,7 @@ class Tracking:
         self.scene.set_image_size(detections.regions.shape)
         assignment = self.tracker.associate(self.scene.tracks, detections, self.scene.frame + 1, gray)
         self.merges = dict(assignment.merges)
-        return self.scene.update(stamp, "camera", detections, assignment)
+        return self.scene.update(stamp, "camera", detections, assignment).track_ids
 
 
 def seen(

@@ -14,6 +14,7 @@ from osprey_sim.shapes import Array
 from osprey_sim.textures import surface_textures
 
 NEAR, FAR = 0.05, 12.0  # clipping planes in meters
+PERIODS = (0.4, 0.6, 0.9, 1.3)  # meters; lengths of one repetition of a pattern on the surfaces of a room
 _SAMPLES = 4  # samples per pixel, for smooth edges
 
 
@@ -32,7 +33,6 @@ class Assets:
 
     Attributes:
         model: The compiled model.
-        materials: Material id by pattern of surfaces.
         meshes: The compiled meshes.
         triangles: Number of triangles of all meshes.
     """
@@ -49,19 +49,35 @@ class Assets:
         spec.stat.extent = 1.2  # half width in meters of the area that gets shadows
         patterns = surface_textures()
         for name, image in patterns.items():
-            self._add_texture(spec, name, image, 3.0)
+            self._add_texture(spec, name, image)
+            self._add_material(spec, name, name, 3.0)
+            for period in PERIODS:
+                # MuJoCo counts uniform repetitions in 2 m.
+                self._add_material(spec, f"{name} {period}", name, 2.0 / period, uniform=True)
         numbered = {mesh: f"mesh{number}" for number, mesh in enumerate(meshes)}
         for mesh, name in numbered.items():
             self._add_mesh(spec, name, mesh)
         self.model = spec.compile()
-        self.materials = {name: self._id(mujoco.mjtObj.mjOBJ_MATERIAL, name) for name in patterns}
+        self._material = {
+            (name, period): self._id(mujoco.mjtObj.mjOBJ_MATERIAL, f"{name} {period}" if period else name)
+            for name in patterns
+            for period in (None, *PERIODS)
+        }
         self.meshes = {mesh: self._asset(name, mesh) for mesh, name in numbered.items()}
         self.triangles = sum(len(mesh.faces) for mesh in numbered)
 
     def _id(self, kind: Any, name: str) -> int:
         return int(self._mujoco.mj_name2id(self.model, kind, name))
 
-    def _add_texture(self, spec: Any, name: str, image: np.ndarray, repeat: float) -> None:
+    def material(self, pattern: str, period: float | None = None) -> int:
+        """Return the material of a pattern, -1 for "plain".
+
+        Args:
+            period: Length in meters of one repetition, one of PERIODS; None for three repetitions on each surface.
+        """
+        return self._material.get((pattern, period), -1)
+
+    def _add_texture(self, spec: Any, name: str, image: np.ndarray) -> None:
         texture = spec.add_texture(
             name=name,
             type=self._mujoco.mjtTexture.mjTEXTURE_2D,
@@ -70,8 +86,10 @@ class Assets:
             nchannel=3,
         )
         texture.data = image.tobytes()
-        material = spec.add_material(name=name, texrepeat=[repeat, repeat])
-        material.textures[self._mujoco.mjtTextureRole.mjTEXROLE_RGB] = name
+
+    def _add_material(self, spec: Any, name: str, texture: str, repeat: float, uniform: bool = False) -> None:
+        material = spec.add_material(name=name, texrepeat=[repeat, repeat], texuniform=uniform)
+        material.textures[self._mujoco.mjtTextureRole.mjTEXROLE_RGB] = texture
 
     def _add_mesh(self, spec: Any, name: str, mesh: Mesh) -> None:
         added = spec.add_mesh(name=name, inertia=self._mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL)
@@ -81,7 +99,8 @@ class Assets:
         if mesh.uv is not None and mesh.texture is not None:
             added.usertexcoord = mesh.uv.ravel()
             # Rows of a texture start at v = 0, which is the bottom of the image.
-            self._add_texture(spec, name, np.ascontiguousarray(mesh.texture[::-1]), 1.0)
+            self._add_texture(spec, name, np.ascontiguousarray(mesh.texture[::-1]))
+            self._add_material(spec, name, name, 1.0)
 
     def _asset(self, name: str, mesh: Mesh) -> MeshAsset:
         number = self._id(self._mujoco.mjtObj.mjOBJ_MESH, name)

@@ -8,6 +8,7 @@ from math import cos, pi, sin, sqrt, tan
 
 import numpy as np
 
+from osprey_sim.assets import PERIODS
 from osprey_sim.catalog import RGB
 from osprey_sim.colors import dominant_color
 from osprey_sim.meshes.store import Mesh, ModelInfo, ModelSet
@@ -28,7 +29,8 @@ from osprey_sim.scene import (
 from osprey_sim.sensor import sample_sensor
 from osprey_sim.shapes import Array, axis_rotation, rotation_z
 
-_OBJECT_STREAM = 7  # separates the random numbers of homes from those of tabletops
+# Streams of random numbers, separate from that of tabletops: the objects do not depend on the room.
+_OBJECTS, _ROOM = 7, 8
 _SMALLEST, _LARGEST = 14, 150  # pixels of an object's second-longest and longest side at 240 rows, at the lookat point
 _CLEAR = 0.8  # opacity of glass through which the background is visible
 _WHITE = (0.92, 0.91, 0.88)
@@ -103,17 +105,17 @@ def sample_home(seed: int, split: str, objects: tuple[int, int] = (4, 9), models
     """
     key = check_arguments(seed, split, objects)
     models = models or shipped_models()
-    rng = np.random.default_rng([*key, _OBJECT_STREAM])
+    rng, room = (np.random.default_rng([*key, stream]) for stream in (_OBJECTS, _ROOM))
     count = int(rng.integers(objects[0], objects[1] + 1))
     camera, zoom = _sample_camera(rng, count)
-    noun = str(rng.choice(list(SURFACES), p=(0.45, 0.15, 0.2, 0.2)))
-    adjective, pattern, color = SURFACES[noun][int(rng.integers(len(SURFACES[noun])))]
-    table = Table(adjective, _varied(rng, color), float(rng.uniform(0, pi)), noun)
-    wall_pattern, wall_color = _WALLS[int(rng.integers(len(_WALLS)))]
-    wall = Wall(_varied(rng, wall_color), float(rng.uniform(0.7, 3.0)), float(rng.uniform(-0.5, 0.5)))
-    scene = Scene(seed, split, camera, _sample_light(rng, camera), table, wall, sensor=sample_sensor(rng))
+    noun = str(room.choice(list(SURFACES), p=(0.45, 0.15, 0.2, 0.2)))
+    adjective, pattern, color = SURFACES[noun][int(room.integers(len(SURFACES[noun])))]
+    table = Table(adjective, _varied(room, color), float(room.uniform(0, pi)), noun)
+    wall_pattern, wall_color = _WALLS[int(room.integers(len(_WALLS)))]
+    wall = Wall(_varied(room, wall_color), float(room.uniform(0.7, 3.0)), float(room.uniform(-0.5, 0.5)))
+    scene = Scene(seed, split, camera, _sample_light(room, camera), table, wall, sensor=sample_sensor(room))
     reach = (0.46 * 320 / zoom, 0.44 * 240 / zoom / sin(np.radians(max(camera.elevation, 25.0))))
-    scene.panels = _room(rng, scene, pattern, wall_pattern, max(reach))
+    scene.panels = _room(room, scene, pattern, wall_pattern, max(reach))
     suitable = _suitable(models, split, zoom)
     fill_scene(rng, scene, count, lambda number, _: _sample_object(rng, models, suitable, number), reach)
     return scene
@@ -236,7 +238,7 @@ def _sample_light(rng: np.random.Generator, camera: Camera) -> Light:
 
 def _room(rng: np.random.Generator, scene: Scene, pattern: str, wall_pattern: str, reach: float) -> list[Panel]:
     """Return the surface below the objects, the floor, two walls, and flat things on the walls."""
-    table, period = scene.table, float(rng.uniform(0.5, 1.2))
+    table, period = scene.table, float(rng.choice(PERIODS))
     gloss = float(rng.uniform(0.0, 0.3))
     turn = rotation_z(np.radians(scene.camera.azimuth) + float(rng.uniform(-0.4, 0.4)))
     center = np.array([scene.camera.lookat[0], scene.camera.lookat[1], 0.0])
@@ -271,7 +273,7 @@ def _wall(
     along = np.array([-away[1], away[0], 0.0])
     facing = np.stack([[0.0, 0.0, 1.0], along, -away], axis=1)
     middle = center + distance * away
-    period = float(rng.uniform(0.6, 1.5))
+    period = float(rng.choice(PERIODS))
     panels = [Panel("plane", middle, facing, (4.0, 6.0, 1.0), rgb, pattern, period, 0.0)]
     skirting = middle + np.array([0.0, 0.0, floor + 0.05]) - 0.01 * away
     panels.append(Panel("box", skirting, facing, (0.05, 6.0, 0.01), _varied(rng, _WHITE)))

@@ -234,14 +234,13 @@ class Renderer:
     def _add_panel(self, panel: Panel) -> None:
         number = self._add(panel.shape, panel.size, panel.position, panel.rotation, panel.rgb)
         geom = self._stage.geoms[number]
-        geom.matid, geom.specular = self._assets.materials.get(panel.pattern, -1), panel.gloss
-        geom.texuniform, geom.texrepeat[:] = 1, 1.0 / panel.period
+        geom.matid, geom.specular = self._assets.material(panel.pattern, panel.period), panel.gloss
 
     def _add_room(self, scene: Scene) -> None:
         c, s = np.cos(scene.table.rotation), np.sin(scene.table.rotation)
         turn = np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
         number = self._add("plane", (_TABLE_SIZE, _TABLE_SIZE, 1.0), np.zeros(3), turn, scene.table.rgb)
-        self._stage.geoms[number].matid = self._assets.materials.get(scene.table.kind, -1)
+        self._stage.geoms[number].matid = self._assets.material(scene.table.kind)
         self._stage.geoms[number].specular = 0.05
         yaw = np.radians(scene.camera.azimuth) + scene.wall.yaw
         away = np.array([np.cos(yaw), np.sin(yaw), 0.0])

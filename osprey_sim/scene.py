@@ -75,7 +75,7 @@ class Panel:
     Attributes:
         size: Half extents in meters, as in MuJoCo.
         pattern: A key of textures.surface_textures(), or "plain".
-        period: Length in meters of one repetition of the pattern.
+        period: Length in meters of one repetition of the pattern, one of assets.PERIODS.
         gloss: Strength of highlights, 0..1.
     """
 
@@ -85,7 +85,7 @@ class Panel:
     size: tuple[float, float, float]
     rgb: RGB
     pattern: str = "plain"
-    period: float = 1.0
+    period: float = 0.9
     gloss: float = 0.05
 
 

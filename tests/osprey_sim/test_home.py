@@ -13,10 +13,11 @@ from PIL import Image
 from osprey_sim import words
 from osprey_sim.__main__ import main
 from osprey_sim.colors import BASIC_COLORS, dominant_color
-from osprey_sim.home import held_out, sample_home, shipped_models, with_colors
+from osprey_sim.home import held_out, model_object, sample_home, shipped_models, with_colors
 from osprey_sim.render import Frame, Renderer
-from osprey_sim.scene import Scene, camera_pose, object_extents, sample_scene
+from osprey_sim.scene import Camera, Panel, Scene, camera_pose, object_extents, sample_scene
 from osprey_sim.sensor import Sensor, exposed
+from osprey_sim.shapes import rotation_z
 
 SEED = 3
 
@@ -89,12 +90,19 @@ def test_homes_vary() -> None:
     assert any(obj.lying for scene in scenes for obj in scene.objects)
 
 
-def test_colors_are_those_of_the_surfaces(rendered: tuple[Scene, Frame]) -> None:
-    scene, frame = rendered
-    colored = {obj.category: obj for obj in with_colors(scene, frame).objects}
-    assert (colored["teddy bear"].color, colored["teddy bear"].material) == ("brown", "cloth")
-    assert colored["puzzle cube"].color == ""
-    assert words.short(colored["puzzle cube"]) == "a puzzle cube"
+def test_colors_are_those_of_the_surfaces(renderer: Renderer) -> None:
+    models = shipped_models()
+    names = ("teddy_bear", "puzzle_cube", "glass")
+    objects = [model_object(models.models[n], models.meshes(n), i) for i, n in enumerate(names, start=1)]
+    for obj, x in zip(objects, (-0.3, 0.0, 0.2), strict=True):
+        obj.position, obj.rotation = np.array([x, 0.0, 0.0]), rotation_z(np.pi / 4)
+    camera = Camera(90.0, 30.0, 1.2, 45.0, (0.0, 0.0, 0.1))
+    scene = dataclasses.replace(sample_home(SEED, "test"), objects=objects, camera=camera)
+    frame = renderer.render(scene, albedo=True)
+    bear, cube, glass = with_colors(scene, frame).objects
+    assert (bear.color, bear.material, words.short(bear)) == ("brown", "cloth", "a brown teddy bear")
+    assert (cube.color, cube.material, words.short(cube)) == ("", "plastic", "a puzzle cube")
+    assert (glass.color, glass.material) == ("", "glass")
     with pytest.raises(ValueError, match="albedo"):
         with_colors(scene, dataclasses.replace(frame, albedo=None))
 
@@ -140,12 +148,17 @@ def test_the_sensor_changes_light_but_not_places() -> None:
 def test_the_command_writes_kind_color_and_material(tmp_path: Path) -> None:
     options = ["--seed", str(SEED), "--width", "160", "--height", "120", "--output", str(tmp_path)]
     assert main(["--objects", "home", *options]) == 0
-    truth = {entry["category"]: entry for entry in json.loads((tmp_path / "truth.json").read_text())}
-    bear = truth["teddy bear"]
-    assert (bear["color"], bear["material"], bear["short"]) == ("brown", "cloth", "a brown teddy bear")
-    assert truth["puzzle cube"]["color"] is None
+    truth = json.loads((tmp_path / "truth.json").read_text())
     ids = np.asarray(Image.open(tmp_path / "masks.png"))
-    assert all((ids == entry["instance_id"]).any() for entry in truth.values())
+    known = {(info.kind, info.material) for info in shipped_models().models.values()}
+    assert len(truth) >= 3
+    for entry in truth:
+        assert (ids == entry["instance_id"]).any()
+        assert (entry["category"], entry["material"] or "") in known
+        assert entry["color"] is None or entry["color"] in BASIC_COLORS
+        assert f"{entry['color'] or ''} {entry['category']}".strip() in entry["short"]
+        assert entry["detailed"].startswith(entry["short"])
+    assert any(entry["color"] for entry in truth)
 
 
 def test_a_folder_without_models_is_an_error_in_a_line(tmp_path: Path, capsys) -> None:
@@ -157,3 +170,25 @@ def test_an_unknown_set_of_objects_is_refused(tmp_path: Path, capsys) -> None:
     with pytest.raises(SystemExit):
         main(["--objects", "garden", "--output", str(tmp_path)])
     assert "tabletop or home" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("shape", "half"), [("plane", (4.0, 6.0, 1.0)), ("box", (0.6, 0.9, 0.05))])
+def test_patterns_have_their_length(shape: str, half: tuple[float, float, float], renderer: Renderer) -> None:
+    view = sample_home(SEED, "test")
+    # One meter of a checkered surface, from above: 20 squares of 5 cm.
+    camera = Camera(90.0, 89.99, 1.0, float(np.degrees(2 * np.arctan(0.5))), (0.0, 0.0, 0.0))
+    depth = half[2] if shape == "box" else 0.0
+    panel = Panel(shape, np.array([0.0, 0.0, -depth]), np.eye(3), half, (1.0, 1.0, 1.0), "checkered", 0.4)
+    scene = dataclasses.replace(view, objects=[], panels=[panel], camera=camera)
+    column = renderer.render(scene, albedo=True).albedo[:, 70, 0].astype(int)
+    changes = np.flatnonzero(np.diff((column > column.mean()).astype(int)))
+    assert len(changes) in (19, 20)
+    np.testing.assert_allclose(np.diff(changes), 6, atol=1)
+
+
+def test_scenes_beyond_the_limit_of_triangles_are_the_same(renderer: Renderer, monkeypatch: pytest.MonkeyPatch) -> None:
+    scenes = [sample_home(seed, "test", (2, 2)) for seed in (20, 21)]
+    before = [renderer.render(scene).instance_ids for scene in scenes]
+    monkeypatch.setattr("osprey_sim.render._MAX_TRIANGLES", 10)
+    for scene, ids in zip(scenes, before, strict=True):
+        np.testing.assert_array_equal(renderer.render(scene).instance_ids, ids)

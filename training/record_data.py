@@ -17,7 +17,7 @@ from osprey_ros.vision.preprocess import normalize_and_square, resize_shortest_e
 from osprey_torch.packing import PackedSequence, Sample, pack
 from osprey_torch.readers.mixture import BLOCK, Mixture
 from osprey_torch.readers.records import Record, Turn
-from osprey_torch.readers.usable import decoded_masks
+from osprey_torch.readers.usable import decoded_masks, without_masks
 from training.data import Item, Selection
 
 _ATTEMPTS = 100  # records in turn that may be broken before training ends
@@ -60,6 +60,14 @@ class RecordDataset(Dataset[Item]):
         known_image = self.selection.lit(resize_shortest_edge(rgb, self.spec.image_size), rng)
         named = sorted({region for turns in chosen for turn in turns for region in turn.regions})
         masks, positions = self._regions(record, named, rgb.shape[:2])
+        blank = {region for row, region in enumerate(named) if not any(level[row].any() for level in masks)}
+        if blank:
+            reason = f"no pixel of its masks {sorted(blank)} is left at the scales of the model"
+            rest = without_masks(record, blank)
+            if not rest.dialogues:
+                raise InputError(reason)
+            warnings.warn(f"left out: {record.origin}: {reason}", stacklevel=2)
+            return self._item(number, rest)
         return Item(
             pixels=normalize_and_square(known_image, self.spec),
             masks=masks,

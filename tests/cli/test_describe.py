@@ -196,6 +196,49 @@ def test_an_unverified_bundle_has_a_warning(
     assert json.loads(captured.out)["verified"] is False
 
 
+def test_a_folder_of_masks_is_listed_with_its_files_and_a_bad_one_is_named(
+    files: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    masks = files / "masks"
+    (masks / "3.png").rename(masks / "0.png")
+    (masks / "9.png").rename(masks / "10.png")
+    Image.fromarray(np.zeros((60, 80), np.uint8)).save(masks / "300.png")
+    (masks / "._7.png").write_bytes(b"Mac OS X")
+    assert main(_arguments(files, tiny_model, masks="masks")) == 0
+    captured = capsys.readouterr()
+    assert [line.split()[:2] for line in captured.out.splitlines()] == [
+        ["id", "file"], ["1", "0.png"], ["2", "7.png"], ["3", "10.png"], ["4", "12.png"]
+    ]  # fmt: skip
+    assert "osprey: warning: mask" in captured.err
+    assert "300.png is left out: it is empty" in captured.err
+
+
+def test_a_mask_of_few_pixels_is_unknown_with_a_reason(
+    files: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = np.asarray(Image.open(files / "ids.png")).copy()
+    ids[0, 0] = 500
+    Image.fromarray(ids).save(files / "ids.png")
+    assert main(_arguments(files, tiny_model, "--json", "--attributes", "color = red | green")) == 0
+    captured = capsys.readouterr()
+    region = json.loads(captured.out)["regions"][-1]
+    assert (region["id"], region["text"], region["confidence"]) == (500, "unknown", 0)
+    assert region["attributes"]["color"]["value"] == "unknown"
+    assert "no pixel of its mask (1 pixels) is left" in region["reason"]
+    assert "osprey: warning: region 500 (ids.png) is unknown: no pixel of its mask" in captured.err
+
+
+def test_speckles_are_refused_and_can_be_allowed(
+    files: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = np.asarray(Image.open(files / "ids.png")).copy()
+    ids[59, :65] = np.arange(400, 465)
+    Image.fromarray(ids).save(files / "ids.png")
+    assert "cover fewer than 16 pixels each" in _failure(capsys, _arguments(files, tiny_model))
+    assert main(_arguments(files, tiny_model, "--masks-anyway", "--min-area", "16", "--json")) == 0
+    assert len(json.loads(capsys.readouterr().out)["regions"]) == 5
+
+
 def test_invalid_files_are_named(
     files: Path, tiny_model: TinyModel, sample: SampleImage, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from evaluation import own_masks
 from training import instructions
@@ -58,6 +59,36 @@ def test_a_file_without_a_usable_mask_is_nothing_to_judge(tmp_path: Path, capsys
     assert "its segmentation has no polygon" in said
     assert f"own_masks: nothing to judge: {file}" in said
     assert not out.exists()
+
+
+def test_a_bad_image_is_named_and_the_others_are_judged(
+    old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = json.loads((old / "masks.json").read_text())
+    first = data["images"][0]
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    good = Image.open(old / "images" / first["file_name"])
+    good.transpose(Image.Transpose.ROTATE_180).save(tmp_path / "turned.jpg", quality=95, exif=exif)
+    whole = (tmp_path / "turned.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    own = [annotation for annotation in data["annotations"] if annotation["image_id"] == first["id"]]
+    images = [{**first, "file_name": "turned.jpg"}, {**first, "id": "cut", "file_name": "cut.jpg"}]
+    crowd = {**own[0], "id": "crowd", "iscrowd": 1}
+    annotations = [*({**one, "image_id": str(first["id"])} for one in own), {**own[0], "image_id": "cut"}, crowd]
+    file, out = tmp_path / "masks.json", tmp_path / "shares.json"
+    file.write_text(json.dumps({**data, "images": images, "annotations": annotations}))
+    files = ["--file", str(file), "--images", str(tmp_path), "--json", str(out)]
+    assert own_masks.main(["--bundle", str(ROOT / "engines" / "nano"), *files]) == 0
+    said = capsys.readouterr().err
+    assert "2 records or single masks were skipped" in said
+    assert "cut.jpg cannot be read: it is a damaged JPEG file: its end-of-image marker is missing" in said
+    assert "1 left out: an annotation has iscrowd 1" in said
+    categories = [
+        share for share in json.loads(out.read_text()) if share["question"].startswith("What is the category")
+    ]
+    assert sum(share["asked"] for share in categories) == len(own)
+    assert sum(share["right"] for share in categories) > 0.7 * len(own)  # of pixels as labeling tools show them
 
 
 def test_the_guides_recipe_learns_adapters_beside_old_images() -> None:

@@ -77,7 +77,7 @@ def _images(arguments: argparse.Namespace) -> list[KnownImage]:
     if reader not in READERS:
         raise InputError(f"--source: unknown reader {reader!r}; known are {', '.join(READERS)}")
     skipped = Skipped()
-    known = images_from_records(READERS[reader](Path(file), Path(images), skipped), Path(images))
+    known = images_from_records(READERS[reader](Path(file), Path(images), skipped), Path(images), skipped)
     print(f"{file}: {len(known)} images; {skipped.summary()}", file=sys.stderr)
     if not known:
         raise InputError(f"{file}: no record says what a single region is, so there is nothing to make words from")

@@ -22,7 +22,7 @@ from osprey_sim.dialogues import COLOR_QUESTION, region_facts
 from osprey_sim.render import render_scenes
 from osprey_sim.words import visible_objects
 from osprey_torch.readers.coco import PART_QUESTION, REFERRING_QUESTION, REFERRING_QUESTION_WITHOUT_PLACE
-from osprey_torch.readers.records import Record
+from osprey_torch.readers.records import Record, Skipped
 from osprey_torch.readers.segmentation import Segmentation
 
 WIDTH, HEIGHT = 640, 480  # of simulated images
@@ -88,10 +88,10 @@ class KnownImage:
         return tuple(region for region in self.regions if region.part_of)
 
 
-def images_from_records(records: Iterable[Record], images: Path) -> list[KnownImage]:
+def images_from_records(records: Iterable[Record], images: Path, skipped: Skipped) -> list[KnownImage]:
     """Gather what the records of each image say: an image may come many times, and so may one of its masks.
 
-    Images whose records say nothing of single regions, and masks without a pixel, are left out.
+    Images whose records say nothing of single regions, and masks without a pixel, are left out and counted.
     """
     by_name: dict[str, dict[str, KnownRegion]] = {}
     for record in records:
@@ -104,8 +104,13 @@ def images_from_records(records: Iterable[Record], images: Path) -> list[KnownIm
                 regions[key] = _learned(regions.get(key) or KnownRegion(mask), turns[0].question, turns[0].answer)
     known = []
     for name, gathered in by_name.items():
+        for region in gathered.values():
+            if not region.area:
+                skipped.leave_out("a mask has no pixel inside its image")
         useful = tuple(region for region in gathered.values() if region.described and region.area > 0)
-        if useful:
+        if not useful:
+            skipped.leave_out("nothing is known of a single region of an image")
+        else:
             known.append(KnownImage(name, useful[0].mask.height, useful[0].mask.width, useful))
     return known
 

@@ -130,7 +130,7 @@ class Requests:
         with closing(words):  # type: ignore[type-var]
             for update in words:
                 confidence = update.confidence
-                response.text = update.text
+                response.text, response.message = update.text, update.reason
                 on_text(response.header, update.text)
                 cancel.check("the answer")
         response.success, response.confidence = True, confidence

@@ -27,8 +27,25 @@ def check_arguments(arguments: Sequence[str]) -> None:
             raise ValueError(f"unknown argument {value!r}; write parameters as --ros-args -p NAME:=VALUE")
         if flag in _FORMS and ":=" not in value:
             raise ValueError(f"{flag} {value!r} is incomplete; write {flag} {_FORMS[flag]}")
+        if flag in _PARAMETER:
+            name, _, text = value.partition(":=")
+            found = _read(text, f"{flag} {value}")
+            if isinstance(found, Mapping):
+                raise ValueError(f"{flag} {value!r} has names in its value; write {flag} {_FORMS[flag]}")
+            _check_value(name.rpartition(":")[2], found)
         if flag == _FILE:
-            _sections(value)
+            for values in _sections(value).values():
+                for name, found in values.items():
+                    _check_value(str(name), found)
+
+
+def completed(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with '' for parameters without a value, which ROS refuses."""
+    found, flag = [], ""
+    for argument in arguments:
+        found.append(f"{argument}''" if flag in _PARAMETER and argument.endswith(":=") else argument)
+        flag = argument
+    return found
 
 
 def unused_arguments(arguments: Sequence[str], node: str, topics: Collection[str]) -> list[str]:
@@ -69,29 +86,51 @@ def _parsed(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield argument, next(rest, "")
 
 
-def _sections(path: str) -> list[str]:
-    """Return the names of the nodes for which a file has parameters."""
+def _sections(path: str) -> dict[str, Mapping[Any, Any]]:
+    """Return the values of a parameter file by the names of the nodes."""
     try:
-        content = yaml.safe_load(Path(path).read_text("utf-8"))
+        text = Path(path).read_text("utf-8")
     except OSError as error:
         raise ValueError(f"the parameter file {path} cannot be read: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" in line {mark.line + 1}" if mark is not None else ""
-        raise ValueError(f"the parameter file {path} is not YAML{line}; see config/osprey.yaml for its form") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the parameter file {path} is not in UTF-8; save it in this encoding") from error
+    content = _read(text, f"the parameter file {path}")
     if not isinstance(content, Mapping):
         raise ValueError(f"the parameter file {path} has no section for a node; see config/osprey.yaml for its form")
-    return list(_named(content, ""))
+    return dict(_named(content, ""))
 
 
-def _named(content: Mapping[Any, Any], above: str) -> Iterator[str]:
+def _read(text: str, name: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark is not None else ""
+        raise ValueError(f"{name} is not YAML{line}; see config/osprey.yaml for its form") from error
+
+
+def _named(content: Mapping[Any, Any], above: str) -> Iterator[tuple[str, Mapping[Any, Any]]]:
     for key, value in content.items():
         if isinstance(value, Mapping):
             name = f"{above}/{str(key).strip('/')}"
             if "ros__parameters" in value:
-                yield name
+                values = value["ros__parameters"]
+                yield name, values if isinstance(values, Mapping) else {}
             else:
                 yield from _named(value, name)
+
+
+def _check_value(name: str, value: Any) -> None:
+    """Raise ValueError for a value that is no parameter of ROS."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _check_value(f"{name}.{key}", inner)
+    # Other types, such as dates, are texts in ROS.
+    kinds = (bool, int, float)
+    if isinstance(value, list) and len({type(item) if isinstance(item, kinds) else str for item in value}) > 1:
+        raise ValueError(f"{name} is {value!r}, a list of different types; write each item in quotes")
+    if name == "use_sim_time" and not isinstance(value, bool):
+        raise ValueError(f"use_sim_time is {value!r}; set it to true or false")
 
 
 def _matches(section: str, node: str) -> bool:

@@ -72,7 +72,7 @@ def warn_of_unknown(node: Node, given: Mapping[str, Any], known: Iterable[str]) 
     names = list(known)
     for name in given:
         if not node.has_parameter(name) and not name.startswith(_OTHERS):
-            node.get_logger().warning(f"{unknown(name, names)} Its value has no effect.")
+            node.get_logger().warning(f"{unknown(name, names)} (its value has no effect)")
 
 
 def _texts(value: Any) -> list[str] | None:

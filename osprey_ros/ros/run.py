@@ -13,7 +13,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 
 from osprey_ros.errors import OspreyError
-from osprey_ros.ros.arguments import check_arguments, unused_arguments
+from osprey_ros.ros.arguments import check_arguments, completed, unused_arguments
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def run_node(create: Callable[[], Node], args: list[str] | None = None, topics: 
     arguments = sys.argv[1:] if args is None else args
     try:
         check_arguments(arguments)
-        _initialize(args)
+        _initialize([*sys.argv[:1], *completed(arguments)] if args is None else completed(arguments))
     except ValueError as error:
         print(f"cannot start: {error}", file=sys.stderr)
         return 2
@@ -65,7 +65,7 @@ def run_node(create: Callable[[], Node], args: list[str] | None = None, topics: 
     return 0
 
 
-def _initialize(args: list[str] | None) -> None:
+def _initialize(args: list[str]) -> None:
     """Initialize rclpy. Raise ValueError if that is impossible."""
     try:
         rclpy.init(args=args)

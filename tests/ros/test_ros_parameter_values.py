@@ -117,7 +117,7 @@ def test_the_node_starts_with_whole_numbers_empty_lists_and_misspelled_names(
     started(line if way == "line" else ["--params-file", str(tmp_path / "p.yaml")], check)
     said = capfd.readouterr().err
     assert said.count("there is no parameter") == 1
-    assert "there is no parameter 'slpo'; did you mean 'slop'? Its value has no effect." in said
+    assert "there is no parameter 'slpo'; did you mean 'slop'? (its value has no effect)" in said
 
 
 def test_no_name_is_reported_where_all_exist(environment: None, capfd: pytest.CaptureFixture[str]) -> None:

@@ -90,7 +90,10 @@ def regions_from_detections(message: Any, height: int, width: int) -> tuple[Regi
 def _score(source: Any) -> float:
     """Return the score of a region or hypothesis; 0 if it is not finite, which a scene file could not store."""
     score = float(source.score)
-    return score if isfinite(score) else 0.0
+    if isfinite(score):
+        return score
+    warn_once(_LOGGER, "score", f"a score of the regions is {score}; scores that are not finite count as 0")
+    return 0.0
 
 
 class _Parts:

@@ -105,6 +105,8 @@ def _topic_of(connection: Connection) -> Topic:
 
 
 def _topic(channel: Channel, schema: Schema | None) -> Topic:
+    if schema and schema.encoding == "ros1msg":
+        raise StorageError(f"topic {channel.topic} was recorded with ROS 1; convert the recording to ROS 2")
     if schema and schema.encoding not in _ENCODINGS:
         raise StorageError(
             f"topic {channel.topic} has a definition in {schema.encoding}, not in ros2msg or ros2idl; remove the topic "

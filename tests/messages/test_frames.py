@@ -213,7 +213,7 @@ def test_boxes_of_detections_are_regions() -> None:
 
 
 @pytest.mark.parametrize("score", [np.nan, np.inf, -np.inf])
-def test_a_score_that_is_not_finite_becomes_0(score: float) -> None:
+def test_a_score_that_is_not_finite_becomes_0(score: float, caplog: pytest.LogCaptureFixture) -> None:
     box = (20.0, 15.0, 20.0, 10.0, 0.0)
     message = SimpleNamespace(
         detections=[detection("1", box, ("cup", score), ("mug", -0.25)), detection("2", box, ("pen", score))]
@@ -225,6 +225,7 @@ def test_a_score_that_is_not_finite_becomes_0(score: float) -> None:
         Region(id=4, encoding=Region.BOX, roi=corner, score=score),
     )
     assert regions_from_message(array)[1] == {3: RegionLabel("cup", 0.0)}
+    assert caplog.text.count("scores that are not finite count as 0") == 1
 
 
 @pytest.mark.parametrize("identities", [["", ""], ["3", "3"], ["a", "b"], ["0", "5"], ["-1", "99999999999"]])

@@ -167,11 +167,15 @@ def test_what_is_not_a_recording_is_an_error(items: list[Item], tmp_path: Path) 
     for name in ("text.mcap", "text.db3", "text.txt"):
         (tmp_path / name).write_text("not a recording")
     write_mcap(tmp_path / "json.mcap", items, encoding="jsonschema")
+    write_mcap(tmp_path / "one.mcap", items, profile="ros1", encoding="ros1msg")
     assert "nothing.mcap does not exist" in failure("nothing.mcap")
     assert "text.mcap is not an MCAP file" in failure("text.mcap")
     assert "text.db3 is not an SQLite file" in failure("text.db3")
     assert "give a .mcap or .db3 file" in failure("text.txt")
-    assert "has no metadata.yaml and several recordings: json.mcap, text.db3, text.mcap; give one" in failure("")
+    assert "has no metadata.yaml and several recordings: json.mcap, one.mcap, text.db3, text.mcap; give one" in failure(
+        ""
+    )
+    assert f"topic {IMAGE} was recorded with ROS 1; convert" in failure("one.mcap")
     assert f"topic {IMAGE} has a definition in jsonschema, not in ros2msg or ros2idl" in failure("json.mcap")
 
 

@@ -149,8 +149,10 @@ class AdaptiveSubscription:
         reliability, durability = default
         if offered:
             # Best effort and volatile subscriptions receive from both kinds of publishers.
-            reliability = _weakest({policies.reliability for policies in offered}, ReliabilityPolicy.BEST_EFFORT)
-            durability = _weakest({policies.durability for policies in offered}, DurabilityPolicy.VOLATILE)
+            best_effort = any(policies.reliability is ReliabilityPolicy.BEST_EFFORT for policies in offered)
+            reliability = ReliabilityPolicy.BEST_EFFORT if best_effort else ReliabilityPolicy.RELIABLE
+            latched = all(policies.durability is DurabilityPolicy.TRANSIENT_LOCAL for policies in offered)
+            durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
         if self._reliability != "auto":
             reliability = ReliabilityPolicy[self._reliability.upper()]
         return Policies(reliability, durability)
@@ -178,11 +180,6 @@ class AdaptiveSubscription:
 def compressed_transport(role: str) -> str:
     """Return the transport of compressed images of an input, which is also the end of its topic."""
     return "compressedDepth" if role == DEPTH else "compressed"
-
-
-def _weakest(offered: set[Any], weak: Any) -> Any:
-    """Return the policy that receives from all publishers: the weak one if one of them offers it."""
-    return weak if weak in offered or len(offered) > 1 else next(iter(offered))
 
 
 def type_of(kind: type) -> str:

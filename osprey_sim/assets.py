@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from osprey_sim.meshes.store import Mesh
+from osprey_sim.room import PERIODS
 from osprey_sim.shapes import Array
 from osprey_sim.textures import surface_textures
 
 NEAR, FAR = 0.05, 12.0  # clipping planes in meters
-PERIODS = (0.4, 0.6, 0.9, 1.3)  # meters; lengths of one repetition of a pattern on the surfaces of a room
 _SAMPLES = 4  # samples per pixel, for smooth edges
 
 

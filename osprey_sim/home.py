@@ -8,15 +8,14 @@ from math import cos, pi, sin, sqrt, tan
 
 import numpy as np
 
-from osprey_sim.assets import PERIODS
 from osprey_sim.catalog import RGB
 from osprey_sim.colors import dominant_color
 from osprey_sim.meshes.store import Mesh, ModelInfo, ModelSet
 from osprey_sim.render import Frame
+from osprey_sim.room import room_panels, sample_room
 from osprey_sim.scene import (
     Camera,
     Light,
-    Panel,
     Part,
     Scene,
     SceneObject,
@@ -27,67 +26,12 @@ from osprey_sim.scene import (
     fill_scene,
 )
 from osprey_sim.sensor import sample_sensor
-from osprey_sim.shapes import Array, axis_rotation, rotation_z
+from osprey_sim.shapes import Array, axis_rotation
 
 # Streams of random numbers, separate from that of tabletops: the objects do not depend on the room.
 _OBJECTS, _ROOM = 7, 8
 _SMALLEST, _LARGEST = 14, 150  # pixels of an object's second-longest and longest side at 240 rows, at the lookat point
 _CLEAR = 0.8  # opacity of glass through which the background is visible
-_WHITE = (0.92, 0.91, 0.88)
-
-SURFACES: dict[str, tuple[tuple[str, str, RGB], ...]] = {
-    "table": (
-        ("wooden", "planked", (0.62, 0.44, 0.28)),
-        ("wooden", "wooden", (0.80, 0.64, 0.46)),
-        ("wooden", "wooden", (0.40, 0.26, 0.16)),
-        ("white", "plain", (0.90, 0.90, 0.88)),
-        ("black", "plain", (0.10, 0.10, 0.11)),
-        ("marble", "marble", (0.88, 0.88, 0.86)),
-        ("checkered", "checkered", (0.82, 0.42, 0.40)),
-        ("checkered", "checkered", (0.46, 0.60, 0.80)),
-        ("woven", "woven", (0.74, 0.68, 0.56)),
-        ("dotted", "dotted", (0.80, 0.84, 0.86)),
-    ),
-    "desk": (
-        ("wooden", "wooden", (0.74, 0.56, 0.38)),
-        ("white", "plain", (0.88, 0.88, 0.90)),
-        ("gray", "plain", (0.52, 0.53, 0.55)),
-        ("wooden", "planked", (0.46, 0.30, 0.18)),
-    ),
-    "counter": (
-        ("marble", "marble", (0.80, 0.82, 0.82)),
-        ("speckled", "speckled", (0.66, 0.64, 0.62)),
-        ("speckled", "speckled", (0.34, 0.34, 0.36)),
-        ("tiled", "tiled", (0.90, 0.90, 0.86)),
-        ("concrete", "concrete", (0.62, 0.62, 0.60)),
-        ("wooden", "planked", (0.70, 0.52, 0.34)),
-    ),
-    "floor": (
-        ("wooden", "planked", (0.66, 0.48, 0.32)),
-        ("wooden", "planked", (0.44, 0.32, 0.22)),
-        ("tiled", "tiled", (0.84, 0.82, 0.78)),
-        ("tiled", "tiled", (0.56, 0.60, 0.62)),
-        ("carpeted", "carpeted", (0.52, 0.48, 0.46)),
-        ("carpeted", "carpeted", (0.40, 0.46, 0.58)),
-        ("carpeted", "carpeted", (0.62, 0.42, 0.38)),
-        ("concrete", "concrete", (0.66, 0.66, 0.64)),
-    ),
-}
-"""(adjective, pattern, color) of the surfaces that objects stand on, by their noun."""
-
-_WALLS: tuple[tuple[str, RGB], ...] = (
-    ("plain", _WHITE),
-    ("plain", (0.80, 0.76, 0.66)),
-    ("plain", (0.62, 0.70, 0.74)),
-    ("plain", (0.66, 0.72, 0.60)),
-    ("plain", (0.42, 0.44, 0.48)),
-    ("striped", (0.84, 0.80, 0.72)),
-    ("dotted", (0.80, 0.82, 0.86)),
-    ("brick", (0.72, 0.40, 0.32)),
-    ("brick", (0.88, 0.86, 0.84)),
-    ("tiled", (0.88, 0.92, 0.94)),
-    ("concrete", (0.70, 0.70, 0.70)),
-)
 
 
 def sample_home(seed: int, split: str, objects: tuple[int, int] = (4, 9), models: ModelSet | None = None) -> Scene:
@@ -105,17 +49,17 @@ def sample_home(seed: int, split: str, objects: tuple[int, int] = (4, 9), models
     """
     key = check_arguments(seed, split, objects)
     models = models or shipped_models()
-    rng, room = (np.random.default_rng([*key, stream]) for stream in (_OBJECTS, _ROOM))
+    rng, room_rng = (np.random.default_rng([*key, stream]) for stream in (_OBJECTS, _ROOM))
     count = int(rng.integers(objects[0], objects[1] + 1))
     camera, zoom = _sample_camera(rng, count)
-    noun = str(room.choice(list(SURFACES), p=(0.45, 0.15, 0.2, 0.2)))
-    adjective, pattern, color = SURFACES[noun][int(room.integers(len(SURFACES[noun])))]
-    table = Table(adjective, _varied(room, color), float(room.uniform(0, pi)), noun)
-    wall_pattern, wall_color = _WALLS[int(room.integers(len(_WALLS)))]
-    wall = Wall(_varied(room, wall_color), float(room.uniform(0.7, 3.0)), float(room.uniform(-0.5, 0.5)))
-    scene = Scene(seed, split, camera, _sample_light(room, camera), table, wall, sensor=sample_sensor(room))
+    room = sample_room(room_rng)
+    table = Table(room.adjective, room.rgb, float(room_rng.uniform(0, pi)), room.noun)
+    wall = Wall(room.wall_rgb, room.wall_distance, room.wall_yaw)
+    light, sensor = _sample_light(room_rng, camera), sample_sensor(room_rng)
+    scene = Scene(seed, split, camera, light, table, wall, sensor=sensor)
     reach = (0.46 * 320 / zoom, 0.44 * 240 / zoom / sin(np.radians(max(camera.elevation, 25.0))))
-    scene.panels = _room(room, scene, pattern, wall_pattern, max(reach))
+    center = np.array([camera.lookat[0], camera.lookat[1], 0.0])
+    scene.panels = room_panels(room_rng, room, center, float(np.radians(camera.azimuth)), reach)
     suitable = _suitable(models, split, zoom)
     fill_scene(rng, scene, count, lambda number, _: _sample_object(rng, models, suitable, number), reach)
     return scene
@@ -234,62 +178,6 @@ def _sample_light(rng: np.random.Generator, camera: Camera) -> Light:
     warmth = rng.uniform(-0.08, 0.12)
     tint = np.array([1 + warmth, 1.0, 1 - warmth])
     return Light(direction, _rgb(rng.uniform(0.35, 0.8) * tint), _rgb(rng.uniform(0.34, 0.55) * tint))
-
-
-def _room(rng: np.random.Generator, scene: Scene, pattern: str, wall_pattern: str, reach: float) -> list[Panel]:
-    """Return the surface below the objects, the floor, two walls, and flat things on the walls."""
-    table, period = scene.table, float(rng.choice(PERIODS))
-    gloss = float(rng.uniform(0.0, 0.3))
-    turn = rotation_z(np.radians(scene.camera.azimuth) + float(rng.uniform(-0.4, 0.4)))
-    center = np.array([scene.camera.lookat[0], scene.camera.lookat[1], 0.0])
-    panels, floor = [], 0.0
-    if table.noun == "floor":
-        panels.append(Panel("plane", center, turn, (6.0, 6.0, 1.0), table.rgb, pattern, period, 0.3 * gloss))
-    else:
-        floor = -float(rng.uniform(0.6, 0.95))
-        half = reach * rng.uniform(1.2, 1.9, 2) + 0.05
-        thick = float(rng.uniform(0.01, 0.03))
-        top = center - np.array([0.0, 0.0, thick])
-        panels.append(Panel("box", top, turn, (half[0], half[1], thick), table.rgb, pattern, period, gloss))
-        for x, y in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
-            foot = center + turn @ np.array([0.9 * x * half[0], 0.9 * y * half[1], floor / 2 - thick])
-            panels.append(Panel("box", foot, turn, (0.03, 0.03, -floor / 2 - thick), _varied(rng, table.rgb)))
-        _, below, color = SURFACES["floor"][int(rng.integers(len(SURFACES["floor"])))]
-        ground = center + np.array([0.0, 0.0, floor])
-        panels.append(Panel("plane", ground, turn, (6.0, 6.0, 1.0), _varied(rng, color), below, period, 0.3 * gloss))
-    yaw = np.radians(scene.camera.azimuth) + scene.wall.yaw
-    distance = max(scene.wall.distance, 1.1 * reach)
-    panels += _wall(rng, scene.wall.rgb, wall_pattern, center, yaw, distance, floor)
-    side = yaw + float(rng.choice([-1.0, 1.0])) * pi / 2
-    panels += _wall(rng, scene.wall.rgb, wall_pattern, center, side, float(rng.uniform(1.5, 4.0)), floor)
-    return panels
-
-
-def _wall(
-    rng: np.random.Generator, rgb: RGB, pattern: str, center: Array, yaw: float, distance: float, floor: float
-) -> list[Panel]:
-    """Return a wall in the direction yaw, with up to four frames, windows or boards on it."""
-    away = np.array([cos(yaw), sin(yaw), 0.0])
-    along = np.array([-away[1], away[0], 0.0])
-    facing = np.stack([[0.0, 0.0, 1.0], along, -away], axis=1)
-    middle = center + distance * away
-    period = float(rng.choice(PERIODS))
-    panels = [Panel("plane", middle, facing, (4.0, 6.0, 1.0), rgb, pattern, period, 0.0)]
-    skirting = middle + np.array([0.0, 0.0, floor + 0.05]) - 0.01 * away
-    panels.append(Panel("box", skirting, facing, (0.05, 6.0, 0.01), _varied(rng, _WHITE)))
-    patterns = ("plain", "plain", "wooden", "striped", "checkered", "dotted", "woven")
-    for _ in range(int(rng.integers(0, 5))):
-        height = np.array([0.0, 0.0, rng.uniform(floor + 0.4, floor + 1.8)])
-        place = middle + rng.uniform(-1.5, 1.5) * along + height - 0.012 * away
-        size = (float(rng.uniform(0.08, 0.45)), float(rng.uniform(0.08, 0.45)), 0.012)
-        color = _rgb(rng.uniform(0.1, 0.95, 3))
-        panels.append(Panel("box", place, facing, size, color, str(rng.choice(patterns)), 0.4))
-    return panels
-
-
-def _varied(rng: np.random.Generator, rgb: RGB) -> RGB:
-    """Return the color with another brightness and a slightly different tint."""
-    return _rgb(np.clip(np.asarray(rgb) * rng.uniform(0.82, 1.12) * rng.uniform(0.96, 1.04, 3), 0.02, 1.0))
 
 
 def _rgb(values: Array) -> RGB:

@@ -14,7 +14,8 @@ import numpy as np
 from osprey_sim.assets import FAR, NEAR, Assets
 from osprey_sim.gl import open_context
 from osprey_sim.meshes.store import Mesh
-from osprey_sim.scene import Panel, Scene, Solid, camera_matrix, camera_pose, sample_scene
+from osprey_sim.room import Panel
+from osprey_sim.scene import Scene, Solid, camera_matrix, camera_pose, sample_scene
 from osprey_sim.sensor import exposed
 
 WIDTH, HEIGHT = 320, 240  # of the images for training and evaluation

@@ -11,7 +11,9 @@ import numpy as np
 from osprey_ros.errors import InputError
 from osprey_sim import catalog
 from osprey_sim.catalog import RGB
+from osprey_sim.footprints import footprint_corners, rectangles_overlap
 from osprey_sim.meshes.store import Mesh
+from osprey_sim.room import Panel
 from osprey_sim.sensor import Sensor
 from osprey_sim.shapes import Array, axis_rotation, rotation_z
 
@@ -21,7 +23,6 @@ MAX_OBJECTS = 16
 
 _ASPECT = 4 / 3  # of the images that objects are placed for; wider images show more of the sides
 _CLOSEST = 0.15  # meters from the camera to the nearest corner of an object
-_GAP = 0.008  # meters between two footprints
 _TRIES = 30  # random places per object
 _LAYOUTS = 50  # attempts; the first one nearly always succeeds
 
@@ -66,27 +67,6 @@ class Wall:
     rgb: RGB
     distance: float
     yaw: float
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A background surface of a room: a plane or a box.
-
-    Attributes:
-        size: Half extents in meters, as in MuJoCo.
-        pattern: A key of textures.surface_textures(), or "plain".
-        period: Length in meters of one repetition of the pattern, one of assets.PERIODS.
-        gloss: Strength of highlights, 0..1.
-    """
-
-    shape: str
-    position: Array
-    rotation: Array
-    size: tuple[float, float, float]
-    rgb: RGB
-    pattern: str = "plain"
-    period: float = 0.9
-    gloss: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -286,10 +266,10 @@ def _place_objects(
             view = np.radians(scene.camera.azimuth)
             x = right * sin(view) + away * cos(view) + scene.camera.lookat[0]
             y = -right * cos(view) + away * sin(view) + scene.camera.lookat[1]
-            footprint = _corners(low, high, yaw, (x, y))
+            footprint = footprint_corners(low, high, yaw, (x, y))
             if not _in_image(scene.camera, footprint, high[2] - low[2]):
                 continue
-            if any(_overlap(footprint, other) for other in taken):
+            if any(rectangles_overlap(footprint, other) for other in taken):
                 continue
             candidate.rotation = rotation_z(yaw) @ candidate.rotation
             candidate.position = np.array([x, y, -low[2]])
@@ -399,24 +379,6 @@ def _bounds(solids: list[Solid], rotation: Array) -> tuple[Array, Array]:
     centers = np.array([rotation @ solid.position for solid in solids])
     halves = np.array([_half_extents(solid, rotation) for solid in solids])
     return (centers - halves).min(axis=0), (centers + halves).max(axis=0)
-
-
-def _corners(low: Array, high: Array, yaw: float, at: tuple[float, float]) -> Array:
-    """Return the footprint [4, 2] of a bounding box, widened by half the gap, rotated by yaw and moved to `at`."""
-    x0, y0, x1, y1 = low[0] - _GAP / 2, low[1] - _GAP / 2, high[0] + _GAP / 2, high[1] + _GAP / 2
-    corners = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
-    footprint: Array = corners @ rotation_z(yaw)[:2, :2].T + np.asarray(at)
-    return footprint
-
-
-def _overlap(a: Array, b: Array) -> bool:
-    """Return whether two rectangles [4, 2] overlap, by the separating axis theorem."""
-    for corners in (a, b):
-        for edge in (corners[1] - corners[0], corners[2] - corners[1]):
-            pa, pb = a @ edge, b @ edge
-            if pa.max() < pb.min() or pb.max() < pa.min():
-                return False
-    return True
 
 
 def _in_image(camera: Camera, footprint: Array, height: float) -> bool:

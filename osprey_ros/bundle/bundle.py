@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from osprey_ros.bundle.calibration import Calibration
-from osprey_ros.bundle.hash_cache import HashCache, sha256_of
+from osprey_ros.bundle.hash_cache import cached_sha256, sha256_of
 from osprey_ros.bundle.manifest import (
     CALIBRATION,
     EMBEDDINGS,
@@ -91,19 +91,17 @@ class Bundle:
         """Compare the SHA-256 of every file with the manifest.
 
         This reads the whole bundle the first time. Later calls trust the hashes of files that have not been modified
-        since (see `HashCache`); ``osprey bundle verify`` always reads all files. Raises BundleError.
+        since (see `cached_sha256`); ``osprey bundle verify`` always reads all files. Raises BundleError.
         """
-        cache = HashCache()
         for name, entry in self.manifest.files.items():
             try:
-                digest = cache.sha256(self.root / name)
+                digest = cached_sha256(self.root / name)
             except OSError as error:
                 raise BundleError(f"bundle {self.root}: {_unreadable(name, error)}") from error
             if digest != entry.sha256:
                 raise BundleError(
                     f"bundle {self.root}: {name} was changed (its SHA-256 differs from the manifest's); {_AGAIN}"
                 )
-        cache.save()
 
     def on_device(self, device: str | None) -> Bundle:
         """Return this bundle with its ONNX graphs run on another device, whatever its manifest says.

@@ -3,87 +3,54 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-
-from osprey_ros.strict_json import to_json
 
 # A file that is younger than this when it is hashed is not cached: clocks of file systems are too coarse to show that
 # it was changed right afterwards.
 MIN_AGE_SECONDS = 2.0
+_PIECE = 1 << 20  # bytes read at a time
 
 
-class HashCache:
-    """SHA-256 hashes of files, kept in a file of the user until the size, time or inode of a file changes.
-
-    Every file is hashed if the cache cannot be read or written.
-
-    Args:
-        path: File of the cache; by default ``osprey_ros/hashes.json`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
-    """
-
-    def __init__(self, path: Path | None = None) -> None:
-        self._path = path or _default_path()
-        self._known = self._load()
-        self._changed = False
-
-    def sha256(self, path: Path) -> str:
-        """Return the SHA-256 of a file, hexadecimal. Raises OSError if it cannot be read."""
-        key = str(path.resolve())
-        state = _state(path)
-        known = self._known.get(key)
-        if known is not None and known[:-1] == state:
-            return str(known[-1])
-        started = time.time()
-        digest = sha256_of(path)
-        if _state(path) == state and started - path.stat().st_mtime > MIN_AGE_SECONDS:
-            self._known[key] = [*state, digest]
-            self._changed = True
-        return digest
-
-    def save(self) -> None:
-        """Write the cache, without files that no longer exist. Failures are ignored."""
-        if self._path is None or not self._changed:
-            return
-        kept = {key: value for key, value in self._known.items() if os.path.exists(key)}
-        partial = self._path.with_name(f"{self._path.name}.{os.getpid()}.partial")
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(to_json(kept), encoding="utf-8")
-            partial.replace(self._path)
-        except OSError:
-            with suppress(OSError):
-                partial.unlink()
-        self._changed = False
-
-    def _load(self) -> dict[str, list[object]]:
-        try:
-            data = json.loads(self._path.read_text(encoding="utf-8")) if self._path else {}
-        except (OSError, ValueError):
-            return {}
-        return {key: value for key, value in data.items() if isinstance(value, list)} if isinstance(data, dict) else {}
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file, hexadecimal."""
+def sha256_of(path: Path, on_read: Callable[[int], object] | None = None) -> str:
+    """Return the SHA-256 of a file, hexadecimal. ``on_read`` is called with the size of each piece that was read."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while piece := file.read(1 << 20):
+        while piece := file.read(_PIECE):
             digest.update(piece)
+            if on_read is not None:
+                on_read(len(piece))
     return digest.hexdigest()
 
 
-def _state(path: Path) -> list[object]:
-    stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+def cached_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, hexadecimal. It is read again only if its size, time or inode has changed.
 
-
-def _default_path() -> Path | None:
+    The cache has one small file for each hash, in ``osprey_ros/hashes`` of ``$XDG_CACHE_HOME`` or ``~/.cache``. If it
+    cannot be used, the file is read. Raises OSError if the file cannot be read.
+    """
+    started, state = time.time(), _state(path)
     try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "osprey_ros" / "hashes"
     except RuntimeError:  # there is no home directory
-        return None
-    return folder / "osprey_ros" / "hashes.json"
+        return sha256_of(path)
+    entry = folder / hashlib.sha256(state.encode("utf-8", "surrogateescape")).hexdigest()
+    with suppress(OSError, ValueError):
+        if len(known := entry.read_text(encoding="ascii")) == len(entry.name):
+            return known
+    digest = sha256_of(path)
+    if _state(path) == state and started - path.stat().st_mtime > MIN_AGE_SECONDS:
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            partial = entry.with_name(f"{entry.name}.{os.getpid()}.partial")
+            partial.write_text(digest, encoding="ascii")
+            partial.replace(entry)
+    return digest
+
+
+def _state(path: Path) -> str:
+    stat = path.stat()
+    return f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"

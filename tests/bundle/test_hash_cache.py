@@ -12,7 +12,7 @@ from conftest import TinyModel
 
 from osprey_ros.bundle import hash_cache
 from osprey_ros.bundle.bundle import Bundle
-from osprey_ros.bundle.hash_cache import MIN_AGE_SECONDS, HashCache, sha256_of
+from osprey_ros.bundle.hash_cache import MIN_AGE_SECONDS, cached_sha256, sha256_of
 from osprey_ros.errors import BundleError
 
 
@@ -43,72 +43,57 @@ def _age(path: Path) -> None:
     os.utime(path, (past, past))
 
 
-def test_an_unchanged_file_is_hashed_once(file: Path, tmp_path: Path, hashed: list[str]) -> None:
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the cache, which does not exist yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "osprey_ros" / "hashes"
+
+
+def test_an_unchanged_file_is_hashed_once(file: Path, hashed: list[str]) -> None:
     for _ in range(3):
-        cache = HashCache(tmp_path / "cache" / "hashes.json")
-        assert cache.sha256(file) == sha256_of(file)
-        cache.save()
+        assert cached_sha256(file) == sha256_of(file)
     assert hashed == ["vision.onnx"]
 
 
-def test_a_changed_file_is_hashed_again(file: Path, tmp_path: Path, hashed: list[str]) -> None:
-    cache = HashCache(tmp_path / "hashes.json")
-    before = cache.sha256(file)
+def test_a_changed_file_is_hashed_again(file: Path, hashed: list[str]) -> None:
+    before = cached_sha256(file)
     file.write_bytes(b"WEIGHTS")
-    assert cache.sha256(file) != before
+    assert cached_sha256(file) != before
     other = file.with_name("other")
     other.write_bytes(b"weights")
     os.utime(other, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns))
-    changed = cache.sha256(file)
+    changed = cached_sha256(file)
     other.replace(file)  # same size and time, another inode
-    assert cache.sha256(file) != changed
+    assert cached_sha256(file) != changed
     assert len(hashed) == 4  # the file modified just now was not cached
 
 
-def test_a_file_modified_just_now_is_not_cached(file: Path, tmp_path: Path, hashed: list[str]) -> None:
+def test_a_file_modified_just_now_is_not_cached(file: Path, hashed: list[str]) -> None:
     now = time.time() - MIN_AGE_SECONDS / 2
     os.utime(file, (now, now))
-    cache = HashCache(tmp_path / "hashes.json")
-    cache.sha256(file)
-    cache.sha256(file)
+    cached_sha256(file)
+    cached_sha256(file)
     assert len(hashed) == 2
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", '{"x": 3}'])
-def test_a_damaged_cache_is_replaced(file: Path, tmp_path: Path, content: str) -> None:
-    path = tmp_path / "hashes.json"
-    path.write_text(content)
-    cache = HashCache(path)
-    assert cache.sha256(file) == sha256_of(file)
-    cache.save()
-    assert str(file) in path.read_text()
+@pytest.mark.parametrize("content", [b"", b"0f", b"\xff" * 64])
+def test_a_damaged_entry_is_replaced(file: Path, folder: Path, content: bytes, hashed: list[str]) -> None:
+    cached_sha256(file)
+    (entry,) = folder.iterdir()
+    entry.write_bytes(content)
+    assert cached_sha256(file) == sha256_of(file) == entry.read_text()
+    assert len(hashed) == 2
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(file: Path, tmp_path: Path) -> None:
-    (tmp_path / "blocked").write_text("a file in place of the folder")
-    cache = HashCache(tmp_path / "blocked" / "hashes.json")
-    assert cache.sha256(file) == sha256_of(file)
-    cache.save()
-
-
-def test_files_that_are_gone_are_dropped(file: Path, tmp_path: Path) -> None:
-    path, other = tmp_path / "hashes.json", tmp_path / "other.onnx"
-    cache = HashCache(path)
-    cache.sha256(file)
-    cache.save()
-    file.unlink()
-    other.write_bytes(b"x")
-    _age(other)
-    cache = HashCache(path)
-    cache.sha256(other)
-    cache.save()
-    assert "vision.onnx" not in path.read_text()
+    (tmp_path / "cache").write_text("a file in place of the folder")
+    assert cached_sha256(file) == sha256_of(file)
 
 
 @pytest.fixture
-def bundle(tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A bundle whose files were modified a minute ago, and an empty cache."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def bundle(tiny_model: TinyModel, tmp_path: Path) -> Path:
+    """A bundle whose files were modified a minute ago."""
     shutil.copytree(tiny_model.bundle, tmp_path / "bundle")
     for path in (tmp_path / "bundle").iterdir():
         _age(path)

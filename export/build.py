@@ -24,6 +24,7 @@ from osprey_ros.bundle.bundle import write_manifest
 from osprey_ros.bundle.manifest import CALIBRATION, MANIFEST, Manifest
 from osprey_ros.decoding.prompt import OSPREY_V1
 from osprey_ros.errors import BundleError, InputError
+from osprey_ros.file_errors import folder_name
 from osprey_ros.strict_json import to_json
 from osprey_torch.checkpoint import Checkpoint
 from osprey_torch.config import OspreyConfig
@@ -70,13 +71,13 @@ def build_bundle(
 
     Raises:
         BundleError: something else is at `output`, or it cannot be written.
-        InputError, InputError, InputError: the build cannot begin.
+        InputError: the build cannot begin.
         BundleError: another build for `output` is running.
         InputError: the simulated scenes cannot be rendered.
         EngineError: TensorRT rejects a graph.
         VerificationError: the engines differ from PyTorch. In all cases `output` is unchanged.
     """
-    name, output, targets = name or Path(output).absolute().name, Path(output).resolve(), targets or Targets()
+    name, output, targets = name or folder_name(output), Path(output).resolve(), targets or Targets()
     _check_output(output)
     check_machine(targets, verify)
     log.info("checkpoint: %s", checkpoint)

@@ -72,3 +72,8 @@ def native_path(path: str | os.PathLike[str]) -> str:
     Without a UTF-8 locale, Python represents the bytes of other characters by surrogates, which libraries refuse.
     """
     return os.fsencode(path).decode("utf-8", "surrogateescape")
+
+
+def folder_name(path: str | os.PathLike[str]) -> str:
+    """Return the last part of a path, as UTF-8 text that can be stored whatever the locale is."""
+    return os.fsencode(Path(path).absolute().name).decode("utf-8", "replace")

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from osprey_ros.errors import InputError
 from osprey_ros.strict_json import to_json
+from osprey_torch.companion_files import with_companions
 from osprey_torch.config import OspreyConfig
 from osprey_torch.hub import fetch_checkpoint, is_hub_id
 from osprey_torch.json_files import read_json
@@ -65,6 +66,7 @@ class Checkpoint:
             folder = fetch_checkpoint(str(source))
         data = read_json(folder / CONFIG)
         tokenizer, config = read_vocabulary(folder, config_from_json(data, folder / CONFIG), ids_given(data))
+        config = with_companions(folder, config, tokenizer)
         tensors = list_weights(folder)
         if vision_weights is not None or not any(name.startswith(TOWER) for name in tensors):
             others = {name: tensor for name, tensor in tensors.items() if not name.startswith(TOWER)}

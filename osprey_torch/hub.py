@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 
 from osprey_ros.errors import InputError
+from osprey_torch.companion_files import COMPANIONS
 from osprey_torch.weight_layout import CONFIG, WEIGHT_FILES, weight_file_names
 
-_SMALL_FILES = (CONFIG, "tokenizer.json", "tokenizer.model", "added_tokens.json", *(index for index, _ in WEIGHT_FILES))
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "added_tokens.json")
+_SMALL_FILES = (CONFIG, *_TOKENIZERS, *COMPANIONS, *(index for index, _ in WEIGHT_FILES))
 
 
 def is_hub_id(source: str) -> bool:

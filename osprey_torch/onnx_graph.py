@@ -12,6 +12,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from osprey_ros.errors import InputError
+from osprey_ros.file_errors import native_path
 from osprey_torch.weight_files import StoredWeight, Tensor, WeightFile
 
 # Opset 17 is the newest that every runtime we aim at reads (TensorRT 10.3, onnxruntime from 1.17).
@@ -160,7 +161,7 @@ class GraphBuilder:
         )
         helper.set_model_props(model, self._notes)
         onnx.save_model(model, os.fspath(path))
-        onnx.checker.check_model(os.fspath(path))
+        onnx.checker.check_model(native_path(path))
 
     def _respell(self, node: onnx.NodeProto) -> None:
         """Write what opset 18 has changed in the new way: axes of reductions, Split into equal parts."""

@@ -5,10 +5,12 @@ Both formats are mapped into memory: listing a file reads its header, and a tens
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -50,13 +52,12 @@ def map_file(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         InputError: the file is missing, damaged, of another format, or contains more than a dictionary of tensors.
     """
-    native = native_path(path)
     try:
         if is_lfs_pointer(path):
             raise InputError(f"{path} {LFS_POINTER}")
         if path.suffix == ".safetensors":
-            return load_file(native)
-        content = torch.load(native, map_location="cpu", mmap=True, weights_only=True)
+            return load_file(path)
+        content = _load_bin(path)
     except UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"it uses {found[1]}" if found else "it contains more than tensors"
@@ -74,3 +75,13 @@ def map_file(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
     return {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+
+
+def _load_bin(path: Path) -> Any:
+    """Return what a `.bin` holds, its tensors mapped."""
+    with path.open("rb") as file:
+        # Without a UTF-8 locale PyTorch cannot open a path with other characters: it gets the open file's own path.
+        usable = native_path(path) == os.fspath(path)
+        return torch.load(
+            path if usable else f"/proc/self/fd/{file.fileno()}", map_location="cpu", mmap=True, weights_only=True
+        )

@@ -86,7 +86,7 @@ def _load(folder: Path) -> tuple[Tokenizer, Path]:
         tokenizer = llama_tokenizer(*_read_sentencepiece(model))
     else:
         raise InputError(f"{folder}: no tokenizer.json and no tokenizer.model in this checkpoint folder")
-    _add_tokens(tokenizer, folder / "added_tokens.json")
+    _add_tokens(tokenizer, folder)
     tokenizer.add_special_tokens([MASK_TEXT, POSITION_TEXT])  # also replaces the flags of those already there
     return tokenizer, path
 
@@ -222,15 +222,24 @@ def _read_sentencepiece(path: Path) -> tuple[list[str], list[tuple[str, str]]]:
     return list(ids), [(left, right) for *_, left, right in sorted(ranked)]
 
 
-def _add_tokens(tokenizer: Tokenizer, path: Path) -> None:
-    """Add the tokens of `added_tokens.json` (text to id), each at its id."""
-    if not path.is_file():
-        return
-    added = read_json(path)
+def _add_tokens(tokenizer: Tokenizer, folder: Path) -> None:
+    """Add the tokens of `added_tokens.json`, else of `tokenizer_config.json`, each at its id."""
+    path, newer = folder / "added_tokens.json", folder / "tokenizer_config.json"
+    added: dict[str, Any] = {}
+    if path.is_file():
+        added = read_json(path)
+    elif newer.is_file():
+        path = newer
+        table = read_json(path).get("added_tokens_decoder") or {}
+        try:
+            added = {token["content"]: int(number) for number, token in table.items()}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: added_tokens_decoder is not a table of ids and tokens; {_AGAIN}") from error
     if not all(isinstance(one, int) and not isinstance(one, bool) for one in added.values()):
         raise InputError(f"{path} is not a table of texts and ids; {_AGAIN}")
     for text, expected in sorted(added.items(), key=lambda item: item[1]):
-        tokenizer.add_special_tokens([text])
+        if tokenizer.token_to_id(text) != expected:
+            tokenizer.add_special_tokens([text])
         found = tokenizer.token_to_id(text)
         if found != expected:
             raise InputError(f"{path} gives {text!r} the id {expected}, but the tokenizer beside it gives {found}")

@@ -20,6 +20,7 @@ from osprey_ros.cli._options import (
 from osprey_ros.cli._output import box_text, file_width, warn_about_regions, warn_if_unverified
 from osprey_ros.decoding.prompt import check_text
 from osprey_ros.errors import InputError
+from osprey_ros.file_errors import native_path
 from osprey_ros.strict_json import to_json
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _ask_image(arguments: argparse.Namespace) -> dict[str, Any]:
     warn_about_regions({thing.instance_id: thing.caption.reason for thing in result.objects if thing.caption}, files)
     return {
         "question": arguments.question,
-        "image": str(arguments.image),
+        "image": native_path(arguments.image),
         "message": found.message,
         "matches": [
             _entry(objects[match.track_id], match.score, match.reason, files[objects[match.track_id].instance_id])

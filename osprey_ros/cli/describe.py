@@ -22,6 +22,7 @@ from osprey_ros.cli._options import (
 )
 from osprey_ros.cli._output import box_text, file_width, warn_about_regions, warn_if_unverified
 from osprey_ros.errors import RegionError
+from osprey_ros.file_errors import native_path
 from osprey_ros.strict_json import to_json
 
 if TYPE_CHECKING:
@@ -161,8 +162,8 @@ def _report(
     timing: Timing,
 ) -> dict[str, Any]:
     return {
-        "image": str(arguments.image),
-        "masks": str(arguments.masks),
+        "image": native_path(arguments.image),
+        "masks": native_path(arguments.masks),
         "bundle": manifest.name,
         "verified": manifest.verified,
         "question": question,

@@ -157,6 +157,16 @@ def test_missing_and_cut_files_are_named(folder: Path) -> None:
         Bundle.open(folder)
 
 
+def test_what_lies_in_place_of_a_file_is_named(folder: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:12ab\nsize 14000000000\n"
+    for name in ("decoder.onnx", MANIFEST):
+        (folder / name).write_text(pointer)
+        with pytest.raises(BundleError, match=rf"{name} is a Git LFS pointer instead of the file: run `git lfs pull`"):
+            Bundle.open(folder)
+    with pytest.raises(BundleError, match=r"decoder\.onnx is a file and not an engine bundle; give the folder"):
+        Bundle.open(folder / "decoder.onnx")
+
+
 def test_missing_folder_lists_where_it_was_looked_for() -> None:
     with pytest.raises(BundleError, match=r"no engine bundle 'nonesuch' \(searched .*engines"):
         Bundle.open("nonesuch")

@@ -104,6 +104,51 @@ def test_truncation_and_padding_of_another_program_are_switched_off(folder: Path
     assert opened.tokenizer.padding is None
 
 
+def test_end_tokens_of_generation_config_count_too(folder: Path) -> None:
+    (folder / "generation_config.json").write_text('{"eos_token_id": [2, 3], "bos_token_id": null}')
+    assert Checkpoint.open(folder).config.extra_eos_ids == (3,)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("generation_config.json", {"eos_token_id": "</s>"}, "eos_token_id is '</s>': it must be a token id"),
+        ("generation_config.json", {"eos_token_id": 3}, "eos_token_id is 3, without 2 of config.json"),
+        ("generation_config.json", {"eos_token_id": [2, 400]}, "eos_token_id is .*, but the vocabulary ends at 399"),
+        ("generation_config.json", {"bos_token_id": 2}, "bos_token_id is 2, but config.json says 1"),
+        ("tokenizer_config.json", {"bos_token": "</s>"}, "bos_token is '</s>' with the id 2, config.json says 1"),
+        ("tokenizer_config.json", {"eos_token": {"content": "<s>"}}, "eos_token is '<s>' with the id 1"),
+        ("tokenizer_config.json", {"eos_token": 2}, "eos_token is 2: it must be the text"),
+        ("preprocessor_config.json", {"image_mean": [0.5, 0.5, 0.5]}, "image_mean is .* but the model has"),
+        ("preprocessor_config.json", {"image_std": 0.5}, "image_std is 0.5: it must be a list of 3 numbers"),
+        ("preprocessor_config.json", {"rescale_factor": 1}, "rescale_factor is 1 and not 1/255"),
+    ],
+)
+def test_values_of_companion_files_must_agree_with_the_model(
+    folder: Path, name: str, data: dict[str, object], words: str
+) -> None:
+    (folder / name).write_text(json.dumps(data))
+    with pytest.raises(InputError, match=f"{name}: {words}"):
+        Checkpoint.open(folder)
+
+
+def test_companion_files_of_the_same_model_are_accepted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    mean, std = list(CONFIG.image_mean), list(CONFIG.image_std)
+    values = {
+        "image_mean": mean,
+        "image_std": std,
+        "rescale_factor": 0.00392156862745098,
+        "size": {"shortest_edge": 336},
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(values))
+    (folder / "added_tokens.json").unlink()
+    tokens = {"400": {"content": "<mask>"}, "401": {"content": "<pos>"}, "402": {"content": "<more>"}}
+    values = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "pad_token": None, "added_tokens_decoder": tokens}
+    (folder / "tokenizer_config.json").write_text(json.dumps(values))
+    assert Checkpoint.open(folder).tokenizer.token_to_id("<more>") == 402
+    assert "size is {'shortest_edge': 336} and not used: the model takes 64 pixels" in caplog.text
+
+
 def _of_transformers_5(tokenizer: Tokenizer) -> None:
     tokenizer.normalizer = None  # type: ignore[assignment]
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)

@@ -219,6 +219,12 @@ def test_other_languages_are_refused(describer: Describer, text: str) -> None:
         Finder(describer).check(text)
 
 
+def test_markers_of_regions_are_no_words(describer: Describer) -> None:
+    for marker in ("<region1>", "<mask>", "<box>"):
+        with pytest.raises(PromptError, match=f"contains {marker}: say in words.* with <mask><pos>, are asked with"):
+            Finder(describer).check(f"where is {marker}?")
+
+
 def test_a_question_has_a_bound(describer: Describer) -> None:
     finder = Finder(describer)
     finder.check("mug next to " * 19 + "the mug")

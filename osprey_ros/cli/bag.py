@@ -154,6 +154,7 @@ def run(arguments: argparse.Namespace) -> int:
     with Recording(arguments.recording, types) as recording:
         annotator = Annotator(recording, *topics, types, step, arguments.node, arguments.overlay)
         describer = Describer(bundle, threads=arguments.threads, preprocessing=arguments.preprocessing)
+        describer.check([one.constraint for one in step.attributes], [one.question for one in step.attributes])
         warn_if_unverified(bundle.manifest)
         with progress_bar("reading stamps", " messages", recording.message_count) as bar:
             plan = plan_frames(recording, *topics, arguments.slop, arguments.every, arguments.rate, progress=bar.update)

@@ -29,7 +29,8 @@ from benchmarks.interleaved_timing import Spread, let_others_sleep
 from benchmarks.machine import MachineLimits, measure_limits
 from benchmarks.roofline import decode_step
 from osprey_ros.bundle.bundle import Bundle
-from osprey_ros.cli._output import errors_in_a_line, write_figures
+from osprey_ros.cli._edge import command
+from osprey_ros.cli._output import write_figures
 from osprey_ros.decoding.prompt import MASK, QUESTIONS, PromptBuilder
 from osprey_ros.engines.base import DEVICES
 from osprey_ros.errors import InputError
@@ -204,7 +205,7 @@ def numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
 
 
-@errors_in_a_line("decode")
+@command("decode")
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", default="nano")

@@ -34,7 +34,8 @@ from benchmarks.images import MAX_REGIONS, Frame, crowded_frame
 from benchmarks.interleaved_timing import Spread, in_turns
 from benchmarks.memory import PeakMemory, measure_memory
 from osprey_ros.bundle.bundle import Bundle
-from osprey_ros.cli._output import errors_in_a_line, write_figures
+from osprey_ros.cli._edge import command
+from osprey_ros.cli._output import write_figures
 from osprey_ros.decoding.config import GenerationConfig
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.describer import Describer
@@ -268,7 +269,7 @@ def _plot(path: Path, name: str, measured: Sequence[Measured], peaks: Sequence[P
     print(f"plot: {path}")
 
 
-@errors_in_a_line("frame")
+@command("frame")
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", default="nano")

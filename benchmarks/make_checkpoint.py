@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from osprey_ros.cli._edge import command
 from osprey_ros.decoding.prompt import MASK_TEXT, OSPREY_V1, POSITION_TEXT, QUESTIONS
 from osprey_ros.strict_json import to_json
 from osprey_sim import words
@@ -211,6 +212,7 @@ def _write_json(path: Path, data: object) -> None:
     path.write_text(to_json(data, indent=2) + "\n")
 
 
+@command("make_checkpoint")
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder to write")

@@ -23,7 +23,9 @@ from typing import Any
 
 import numpy as np
 
+from osprey_ros.cli._edge import command
 from osprey_ros.cli._output import write_figures
+from osprey_ros.errors import OspreyError
 from osprey_ros.vision.preprocess import MODES
 from osprey_sim.node_process import NodeProcess
 
@@ -85,6 +87,7 @@ class Figures:
     stages: dict[str, tuple[float, float]]
 
 
+@command("node")
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print a table, and return 1 if a limit is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -160,7 +163,7 @@ def image(width: int, height: int, regions: int) -> tuple[np.ndarray, np.ndarray
 
 
 def measure(options: argparse.Namespace) -> Figures:
-    """Run both processes and collect results for ``options.seconds``. Raise RuntimeError if a process ends."""
+    """Run both processes and collect results for ``options.seconds``. Raise OspreyError if a process ends."""
     with tempfile.TemporaryDirectory(prefix="osprey-benchmark-") as folder:
         os.environ["ROS_DOMAIN_ID"] = str(random.randint(1, 101))
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
@@ -223,9 +226,9 @@ def listen(osprey: NodeProcess, sender: NodeProcess, seconds: float) -> Figures:
             now = time.monotonic()
             for child in (osprey, sender):
                 if child.status is not None:
-                    raise RuntimeError(f"{child.name} ended with status {child.status}:\n{child.output()[-3000:]}")
+                    raise OspreyError(f"{child.name} ended with status {child.status}:\n{child.output()[-3000:]}")
             if not results and now > deadline:
-                raise RuntimeError(f"no result within 60 s:\n{osprey.output()[-3000:]}")
+                raise OspreyError(f"no result within 60 s:\n{osprey.output()[-3000:]}")
             if results and (not memory or now - memory[-1][0] >= 0.1):
                 own, of_all = resident(osprey.pid)
                 memory.append((now, own))

@@ -30,7 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script 
 from benchmarks.interleaved_timing import Spread, in_turns
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.bundle.spec import ModelSpec
-from osprey_ros.cli._output import errors_in_a_line, write_figures
+from osprey_ros.cli._edge import command
+from osprey_ros.cli._output import write_figures
 from osprey_ros.describer import Describer
 from osprey_ros.regions.pooling import MaskPooler
 from osprey_ros.regions.regions import regions_from_id_image, regions_from_masks
@@ -254,7 +255,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-@errors_in_a_line("pixels")
+@command("pixels")
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", default="nano", help="its model size is measured besides the published one")

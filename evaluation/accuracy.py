@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from evaluation.options import add_min_area_option, add_split_option
+from osprey_ros.cli._edge import command
 from osprey_ros.cli._options import (
     Parser,
     add_bundle_option,
@@ -24,7 +25,7 @@ from osprey_ros.cli._options import (
     add_figures_option,
     add_preprocessing_option,
 )
-from osprey_ros.cli._output import errors_in_a_line, write_figures
+from osprey_ros.cli._output import write_figures
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.describer import Describer
 from osprey_ros.errors import InputError
@@ -217,7 +218,7 @@ def summary(judged: Sequence[Judged]) -> dict[str, Share]:
     return shares
 
 
-@errors_in_a_line("accuracy")
+@command("accuracy")
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_bundle_option(parser)

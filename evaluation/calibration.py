@@ -20,8 +20,9 @@ from tqdm import tqdm
 from evaluation.options import add_min_area_option
 from osprey_ros.bundle.bundle import write_calibration
 from osprey_ros.bundle.calibration import ATTRIBUTE, CATEGORY, DESCRIPTION, Calibration, Curve
+from osprey_ros.cli._edge import command
 from osprey_ros.cli._options import Parser, add_bundle_option, add_count_option, add_figures_option
-from osprey_ros.cli._output import errors_in_a_line, write_figures
+from osprey_ros.cli._output import write_figures
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.describer import Describer
 from osprey_ros.errors import InputError
@@ -131,7 +132,7 @@ def expected_calibration_error(answers: Answers, bins: int = BINS) -> float:
         ValueError: There are no answers.
     """
     if not len(answers.right):
-        raise ValueError("no answers to judge; use more scenes or questions")
+        raise InputError("no answers to judge; use more scenes or questions")
     parts = reliability(answers, bins)
     return sum(part.count * abs(part.confidence - part.share) for part in parts) / sum(part.count for part in parts)
 
@@ -172,7 +173,7 @@ def _share(pool: tuple[float, int, int]) -> float:
     return (right + 1) / (count + 2)
 
 
-@errors_in_a_line("calibration")
+@command("calibration")
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_bundle_option(parser)

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from osprey_ros.cli._edge import command
 from osprey_ros.cli._options import Parser, add_figures_option
-from osprey_ros.cli._output import errors_in_a_line, write_figures
+from osprey_ros.cli._output import write_figures
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.describer import Describer
 from osprey_ros.errors import InputError, OspreyError
@@ -68,7 +69,7 @@ def judge(describer: Describer, records: Iterable[Record], skipped: Skipped) -> 
     return shares
 
 
-@errors_in_a_line("own_masks")
+@command("own_masks")
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", required=True, metavar="DIR", help="folder or name of the engine bundle")

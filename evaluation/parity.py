@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from export.samples import scenes_of_test_split
 from osprey_ros.bundle.bundle import Bundle
+from osprey_ros.cli._edge import command
 from osprey_ros.cli._options import (
     Parser,
     add_bundle_option,
@@ -27,7 +28,7 @@ from osprey_ros.cli._options import (
     add_style_option,
     add_threads_option,
 )
-from osprey_ros.cli._output import errors_in_a_line, write_figures
+from osprey_ros.cli._output import write_figures
 from osprey_ros.decoding.config import GenerationConfig
 from osprey_ros.decoding.prompt import QUESTIONS, PromptBuilder
 from osprey_ros.describer import Describer
@@ -142,7 +143,7 @@ def compare(bundle: Bundle, regions: int, style: str, new_tokens: int, threads: 
     return Parity(compared, tokens, tuple(ways), largest, tuple(differences))
 
 
-@errors_in_a_line("parity")
+@command("parity")
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_bundle_option(parser)

@@ -23,8 +23,9 @@ from evaluation.query_forms import FORMS, FormQuestions
 from evaluation.query_questions import ABSENT, NAMED, RELATED, Question, Questions
 from osprey_ros.bundle.bundle import write_calibration
 from osprey_ros.bundle.calibration import QUERY, Curve
+from osprey_ros.cli._edge import command
 from osprey_ros.cli._options import Parser, add_bundle_option, add_count_option, add_figures_option, fraction
-from osprey_ros.cli._output import errors_in_a_line, write_figures
+from osprey_ros.cli._output import write_figures
 from osprey_ros.describer import Describer
 from osprey_ros.frame import Frame
 from osprey_ros.pipeline import Pipeline
@@ -190,7 +191,7 @@ def fit_scores(bundle: str, questions: int, depth: bool) -> None:
     write_calibration(describer.bundle.root, replace(known, curves={**known.curves, QUERY: curve}))
 
 
-@errors_in_a_line("queries")
+@command("queries")
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_bundle_option(parser)

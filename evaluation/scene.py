@@ -26,6 +26,7 @@ import numpy as np
 from evaluation import calibration, queries
 from evaluation.query_questions import ABSENT
 from evaluation.tracking import TrackingFigures, tracking_figures
+from osprey_ros.cli._edge import command
 from osprey_ros.cli._options import (
     Parser,
     add_bundle_option,
@@ -34,7 +35,7 @@ from osprey_ros.cli._options import (
     add_preprocessing_option,
     add_threads_option,
 )
-from osprey_ros.cli._output import errors_in_a_line, write_figures
+from osprey_ros.cli._output import write_figures
 from osprey_ros.describer import Describer
 from osprey_ros.errors import InputError
 from osprey_ros.frame import Frame
@@ -379,7 +380,7 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(f"{row.what:58s} {row.found:44s} {row.wanted:8s} {marks[row.kept]}".rstrip() for row in rows)
 
 
-@errors_in_a_line("scene")
+@command("scene")
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table. Return 1 if a target is missed, and 2 if the measurement fails."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -18,6 +18,7 @@ from export.options import DEVICES, FLOAT_PRECISIONS, RUNTIMES, Precisions, Targ
 from export.resources import return_freed_memory
 from export.verify import VerificationError
 from export.workspace import partial_folder
+from osprey_ros.cli._edge import command, report_error
 from osprey_ros.cli._output import logs_on_stderr
 from osprey_ros.errors import OspreyError
 from osprey_torch.quantize import METHODS
@@ -35,10 +36,11 @@ For an NVIDIA GPU, vision as TensorRT plans and the decoder with onnxruntime:
 build continues when the same command is given again. --help lists all options."""
 
 
+@command("build_engines")
 def main(argv: list[str] | None = None) -> int:
     """Build a bundle and return the exit status.
 
-    0: built. 1: the engines differ from PyTorch. 2: the input cannot be used. 130: interrupted by the user.
+    0: built. 1: the engines differ from PyTorch. 2: the input cannot be used. 130, 143: interrupted.
     """
     argv = sys.argv[1:] if argv is None else argv
     if not argv:
@@ -84,13 +86,13 @@ def _build(options: argparse.Namespace) -> int:
         )
         return 1
     except (OspreyError, OSError) as error:
-        print(f"build_engines: {error}", file=sys.stderr)
+        report_error("build_engines", error)
         _print_how_to_continue(options.output)
         return 2
     except KeyboardInterrupt:
         print("build_engines: interrupted", file=sys.stderr)
         _print_how_to_continue(options.output)
-        return 130
+        raise
     return 0
 
 

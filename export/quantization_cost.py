@@ -24,8 +24,9 @@ from export.verify_decoder import Answers, Conversation, ask_engine, follow_with
 from export.verify_encoders import EncoderInputs, Tokens, encode_with_engines
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.bundle.manifest import DECODER
+from osprey_ros.cli._edge import command
 from osprey_ros.cli._options import Parser, add_bundle_option, add_count_option, add_figures_option
-from osprey_ros.cli._output import errors_in_a_line, logs_on_stderr, write_figures
+from osprey_ros.cli._output import logs_on_stderr, write_figures
 from osprey_ros.decoding.decoder import Decoder
 from osprey_ros.decoding.prompt import MAX_NEW_TOKENS, PromptBuilder
 from osprey_ros.engines.base import load_engine
@@ -148,7 +149,7 @@ def table_of(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-@errors_in_a_line("quantization")
+@command("quantization")
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group()

@@ -24,8 +24,8 @@ from osprey_ros.engines import machine
 from osprey_ros.engines.machine import require_tensorrt
 from osprey_ros.engines.tensorrt import make_logger
 from osprey_ros.errors import EngineError
+from osprey_ros.files import write_file
 from osprey_ros.strict_json import to_json
-from osprey_torch.atomic_write import atomic_write
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -101,7 +101,7 @@ def build_plan(
     data = _build(graph, shapes, workspace, timing_cache)
     # The plan last, so that a plan always has its fingerprint.
     fingerprint.write_fingerprint(plan, print_)
-    atomic_write(plan, data)
+    write_file(plan, data)
     for old in folder.glob(f"{graph.stem}.*.plan"):
         if old != plan:
             old.unlink()
@@ -203,7 +203,7 @@ def _build(
         if timing_cache is not None:
             measured = config.get_timing_cache()
             try:
-                atomic_write(timing_cache, measured.serialize())
+                write_file(timing_cache, measured.serialize())
             except OSError as error:
                 log.warning("the timing cache of TensorRT is not kept for the next build: %s", error)
     if plan is None:

@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from osprey_ros.bundle.hash_cache import sha256_of
 from osprey_ros.errors import BundleError
+from osprey_ros.files import write_file
 from osprey_ros.strict_json import to_json
-from osprey_torch.atomic_write import atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -152,4 +152,4 @@ class Workspace:
         return parts
 
     def _write_record(self) -> None:
-        atomic_write(self._record, to_json({"key": self._key, "parts": self._parts}, indent=1))
+        write_file(self._record, to_json({"key": self._key, "parts": self._parts}, indent=1))

@@ -20,6 +20,7 @@ _REASONS = {
     errno.EISDIR: "it is a folder and not a file; check the path",
     errno.ENOSPC: "the disk is full; free some space",
     errno.EDQUOT: "the disk quota is used up; free some space",
+    errno.EFBIG: "the file is larger than files may be; raise the limit (ulimit -f), or choose another disk",
     errno.EROFS: "the file system is read-only; choose another folder",
     errno.EIO: "the disk reports an input or output error; check the disk",
     errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",

@@ -13,8 +13,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from osprey_ros.cli._edge import command
 from osprey_ros.cli._options import Parser, add_count_option
-from osprey_ros.cli._output import errors_in_a_line, write_figures
+from osprey_ros.cli._output import write_figures
+from osprey_ros.files import completed_file
 from osprey_sim import words
 from osprey_sim.object_sets import OBJECT_SETS, TABLETOP, SceneSource
 from osprey_sim.render import Renderer
@@ -30,7 +32,7 @@ def _objects(text: str) -> str | int:
     raise argparse.ArgumentTypeError(f"{text!r} is not {' or '.join(OBJECT_SETS)}, nor a number up to {MAX_OBJECTS}")
 
 
-@errors_in_a_line("osprey: error")
+@command("osprey: error")
 def main(argv: Sequence[str] | None = None) -> int:
     """Render a scene and return the exit status."""
     parser = Parser(prog="osprey sim", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -77,8 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with Renderer(arguments.width, arguments.height) as renderer:
         scene, frame = source.render(renderer, scene, depth=False)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(frame.rgb).save(arguments.output / "image.png")
-    Image.fromarray(frame.instance_ids).save(arguments.output / "masks.png")
+    for name, pixels in (("image.png", frame.rgb), ("masks.png", frame.instance_ids)):
+        with completed_file(arguments.output / name) as partial:
+            Image.fromarray(pixels).save(partial)
     truth = [
         {
             "instance_id": obj.instance_id,

@@ -18,6 +18,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 
+from osprey_ros.errors import InputError
 from osprey_ros.ros.outputs import messages
 from osprey_ros.ros.parameter_values import converted, given_values, warn_of_unknown
 from osprey_ros.ros.run import run_node
@@ -61,7 +62,7 @@ class SimCamera(Node):
         encoding = self._declare("encoding", "rgb8", "Encoding of the image.", choices=tuple(_ENCODINGS))
         warn_of_unknown(self, self._given, self._declared)
         if fewest > most:
-            raise ValueError(f"min_objects is {fewest} but max_objects is {most}; use min_objects <= max_objects")
+            raise InputError(f"min_objects is {fewest} but max_objects is {most}; use min_objects <= max_objects")
         self._objects = (fewest, most)
         self._encoding = encoding
         self._source = SceneSource(objects)
@@ -102,9 +103,9 @@ class SimCamera(Node):
             descriptor.integer_range = [IntegerRange(from_value=limits[0], to_value=limits[1], step=1)]
         value = converted(name, self._given[name], default) if name in self._given else default
         if choices and value not in choices:
-            raise ValueError(f"{name} is {value!r}; use one of {', '.join(choices)}")
+            raise InputError(f"{name} is {value!r}; use one of {', '.join(choices)}")
         if limits and not limits[0] <= value <= limits[1]:
-            raise ValueError(f"{name} is {value}; use a value from {limits[0]} to {limits[1]}")
+            raise InputError(f"{name} is {value}; use a value from {limits[0]} to {limits[1]}")
         self._declared.append(name)
         return self.declare_parameter(name, value, descriptor, ignore_override=True).value
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import sys
 import tempfile
 import time
@@ -20,15 +19,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 
 from osprey_ros.bundle.bundle import Bundle
+from osprey_ros.cli._edge import command
 from osprey_ros.cli._options import Parser, above_zero, add_bundle_option, add_count_option
-from osprey_ros.errors import OspreyError
+from osprey_ros.errors import InputError, OspreyError
+from osprey_ros.files import write_json
 from osprey_ros.messages import images
 from osprey_ros.messages.stamps import stamp_of
-from osprey_ros.strict_json import to_json
+from osprey_ros.vision.image_io import save_image
 from osprey_sim.node_process import NodeProcess
 from osprey_sim.object_sets import OBJECT_SETS, TABLETOP
 
@@ -82,8 +82,9 @@ class Collected:
         return sorted(stamps if self.recorder is None else stamps & self.recorder.frames())
 
 
+@command("demo failed")
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demo and return the exit status: 0, or 1 with the reason on standard error."""
+    """Run the demo and return the exit status."""
     parser = Parser(prog="osprey demo", description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
         "--output",
@@ -117,7 +118,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="how long to wait for the frames (default: %(default)g)",
     )
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that both nodes end as well
     try:
         run(
             options.output,
@@ -128,15 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.record,
             options.objects,
         )
-    except OspreyError as error:
-        print(f"demo failed: {error}", file=sys.stderr)
-        return 1
     except ModuleNotFoundError as error:
-        print(f"demo failed: {error.name} is not installed; the demo needs ROS 2, mujoco and PyOpenGL", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("demo interrupted", file=sys.stderr)
-        return 1
+        raise InputError(f"{error.name} is not installed; the demo needs ROS 2, mujoco and PyOpenGL") from error
     return 0
 
 
@@ -182,8 +175,8 @@ def run(
     stamps = collected.complete()[:frames]
     entries = [entry for stamp in stamps for entry in compared(stamp, collected)]
     print_table(entries, first=stamps[0])
-    (output / "objects.json").write_text(to_json(entries, indent=2) + "\n")
-    cv2.imwrite(str(output / "overlay.png"), collected.overlays[stamps[-1]][..., ::-1])
+    write_json(output / "objects.json", entries)
+    save_image(output / "overlay.png", collected.overlays[stamps[-1]])
     right = sum(entry["category"] == entry["truth"]["category"] for entry in entries)
     print(f"{len(entries)} objects in {len(stamps)} frames, category right for {right}")
     print(f"wrote {output / 'objects.json'} and {output / 'overlay.png'}")
@@ -218,13 +211,15 @@ def collect(children: Sequence[NodeProcess], frames: int, timeout: float, record
     # Not at the top, because rclpy reads the environment that run() prepares.
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
+    from rclpy.signals import SignalHandlerOptions
     from sensor_msgs.msg import Image
     from std_msgs.msg import String
 
     from osprey_ros.ros import interfaces
 
     collected = Collected()
-    rclpy.init(args=[])
+    # The demo handles signals itself, and ends both nodes.
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node("demo")
     recorder = None
     try:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import logging
 import os
 import sys
+import warnings
 from types import ModuleType
 from typing import Any
 
 from osprey_ros.errors import InputError
 
-_REMEDY = "install libegl1 and libgl1-mesa-dri (or libosmesa6), or set MUJOCO_GL to egl, osmesa or glfw"
+_REMEDY = "install libegl1 and libgl1-mesa-dri (or libosmesa6)"
+_BINDINGS = ("egl", "osmesa", "glfw")
+_LOGGER = logging.getLogger(__name__)
 
 
 def open_context(width: int, height: int) -> tuple[ModuleType, Any]:
@@ -22,22 +26,32 @@ def open_context(width: int, height: int) -> tuple[ModuleType, Any]:
 
     Raises:
         ModuleNotFoundError: mujoco or PyOpenGL is not installed.
-        InputError: No GL library works.
+        InputError: No GL library works, or not the one that MUJOCO_GL names.
     """
-    if sys.platform == "linux" and not os.environ.get("MUJOCO_GL"):
+    given = os.environ.get("MUJOCO_GL", "").strip().lower()  # as MuJoCo reads it
+    if given and given not in _BINDINGS:
+        raise InputError(f"MUJOCO_GL is {given!r}; unset it, or set it to {', '.join(_BINDINGS)}")
+    if sys.platform == "linux" and not given:
         os.environ["MUJOCO_GL"] = _choose()
-    chosen = os.environ.get("MUJOCO_GL", "the system's own")
+    chosen = given or os.environ.get("MUJOCO_GL", "")
     try:
         import mujoco
 
         # Import by name, because mujoco.GLContext depends on the variable when mujoco was first imported.
-        binding = importlib.import_module(f"mujoco.{chosen}") if chosen in ("egl", "osmesa") else mujoco
-        context = binding.GLContext(width, height)
-        context.make_current()
+        binding = importlib.import_module(f"mujoco.{chosen}") if chosen else mujoco
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # glfw warns, and then has no context
+            context = binding.GLContext(width, height)
+            context.make_current()
+            if chosen == "glfw" and not importlib.import_module("glfw").get_current_context():
+                raise InputError("there is no display")
     except ModuleNotFoundError:
         raise
     except Exception as error:  # each binding raises another type for a missing library
-        raise InputError(f"cannot draw without a display: GL through {chosen} failed ({error}); {_REMEDY}") from error
+        _LOGGER.debug("GL through %s failed: %s", chosen or "the system's own library", error)
+        what = f"MUJOCO_GL is {chosen!r}, which" if given else f"GL through {chosen or 'the library of the system'}"
+        remedy = f"unset MUJOCO_GL, or {_REMEDY}" if given else _REMEDY
+        raise InputError(f"cannot draw without a display: {what} does not work on this machine; {remedy}") from error
     return mujoco, context
 
 

@@ -11,6 +11,7 @@ from math import tan
 
 import numpy as np
 
+from osprey_ros.errors import InputError
 from osprey_sim.assets import FAR, NEAR, Assets
 from osprey_sim.gl import open_context
 from osprey_sim.meshes.store import Mesh
@@ -66,7 +67,7 @@ class Renderer:
     def __init__(self, width: int = 320, height: int = 240) -> None:
         self._gl = self._context = None  # close() runs even if the constructor fails
         if not (16 <= width <= 4096 and 16 <= height <= 4096):
-            raise ValueError(f"image size is {width}x{height}; use 16 to 4096 pixels a side")
+            raise InputError(f"image size is {width}x{height}; use 16 to 4096 pixels a side")
         self.width, self.height = width, height
         mujoco, self._gl = open_context(width, height)
         # Exit handlers run last in, first out: this one closes the context before the GL library closes its display.
@@ -179,7 +180,7 @@ class Renderer:
         """Put the scene on the stage. Return instance ids and part ids, uint16 [geoms + 1], by segment number."""
         geoms = 2 + len(scene.panels) + sum(len(obj.solids) for obj in scene.objects)
         if geoms > _MAX_GEOMS:
-            raise ValueError(f"the scene has {geoms} primitives, more than {_MAX_GEOMS}; use fewer objects")
+            raise InputError(f"the scene has {geoms} primitives, more than {_MAX_GEOMS}; use fewer objects")
         instance_of, part_of = np.zeros(geoms + 1, np.uint16), np.zeros(geoms + 1, np.uint16)
         self._stage.ngeom = 0
         if scene.panels:

@@ -190,8 +190,7 @@ def sample_scene(seed: int, split: str, objects: tuple[int, int] = (4, 9)) -> Sc
         objects: Least and greatest number of objects, 1 to 16.
 
     Raises:
-        ValueError: An argument is out of range.
-        InputError: The table has no room for the objects.
+        InputError: An argument is out of range, or the table has no room for the objects.
     """
     rng = np.random.default_rng(check_arguments(seed, split, objects))
     camera = _sample_camera(rng)
@@ -210,12 +209,12 @@ def sample_scene(seed: int, split: str, objects: tuple[int, int] = (4, 9)) -> Sc
 def check_arguments(seed: int, split: str, objects: tuple[int, int]) -> list[int]:
     """Return the seed of a scene's random numbers. Raise ValueError if an argument is out of range."""
     if split not in SPLITS:
-        raise ValueError(f"split is {split!r}; use one of {', '.join(SPLITS)}")
+        raise InputError(f"split is {split!r}; use one of {', '.join(SPLITS)}")
     if seed < 0:
-        raise ValueError(f"seed is {seed}; use a number of at least 0")
+        raise InputError(f"seed is {seed}; use a number of at least 0")
     low, high = objects
     if not 1 <= low <= high <= MAX_OBJECTS:
-        raise ValueError(f"objects is {objects}; use (low, high) with 1 <= low <= high <= {MAX_OBJECTS}")
+        raise InputError(f"objects is {objects}; use (low, high) with 1 <= low <= high <= {MAX_OBJECTS}")
     return [SPLITS[split], seed]
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from osprey_ros.errors import InputError
 from osprey_sim.render import Frame, Renderer
 from osprey_sim.scene import Camera, Scene, SceneObject, Wall, sample_scene
 from osprey_sim.shapes import Array
@@ -82,9 +83,9 @@ class Sequence:
         """Plan the sequence. Raise ValueError for invalid settings."""
         self.settings = settings = settings or SequenceSettings()
         if settings.frames < 1 or settings.rate <= 0:
-            raise ValueError(f"frames is {settings.frames} and rate {settings.rate}; use numbers above 0")
+            raise InputError(f"frames is {settings.frames} and rate {settings.rate}; use numbers above 0")
         if settings.objects[0] < 4:
-            raise ValueError(f"objects is {settings.objects}; use at least 4, which the events need")
+            raise InputError(f"objects is {settings.objects}; use at least 4, which the events need")
         self.scene = sample_scene(seed, split, settings.objects)
         self._rng_seed = [seed, len(split), settings.frames]
         rng = np.random.default_rng([*self._rng_seed, 0])

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
-from osprey_ros.errors import InputError
+from osprey_ros.errors import InputError, StorageError
+from osprey_ros.files import completed_file, write_file, write_json
 from osprey_ros.strict_json import to_json
 from osprey_torch.companion_files import with_companions
 from osprey_torch.config import OspreyConfig
@@ -153,12 +155,17 @@ def save_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     config = model.config
     generation = {"bos_token_id": config.bos_id, "eos_token_id": config.eos_id, "do_sample": False}
-    (folder / CONFIG).write_text(to_json(config.to_json(), indent=1) + "\n")
-    (folder / "generation_config.json").write_text(to_json(generation, indent=1) + "\n")
-    tokenizer.save(str(folder / "tokenizer.json"))
+    write_json(folder / CONFIG, config.to_json())
+    write_json(folder / "generation_config.json", generation)
+    write_file(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
     weights = model.state_dict() if state is None else state
     stored = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in weights.items()}
-    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+    path = folder / "model.safetensors"
+    try:
+        with completed_file(path) as partial:
+            save_file(stored, partial, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise StorageError(f"{path} cannot be written; free some space, or write to another disk") from error
 
 
 def load_checkpoint(source: Path | str, vision_weights: Path | None = None) -> tuple[Osprey, Tokenizer]:

@@ -19,8 +19,9 @@ import torch
 from tokenizers import Tokenizer
 from torch.nn import functional
 
+from osprey_ros.cli._edge import command
 from osprey_ros.cli._options import Parser, add_count_option, add_figures_option
-from osprey_ros.cli._output import errors_in_a_line, write_figures
+from osprey_ros.cli._output import write_figures
 from osprey_ros.decoding.prompt import PromptBuilder
 from osprey_ros.errors import InputError, OspreyError
 from osprey_ros.regions.regions import regions_from_id_image
@@ -177,7 +178,7 @@ def compare(
     return results
 
 
-@errors_in_a_line("packing")
+@command("packing")
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     text = "a shape and its weights (default: nano's, random)"

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from osprey_ros.bundle.hash_cache import sha256_of
 from osprey_ros.decoding.prompt import MASK_TEXT, PromptBuilder
 from osprey_ros.errors import InputError
+from osprey_ros.files import write_file
 from osprey_sim.dialogues import all_texts
 from osprey_torch.config import OSPREY_NANO, OspreyConfig
 from osprey_torch.model import Osprey
@@ -113,7 +114,7 @@ def _scenes(recipe: Recipe, folder: Path, image_size: int, workers: int, deadlin
 def _tokenizer(store: SceneStore, path: Path, vocab_size: int) -> Tokenizer:
     if not path.is_file():
         texts = (text for i in range(min(len(store), 3000)) for facts in store.facts(i) for text in all_texts(facts))
-        train_tokenizer(texts, vocab_size).save(str(path))
+        write_file(path, train_tokenizer(texts, vocab_size).to_str(pretty=True))
     return Tokenizer.from_file(str(path))
 
 

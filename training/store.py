@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from osprey_ros.files import write_file
 from osprey_ros.strict_json import to_json
 from osprey_ros.vision.preprocess import resize_shortest_edge
 from osprey_sim import render
 from osprey_sim.dialogues import RegionFacts, region_facts
-from osprey_torch.atomic_write import atomic_write
 
 CHUNK = 250  # scenes a file: what a stop can lose
 
@@ -95,7 +95,7 @@ def _render_chunk(job: tuple[Path, str, int, int, int, tuple[int, int]]) -> int:
     for kind, arrays in (("picture", images), ("instances", instances), ("parts", parts)):
         np.save(_file(facts_path, kind), np.stack(arrays))
     # Written last and moved into place: its presence says that the chunk is whole.
-    atomic_write(facts_path, "\n".join(lines) + "\n")
+    write_file(facts_path, "\n".join(lines) + "\n")
     return stop - start
 
 

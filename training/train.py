@@ -19,9 +19,10 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from osprey_ros.errors import InputError, OspreyError
+from osprey_ros.cli._edge import command
+from osprey_ros.errors import InputError
+from osprey_ros.files import write_file
 from osprey_ros.strict_json import to_json
-from osprey_torch.atomic_write import atomic_write
 from training.deadline import Deadline, TimeIsUp
 from training.prepare import prepare
 from training.recipe import Recipe, load_recipe
@@ -42,9 +43,10 @@ def claim(folder: Path, recipe: Recipe) -> None:
         if note.read_text() != wanted:
             raise InputError(f"{folder} holds a run of another recipe ({note}): give another --output or remove it")
         return
-    atomic_write(note, wanted)
+    write_file(note, wanted)
 
 
+@command("train")
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -81,9 +83,9 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         trainer.run(arguments.save_every, deadline)
-    except OspreyError as error:
-        print(f"train: {error}", file=sys.stderr)
-        return 2
+    except KeyboardInterrupt:
+        print("train: interrupted: the same command continues from the last saved state", file=sys.stderr)
+        raise
     except TimeIsUp as stop:
         print(f"train: {stop}: the same command goes on", file=sys.stderr)
         return TIME_IS_UP

@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
 from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
 from torch import nn
 from tqdm import tqdm
 
-from osprey_ros.errors import InputError
+from osprey_ros.errors import InputError, StorageError
+from osprey_ros.files import write_file
 from osprey_ros.strict_json import to_json
-from osprey_torch.atomic_write import atomic_write
 from osprey_torch.checkpoint import save_checkpoint
 from training.cpu import prepare_for_cpu
 from training.data import batches
@@ -196,9 +197,16 @@ class Trainer:
         if self.accelerator.is_main_process:
             shutil.rmtree(self.folder / state, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(self.folder / state))
+        try:
+            self.accelerator.save_state(str(self.folder / state))
+        except (RuntimeError, SafetensorError) as error:  # how torch and safetensors report a full disk
+            if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+                raise
+            raise StorageError(
+                f"{self.folder / state} cannot be written; free some space, and give the same command again"
+            ) from error
         if self.accelerator.is_main_process:
-            atomic_write(self.folder / PROGRESS, to_json({"stage": stage, "step": step, "state": state}) + "\n")
+            write_file(self.folder / PROGRESS, to_json({"stage": stage, "step": step, "state": state}) + "\n")
         self.accelerator.wait_for_everyone()
 
     def _log(self, stage: str, step: int, loss: float, right: float) -> None:

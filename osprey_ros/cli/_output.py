@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from osprey_ros.errors import OspreyError
-from osprey_ros.strict_json import to_json
+from osprey_ros.files import write_json
 
 if TYPE_CHECKING:
     from osprey_ros.bundle.manifest import Manifest
@@ -51,31 +49,10 @@ def logs_on_stderr(verbosity: int, packages: Sequence[str] = _PACKAGES) -> Itera
             logger.setLevel(level)
 
 
-Main = Callable[..., int]
-
-
-def errors_in_a_line(name: str) -> Callable[[Main], Main]:
-    """Return a decorator of a program's `main`: an error becomes one line on standard error, and status 2."""
-
-    def decorate(main: Main) -> Main:
-        @functools.wraps(main)
-        def run(argv: Sequence[str] | None = None) -> int:
-            try:
-                return main(argv)
-            except (OspreyError, OSError) as error:
-                print(f"{name}: {error}", file=sys.stderr)
-                return 2
-
-        return run
-
-    return decorate
-
-
 def write_figures(path: Path | None, figures: object) -> None:
     """Write figures as JSON, and create the folder of the file; do nothing without a file."""
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(to_json(figures, indent=1, default=str) + "\n", encoding="utf-8")
+        write_json(path, figures)
 
 
 def warn_if_unverified(manifest: Manifest) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Any, TextIO
@@ -9,6 +10,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 _REDRAW, _LINE_EVERY = 0.2, 10.0  # seconds
+_USUAL_WIDTH = 79  # columns of a terminal that does not tell its width
 
 
 def progress_bar(description: str, unit: str, total: int, stream: TextIO | None = None, **options: Any) -> tqdm[Any]:
@@ -23,6 +25,7 @@ def progress_bar(description: str, unit: str, total: int, stream: TextIO | None 
     """
     stream = stream or sys.stderr
     terminal = stream.isatty()
+    width = _width(stream) if terminal else 0
     return tqdm(
         desc=description,
         unit=unit,
@@ -31,8 +34,18 @@ def progress_bar(description: str, unit: str, total: int, stream: TextIO | None 
         mininterval=_REDRAW if terminal else _LINE_EVERY,
         miniters=1,
         leave=False,
+        ncols=_USUAL_WIDTH if terminal and not width else None,
+        dynamic_ncols=bool(width),  # also after the window is resized
         **options,
     )
+
+
+def _width(stream: TextIO) -> int:
+    """Return the number of columns of a terminal, 0 if it is unknown."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns
+    except OSError:
+        return 0
 
 
 class _Lines:

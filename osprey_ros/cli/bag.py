@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from threading import Event
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from osprey_ros.cli._options import (
@@ -27,6 +23,7 @@ from osprey_ros.cli._options import (
     positive,
 )
 from osprey_ros.cli._output import warn_if_unverified
+from osprey_ros.cli._signals import stop_on_signals
 from osprey_ros.errors import OspreyError
 from osprey_ros.messages.synchronizer import MAX_SLOP
 from osprey_ros.strict_json import to_json
@@ -37,7 +34,6 @@ if TYPE_CHECKING:
     from osprey_ros.recording.reader import Recording
 
 INCOMPLETE = 1  # some frames could not be described
-INTERRUPTED = 130  # exit status of a shell for a program that was ended by SIGINT
 _INSTALL = "pip install rosbags mcap"
 _LIBRARIES = ("rosbags", "mcap", "ruamel", "apsw", "lz4", "zstandard", "backports")
 
@@ -48,8 +44,8 @@ def add_command(commands: Any) -> None:
         "bag",
         help="describe the objects of a recording (rosbag2)",
         description="Copy a recording to MCAP and add a topic with described objects. ROS is not needed. "
-        "Exit status: 0; 1 if some frames could not be described; 130 after Ctrl-C, which leaves a readable "
-        "output with the frames until then; 2 for errors, which leave no output.",
+        "Exit status: 0; 1 if some frames could not be described; 130 after Ctrl-C and 143 after SIGTERM, which leave "
+        "a readable output with the frames until then; 2 for errors, which leave no output.",
     )
     command.add_argument("recording", type=Path, metavar="IN", help="a .mcap or .db3 file, or a rosbag2 folder")
     command.add_argument("--image", required=True, metavar="TOPIC", help="the images: Image or CompressedImage")
@@ -116,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
     Options, bundle and topics are checked before the messages are read.
 
     Returns:
-        The exit status: 0, INCOMPLETE or INTERRUPTED.
+        The exit status: 0, INCOMPLETE, or that of the signal that ended the work (130, 143).
 
     Raises:
         OspreyError: Options, bundle, recording or output cannot be used.
@@ -158,7 +154,7 @@ def run(arguments: argparse.Namespace) -> int:
         warn_if_unverified(bundle.manifest)
         with progress_bar("reading stamps", " messages", recording.message_count) as bar:
             plan = plan_frames(recording, *topics, arguments.slop, arguments.every, arguments.rate, progress=bar.update)
-        with _stop_on_interrupt() as stop, progress_bar("describing", " frames", len(plan.frames)) as bar:
+        with stop_on_signals() as stop, progress_bar("describing", " frames", len(plan.frames)) as bar:
             failed = 0
 
             def show(report: Report) -> None:
@@ -171,7 +167,7 @@ def run(arguments: argparse.Namespace) -> int:
             report = annotator.run(describer, plan, arguments.output, show, PolledToken(stop.is_set))
         _print_summary(arguments, recording, plan, report, annotator.objects_topic)
     if report.stopped:
-        return INTERRUPTED
+        return stop.status
     return INCOMPLETE if report.failed else 0
 
 
@@ -219,20 +215,3 @@ def _notes(arguments: argparse.Namespace, recording: Recording, plan: Plan, repo
     if recording.cut_off:
         yield f"{recording.path} ends in the middle of a record; the messages before it are kept"
     yield from recording.missing(report.kept)
-
-
-@contextmanager
-def _stop_on_interrupt() -> Iterator[Event]:
-    """Let the first Ctrl-C request a stop, so that the output is completed; the second one interrupts as usual."""
-    stop = Event()
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)

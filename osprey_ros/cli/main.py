@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from osprey_ros.cli import ask, bag, bundle, describe
-from osprey_ros.cli._options import Parser, add_verbose_option
-from osprey_ros.cli._output import logs_on_stderr
-from osprey_ros.cli._programs import EVALUATIONS, PROGRAMS, Program, run_program
-from osprey_ros.errors import OspreyError
+from osprey_ros.cli._edge import USAGE_ERROR, command
 
-USAGE_ERROR = 2
-INTERRUPTED = 130  # exit statuses of a shell for programs that were ended by SIGINT and SIGPIPE
-OUTPUT_CLOSED = 141
+if TYPE_CHECKING:
+    from osprey_ros.cli._programs import Program
 
 _EPILOG = """\
 Try it on a simulated scene:
@@ -28,6 +22,7 @@ Try it on a simulated scene:
 `osprey COMMAND --help` explains the options of a command."""
 
 
+@command("osprey: error")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -35,30 +30,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments, by default those of the process.
 
     Returns:
-        The exit status: that of the command; 2 after an error, with one line on standard error; 130 after Ctrl-C.
+        The exit status: that of the command, or one of `osprey_ros.cli._edge.command`.
     """
+    # Imported here, where Ctrl-C is handled.
+    from osprey_ros.cli._output import logs_on_stderr
+
     parser, commands = _parser()
     argv = sys.argv[1:] if argv is None else list(argv)
     _check_command(parser, commands, argv)
     arguments = parser.parse_args(argv)
-    try:
-        with logs_on_stderr(arguments.verbose + getattr(arguments, "more_verbose", 0)):
-            status: int = arguments.run(arguments)
-        sys.stdout.flush()
-    except OspreyError as error:
-        print(f"osprey: error: {error}", file=sys.stderr)
-        return USAGE_ERROR
-    except BrokenPipeError:
-        # The reader closed the pipe (`| head`). Python flushes once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OUTPUT_CLOSED
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    with logs_on_stderr(arguments.verbose + getattr(arguments, "more_verbose", 0)):
+        status: int = arguments.run(arguments)
     return status
 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, Sequence[str]]]:
     """Return the parser, and the names below each command: those of its own commands, if it has any."""
+    from osprey_ros.cli import ask, bag, bundle, describe
+    from osprey_ros.cli._options import Parser, add_verbose_option
+    from osprey_ros.cli._programs import EVALUATIONS, PROGRAMS
+
     parser = Parser(
         prog="osprey",
         description="Describe the objects of images, of recordings and of a running robot.",
@@ -88,10 +79,12 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Sequence[str]]]:
 
 def _add_program(commands: Any, title: str, name: str, program: Program) -> None:
     """Add a command whose arguments, --help included, are parsed by the program itself."""
+    from osprey_ros.cli._programs import run_program
+
     # Nothing begins with the only prefix character, so argparse finds no options.
-    command = commands.add_parser(name, help=program.help, add_help=False, prefix_chars="\0")
-    command.add_argument("argv", nargs=argparse.REMAINDER)
-    command.set_defaults(run=lambda arguments: run_program(title, program, arguments.argv))
+    parser = commands.add_parser(name, help=program.help, add_help=False, prefix_chars="\0")
+    parser.add_argument("argv", nargs=argparse.REMAINDER)
+    parser.set_defaults(run=lambda arguments: run_program(title, program, arguments.argv))
 
 
 def _run_without_command(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:

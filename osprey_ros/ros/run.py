@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Collection
@@ -71,6 +72,11 @@ def _initialize(args: list[str]) -> None:
         rclpy.init(args=args)
     except Exception as error:  # rclpy raises various errors, with texts of several libraries
         _LOGGER.debug("rclpy.init failed", exc_info=True)
+        if "initialize logging" in str(error):
+            folder = os.environ.get("ROS_LOG_DIR") or os.path.join(os.environ.get("HOME", "~"), ".ros", "log")
+            raise ValueError(
+                f"the log folder {folder} cannot be written; set ROS_LOG_DIR to a folder that can be written"
+            ) from error
         raise ValueError(
             "ROS 2 cannot be initialized; check the arguments after --ros-args, the environment variables "
             "ROS_DOMAIN_ID and RMW_IMPLEMENTATION, and that the folder for logs (ROS_LOG_DIR) can be written"

@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image
 
 from osprey_ros.errors import ImageError
+from osprey_ros.file_errors import os_reason
+from osprey_ros.files import completed_file
 from osprey_ros.vision.image_content import decoded_image, exif_orientation, frame_count, has_deep_color, size_of
 
 _LOGGER = logging.getLogger(__name__)
@@ -121,12 +123,17 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def save_image(path: str | os.PathLike[str], rgb: np.ndarray) -> None:
-    """Write RGB, uint8 [H, W, 3], in the format of the file name's extension. Raises ImageError if that fails."""
+    """Write RGB, uint8 [H, W, 3], in the format of the file name's extension. Raises ImageError if that fails.
+
+    A failure leaves no part of the file, and an older file as it was.
+    """
     check_rgb(rgb)
     try:
-        Image.fromarray(np.ascontiguousarray(rgb)).save(path)
+        with completed_file(path) as partial:
+            Image.fromarray(np.ascontiguousarray(rgb)).save(partial)
     except (OSError, ValueError) as error:
-        raise ImageError(f"image {os.fspath(path)} cannot be written: {error}") from error
+        reason = os_reason(error) if isinstance(error, OSError) else error
+        raise ImageError(f"image {os.fspath(path)} cannot be written: {reason}") from error
 
 
 def check_image_name(path: str | os.PathLike[str]) -> None:

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from osprey_ros.cli._edge import command
 from osprey_ros.cli._options import Parser, above_zero, add_count_option
-from osprey_ros.cli._output import errors_in_a_line, logs_on_stderr
+from osprey_ros.cli._output import logs_on_stderr
 from osprey_ros.errors import InputError
 from osprey_sim.meshes.attribution import write_attribution
 from osprey_sim.meshes.convert import convert
@@ -81,7 +82,7 @@ class Entry:
         return f"{self.catalog}#{self.identifier}"
 
 
-@errors_in_a_line("osprey: error")
+@command("osprey: error")
 def main(argv: Sequence[str] | None = None) -> int:
     """Convert models and return the exit status."""
     parser = Parser(

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from osprey_ros.files import write_file
 from osprey_ros.strict_json import to_json
-from osprey_torch.atomic_write import atomic_write
 from osprey_torch.readers.records import Record, Skipped, Turn
 from osprey_torch.readers.segmentation import Segmentation
 
@@ -69,7 +69,7 @@ def write_shards(
             flush()
     if lines:
         flush()
-    atomic_write(folder / _INDEX, to_json({"shards": names, "skipped": skipped.total, "source": source}) + "\n")
+    write_file(folder / _INDEX, to_json({"shards": names, "skipped": skipped.total, "source": source}) + "\n")
     return Shards(folder)
 
 

@@ -16,7 +16,7 @@ from osprey_ros.bundle.bundle import Bundle, write_calibration
 from osprey_ros.bundle.calibration import ATTRIBUTE, CATEGORY, DESCRIPTION, QUERY, Calibration, Curve
 from osprey_ros.bundle.manifest import CALIBRATION, MANIFEST
 from osprey_ros.describer import Describer
-from osprey_ros.errors import BundleError
+from osprey_ros.errors import BundleError, InputError
 
 CURVES = Calibration({"category": Curve((0.2, 0.8), (0.1, 0.5))}, "a test")
 
@@ -142,7 +142,7 @@ def test_confidences_whose_means_round_to_one_number_share_one_point() -> None:
 
 
 def test_the_error_of_no_answers_is_refused() -> None:
-    with pytest.raises(ValueError, match="no answers to judge"):
+    with pytest.raises(InputError, match="no answers to judge"):
         expected_calibration_error(Answers(np.zeros(0), np.zeros(0, bool)))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -180,7 +179,7 @@ def test_a_closed_pipe_is_not_an_error(files: Path, tiny_model: TinyModel, comma
         ended = subprocess.run(run, stdout=output, stderr=subprocess.PIPE, text=True, check=False)
     finally:
         os.close(output)
-    assert ended.returncode == 128 + signal.SIGPIPE
+    assert ended.returncode == 0
     assert "Traceback" not in ended.stderr
     assert "Error" not in ended.stderr
 

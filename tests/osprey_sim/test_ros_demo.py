@@ -146,7 +146,7 @@ def test_the_recording_of_the_demo_can_be_annotated_and_read(env: dict[str, str]
     assert shown.items() <= recorded.items()
 
     again = demo(env, tmp_path / "out", "--bundle", BUNDLE, "--frames", "1", "--record", str(recording))
-    assert again.returncode == 1
+    assert again.returncode == 2
     assert "demo.mcap exists already" in again.stderr
 
 
@@ -175,10 +175,10 @@ def test_zero_frames_is_a_usage_error(env: dict[str, str], tmp_path: Path) -> No
 
 def test_the_demo_says_why_it_failed(env: dict[str, str], tmp_path: Path) -> None:
     ended = demo(env, tmp_path / "out", "--bundle", str(tmp_path / "nowhere"))
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     assert f"demo failed: no engine bundle '{tmp_path / 'nowhere'}'" in ended.stderr
 
     ended = demo({**env, "MUJOCO_GL": "nonsense"}, tmp_path / "out", "--bundle", BUNDLE)
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     assert "demo failed: the camera node ended with status" in ended.stderr
     assert "MUJOCO_GL" in ended.stderr

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from osprey_ros.errors import InputError
 from osprey_sim import catalog
 from osprey_sim.render import Frame, Renderer
 from osprey_sim.scene import Scene, camera_pose, sample_scene
@@ -204,7 +205,7 @@ def test_errors_name_a_closed_renderer_and_an_invalid_size():
     renderer.close()
     with pytest.raises(RuntimeError, match="closed"):
         renderer.render(sample_scene(0, "train"))
-    with pytest.raises(ValueError, match="0x240"):
+    with pytest.raises(InputError, match="0x240"):
         Renderer(0, 240)
 
 
@@ -230,10 +231,18 @@ def test_renders_without_a_display_or_settings(first):
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "True", "")
 
 
-def test_error_names_an_unusable_gl():
-    done = run("from osprey_sim.render import Renderer; Renderer()", MUJOCO_GL="nonsense")
-    assert done.returncode != 0
-    assert "nonsense" in done.stderr
+@pytest.mark.parametrize(
+    ("library", "remedy"),
+    [("nonsense", "set it to egl, osmesa, glfw"), ("glfw", "unset MUJOCO_GL, or install libegl1")],
+)
+def test_an_unusable_gl_is_one_line_with_the_remedy(library, remedy):
+    code = "import sys; from osprey_sim.__main__ import main; sys.exit(main(['--output', 'build/none']))"
+    done = run(code, MUJOCO_GL=library)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("osprey: error: ")
+    assert f"MUJOCO_GL is {library!r}" in line
+    assert remedy in line
 
 
 def test_scenes_need_no_gl():

@@ -6,6 +6,7 @@ import mujoco
 import numpy as np
 import pytest
 
+from osprey_ros.errors import InputError
 from osprey_sim import catalog
 from osprey_sim.scene import Camera, Scene, camera_matrix, camera_pose, project, sample_scene
 
@@ -102,7 +103,7 @@ def test_number_of_objects_and_ids():
     ],
 )
 def test_errors_name_invalid_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         sample_scene(**arguments)
 
 

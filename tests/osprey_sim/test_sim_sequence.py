@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from osprey_ros.errors import InputError
 from osprey_sim.render import Renderer
 from osprey_sim.scene import camera_pose, project
 from osprey_sim.sequence import Sequence, SequenceSettings
@@ -112,7 +113,7 @@ def test_the_camera_moves_and_the_wall_does_not(renderer):
 
 
 def test_invalid_settings_are_refused():
-    with pytest.raises(ValueError, match="frames"):
+    with pytest.raises(InputError, match="frames"):
         Sequence(0, settings=SequenceSettings(frames=0))
-    with pytest.raises(ValueError, match="at least 4"):
+    with pytest.raises(InputError, match="at least 4"):
         Sequence(0, settings=SequenceSettings(objects=(2, 6)))

@@ -376,10 +376,12 @@ def test_an_output_that_cannot_be_written_is_an_error(
     assert "cannot be written" in failure(capsys, command(source, tmp_path / "file" / "out.mcap", tiny_model))
 
 
-def test_interrupt_of_the_command(sample: SampleImage, tmp_path: Path, tiny_model: TinyModel) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_of_the_command(
+    sample: SampleImage, tmp_path: Path, tiny_model: TinyModel, number: signal.Signals
+) -> None:
     items = []
-    for number in range(3000):
-        stamp = START + number * PERIOD
+    for stamp in range(START, START + 3000 * PERIOD, PERIOD):
         items += [image_item(sample.rgb, stamp), ids_item(sample.ids, stamp)]
     source, output = write_folder(tmp_path / "in", items), tmp_path / "out.mcap"
     arguments = [sys.executable, "-m", "osprey_ros", *command(source, output, tiny_model)]
@@ -389,9 +391,9 @@ def test_interrupt_of_the_command(sample: SampleImage, tmp_path: Path, tiny_mode
         assert time.monotonic() < deadline
         with pytest.raises(subprocess.TimeoutExpired):  # it goes on
             child.wait(0.05)
-    child.send_signal(signal.SIGINT)
+    child.send_signal(number)
     out, err = child.communicate(timeout=60)
-    assert child.returncode == 130, err
+    assert child.returncode == 128 + number, err
     assert "interrupted: the output is readable" in err
     described = int(re.search(r"(\d+) of 3000 frames described", out).group(1))  # type: ignore[union-attr]
     assert 0 < described == len(arrays(output)) < 3000

@@ -222,6 +222,32 @@ def test_a_second_signal_does_not_interrupt_the_cleanup(env: dict[str, str]) -> 
     assert process.returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "text"),
+    [
+        (
+            "ROS_LOG_DIR",
+            "/dev/null/logs",
+            "the log folder /dev/null/logs cannot be written; set ROS_LOG_DIR to a folder",
+        ),
+        ("HOME", "/dev/null", "the log folder /dev/null/.ros/log cannot be written; set ROS_LOG_DIR to a folder"),
+        ("ROS_DOMAIN_ID", "one", "ROS_DOMAIN_ID"),
+    ],
+)
+def test_an_environment_that_ros_cannot_use_ends_the_start_with_one_line(
+    env: dict[str, str], variable: str, value: str, text: str
+) -> None:
+    script = "import sys; from osprey_ros.ros.run import run_node; sys.exit(run_node(None))"
+    env = {name: setting for name, setting in env.items() if name not in ("ROS_LOG_DIR", "ROS_HOME")}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**env, variable: value}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("cannot start: ")
+    assert text in line
+
+
 def test_an_invalid_parameter_ends_the_start_with_status_2(env: dict[str, str], client: Client, tmp_path: Path) -> None:
     for parameter, reason in (("style:=poem", "style is 'poem'"), ("max_regions:=0", "max_regions")):
         with osprey_node(env, tmp_path, parameter) as child:

@@ -19,8 +19,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from osprey_ros.cli._edge import command
 from osprey_ros.cli._options import Parser, add_count_option, positive
-from osprey_ros.cli._output import errors_in_a_line, write_figures
+from osprey_ros.cli._output import write_figures
 from osprey_ros.errors import InputError
 from osprey_sim.scene import SPLITS
 from osprey_torch.readers.records import Skipped
@@ -35,7 +36,7 @@ from training.instructions.maker import Made, Writer, make
 BOUND_REACHED = 3
 
 
-@errors_in_a_line("instructions")
+@command("instructions")
 def main(argv: Sequence[str] | None = None) -> int:
     """Return 0, 2 for input that cannot be used, or BOUND_REACHED if the budget was used up."""
     parser = _parser()

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as coco_masks
 
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.strict_json import to_json
+from osprey_ros.vision.image_io import save_image
 from osprey_sim.dialogues import COLOR_QUESTION, region_facts
 from osprey_sim.render import render_scenes
 from osprey_sim.words import visible_objects
@@ -120,7 +120,7 @@ def images_from_scenes(count: int, split: str, folder: Path, first: int = 0) -> 
     folder.mkdir(parents=True, exist_ok=True)
     for scene, frame in render_scenes(split, range(first, first + count), (WIDTH, HEIGHT)):
         name = f"{split}{scene.seed:06d}.png"
-        Image.fromarray(frame.rgb).save(folder / name)
+        save_image(folder / name, frame.rgb)
         seen = {obj.instance_id: obj for obj in visible_objects(scene, frame)}
         regions = []
         for facts in region_facts(scene, frame):

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from osprey_ros.files import write_file
 from osprey_ros.strict_json import to_json
-from osprey_torch.atomic_write import atomic_write
 from training.instructions.facts import KnownImage, KnownRegion
 from training.instructions.templates import Pair
 
@@ -67,7 +67,7 @@ def write_files(folder: Path, contents: Mapping[str, Any]) -> None:
     """Write the content of each kind under its name in FILES; each file appears whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     for kind, content in contents.items():
-        atomic_write(folder / FILES[kind], to_json(content, ensure_ascii=False) + "\n")
+        write_file(folder / FILES[kind], to_json(content, ensure_ascii=False) + "\n")
 
 
 def _head(known_image: KnownImage, regions: Sequence[KnownRegion]) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class Recording:
                 files, metadata, self.notes = _files_of(path)
                 self._promised = _promised(path, metadata)
                 self._compressed = metadata is not None and metadata.compresses_messages
-                self._files = [self._open(file) for file in files]
+                self._files = [self._open(file) for file in self._with_content(files)]
         except BaseException:
             self._stack.close()
             raise
@@ -120,6 +120,14 @@ class Recording:
             for number, source in promised
             if number != count
         ]
+
+    def _with_content(self, files: list[Path]) -> list[Path]:
+        """Return the files of a folder without empty ones, which a killed recorder may leave; a single one is kept."""
+        empty = [file for file in files if not file.stat().st_size]
+        if not empty or len(files) == len(empty):
+            return files
+        self.notes += (f"{', '.join(str(file) for file in empty)}: no messages, the file is empty",)
+        return [file for file in files if file not in empty]
 
     def _open(self, path: Path) -> StorageFile:
         opened = path

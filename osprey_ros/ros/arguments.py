@@ -13,6 +13,14 @@ import yaml
 _PARAMETER, _REMAP, _FILE = ("-p", "--param"), ("-r", "--remap"), "--params-file"
 _FORMS = {**dict.fromkeys(_PARAMETER, "NAME:=VALUE"), **dict.fromkeys(_REMAP, "FROM:=TO")}
 _WITH_VALUE = (*_FORMS, _FILE, "-e", "--enclave", "--log-level", "--log-file-name", "--log-config-file")
+_PART = "[A-Za-z_][A-Za-z0-9_]*"
+_TOPIC = rf"(~/|/)?{_PART}(/{_PART})*"
+_TARGETS = {"__ns": rf"/|(/{_PART})+", "__node": _PART, "__name": _PART}
+_HINTS = {
+    "__ns": ", after a slash each, such as /robot",
+    "__node": ", without slashes; set a namespace with __ns",
+    "__name": ", without slashes; set a namespace with __ns",
+}
 _FURTHER = ("rosout", "clock", "parameter_events", "diagnostics", "tf", "tf_static")
 
 
@@ -27,6 +35,8 @@ def check_arguments(arguments: Sequence[str]) -> None:
             raise ValueError(f"unknown argument {value!r}; write parameters as --ros-args -p NAME:=VALUE")
         if flag in _FORMS and ":=" not in value:
             raise ValueError(f"{flag} {value!r} is incomplete; write {flag} {_FORMS[flag]}")
+        if flag in _REMAP:
+            _check_names(flag, value)
         if flag in _PARAMETER:
             name, _, text = value.partition(":=")
             found = _read(text, f"{flag} {value}")
@@ -72,6 +82,18 @@ def unused_arguments(arguments: Sequence[str], node: str, topics: Collection[str
                 others = f"only for {', '.join(names)}" if names else "for no node"
                 found.append(f"{value} has no parameters for {node}, {others}; name the section {node} or /**")
     return found
+
+
+def _check_names(flag: str, value: str) -> None:
+    """Raise ValueError if ROS refuses the new name of a remapping."""
+    source, _, target = value.partition(":=")
+    kind = source.rpartition(":")[2]
+    pattern = _TARGETS.get(kind, _TOPIC)
+    if not source.strip() or not re.fullmatch(pattern, target):
+        raise ValueError(
+            f"{flag} {value!r}: ROS refuses the name {target!r}; use letters, digits and single underscores that do "
+            f"not begin with a digit{_HINTS.get(kind, ', with single slashes between the parts')}"
+        )
 
 
 def _parsed(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -146,8 +146,13 @@ def test_folders_without_metadata(items: list[Item], tmp_path: Path) -> None:
         shutil.move(tmp_path / f"in_{number}" / f"in_{number}.mcap", folder)
     assert read(folder) == (items, [])
 
+    (folder / "in_11.mcap").touch()
+    assert read(folder) == (items, [f"{folder / 'in_11.mcap'}: no messages, the file is empty"])
+
     shutil.copy(folder / "in_2.mcap", folder / "other.mcap")
-    assert "several recordings: in_2.mcap, in_10.mcap, other.mcap; give one of these files" in failure(folder)
+    assert "several recordings: in_2.mcap, in_10.mcap, in_11.mcap, other.mcap; give one of these files" in failure(
+        folder
+    )
     (tmp_path / "empty").mkdir()
     assert "has no recording: no .mcap or .db3 file and no metadata.yaml" in failure(tmp_path / "empty")
 

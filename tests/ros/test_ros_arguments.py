@@ -25,6 +25,11 @@ def ros(*arguments: str) -> list[str]:
         (ros("-p", "slop"), "-p 'slop' is incomplete; write -p NAME:=VALUE"),
         (ros("-p"), "-p '' is incomplete; write -p NAME:=VALUE"),
         (ros("--remap", "image=/camera"), "--remap 'image=/camera' is incomplete; write --remap FROM:=TO"),
+        (ros("-r", "image:=/my camera"), "-r 'image:=/my camera': ROS refuses the name '/my camera'; use letters"),
+        (ros("-r", "image:=/a//b"), "-r 'image:=/a//b': ROS refuses the name '/a//b'; use letters"),
+        (ros("-r", "osprey:image:=1a"), "-r 'osprey:image:=1a': ROS refuses the name '1a'; use letters"),
+        (ros("-r", "__ns:=robot"), "-r '__ns:=robot': ROS refuses the name 'robot'; use letters"),
+        (ros("-r", "__node:=a/b"), "-r '__node:=a/b': ROS refuses the name 'a/b'; use letters"),
         (ros("-p", "slop:=["), "-p slop:=[ is not YAML in line 1"),
         (
             ros("-p", "attributes:=[a, 1]"),
@@ -109,6 +114,7 @@ def test_nested_sections(tmp_path: Path) -> None:
     ["image:=/a", "/image:=/a", "~/objects:=/a", "osprey:image:=/a", "__ns:=/a", "__node:=a", "image/compressed:=/a"],
 )
 def test_remapped_names_that_exist(remap: str) -> None:
+    check_arguments(ros("-r", remap))
     assert unused_arguments(ros("-r", remap), "/osprey", TOPICS) == []
 
 

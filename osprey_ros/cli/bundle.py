@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 ACTIONS = ("show", "verify")
 FAULTY = 1
-_PIECE = 1 << 22  # bytes hashed at a time
 
 
 def add_command(commands: Any) -> None:
@@ -102,18 +100,18 @@ def check_bundle(path: str | Path, progress: Callable[[str, int, int], None] | N
     for name in dict.fromkeys(needed):
         if name not in manifest.files:
             faults.append(Fault(name, f"is needed, but {MANIFEST} does not list it"))
-    total = sum(entry.bytes for entry in manifest.files.values())
-    before = 0
+    total, done = sum(entry.bytes for entry in manifest.files.values()), 0
     for name, entry in sorted(manifest.files.items()):
 
-        def read(done: int, name: str = name, before: int = before) -> None:
+        def read(size: int, name: str = name) -> None:
+            nonlocal done
+            done += size
             if progress is not None:
-                progress(name, before + done, total)
+                progress(name, done, total)
 
         fault = _file_fault(root, name, entry, read)
         if fault:
             faults.append(Fault(name, fault))
-        before += entry.bytes
     return Check(root, manifest, tuple(faults), _unlisted(root, manifest))
 
 
@@ -143,7 +141,9 @@ def _read_manifest(root: Path) -> tuple[Manifest | None, list[Fault]]:
 
 
 def _file_fault(root: Path, name: str, entry: FileEntry, read: Callable[[int], None]) -> str:
-    """Return the fault of a file, or an empty text. Call ``read`` with the number of bytes read so far."""
+    """Return the fault of a file, or an empty text. Call ``read`` with the size of each piece that was read."""
+    from osprey_ros.bundle.hash_cache import sha256_of
+
     if Path(name).name != name:
         return "is not a plain file name"
     path = root / name
@@ -153,16 +153,10 @@ def _file_fault(root: Path, name: str, entry: FileEntry, read: Callable[[int], N
         size = path.stat().st_size
         if size != entry.bytes:
             return f"has {size} bytes instead of {entry.bytes}: it is cut off or was changed"
-        digest = hashlib.sha256()
-        done = 0
-        with path.open("rb") as file:
-            while piece := file.read(_PIECE):
-                digest.update(piece)
-                done += len(piece)
-                read(done)
+        digest = sha256_of(path, read)
     except OSError as error:
         return f"cannot be read ({error.strerror or error})"
-    return "" if digest.hexdigest() == entry.sha256 else "was changed (its SHA-256 differs from the manifest's)"
+    return "" if digest == entry.sha256 else "was changed (its SHA-256 differs from the manifest's)"
 
 
 def _unlisted(root: Path, manifest: Manifest) -> tuple[str, ...]:

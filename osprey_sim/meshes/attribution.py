@@ -15,8 +15,7 @@ LICENSES: dict[str, str] = {
 
 _HEAD = """# Attribution
 
-Models from the package `sweethome3d-furniture` 1.8 of Debian (<http://www.sweethome3d.com/importModels.jsp>), by
-the authors below, collected and converted to OBJ by Emmanuel Puybaret / eTeks.
+{origin}
 
 Changes: converted to meshes in meters, one for each material; coordinates rounded to 16 bits and normals to 8 bits;
 textures reduced in size and stored as JPEG. No author endorses this project.
@@ -26,14 +25,15 @@ Licenses:
 """
 
 
-def write_attribution(folder: Path, infos: list[ModelInfo]) -> None:
-    """Write ATTRIBUTION.md, one line for each model, and the licenses with their addresses."""
+def write_attribution(folder: Path, infos: list[ModelInfo], origin: str) -> None:
+    """Write ATTRIBUTION.md: where the models come from, the licenses with their addresses, a line for each model."""
     used = sorted({info.license for info in infos})
-    notices = sorted({(info.source.split("#")[0], info.notice) for info in infos})
-    lines = [f"- {name}: <{LICENSES[name]}>" for name in used]
-    lines += ["", "Copyright by catalog:", "", *(f"- {catalog}: {notice}" for catalog, notice in notices)]
+    notices = sorted({(info.source.split("#")[0], info.notice) for info in infos if info.notice})
+    lines = [f"- {name}: <{LICENSES[name]}>" if name in LICENSES else f"- {name}" for name in used]
+    if notices:
+        lines += ["", "Copyright by catalog:", "", *(f"- {catalog}: {notice}" for catalog, notice in notices)]
     lines += ["", "| model | title | author | license | source |", "|---|---|---|---|---|"]
     for info in sorted(infos, key=lambda info: info.name):
         source = f"{info.source}, <{info.url}>" if info.url else info.source
         lines.append(f"| {info.name} | {info.title} | {info.author} | {info.license} | {source} |")
-    (folder / ATTRIBUTION).write_text(_HEAD + "\n".join(lines) + "\n", encoding="utf-8")
+    (folder / ATTRIBUTION).write_text(_HEAD.format(origin=origin) + "\n".join(lines) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Convert an OBJ model (y up) to meshes in meters: one for each material, standing on z = 0, centered in x and y."""
+"""Convert an OBJ model to meshes in meters: one for each material, standing on z = 0, centered in x and y."""
 
 from __future__ import annotations
 
@@ -15,18 +15,23 @@ from osprey_sim.meshes.store import Mesh
 
 _FLAT = 1e-9  # extents below this are not scaled
 _UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])  # y up to z up
+UPRIGHT = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+"""Rotation of files in which y is up."""
+Z_UP = (1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, -1.0, 0.0)
+"""Rotation of files in which z is up."""
+
 _FEWEST = 4  # vertices of a mesh
 
 
 def convert(
-    file: Path, size: tuple[float, float, float], rotation: Sequence[float], name: str, texture: int = 256
+    file: Path, size: tuple[float, float, float] | None, rotation: Sequence[float], name: str, texture: int = 256
 ) -> list[Mesh]:
     """Return the meshes of an OBJ file, scaled to its true size.
 
     Args:
-        file: The OBJ file, y up.
-        size: Meters along x (width), y (depth) and z (height) of the result.
-        rotation: 9 values, rows of the rotation that is applied first, in the file's frame.
+        file: The OBJ file.
+        size: Meters along x (width), y (depth) and z (height) of the result; None for a file in meters.
+        rotation: 9 values, rows of the rotation of the file's frame to one with y up, which is applied first.
         name: Name of the model.
         texture: Longest side of a texture in pixels; larger ones are reduced.
 
@@ -41,7 +46,9 @@ def convert(
     if not np.isfinite(everything).all():
         raise InputError(f"{file} has coordinates that are not finite")
     low, high = everything.min(axis=0), everything.max(axis=0)
-    scale = np.where(high - low > _FLAT, np.array(size) / np.maximum(high - low, _FLAT), 1.0)
+    scale = np.ones(3)
+    if size is not None:
+        scale = np.where(high - low > _FLAT, np.array(size) / np.maximum(high - low, _FLAT), 1.0)
     origin = np.array([(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2]])
     return [_mesh(part, turn, scale, origin, f"{name}/{number}", texture) for number, part in enumerate(parts)]
 

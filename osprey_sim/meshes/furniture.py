@@ -25,11 +25,13 @@ from osprey_ros.cli._options import Parser, above_zero, add_count_option
 from osprey_ros.cli._output import logs_on_stderr
 from osprey_ros.errors import InputError
 from osprey_sim.meshes.attribution import write_attribution
-from osprey_sim.meshes.convert import convert
+from osprey_sim.meshes.convert import UPRIGHT, convert
 from osprey_sim.meshes.package import unpack_catalogs
 from osprey_sim.meshes.store import ModelInfo, save_index, save_model
 
 PACKAGE = "sweethome3d-furniture"
+ORIGIN = """Models from the package `sweethome3d-furniture` 1.8 of Debian, by the authors below, collected and converted
+to OBJ by Emmanuel Puybaret / eTeks (<http://www.sweethome3d.com/importModels.jsp>)."""
 KINDS = Path(__file__).with_name("kinds.json")
 """Kind and material by catalog identifier, where they differ from the catalog's name; which models ship."""
 
@@ -145,7 +147,7 @@ def convert_package(
                 infos.append(info)
         if infos:
             save_index(output, infos)
-            write_attribution(output, infos)
+            write_attribution(output, infos, ORIGIN)
     if not infos:
         raise InputError(f"{package or PACKAGE} has no model of at most {largest} m that can be used")
     return infos
@@ -189,7 +191,7 @@ def _entry(folder: Path, catalog: str, row: dict[str, str]) -> Entry | None:
     try:
         file = folder / row["model"].lstrip("/")
         width, depth, height = (float(row[key]) / 100 for key in ("width", "depth", "height"))
-        rotation = tuple(float(value) for value in row.get("modelRotation", "1 0 0 0 1 0 0 0 1").split())
+        rotation = tuple(float(value) for value in row["modelRotation"].split()) if "modelRotation" in row else UPRIGHT
         identifier = row["id"].split("#")[-1]
         size, hangs = (width, depth, height), float(row.get("elevation", 0)) > 0
         return Entry(catalog, identifier, row["name"], row["creator"], file, size, rotation, hangs)

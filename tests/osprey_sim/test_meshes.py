@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import lzma
 import tarfile
 import zipfile
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from osprey_ros.errors import InputError
+from osprey_sim.meshes import folder
 from osprey_sim.meshes.attribution import LICENSES
 from osprey_sim.meshes.furniture import main
 from osprey_sim.meshes.obj import read_obj
@@ -52,6 +54,7 @@ Kd 0.5 0.25 0
 Ks 0.4 0.5 0.6
 d 0.5
 """
+TWICE = '[{"id": "a", "name": "A", "obj": "a.obj"}, {"id": "a", "name": "B", "obj": "b.obj"}]'
 TABLE = """id#{n}={catalog}#{name}
 name#{n}=Wooden block
 model#{n}=/models/{name}/block.obj
@@ -82,7 +85,7 @@ def catalog(name: str, models: dict[str, dict[str, str]]) -> bytes:
     return data.getvalue()
 
 
-def package(folder: Path, catalogs: dict[str, bytes]) -> Path:
+def package(output: Path, catalogs: dict[str, bytes]) -> Path:
     """Return a .deb file with catalogs."""
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w") as archive:
@@ -95,14 +98,14 @@ def package(folder: Path, catalogs: dict[str, bytes]) -> Path:
         content += (
             f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(data):<10}`\n".encode() + data + b"\n" * (len(data) % 2)
         )
-    path = folder / "models.deb"
+    path = output / "models.deb"
     path.write_bytes(content)
     return path
 
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
+    output = tmp_path_factory.mktemp("models")
     models = {
         "block": {"notice": "Creative Commons Attribution 3.0\nhttp://www.blendswap.com/blends/view/7"},
         "again": {"line": "modelRotation#{n}=0 0 1 0 1 0 -1 0 0\n"},
@@ -112,9 +115,9 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "large": {"line": "width#{n}=300\n"},
         "damaged": {"obj": OBJ.replace("f 1 2 3 4", "f 1 2 3 99")},
     }
-    deb = package(folder, {"BlendSwap-CC-BY": catalog("Blend Swap CC-BY", models)})
-    assert main(["--package", str(deb), "--output", str(folder / "set"), "--texture", "16"]) == 0
-    return folder / "set"
+    deb = package(output, {"BlendSwap-CC-BY": catalog("Blend Swap CC-BY", models)})
+    assert main(["--package", str(deb), "--output", str(output / "set"), "--texture", "16"]) == 0
+    return output / "set"
 
 
 def test_a_model_keeps_size_material_texture_and_author(converted: Path) -> None:
@@ -206,3 +209,24 @@ def test_the_shipped_models_have_their_true_size() -> None:
         bounds = [mesh.bounds for mesh in models.meshes(info.name)]
         size = np.max([high for _, high in bounds], axis=0) - np.min([low for low, _ in bounds], axis=0)
         np.testing.assert_allclose(size, info.size, rtol=0.01, atol=0.001, err_msg=info.name)
+
+
+@pytest.mark.parametrize(("up", "size"), [("y", (2.0, 6.0, 4.0)), ("z", (2.0, 4.0, 6.0))])
+def test_a_folder_of_models_with_an_index_is_converted(up: str, size: tuple[float, ...], tmp_path: Path) -> None:
+    (tmp_path / "block.obj").write_text(OBJ)
+    (tmp_path / "block.mtl").write_text(MTL)
+    known = {"id": "a block/1", "name": "Block", "obj": "block.obj", "licence": "MIT", "source": "here"}
+    missing = {"id": "gone", "name": "Gone", "obj": "gone.obj"}
+    (tmp_path / "index.json").write_text(json.dumps([known, missing]))
+    assert folder.main([str(tmp_path), "--output", str(tmp_path / "set"), "--up", up]) == 0
+    (info,) = ModelSet(tmp_path / "set").models.values()
+    assert (info.name, info.kind, info.license, info.size) == ("a_block_1", "block", "MIT", size)
+    assert "| a_block_1 | Block |" in (tmp_path / "set" / ATTRIBUTION).read_text()
+
+
+@pytest.mark.parametrize("index", [None, "{", "[1]", '[{"id": "a"}]', "[]", TWICE])
+def test_a_folder_without_a_valid_index_is_refused_in_a_line(index: str | None, tmp_path: Path, capsys) -> None:
+    if index is not None:
+        (tmp_path / "index.json").write_text(index)
+    assert folder.main([str(tmp_path), "--output", str(tmp_path / "set")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

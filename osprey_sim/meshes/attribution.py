@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from osprey_ros.files import completed_file
 from osprey_sim.meshes.store import ATTRIBUTION, ModelInfo
 
 LICENSES: dict[str, str] = {
@@ -36,4 +37,5 @@ def write_attribution(folder: Path, infos: list[ModelInfo], origin: str) -> None
     for info in sorted(infos, key=lambda info: info.name):
         source = f"{info.source}, <{info.url}>" if info.url else info.source
         lines.append(f"| {info.name} | {info.title} | {info.author} | {info.license} | {source} |")
-    (folder / ATTRIBUTION).write_text(_HEAD.format(origin=origin) + "\n".join(lines) + "\n", encoding="utf-8")
+    with completed_file(folder / ATTRIBUTION) as partial:
+        partial.write_text(_HEAD.format(origin=origin) + "\n".join(lines) + "\n", encoding="utf-8")

@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from osprey_ros.cli._edge import command
 from osprey_ros.cli._options import Parser, add_count_option
-from osprey_ros.cli._output import errors_in_a_line, logs_on_stderr
+from osprey_ros.cli._output import logs_on_stderr
 from osprey_ros.errors import InputError
 from osprey_sim.meshes.attribution import write_attribution
 from osprey_sim.meshes.convert import UPRIGHT, Z_UP, convert
@@ -29,7 +30,7 @@ INDEX = "index.json"
 _LOG = logging.getLogger(__name__)
 
 
-@errors_in_a_line("osprey: error")
+@command("osprey: error")
 def main(argv: Sequence[str] | None = None) -> int:
     """Convert models and return the exit status."""
     parser = Parser(

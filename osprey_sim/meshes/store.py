@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from osprey_ros.errors import InputError
+from osprey_ros.files import completed_file
+from osprey_ros.strict_json import to_json
 
 INDEX = "models.json"
 ATTRIBUTION = "ATTRIBUTION.md"
@@ -144,13 +146,15 @@ def save_model(folder: Path, info: ModelInfo, meshes: list[Mesh]) -> None:
             coded = io.BytesIO()
             Image.fromarray(mesh.texture).save(coded, "JPEG", quality=_JPEG_QUALITY)
             arrays[f"i{number}"] = np.frombuffer(coded.getvalue(), np.uint8)
-    np.savez_compressed(folder / f"{info.name}.npz", **arrays)  # type: ignore[arg-type]
+    with completed_file(folder / f"{info.name}.npz") as partial:
+        np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
 
 
 def save_index(folder: Path, infos: list[ModelInfo]) -> None:
     """Write models.json, ordered by name."""
     entries = [asdict(info) for info in sorted(infos, key=lambda info: info.name)]
-    (folder / INDEX).write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with completed_file(folder / INDEX) as partial:
+        partial.write_text(to_json(entries, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _unpack(name: str, stored: np.lib.npyio.NpzFile, number: int) -> Mesh:

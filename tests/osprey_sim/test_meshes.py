@@ -215,7 +215,7 @@ def test_the_shipped_models_have_their_true_size() -> None:
 def test_a_folder_of_models_with_an_index_is_converted(up: str, size: tuple[float, ...], tmp_path: Path) -> None:
     (tmp_path / "block.obj").write_text(OBJ)
     (tmp_path / "block.mtl").write_text(MTL)
-    known = {"id": "a block/1", "name": "Block", "obj": "block.obj", "licence": "MIT", "source": "here"}
+    known = {"id": "a block/1", "name": "Block", "obj": "block.obj", "license": "MIT", "source": "here"}
     missing = {"id": "gone", "name": "Gone", "obj": "gone.obj"}
     (tmp_path / "index.json").write_text(json.dumps([known, missing]))
     assert folder.main([str(tmp_path), "--output", str(tmp_path / "set"), "--up", up]) == 0

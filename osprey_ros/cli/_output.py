@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,7 +42,9 @@ def logs_on_stderr(verbosity: int, packages: Sequence[str] = _PACKAGES) -> Itera
         logger.propagate = False  # a program can have handlers of its own for all loggers
         logger.setLevel(_LEVELS[min(verbosity, len(_LEVELS) - 1)])
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\b")  # of damaged files, which are named with our own words
+            yield
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.removeHandler(handler)

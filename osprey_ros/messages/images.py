@@ -18,7 +18,7 @@ from osprey_ros.errors import ImageError, InputError, RegionError
 from osprey_ros.regions.id_image import stored_ids
 from osprey_ros.system.warn_once import warn_once
 from osprey_ros.vision.image_content import check_exact, exif_orientation, image_content
-from osprey_ros.vision.image_io import eight_bits
+from osprey_ros.vision.image_io import decoded_pixels, eight_bits
 
 if TYPE_CHECKING:
     from sensor_msgs.msg import CompressedImage, Image
@@ -196,12 +196,12 @@ def depth_from_compressed(message: CompressedImage) -> np.ndarray:
     _, a, b = _DEPTH_HEADER.unpack_from(message.data)
     png = bytes(message.data)[_DEPTH_HEADER.size :]
     try:
-        damage = check_exact(png).damage
+        content = check_exact(png)
     except ImageError as error:
         raise InputError(f"the depth behind the header cannot be used: {error}") from error
-    if damage:
-        raise InputError(f"the depth behind the header is damaged: {damage}; record or send it again")
-    levels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
+    if content.damage:
+        raise InputError(f"the depth behind the header is damaged: {content.damage}; record or send it again")
+    levels = decoded_pixels(png, cv2.IMREAD_UNCHANGED) if content.kind == "PNG" else None
     if levels is None or levels.ndim != 2 or levels.dtype != np.uint16:
         raise InputError("the data behind the header is not a gray PNG with 16 bits")
     if encoding in _MILLIMETERS:
@@ -279,10 +279,7 @@ def _checked(message: CompressedImage) -> bytes:
 
 
 def _decoded(message: CompressedImage, data: bytes, flags: int) -> np.ndarray:
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:  # such as an image with more pixels than OpenCV's limit
-        pixels = None
+    pixels = decoded_pixels(data, flags)
     if pixels is None:
         raise InputError(f"the {len(data)} bytes of format {message.format!r} are not a JPEG or PNG image")
     return pixels

@@ -62,7 +62,7 @@ def rgb_from_bytes(data: bytes) -> tuple[np.ndarray, tuple[str, ...]]:
     frames = frame_count(data)
     if frames > 1:
         doubts.append(f"it has {frames} pages or frames; only the first is read")
-    deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if has_deep_color(data) else None
+    deep = decoded_pixels(data, cv2.IMREAD_UNCHANGED) if has_deep_color(data) else None
     if deep is not None and deep.ndim == 3 and deep.dtype == np.uint16:
         pixels, doubt = eight_bits(upright(deep, exif_orientation(data))[:, :, 2::-1])
         rgb = np.ascontiguousarray(pixels)
@@ -77,6 +77,14 @@ def rgb_from_bytes(data: bytes) -> tuple[np.ndarray, tuple[str, ...]]:
     else:
         rgb, doubt = np.array(image.convert("RGB")), ""
     return rgb, (*doubts, doubt) if doubt else tuple(doubts)
+
+
+def decoded_pixels(data: bytes, flags: int) -> np.ndarray | None:
+    """Return the pixels of the bytes of an image file as OpenCV decodes them with its flags; None if it cannot."""
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:  # such as an image with more pixels than OpenCV's limit
+        return None
 
 
 def eight_bits(values: np.ndarray) -> tuple[np.ndarray, str]:

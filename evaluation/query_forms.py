@@ -73,16 +73,23 @@ class FormQuestions(Questions):
         right = self._ids(target.category) - self._ids(f"{color} {target.category}")
         return Question(NEGATION, text.format(target.category, color), right)
 
-    def _without_part(self) -> Question | None:
+    def _part(self) -> tuple[SceneObject, str, frozenset[int]] | None:
+        """Return an object with a part, the part with its article, and the ids of all objects with such a part."""
         with_parts = [obj for obj in self._objects if obj.parts]
         if not with_parts:
             return None
         owner = self._pick(with_parts)
         part = owner.parts[int(self._rng.integers(len(owner.parts)))].name
         have = frozenset(obj.instance_id for obj in self._objects if part in {p.name for p in obj.parts})
+        return owner, part if part.endswith("s") else f"a {part}", have
+
+    def _without_part(self) -> Question | None:
+        found = self._part()
+        if found is None:
+            return None
+        owner, part, have = found
         noun = self._choice(owner.category, "thing")
-        text = f"the {noun} without {'' if part.endswith('s') else 'a '}{part}"
-        return Question(NEGATION, text, self._ids(noun) - have)
+        return Question(NEGATION, f"the {noun} without {part}", self._ids(noun) - have)
 
     def _all_but(self) -> Question | None:
         noun = self._noun(self._pick(self._objects), int(self._rng.integers(3)))
@@ -192,17 +199,14 @@ class FormQuestions(Questions):
         return None
 
     def _part_clause(self) -> Question | None:
-        with_parts = [obj for obj in self._objects if obj.parts]
-        if not with_parts:
+        found = self._part()
+        if found is None:
             return None
-        owner = self._pick(with_parts)
-        part = owner.parts[int(self._rng.integers(len(owner.parts)))].name
-        have = frozenset(obj.instance_id for obj in self._objects if part in {p.name for p in obj.parts})
-        article = "" if part.endswith("s") else "a "
+        owner, part, have = found
         text = self._choice(
-            f"the thing that is {owner.color} and has {article}{part}",
-            f"the {owner.color} thing with {article}{part}",
-            f"the {owner.category} that has {article}{part}",
+            f"the thing that is {owner.color} and has {part}",
+            f"the {owner.color} thing with {part}",
+            f"the {owner.category} that has {part}",
         )
         named = self._ids(owner.category if owner.category in text else f"{owner.color} thing")
         return Question(CLAUSE, text, named & have)

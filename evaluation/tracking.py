@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -41,26 +41,9 @@ class TrackingFigures:
         total = self.regions + self.tracked
         return 2 * self.matched / total if total else 1.0
 
-    @property
-    def id_precision(self) -> float:
-        """Share of tracked regions whose track is assigned to their object; 1 without tracked regions."""
-        return self.matched / self.tracked if self.tracked else 1.0
-
-    @property
-    def id_recall(self) -> float:
-        """Share of regions with an object whose track is assigned to it; 1 without such regions."""
-        return self.matched / self.regions if self.regions else 1.0
-
     def __add__(self, other: TrackingFigures) -> TrackingFigures:
         """Return the figures of both sequences together. Their objects and tracks are different."""
-        return TrackingFigures(
-            self.regions + other.regions,
-            self.tracked + other.tracked,
-            self.matched + other.matched,
-            self.switches + other.switches,
-            self.objects + other.objects,
-            self.tracks + other.tracks,
-        )
+        return TrackingFigures(*(own + more for own, more in zip(astuple(self), astuple(other), strict=True)))
 
 
 def tracking_figures(frames: Iterable[tuple[np.ndarray, np.ndarray]]) -> TrackingFigures:

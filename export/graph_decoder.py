@@ -34,7 +34,7 @@ from osprey_torch.stored_linears import PRODUCTS
 
 
 class Weights(Protocol):
-    """Source of the weights: `export.linears.Linears` or `StoredLinears`."""
+    """Source of the weights, such as `export.linears.StoredLinears`."""
 
     @property
     def precision(self) -> DecoderPrecision: ...

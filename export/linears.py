@@ -16,13 +16,12 @@ from onnx import TensorProto
 
 from osprey_ros.errors import InputError
 from osprey_torch.onnx_graph import MICROSOFT, GraphBuilder, to_half
-from osprey_torch.quantize import BLOCK, METHODS, TENSORRT_BLOCK, QuantizedLinear, quantize_linear
+from osprey_torch.quantize import BLOCK, TENSORRT_BLOCK, QuantizedLinear, quantize_linear
 from osprey_torch.stored_linears import quantized_linear, stored_name
 from osprey_torch.weight_files import StoredWeight, Tensor
 
-# What a linear layer's weight may be stored as.
+# How the weight of a linear layer can be stored.
 LINEAR_PRECISIONS = ("int4", "int8", "fp16", "fp32")
-DIALECTS = ("onnxruntime", "tensorrt")
 
 # DequantizeLinear knows INT4 and blocks from here on.
 _BLOCK_OPSET = 21
@@ -36,7 +35,7 @@ class DecoderPrecision:
         llm: one of LINEAR_PRECISIONS, for the layers.
         lm_head: one of LINEAR_PRECISIONS, for the output layer.
         method: one of `osprey_torch.quantize.METHODS`.
-        dialect: one of DIALECTS, the runtime of the graph.
+        dialect: "onnxruntime" or "tensorrt", the runtime of the graph.
         half: the graph computes in float16.
         unpacked: onnxruntime on the CPU unpacks int4 layers when it loads the graph. It multiplies with the stored
             levels only for a single row. Faster for small decoders.
@@ -50,14 +49,6 @@ class DecoderPrecision:
     unpacked: bool = False
 
     def __post_init__(self) -> None:
-        for part, value, choices in (
-            ("llm precision", self.llm, LINEAR_PRECISIONS),
-            ("lm_head precision", self.lm_head, LINEAR_PRECISIONS),
-            ("method", self.method, METHODS),
-            ("dialect", self.dialect, DIALECTS),
-        ):
-            if value not in choices:
-                raise InputError(f"{part} must be one of {', '.join(choices)}, not {value!r}")
         for part, value in (("llm", self.llm), ("lm_head", self.lm_head)):
             if self.dialect == "tensorrt" and value == "int8":
                 raise InputError(f"{part} int8: TensorRT multiplies block-wise quantized weights as int4 only")
@@ -138,34 +129,6 @@ def decode(parts: Mapping[str, Tensor]) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Linears:
-    """Adds weights to a graph straight from a checkpoint.
-
-    read(name) returns one tensor of it as float32; tensors are read when they are added and not kept.
-    """
-
-    read: Callable[[str], np.ndarray]
-    precision: DecoderPrecision
-
-    def add(self, graph: GraphBuilder, states: str, layers: list[str], name: str, output: bool = False) -> str:
-        """Add the product of `states` with the weights of bias-free linears, their outputs side by side.
-
-        states: in the type in which the graph computes; so is the product. layers: names in the checkpoint without
-        ".weight". output: whether they are the output layer. Returns `name`.
-        """
-        stored = stored_name(layers)
-        parts = encode(self.read, layers, self.precision, output)
-        for part, tensor in parts.items():
-            graph.tensor(f"{stored}.{part}", tensor)
-        dims = {part: tensor.dims for part, tensor in parts.items()}
-        return _product(graph, states, stored, dims, name, self.precision, output)
-
-    def vector(self, graph: GraphBuilder, name: str) -> str:
-        """Add a vector of the checkpoint, such as the weight of a norm, as float32 and returns its name."""
-        return graph.weight(name, self.read(name), dtype=np.float32)
-
-
-@dataclass(frozen=True)
 class StoredLinears:
     """Adds weights to a graph that lie in files beside it: no weight is read, any number of graphs can share them.
 
@@ -177,15 +140,20 @@ class StoredLinears:
     inline: Path | None = None
 
     def add(self, graph: GraphBuilder, states: str, layers: list[str], name: str, output: bool = False) -> str:
-        """As `Linears.add`. Raises ValueError for linears that are not stored, or not side by side."""
+        """Add the product of `states` with the weights of bias-free linears, their outputs side by side.
+
+        states: in the type in which the graph computes; so is the product. layers: names in the checkpoint without
+        ".weight". output: whether they are the output layer. Returns `name`.
+        Raises ValueError for linears that are not stored, or not side by side.
+        """
         stored = stored_name(layers)
         dims = {}
         for part in ("weight",) if self.precision.kind(output) in ("fp16", "fp32") else ("levels", "scales"):
             dims[part] = self._add(graph, f"{stored}.{part}").dims
-        return _product(graph, states, stored, dims, name, self.precision, output)
+        return add_product(graph, states, stored, dims, name, self.precision, output)
 
     def vector(self, graph: GraphBuilder, name: str) -> str:
-        """As `Linears.vector`."""
+        """Add a vector of the checkpoint, such as the weight of a norm, as float32 and return its name."""
         self._add(graph, name)
         return name
 
@@ -200,7 +168,7 @@ class StoredLinears:
         return weight
 
 
-def _product(
+def add_product(
     graph: GraphBuilder,
     states: str,
     stored: str,

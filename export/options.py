@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from export.linears import LINEAR_PRECISIONS, DecoderPrecision
@@ -43,18 +44,11 @@ class Precisions:
     method: str = "clip"
 
     def __post_init__(self) -> None:
-        allowed = {
-            "vision": FLOAT_PRECISIONS,
-            "mask_extractor": FLOAT_PRECISIONS,
-            "llm": LINEAR_PRECISIONS,
-            "lm_head": ("auto", *LINEAR_PRECISIONS),
-        }
-        for part, choices in allowed.items():
-            kind = getattr(self, part)
-            if kind not in choices:
-                raise InputError(f"precision of {part} must be one of {', '.join(choices)}, not {kind!r}")
-        if self.method not in METHODS:
-            raise InputError(f"method must be one of {', '.join(METHODS)}, not {self.method!r}")
+        for part, choices in (("vision", FLOAT_PRECISIONS), ("mask_extractor", FLOAT_PRECISIONS)):
+            _check(f"precision of {part}", getattr(self, part), choices)
+        _check("precision of llm", self.llm, LINEAR_PRECISIONS)
+        _check("precision of lm_head", self.lm_head, ("auto", *LINEAR_PRECISIONS))
+        _check("method", self.method, METHODS)
 
 
 @dataclass(frozen=True)
@@ -80,8 +74,7 @@ class Targets:
 
     def __post_init__(self) -> None:
         for part, choices in (("runtime", RUNTIMES), ("decoder", RUNTIMES), ("device", DEVICES)):
-            if getattr(self, part) not in choices:
-                raise InputError(f"{part} must be one of {', '.join(choices)}, not {getattr(self, part)!r}")
+            _check(part, getattr(self, part), choices)
         if self.max_regions < 1:
             raise InputError(f"max_regions is {self.max_regions}: it must be at least 1")
 
@@ -166,3 +159,8 @@ def check_machine(targets: Targets, verify: bool) -> None:
                 "then `pip install onnxruntime-gpu`; on a Jetson see docs/jetson.md, section 4); --no-verify builds "
                 "them unverified"
             )
+
+
+def _check(part: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise InputError(f"{part} must be one of {', '.join(choices)}, not {value!r}")

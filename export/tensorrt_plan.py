@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING
 
 import onnx
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     import tensorrt as trt
 
 log = logging.getLogger(__name__)
+
+_WORKSPACE = 2 << 30  # bytes of GPU memory that a layer may use while it runs
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,6 @@ def build_plan(
     graph: Path,
     folder: Path,
     profiles: Sequence[Profile] = (),
-    workspace: int = 2 << 30,
     timing_cache: Path | None = None,
 ) -> EngineEntry:
     """Build the plan of an ONNX graph in `folder`, with its fingerprint beside it. This can take many minutes.
@@ -71,7 +73,6 @@ def build_plan(
     Args:
         graph: `.onnx` file; its weights may be in files beside it. The name of the plan begins with its stem.
         profiles: lengths of the free axes of the graph; empty for a graph without free axes.
-        workspace: bytes of GPU memory that a layer may use while it runs.
         timing_cache: file of kernel measurements, read and updated, also by a build that fails. It makes the next
             build for the same GPU and TensorRT faster; a file that cannot be read or written is ignored.
 
@@ -88,7 +89,7 @@ def build_plan(
     options = {
         "profiles": [{axis: [n.least, n.usual, n.greatest] for axis, n in sorted(p.items())} for p in profiles],
         "tf32": False,
-        "workspace": workspace,
+        "workspace": _WORKSPACE,
     }
     print_ = machine.current() | {
         "onnx_sha256": graph_sha256(graph),
@@ -98,7 +99,7 @@ def build_plan(
     entry = EngineEntry(plan.name, "tensorrt", "cuda", print_)
     if plan.is_file() and fingerprint.sidecar(plan).is_file() and fingerprint.read_fingerprint(plan) == print_:
         return entry
-    data = _build(graph, shapes, workspace, timing_cache)
+    data = _build(graph, shapes, timing_cache)
     # The plan last, so that a plan always has its fingerprint.
     fingerprint.write_fingerprint(plan, print_)
     write_file(plan, data)
@@ -149,7 +150,6 @@ def profile_shapes(graph: Path, profile: Profile) -> dict[str, tuple[tuple[int, 
 def _build(
     graph: Path,
     profiles: Sequence[Mapping[str, tuple[tuple[int, ...], ...]]],
-    workspace: int,
     timing_cache: Path | None,
 ) -> trt.IHostMemory:
     """Return the bytes of the plan."""
@@ -165,7 +165,7 @@ def _build(
         raise EngineError(f"TensorRT {trt.__version__} refuses {graph.name}:\n  " + "\n  ".join(refused or errors))
 
     config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, _WORKSPACE)
     # TF32 has the precision of float16.
     config.clear_flag(trt.BuilderFlag.TF32)
     for shapes in profiles:
@@ -187,8 +187,8 @@ def _build(
             # Damaged, or of another GPU or TensorRT version.
             cache = config.create_timing_cache(b"")
             config.set_timing_cache(cache, False)
-    phases = _Phases()
-    monitor = _monitor(phases)
+    cancelled = Event()
+    monitor = _monitor(cancelled)
     config.progress_monitor = monitor
 
     try:
@@ -197,7 +197,7 @@ def _build(
             try:
                 plan = pool.submit(lambda: builder.build_serialized_network(network, config)).result()
             except KeyboardInterrupt:
-                phases.cancelled = True
+                cancelled.set()
                 raise  # the pool waits for the builder
     finally:
         if timing_cache is not None:
@@ -213,40 +213,27 @@ def _build(
     return plan
 
 
-class _Phases:
-    """Shows the phases of the builder, which can be nested, as bars on a terminal."""
+def _monitor(cancelled: Event) -> trt.IProgressMonitor:
+    """Return a monitor that shows the phases of the builder, which can be nested, as bars on a terminal.
 
-    def __init__(self) -> None:
-        self.cancelled = False
-        self._bars: dict[str, tqdm] = {}
-
-    def start(self, phase: str, steps: int) -> None:
-        self._bars[phase] = tqdm(desc=phase, total=steps, leave=False, disable=None)
-
-    def step(self, phase: str) -> bool:
-        """Count a step of a phase. Return whether the build continues."""
-        if phase in self._bars:
-            self._bars[phase].update()
-        return not self.cancelled
-
-    def finish(self, phase: str) -> None:
-        if phase in self._bars:
-            self._bars.pop(phase).close()
-
-
-def _monitor(phases: _Phases) -> trt.IProgressMonitor:
-    """Return a monitor that passes the progress of the builder on to `phases`."""
+    The build ends at its next step after `cancelled` was set.
+    """
     import tensorrt as trt
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.bars: dict[str, tqdm] = {}
+
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            phases.start(phase_name, num_steps)
+            self.bars[phase_name] = tqdm(desc=phase_name, total=num_steps, leave=False, disable=None)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            return phases.step(phase_name)
+            self.bars.setdefault(phase_name, tqdm(disable=True)).update()
+            return not cancelled.is_set()
 
         def phase_finish(self, phase_name: str) -> None:
-            phases.finish(phase_name)
+            self.bars.pop(phase_name, tqdm(disable=True)).close()
 
     return Monitor()
 

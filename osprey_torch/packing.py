@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from osprey_ros.decoding.prompt import IMAGE, MASK, POSITION, common_prefix
 
@@ -95,17 +96,13 @@ def pack(samples: Sequence[Sample], image_tokens: int) -> PackedSequence:
 
 def collate(sequences: Sequence[PackedSequence]) -> PackedBatch:
     """Pad to the longest sequence. No row sees padding but padding itself, which carries no target."""
-    length = max(len(s.tokens) for s in sequences)
     fill = {"tokens": 0, "branches": PADDING, "positions": 0, "region": 0, "targets": NO_TARGET}
 
-    def stack(name: str) -> torch.Tensor:
-        rows = np.full((len(sequences), length), fill[name], np.int64)
-        for row, sequence in zip(rows, sequences, strict=True):
-            values = getattr(sequence, name)
-            row[: len(values)] = values
-        return torch.from_numpy(rows)
+    def pad(name: str) -> torch.Tensor:
+        rows = [torch.from_numpy(getattr(sequence, name)) for sequence in sequences]
+        return pad_sequence(rows, batch_first=True, padding_value=fill[name])
 
-    return PackedBatch(**{name: stack(name) for name in fill})
+    return PackedBatch(**{name: pad(name) for name in fill})
 
 
 @dataclass(frozen=True)

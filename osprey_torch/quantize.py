@@ -9,7 +9,6 @@ positive ones (TensorRT).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -124,19 +123,9 @@ def quantize_linear(
         levels[part] = found[0].T.reshape(levels[part].shape)
         scales[part] = found[1].reshape(scales[part].shape)
 
-    _for_each(quantize_rows, range(0, rows, row_step), threads or os.cpu_count() or 1)
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        list(pool.map(quantize_rows, range(0, rows, row_step)))  # taking the results raises what a thread has raised
     return QuantizedLinear(levels, scales, columns, bits)
-
-
-def _for_each(work: Callable[[int], None], items: range, threads: int) -> None:
-    """Call `work` for every item, on several threads where there are several items."""
-    if min(threads, len(items)) < 2:
-        for item in items:
-            work(item)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(work, items):  # taking the results raises what was raised in a thread
-            pass
 
 
 def _as_columns(weight: np.ndarray, block: int) -> np.ndarray:

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenizers import Tokenizer
-from torch.nn import functional
 
 from osprey_ros.cli._edge import command
 from osprey_ros.cli._options import Parser, add_count_option, add_figures_option
@@ -30,15 +29,15 @@ from osprey_sim.dialogues import RegionFacts, all_texts, dialogues, region_facts
 from osprey_sim.render import render_scenes
 from osprey_sim.scene import MAX_OBJECTS
 from osprey_torch.checkpoint import load_checkpoint
-from osprey_torch.config import IMAGE_TOKEN_LEVEL, OSPREY_NANO
+from osprey_torch.config import OSPREY_NANO
 from osprey_torch.model import Osprey
-from osprey_torch.packing import PackedSequence, Sample, collate, pack
+from osprey_torch.packing import Sample, collate, pack
 from training.data import Batch
 from training.objective import Objective
 from training.stages import freeze_all_but
 from training.tokenizer import train_tokenizer
 
-PACKED, SHARED_IMAGE, ONE_BY_ONE = "packed", "one region a sample, image encoded once", "one region a sample"
+PACKED, ONE_BY_ONE = "packed", "one region a sample"
 _SAME = 2e-3  # relative difference of two losses that are the same sum in another order
 
 
@@ -100,47 +99,27 @@ def scene_of(
     )
 
 
-def sequences(scene: Scene, side: str, image_tokens: int) -> list[PackedSequence]:
-    """Return the scene's samples as one packed row, or as a row each."""
-    if side == PACKED:
-        return [pack(scene.samples, image_tokens)]
-    return [pack([Sample(s.tokens, s.answers, (0,))], image_tokens) for s in scene.samples]
-
-
 class Side:
     """One way to train on a scene: `step()` is what is timed."""
 
     def __init__(self, side: str, objective: Objective, scene: Scene, device: torch.device):
         image_tokens = objective.osprey.config.image_tokens
-        packed = collate(sequences(scene, side, image_tokens))
-        count = 1 if side == PACKED else len(scene.samples)
-        # One region a sample: row n of the batch holds the image and its n-th region alone.
-        alone = side != PACKED
-        self.batch = Batch(
-            pixels=scene.pixels.repeat(count, 1, 1, 1) if side == ONE_BY_ONE else scene.pixels,
-            masks=[m.transpose(0, 1) if alone else m for m in scene.masks],
-            positions=scene.positions.transpose(0, 1) if alone else scene.positions,
-            labels={},
-            packed=packed,
-        ).to(device)
+        samples, pixels, masks, positions = scene.samples, scene.pixels, scene.masks, scene.positions
+        if side == PACKED:
+            packed = collate([pack(samples, image_tokens)])
+        else:  # row n of the batch holds the image and its n-th region alone
+            packed = collate([pack([Sample(s.tokens, s.answers, (0,))], image_tokens) for s in samples])
+            pixels, positions = pixels.repeat(len(samples), 1, 1, 1), positions.transpose(0, 1)
+            masks = [mask.transpose(0, 1) for mask in masks]
+        self.batch = Batch(pixels, masks, positions, {}, packed).to(device)
         self.rows = int(packed.tokens.numel())
-        self.name, self.objective, self.count = side, objective, count
+        self.name, self.objective = side, objective
         parameters = [p for p in objective.osprey.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(parameters, lr=0.0)
 
     def loss(self) -> torch.Tensor:
-        if self.name != SHARED_IMAGE:
-            result: torch.Tensor = self.objective(self.batch)[0]
-            return result
-        # As the objective does it, but that every sample looks at the same maps of the image, computed once.
-        model, batch = self.objective.osprey, self.batch
-        assert batch.packed is not None
-        with torch.no_grad():
-            features = [f.expand(self.count, -1, -1, -1) for f in model.model.vision_tower(batch.pixels)]
-        mask_tokens, position_tokens = model.mask_extractor(features, batch.masks, batch.positions)
-        image_tokens = model.project(features[IMAGE_TOKEN_LEVEL])
-        logits = model(image_tokens, mask_tokens, position_tokens, batch.packed)
-        return functional.cross_entropy(logits, batch.packed.targets[batch.packed.targets >= 0])
+        result: torch.Tensor = self.objective(self.batch)[0]
+        return result
 
     def step(self) -> None:
         self.optimizer.zero_grad()
@@ -158,7 +137,7 @@ def compare(
     list(freeze_all_but(model, ("projector", "mask_extractor", "language_model")))  # as in the paper's last stage
     objective = Objective(model).to(device)
     scene = scene_of(model, tokenizer, facts, rgb, ids)
-    sides = [Side(side, objective, scene, device) for side in (PACKED, SHARED_IMAGE, ONE_BY_ONE)]
+    sides = [Side(side, objective, scene, device) for side in (PACKED, ONE_BY_ONE)]
     with torch.no_grad():
         losses = [float(side.loss()) for side in sides]
     if max(losses) - min(losses) > _SAME * max(losses):

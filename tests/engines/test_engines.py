@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from checkpoint_linears import Linears
 
-from export.linears import DecoderPrecision, Linears
+from export.linears import DecoderPrecision
 from osprey_ros.engines.base import UNBOUNDED, Engine, load_engine
 from osprey_ros.engines.onnxruntime import FEW_ROWS, cpu_flags, few_rows
 from osprey_ros.errors import EngineError

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorrt_stand_in
+from checkpoint_linears import Linears
 from conftest import TinyModel
 from onnx import TensorProto
 
 from export.graph_decoder import DecoderShape, build_decoder
-from export.linears import DecoderPrecision, Linears
+from export.linears import DecoderPrecision
 from export.plans import decoder_profiles
 from export.tensorrt_plan import (
     Lengths,

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from checkpoint_linears import Linears
 from onnx import TensorProto
 from tiny import TINY
 
 from export.graph_decoder import DecoderShape, build_decoder
 from export.graph_mask_extractor import build_mask_extractor
 from export.graph_vision import build_vision
-from export.linears import DecoderPrecision, Linears
+from export.linears import DecoderPrecision
 from export.plans import decoder_profiles
 from export.tensorrt_plan import mask_extractor_profiles, profile_shapes
 

@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from checkpoint_linears import Linears
 from conftest import TinyModel
 
 from export import resources
 from export.build import Precisions, Targets, build_bundle
 from export.graph_decoder import DecoderShape, build_decoder
-from export.linears import DecoderPrecision, Linears
+from export.linears import DecoderPrecision
 from export.options import resolved
 from export.plans import decoder_profiles
 from export.resources import Needs, Sizes, check, layers_to_verify, needs

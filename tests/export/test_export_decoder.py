@@ -12,11 +12,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from checkpoint_linears import Linears
 from onnx_session import open_session
 from transformers import LlamaConfig, LlamaModel
 
 from export.graph_decoder import DecoderShape, build_decoder
-from export.linears import DecoderPrecision, Linears
+from export.linears import DecoderPrecision
 from osprey_ros.bundle.spec import ModelSpec
 from osprey_ros.decoding.decoder import Decoder
 from osprey_ros.engines.base import load_engine

@@ -9,11 +9,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from checkpoint_linears import Linears
 from onnx import TensorProto
 
 from export.linears import (
     DecoderPrecision,
-    Linears,
     StoredLinears,
     decode,
     encode,
@@ -163,11 +163,8 @@ def test_stored_names_tell_their_members() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"llm": "int3"}, "llm precision must be one of int4"),
         ({"lm_head": "int8", "dialect": "tensorrt"}, "lm_head int8: TensorRT"),
         ({"llm": "fp32", "half": True}, "llm fp32: this decoder computes in fp16"),
-        ({"method": "gptq"}, "method must be one of rtn"),
-        ({"dialect": "tvm"}, "dialect must be one of onnxruntime"),
     ],
 )
 def test_impossible_precisions_are_refused(options: dict, message: str) -> None:

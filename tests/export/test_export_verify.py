@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checkpoint_linears import Linears
 from conftest import SampleImage, TinyModel
 
 from export.figures import STAGES, Limit, Limits, StageFigures, TokenFigures, VerificationError
 from export.graph_decoder import DecoderShape, build_decoder
-from export.linears import DecoderPrecision, Linears
+from export.linears import DecoderPrecision
 from export.samples import VerificationSample
 from export.verify import verify_bundle
 from export.verify_encoders import EncoderInputs, encode_with_engines

@@ -15,16 +15,15 @@ def test_all_sides_learn_the_same_and_packed_has_fewer_rows(tmp_path: Path, caps
     assert packing.main(["--regions", "1,3", "--runs", "2", "--threads", "1", "--json", str(out)]) == 0
     results = json.loads(out.read_text())
     assert [(r["regions"], r["side"]) for r in results] == [
-        (n, side) for n in (1, 3) for side in (packing.PACKED, packing.SHARED_IMAGE, packing.ONE_BY_ONE)
+        (n, side) for n in (1, 3) for side in (packing.PACKED, packing.ONE_BY_ONE)
     ]
-    alone, together = results[:3], results[3:]
+    alone, together = results[:2], results[2:]
     assert len({r["rows"] for r in alone}) == 1, "with one region nothing can be packed"
     for side in together:
         assert side["loss"] == pytest.approx(together[0]["loss"], rel=2e-3)
         assert side["regions_a_second"] == pytest.approx(3 / side["seconds"])
     # Three samples of one image: its 144 image tokens once, and not three times.
     assert together[1]["rows"] - together[0]["rows"] > 2 * 144
-    assert together[1]["rows"] == together[2]["rows"]
     assert packing.PACKED in capsys.readouterr().out
 
 

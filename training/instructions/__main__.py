@@ -26,11 +26,10 @@ from osprey_ros.errors import InputError
 from osprey_sim.scene import SPLITS
 from osprey_torch.readers.records import Skipped
 from osprey_torch.readers.registry import READERS
-from training.instructions.budget import Budget, Prices
 from training.instructions.endpoint import Endpoint
 from training.instructions.facts import KnownImage, images_from_records, images_from_scenes, vocabulary
 from training.instructions.files import FILES, KINDS, write_files
-from training.instructions.journal import Journal
+from training.instructions.ledger import Ledger, Limits
 from training.instructions.maker import Made, Writer, make
 
 BOUND_REACHED = 3
@@ -91,22 +90,18 @@ def _make(
     options = {"kinds": arguments.kinds, "seed": arguments.seed, "max_regions": arguments.max_regions}
     if arguments.templates:
         return make(known, names, **options), {}
-    prices = Prices(arguments.price_sent, arguments.price_received)
-    budget = Budget(prices, arguments.most_dollars, arguments.most_tokens)
-    endpoint = Endpoint(
-        arguments.endpoint,
-        os.environ.get(arguments.key_variable),
-        timeout=arguments.timeout,
-        attempts=arguments.attempts,
-        backoff=arguments.backoff,
-    )
-    journal = Journal(arguments.output / "answers.jsonl")
+    limits = Limits(arguments.most_tokens, arguments.most_dollars, arguments.price_sent, arguments.price_received)
+    ledger = Ledger(arguments.output / "answers.jsonl", limits)
+    key = os.environ.get(arguments.key_variable)
     try:
-        writer = Writer(endpoint, arguments.model, journal, budget, arguments.parallel)
-        made = make(known, names, **options, writer=writer)
+        endpoint = Endpoint(
+            arguments.endpoint, key, arguments.timeout, arguments.attempts, arguments.backoff, ledger.lose
+        )
+        made = make(known, names, **options, writer=Writer(endpoint, arguments.model, ledger, arguments.parallel))
     finally:
-        journal.close()
-    return made, {"tokens_sent": budget.sent, "tokens_received": budget.received, "dollars": round(budget.dollars, 6)}
+        ledger.close()
+    dollars = round(limits.price(ledger.sent, ledger.received), 6)
+    return made, {"tokens_sent": ledger.sent, "tokens_received": ledger.received, "dollars": dollars}
 
 
 def _parser() -> argparse.ArgumentParser:

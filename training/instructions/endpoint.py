@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from osprey_ros.errors import InputError
@@ -50,6 +50,7 @@ class Reply:
     received: int
 
 
+@dataclass(frozen=True)
 class Endpoint:
     """Client for `url` (such as http://localhost:8000/v1) that repeats requests after temporary errors.
 
@@ -59,19 +60,17 @@ class Endpoint:
         lost: called with a request that was sent and got no answer, because it may have to be paid.
     """
 
-    def __init__(
-        self,
-        url: str,
-        key: str | None,
-        timeout: float = 120.0,
-        attempts: int = 6,
-        backoff: float = 1.0,
-        lost: Callable[[Request], None] = lambda request: None,
-    ):
-        if not url.startswith(("http://", "https://")):
-            raise InputError(f"the endpoint is {url!r}: it must begin with http:// or https://")
-        self.url = url.rstrip("/") + "/chat/completions"
-        self.key, self.timeout, self.attempts, self.backoff, self.lost = key, timeout, attempts, backoff, lost
+    url: str
+    key: str | None = field(repr=False)
+    timeout: float
+    attempts: int
+    backoff: float
+    lost: Callable[[Request], None]
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise InputError(f"the endpoint is {self.url!r}: it must begin with http:// or https://")
+        object.__setattr__(self, "url", self.url.rstrip("/") + "/chat/completions")
 
     def ask(self, request: Request) -> Reply:
         """Return the model's answer. Raises InputError if it is refused or the last attempt fails."""

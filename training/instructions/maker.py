@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from osprey_ros.errors import InputError
 from training.instructions import answers, templates
 from training.instructions.answers import UnfitAnswer
-from training.instructions.budget import Budget
 from training.instructions.endpoint import Endpoint, Reply, Request
 from training.instructions.facts import KnownImage, KnownRegion
 from training.instructions.files import (
@@ -30,7 +28,7 @@ from training.instructions.files import (
     masks_file,
     talk_entry,
 )  # fmt: skip
-from training.instructions.journal import Journal
+from training.instructions.ledger import Ledger
 
 
 @dataclass
@@ -45,52 +43,39 @@ class Made:
 
 @dataclass
 class Writer:
-    """A language model whose answers are kept in a journal and paid from a budget."""
+    """A language model whose answers are kept and paid for in a ledger."""
 
     endpoint: Endpoint
     model: str
-    journal: Journal
-    budget: Budget
+    ledger: Ledger
     parallel: int = 4
-
-    def __post_init__(self) -> None:
-        self._ended = Event()
-        self.budget.count(self.journal.sent, self.journal.received)
-        self.endpoint.lost = self._lost
+    ended: Event = field(default_factory=Event)  # the remaining requests are not sent
 
     def ask_all(self, requests: Sequence[Request]) -> int:
-        """Send the requests without an answer in the journal. Return how many did not fit the budget.
+        """Send the requests without an answer in the ledger. Return how many did not fit the budget.
 
-        Raises InputError; answers that arrived before are in the journal.
+        Raises InputError; answers that arrived before are in the ledger.
         """
-        missing = list(dict.fromkeys(request for request in requests if self.journal.get(request) is None))
+        missing = list(dict.fromkeys(request for request in requests if self.ledger.get(request) is None))
         with ThreadPoolExecutor(self.parallel) as pool:
             try:
                 answered = tqdm(pool.map(self._ask, missing), total=len(missing), desc="answers", disable=None)
                 return sum(not fitted for fitted in answered)
             finally:
-                self._ended.set()
+                self.ended.set()
 
     def _ask(self, request: Request) -> bool:
-        most = (request.most_sent, request.max_tokens)
-        if self._ended.is_set() or not self.budget.reserve(*most):
+        if self.ended.is_set() or not self.ledger.reserve(request):
             return False
-        reply = Reply("", 0, 0)
+        reply = None
         try:
             reply = self.endpoint.ask(request)
-            self.journal.add(request, reply)
         except BaseException:
-            self._ended.set()  # the remaining requests are not sent
+            self.ended.set()
             raise
         finally:
-            self.budget.settle(most, reply.sent, reply.received)
+            self.ledger.settle(request, reply)
         return True
-
-    def _lost(self, request: Request) -> None:
-        self.journal.lose(request)
-        self.budget.count(request.most_sent, request.max_tokens)
-        if self.budget.is_exceeded:
-            raise InputError(f"{self.endpoint.url}: requests without an answer have used up the budget")
 
 
 def make(
@@ -129,7 +114,7 @@ def make(
             rng = np.random.default_rng([seed, number, KINDS.index(kind)])
             try:
                 if writer is not None and kind in asked:
-                    reply = writer.journal.get(answers.request_for(kind, image, regions, writer.model))
+                    reply = writer.ledger.get(answers.request_for(kind, image, regions, writer.model))
                     entry = _from_answer(kind, reply, image, regions, names)
                 else:
                     entry = _from_templates(kind, image, regions, names, rng)

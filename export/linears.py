@@ -7,18 +7,18 @@ in onnxruntime, which unpacks these weights when it loads the graph. Scales are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from osprey_ros.errors import InputError
 from osprey_torch.onnx_graph import MICROSOFT, GraphBuilder, to_half
 from osprey_torch.quantize import BLOCK, TENSORRT_BLOCK, QuantizedLinear, quantize_linear
-from osprey_torch.stored_linears import quantized_linear, stored_name
-from osprey_torch.weight_files import StoredWeight, Tensor
+from osprey_torch.stored_linears import stored_name
+from osprey_torch.weight_files import load
 
 # How the weight of a linear layer can be stored.
 LINEAR_PRECISIONS = ("int4", "int8", "fp16", "fp32")
@@ -88,7 +88,7 @@ def accuracy_level(bits: int, in_features: int) -> int:
 
 def encode(
     read: Callable[[str], np.ndarray], layers: Iterable[str], precision: DecoderPrecision, output: bool = False
-) -> dict[str, Tensor]:
+) -> dict[str, np.ndarray]:
     """Read the weights of linears and returns the tensors that hold them side by side, by the parts' names.
 
     read(name) returns a tensor of the checkpoint as float32; `layers` are names without ".weight". The parts are
@@ -102,7 +102,7 @@ def encode(
             weight = read(f"{layer}.weight").T
             matrices.append(to_half(layer, weight) if kind == "fp16" else weight)
         matrix = matrices[0] if len(matrices) == 1 else np.concatenate(matrices, axis=1)
-        return {"weight": Tensor.of(matrix)}
+        return {"weight": matrix}
     quantized = []
     for layer in layers:
         weight = read(f"{layer}.weight")
@@ -118,14 +118,7 @@ def encode(
     joined = QuantizedLinear(levels, scales, quantized[0].in_features, quantized[0].bits)
     if precision.transposed(output):
         return _transposed_int4(joined)
-    return {"levels": Tensor.of(joined.packed()), "scales": Tensor.of(scales.reshape(-1).astype(np.float16))}
-
-
-def decode(parts: Mapping[str, Tensor]) -> np.ndarray:
-    """Return the weight that `encode` has stored, float32 [out, in]."""
-    if "weight" in parts:
-        return np.ascontiguousarray(parts["weight"].data.astype(np.float32).T)
-    return quantized_linear(parts).dequantize()
+    return {"levels": joined.packed(), "scales": scales.reshape(-1).astype(np.float16)}
 
 
 @dataclass(frozen=True)
@@ -135,7 +128,7 @@ class StoredLinears:
     index: what lies where. inline: folder of the files, to copy the weights into a graph that stands alone.
     """
 
-    index: Mapping[str, StoredWeight]
+    index: Mapping[str, TensorProto]
     precision: DecoderPrecision
     inline: Path | None = None
 
@@ -157,14 +150,14 @@ class StoredLinears:
         self._add(graph, name)
         return name
 
-    def _add(self, graph: GraphBuilder, name: str) -> StoredWeight:
+    def _add(self, graph: GraphBuilder, name: str) -> TensorProto:
         if name not in self.index:
             raise ValueError(f"the weight files of the decoder hold no {name}")
         weight = self.index[name]
         if self.inline is None:
-            graph.stored(name, weight)
+            graph.stored(weight)
         else:
-            graph.tensor(name, weight.load(self.inline))
+            graph.tensor(name, load(weight, self.inline))
         return weight
 
 
@@ -172,7 +165,7 @@ def add_product(
     graph: GraphBuilder,
     states: str,
     stored: str,
-    dims: Mapping[str, tuple[int, ...]],
+    dims: Mapping[str, Sequence[int]],
     name: str,
     precision: DecoderPrecision,
     output: bool,
@@ -208,12 +201,10 @@ def add_product(
     )
 
 
-def _transposed_int4(quantized: QuantizedLinear) -> dict[str, Tensor]:
+def _transposed_int4(quantized: QuantizedLinear) -> dict[str, np.ndarray]:
     """Return levels as INT4 [in, out], scales [in / block, out]: the form in which MatMul reads its second factor."""
     rows, columns = quantized.out_features, quantized.in_features
     if rows % 2:
         raise InputError(f"a linear with {rows} outputs: a transposed INT4 weight needs an even number of them")
-    levels = np.ascontiguousarray(quantized.levels.reshape(rows, columns).T).view(np.uint8)
-    packed = (levels[:, 0::2] & 15) | (levels[:, 1::2] << 4)
-    scales = np.ascontiguousarray(quantized.scales.T.astype(np.float16))
-    return {"levels": Tensor(packed, TensorProto.INT4, (columns, rows)), "scales": Tensor.of(scales)}
+    levels = quantized.levels.reshape(rows, columns).T.astype(helper.tensor_dtype_to_np_dtype(TensorProto.INT4))
+    return {"levels": levels, "scales": quantized.scales.T.astype(np.float16)}

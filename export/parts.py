@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from export.graph_decoder import DecoderShape, build_decoder
 from export.graph_mask_extractor import build_mask_extractor
@@ -39,7 +40,7 @@ from osprey_torch.config import OspreyConfig
 from osprey_torch.onnx_graph import to_half
 from osprey_torch.readback import CONFIG, EMBEDDING_TABLE, decoder_weights
 from osprey_torch.stored_linears import PRODUCTS, stored_name
-from osprey_torch.weight_files import StoredWeight, Tensor, WeightFile, read_index, write_index
+from osprey_torch.weight_files import WeightFile, read_index, write_index
 
 VISION_DATA = f"{VISION}.data"
 
@@ -163,13 +164,13 @@ class BundleParts:
                 for name, tensor in encode(read, group, self.precision, output=group == [_LM_HEAD]).items():
                     file.add(f"{stored_name(group)}.{name}", tensor)
             for name in vectors:
-                file.add(name, Tensor.of(read(name)))
+                file.add(name, read(name))
         write_index(index, file.index)
         return [data, index]
 
     def _write_decoder(self, path: Path, layers: int) -> None:
         """Write a graph of the first `layers` layers over the data files; only a small model's weights are read."""
-        index: dict[str, StoredWeight] = {}
+        index: dict[str, TensorProto] = {}
         for part in (*(f"layer{layer:02d}" for layer in range(layers)), _LM_HEAD):
             index |= read_index(self._weight_files(part)[1])
         inline = None if self.sizes.decoder_is_large else self.workspace.work
@@ -179,7 +180,7 @@ class BundleParts:
     def _weight_files(self, part: str) -> tuple[Path, Path]:
         """Return a data file of the decoder and its index; only a large decoder has the data file in its bundle."""
         folder = self._folder("decoder") if self.sizes.decoder_is_large else self.workspace.work
-        return folder / f"decoder.{part}.data", self.workspace.work / f"decoder.{part}.json"
+        return folder / f"decoder.{part}.data", self.workspace.work / f"decoder.{part}.index"
 
     @property
     def _decoder_path(self) -> Path:

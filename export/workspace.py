@@ -27,7 +27,7 @@ from osprey_ros.strict_json import to_json
 log = logging.getLogger(__name__)
 
 # Increase when a part writes other bytes than before: unfinished builds of older versions then start over.
-_FORMAT = 4
+_FORMAT = 5
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from osprey_ros.errors import InputError
 from osprey_ros.file_errors import native_path
-from osprey_torch.weight_files import StoredWeight, Tensor, WeightFile
+from osprey_torch.weight_files import WeightFile
 
 # Opset 17 is the newest that every runtime we aim at reads (TensorRT 10.3, onnxruntime from 1.17).
 OPSET = 17
@@ -118,28 +118,25 @@ class GraphBuilder:
         Raises InputError for values that float16 cannot hold.
         """
         if array.dtype.kind != "f":
-            return self.tensor(name, Tensor.of(array))
+            return self.tensor(name, array)
         wanted = np.dtype(dtype or self.dtype)
         if half and wanted == np.float32:
-            return self.cast(self.tensor(f"{name}.half", Tensor.of(to_half(name, array))), name, np.float32)
+            return self.cast(self.tensor(f"{name}.half", to_half(name, array)), name, np.float32)
         array = to_half(name, array) if wanted == np.float16 else array.astype(wanted, copy=False)
-        return self.tensor(name, Tensor.of(array))
+        return self.tensor(name, array)
 
-    def tensor(self, name: str, tensor: Tensor) -> str:
-        """Store a tensor of any ONNX type under a name, which is returned."""
-        if self._external is not None and tensor.data.nbytes >= _EXTERNAL_FROM_BYTES:
-            self._initializers.append(self._external.add(name, tensor).proto(name))
+    def tensor(self, name: str, array: np.ndarray) -> str:
+        """Store a tensor of any type under a name, which is returned."""
+        if self._external is not None and array.nbytes >= _EXTERNAL_FROM_BYTES:
+            self._initializers.append(self._external.add(name, array))
         else:
-            data = np.ascontiguousarray(tensor.data).tobytes()
-            self._initializers.append(
-                TensorProto(name=name, data_type=tensor.data_type, dims=tensor.dims, raw_data=data)
-            )
+            self._initializers.append(numpy_helper.from_array(array, name))
         return name
 
-    def stored(self, name: str, weight: StoredWeight) -> str:
+    def stored(self, tensor: TensorProto) -> str:
         """Add a tensor that lies in a file beside the graph already; it is not read. Returns the name."""
-        self._initializers.append(weight.proto(name))
-        return name
+        self._initializers.append(tensor)
+        return tensor.name
 
     def require_opset(self, opset: int) -> None:
         """Raise the opset of the graph, for an operator that needs it: 17, 21 or 23."""

@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, numpy_helper
+from onnx import numpy_helper
 
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.bundle.manifest import DECODER, EMBEDDINGS, MASK_EXTRACTOR, VISION
 from osprey_torch.config import OspreyConfig
 from osprey_torch.model import Osprey
 from osprey_torch.stored_linears import quantized_linear, stored_members
-from osprey_torch.weight_files import Tensor, index_of_graph
+from osprey_torch.weight_files import index_of_graph, load
 
 # Reads one tensor of a checkpoint by its published name, float32.
 Read = Callable[[str], np.ndarray]
@@ -58,31 +58,24 @@ def decoder_weights(graph: Path) -> Read:
     function raises KeyError for a name that the decoder does not have.
     """
     stored = index_of_graph(graph)
-    inside = {
-        tensor.name: Tensor.from_bytes(tensor.raw_data, tensor.data_type, tuple(tensor.dims))
-        for tensor in onnx.load(graph, load_external_data=False).graph.initializer
-        if tensor.data_location != TensorProto.EXTERNAL
-    }
     # Where each linear lies: under which name, as which of those side by side.
     linears: dict[str, tuple[str, int, int]] = {}
-    for name in (*stored, *inside):
+    for name in stored:
         stem, _, part = name.rpartition(".")
         if part in ("levels", "weight"):
             members = stored_members(stem)
             for number, member in enumerate(members):
                 linears[f"{member}.weight"] = (stem, number, len(members))
 
-    def load(name: str) -> Tensor:
-        return inside[name] if name in inside else stored[name].load(graph.parent)
-
     def read(name: str) -> np.ndarray:
         stem, number, count = linears[name]
-        if f"{stem}.levels" in stored or f"{stem}.levels" in inside:
-            joined = quantized_linear({part: load(f"{stem}.{part}") for part in ("levels", "scales")})
+        if f"{stem}.levels" in stored:
+            parts = {part: load(stored[f"{stem}.{part}"], graph.parent) for part in ("levels", "scales")}
+            joined = quantized_linear(parts)
             rows = joined.out_features // count
             part = slice(number * rows, (number + 1) * rows)
             return replace(joined, levels=joined.levels[part], scales=joined.scales[part]).dequantize()
-        data = load(f"{stem}.weight").data
+        data = load(stored[f"{stem}.weight"], graph.parent)
         if data.ndim == 1:
             return data.astype(np.float32)  # a norm's
         columns = data.shape[1] // count

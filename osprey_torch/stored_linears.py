@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-from onnx import TensorProto
 
 from osprey_torch.quantize import BLOCK, QuantizedLinear
-from osprey_torch.weight_files import Tensor
 
 # The linears of a layer that are stored side by side and multiplied in one product.
 PRODUCTS: dict[str, tuple[str, ...]] = {
@@ -32,17 +30,15 @@ def stored_members(name: str) -> list[str]:
     return [first, *(f"{first.rsplit('.', 1)[0]}.{other}" for other in others)]
 
 
-def quantized_linear(parts: Mapping[str, Tensor]) -> QuantizedLinear:
+def quantized_linear(parts: Mapping[str, np.ndarray]) -> QuantizedLinear:
     """Return the levels and scales of stored int4 or int8 linears, in either form.
 
-    parts: `levels` and `scales` as `export.linears.encode` writes them.
+    parts: `levels` and `scales` as `export.linears.encode` returns them.
     """
-    levels, scales = parts["levels"], parts["scales"].data.astype(np.float32)
-    if levels.data_type == TensorProto.INT4:
-        columns, rows = levels.dims
-        packed = levels.data.reshape(columns, rows // 2)
-        signed = np.stack([packed << 4, packed], axis=-1).view(np.int8) >> 4
-        by_row = signed.reshape(columns, rows).T.reshape(rows, len(scales), -1)
+    levels, scales = parts["levels"], parts["scales"].astype(np.float32)
+    if levels.ndim == 2:  # INT4 [in, out]
+        columns, rows = levels.shape
+        by_row = levels.astype(np.int8).T.reshape(rows, len(scales), -1)
         return QuantizedLinear(np.ascontiguousarray(by_row), np.ascontiguousarray(scales.T), columns, 4)
-    rows, blocks, width = levels.dims
-    return QuantizedLinear.from_packed(levels.data, scales.reshape(rows, blocks), blocks * BLOCK, 8 * width // BLOCK)
+    rows, blocks, width = levels.shape
+    return QuantizedLinear.from_packed(levels, scales.reshape(rows, blocks), blocks * BLOCK, 8 * width // BLOCK)

@@ -6,93 +6,49 @@ over the same weights, is built from the indexes alone.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import GraphProto, TensorProto, numpy_helper
+from onnx.checker import ValidationError
 
 from osprey_ros.errors import BundleError
-from osprey_ros.strict_json import to_json
 
 # Pages of memory, so that runtimes can map a tensor where it lies.
 _ALIGNMENT = 4096
 
 
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor as it is stored: `data` holds its bytes, `data_type` is ONNX's, `dims` its shape in ONNX's sense.
-
-    For 4-bit types two elements share a byte of `data`, the first in the low half.
-    """
-
-    data: np.ndarray
-    data_type: int
-    dims: tuple[int, ...]
-
-    @classmethod
-    def of(cls, array: np.ndarray) -> Tensor:
-        """Wrap a numpy array."""
-        return cls(np.ascontiguousarray(array), helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
-
-    @classmethod
-    def from_bytes(cls, data: bytes, data_type: int, dims: tuple[int, ...]) -> Tensor:
-        """Return a tensor from its stored bytes; `data` has the shape `dims`, for 4-bit types it is flat uint8."""
-        if data_type in (TensorProto.INT4, TensorProto.UINT4):
-            return cls(np.frombuffer(data, np.uint8), data_type, dims)
-        return cls(np.frombuffer(data, helper.tensor_dtype_to_np_dtype(data_type)).reshape(dims), data_type, dims)
-
-
-@dataclass(frozen=True)
-class StoredWeight:
-    """The position of a tensor: `nbytes` from `offset` in `file`, a file name beside the graph."""
-
-    file: str
-    offset: int
-    nbytes: int
-    data_type: int
-    dims: tuple[int, ...]
-
-    def proto(self, name: str) -> TensorProto:
-        """Return the tensor as an initializer that points into the file."""
-        tensor = TensorProto(name=name, data_type=self.data_type, dims=self.dims)
-        tensor.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", self.file), ("offset", self.offset), ("length", self.nbytes)):
-            tensor.external_data.add(key=key, value=str(value))
-        return tensor
-
-    def load(self, folder: Path) -> Tensor:
-        """Read the tensor. Raises BundleError if the file is too short."""
-        with (folder / self.file).open("rb") as file:
-            file.seek(self.offset)
-            data = file.read(self.nbytes)
-        if len(data) != self.nbytes:
-            raise BundleError(f"{folder / self.file} is cut off: {self.nbytes} bytes expected at {self.offset}")
-        return Tensor.from_bytes(data, self.data_type, self.dims)
-
-
 class WeightFile:
-    """Writes tensors to a file, without keeping them in memory. Use it in a `with` statement."""
+    """Writes tensors to a file, without keeping them in memory. Use it in a `with` statement.
+
+    Attributes:
+        index: initializers that point into the file, by name.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.index: dict[str, StoredWeight] = {}
+        self.index: dict[str, TensorProto] = {}
         self._file = path.open("wb")
 
-    def add(self, name: str, tensor: Tensor) -> StoredWeight:
+    def add(self, name: str, array: np.ndarray) -> TensorProto:
         """Append a tensor. Raises ValueError for a name that is there already."""
         if name in self.index:
             raise ValueError(f"{self.path.name} has a tensor {name} already")
+        tensor = numpy_helper.from_array(array)
         self._file.write(b"\0" * (-self._file.tell() % _ALIGNMENT))
-        offset = self._file.tell()
-        self._file.write(np.ascontiguousarray(tensor.data).reshape(-1).view(np.uint8).data)
-        self.index[name] = StoredWeight(
-            self.path.name, offset, self._file.tell() - offset, tensor.data_type, tuple(tensor.dims)
+        place = {"location": self.path.name, "offset": self._file.tell(), "length": len(tensor.raw_data)}
+        self._file.write(tensor.raw_data)
+        stored = TensorProto(
+            name=name, data_type=tensor.data_type, dims=tensor.dims, data_location=TensorProto.EXTERNAL
         )
-        return self.index[name]
+        for key, value in place.items():
+            stored.external_data.add(key=key, value=str(value))
+        self.index[name] = stored
+        return stored
 
     def close(self) -> None:
         """End the file; further calls do nothing."""
@@ -107,23 +63,25 @@ class WeightFile:
         self.close()
 
 
-def write_index(path: Path, index: dict[str, StoredWeight]) -> None:
-    """Write an index as JSON."""
-    path.write_text(to_json({name: asdict(weight) for name, weight in index.items()}, indent=1), encoding="utf-8")
+def write_index(path: Path, index: Mapping[str, TensorProto]) -> None:
+    """Write the index of a weight file."""
+    path.write_bytes(GraphProto(initializer=index.values()).SerializeToString())
 
 
-def read_index(path: Path) -> dict[str, StoredWeight]:
+def read_index(path: Path) -> dict[str, TensorProto]:
     """Read what `write_index` has written."""
-    data = json.loads(path.read_text(encoding="utf-8"))
-    return {name: StoredWeight(**{**entry, "dims": tuple(entry["dims"])}) for name, entry in data.items()}
+    return {tensor.name: tensor for tensor in GraphProto.FromString(path.read_bytes()).initializer}
 
 
-def index_of_graph(path: Path) -> dict[str, StoredWeight]:
-    """Return the index of a graph's initializers in files beside it. Reads no weight."""
-    index = {}
-    for tensor in onnx.load(path, load_external_data=False).graph.initializer:
-        if tensor.data_location == TensorProto.EXTERNAL:
-            entry = {item.key: item.value for item in tensor.external_data}
-            place = (entry["location"], int(entry.get("offset", 0)), int(entry["length"]))
-            index[tensor.name] = StoredWeight(*place, tensor.data_type, tuple(tensor.dims))
-    return index
+def index_of_graph(path: Path) -> dict[str, TensorProto]:
+    """Return the initializers of a graph by name; those in files beside it are not read."""
+    return {tensor.name: tensor for tensor in onnx.load(path, load_external_data=False).graph.initializer}
+
+
+def load(tensor: TensorProto, folder: Path) -> np.ndarray:
+    """Return the values of a tensor, also of one in a file of the folder. Raises BundleError if that is damaged."""
+    try:
+        return numpy_helper.to_array(tensor, os.fspath(folder))
+    except (OSError, ValueError, ValidationError) as error:
+        (file,) = (entry.value for entry in tensor.external_data if entry.key == "location")
+        raise BundleError(f"{folder / file} is cut off or missing: build the bundle again") from error

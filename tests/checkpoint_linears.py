@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from export.linears import DecoderPrecision, add_product, encode
 from osprey_torch.onnx_graph import GraphBuilder
-from osprey_torch.stored_linears import stored_name
+from osprey_torch.stored_linears import quantized_linear, stored_name
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,15 @@ class Linears:
         parts = encode(self.read, layers, self.precision, output)
         for part, tensor in parts.items():
             graph.tensor(f"{stored}.{part}", tensor)
-        dims = {part: tensor.dims for part, tensor in parts.items()}
+        dims = {part: tensor.shape for part, tensor in parts.items()}
         return add_product(graph, states, stored, dims, name, self.precision, output)
 
     def vector(self, graph: GraphBuilder, name: str) -> str:
         return graph.weight(name, self.read(name), dtype=np.float32)
+
+
+def decode(parts: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the weight that `encode` has stored, float32 [out, in]."""
+    if "weight" in parts:
+        return np.ascontiguousarray(parts["weight"].astype(np.float32).T)
+    return quantized_linear(parts).dequantize()

@@ -15,7 +15,6 @@ from osprey_ros.errors import InputError
 from osprey_torch.config import OspreyConfig
 from osprey_torch.quantize import BLOCK, QuantizedLinear
 from osprey_torch.stored_linears import PRODUCTS, quantized_linear
-from osprey_torch.weight_files import Tensor
 
 
 @dataclass(frozen=True)
@@ -87,13 +86,8 @@ def read_llama(bundle: Bundle) -> LlamaWeights:
     for name in [*names, "logits"]:
         node = nodes.get(name)
         if node is not None and node.op_type == "MatMul" and _is(nodes.get(node.input[1]), "DequantizeLinear"):
-            levels_name, scales_name = nodes[node.input[1]].input
-            tensor = stored[levels_name]
-            parts = {
-                "levels": Tensor.from_bytes(tensor.raw_data, tensor.data_type, tuple(tensor.dims)),
-                "scales": Tensor.of(array(scales_name)),
-            }
-            linears[name] = quantized_linear(parts)
+            parts = zip(("levels", "scales"), map(array, nodes[node.input[1]].input), strict=True)
+            linears[name] = quantized_linear(dict(parts))
         elif node is not None and node.op_type == "MatMul":
             linears[name] = np.ascontiguousarray(array(node.input[1]).T)
         elif node is not None and node.op_type == "MatMulNBits":

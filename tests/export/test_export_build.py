@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from checkpoint_linears import decode
 from conftest import up_to
 from onnx_session import open_session
 from tiny import TINY
@@ -19,7 +20,7 @@ from export import resources
 from export.build import Precisions, Targets, build_bundle
 from export.build_engines import main
 from export.figures import STAGES, Limit, Limits, VerificationError
-from export.linears import decode, encode
+from export.linears import encode
 from export.options import decoder_precision, resolved
 from export.samples import VerificationSample
 from export.workspace import partial_folder

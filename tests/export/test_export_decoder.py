@@ -22,7 +22,6 @@ from osprey_ros.bundle.spec import ModelSpec
 from osprey_ros.decoding.decoder import Decoder
 from osprey_ros.engines.base import load_engine
 from osprey_ros.engines.onnxruntime import FEW_ROWS
-from osprey_ros.errors import InputError
 from osprey_torch.quantize import quantize_linear
 
 SHAPE = DecoderShape(
@@ -330,11 +329,6 @@ def test_unpacked_layers_are_equal_in_every_session_that_is_made_of_them(
             found.append(decoder.run(part, positions, _causal(len(part)), np.arange(len(part)), prefix))
             prefix = decoder.prefill(part, prefix)
         np.testing.assert_allclose(np.concatenate(found), together, atol=2e-4, rtol=1e-4)
-
-
-def test_unknown_precision_is_named() -> None:
-    with pytest.raises(InputError, match="int3"):
-        DecoderPrecision("int3", "fp16")
 
 
 def test_lengths_known_at_run_time_only_split_nothing(llama: Llama, tmp_path: Path) -> None:

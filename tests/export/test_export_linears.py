@@ -9,21 +9,19 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from checkpoint_linears import Linears
+from checkpoint_linears import Linears, decode
 from onnx import TensorProto
 
 from export.linears import (
     DecoderPrecision,
     StoredLinears,
-    decode,
     encode,
-    quantized_linear,
 )
 from osprey_ros.errors import BundleError, InputError
 from osprey_torch.onnx_graph import GraphBuilder
 from osprey_torch.quantize import quantize_linear
-from osprey_torch.stored_linears import stored_members, stored_name
-from osprey_torch.weight_files import Tensor, WeightFile, index_of_graph, read_index, write_index
+from osprey_torch.stored_linears import quantized_linear, stored_members, stored_name
+from osprey_torch.weight_files import WeightFile, index_of_graph, load, read_index, write_index
 
 IN, OUT = 64, 24
 LAYERS = ["layers.0.q_proj", "layers.0.k_proj"]
@@ -123,7 +121,7 @@ def test_stored_weights_serve_several_graphs_without_being_read(
     with WeightFile(tmp_path / "weights.data") as file:
         for part, tensor in encode(weights.__getitem__, LAYERS, precision).items():
             file.add(f"{stored_name(LAYERS)}.{part}", tensor)
-        file.add("norm.weight", Tensor.of(norm))
+        file.add("norm.weight", norm)
     write_index(tmp_path / "index.json", file.index)
     index = read_index(tmp_path / "index.json")
     assert index == file.index
@@ -186,9 +184,9 @@ def test_widths_that_cannot_be_stored_are_named(weights: dict[str, np.ndarray]) 
 
 def test_a_weight_file_that_is_cut_off_is_named(tmp_path: Path) -> None:
     with WeightFile(tmp_path / "w.data") as file:
-        file.add("a", Tensor.of(np.arange(2000)))
+        file.add("a", np.arange(2000))
         with pytest.raises(ValueError, match="has a tensor a already"):
-            file.add("a", Tensor.of(np.arange(3)))
+            file.add("a", np.arange(3))
     (tmp_path / "w.data").write_bytes((tmp_path / "w.data").read_bytes()[:-8])
     with pytest.raises(BundleError, match=r"w\.data is cut off"):
-        file.index["a"].load(tmp_path)
+        load(file.index["a"], tmp_path)

@@ -6,7 +6,6 @@ over the same weights, is built from the indexes alone.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +16,7 @@ from onnx import GraphProto, TensorProto, numpy_helper
 from onnx.checker import ValidationError
 
 from osprey_ros.errors import BundleError
+from osprey_ros.file_errors import native_path
 
 # Pages of memory, so that runtimes can map a tensor where it lies.
 _ALIGNMENT = 4096
@@ -81,7 +81,7 @@ def index_of_graph(path: Path) -> dict[str, TensorProto]:
 def load(tensor: TensorProto, folder: Path) -> np.ndarray:
     """Return the values of a tensor, also of one in a file of the folder. Raises BundleError if that is damaged."""
     try:
-        return numpy_helper.to_array(tensor, os.fspath(folder))
+        return numpy_helper.to_array(tensor, native_path(folder))
     except (OSError, ValueError, ValidationError) as error:
         (file,) = (entry.value for entry in tensor.external_data if entry.key == "location")
         raise BundleError(f"{folder / file} is cut off or missing: build the bundle again") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -55,17 +56,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _build(options: argparse.Namespace) -> int:
     try:
-        targets = Targets(
-            runtime=options.runtime,
-            decoder=options.decoder,
-            device=options.device or ("cuda" if "tensorrt" in (options.runtime, options.decoder) else "cpu"),
-            max_regions=options.max_regions,
-            max_tokens=options.max_tokens,
-            image_size=options.image_size,
-        )
-        precisions = Precisions(
-            options.vision, options.mask_extractor, options.llm, options.lm_head, options.method or Precisions.method
-        )
+        options.device = options.device or ("cuda" if "tensorrt" in (options.runtime, options.decoder) else "cpu")
+        given = vars(options)
+        targets = Targets(**{field.name: given[field.name] for field in fields(Targets)})
+        precisions = Precisions(**{field.name: given[field.name] for field in fields(Precisions)})
         build_bundle(
             options.checkpoint,
             options.output,
@@ -134,7 +128,8 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="the decoder's output layer (auto: fp16 for small models and TensorRT, else int8)",
     )
-    add("--method", choices=METHODS, help=f"how int4 and int8 scales are chosen ({Precisions.method})")
+    text = "how int4 and int8 scales are chosen (%(default)s)"
+    add("--method", choices=METHODS, default=Precisions.method, help=text)
     add("--vision", choices=FLOAT_PRECISIONS, default="auto", help="vision (auto: fp32 on the CPU, fp16 on the GPU)")
     add("--mask-extractor", choices=FLOAT_PRECISIONS, default="auto", help="mask extractor, as --vision")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -43,15 +43,7 @@ class Limits:
     margin: float = 0.1
 
 
-STAGES = (
-    "vision_features",
-    "image_tokens",
-    "mask_tokens",
-    "position_tokens",
-    "decoder_graph",
-    "prefix_logits",
-    "answer_logits",
-)
+STAGES = tuple(field.name for field in fields(Limits) if isinstance(field.default, Limit))
 
 
 class VerificationError(EngineError):

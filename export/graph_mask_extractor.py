@@ -51,25 +51,19 @@ def build_mask_extractor(
         name = f"mask_extractor.{name}"
         return linear(graph, states, name, read(f"{name}.weight"), read(f"{name}.bias"), half)
 
-    def narrow(states: str) -> str:
-        return states if not half_compute else graph.cast(states, f"{states}.narrow", np.float16)
-
-    def widen(states: str) -> str:
-        return states if not half_compute else graph.cast(states, f"{states}.wide", np.float32)
-
     levels = [
-        layer(narrow(_masked_mean(graph, level, channels, height * width)), level)
+        layer(graph.narrow(_masked_mean(graph, level, channels, height * width)), level)
         for level, channels, (height, width) in zip(LEVELS, config.vision_channels, config.feature_sizes, strict=True)
     ]
     total = levels[0]
     for index, level in enumerate(levels[1:], 1):
         total = graph.node("Add", [total, level], f"summed_{index}")
-    graph.node("Identity", [widen(layer(total, "feat_linear"))], "mask_tokens")
+    graph.node("Identity", [graph.wide(layer(total, "feat_linear"))], "mask_tokens")
 
     states = graph.node("Reshape", ["position", graph.constant([-1, config.position_size**2])], "position_rows")
-    states = graph.node("Relu", [layer(narrow(states), "mask_linear.layers.0")], "position_hidden_0")
+    states = graph.node("Relu", [layer(graph.narrow(states), "mask_linear.layers.0")], "position_hidden_0")
     states = graph.node("Relu", [layer(states, "mask_linear.layers.1")], "position_hidden_1")
-    graph.node("Identity", [widen(layer(states, "mask_linear.layers.2"))], "position_tokens")
+    graph.node("Identity", [graph.wide(layer(states, "mask_linear.layers.2"))], "position_tokens")
 
     graph.output("mask_tokens", ["N", config.hidden_size])
     graph.output("position_tokens", ["N", config.hidden_size])

@@ -63,13 +63,13 @@ class _Vision:
         graph, config = self.graph, self.config
         size = config.image_size
         states = graph.input("pixels", [1, 3, size, size])
-        states = self._widen(self._convolution(states, f"{TRUNK}.stem.0", stride=STRIDES[0]))
+        states = self.graph.wide(self._convolution(states, f"{TRUNK}.stem.0", stride=STRIDES[0]))
         states = self._channel_norm(states, f"{TRUNK}.stem.1")
         for stage, depth in enumerate(config.vision_depths):
             name = f"{TRUNK}.stages.{stage}"
             if stage > 0:
                 states = self._channel_norm(states, f"{name}.downsample.0")
-                states = self._widen(self._convolution(states, f"{name}.downsample.1", stride=2))
+                states = self.graph.wide(self._convolution(states, f"{name}.downsample.1", stride=2))
             for block in range(depth):
                 states = self._block(states, f"{name}.blocks.{block}")
             side = size // STRIDES[stage]
@@ -83,8 +83,8 @@ class _Vision:
         channels = self.read(f"{name}.norm.weight").shape[0]
         mixed = self._convolution(states, f"{name}.conv_dw", stride=1, padding=3, groups=channels)
         mixed = self.graph.node("Transpose", [mixed], f"{name}.channels_last", perm=[0, 2, 3, 1])
-        mixed = self._norm(self._widen(mixed), f"{name}.norm")
-        mixed = self._linear(self._narrow(mixed), f"{name}.mlp.fc1")
+        mixed = self._norm(self.graph.wide(mixed), f"{name}.norm")
+        mixed = self._linear(self.graph.narrow(mixed), f"{name}.mlp.fc1")
         mixed = gelu(self.graph, mixed, f"{name}.mlp.act")
         # The layer scale is a factor of each output channel of fc2. In float32 fc2 carries it; a small one would push
         # float16 weights below what they resolve, so there it is a product of its own, in float32.
@@ -94,7 +94,7 @@ class _Vision:
         mixed = self.graph.node("Transpose", [mixed], f"{name}.channels_first", perm=[0, 3, 1, 2])
         if not folded:
             scale = self.graph.weight(f"{name}.gamma", gamma.reshape(-1, 1, 1), dtype=np.float32)
-            mixed = self.graph.node("Mul", [self._widen(mixed), scale], f"{name}.scaled")
+            mixed = self.graph.node("Mul", [self.graph.wide(mixed), scale], f"{name}.scaled")
         return self.graph.node("Add", [states, mixed], f"{name}.output")
 
     def _project(self, features: str) -> None:
@@ -102,9 +102,9 @@ class _Vision:
         channels = config.vision_channels[IMAGE_TOKEN_LEVEL]
         rows = graph.node("Reshape", [features, graph.constant([channels, config.image_tokens])], "projector.columns")
         rows = graph.node("Transpose", [rows], "projector.rows", perm=[1, 0])
-        rows = self._linear(self._narrow(rows), f"{PROJECTOR}.0")
+        rows = self._linear(self.graph.narrow(rows), f"{PROJECTOR}.0")
         rows = gelu(graph, rows, f"{PROJECTOR}.1")
-        graph.node("Identity", [self._widen(self._linear(rows, f"{PROJECTOR}.2"))], "image_tokens")
+        graph.node("Identity", [self.graph.wide(self._linear(rows, f"{PROJECTOR}.2"))], "image_tokens")
 
     def _convolution(self, states: str, name: str, stride: int, padding: int = 0, groups: int = 1) -> str:
         kernel = self.read(f"{name}.weight")
@@ -112,7 +112,7 @@ class _Vision:
         bias = self.graph.weight(f"{name}.bias", self.read(f"{name}.bias"))
         return self.graph.node(
             "Conv",
-            [self._narrow(states), weight, bias],
+            [self.graph.narrow(states), weight, bias],
             name,
             kernel_shape=list(kernel.shape[2:]),
             strides=[stride, stride],
@@ -136,13 +136,3 @@ class _Vision:
         states = self.graph.node("Transpose", [states], f"{name}.channels_last", perm=[0, 2, 3, 1])
         states = self._norm(states, name)
         return self.graph.node("Transpose", [states], f"{name}.channels_first", perm=[0, 3, 1, 2])
-
-    def _narrow(self, states: str) -> str:
-        """Cast float32 states to the type in which the graph computes."""
-        return (
-            states if self.graph.dtype == np.float32 else self.graph.cast(states, f"{states}.narrow", self.graph.dtype)
-        )
-
-    def _widen(self, states: str) -> str:
-        """Cast states to float32."""
-        return states if self.graph.dtype == np.float32 else self.graph.cast(states, f"{states}.wide", np.float32)

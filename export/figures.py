@@ -85,7 +85,7 @@ class StageFigures:
         self.relative = float(np.maximum(self.relative, difference / scale))
 
     def within(self, limit: Limit) -> bool:
-        """Whether the limit is kept; NaN is not."""
+        """Return whether the figures are within a limit; NaN is not."""
         return self.cosine >= limit.cosine and self.relative <= limit.relative
 
     def to_json(self) -> dict[str, float]:

@@ -26,7 +26,9 @@ from osprey_torch.onnx_graph import GraphBuilder
 
 _ATTENTION_OPSET = 23  # the first with the operator Attention
 _TO_THE_END = np.iinfo(np.int64).max  # as the end of a Slice
-_SCORE_RANGE = 75.0  # exp(-75) = 3e-33: next to 1 it is nothing, divided by thousands of rows it is a normal number
+_SCORE_RANGE = (
+    75.0  # exp(-75) = 3e-33 is negligible beside 1, and normal even if divided by thousands of rows
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Attention(Protocol):
     def layer(self, layer: int, qkv: str, pick: Callable[[str, str], str] | None) -> str:
         """Make new_key.i and new_value.i of the projections qkv [..., S, 3 * heads * D]; returns the context.
 
-        pick(states, name) takes the rows whose logits are wanted; None where all go on.
+        pick(states, name) selects the rows whose logits are computed; None keeps all rows.
         The context is [..., S or R, heads * D].
         """
 
@@ -225,10 +227,10 @@ class Apart:
         return graph.node("Add", [straight, crossed], f"{name}.rotated")
 
     def _floored(self, scores: str, name: str) -> str:
-        """Scores with those of hidden rows raised to where their weight is nothing still, but no denormal number.
+        """Raise the scores of hidden rows until their weights are negligible, but not denormal.
 
-        On processors that are slow with such numbers a softmax over mostly hidden rows takes seven times as long, for
-        the weights below 1e-38. Raised, a hidden row gets 1e-33 of the largest weight, which changes no float32 sum.
+        On processors that are slow with denormal numbers, a softmax over mostly hidden rows takes seven times as long.
+        A raised row gets 1e-33 of the largest weight, which changes no float32 sum.
         """
         graph = self._graph
         largest = graph.node("ReduceMax", [scores], f"{name}.largest_score", axes=[-1], keepdims=1)

@@ -111,7 +111,7 @@ class _Decoder:
         weights = f"model.layers.{layer}"
         hidden, normed = self._norm_of_sum(hidden, added, f"{weights}.input_layernorm.weight", f"{name}.input_norm")
         qkv = self._product(layer, "qkv", normed)
-        # Behind the last keys and values only the rows whose logits are wanted go on.
+        # After the last keys and values, only the rows whose logits are computed continue.
         is_last = layer == self.shape.num_layers - 1
         context = self.attention.layer(layer, qkv, self._pick if is_last else None)
         if is_last:

@@ -23,7 +23,7 @@ from osprey_torch.weight_files import load
 # How the weight of a linear layer can be stored.
 LINEAR_PRECISIONS = ("int4", "int8", "fp16", "fp32")
 
-# DequantizeLinear knows INT4 and blocks from here on.
+# The first opset whose DequantizeLinear has INT4 and blocks.
 _BLOCK_OPSET = 21
 
 
@@ -59,16 +59,16 @@ class DecoderPrecision:
 
     @property
     def block(self) -> int:
-        """How many neighboring inputs share a scale where weights are quantized."""
+        """Number of neighboring inputs that share a scale of a quantized weight."""
         return TENSORRT_BLOCK if self.dialect == "tensorrt" else BLOCK
 
     @property
     def in_place(self) -> bool:
-        """Whether keys and values lie in one piece that the graph writes to (see export/graph_attention.py)."""
+        """Whether the graph writes keys and values into one buffer (see export/graph_attention.py)."""
         return self.dialect == "onnxruntime" and not self.half
 
     def transposed(self, output: bool) -> bool:
-        """Whether quantized layers are spelled as DequantizeLinear of an INT4 weight [in, out]."""
+        """Return whether quantized layers are stored as an INT4 weight [in, out] for DequantizeLinear."""
         return self.dialect == "tensorrt" or (self.unpacked and not output)
 
     def kind(self, output: bool) -> str:
@@ -125,7 +125,7 @@ def encode(
 class StoredLinears:
     """Adds weights to a graph that lie in files beside it: no weight is read, any number of graphs can share them.
 
-    index: what lies where. inline: folder of the files, to copy the weights into a graph that stands alone.
+    index: initializers by name. inline: folder of the weight files, to copy the weights into the graph.
     """
 
     index: Mapping[str, TensorProto]

@@ -1,4 +1,4 @@
-"""What a build can be asked for, and what of it is impossible: said at once, with the reason."""
+"""Options of a build. Impossible combinations are refused before it begins, with the reason."""
 
 from __future__ import annotations
 

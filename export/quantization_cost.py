@@ -1,6 +1,6 @@
-"""What quantization costs in words: `python -m export.quantization_cost --bundle engines/nano`.
+"""Measure how quantization changes the answers: `python -m export.quantization_cost --bundle engines/nano`.
 
-Builds the decoder once for every method and asks each for a short description of the same regions of simulated test
+Builds the decoder once for every method and generates a short description of the same regions of simulated test
 scenes, through the engines as the robot runs them. The reference is the decoder with fp32 weights.
 """
 
@@ -50,7 +50,7 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Row:
-    """One way to store the decoder's weights, and what its answers are against those of fp32 weights.
+    """One way to store the decoder's weights, and its answers compared with those of fp32 weights.
 
     kl_divergence: mean over the tokens of the fp32 answers, natural logarithm. token_agreement: share of these tokens
     that it would say, too; decided_agreement: of those that lead fp32's second choice by _MARGIN in probability.

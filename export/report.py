@@ -22,7 +22,7 @@ _STAGES = {
 def write_report(folder: Path, name: str, precisions: Mapping[str, str], verification: Mapping[str, Any]) -> Path:
     """Write `report.md` into a bundle's folder and returns its path.
 
-    name, precisions, verification: as in the manifest; a verification that was not done or has failed is said so.
+    name, precisions, verification: as in the manifest. The page states if the verification failed or was not done.
     The page depends on these and on the sizes of the files in the folder, on nothing else.
     """
     sections = [f"# {name}: what its engines say, against PyTorch", _verdict(verification)]

@@ -67,15 +67,15 @@ def verify_bundle(
         samples: images with regions; those without any are left out.
         engines: the bundle's, by default three ONNX graphs on the CPU.
         config: the bundle's model where it differs from the checkpoint's, in the size of images.
-        limits: what engines must keep.
-        max_new_tokens: how many tokens of each answer are compared.
-        max_regions: how many regions of an image are compared at most: its largest.
+        limits: limits of the differences.
+        max_new_tokens: number of compared tokens of each answer.
+        max_regions: number of compared regions of an image, the largest ones.
         layers: compare only that many of the decoder's first layers, for machines that cannot hold all of them.
         decoder: then, the file of an engine that has only these layers.
-        load: opens an engine file, by default as its entry says.
+        load: opens an engine file, by default with the runtime and device of its entry.
 
     Raises:
-        VerificationError: naming every stage that is past its limit, with its figures.
+        VerificationError: a limit is exceeded; the message names all such stages with their figures.
     """
     limits = limits or Limits()
     config = config or checkpoint.config

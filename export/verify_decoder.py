@@ -32,18 +32,18 @@ class Conversation:
 
     @property
     def prefix(self) -> tuple[int, ...]:
-        """What all regions share."""
+        """Tokens that all regions share."""
         return self.prompt[: common_prefix([self.prompt])]
 
     @property
     def question(self) -> tuple[int, ...]:
-        """What is left, from the region on."""
+        """Tokens from the region on."""
         return self.prompt[common_prefix([self.prompt]) :]
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a decoder said about the regions of one image.
+    """Answers of a decoder about the regions of one image.
 
     tokens: one array for each region. prefix_logits: [R, V] of the prefix's last rows. logits: for each answer of n
     tokens those [n, V] from which they were chosen.
@@ -166,7 +166,7 @@ def compare_words(
 def causal_mask(owners: np.ndarray) -> np.ndarray:
     """The decoder's mask, float32 [S, S], for rows of sequences packed one behind the other with no earlier rows.
 
-    owners: [S], which sequence a row is of, ascending. A row sees its own sequence up to itself.
+    owners: [S], the sequence of each row, ascending. A row attends to its own sequence up to itself.
     """
     result: np.ndarray = np.where(np.tril(owners[:, None] == owners[None, :]), np.float32(0), HIDDEN)
     return result

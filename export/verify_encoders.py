@@ -63,7 +63,7 @@ class EncoderInputs:
 
 @dataclass
 class Encoded:
-    """One side's outputs for one image: four feature maps [1, C, h, w] and the tokens as they come."""
+    """One side's outputs for one image: four feature maps [1, C, h, w], image tokens and region tokens."""
 
     features: list[np.ndarray]
     image: np.ndarray

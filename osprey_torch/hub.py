@@ -14,7 +14,7 @@ _SMALL_FILES = (CONFIG, *_TOKENIZERS, *COMPANIONS, *(index for index, _ in WEIGH
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether the text has the form "org/name" of a model on the hub."""
+    """Return whether the text has the form "org/name" of a model on the hub."""
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source) is not None
 
 

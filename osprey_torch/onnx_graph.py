@@ -15,13 +15,13 @@ from osprey_ros.errors import InputError
 from osprey_ros.file_errors import native_path
 from osprey_torch.weight_files import WeightFile
 
-# Opset 17 is the newest that every runtime we aim at reads (TensorRT 10.3, onnxruntime from 1.17).
+# Opset 17 is the newest that all supported runtimes read (TensorRT 10.3, onnxruntime from 1.17).
 OPSET = 17
 # The IR version that goes with an opset.
 _IR_VERSIONS = {17: 8, 21: 10, 23: 11}
 MICROSOFT = "com.microsoft"
 
-# Weights from this size on are stored beside the graph where a side file is asked for.
+# Weights of at least this size go into the external file, if there is one.
 _EXTERNAL_FROM_BYTES = 1024
 # Since opset 18 these take their axes as an input; ReduceSum has done so since 13.
 _REDUCTIONS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceL2")
@@ -32,8 +32,8 @@ class GraphBuilder:
 
     With `external` every weight goes to that file as soon as it is added and does not stay in memory, so a model of
     any size is written with the memory of its largest tensor. Without it weights lie inside the `.onnx`.
-    With `half` the graph computes in float16: constants and weights are float16 where nothing else is asked for.
-    Nodes are given in the spelling of opset 17, those that it has not in that of the opset they require.
+    With `half` the graph computes in float16: constants and weights are float16 by default.
+    Nodes have the form of opset 17; operators that it lacks have the form of the opset that they require.
     """
 
     def __init__(self, name: str, external: Path | None = None, half: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Packed sequences: one image prefix and many region branches in one row, each branch blind to the others.
+"""Packed sequences: one image prefix and many region branches in one row; branches do not attend to each other.
 
 The same layout as at run time, so that training computes the prefix once for all regions of an image, too.
 """
@@ -95,7 +95,7 @@ def pack(samples: Sequence[Sample], image_tokens: int) -> PackedSequence:
 
 
 def collate(sequences: Sequence[PackedSequence]) -> PackedBatch:
-    """Pad to the longest sequence. No row sees padding but padding itself, which carries no target."""
+    """Pad to the longest sequence. Only padding attends to padding, and it has no targets."""
     fill = {"tokens": 0, "branches": PADDING, "positions": 0, "region": 0, "targets": NO_TARGET}
 
     def pad(name: str) -> torch.Tensor:

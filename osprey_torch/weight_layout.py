@@ -50,7 +50,7 @@ def weight_file_names(folder: Path) -> list[str]:
 
 
 def list_weights(folder: Path) -> dict[str, StoredTensor]:
-    """Return the tensors of a checkpoint folder, without those that the model has no use for; raises InputError."""
+    """Return the tensors of a checkpoint folder, without those that the model does not use. Raises InputError."""
     names = weight_file_names(folder)
     if not names:
         raise InputError(f"{folder}: no model.safetensors and no pytorch_model.bin (nor an index of shards)")
@@ -124,7 +124,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _is_unused(name: str) -> bool:
-    """Whether it is a buffer of old transformers, or any part of CLIP but the trunk of its image half."""
+    """Return whether a tensor is a buffer of old transformers, or a part of CLIP other than the trunk of its tower."""
     inside = name.removeprefix(TOWER)
     if inside == name:
         return name.endswith(".rotary_emb.inv_freq")

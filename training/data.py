@@ -23,8 +23,8 @@ from osprey_torch.packing import PackedBatch, PackedSequence, Sample, collate, p
 from training.store import SceneStore
 
 CATEGORIES = (*CLASSES, *PARTS)
-# What a region's two tokens are asked for in stage 0: of the mask token how the region looks and on what it stands, of
-# the position token where the region's middle is, in twelfths of the image from the left and from the top.
+# Labels of stage 0. The mask token predicts the looks of the region and the table, the position token the place of the
+# region's center, in twelfths of the image from the left and from the top.
 LABELS = {"category": CATEGORIES, "color": COLORS, "size": SIZES, "table": TABLES}
 PLACE_LABELS = {"column": tuple(range(12)), "row": tuple(range(12))}
 NO_LABEL = -100
@@ -62,13 +62,13 @@ class Item:
     sequence: PackedSequence | None
 
 
-# Of a region that the edge of an enlarged image cuts, at least this share must be left.
+# Least visible share of a region that the edge of an enlarged image cuts.
 _LEFT_INSIDE = 0.6
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which regions of an image a stage learns from, and how.
+    """Regions of an image that a stage learns from, and changes of the image.
 
     Dialogues stay true for mirrored, enlarged or recolored images: no places in the first two, no sizes in the second,
     no colors in the third. Of the fields after `questions`, data sets have brightness only.

@@ -48,7 +48,7 @@ class Prepared:
 
 
 def prepare(recipe: Recipe, folder: Path, workers: int, deadline: Deadline = Deadline()) -> Prepared:  # noqa: B008
-    """Render or reads the data, trains a tokenizer where there is none, and makes the model; what is there is kept.
+    """Render or read the data, train a tokenizer if there is none, and create the model. Existing files are kept.
 
     Raises InputError, InputError or InputError for what cannot be used, and TimeIsUp.
     """

@@ -191,7 +191,7 @@ class Trainer:
             save_checkpoint(self.prepared.model, self.prepared.tokenizer, self.folder / "checkpoint", dtype, state)
 
     def _save(self, stage: int, step: int) -> None:
-        """Write the state beside the last one and then says in `progress.json`, in one move, that it counts."""
+        """Write the state beside the last one, then replace `progress.json`, which names the valid one, atomically."""
         before = self._progress()["state"]
         state = "state-b" if before == "state-a" else "state-a"
         if self.accelerator.is_main_process:

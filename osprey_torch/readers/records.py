@@ -103,7 +103,7 @@ def each_record(
 ) -> Iterator[Record]:
     """Yield read(entry, origin) of every entry; what is missing or malformed in one is counted in `skipped`.
 
-    `read` returns None for an entry that is whole but says nothing, which is no fault.
+    `read` returns None for a valid entry without a dialogue, which is not counted.
     """
     for index, entry in enumerate(entries):
         origin = f"{file}, record {index}"

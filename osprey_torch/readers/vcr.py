@@ -20,7 +20,7 @@ _NO_SPACE_BEFORE = re.compile(r"\s+([.,;:!?]|'\w*|n't\b)")
 def vcr(file: Path, images: Path, skipped: Skipped) -> Iterator[Record]:
     """Read `train.jsonl` with `vcr1images/`: one dialogue a record, the answer first and then the reason for it.
 
-    Objects that a text speaks of stand in it as lists of indices; they are named by their class and region.
+    Texts refer to objects by lists of indices, which are replaced by class and region.
     """
 
     def read(entry: dict[str, Any], origin: str) -> Record | None:

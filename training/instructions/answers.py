@@ -1,4 +1,4 @@
-"""Requests to a language model about an image that it cannot see, and the checks of its answers."""
+"""Requests to a language model with the facts about an image, and the checks of its answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from training.instructions.facts import KnownImage, KnownRegion, named_in
 from training.instructions.files import CONVERSATION, DESCRIPTION, SHORT_FORM
 from training.instructions.templates import Pair, place
 
-ASKED = (DESCRIPTION, CONVERSATION, SHORT_FORM)  # kinds for which a language model finds words
+ASKED = (DESCRIPTION, CONVERSATION, SHORT_FORM)  # kinds whose texts a language model can write
 MAX_TOKENS = {DESCRIPTION: 1200, CONVERSATION: 900, SHORT_FORM: 600}
 SHORTEST = 4  # words of a description
 LONGEST_SHORT = 5  # words of a short answer

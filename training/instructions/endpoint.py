@@ -31,7 +31,7 @@ class Request:
 
     @property
     def most_sent(self) -> int:
-        """More tokens than the words can be: a token is one byte or more, and the roles take a few."""
+        """Upper bound of the tokens: a token has at least one byte, and the roles take a few tokens."""
         return len(self.system.encode()) + len(self.user.encode()) + 64
 
     def body(self) -> dict[str, Any]:
@@ -88,11 +88,11 @@ class Endpoint:
             except urllib.error.URLError as error:
                 reason = str(error.reason)
             except (OSError, http.client.HTTPException) as error:
-                # It was sent: a time-out, or the connection broke.
+                # The request was sent: a time-out, or the connection broke.
                 self.lost(request)
                 reason = str(error) or type(error).__name__
             if attempt + 1 < self.attempts:
-                # A little chance in it, so that requests that failed together do not come back together.
+                # Random, so that requests that failed together are not repeated together.
                 time.sleep(max(wait, min(_LONGEST_WAIT, self.backoff * 2**attempt * random.uniform(0.5, 1.0))))
         raise InputError(f"{self.url} gives no answer in {self.attempts} attempts, the last: {reason}")
 
@@ -116,7 +116,7 @@ class Endpoint:
                 "give the URL that ends before /chat/completions"
             ) from error
         usage = data.get("usage") or {}
-        # An endpoint that does not count is taken to have used the most that it could.
+        # If the endpoint does not report tokens, count the upper bound.
         sent, received = usage.get("prompt_tokens"), usage.get("completion_tokens")
         return Reply(
             str(content),

@@ -50,7 +50,7 @@ class KnownRegion:
 
     @property
     def described(self) -> bool:
-        """Whether anything is known of it that says what it is."""
+        """Whether a category, a caption or a description is known."""
         return bool(self.category or self.captions or self.detailed)
 
     @cached_property
@@ -116,7 +116,7 @@ def images_from_records(records: Iterable[Record], images: Path, skipped: Skippe
 
 
 def images_from_scenes(count: int, split: str, folder: Path, first: int = 0) -> Iterator[KnownImage]:
-    """Render scenes `first` .. first+count-1 of a split into `folder` as PNG files, and says what is in them."""
+    """Render scenes `first` .. first+count-1 of a split into `folder` as PNG files. Yield the facts about each."""
     folder.mkdir(parents=True, exist_ok=True)
     for scene, frame in render_scenes(split, range(first, first + count), (WIDTH, HEIGHT)):
         name = f"{split}{scene.seed:06d}.png"

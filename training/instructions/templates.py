@@ -139,7 +139,7 @@ def _side(region: KnownRegion, other: KnownRegion) -> str | None:
 
 
 def _differ(name: str, region: KnownRegion) -> bool:
-    """Whether a region is surely not of this category: neither name is part of the other, or of a caption."""
+    """Return whether a region is surely not of this category: neither name is part of the other or of a caption."""
     said = " ".join((region.category, region.part_of, *region.captions, region.detailed.split(",")[0]))
     return not named_in(said, [name]) and not named_in(name, [region.category])
 

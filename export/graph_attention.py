@@ -26,9 +26,7 @@ from osprey_torch.onnx_graph import GraphBuilder
 
 _ATTENTION_OPSET = 23  # the first with the operator Attention
 _TO_THE_END = np.iinfo(np.int64).max  # as the end of a Slice
-_SCORE_RANGE = (
-    75.0  # exp(-75) = 3e-33 is negligible beside 1, and normal even if divided by thousands of rows
-)
+_SCORE_RANGE = 75.0  # exp(-75) = 3e-33 is negligible beside 1, and normal even if divided by thousands of rows
 
 
 @dataclass(frozen=True)

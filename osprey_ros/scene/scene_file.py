@@ -7,6 +7,7 @@ and may lack the latest commits.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from osprey_ros.errors import StorageError
+from osprey_ros.file_errors import LFS_POINTER, is_lfs_pointer, os_reason
 from osprey_ros.scene.change import cosine_distance
 from osprey_ros.scene.types import Attribute, Caption, SceneObject, State
 from osprey_ros.strict_json import to_json
@@ -63,24 +65,23 @@ _REFUSALS = (
     (
         ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM"),
         ("unable to open", "readonly"),
-        "the scene file {path} cannot be written ({error}): name another scene_file",
+        "the scene file {path} cannot be written because {why}: name another scene_file",
     ),
     (
         ("SQLITE_FULL",),
         ("is full",),
-        "the scene file {path} cannot be written because the disk is full ({error}): free some space, or name another "
-        "scene_file",
+        "the scene file {path} cannot be written because the disk is full: free some space, or name another scene_file",
     ),
     (
         ("SQLITE_IOERR",),
         ("I/O",),
-        "the disk fails to read or write the scene file {path} ({error}): check the disk, or name another scene_file; "
+        "the disk fails to read or write the scene file {path}: check the disk, or name another scene_file; "
         "the file may be intact",
     ),
 )
 _DAMAGED = (
-    "the scene file {path} is damaged, or not a scene file ({error}): move it away to start with an empty scene, or "
-    "name another scene_file"
+    "the scene file {path} is damaged, or not a scene file: move it away to start with an empty scene, or name another "
+    "scene_file"
 )
 
 
@@ -125,7 +126,7 @@ class SceneFile:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(
-                f"the folder of the scene file {path} cannot be created ({error.strerror}): name another scene_file"
+                f"the folder of the scene file {path} cannot be created ({os_reason(error)}): name another scene_file"
             ) from error
         database = None
         try:
@@ -138,7 +139,7 @@ class SceneFile:
             if database is not None:
                 database.close()
             if isinstance(error, sqlite3.Error):
-                raise self._refusal(error) from error
+                raise self.refusal(error) from error
             raise
         self._written = {obj.track_id: _Written(_row(obj), obj.appearance) for obj in self.content.objects}
         self._about = (self.content.next_id, self.content.questions)
@@ -261,12 +262,26 @@ class SceneFile:
             )
         return StoredScene(objects, next_id, about.get("asked", ""))
 
-    def _refusal(self, error: sqlite3.Error) -> StorageError:
+    def refusal(self, error: sqlite3.Error) -> StorageError:
+        """Return the cause of an error of SQLite in plain words, with its remedy."""
         name = getattr(error, "sqlite_errorname", None) or ""  # since Python 3.11, for errors of SQLite itself
         for names, phrases, text in _REFUSALS:
             if name.startswith(names) or (not name and any(phrase in str(error) for phrase in phrases)):
-                return StorageError(text.format(path=self._path, error=error))
-        return StorageError(_DAMAGED.format(path=self._path, error=error))
+                return StorageError(text.format(path=self._path, why=_why_not_writable(self._path)))
+        with suppress(OSError):
+            if is_lfs_pointer(self._path):
+                return StorageError(f"the scene file {self._path} {LFS_POINTER}")
+        return StorageError(_DAMAGED.format(path=self._path))
+
+
+def _why_not_writable(path: Path) -> str:
+    if path.is_dir():
+        return "it is a folder"
+    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+        return "permission is denied (chmod or chown it)"
+    if not os.access(path.parent, os.R_OK | os.W_OK | os.X_OK):
+        return f"the folder {path.parent} is not writable"
+    return "SQLite cannot open or change it"
 
 
 def _row(obj: SceneObject) -> tuple[Any, ...]:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from osprey_ros.bundle.manifest import Manifest
 from osprey_ros.errors import StorageError
+from osprey_ros.file_errors import os_reason
 from osprey_ros.scene.scene_file import SceneFile, StoredScene
 
 MIB = 1 << 20
@@ -92,6 +94,14 @@ class SceneStore:
         self._thread.join()
         self._file.close()
 
+    def _reason(self, error: Exception) -> str:
+        """Return why the scene was not written, in plain words."""
+        if isinstance(error, sqlite3.Error):
+            reason = str(self._file.refusal(error))
+        else:
+            reason = os_reason(error) if isinstance(error, OSError) else str(error)
+        return f"the scene cannot be written to {self.path}: {reason}"
+
     def _run(self) -> None:
         while True:
             with self._changed:
@@ -104,7 +114,7 @@ class SceneStore:
                 self._file.write(source())
                 self._problem = ""
             except Exception as error:  # the next scene is tried again, and `flush` must return
-                self._problem = f"the scene cannot be written to {self.path} ({error}): is the disk full?"
+                self._problem = self._reason(error)
             with self._changed:
                 self._busy = False
                 self._changed.notify_all()

@@ -1,7 +1,8 @@
-"""Builds the vision graph: from pixels to the four feature maps of the ConvNeXt trunk and the image tokens.
+"""Builds the vision graph: from pixels to the four feature maps of the tower and the image tokens.
 
 pixels [1, 3, S, S] -> res2..res5 [1, C, S/stride, S/stride] at strides 4, 8, 16, 32, and image_tokens [T, H]: res4 row
-by row through the two-layer projector. ConvNeXt: Liu et al., arXiv 2201.03545, in timm's arithmetic.
+by row through the two-layer projector. ConvNeXt: Liu et al., arXiv 2201.03545, in timm's arithmetic. Towers that timm
+defines: `export.graph_backbone`.
 
 In a float16 graph convolutions, linears and GELU are float16. Layer norms and the residual stream, which has the large
 values, stay float32. All casts are nodes of the graph, for runtimes that follow its types. Inputs and outputs are
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from export.graph_backbone import add_backbone
 from osprey_torch.config import IMAGE_TOKEN_LEVEL, STRIDES, OspreyConfig
 from osprey_torch.onnx_graph import GraphBuilder, gelu, linear
 
@@ -61,23 +63,33 @@ class _Vision:
 
     def build(self, path: Path) -> None:
         graph, config = self.graph, self.config
-        size = config.image_size
-        states = graph.input("pixels", [1, 3, size, size])
-        states = self.graph.wide(self._convolution(states, f"{TRUNK}.stem.0", stride=STRIDES[0]))
+        pixels = graph.input("pixels", [1, 3, config.image_size, config.image_size])
+        if config.vision_backbone is None:
+            self._convnext(pixels)
+        else:
+            for stage, states in enumerate(add_backbone(graph, config, self.read, pixels, self.half)):
+                self._level(stage, states)
+        self._project(f"res{IMAGE_TOKEN_LEVEL + 2}")
+        graph.output("image_tokens", [config.image_tokens, config.hidden_size])
+        graph.save(path)
+
+    def _convnext(self, pixels: str) -> None:
+        states = self.graph.wide(self._convolution(pixels, f"{TRUNK}.stem.0", stride=STRIDES[0]))
         states = self._channel_norm(states, f"{TRUNK}.stem.1")
-        for stage, depth in enumerate(config.vision_depths):
+        for stage, depth in enumerate(self.config.vision_depths):
             name = f"{TRUNK}.stages.{stage}"
             if stage > 0:
                 states = self._channel_norm(states, f"{name}.downsample.0")
                 states = self.graph.wide(self._convolution(states, f"{name}.downsample.1", stride=2))
             for block in range(depth):
                 states = self._block(states, f"{name}.blocks.{block}")
-            side = size // STRIDES[stage]
-            graph.node("Identity", [states], f"res{stage + 2}")
-            graph.output(f"res{stage + 2}", [1, config.vision_channels[stage], side, side])
-        self._project(f"res{IMAGE_TOKEN_LEVEL + 2}")
-        graph.output("image_tokens", [config.image_tokens, config.hidden_size])
-        graph.save(path)
+            self._level(stage, states)
+
+    def _level(self, stage: int, states: str) -> None:
+        """Declare that the states are the feature map of a stage."""
+        side = self.config.image_size // STRIDES[stage]
+        self.graph.node("Identity", [states], f"res{stage + 2}")
+        self.graph.output(f"res{stage + 2}", [1, self.config.vision_channels[stage], side, side])
 
     def _block(self, states: str, name: str) -> str:
         channels = self.read(f"{name}.norm.weight").shape[0]

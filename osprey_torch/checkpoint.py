@@ -53,9 +53,10 @@ class Checkpoint:
     def open(cls, source: Path | str, vision_weights: Path | None = None) -> Checkpoint:
         """Open a folder in the published layout, or a model on the hub ("org/name"); reads headers only.
 
-        vision_weights: an open_clip state dictionary (.bin or .safetensors, or the folder it lies in). Its trunk is
-        used instead of one inside the checkpoint. Without it and without vision weights in the checkpoint, the path
-        `mm_vision_tower` of config.json is tried, absolute or from the folder.
+        vision_weights: an open_clip state dictionary (.bin or .safetensors, or the folder it lies in), or weights of
+        the timm model that config.json names (see `osprey_torch.backbone_weights`). Its trunk is used instead of one
+        inside the checkpoint. Without it and without vision weights in the checkpoint, the path `mm_vision_tower` of
+        config.json is tried, absolute or from the folder.
 
         Raises:
             InputError: a file is missing or damaged, or parameters are missing, unexpected or of the wrong shape:
@@ -72,7 +73,7 @@ class Checkpoint:
         tensors = list_weights(folder)
         if vision_weights is not None or not any(name.startswith(TOWER) for name in tensors):
             others = {name: tensor for name, tensor in tensors.items() if not name.startswith(TOWER)}
-            tensors = others | list_vision_weights(folder, data.get("mm_vision_tower"), vision_weights)
+            tensors = others | list_vision_weights(folder, config, data.get("mm_vision_tower"), vision_weights)
         tensors = without_spare_rows(tensors, config)
         check_shapes(folder, config, tensors)
         files = tuple(sorted({tensor.path for tensor in tensors.values()}))

@@ -39,7 +39,9 @@ class OspreyConfig:
     image_size: int = 512
     image_mean: tuple[float, float, float] = CLIP_MEAN
     image_std: tuple[float, float, float] = CLIP_STD
-    # ConvNeXt trunk: open_clip's convnext_large_d_320
+    # vision tower: a model of timm by name, or None for a ConvNeXt of these depths, by default open_clip's
+    # convnext_large_d_320
+    vision_backbone: str | None = None
     vision_depths: tuple[int, int, int, int] = (3, 3, 27, 3)
     vision_channels: tuple[int, int, int, int] = (192, 384, 768, 1536)
     vision_layer_scale: float = 1e-6
@@ -98,13 +100,15 @@ class OspreyConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return `config.json` of the published layout; what LLaMA has no name for lies under "osprey"."""
+        # A tower has a name or the shape of a ConvNeXt.
+        unused = ("vision_backbone",) if self.vision_backbone is None else ("vision_depths", "vision_layer_scale")
         return {
             "architectures": ["OspreyLlamaForCausalLM"],
             "model_type": "osprey",
             "mm_projector_type": "mlp2x_gelu",
             "mm_hidden_size": self.vision_channels[IMAGE_TOKEN_LEVEL],
             **{key: getattr(self, name) for key, name in LLAMA_KEYS.items()},
-            "osprey": {key: value for key, value in asdict(self).items() if key not in LLAMA_KEYS.values()},
+            "osprey": {key: value for key, value in asdict(self).items() if key not in (*LLAMA_KEYS.values(), *unused)},
         }
 
     @classmethod
@@ -185,7 +189,11 @@ def _own_values(data: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any
         default = defaults[key]
         if value is None:
             continue
-        if key == "extra_eos_ids":
+        if key == "vision_backbone":
+            if not isinstance(value, str):
+                raise ValueError(f"{key} is {value!r}: it must be the name of a timm model")
+            values[key] = value
+        elif key == "extra_eos_ids":
             values[key] = token_ids(data, key, ()) if value else ()
         elif isinstance(default, tuple):
             kept = numbers(data, key, len(default)) or default

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaModel
 
 from osprey_ros.decoding.prompt import IMAGE, MASK, POSITION
+from osprey_torch.backbone import BackboneTower
 from osprey_torch.config import IMAGE_TOKEN_LEVEL, LLAMA_KEYS, OspreyConfig
 from osprey_torch.mask_extractor import MaskExtractor
 from osprey_torch.packing import PackedBatch
@@ -22,7 +23,7 @@ class OspreyLlama(LlamaModel):  # type: ignore[no-untyped-call]
         shape = {key: getattr(config, name) for key, name in LLAMA_KEYS.items()}
         rope = {"rope_type": "default", "rope_theta": shape.pop("rope_theta")}
         super().__init__(LlamaConfig(**shape, rope_parameters=rope, attn_implementation="sdpa"))  # type: ignore[call-arg]
-        self.vision_tower = VisionTower(config)
+        self.vision_tower = VisionTower(config) if config.vision_backbone is None else BackboneTower(config)
         self.mm_projector = nn.Sequential(
             nn.Linear(config.vision_channels[IMAGE_TOKEN_LEVEL], config.hidden_size),
             nn.GELU(),

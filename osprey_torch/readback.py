@@ -6,7 +6,7 @@ For comparisons in which both sides must have the same weights, tensor by tensor
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +14,13 @@ import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.bundle.manifest import DECODER, EMBEDDINGS, MASK_EXTRACTOR, VISION
+from osprey_ros.errors import BundleError
+from osprey_torch.backbone import TRUNK
 from osprey_torch.config import OspreyConfig
 from osprey_torch.model import Osprey
 from osprey_torch.stored_linears import quantized_linear, stored_members
@@ -29,12 +33,16 @@ Read = Callable[[str], np.ndarray]
 CONFIG = "config.json"
 EMBEDDING_TABLE = "model.embed_tokens.weight"
 
+_TOWER = "model.vision_tower"
+
 
 def model_from_bundle(bundle: Bundle) -> Osprey:
     """Return an fp32 model in evaluation mode with the weights of the bundle's engines, which must be ONNX graphs."""
     config = OspreyConfig.from_json(json.loads(bundle.path(CONFIG).read_text(encoding="utf-8")))
     model = Osprey(config)
     encoders = _encoder_weights(bundle.path(VISION)) | _encoder_weights(bundle.path(MASK_EXTRACTOR))
+    if config.vision_backbone is not None:
+        encoders |= _folded_weights(model, encoders, bundle.path(VISION))
     decoder = decoder_weights(bundle.path(DECODER))
     for name, parameter in model.state_dict().items():  # each shares its memory with the model's own
         if name == EMBEDDING_TABLE:
@@ -44,7 +52,7 @@ def model_from_bundle(bundle: Bundle) -> Osprey:
             array = encoders.get(name, np.ones(parameter.shape, np.float32)).reshape(parameter.shape)
         elif name in encoders:
             # Graphs hold the matrices of linear layers transposed; convolutions have four dimensions.
-            array = encoders[name].T if encoders[name].ndim == 2 else encoders[name]
+            array = (encoders[name].T if encoders[name].ndim == 2 else encoders[name]).reshape(parameter.shape)
         else:
             array = decoder(name)
         parameter.copy_(torch.tensor(np.ascontiguousarray(array)))
@@ -82,6 +90,30 @@ def decoder_weights(graph: Path) -> Read:
         return np.ascontiguousarray(data[:, number * columns : (number + 1) * columns].T, dtype=np.float32)
 
     return read
+
+
+def _folded_weights(model: Osprey, encoders: Mapping[str, np.ndarray], graph: Path) -> dict[str, np.ndarray]:
+    """Return what a timm tower's graph has folded into its convolutions, as norms and biases that change nothing.
+
+    Raises BundleError if the graph has weights that were computed from those of the checkpoint.
+    """
+    computed = [name for name in encoders if name.startswith("trunk.constant")]
+    if computed:
+        raise BundleError(
+            f"{graph}: {computed[0]} was computed from weights of the vision tower, which cannot be read back: use the "
+            "checkpoint instead of the bundle"
+        )
+    folded = {}
+    for name, module in model.model.vision_tower.named_modules(prefix=_TOWER):
+        published = name.replace(f"{_TOWER}.trunk.", f"{_TOWER}.{TRUNK}", 1)
+        if isinstance(module, _BatchNorm) and f"{published}.running_var" not in encoders:
+            ones = np.ones(module.num_features, np.float32)
+            folded[f"{published}.weight"] = ones
+            folded[f"{published}.running_mean"] = 0 * ones
+            folded[f"{published}.running_var"] = ones - np.float32(module.eps)
+        elif isinstance(module, nn.Conv2d) and module.bias is not None and f"{published}.bias" not in encoders:
+            folded[f"{published}.bias"] = np.zeros(module.out_channels, np.float32)
+    return folded
 
 
 def _encoder_weights(graph: Path) -> dict[str, np.ndarray]:

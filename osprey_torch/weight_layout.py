@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from osprey_ros.errors import InputError
+from osprey_torch.backbone_weights import list_backbone_weights
 from osprey_torch.config import OspreyConfig
 from osprey_torch.json_files import read_json
 from osprey_torch.model import Osprey
@@ -20,7 +21,8 @@ WEIGHT_FILES = (
     ("model.safetensors.index.json", "model.safetensors"),
     ("pytorch_model.bin.index.json", "pytorch_model.bin"),
 )
-TOWER = "model.vision_tower.vision_tower."  # what comes before open_clip's own names
+VISION = "model.vision_tower."  # what comes before the names of the vision tower in a checkpoint
+TOWER = f"{VISION}vision_tower."  # what comes before open_clip's own names
 
 # What the weights are called in open_clip's own repositories; looked for where a folder is given.
 _OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -63,13 +65,18 @@ def list_weights(folder: Path) -> dict[str, StoredTensor]:
     return {name: tensor for name, tensor in found.items() if not _is_unused(name)}
 
 
-def list_vision_weights(folder: Path, configured: object, given: Path | None) -> dict[str, StoredTensor]:
-    """Return the trunk of an open_clip state dictionary, under the names that it has in a published checkpoint.
+def list_vision_weights(
+    folder: Path, config: OspreyConfig, configured: object, given: Path | None
+) -> dict[str, StoredTensor]:
+    """Return the vision tower of a weights file, under the names that it has in a published checkpoint.
 
-    given: the file, or the folder it lies in; else `configured`, which is `mm_vision_tower` of config.json.
-    Raises InputError if the file is missing or has no trunk.
+    given: the file, or the folder it lies in; else `configured`, which is `mm_vision_tower` of config.json. It is an
+    open_clip state dictionary, or weights of the timm model that the configuration names.
+    Raises InputError if the file is missing or does not fit.
     """
-    path = _open_clip_file(folder, configured, given)
+    path = _open_clip_file(folder, config, configured, given)
+    if config.vision_backbone is not None:
+        return {VISION + name: tensor for name, tensor in list_backbone_weights(config, path).items()}
     found = {TOWER + name: tensor for name, tensor in list_file(path).items()}
     trunk = {name: tensor for name, tensor in found.items() if not _is_unused(name)}
     if not trunk:
@@ -131,7 +138,7 @@ def _is_unused(name: str) -> bool:
     return not inside.startswith(_TRUNK) or inside.startswith(_TRUNK_HEAD)
 
 
-def _open_clip_file(folder: Path, configured: object, given: Path | None) -> Path:
+def _open_clip_file(folder: Path, config: OspreyConfig, configured: object, given: Path | None) -> Path:
     chosen = given or (configured if isinstance(configured, str) and configured else None)
     if chosen is not None:
         # What the user gives counts from where the user is; an absolute path stays what it is either way.
@@ -143,8 +150,9 @@ def _open_clip_file(folder: Path, configured: object, given: Path | None) -> Pat
         if given:
             wanted = " or ".join(str(candidate) for candidate in candidates)
             raise InputError(f"the file with the vision weights is not there: {wanted}")
+    model = "open_clip's convnext_large_d_320" if config.vision_backbone is None else config.vision_backbone
     raise InputError(
         f"{folder}: the vision tower's weights are not in this checkpoint, and mm_vision_tower of {CONFIG} "
-        f"({configured!r}) is not a file here: give open_clip's convnext_large_d_320 file with --vision-weights "
+        f"({configured!r}) is not a file here: give the weights file of {model} with --vision-weights "
         "(in a training recipe: model.vision_weights)"
     )

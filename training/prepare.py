@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -30,7 +29,7 @@ from training.deadline import Deadline
 from training.mixed_data import MixedDataset
 from training.recipe import ModelStart, Recipe, RecordSource
 from training.record_data import RecordDataset
-from training.start import starting_model
+from training.start import load_tower, starting_model, with_tower
 from training.store import SceneStore, render_scenes
 from training.tokenizer import train_tokenizer
 
@@ -64,6 +63,7 @@ def prepare(recipe: Recipe, folder: Path, workers: int, deadline: Deadline = Dea
         mask_id = tokenizer.token_to_id(MASK_TEXT)
         assert mask_id is not None, "train_tokenizer adds <mask>"
         model = Osprey(config.with_vocabulary(mask_id))
+        load_tower(model, recipe.model.tower)
     else:
         model, tokenizer = starting_model(recipe.model)
         if recipe.data.scenes:
@@ -90,12 +90,7 @@ def prepare(recipe: Recipe, folder: Path, workers: int, deadline: Deadline = Dea
 def _preset(start: ModelStart) -> OspreyConfig:
     if start.preset not in PRESETS:
         raise InputError(f"model: unknown preset {start.preset!r}; known are {', '.join(PRESETS)}")
-    config = PRESETS[start.preset]
-    try:
-        shape: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in start.shape.items()}
-        return replace(config, **shape)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"model.shape: {error}") from error
+    return with_tower(PRESETS[start.preset], start.tower, start.shape)
 
 
 def _scenes(recipe: Recipe, folder: Path, image_size: int, workers: int, deadline: Deadline) -> SceneStore:

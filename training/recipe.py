@@ -26,13 +26,22 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class TowerStart:
+    """A vision tower out of timm: the name of a convolutional backbone, and a file of its weights, else random ones."""
+
+    name: str
+    weights: str | None = None
+
+
+@dataclass(frozen=True)
 class ModelStart:
     """What the weights are at first: one of three.
 
     preset: a model of this name in osprey_torch.config, with random weights and a tokenizer trained on the data;
     shape: the fields of its OspreyConfig that are to be others, such as image_size.
     checkpoint: a folder in the published layout, such as that of an earlier stage, with vision_weights if it has none.
-    llm: a LLaMA folder, with vision_weights, an open_clip file; projector and mask extractor are random.
+    llm: a LLaMA folder, with vision_weights, an open_clip file, or a tower; projector and mask extractor are random.
+    tower: the vision tower in place of that of the preset, or of open_clip's ConvNeXt with an llm.
     """
 
     preset: str | None = None
@@ -40,6 +49,7 @@ class ModelStart:
     llm: str | None = None
     vision_weights: str | None = None
     shape: Mapping[str, Any] = field(default_factory=dict)
+    tower: TowerStart | None = None
 
     def __post_init__(self) -> None:
         if self.shape and self.preset is None:
@@ -47,8 +57,10 @@ class ModelStart:
         given = [name for name in ("preset", "checkpoint", "llm") if getattr(self, name)]
         if len(given) != 1:
             raise InputError(f"model: give one of preset, checkpoint and llm, not {given or 'none'}")
-        if self.llm is not None and self.vision_weights is None:
-            raise InputError("model: an llm needs vision_weights, an open_clip file")
+        if self.tower is not None and (self.checkpoint is not None or self.vision_weights is not None):
+            raise InputError("model: tower goes with preset or llm, without vision_weights; a checkpoint has a tower")
+        if self.llm is not None and self.vision_weights is None and self.tower is None:
+            raise InputError("model: an llm needs vision_weights, an open_clip file, or a tower")
         if self.preset is not None and self.vision_weights is not None:
             raise InputError("model: vision_weights go with llm or checkpoint; a preset has a tower of its own")
 

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 
 from osprey_ros.errors import InputError
+from osprey_torch.backbone import BackboneTower, with_backbone
+from osprey_torch.backbone_weights import load_backbone, with_pixel_range
 from osprey_torch.checkpoint import check_finite, config_from_json, ids_given, load_checkpoint
+from osprey_torch.config import OspreyConfig
 from osprey_torch.json_files import read_json
 from osprey_torch.model import Osprey
 from osprey_torch.tensor_files import read_stored
 from osprey_torch.tokenizer_files import read_vocabulary
-from osprey_torch.weight_layout import CONFIG, check_shapes, list_vision_weights, list_weights, without_spare_rows
-from training.recipe import ModelStart
+from osprey_torch.weight_layout import (
+    CONFIG,
+    TOWER,
+    check_shapes,
+    list_vision_weights,
+    list_weights,
+    without_spare_rows,
+)
+from training.recipe import ModelStart, TowerStart
 
 # Parts that neither a LLaMA nor a CLIP tower has: they begin with random weights.
 _NEW = ("model.mm_projector.", "mask_extractor.")
@@ -24,27 +37,64 @@ def starting_model(start: ModelStart) -> tuple[Osprey, Tokenizer]:
     """Return the model and tokenizer of a checkpoint or of an LLM folder. Raises InputError."""
     if start.checkpoint is not None:
         return load_checkpoint(Path(start.checkpoint), Path(start.vision_weights) if start.vision_weights else None)
-    if start.llm is None or start.vision_weights is None:
+    if start.llm is None:
         raise InputError("model: a preset has no weights to start from")
-    return model_from_llm(Path(start.llm), Path(start.vision_weights))
+    return model_from_llm(Path(start.llm), Path(start.vision_weights) if start.vision_weights else None, start.tower)
 
 
-def model_from_llm(folder: Path, vision_weights: Path) -> tuple[Osprey, Tokenizer]:
-    """Build a model from a LLaMA folder (such as Vicuna-7B v1.5) and an open_clip file, other parts random.
+def with_tower(config: OspreyConfig, tower: TowerStart | None, shape: Mapping[str, Any]) -> OspreyConfig:
+    """Return a configuration with other fields (`shape`) and with a tower of timm, if one is given.
 
-    The tower is open_clip's convnext_large_d_320, unless the folder's config.json has an "osprey" part that says
-    otherwise. Raises InputError for files that are missing or do not fit.
+    The tower gives the channels and, unless `shape` has them, the mean and deviation of pixels. Raises InputError.
+    """
+    fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in shape.items()}
+    try:
+        config = replace(config, **fields)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"model.shape: {error}") from error
+    if tower is None:
+        return config
+    of_towers = sorted(name for name in shape if name.startswith("vision_"))
+    if of_towers:
+        raise InputError(f"model.shape: {', '.join(of_towers)} cannot be set beside model.tower; leave it out")
+    config = with_backbone(config, tower.name)
+    if tower.weights is not None:
+        config = with_pixel_range(config, Path(tower.weights))
+    return replace(config, **{name: fields[name] for name in ("image_mean", "image_std") if name in fields})
+
+
+def load_tower(model: Osprey, tower: TowerStart | None) -> None:
+    """Give the vision tower of a model the weights of a recipe's tower, if it has any. Raises InputError."""
+    if tower is not None and tower.weights is not None:
+        own = model.model.vision_tower
+        assert isinstance(own, BackboneTower)
+        load_backbone(own, model.config, Path(tower.weights))
+
+
+def model_from_llm(
+    folder: Path, vision_weights: Path | None, tower: TowerStart | None = None
+) -> tuple[Osprey, Tokenizer]:
+    """Build a model from a LLaMA folder (such as Vicuna-7B v1.5) and a vision tower, other parts random.
+
+    The tower is a backbone of timm, or the file `vision_weights`: open_clip's convnext_large_d_320, unless the
+    folder's config.json has an "osprey" part that says otherwise. Raises InputError for files that are missing or do
+    not fit.
     """
     data = read_json(folder / CONFIG)
     if data.get("model_type") != "llama":
         raise InputError(f"{folder / CONFIG}: model_type is {data.get('model_type')!r}, it must be 'llama'")
     config = config_from_json({**data, "model_type": "osprey"}, folder / CONFIG)
     tokenizer, config = read_vocabulary(folder, config, ids_given(data))
-    stored = without_spare_rows(list_weights(folder) | list_vision_weights(folder, None, vision_weights), config)
-    check_shapes(folder, config, stored, optional=_NEW)
+    config = with_tower(config, tower, {})
+    stored = list_weights(folder)
+    if tower is None:
+        stored |= list_vision_weights(folder, config, None, vision_weights)
+    stored = without_spare_rows(stored, config)
+    check_shapes(folder, config, stored, optional=_NEW if tower is None else (*_NEW, TOWER))
     model = Osprey(config)
     state = {name: read_stored(tensor, torch.float32) for name, tensor in stored.items()}
     for name, weight in state.items():
         check_finite(name, weight.numpy(), stored[name].path)
     model.load_state_dict(state, strict=False)
+    load_tower(model, tower)
     return model, tokenizer

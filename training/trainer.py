@@ -21,6 +21,7 @@ from tqdm import tqdm
 from osprey_ros.errors import InputError, StorageError
 from osprey_ros.files import write_file
 from osprey_ros.strict_json import to_json
+from osprey_torch.backbone import BackboneTower
 from osprey_torch.checkpoint import save_checkpoint
 from training.cpu import prepare_for_cpu
 from training.data import batches
@@ -146,7 +147,9 @@ class Trainer:
 
     def _optimizer(self, stage: Stage) -> torch.optim.Optimizer:
         model = self.prepared.model
-        parameters = list(freeze_all_but(model, stage.trains))
+        parameters = list(freeze_all_but(model, stage.trains, stage.frozen_levels))
+        if isinstance(model.model.vision_tower, BackboneTower):
+            model.model.vision_tower.fixed_statistics = stage.fixed_statistics
         if self.recipe.lora is not None:
             freeze_below_adapters(group_parameters(model)["language_model"], model)
         self.objective.heads.requires_grad_(not stage.learns_words)

@@ -73,9 +73,10 @@ $(STAMPS)/robot: setup.py package.xml $(STAMPS)/interfaces $(STAMPS)/gl
 	@touch $@
 
 TEST_LISTS := $(foreach list,runtime test train,requirements/$(list).txt)
-$(STAMPS)/test: $(TEST_LISTS) requirements/open_clip.txt tools/install_tensorrt_bindings.py $(STAMPS)/packages
+$(STAMPS)/test: $(TEST_LISTS) requirements/timm.txt requirements/open_clip.txt tools/install_tensorrt_bindings.py $(STAMPS)/packages
 	@echo "installing PyTorch and what training and the tests need into $(VENV)"
 	$(PIP) $(TEST_LISTS:%=-r %)
+	$(PIP) --no-deps -r requirements/timm.txt
 	$(PIP) --no-deps --upgrade --target $(VENV)/open_clip -r requirements/open_clip.txt
 	$(BIN)/python tools/install_tensorrt_bindings.py
 	@touch $@

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from osprey_torch.backbone import BackboneTower
 from osprey_torch.config import OspreyConfig
 from osprey_torch.model import Osprey
 from osprey_torch.readback import Read
@@ -28,7 +29,15 @@ def streamed_model(config: OspreyConfig, read: Read, layers: int | None = None) 
     # Without weights, but with a table of its own.
     model.model.rotary_emb = type(model.model.rotary_emb)(model.model.config)
     names = {id(parameter): name for name, parameter in model.state_dict(keep_vars=True).items()}
+    tower = model.model.vision_tower
+    whole = isinstance(tower, BackboneTower)  # its modules have buffers, and may read the weights of others
+    if whole:
+        tower.register_forward_pre_hook(partial(_load_tower, read))
+        tower.register_forward_hook(_free_tower)
+    inside = set(tower.modules()) if whole else set()
     for module in model.modules():
+        if module in inside:
+            continue
         own = {key: names[id(parameter)] for key, parameter in module.named_parameters(recurse=False)}
         if own:
             module.register_forward_pre_hook(partial(_load, own, read))
@@ -40,6 +49,16 @@ def _load(own: dict[str, str], read: Read, module: nn.Module, _: Any) -> None:
     for key, name in own.items():
         tensor = torch.from_numpy(np.require(read(name), np.float32, "W"))
         setattr(module, key, nn.Parameter(tensor, requires_grad=False))
+
+
+def _load_tower(read: Read, module: nn.Module, _: Any) -> None:
+    prefix = "model.vision_tower."
+    state = {name: torch.from_numpy(np.require(read(prefix + name), np.float32, "W")) for name in module.state_dict()}
+    module.load_state_dict(state, assign=True)
+
+
+def _free_tower(module: nn.Module, *_: Any) -> None:
+    module.to("meta")
 
 
 def _free(module: nn.Module, *_: Any) -> None:

@@ -69,6 +69,8 @@ def load_tower(model: Osprey, tower: TowerStart | None) -> None:
         own = model.model.vision_tower
         assert isinstance(own, BackboneTower)
         load_backbone(own, model.config, Path(tower.weights))
+        for name, weight in own.state_dict().items():
+            check_finite(name, weight.numpy(), Path(tower.weights))
 
 
 def model_from_llm(

@@ -68,6 +68,7 @@ class SimCamera(Node):
         self._source = SceneSource(objects)
 
         self._renderer = Renderer(width, height)
+        self._source.preload(self._renderer)
         self._image = self.create_publisher(Image, "image", _QOS_DEPTH)
         self._segmentation = self.create_publisher(Image, "segmentation", _QOS_DEPTH)
         self._depth = self.create_publisher(Image, "depth", _QOS_DEPTH)

@@ -8,6 +8,7 @@ from math import cos, pi, sin, sqrt, tan
 
 import numpy as np
 
+from osprey_ros.errors import InputError
 from osprey_sim.catalog import RGB
 from osprey_sim.colors import dominant_color
 from osprey_sim.meshes.store import Mesh, ModelInfo, ModelSet
@@ -110,7 +111,10 @@ def _suitable(models: ModelSet, split: str, zoom: float) -> dict[str, list[Model
         if info.name not in left_out and middle >= _SMALLEST and longest <= _LARGEST:
             kinds[info.kind].append(info)
     if not kinds:
-        raise ValueError(f"no model of {models.folder} suits a view of {240 / zoom:.2f} m; use more models")
+        raise InputError(
+            f"no model of {models.folder} has a size for a view of {240 / zoom:.2f} m; add models of "
+            f"{_SMALLEST / zoom:.2f} to {_LARGEST / zoom:.2f} m"
+        )
     return kinds
 
 

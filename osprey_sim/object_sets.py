@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from osprey_sim.home import sample_home, with_colors
+from osprey_sim.home import sample_home, shipped_models, with_colors
 from osprey_sim.meshes.store import ModelSet
 from osprey_sim.render import Frame, Renderer
 from osprey_sim.scene import Scene, sample_scene
@@ -27,8 +27,15 @@ class SceneSource:
     def __init__(self, objects: str = TABLETOP, models: Path | None = None) -> None:
         if objects not in OBJECT_SETS:
             raise ValueError(f"objects is {objects!r}; use one of {', '.join(OBJECT_SETS)}")
-        self._models = ModelSet(models) if models is not None and objects == HOME else None
         self._home = objects == HOME
+        self._models = None
+        if self._home:
+            self._models = ModelSet(models) if models is not None else shipped_models()
+
+    def preload(self, renderer: Renderer) -> None:
+        """Load all models at once, before many scenes. Raises InputError if a model cannot be read."""
+        if self._models is not None:
+            renderer.preload(mesh for name in self._models.models for mesh in self._models.meshes(name))
 
     def sample(self, seed: int, split: str, count: tuple[int, int] = (4, 9)) -> Scene:
         """Return the scene of a seed, as `sample_scene` and `sample_home` do."""

@@ -102,7 +102,7 @@ def _info(entry: dict[str, Any]) -> ModelInfo:
         size=(0.0, 0.0, 0.0),
         title=str(entry["name"]),
         author=str(entry.get("author", "")),
-        license=str(entry.get("license") or entry.get("licence") or "not stated"),
+        license=next((str(value) for key, value in entry.items() if key.startswith("licen")), "not stated"),
         source=str(entry.get("source", "")),
     )
 

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from osprey_ros.errors import InputError
+from osprey_sim.home import sample_home
 from osprey_sim.meshes import folder
 from osprey_sim.meshes.attribution import LICENSES
 from osprey_sim.meshes.furniture import main
@@ -222,6 +223,8 @@ def test_a_folder_of_models_with_an_index_is_converted(up: str, size: tuple[floa
     (info,) = ModelSet(tmp_path / "set").models.values()
     assert (info.name, info.kind, info.license, info.size) == ("a_block_1", "block", "MIT", size)
     assert "| a_block_1 | Block |" in (tmp_path / "set" / ATTRIBUTION).read_text()
+    with pytest.raises(InputError, match=r"no model of .* has a size"):
+        sample_home(0, "test", models=ModelSet(tmp_path / "set"))
 
 
 @pytest.mark.parametrize("index", [None, "{", "[1]", '[{"id": "a"}]', "[]", TWICE])

@@ -10,10 +10,10 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCE = ROOT / "osprey_interfaces"
 BUILD = ROOT / "build" / "osprey_interfaces"
 FROM_PYPI = {"cmake": "cmake==3.31.10", "ninja": "ninja==1.13.0"}
 
@@ -30,16 +30,35 @@ def main() -> None:
         run([sys.executable, "-m", "pip", "install", "--quiet", *missing], "pip.log", path)
 
     shutil.rmtree(BUILD, ignore_errors=True)  # its cache may be of another Python or ROS
+    with tempfile.TemporaryDirectory(prefix="osprey-interfaces-") as temporary:
+        build(prefix, *places(ROOT, Path(temporary)), path)
+
+
+def places(root: Path, temporary: Path) -> tuple[Path, Path]:
+    """Return the folder of the sources and the one of the build.
+
+    CMake's part of rosidl drops other characters than ASCII from paths: a checkout in such a path is built from a copy.
+    """
+    source = root / "osprey_interfaces"
+    if str(root).isascii():
+        return source, root / "build" / "osprey_interfaces" / "cmake"
+    if not str(temporary).isascii():
+        sys.exit(f"{root} and {temporary} are not ASCII, which the build of ROS messages needs; set TMPDIR to /tmp")
+    return Path(shutil.copytree(source, temporary / "source")), temporary / "build"
+
+
+def build(prefix: Path, source: Path, folder: Path, path: str) -> None:
+    """Configure, build and install into `prefix`, with `path` as PATH."""
     prefixes = [str(prefix), *filter(None, os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep))]
     print(f"building osprey_interfaces for {prefix}", flush=True)
     configure: list[str | Path] = [
-        *("cmake", "-S", SOURCE, "-B", BUILD / "cmake", "-G", "Ninja"),
+        *("cmake", "-S", source, "-B", folder, "-G", "Ninja"),
         *(f"-DCMAKE_INSTALL_PREFIX={prefix}", f"-DCMAKE_PREFIX_PATH={';'.join(dict.fromkeys(prefixes))}"),
         *(f"-DPython3_EXECUTABLE={sys.executable}", "-DCMAKE_BUILD_TYPE=Release", "-DBUILD_TESTING=OFF"),
     ]
     run(configure, "configure.log", path)
-    run(["cmake", "--build", BUILD / "cmake"], "build.log", path)
-    run(["cmake", "--install", BUILD / "cmake"], "install.log", path)
+    run(["cmake", "--build", folder], "build.log", path)
+    run(["cmake", "--install", folder], "install.log", path)
     kinds = ", ".join(f"osprey_interfaces.{kind}" for kind in ("action", "msg", "srv"))
     run([sys.executable, "-c", f"import {kinds}"], "import.log", path)
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from geometry_msgs.msg import Point
 from ros_harness import Client, ros_environment
+from sensor_msgs.msg import RegionOfInterest
 
+from osprey_interfaces.msg import Region
 from osprey_ros.describer import Describer
 from osprey_ros.errors import StoppedError
 from osprey_ros.frame import Frame
@@ -50,6 +52,18 @@ def test_a_canceled_query_stops(pipeline: Pipeline) -> None:
     assert found.success
     assert [match.object.category for match in found.matches] == ["bowl"]
     assert np.isclose(found.matches[0].score, 1, atol=0.1)
+
+
+def test_a_region_of_which_no_pixel_is_left_is_unknown_with_a_reason(pipeline: Pipeline) -> None:
+    requests = Requests(pipeline, Finder(pipeline.describer), StepSettings, lambda: None)
+    speck = Region(encoding=Region.BOX, roi=RegionOfInterest(x_offset=0, y_offset=0, width=1, height=1))
+    request = DescribeRegion.Request(regions=[speck])
+    answer = requests.describe_region(request, DescribeRegion.Response(), CancellationToken())
+    assert (answer.success, answer.text, answer.confidence) == (True, "unknown", 0.0)
+    assert "no pixel of its mask (1 pixels) is left at the scales of the model" in answer.message
+    things = pipeline.memory.snapshot().objects
+    known = DescribeRegion.Request(track_ids=[things[0].track_id])
+    assert requests.describe_region(known, DescribeRegion.Response(), CancellationToken()).message == ""
 
 
 @pytest.fixture

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import re
 from pathlib import Path
 
 from osprey_ros.errors import InputError
+from osprey_ros.file_errors import os_reason
 from osprey_torch.companion_files import COMPANIONS
 from osprey_torch.weight_layout import CONFIG, WEIGHT_FILES, weight_file_names
+
+log = logging.getLogger(__name__)
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "added_tokens.json")
 _SMALL_FILES = (CONFIG, *_TOKENIZERS, *COMPANIONS, *(index for index, _ in WEIGHT_FILES))
@@ -33,10 +38,9 @@ def fetch_checkpoint(repository: str) -> Path:
         try:
             return Path(huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=list(names)))
         except Exception as error:  # the hub's errors and those of its HTTP client have no base in common
+            log.debug("the hub: %s", error)
             raise InputError(
-                f"{repository} is neither a folder here nor to be had from the hub: {error}\n"
-                "check the name and the network (HF_HUB_OFFLINE must not be set), or give a folder; "
-                "a download that broke off goes on where it was"
+                f"{repository} is neither a folder here nor to be had from the hub: {_reason(error)}"
             ) from error
 
     folder = fetch(_SMALL_FILES)
@@ -51,3 +55,19 @@ def fetch_checkpoint(repository: str) -> Path:
         if (folder / single).is_file():
             return folder
     raise InputError(f"{repository} on the hub has no weights that are read here (safetensors or .bin)")
+
+
+def _reason(error: Exception) -> str:
+    """Return why a download failed, and the remedy."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return "its access is restricted; accept its terms on the hub and log in (hf auth login)"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "no public model has this name; check the name, or log in (hf auth login) if it is private"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        return f"the cache (HF_HOME) cannot be written: {os_reason(error)}"
+    return (
+        "the download failed; check the name and the network (HF_HUB_OFFLINE must not be set), or give a folder; "
+        "the same command continues a download that broke off"
+    )

@@ -39,13 +39,15 @@ def detailed_descriptions(file: Path, images: Path, skipped: Skipped) -> Iterato
     """Read `osprey_detail_description.json`: one long description of each region."""
 
     def read(entry: dict[str, Any], origin: str) -> Record | None:
-        masks = _masks(entry)
+        masks, places = _usable_masks(entry, origin, skipped)
         dialogues = []
         for number, text in enumerate(entry["description"]):
+            if number in places and places[number] is None:
+                continue
             found = _DESCRIPTION.match(text.strip())
             if found is None:
                 raise ValueError(f"description {number} does not begin with its region: {text[:60]!r}")
-            dialogues.append((Turn(QUESTIONS["detailed"], found.group(1).strip(), (number,)),))
+            dialogues.append((Turn(QUESTIONS["detailed"], found.group(1).strip(), (_place(number, places),)),))
         return Record(_image(entry, images), masks, tuple(dialogues), origin) if dialogues else None
 
     return each_record(read_list(file), file, skipped, read)
@@ -55,10 +57,13 @@ def lvis_positive_negative(file: Path, images: Path, skipped: Skipped) -> Iterat
     """Read `osprey_lvis_positive_negative.json`: whether a region is of a category, each question naming its region."""
 
     def read(entry: dict[str, Any], origin: str) -> Record | None:
-        masks = _masks(entry)
+        masks, places = _usable_masks(entry, origin, skipped)
         dialogues = []
         for question, answer in _pairs(entry):
-            regions = tuple(int(number) - 1 for number in _TAG.findall(question))
+            named = [int(number) - 1 for number in _TAG.findall(question)]
+            if any(number in places and places[number] is None for number in named):
+                continue
+            regions = tuple(_place(number, places) for number in named)
             dialogues.append((Turn(_TAG.sub(REGION_TEXT, question), answer, regions),))
         # The names of this file carry a folder ("train2017/000000000009.jpg"): they are used as they are.
         return Record(images / entry["file_name"], masks, tuple(dialogues), origin) if dialogues else None
@@ -100,6 +105,37 @@ def _pairs(entry: dict[str, Any]) -> list[tuple[str, str]]:
 def _masks(entry: dict[str, Any]) -> tuple[Segmentation, ...]:
     height, width = int(entry["height"]), int(entry["width"])
     return tuple(Segmentation(with_area(part["segmentation"]), height, width) for part in entry["annotation"])
+
+
+def _usable_masks(
+    entry: dict[str, Any], origin: str, skipped: Skipped
+) -> tuple[tuple[Segmentation, ...], dict[int, int | None]]:
+    """Return the masks of a record that can be used, and the place of each among them by its number in the record.
+
+    The place of a mask that cannot be used is None; it is counted.
+    """
+    height, width = int(entry["height"]), int(entry["width"])
+    masks: list[Segmentation] = []
+    places: dict[int, int | None] = {}
+    for number, part in enumerate(entry["annotation"]):
+        places[number] = None
+        try:
+            mask = Segmentation(with_area(part["segmentation"]), height, width)
+        except KeyError as error:
+            skipped.add(f"{origin}, annotation {number}", f"the key {error} is missing")
+        except (TypeError, ValueError, AttributeError) as error:
+            skipped.add(f"{origin}, annotation {number}", str(error))
+        else:
+            places[number] = len(masks)
+            masks.append(mask)
+    return tuple(masks), places
+
+
+def _place(number: int, places: dict[int, int | None]) -> int:
+    place = places.get(number)
+    if place is None:
+        raise ValueError(f"a question is about regions {(number,)}, there are {len(places)} masks")
+    return place
 
 
 def _image(entry: dict[str, Any], images: Path) -> Path:

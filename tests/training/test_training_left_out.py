@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from coco_files import HEIGHT, WIDTH, annotation, coco_file, only, write
+from coco_files import HEIGHT, SQUARE, WIDTH, annotation, coco_file, only, write
 from PIL import Image
 
 from osprey_ros.errors import InputError
-from osprey_torch.readers import coco
+from osprey_torch.readers import coco, osprey724k
 from osprey_torch.readers.records import Skipped
 from osprey_torch.readers.usable import decoded_masks, usable_records
 
@@ -60,6 +60,22 @@ def test_a_bad_annotation_is_named_and_the_others_are_read(tmp_path: Path, bad: 
     assert [turns[0].answer for turns in record.dialogues] == ["dining table", "Quadruped Head"]
     assert skipped.count == 1
     assert reason in skipped.summary()
+
+
+@pytest.mark.parametrize("kind", ["description", "conversations"])
+def test_a_bad_mask_of_a_record_is_named_and_the_other_questions_are_kept(tmp_path: Path, kind: str) -> None:
+    parts = [{"segmentation": [[1, 2]]}, {"segmentation": SQUARE}]
+    entry = {"file_name": "9.jpg", "height": HEIGHT, "width": WIDTH, "annotation": parts}
+    texts = ["Is <region1> red?", "No.", "Is <region2> red?", "Yes."]
+    talk = [{"from": ("human", "gpt")[n % 2], "value": text} for n, text in enumerate(texts)]
+    said = {"description": ["<region1>: No.", "<region2>: Yes."], "conversations": talk}[kind]
+    file = write(tmp_path / "l.json", [{**entry, kind: said}])
+    read = {"description": osprey724k.detailed_descriptions, "conversations": osprey724k.lvis_positive_negative}[kind]
+    skipped = Skipped()
+    (record,) = read(file, tmp_path, skipped)
+    assert [(turns[0].answer, turns[0].regions) for turns in record.dialogues] == [("Yes.", (0,))]
+    assert len(record.masks) == 1
+    assert "record 0, annotation 0: a mask must be polygons" in skipped.summary()
 
 
 @pytest.mark.parametrize(

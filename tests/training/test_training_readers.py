@@ -224,7 +224,7 @@ def test_broken_records_are_named_and_counted(tmp_path: Path, change: dict, reas
     assert len(list(osprey724k.lvis_positive_negative(file, tmp_path, skipped))) == 2
     assert skipped.count == 1
     assert "record 1" in skipped.summary()
-    with pytest.raises(InputError, match=f"l.json, record 1: .*{reason}"):
+    with pytest.raises(InputError, match=f"l.json, record 1(, annotation 0)?: .*{reason}"):
         list(osprey724k.lvis_positive_negative(file, tmp_path, Skipped(strict=True)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,24 +44,28 @@ def load_regions(path: str | os.PathLike[str], masks_anyway: bool = False) -> Re
     return load_mask_files(path, masks_anyway).regions
 
 
-def load_mask_files(path: str | os.PathLike[str], masks_anyway: bool = False) -> MaskFiles:
+def load_mask_files(
+    path: str | os.PathLike[str], masks_anyway: bool = False, shape: tuple[int, int] | None = None
+) -> MaskFiles:
     """Read regions from an id image or from a folder of binary masks, with the names of their files.
 
     An id image is gray with up to 16 bits, or a palette image, whose indices are the ids; 0 is background. In a folder,
     each image is non-zero inside its region. The ids are the numbers in the file names if every name is a number from
-    1 up, otherwise 1, 2, 3 ... in the order of the numbers in the names. A mask that is empty, of another size or
-    cannot be read is left out with a warning. Files that systems add (``._*``, ``.DS_Store``) are passed over.
+    1 up, otherwise 1, 2, 3 ... in the order of the numbers in the names. A mask that is empty, has not
+    the size of most or cannot be read is left out with a warning. Files that systems add (``._*``, ``.DS_Store``) are
+    passed over.
 
     Args:
         path: The file or folder. The content counts, not the name: JPEG and lossy WebP cannot hold ids.
         masks_anyway: As in `regions_from_id_image`.
+        shape: Height and width of the image. In a folder with masks of several sizes, those of this size count.
 
     Raises RegionError, with the name of the file, if no region is left.
     """
     source = Path(path)
     try:
         if source.is_dir():
-            return _load_folder(source)
+            return _load_folder(source, shape)
         if not source.exists():
             raise RegionError(f"masks {source} do not exist; give an id image (PNG) or a folder of binary PNGs")
         return _load_id_image(source, masks_anyway)
@@ -82,8 +87,9 @@ def load_image_with_masks(
     Raises:
         ImageError, RegionError: A file cannot be used, or the masks are not of the image.
     """
-    rgb, found = load_image(image), load_mask_files(masks, masks_anyway)
+    rgb = load_image(image)
     shape = (rgb.shape[0], rgb.shape[1])
+    found = load_mask_files(masks, masks_anyway, shape)
     orientation = exif_orientation(read_file(image))
     if orientation >= 5 and found.regions.shape == shape[::-1] and shape[0] != shape[1]:
         raise RegionError(
@@ -108,38 +114,40 @@ def _load_id_image(path: Path, masks_anyway: bool) -> MaskFiles:
     return MaskFiles(regions, (path.name,) * len(regions), stored.orientation)
 
 
-def _load_folder(folder: Path) -> MaskFiles:
+def _load_folder(folder: Path, shape: tuple[int, int] | None) -> MaskFiles:
     files = sorted((p for p in folder.iterdir() if _is_mask(p)), key=_number_order)
     if not files:
         raise RegionError(f"folder {folder} has no .png file; put a binary PNG for each region into it")
-    masks: list[np.ndarray] = []
-    kept: list[int] = []
-    reason, turned = "", 1
+    masks: dict[int, np.ndarray] = {}
+    problems: dict[int, object] = {}
+    turned = 1
     for number, file in enumerate(files):
         try:
-            mask, orientation = stored_mask(file.read_bytes())
-            if not mask.any():
+            masks[number], orientation = stored_mask(file.read_bytes())
+            if not masks[number].any():
                 raise RegionError("it is empty; set the pixels inside the region, or remove the file")
-            if masks and mask.shape != masks[0].shape:
-                raise RegionError(
-                    f"it is {mask.shape[1]}x{mask.shape[0]}, {files[kept[0]].name} is "
-                    f"{masks[0].shape[1]}x{masks[0].shape[0]}; all must have the size of the image"
-                )
         except (RegionError, OSError) as error:
-            problem = error.strerror or "cannot be read" if isinstance(error, OSError) else error
-            reason = reason or f"mask {file}: {problem}"
-            _LOGGER.warning("mask %s is left out: %s", file, problem)
+            masks.pop(number, None)
+            problems[number] = error.strerror or "cannot be read" if isinstance(error, OSError) else error
             continue
         _warn_if_turned(file, orientation)
         turned = max(turned, orientation)
-        masks.append(mask)
-        kept.append(number)
+    sizes = Counter(mask.shape for mask in masks.values())
+    size = shape if shape in sizes else next((found for found, _ in sizes.most_common(1)), None)
+    for number, mask in list(masks.items()):
+        if mask.shape != size and size is not None:
+            masks.pop(number)
+            given, wanted = (f"{width}x{height}" for height, width in (mask.shape, size))
+            problems[number] = f"it is {given}, others are {wanted}; all must have the size of the image"
     if not masks:
-        raise RegionError(f"none of the {len(files)} masks in {folder} can be used; {reason}")
+        number, problem = next(iter(problems.items()))
+        raise RegionError(f"none of the {len(files)} masks in {folder} can be used; mask {files[number]}: {problem}")
+    for number, problem in sorted(problems.items()):
+        _LOGGER.warning("mask %s is left out: %s", files[number], problem)
     ids = _ids_of(files)
     return MaskFiles(
-        regions_from_masks(np.stack(masks), [ids[number] for number in kept]),
-        tuple(files[number].name for number in kept),
+        regions_from_masks(np.stack(list(masks.values())), [ids[number] for number in masks]),
+        tuple(files[number].name for number in masks),
         turned,
     )
 

@@ -42,8 +42,17 @@ class Segmentation:
                 raise ValueError(
                     f"the mask's run lengths add up to {sum(counts)} pixels, the image has {self.height * self.width}"
                 )
+            if not isinstance(counts, list):
+                self._check_encoded()
         elif not _polygons(self.data):
             raise ValueError("a mask must be polygons of three points or more, given as numbers, or run lengths")
+
+    def _check_encoded(self) -> None:
+        """Raise ValueError if compressed run lengths do not fit the image."""
+        try:
+            coco_masks.decode(self._encoded())
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ValueError("the mask's compressed run lengths do not fit its size") from error
 
     @property
     def area(self) -> int:

@@ -52,9 +52,10 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str], speaks: bo
     if status == 2:
         assert outcome.err.strip(), "status 2 without a reason"
         assert outcome.out == "", outcome
-        errors = [line for line in outcome.err.splitlines() if "error: " in line or "cannot start: " in line]
-        assert len(errors) == 1, f"not one line that names the error: {outcome.err}"
-        assert outcome.err.splitlines()[-1] == errors[0], f"the error has more than one line: {outcome.err}"
+        assert "Traceback" not in outcome.err, outcome.err
+        lines = outcome.err.splitlines()
+        errors = [line for line in lines if "error: " in line or "cannot start: " in line]
+        assert not errors or errors == lines[-1:], f"the error has more than one line: {outcome.err}"
     return outcome
 
 

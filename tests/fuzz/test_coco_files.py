@@ -98,6 +98,6 @@ def test_coco_files(data: dict[str, Any], cut: int, damaged: int, bundle: str, t
         check_text(str(error), str(file))
     else:
         usable = sum(len(record.masks) for record in records)
-        assert usable == len(data["annotations"]) or skipped.count, "masks are left out and not counted"
+        assert usable == len(data["annotations"]) or skipped.total, "masks are left out and not counted"
         assert all(dialogue for record in records for dialogue in record.dialogues)
     run(own_masks.main, ["--bundle", bundle, "--file", str(file), "--images", str(folder)])

@@ -70,7 +70,9 @@ def test_id_images(file: IdImage, describe: Callable[..., Outcome], tmp_path: Pa
     if outcome.status == 0:
         found = {region["id"] for region in outcome.json()["regions"]}
         warned = any("never compared" not in line for line in outcome.err.splitlines())
-        assert found == file.ids or warned, (found, file.ids, file.format)
+        # GIF files number the colors of their palette in their own order.
+        same = len(found) == len(file.ids) if file.format == "GIF" else found == file.ids
+        assert same or warned, (found, file.ids, file.format)
     elif file.exact and file.ids:
         assert outcome.status == 2
         assert masks.name in outcome.err

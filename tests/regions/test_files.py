@@ -76,7 +76,7 @@ def _write_gray_png(path: Path, values: np.ndarray, bits: int) -> None:
     ("pixels", "reason"),
     [
         (np.zeros((60, 80), np.uint8), r"7\.png is left out: it is empty; set the pixels"),
-        (np.ones((30, 80), np.uint8), r"7\.png is left out: it is 80x30, 3\.png is 80x60"),
+        (np.ones((30, 80), np.uint8), r"7\.png is left out: it is 80x30, others are 80x60"),
         (np.arange(60 * 80 * 3, dtype=np.uint8).reshape(60, 80, 3), r"7\.png is left out: it has 3 channels"),
         (None, r"7\.png is left out: it is not an image of a known format"),
     ],
@@ -93,6 +93,15 @@ def test_a_bad_mask_is_named_and_the_others_are_read(
     assert found.files == ("3.png", "9.png", "12.png", "300.png")
     (line,) = caplog.messages
     assert re.search(reason, line)
+
+
+def test_masks_of_the_image_size_count_in_a_folder_with_several_sizes(files: Path) -> None:
+    for name in ("1.png", "2.png", "4.png", "5.png", "6.png", "8.png"):
+        Image.fromarray(np.full((6, 8), 255, np.uint8)).save(files / "masks" / name)
+    assert load_mask_files(files / "masks").regions.shape == (6, 8)
+    Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(files / "image.png")
+    _, found = load_image_with_masks(files / "image.png", files / "masks")
+    assert found.files == ("3.png", "7.png", "9.png", "12.png", "300.png")
 
 
 def test_a_folder_without_a_good_mask_is_refused(files: Path) -> None:

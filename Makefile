@@ -12,6 +12,9 @@ LISTS := runtime bag sim build $(if $(filter wheels,$(ROS)),ros)
 STAMPS := $(VENV)/stamps/$(ROS)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
+# The tests of one file share a process, which shares models and nodes between them.
+TEST_PROCESSES := --numprocesses auto --maxprocesses 4 --dist loadfile
+
 ifneq ($(ROS),wheels)
 # The interfaces are installed into .venv, beside a ROS that lies elsewhere.
 export LD_LIBRARY_PATH := $(CURDIR)/$(VENV)/lib:$(LD_LIBRARY_PATH)
@@ -19,12 +22,13 @@ export AMENT_PREFIX_PATH := $(CURDIR)/$(VENV):$(AMENT_PREFIX_PATH)
 endif
 
 .NOTPARALLEL:
-.PHONY: help venv demo test test-fast lint clean
+.PHONY: help venv demo test test-fast fuzz lint clean
 help:
 	@echo "make venv   set up $(VENV) with everything (runtime, simulator, ROS 2, PyTorch for training and tests)"
 	@echo "make demo   describe the objects of a simulated camera over ROS 2; writes build/demo/ (needs no PyTorch)"
 	@echo "make test   run the tests"
 	@echo "make test-fast  run the unit tests: no node, no training, no export"
+	@echo "make fuzz   run 2,000 generated inputs for each door: commands, messages, recordings, parameters"
 	@echo "make lint   check style, types and the floors of the packages"
 	@echo "make clean  remove $(VENV) and what was built for it"
 
@@ -34,10 +38,13 @@ demo: $(STAMPS)/robot
 	$(BIN)/python -m osprey_sim.demo --output build/demo
 
 test: $(STAMPS)/robot $(STAMPS)/test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TEST_PROCESSES)
 
 test-fast: $(STAMPS)/robot $(STAMPS)/test
-	$(BIN)/python -m pytest -m unit
+	$(BIN)/python -m pytest $(TEST_PROCESSES) -m unit
+
+fuzz: $(STAMPS)/robot $(STAMPS)/test
+	OSPREY_FUZZ=2000 $(BIN)/python -m pytest tests/fuzz
 
 # Types are checked against the installed libraries, so lint needs the whole environment.
 lint: $(STAMPS)/robot $(STAMPS)/test $(STAMPS)/lint

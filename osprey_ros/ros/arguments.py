@@ -21,6 +21,7 @@ _HINTS = {
     "__node": ", without slashes; set a namespace with __ns",
     "__name": ", without slashes; set a namespace with __ns",
 }
+_NAME = re.compile(r"([~/\w*]+:)?[A-Za-z_][\w./]*", re.ASCII)
 _FURTHER = ("rosout", "clock", "parameter_events", "diagnostics", "tf", "tf_static")
 
 
@@ -39,6 +40,8 @@ def check_arguments(arguments: Sequence[str]) -> None:
             _check_names(flag, value)
         if flag in _PARAMETER:
             name, _, text = value.partition(":=")
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"{flag} {value!r}: {name!r} is no name of a parameter; see `ros2 param list`")
             found = _read(text, f"{flag} {value}")
             if isinstance(found, Mapping):
                 raise ValueError(f"{flag} {value!r} has names in its value; write {flag} {_FORMS[flag]}")

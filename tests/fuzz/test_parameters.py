@@ -87,7 +87,7 @@ def test_parameters_at_the_start(name: str, value: Any, in_file: bool, tmp_path:
         arguments = ["--ros-args", "-p", f"{name}:={_yaml(value)}"]
     outcome = run(main, arguments, speaks=False)
     if outcome.status == 2:
-        assert name in outcome.err or "parameter" in outcome.err, outcome.err
+        assert name in outcome.err or "parameter" in outcome.err or "--ros-args" in outcome.err, outcome.err
     else:
         assert outcome.status == 0
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from osprey_ros.cli._edge import one_line
 from osprey_ros.files import write_json
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class _Formatter(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return one_line(super().formatMessage(record))
+
     def format(self, record: logging.LogRecord) -> str:
         return f"osprey: {record.levelname.lower()}: {super().format(record)}"
 

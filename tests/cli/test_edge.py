@@ -37,6 +37,7 @@ def _ended(body: str, redirections: str = "", **environment: str) -> subprocess.
     ("error", "text"),
     [
         (InputError("a is 3; use 2"), "a is 3; use 2"),
+        (InputError("image a\r\x1b[2J\n.png"), r"image a\r\x1b[2J\n.png"),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "the disk is full; free some space"),
         (OSError(errno.EACCES, os.strerror(errno.EACCES), "/x"), "/x: permission denied; change the permissions"),
         (OSError("no\n connection"), "no connection"),

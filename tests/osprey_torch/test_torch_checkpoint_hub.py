@@ -131,7 +131,7 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(
 
 
 def test_a_model_that_the_hub_does_not_have_is_named(hub: Hub) -> None:
-    with pytest.raises(InputError, match="org/other is neither a folder here nor to be had from the hub: [^\n]+$"):
+    with pytest.raises(InputError, match=r"org/other is neither a folder here nor to be had from the hub: [^\n]+$"):
         Checkpoint.open("org/other")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -48,6 +49,16 @@ def test_every_program_of_the_checkout_exists() -> None:
     assert [module for module, file in files.items() if "\ndef main(" not in file.read_text()] == []
     evaluations = {path for path in (ROOT / "evaluation").glob("*.py") if "\ndef main(" in path.read_text()}
     assert evaluations <= set(files.values())
+
+
+def test_every_program_has_the_edge_of_commands() -> None:
+    folders = ("osprey_sim", "export", "training", "evaluation", "benchmarks")
+    texts = {path: path.read_text(encoding="utf-8") for folder in folders for path in (ROOT / folder).rglob("*.py")}
+    programs = {path for path, text in texts.items() if "\ndef main(" in text}
+    nodes = {ROOT / "osprey_sim" / "camera_node.py"}  # run_node is their edge
+    helpers = {ROOT / "benchmarks" / "memory.py"}  # a process of benchmarks/frame.py
+    without = {path for path in programs if not re.search(r"\n@command\(.*\)\ndef main\(", texts[path])}
+    assert without <= nodes | helpers
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ TOWER = f"{VISION}vision_tower."  # what comes before open_clip's own names
 
 # What the weights are called in open_clip's own repositories; looked for where a folder is given.
 _OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_MOST_NAMED = 20  # tensors in an error
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # A row for each token.
 _VOCABULARY_ROWS = ("model.embed_tokens.weight", "lm_head.weight")
@@ -104,7 +105,7 @@ def parameter_shapes(config: OspreyConfig) -> dict[str, tuple[int, ...]]:
 def check_shapes(
     folder: Path, config: OspreyConfig, found: Mapping[str, StoredTensor], optional: tuple[str, ...] = ()
 ) -> None:
-    """Raise InputError with all names that are missing, unexpected or of the wrong shape.
+    """Raise InputError with the names that are missing, unexpected, or of the wrong shape or type.
 
     optional: beginnings of names that may be missing.
     """
@@ -123,7 +124,8 @@ def check_shapes(
         if name in found and found[name].dtype not in _DTYPES
     ]
     if lines:
-        raise InputError(f"{folder}: weights do not fit {CONFIG}\n  " + "\n  ".join(lines))
+        more = f"; and {len(lines) - _MOST_NAMED} more" if len(lines) > _MOST_NAMED else ""
+        raise InputError(f"{folder}: weights do not fit {CONFIG}: {'; '.join(lines[:_MOST_NAMED])}{more}")
 
 
 def _name(dtype: torch.dtype) -> str:

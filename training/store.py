@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import signal
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -76,8 +77,11 @@ def render_scenes(
         else:
             jobs.append((folder, split, start, stop, image_size, size))
     if jobs:
-        # "spawn": a GL context must not be carried over a fork.
-        with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        # "spawn": a GL context must not be carried over a fork. A terminal sends Ctrl-C to the workers, too: the parent
+        # ends them.
+        with multiprocessing.get_context("spawn").Pool(
+            workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
+        ) as pool:
             for done in pool.imap_unordered(_render_chunk, jobs):
                 progress(done)
     return SceneStore(folder)

@@ -28,6 +28,7 @@ from osprey_ros.bundle.manifest import EMBEDDINGS, EngineEntry, onnx_engines
 from osprey_ros.decoding.decoder import Decoder
 from osprey_ros.decoding.prompt import QUESTIONS, PromptBuilder
 from osprey_ros.engines.base import Engine, load_engine
+from osprey_ros.errors import EngineError
 from osprey_ros.system.process_memory import release_freed_memory
 from osprey_torch.checkpoint import Checkpoint
 from osprey_torch.config import OspreyConfig
@@ -102,7 +103,12 @@ def verify_bundle(
     own = [one.tokens for one in engine]
     table = np.load(folder / EMBEDDINGS, mmap_mode="r", allow_pickle=False)
     runner = Decoder(load(files["decoder"], entries["decoder"]), spec)
-    answers = [ask_engine(runner, one, table, conversation) for one in own]
+    layers_compared = {"compared": spec.num_layers, "all": config.num_layers}
+    try:
+        answers = [ask_engine(runner, one, table, conversation) for one in own]
+    except EngineError as error:  # values that are not finite, which may come from another engine
+        figures = _figures(samples, layers_compared, stages, tokens, limits)
+        raise _differing([*_failures(stages, tokens, limits), f"decoder_graph: {error}"], figures) from error
     del runner  # the largest engine makes room for PyTorch
     release_freed_memory()
 
@@ -114,11 +120,10 @@ def verify_bundle(
     references = follow(model, [one.tokens for one in exact], answers, conversation)
     for answer, other in zip(answers, references, strict=True):
         compare_words(answer, other, stages, tokens, limits.margin)
-    figures = _figures(samples, {"compared": spec.num_layers, "all": config.num_layers}, stages, tokens, limits)
+    figures = _figures(samples, layers_compared, stages, tokens, limits)
     failures = _failures(stages, tokens, limits)
     if failures:
-        failed = {"verified": False, "failures": failures, **figures}
-        raise VerificationError("engines differ from PyTorch: " + "; ".join(failures), failed)
+        raise _differing(failures, figures)
     return {"verified": True, **figures}
 
 
@@ -144,6 +149,11 @@ def _figures(
         },
         "versions": {"onnxruntime": onnxruntime.__version__, "torch": torch.__version__},
     }
+
+
+def _differing(failures: Sequence[str], figures: Mapping[str, Any]) -> VerificationError:
+    failed = {"verified": False, "failures": list(failures), **figures}
+    return VerificationError("engines differ from PyTorch: " + "; ".join(failures), failed)
 
 
 def _failures(stages: Mapping[str, StageFigures], tokens: TokenFigures, limits: Limits) -> list[str]:

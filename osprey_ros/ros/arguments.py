@@ -41,7 +41,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
         if flag in _PARAMETER:
             name, _, text = value.partition(":=")
             if not _NAME.fullmatch(name):
-                raise ValueError(f"{flag} {value!r}: {name!r} is no name of a parameter; see `ros2 param list`")
+                raise ValueError(f"{flag} {value!r}: {name!r} is not a parameter name; see `ros2 param list`")
             found = _read(text, f"{flag} {value}")
             if isinstance(found, Mapping):
                 raise ValueError(f"{flag} {value!r} has names in its value; write {flag} {_FORMS[flag]}")

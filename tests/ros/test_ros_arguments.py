@@ -23,7 +23,7 @@ def ros(*arguments: str) -> list[str]:
         (["slop:=1"], "unknown argument 'slop:=1'; write parameters as --ros-args -p NAME:=VALUE"),
         ([*ros("-p", "slop:=1", "--"), "more"], "unknown argument 'more'"),
         (ros("-p", "slop"), "-p 'slop' is incomplete; write -p NAME:=VALUE"),
-        (ros("-p", "0:=1"), "-p '0:=1': '0' is no name of a parameter; see `ros2 param list`"),
+        (ros("-p", "0:=1"), "-p '0:=1': '0' is not a parameter name; see `ros2 param list`"),
         (ros("-p"), "-p '' is incomplete; write -p NAME:=VALUE"),
         (ros("--remap", "image=/camera"), "--remap 'image=/camera' is incomplete; write --remap FROM:=TO"),
         (ros("-r", "image:=/my camera"), "-r 'image:=/my camera': ROS refuses the name '/my camera'; use letters"),

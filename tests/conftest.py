@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,11 @@ from osprey_ros.system.warn_once import forget_warnings
 # Folders and files whose tests start nodes, and those whose tests build, train, render or measure for seconds.
 ROS = ("ros", "osprey_sim/test_ros_demo.py")
 SLOW = ("cli/test_programs.py", "evaluation", "export", "osprey_sim", "osprey_torch", "training", "bundle/test_nano.py")
+
+
+# A shell starts jobs in the background with SIGINT ignored, and programs under test would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

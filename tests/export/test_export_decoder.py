@@ -20,6 +20,7 @@ from export.graph_decoder import DecoderShape, build_decoder
 from export.linears import DecoderPrecision
 from osprey_ros.bundle.spec import ModelSpec
 from osprey_ros.decoding.decoder import Decoder
+from osprey_ros.decoding.kv_cache import NO_PREFIX
 from osprey_ros.engines.base import load_engine
 from osprey_ros.engines.onnxruntime import FEW_ROWS
 from osprey_torch.quantize import quantize_linear
@@ -322,10 +323,9 @@ def test_unpacked_layers_are_equal_in_every_session_that_is_made_of_them(
     decoder = Decoder(engine, spec)
     together = decoder.run(rows, np.arange(40), _causal(40), np.arange(40))
     for parts in ([1] * 40, [4, 36], [20, 20]):
-        prefix, found = None, []
+        prefix, found = NO_PREFIX, []
         for part in np.split(rows, np.cumsum(parts)[:-1]):
-            start = 0 if prefix is None else prefix.length
-            positions = start + np.arange(len(part))
+            positions = prefix.length + np.arange(len(part))
             found.append(decoder.run(part, positions, _causal(len(part)), np.arange(len(part)), prefix))
             prefix = decoder.prefill(part, prefix)
         np.testing.assert_allclose(np.concatenate(found), together, atol=2e-4, rtol=1e-4)

@@ -33,7 +33,8 @@ def test_rows_say_how_far_words_are_from_those_of_exact_weights(
     folders = {REFERENCE: tiny_model.bundle, "same": tiny_model.bundle, "int4": tmp_path / "int4"}
     samples = [VerificationSample("desk", sample.rgb, sample.ids)]
     same, int4 = compare(folders, Checkpoint.open(tiny_model.checkpoint), samples)
-    assert (same.name, same.kl_divergence, same.token_agreement, same.identical) == ("same", 0.0, 1.0, 1.0)
+    assert (same.name, same.token_agreement, same.identical) == ("same", 1.0, 1.0)
+    assert same.kl_divergence < 1e-9
     assert int4.kl_divergence > 1e-3
     assert int4.decoder_bytes < same.decoder_bytes
     # Random weights have no redundancy: some words change, and then so do the answers that they are in.

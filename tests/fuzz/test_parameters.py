@@ -28,7 +28,7 @@ VALUES = st.one_of(
     st.booleans(),
     st.integers(-(2**63), 2**63 - 1),
     st.integers(-2, 40),
-    st.floats(),
+    st.floats(allow_subnormal=False),  # a library of ROS may switch subnormal numbers off
     st.text(max_size=8),
     st.sampled_from(["short", "nano", "fast", "auto", "raw", "color = red | blue"]),
     st.lists(st.text(max_size=8), max_size=3),

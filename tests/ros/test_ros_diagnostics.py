@@ -114,8 +114,8 @@ def test_stamps_that_never_match(client: Client) -> None:
 def test_sizes_that_differ(client: Client) -> None:
     publish(client)
     client.wait_until_heard()
-    text = "the segmentation is 80x60 pixels and the image 160x120"
-    client.status("frames", ERROR, text, lambda: client.send(next(STAMPS), IMAGE, IDS[::2, ::2]), counted="failed")
+    text = "80x120 pixels, the image is 160x120"
+    client.status("frames", ERROR, text, lambda: client.send(next(STAMPS), IMAGE, IDS[:, ::2]), counted="failed")
 
 
 def test_no_region(client: Client) -> None:

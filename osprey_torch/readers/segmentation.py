@@ -8,6 +8,11 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_masks
 
+from osprey_ros.errors import RegionError
+from osprey_ros.regions.masks import counts_from_text
+
+_MAX_COORDINATE = 1_000_000  # pixels; pycocotools computes with 32-bit integers
+
 
 def with_area(data: Any) -> Any:
     """Return a mask as a file has it, without polygons of fewer than three points.
@@ -37,22 +42,16 @@ class Segmentation:
                     f"the mask's size (height, width) is {list(self.data['size'])}, the image's is "
                     f"{[self.height, self.width]}"
                 )
-            counts = self.data["counts"]
-            if isinstance(counts, list) and sum(counts) != self.height * self.width:
-                raise ValueError(
-                    f"the mask's run lengths add up to {sum(counts)} pixels, the image has {self.height * self.width}"
-                )
-            if not isinstance(counts, list):
-                self._check_encoded()
+            # pycocotools reads and writes beyond its memory if run lengths are damaged.
+            counts = _checked_counts(self.data["counts"])
+            total, pixels = sum(counts), self.height * self.width
+            if total > pixels or (total < pixels and isinstance(self.data["counts"], list)):
+                raise ValueError(f"the mask's run lengths add up to {total} pixels, the image has {pixels}")
         elif not _polygons(self.data):
-            raise ValueError("a mask must be polygons of three points or more, given as numbers, or run lengths")
-
-    def _check_encoded(self) -> None:
-        """Raise ValueError if compressed run lengths do not fit the image."""
-        try:
-            coco_masks.decode(self._encoded())
-        except (TypeError, ValueError, AttributeError) as error:
-            raise ValueError("the mask's compressed run lengths do not fit its size") from error
+            raise ValueError(
+                "a mask must be run lengths, or polygons of three points or more with numbers from "
+                f"-{_MAX_COORDINATE:,} to {_MAX_COORDINATE:,}"
+            )
 
     @property
     def area(self) -> int:
@@ -75,10 +74,22 @@ class Segmentation:
         return {**self.data, "counts": counts.encode() if isinstance(counts, str) else counts}
 
 
+def _checked_counts(counts: Any) -> list[int]:
+    """Return run lengths, plain or compressed, as numbers. Raises ValueError if they are no run lengths."""
+    if isinstance(counts, str | bytes):
+        try:
+            return [int(count) for count in counts_from_text(counts)]
+        except RegionError as error:
+            raise ValueError(str(error)) from error
+    if not isinstance(counts, list) or any(type(count) is not int or count < 0 for count in counts):
+        raise ValueError("run lengths must be a text or a list of whole numbers of 0 or more")
+    return counts
+
+
 def _polygons(data: Any) -> bool:
     return (
         isinstance(data, list)
         and len(data) > 0
         and all(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 for p in data)
-        and all(isinstance(v, int | float) for p in data for v in p)
+        and all(isinstance(v, int | float) and abs(v) <= _MAX_COORDINATE for p in data for v in p)
     )

@@ -47,7 +47,7 @@ def test_annotations_of_no_image_and_images_without_one_are_counted(tmp_path: Pa
     [
         ({"category_id": 99}, "annotation 7: category_id 99 is not among the file's categories"),
         ({"segmentation": {"counts": [5], "size": [1, 5]}}, "annotation 7: the mask's size"),
-        ({"segmentation": None}, "annotation 7: a mask must be polygons"),
+        ({"segmentation": None}, "annotation 7: a mask must be run lengths, or polygons"),
         ({"caption": 5}, "annotation 7: the caption is 5"),
         (None, "a.json, annotation 1: it is NoneType, not an object"),
     ],
@@ -75,7 +75,7 @@ def test_a_bad_mask_of_a_record_is_named_and_the_other_questions_are_kept(tmp_pa
     (record,) = read(file, tmp_path, skipped)
     assert [(turns[0].answer, turns[0].regions) for turns in record.dialogues] == [("Yes.", (0,))]
     assert len(record.masks) == 1
-    assert "record 0, annotation 0: a mask must be polygons" in skipped.summary()
+    assert "record 0, annotation 0: a mask must be run lengths, or polygons" in skipped.summary()
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,10 @@ def test_image_text_pairs_have_no_regions(tmp_path: Path) -> None:
         ({"conversations": _talk("Is <region1> red?")}, "1 turns do not come in pairs"),
         ({"conversations": _talk("Is <region1> red?", " ")}, "a turn is empty"),
         ({"conversations": _talk("Is <region1> red?", "Like <mask>.")}, "<mask> is a marker"),
-        ({"annotation": [{"segmentation": [[1, 2, 3, None, 5, 6]]}]}, "given as numbers"),
+        ({"annotation": [{"segmentation": [[1, 2, 3, None, 5, 6]]}]}, "with numbers from"),
+        ({"annotation": [{"segmentation": [[1, 2, 3, 1e12, 5, 6]]}]}, "with numbers from -1,000,000"),
+        ({"annotation": [{"segmentation": {"counts": "4`", "size": [20, 30]}}]}, "run lengths are damaged"),
+        ({"annotation": [{"segmentation": {"counts": [700, -100], "size": [20, 30]}}]}, "whole numbers of 0 or more"),
         ({"annotation": [{"segmentation": {"counts": [5, 7], "size": [20, 30]}}]}, "add up to 12 pixels.* has 600"),
     ],
 )

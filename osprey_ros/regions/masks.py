@@ -132,7 +132,8 @@ def counts_from_text(text: str | bytes) -> np.ndarray:
     Each character holds 5 bits of a number, the lowest first, and whether more follow. From the fourth number on, the
     difference to the number two places before is stored. Raises RegionError for other text.
     """
-    raw = text.encode("latin-1", "replace") if isinstance(text, str) else bytes(text)
+    # Characters beyond ASCII become bytes above 111, which are none of the 64.
+    raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else bytes(text)
     counts: list[int] = []
     value = shift = 0
     for character in raw:

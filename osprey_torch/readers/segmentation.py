@@ -45,7 +45,7 @@ class Segmentation:
             # pycocotools reads and writes beyond its memory if run lengths are damaged.
             counts = _checked_counts(self.data["counts"])
             total, pixels = sum(counts), self.height * self.width
-            if total > pixels or (total < pixels and isinstance(self.data["counts"], list)):
+            if total != pixels:
                 raise ValueError(f"the mask's run lengths add up to {total} pixels, the image has {pixels}")
         elif not _polygons(self.data):
             raise ValueError(

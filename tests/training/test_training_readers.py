@@ -216,6 +216,8 @@ def test_image_text_pairs_have_no_regions(tmp_path: Path) -> None:
         ({"annotation": [{"segmentation": [[1, 2, 3, None, 5, 6]]}]}, "with numbers from"),
         ({"annotation": [{"segmentation": [[1, 2, 3, 1e12, 5, 6]]}]}, "with numbers from -1,000,000"),
         ({"annotation": [{"segmentation": {"counts": "4`", "size": [20, 30]}}]}, "run lengths are damaged"),
+        ({"annotation": [{"segmentation": {"counts": "\uff00", "size": [20, 30]}}]}, "run lengths are damaged"),
+        ({"annotation": [{"segmentation": {"counts": "44", "size": [20, 30]}}]}, "add up to 8 pixels"),
         ({"annotation": [{"segmentation": {"counts": [700, -100], "size": [20, 30]}}]}, "whole numbers of 0 or more"),
         ({"annotation": [{"segmentation": {"counts": [5, 7], "size": [20, 30]}}]}, "add up to 12 pixels.* has 600"),
     ],

@@ -40,3 +40,8 @@ class StorageError(OspreyError):
 
 class StoppedError(OspreyError):
     """A call that was canceled before its answer was complete."""
+
+
+def one_line(text: str) -> str:
+    """Return a text with backslash escapes for characters, such as those of file names, that would break its line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

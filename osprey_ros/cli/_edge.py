@@ -13,7 +13,7 @@ from typing import ParamSpec
 
 from osprey_ros.cli._signals import interrupt_on_signals
 from osprey_ros.cli._streams import Stream, safe_streams
-from osprey_ros.errors import InputError, OspreyError, StorageError
+from osprey_ros.errors import InputError, OspreyError, StorageError, one_line
 from osprey_ros.file_errors import os_reason
 
 USAGE_ERROR = 2
@@ -77,11 +77,6 @@ def _run(name: str, main: Callable[[], int]) -> int:
 def report_error(name: str, error: OspreyError | OSError | MemoryError) -> None:
     """Print what is wrong and the remedy on standard error."""
     print(f"{name}: {one_line(_error_text(error))}", file=sys.stderr)
-
-
-def one_line(text: str) -> str:
-    """Return a text with backslash escapes for characters, such as those of file names, that would break its line."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def _error_text(error: OspreyError | OSError | MemoryError) -> str:

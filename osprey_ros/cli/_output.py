@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from osprey_ros.cli._edge import one_line
+from osprey_ros.errors import one_line
 from osprey_ros.files import write_json
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 
-from osprey_ros.errors import OspreyError
+from osprey_ros.errors import OspreyError, one_line
 from osprey_ros.ros.arguments import check_arguments, completed, unused_arguments
 
 _LOGGER = logging.getLogger(__name__)
@@ -36,14 +36,14 @@ def run_node(create: Callable[[], Node], args: list[str] | None = None, topics: 
         check_arguments(arguments)
         _initialize([*sys.argv[:1], *completed(arguments)] if args is None else completed(arguments))
     except ValueError as error:
-        print(f"cannot start: {error}", file=sys.stderr)
+        print(f"cannot start: {one_line(str(error))}", file=sys.stderr)
         return 2
     node = None
     try:
         try:
             node = create()
         except (ParameterException, OspreyError, ValueError, RuntimeError) as error:
-            print(f"cannot start: {error}", file=sys.stderr)
+            print(f"cannot start: {one_line(str(error))}", file=sys.stderr)
             return 2
         for sentence in unused_arguments(arguments, node.get_fully_qualified_name(), topics):
             node.get_logger().warning(sentence)

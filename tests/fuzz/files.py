@@ -121,6 +121,9 @@ def id_images(draw: st.DrawFn, height: int, width: int) -> IdImage:
         stream = io.BytesIO()
         image.save(stream, format)
     exact = format in ("PNG", "TIFF", "BMP") and image.mode not in ("RGB", "F")
+    if format == "GIF":  # Pillow clips values and numbers the colors of the palette in its own order
+        with Image.open(io.BytesIO(stream.getvalue())) as stored:
+            array = np.asarray(stored)
     return IdImage(stream.getvalue(), format, frozenset(np.unique(array[array != 0]).astype(int).tolist()), exact)
 
 

@@ -19,9 +19,22 @@ ROS = ("ros", "osprey_sim/test_ros_demo.py")
 SLOW = ("cli/test_programs.py", "evaluation", "export", "osprey_sim", "osprey_torch", "training", "bundle/test_nano.py")
 
 
-# A shell starts jobs in the background with SIGINT ignored, and programs under test would inherit that.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell starts jobs in the background with SIGINT ignored, nohup ignores SIGHUP, and programs under test would inherit
+# that.
+_SIGNALS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+for _number, _handler in _SIGNALS.items():
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
+
+
+@pytest.fixture(autouse=True)
+def signals_of_the_process() -> Iterator[None]:
+    """Undo what programs that run in this process do to signals: a node ignores them while it ends."""
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    yield
+    for number, handler in before.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from osprey_ros.bundle.spec import ModelSpec
 from osprey_ros.decoding.config import GenerationConfig, Sampling
+from osprey_ros.describer import Describer
 from osprey_ros.system.warn_once import forget_warnings
 
 # Folders and files whose tests start nodes, and those whose tests build, train, render or measure for seconds.
@@ -151,3 +152,16 @@ def sample() -> SampleImage:
     for region in (3, 7, 9, 12):
         rgb[ids == region] = rng.integers(0, 256, 3)
     return SampleImage(rgb, ids)
+
+
+@pytest.fixture(scope="module")
+def describer(tiny_model: TinyModel) -> Describer:
+    """A describer of the tiny model."""
+    return Describer(tiny_model.bundle, threads=1)
+
+
+@pytest.fixture
+def ready(describer: Describer, sample: SampleImage) -> Describer:
+    """The describer with the sample image."""
+    describer.set_image(sample.rgb)
+    return describer

@@ -58,17 +58,6 @@ from osprey_torch.checkpoint import load_checkpoint
 from osprey_torch.reference import generate_region
 
 
-@pytest.fixture(scope="module")
-def describer(tiny_model: TinyModel) -> Describer:
-    return Describer(tiny_model.bundle, threads=1)
-
-
-@pytest.fixture
-def ready(describer: Describer, sample: SampleImage) -> Describer:
-    describer.set_image(sample.rgb)
-    return describer
-
-
 @contextmanager
 def _without_the_collector(describer: weakref.ref[Describer]) -> Iterator[None]:
     """What is done in it must free a describer."""

@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import SampleImage, TinyModel, up_to
+from conftest import SampleImage, up_to
 
 from osprey_ros import Describer
 from osprey_ros.decoding.constraints import OneOf
 from osprey_ros.errors import RegionError
 from osprey_ros.regions.regions import regions_from_masks
-
-
-@pytest.fixture(scope="module")
-def describer(tiny_model: TinyModel) -> Describer:
-    return Describer(tiny_model.bundle, threads=1)
-
-
-@pytest.fixture
-def ready(describer: Describer, sample: SampleImage) -> Describer:
-    describer.set_image(sample.rgb)
-    return describer
 
 
 @pytest.fixture

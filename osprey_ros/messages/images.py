@@ -218,36 +218,37 @@ def _pixels(message: Image, kind: str, channels: int) -> np.ndarray:
     row = width * channels * dtype.itemsize
     if height == 0 or width == 0:
         raise InputError(f"the image is empty ({width}x{height} pixels)")
-    if step < row:
-        raise InputError(f"step {step} is too small for {width} pixels of {message.encoding}, which need {row} bytes")
-    # The last row may lack its padding.
-    if len(message.data) < step * (height - 1) + row:
-        raise InputError(
-            f"data has {len(message.data)} bytes, a {width}x{height} image with step {step} needs {step * height}; "
-            "correct the publisher of the image"
-        )
-    raw = np.frombuffer(message.data, np.uint8)
-    rows = np.lib.stride_tricks.as_strided(raw, (height, row), (step, 1), writeable=False)
-    if step % dtype.itemsize or raw.ctypes.data % dtype.itemsize:
+    rows = _rows(message, height, row, "image", "correct the publisher of the image")
+    if step % dtype.itemsize or rows.ctypes.data % dtype.itemsize:
         rows = np.ascontiguousarray(rows)
     wide: np.ndarray = rows.view(dtype.newbyteorder(">" if message.is_bigendian else "<")).astype(dtype, copy=False)
     return wide if channels == 1 else wide.reshape(height, width, channels)
 
 
-def _rgb_of_yuv420(message: Image) -> np.ndarray:
-    height, width, step = message.height, message.width, message.step
-    if height % 2 or width % 2 or not height or not width:
-        raise InputError(f"a {message.encoding} image has {width}x{height} pixels, width and height must be even")
-    rows = height * 3 // 2
-    if step < width:
-        raise InputError(f"step {step} is too small for {width} pixels of {message.encoding}, which need {width} bytes")
-    if len(message.data) < step * (rows - 1) + width:  # the last row may lack its padding
+def _rows(message: Image, count: int, row: int, kind: str, remedy: str) -> np.ndarray:
+    """Return a view of the rows of a message without their padding, uint8 [count, row].
+
+    Raises InputError, with the remedy, if step or data are too small for an image of this kind.
+    """
+    width, step = message.width, message.step
+    if step < row:
+        raise InputError(f"step {step} is too small for {width} pixels of {message.encoding}, which need {row} bytes")
+    # The last row may lack its padding.
+    if len(message.data) < step * (count - 1) + row:
         raise InputError(
-            f"data has {len(message.data)} bytes, a {width}x{height} {message.encoding} image with step {step} needs "
-            f"{step * rows}; set height to that of the image, without the rows of the colors"
+            f"data has {len(message.data)} bytes, a {width}x{message.height} {kind} with step {step} needs "
+            f"{step * count}; {remedy}"
         )
     raw = np.frombuffer(message.data, np.uint8)
-    planes = np.lib.stride_tricks.as_strided(raw, (rows, width), (step, 1), writeable=False)
+    return np.lib.stride_tricks.as_strided(raw, (count, row), (step, 1), writeable=False)
+
+
+def _rgb_of_yuv420(message: Image) -> np.ndarray:
+    height, width = message.height, message.width
+    if height % 2 or width % 2 or not height or not width:
+        raise InputError(f"a {message.encoding} image has {width}x{height} pixels, width and height must be even")
+    remedy = "set height to that of the image, without the rows of the colors"
+    planes = _rows(message, height * 3 // 2, width, f"{message.encoding} image", remedy)
     return cv2.cvtColor(np.ascontiguousarray(planes), _YUV420[message.encoding])
 
 

@@ -7,7 +7,7 @@ from time import perf_counter
 
 import numpy as np
 import pytest
-from conftest import SampleImage, TinyModel, up_to
+from conftest import SampleImage, up_to
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from osprey_ros import Describer
@@ -18,17 +18,6 @@ from osprey_ros.decoding.prompt import QUESTIONS, PromptBuilder
 from osprey_ros.errors import InputError, PromptError
 
 COLORS = ("red", "green", "a short red phrase")
-
-
-@pytest.fixture(scope="module")
-def describer(tiny_model: TinyModel) -> Describer:
-    return Describer(tiny_model.bundle, threads=1)
-
-
-@pytest.fixture
-def ready(describer: Describer, sample: SampleImage) -> Describer:
-    describer.set_image(sample.rgb)
-    return describer
 
 
 def _builder(spec: ModelSpec, size: int) -> PromptBuilder:

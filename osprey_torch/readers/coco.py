@@ -84,14 +84,14 @@ def _read(
 ) -> Iterator[Record]:
     if not isinstance(data, dict) or not all(isinstance(data.get(key), list) for key in ("images", "annotations")):
         raise InputError(f"{file} must hold lists 'images' and 'annotations' as COCO's files do")
-    categories = _categories(data, file)
-    of_image = _annotations_by_image(data, file, skipped)
+    categories = category_names(data, file)
+    of_image = annotations_by_image(data, file, skipped)
 
     def read(entry: dict[str, Any], origin: str) -> Record | None:
         height, width = int(entry["height"]), int(entry["width"])
         masks: list[Segmentation] = []
         dialogues: list[tuple[Turn, ...]] = []
-        annotations = of_image.get(_key(entry["id"]), [])
+        annotations = of_image.get(id_text(entry["id"]), [])
         if not annotations:
             skipped.leave_out("an image has no annotation")
         for annotation in annotations:
@@ -100,7 +100,7 @@ def _read(
                 skipped.leave_out(f"an annotation has {key} {annotation[key]}; set it to 0 if it is one object")
                 continue
             try:
-                mask = _mask(annotation, height, width)
+                mask = mask_of(annotation, height, width)
                 answers = {question: label(entry, annotation, categories) for question, label in labels.items()}
                 found = [(Turn(question, answer, (len(masks),)),) for question, answer in answers.items() if answer]
             except KeyError as error:
@@ -118,46 +118,52 @@ def _read(
     return each_record(data["images"], file, skipped, read)
 
 
-def _mask(annotation: dict[str, Any], height: int, width: int) -> Segmentation:
+def mask_of(annotation: dict[str, Any], height: int, width: int) -> Segmentation:
+    """Return the mask of an annotation for an image of this size. Raises KeyError, TypeError or ValueError."""
     data = with_area(annotation["segmentation"])
     if data == []:  # a box without a mask, or nothing but points and lines
         raise ValueError("its segmentation has no polygon")
     return Segmentation(data, height, width)
 
 
-def _categories(data: dict[str, Any], file: Path) -> dict[str, str]:
+def category_names(data: dict[str, Any], file: Path) -> dict[str, str]:
     """Return the names of the categories by the text of their ids. Raises InputError if one has no id or name."""
     entries = data.get("categories") or []
     try:
-        return {_key(entry["id"]): str(entry["name"]) for entry in entries}
+        return {id_text(entry["id"]): str(entry["name"]) for entry in entries}
     except (KeyError, TypeError) as error:
         raise InputError(f"{file}: each of the 'categories' must be an object with 'id' and 'name'") from error
 
 
-def _annotations_by_image(data: dict[str, Any], file: Path, skipped: Skipped) -> dict[str, list[dict[str, Any]]]:
+def annotations_by_image(data: dict[str, Any], file: Path, skipped: Skipped) -> dict[str, list[dict[str, Any]]]:
     """Return the annotations by the text of their image's id; those of no image are counted."""
-    known = {_key(entry["id"]) for entry in data["images"] if isinstance(entry, dict) and "id" in entry}
+    known = {id_text(entry["id"]) for entry in data["images"] if isinstance(entry, dict) and "id" in entry}
     of_image: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for number, annotation in enumerate(data["annotations"]):
         if not isinstance(annotation, dict):
             skipped.add(f"{file}, annotation {number}", f"it is {type(annotation).__name__}, not an object")
-        elif _key(annotation.get("image_id")) in known:
-            of_image[_key(annotation["image_id"])].append(annotation)
+        elif id_text(annotation.get("image_id")) in known:
+            of_image[id_text(annotation["image_id"])].append(annotation)
         else:
             skipped.leave_out("the image_id of an annotation is not among the file's images")
     return of_image
 
 
-def _key(value: object) -> str:
+def id_text(value: object) -> str:
     """Return an id as text: tools write the same id as 1, 1.0 and "1"."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
 def _category(entry: dict[str, Any], annotation: dict[str, Any], categories: dict[str, str]) -> str:
+    return category_of(annotation, categories)
+
+
+def category_of(annotation: dict[str, Any], categories: dict[str, str]) -> str:
+    """Return the name of an annotation's category. Raises KeyError or ValueError if it has none of the file."""
     number = annotation["category_id"]
-    if _key(number) not in categories:
+    if id_text(number) not in categories:
         raise ValueError(f"category_id {number} is not among the file's categories")
-    return categories[_key(number)].replace("_", " ")
+    return categories[id_text(number)].replace("_", " ")
 
 
 def _part(entry: dict[str, Any], annotation: dict[str, Any], categories: dict[str, str]) -> str:

@@ -48,6 +48,10 @@ class OspreyConfig:
     # mask extractor
     mask_channels: int = 1024
     position_size: int = 112
+    # second view of a region, its own crop (`osprey_ros.regions.crops`): side of the crop in pixels, 0 without this
+    # view; side of its window as a multiple of the longer side of the region's box
+    crop_size: int = 0
+    crop_margin: float = 1.3
     # language model
     hidden_size: int = 4096
     intermediate_size: int = 11008
@@ -66,6 +70,12 @@ class OspreyConfig:
     def __post_init__(self) -> None:
         if self.image_size % STRIDES[-1]:
             raise ValueError(f"image_size {self.image_size} is not a multiple of the coarsest stride {STRIDES[-1]}")
+        if self.crop_size % STRIDES[-1]:
+            raise ValueError(
+                f"crop_size {self.crop_size} is not a multiple of the coarsest stride {STRIDES[-1]} (0: no crops)"
+            )
+        if self.crop_margin < 1:
+            raise ValueError(f"crop_margin is {self.crop_margin}: a window of less than the region's box cuts it off")
         if self.hidden_size % (2 * self.num_heads):
             raise ValueError(f"hidden_size {self.hidden_size} does not divide into {self.num_heads} heads of even size")
         if min(self.image_std) <= 0:
@@ -89,6 +99,11 @@ class OspreyConfig:
         """(height, width) of the four feature maps."""
         return tuple((self.image_size // s, self.image_size // s) for s in STRIDES)
 
+    @property
+    def crop_feature_sizes(self) -> tuple[tuple[int, int], ...]:
+        """(height, width) of the four feature maps of a crop."""
+        return tuple((self.crop_size // s, self.crop_size // s) for s in STRIDES)
+
     def with_vocabulary(self, size: int) -> OspreyConfig:
         """Return the same model for a tokenizer of `size` tokens, whose next two ids are `<mask>` and `<pos>`."""
         return replace(self, vocab_size=size, mask_id=size, pos_id=size + 1)
@@ -101,7 +116,9 @@ class OspreyConfig:
     def to_json(self) -> dict[str, Any]:
         """Return `config.json` of the published layout; what LLaMA has no name for lies under "osprey"."""
         # A tower has a name or the shape of a ConvNeXt.
-        unused = ("vision_backbone",) if self.vision_backbone is None else ("vision_depths", "vision_layer_scale")
+        unused = ["vision_backbone"] if self.vision_backbone is None else ["vision_depths", "vision_layer_scale"]
+        if not self.crop_size:
+            unused += ["crop_size", "crop_margin"]
         return {
             "architectures": ["OspreyLlamaForCausalLM"],
             "model_type": "osprey",
@@ -200,7 +217,9 @@ def _own_values(data: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any
             whole = all(isinstance(one, int) for one in default)
             values[key] = tuple(whole_number({key: one}, key) for one in kept) if whole else kept
         else:
-            values[key] = whole_number(data, key) if isinstance(default, int) else positive_number(data, key)
+            least = 0 if key == "crop_size" else 1
+            whole = isinstance(default, int)
+            values[key] = whole_number(data, key, least=least) if whole else positive_number(data, key)
     return values
 
 

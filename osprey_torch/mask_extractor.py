@@ -27,6 +27,24 @@ class PositionMLP(nn.Module):
         return result
 
 
+class CropView(nn.Module):
+    """What a region's own crop adds to its mask token. It adds nothing until it is trained: its last layer is zero."""
+
+    def __init__(self, config: OspreyConfig):
+        super().__init__()
+        self.res2, self.res3, self.res4, self.res5 = (
+            nn.Linear(c, config.mask_channels) for c in config.vision_channels
+        )
+        self.feat_linear = nn.Linear(config.mask_channels, config.hidden_size)
+        nn.init.zeros_(self.feat_linear.weight)
+        nn.init.zeros_(self.feat_linear.bias)
+
+    def forward(self, pooled: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return [..., H] for the means of four feature maps over a region, [..., C] each."""
+        result: torch.Tensor = self.feat_linear(_summed((self.res2, self.res3, self.res4, self.res5), pooled))
+        return result
+
+
 class MaskExtractor(nn.Module):
     """Mask pooling at four scales, summed, and the position of the mask (Osprey, section 3.2; names as published)."""
 
@@ -37,6 +55,8 @@ class MaskExtractor(nn.Module):
         )
         self.feat_linear = nn.Linear(config.mask_channels, config.hidden_size)
         self.mask_linear = PositionMLP(config)
+        if config.crop_size:
+            self.crop = CropView(config)
 
     def pool(self, features: Sequence[torch.Tensor], masks: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Return the mean of each feature map over each region.
@@ -60,6 +80,21 @@ class MaskExtractor(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """features and masks as in `pool`; positions [B, N, P, P] float -> mask and position tokens, both [B, N, H]."""
         pooled = self.pool(features, masks)
-        levels = (self.res2, self.res3, self.res4, self.res5)
-        summed = sum(linear(x) for linear, x in zip(levels, pooled, strict=True))
+        summed = _summed((self.res2, self.res3, self.res4, self.res5), pooled)
         return self.feat_linear(summed), self.mask_linear(positions.flatten(2))
+
+    def crop_tokens(self, pooled: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return what the crops of regions add to their mask tokens, [..., H]. The model must have crops.
+
+        pooled: means of the four feature maps of each crop over the region in it, [..., C], as `pool` returns them.
+        """
+        result: torch.Tensor = self.crop(pooled)
+        return result
+
+
+def _summed(linears: Sequence[nn.Module], pooled: Sequence[torch.Tensor]) -> torch.Tensor:
+    first, *others = (linear(x) for linear, x in zip(linears, pooled, strict=True))
+    for other in others:
+        first = first + other
+    result: torch.Tensor = first
+    return result

@@ -59,6 +59,15 @@ class Osprey(nn.Module):
         tokens = self.mask_extractor(features, [m.unsqueeze(0) for m in masks], positions.unsqueeze(0))
         return tokens[0][0], tokens[1][0]
 
+    def encode_crops(self, pixels: torch.Tensor, masks: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return what the crops of N regions add to their mask tokens, [N, H]. The model must have crops.
+
+        pixels [N, 3, crop_size, crop_size] and four masks [N, h, w]: as `osprey_ros.regions.crops.Cropper` makes them.
+        """
+        features = self.model.vision_tower(pixels)
+        pooled = self.mask_extractor.pool(features, [mask[:, None] for mask in masks])
+        return self.mask_extractor.crop_tokens([level[:, 0] for level in pooled])
+
     def embed_prompt(
         self,
         ids: Sequence[int],

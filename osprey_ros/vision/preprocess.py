@@ -56,7 +56,7 @@ class Preprocessor:
         strips = next(number for number in (4, 2, 1) if number <= max(threads, 1) and spec.image_size % number == 0)
         self._strips = strips if mode == "exact" else 1
         self._pool = ThreadPoolExecutor(self._strips - 1, "preprocess") if self._strips > 1 else None
-        self._normalized = _normalized_values(spec)
+        self._normalized = normalized_values(spec)
         # Allocating large arrays for each image would take as long as computing them.
         self._buffers: dict[str, np.ndarray] = {}
         self.pixels = np.empty((1, 3, spec.image_size, spec.image_size), np.float32)
@@ -171,7 +171,7 @@ def _taps(ratio: float) -> np.ndarray:
     return np.array([far, near, 1 - 2 * (near + far), near, far], np.float32)
 
 
-def _normalized_values(spec: ModelSpec) -> np.ndarray:
+def normalized_values(spec: ModelSpec) -> np.ndarray:
     """Return float32 [3, 256], the normalized value of each 8-bit value in each channel."""
     values = np.arange(256, dtype=np.float32) / 255
     mean, std = (np.asarray(part, np.float32)[:, None] for part in (spec.image_mean, spec.image_std))

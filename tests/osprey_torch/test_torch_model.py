@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from tiny import TINY
 
+from benchmarks.make_checkpoint import make_tokenizer
 from osprey_ros.decoding.prompt import IMAGE, MASK, POSITION
-from osprey_torch.config import OSPREY_7B, OSPREY_NANO
+from osprey_ros.errors import InputError
+from osprey_torch.checkpoint import load_checkpoint, save_checkpoint
+from osprey_torch.config import OSPREY_7B, OSPREY_NANO, OspreyConfig
 from osprey_torch.model import Osprey
 from osprey_torch.packing import NO_TARGET, Sample, collate, pack
 from osprey_torch.reference import generate_region
@@ -137,6 +144,53 @@ def test_packed_dialogues_of_several_turns_and_regions_equal_the_plain_model(mod
 def test_samples_must_say_which_region_each_mention_is(model: Osprey) -> None:
     with pytest.raises(ValueError, match="name 1 regions came with 2 regions"):
         Sample((1, MASK, POSITION), (False,) * 3, regions=(0, 1))
+
+
+def test_crops_are_a_part_of_the_model_that_adds_nothing_before_it_is_trained(model: Osprey) -> None:
+    config = replace(SMALL, crop_size=32)
+    torch.manual_seed(0)
+    cropped = Osprey(config).eval()
+    own = {name: tensor for name, tensor in cropped.state_dict().items() if ".crop." in name}
+    levels = [f"mask_extractor.crop.{name}" for name in ("res2", "res3", "res4", "res5", "feat_linear")]
+    assert list(own) == [f"{name}.{part}" for name in levels for part in ("weight", "bias")]
+    assert cropped.state_dict().keys() - own.keys() == model.state_dict().keys()
+
+    pixels = torch.randn(3, 3, 32, 32)
+    masks = [(torch.rand(3, h, w) > 0.5).float() for h, w in config.crop_feature_sizes]
+    assert cropped.encode_crops(pixels, masks).abs().max() == 0
+    torch.nn.init.normal_(cropped.mask_extractor.crop.feat_linear.weight)
+    found = cropped.encode_crops(pixels, masks)
+    # As an image of its own: the mean of each map over the mask, through the layers of the crop.
+    maps = cropped.model.vision_tower(pixels[1:2])
+    means = [(m * k[1]).sum((2, 3))[0] / (k[1].sum() + 1e-8) for m, k in zip(maps, masks, strict=True)]
+    torch.testing.assert_close(found[1], cropped.mask_extractor.crop_tokens(means), atol=1e-5, rtol=1e-5)
+
+
+def test_crops_are_in_the_configuration_and_in_checkpoints(tmp_path: Path) -> None:
+    config = replace(TINY.with_vocabulary(400), crop_size=64, crop_margin=1.5)
+    assert OspreyConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+    assert config.model_spec().crop_feature_sizes == config.crop_feature_sizes == ((16, 16), (8, 8), (4, 4), (2, 2))
+    without = json.loads(json.dumps(SMALL.to_json()))
+    assert not any(name.startswith("crop") for name in without["osprey"])
+    without["osprey"]["crop_size"] = 0
+    assert OspreyConfig.from_json(without) == SMALL
+    for wrong, message in (
+        ({"crop_size": 40}, "crop_size 40 is not a multiple"),
+        ({"crop_margin": 0.9}, "cuts it off"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            replace(SMALL, **wrong)
+
+    model = Osprey(config)
+    torch.nn.init.normal_(model.mask_extractor.crop.feat_linear.weight)
+    save_checkpoint(model, make_tokenizer(config), tmp_path)
+    loaded, _ = load_checkpoint(tmp_path)
+    assert loaded.config == config
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    (tmp_path / "config.json").write_text(json.dumps(replace(config, crop_size=0).to_json()))
+    with pytest.raises(InputError, match=r"unexpected: mask_extractor\.crop\.res2\.weight"):
+        load_checkpoint(tmp_path)
 
 
 def test_pooling_of_an_empty_mask_is_zero(model: Osprey) -> None:

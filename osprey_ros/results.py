@@ -11,6 +11,7 @@ import numpy as np
 from osprey_ros._moved import old_names
 from osprey_ros.decoding.decoder import Token
 from osprey_ros.decoding.session import Answer
+from osprey_ros.kinds.back_off import KindProbability
 from osprey_ros.regions.regions import Regions
 from osprey_ros.scene.types import UNKNOWN
 from osprey_ros.timing import Timing
@@ -69,6 +70,10 @@ class Description:
         reason: Why nothing can be said about the region, such as a mask that is empty or so small that no pixel of it
             is left at the scales of the model; "" otherwise. With a reason there are no tokens, and the confidences
             are 0.
+        chain: Of an answer from the bundle's tree of kinds (see `GenerationConfig.back_off`): from the most likely
+            kind, such as "coffee mug", up to the root, "object", each with the calibrated probability that the region
+            is of this kind. ``text`` is the first of them that is probable enough; ``confidence`` and
+            ``raw_confidence`` are its probabilities. Empty for other answers.
     """
 
     region_id: int
@@ -80,6 +85,7 @@ class Description:
     ended: bool = True
     constrained: bool = False
     reason: str = ""
+    chain: tuple[KindProbability, ...] = ()
 
     @classmethod
     def of(cls, answer: Answer, reason: str = "") -> Description:
@@ -98,6 +104,7 @@ class Description:
             answer.raw_confidence,
             generation.ended,
             answer.constrained,
+            chain=answer.chain,
         )
 
 
@@ -144,7 +151,7 @@ class StreamUpdate:
         token: The token id.
         logprob: Its natural-log probability.
         ended: Whether the answer is complete.
-        confidence, raw_confidence, reason: Of the answer so far; see `Description`.
+        confidence, raw_confidence, reason, chain: Of the answer so far; see `Description`.
     """
 
     region_id: int
@@ -155,13 +162,14 @@ class StreamUpdate:
     confidence: float
     raw_confidence: float
     reason: str = ""
+    chain: tuple[KindProbability, ...] = ()
 
     @classmethod
     def of(cls, answer: Answer, token: Token, reason: str = "") -> StreamUpdate:
         """Return the update for an answer so far and its latest token; ``reason``: as in `Description.of`."""
         known = Description.of(answer, reason)
         confidences = (known.confidence, known.raw_confidence)
-        return cls(known.region_id, known.text, token.id, token.logprob, token.last, *confidences, reason)
+        return cls(known.region_id, known.text, token.id, token.logprob, token.last, *confidences, reason, known.chain)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from osprey_ros.bundle.hash_cache import cached_sha256, sha256_of
 from osprey_ros.bundle.manifest import (
     CALIBRATION,
     EMBEDDINGS,
+    KINDS,
     MANIFEST,
     TOKENIZER,
     EngineEntry,
@@ -35,6 +36,7 @@ from osprey_ros.bundle.manifest import (
 from osprey_ros.bundle.spec import REBUILD, ModelSpec
 from osprey_ros.errors import BundleError
 from osprey_ros.file_errors import LFS_POINTER, is_lfs_pointer, os_reason, read_text
+from osprey_ros.kinds.tree import KindTree
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -183,6 +185,17 @@ class Bundle:
             raise BundleError(
                 f"{path} cannot be used ({error}); fit it again with `osprey eval calibration`"
             ) from error
+
+    def kinds(self) -> KindTree | None:
+        """Load the tree of kinds. Return None if the bundle has none. Raises BundleError if its file is invalid."""
+        if KINDS not in self.manifest.files:
+            return None
+        path = self.path(KINDS)
+        text = read_text(path, BundleError, _AGAIN)
+        try:
+            return KindTree.from_json(text)
+        except BundleError as error:
+            raise BundleError(f"{path} is not a tree of kinds: {error}") from error
 
 
 def write_calibration(directory: str | os.PathLike[str], calibration: Calibration) -> Manifest:

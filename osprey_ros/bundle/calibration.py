@@ -14,6 +14,7 @@ from osprey_ros.strict_json import to_json
 
 FORMAT_VERSION = 1
 CATEGORY, DESCRIPTION, ATTRIBUTE, QUERY = "category", "description", "attribute", "query"
+KIND = "kind"  # probabilities of the nodes of a tree of kinds
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Curves by the kind of answer: "category", "description", "attribute" or "query".
+    """Curves by the kind of answer: "category", "description", "attribute", "query" or "kind" (of a tree of kinds).
 
     Attributes:
         curves: The curve of each kind. A kind without a curve keeps its raw confidence.
@@ -62,6 +63,14 @@ class Calibration:
         """Return the calibrated confidence of an answer, in 0..1."""
         curve = self.curves.get(kind)
         return curve(confidence) if curve else confidence
+
+    def apply_all(self, kind: str, confidences: np.ndarray) -> np.ndarray:
+        """Return calibrated confidences, float64 in the shape of ``confidences``. They share no memory with them."""
+        curve = self.curves.get(kind)
+        if curve is None:
+            return np.array(confidences, dtype=np.float64)
+        shares: np.ndarray = np.interp(confidences, curve.confidences, curve.shares)
+        return shares
 
     def to_json(self) -> str:
         """Return the text of ``calibration.json``."""

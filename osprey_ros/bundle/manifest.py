@@ -19,9 +19,10 @@ DECODER = "decoder.onnx"
 EMBEDDINGS = "embeddings.npy"
 TOKENIZER = "tokenizer.json"
 CALIBRATION = "calibration.json"
+KINDS = "kinds.json"
 # The roles of engines, and the file of each one that is an ONNX graph.
 ONNX_FILES = {"vision": VISION, "mask_extractor": MASK_EXTRACTOR, "decoder": DECODER}
-# Files that every bundle has besides its engines. A calibration is optional.
+# Files that every bundle has besides its engines. A calibration and a tree of kinds are optional.
 TABLES = (EMBEDDINGS, TOKENIZER)
 
 

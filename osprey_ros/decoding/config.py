@@ -45,12 +45,17 @@ class GenerationConfig:
     Attributes:
         max_new_tokens: Longest answer in tokens, at least 1. None: a length that suits each question.
         sampling: How tokens are drawn. None: the most likely token is taken.
+        back_off: Whether the category is the most specific name that is probable enough, if the bundle has a tree of
+            kinds: "mug", else "cup", else "container", else "object". Such an answer is never sampled.
+        kind_threshold: Least calibrated probability of such a name, 0 to 1. None: that of the tree.
 
     Raises InputError for values out of range.
     """
 
     max_new_tokens: int | None = None
     sampling: Sampling | None = None
+    back_off: bool = True
+    kind_threshold: float | None = None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens is not None and (
@@ -59,3 +64,5 @@ class GenerationConfig:
             raise InputError(f"max_new_tokens is {self.max_new_tokens!r}: it must be a whole number, at least 1")
         if not isinstance(self.sampling, Sampling | None):
             raise InputError(f"sampling is {self.sampling!r}: it must be a Sampling or None")
+        if self.kind_threshold is not None and not 0 <= self.kind_threshold <= 1:
+            raise InputError(f"kind_threshold is {self.kind_threshold}: it must be from 0 to 1")

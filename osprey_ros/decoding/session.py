@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import numpy as np
 
 from osprey_ros.bundle.bundle import Bundle
+from osprey_ros.bundle.calibration import CATEGORY
 from osprey_ros.decoding.config import GenerationConfig
 from osprey_ros.decoding.constraints import CompiledConstraint, Constraint, ConstraintCache
 from osprey_ros.decoding.decoder import Decoder, PrefixCache, Token
 from osprey_ros.decoding.embeddings import Embeddings
+from osprey_ros.decoding.kind_names import KindChoice, KindNames
 from osprey_ros.decoding.loop import DecodeRequest, Generation
 from osprey_ros.decoding.prompt import (
     IMAGE,
@@ -26,6 +28,7 @@ from osprey_ros.decoding.prompt import (
 from osprey_ros.decoding.prompt_batch import PromptBatch, build_branches, build_joint_branch
 from osprey_ros.engines.base import Engine
 from osprey_ros.errors import InputError, PromptError
+from osprey_ros.kinds.back_off import KindProbability, NamedKind
 from osprey_ros.system.call import Call
 from osprey_ros.timing import Timing
 
@@ -75,6 +78,19 @@ class Questions:
     constraints: Sequence[CompiledConstraint | None]
     joint: bool
 
+    def select(self, numbers: Sequence[int]) -> Questions:
+        """Return the questions with these numbers."""
+        prompts = [self.prompts[number] for number in numbers]
+        return Questions(
+            [self.texts[number] for number in numbers],
+            prompts,
+            common_prefix(prompts),
+            [self.lengths[number] for number in numbers],
+            [self.kinds[number] for number in numbers],
+            [self.constraints[number] for number in numbers],
+            self.joint,
+        )
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -86,6 +102,7 @@ class Answer:
     confidence: float
     raw_confidence: float
     constrained: bool
+    chain: tuple[KindProbability, ...] = ()
 
 
 class DecodingSession:
@@ -96,7 +113,8 @@ class DecodingSession:
         engine: The decoder engine.
         max_parallel: The most pairs of region and question that are decoded together.
 
-    Raises PromptError for an unknown conversation template.
+    Raises PromptError for an unknown conversation template, and BundleError for a tree of kinds that the tokenizer
+    cannot spell.
     """
 
     def __init__(self, bundle: Bundle, engine: Engine, max_parallel: int) -> None:
@@ -104,6 +122,7 @@ class DecodingSession:
         self.builder = PromptBuilder(bundle.tokenizer(), self.spec, template_named(bundle.manifest.template))
         self._constraints = ConstraintCache(self.builder)
         self._calibration = bundle.calibration()
+        self._kinds = KindNames.of(bundle, self.builder, self._calibration)
         self._embed = Embeddings(bundle.embeddings())
         self._decoder = Decoder(engine, self.spec, max_parallel)
         prompt = self.builder.prompt(QUESTIONS["short"])
@@ -148,19 +167,36 @@ class DecodingSession:
 
         Raises StoppedError when canceled before the first token of any answer.
         """
-        batch = self._batch(questions, tokens, call)
-        found = self._decoder.generate(self._request(batch, questions, config), call)
-        answers = self._answers(batch, questions, range(batch.branches.count), found)
-        new_tokens = sum(len(generation.tokens) for generation in found)
-        return answers, call.timing(batch.prefix.length, batch.branches.rows, new_tokens)
+        questions, scored = self._with_kinds(questions, config)
+        if not scored:
+            return self._generate(questions, tokens, config, call)
+        others = [number for number in range(len(questions.texts)) if number not in scored]
+        parts = {number: self._score_kinds(questions.select([number]), tokens, config, call) for number in scored}
+        timings = [timing for _, timing in parts.values()]
+        answers = {number: found for number, (found, _) in parts.items()}
+        if others:
+            found, timing = self._generate(questions.select(others), tokens, config, call)
+            timings.append(timing)
+            each = len(found) // len(others)
+            answers |= {number: found[n * each : (n + 1) * each] for n, number in enumerate(others)}
+        branch_tokens, new_tokens = (sum(getattr(t, name) for t in timings) for name in ("branch_tokens", "new_tokens"))
+        timing = replace(timings[-1], branch_tokens=branch_tokens, new_tokens=new_tokens)
+        return [answer for number in sorted(answers) for answer in answers[number]], timing
 
     def stream(
         self, questions: Questions, tokens: RegionTokens, config: GenerationConfig, call: Call
     ) -> Iterator[tuple[Answer, Token]]:
-        """Yield each token of the answers, with the answer so far. Errors of the call are raised at once."""
+        """Yield each token of the answers, with the answer so far. Errors of the call are raised at once.
+
+        The name of a kind is yielded as a whole, with its first token.
+        """
+        questions, scored = self._with_kinds(questions, config)
+        if scored:
+            answers, _ = self._score_kinds(questions, tokens, config, call)
+            return ((answer, _token_of(answer, branch)) for branch, answer in enumerate(answers))
         batch = self._batch(questions, tokens, call)
         decoded = self._decoder.stream(self._request(batch, questions, config), call)
-        return self._answers_so_far(batch, questions, decoded)
+        return self._answers_so_far(batch, questions, config, decoded)
 
     def score(
         self, questions: Questions, tokens: RegionTokens, phrases: Sequence[Sequence[int]], call: Call
@@ -170,6 +206,50 @@ class DecodingSession:
         scores = self._decoder.score(batch.prefix, batch.branches, phrases, self._embed, call)
         new_tokens = len(scores) * sum(len(phrase) for phrase in phrases)
         return scores, call.timing(batch.prefix.length, batch.branches.rows, new_tokens)
+
+    def _with_kinds(self, questions: Questions, config: GenerationConfig) -> tuple[Questions, list[int]]:
+        """Return the questions with constraints to the tree of kinds, and the numbers of those that need scoring."""
+        if self._kinds is None or not config.back_off:
+            return questions, []
+        free = [constraint is None for constraint in questions.constraints]
+        asked = [n for n, kind in enumerate(questions.kinds) if kind == CATEGORY and free[n]]
+        if not self._kinds.one_token:
+            return questions, asked
+        constraints = [self._kinds.choice() if n in asked else one for n, one in enumerate(questions.constraints)]
+        return replace(questions, constraints=constraints), []
+
+    def _generate(
+        self, questions: Questions, tokens: RegionTokens, config: GenerationConfig, call: Call
+    ) -> tuple[list[Answer], Timing]:
+        """Decode the answers to all questions together."""
+        batch = self._batch(questions, tokens, call)
+        found = self._decoder.generate(self._request(batch, questions, config), call)
+        answers = self._answers(batch, questions, range(batch.branches.count), found, config)
+        new_tokens = sum(len(generation.tokens) for generation in found)
+        return answers, call.timing(batch.prefix.length, batch.branches.rows, new_tokens)
+
+    def _score_kinds(
+        self, questions: Questions, tokens: RegionTokens, config: GenerationConfig, call: Call
+    ) -> tuple[list[Answer], Timing]:
+        """Answer one question with the tree of kinds, by the likelihood of all names."""
+        assert self._kinds is not None
+        batch = self._batch(questions, tokens, call)
+        phrases = self._kinds.phrases
+        scores = self._decoder.score(batch.prefix, batch.branches, phrases, self._embed, call)
+        sums = np.array([[part.sum(dtype=np.float64) for part in row] for row in scores]).reshape(-1, len(phrases))
+        named = self._kinds.named(sums, config.kind_threshold)
+        answers = [self._named_answer(region, one) for region, one in zip(batch.region_ids, named, strict=True)]
+        new_tokens = len(scores) * sum(map(len, phrases))
+        return answers, call.timing(batch.prefix.length, batch.branches.rows, new_tokens)
+
+    def _named_answer(self, region_id: int, named: NamedKind) -> Answer:
+        """Return the answer that names a kind. The first of its tokens has the probability of the whole name."""
+        assert self._kinds is not None
+        tokens = self._kinds.tokens(named.name)
+        logprobs = np.zeros(len(tokens), np.float32)
+        logprobs[0] = np.log(max(named.raw_confidence, 1e-30))
+        generation = Generation(tokens, logprobs)
+        return Answer(region_id, named.name, generation, named.confidence, named.raw_confidence, True, named.chain)
 
     def _batch(self, questions: Questions, tokens: RegionTokens, call: Call) -> PromptBatch:
         """Compute the shared prefix of questions about regions, and their branches."""
@@ -184,7 +264,7 @@ class DecodingSession:
         return PromptBatch(tokens.ids.tolist(), questions.texts, prefix, build_branches(tails, *pair, self._embed))
 
     def _answers_so_far(
-        self, batch: PromptBatch, questions: Questions, decoded: Iterator[Token]
+        self, batch: PromptBatch, questions: Questions, config: GenerationConfig, decoded: Iterator[Token]
     ) -> Iterator[tuple[Answer, Token]]:
         tokens: list[list[Token]] = [[] for _ in range(batch.branches.count)]
         for token in decoded:
@@ -192,7 +272,8 @@ class DecodingSession:
             own.append(token)
             ids, logprobs = np.array([one.id for one in own], np.int32), [one.logprob for one in own]
             generation = Generation(ids, np.array(logprobs, np.float32), token.last)
-            yield self._answers(batch, questions, [token.branch], [generation])[0], token
+            (answer,) = self._answers(batch, questions, [token.branch], [generation], config)
+            yield answer, _token_of(answer, token.branch) if answer.chain else token
 
     def _request(self, batch: PromptBatch, questions: Questions, config: GenerationConfig) -> DecodeRequest:
         if config.max_new_tokens is None:
@@ -201,7 +282,7 @@ class DecodingSession:
         else:
             limits = [config.max_new_tokens] * len(questions.texts)
         constraints = questions.constraints
-        limits = [max(n, one.longest if one else 0) for n, one in zip(limits, constraints, strict=True)]
+        limits = [(one.longest if one else 0) or limit for limit, one in zip(limits, constraints, strict=True)]
         each = len(batch.region_ids)
         return DecodeRequest(
             batch.prefix,
@@ -216,7 +297,12 @@ class DecodingSession:
         )
 
     def _answers(
-        self, batch: PromptBatch, questions: Questions, branches: Sequence[int], generations: Sequence[Generation]
+        self,
+        batch: PromptBatch,
+        questions: Questions,
+        branches: Sequence[int],
+        generations: Sequence[Generation],
+        config: GenerationConfig,
     ) -> list[Answer]:
         """Return the answers that branches gave."""
         each = len(batch.region_ids)
@@ -233,7 +319,20 @@ class DecodingSession:
         ]
         regions = [batch.region_ids[branch % each] for branch in branches]
         constrained = [constraint is not None for constraint in constraints]
-        return list(map(Answer, regions, texts, generations, confidences, raw, constrained))
+        answers = list(map(Answer, regions, texts, generations, confidences, raw, constrained))
+        for choice in questions.constraints:
+            if isinstance(choice, KindChoice):
+                assert self._kinds is not None
+                rows = [n for n, one in enumerate(constraints) if one is choice and len(generations[n].tokens)]
+                logits = choice.logits([branches[n] % each for n in rows])
+                for n, named in zip(rows, self._kinds.named(logits, config.kind_threshold), strict=True):
+                    answers[n] = self._named_answer(regions[n], named)
+        return answers
+
+
+def _token_of(answer: Answer, branch: int) -> Token:
+    """Return the first token of a complete answer."""
+    return Token(branch, int(answer.generation.tokens[0]), float(answer.generation.logprobs[0]), True)
 
 
 def raw_confidence(logprobs: np.ndarray, normalized: bool = False) -> float:

@@ -22,10 +22,11 @@ export AMENT_PREFIX_PATH := $(CURDIR)/$(VENV):$(AMENT_PREFIX_PATH)
 endif
 
 .NOTPARALLEL:
-.PHONY: help venv demo test test-fast fuzz lint clean
+.PHONY: help venv demo gallery test test-fast fuzz lint clean
 help:
 	@echo "make venv   set up $(VENV) with everything (runtime, simulator, ROS 2, PyTorch for training and tests)"
 	@echo "make demo   describe the objects of a simulated camera over ROS 2; writes build/demo/ (needs no PyTorch)"
+	@echo "make gallery  draw photographs of the packs in DATA with what BUNDLE says about them; writes build/gallery/"
 	@echo "make test   run the tests"
 	@echo "make test-fast  run the unit tests: no node, no training, no export"
 	@echo "make fuzz   run 2,000 generated inputs for each door: commands, messages, recordings, parameters"
@@ -36,6 +37,12 @@ venv: $(STAMPS)/robot $(STAMPS)/test $(STAMPS)/lint
 
 demo: $(STAMPS)/robot
 	$(BIN)/python -m osprey_sim.demo --output build/demo
+
+# Packs of photographs with masks in COCO's layout, a folder each.
+DATA ?= ../shared/data
+BUNDLE ?= home
+gallery: $(STAMPS)/robot $(STAMPS)/test
+	$(BIN)/python -m evaluation.gallery --bundle $(BUNDLE) --data $(DATA)
 
 test: $(STAMPS)/robot $(STAMPS)/test
 	$(BIN)/python -m pytest $(TEST_PROCESSES)

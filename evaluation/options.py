@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from osprey_sim.render import MIN_AREA
+from training.home.kinds import KINDS
+
+CROPS = ("none", "small", "all")
 
 
 def add_split_option(parser: Any) -> None:
@@ -18,3 +22,20 @@ def add_min_area_option(parser: Any) -> None:
     """Add --min-area."""
     text = "ignore objects of at most N pixels at 320x240 (default: %(default)s)"
     parser.add_argument("--min-area", type=int, default=MIN_AREA, metavar="N", help=text)
+
+
+def add_data_option(parser: Any) -> None:
+    """Add --data."""
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of the packs of photographs")
+
+
+def add_crops_option(parser: Any) -> None:
+    """Add --crops."""
+    text = "regions with a crop of their own (default: %(default)s)"
+    parser.add_argument("--crops", choices=CROPS, default="none", help=text)
+
+
+def add_kinds_option(parser: Any) -> None:
+    """Add --kinds."""
+    text = "tree of kinds with names of packs and held-out kinds beside it (default: that of home)"
+    parser.add_argument("--kinds", type=Path, default=KINDS, metavar="FILE", help=text)

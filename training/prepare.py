@@ -16,9 +16,7 @@ from osprey_ros.bundle.hash_cache import sha256_of
 from osprey_ros.decoding.prompt import MASK_TEXT, PromptBuilder
 from osprey_ros.errors import InputError
 from osprey_ros.files import write_file
-from osprey_ros.kinds.tree import KindTree
 from osprey_sim.dialogues import all_texts
-from osprey_torch.companion_files import read_kinds
 from osprey_torch.config import OSPREY_NANO, OspreyConfig
 from osprey_torch.model import Osprey
 from osprey_torch.readers.mixture import Mixture, Source
@@ -40,16 +38,12 @@ PRESETS = {"nano": OSPREY_NANO}
 
 @dataclass(frozen=True)
 class Prepared:
-    """A model on the CPU, its tokenizer, how many images there are, and the items of a stage given its seed.
-
-    kinds: the tree of kinds that goes into the checkpoint, if there is one.
-    """
+    """A model on the CPU, its tokenizer, how many images there are, and the items of a stage given its seed."""
 
     model: Osprey
     tokenizer: Tokenizer
     image_count: int
     items: Callable[[Selection, int], Dataset[Item]]
-    kinds: KindTree | None = None
 
 
 def prepare(recipe: Recipe, folder: Path, workers: int, deadline: Deadline = Deadline()) -> Prepared:  # noqa: B008
@@ -90,8 +84,7 @@ def prepare(recipe: Recipe, folder: Path, workers: int, deadline: Deadline = Dea
         return MixedDataset(parts, seed) if len(parts) > 1 else parts[0][0]
 
     image_count = sum(len(records) for records in shards) + (0 if store is None else len(store))
-    kinds = None if recipe.model.checkpoint is None else read_kinds(Path(recipe.model.checkpoint))
-    return Prepared(model, tokenizer, image_count, items, kinds)
+    return Prepared(model, tokenizer, image_count, items)
 
 
 def _preset(start: ModelStart) -> OspreyConfig:

@@ -191,10 +191,7 @@ class Trainer:
                 }
             )
             dtype = _DTYPES[self.recipe.save_dtype]
-            prepared = self.prepared
-            save_checkpoint(
-                prepared.model, prepared.tokenizer, self.folder / "checkpoint", dtype, state, prepared.kinds
-            )
+            save_checkpoint(self.prepared.model, self.prepared.tokenizer, self.folder / "checkpoint", dtype, state)
 
     def _save(self, stage: int, step: int) -> None:
         """Write the state beside the last one, then replace `progress.json`, which names the valid one, atomically."""

@@ -49,8 +49,10 @@ EVALUATIONS = {
     for name, module, text in (
         ("accuracy", "evaluation.accuracy", "share of right descriptions and categories on simulated scenes"),
         ("calibration", "evaluation.calibration", "fit the calibration of confidences, and measure it"),
+        ("gallery", "evaluation.gallery", "draw photographs with masks and answers, right or wrong"),
         ("own_masks", "evaluation.own_masks", "share of right answers on your own annotated images"),
         ("parity", "evaluation.parity", "compare the answers of the engines with those of PyTorch"),
+        ("photographs", "evaluation.photographs", "share of right kinds on packs of photographs with masks"),
         ("quantization", "export.quantization_cost", "effect of the precision of the decoder's weights"),
         ("queries", "evaluation.queries", "share of right answers to questions about the objects of a scene"),
         ("scene", "evaluation.scene", "tracking, cost of a frame, time budgets, queries and calibration together"),

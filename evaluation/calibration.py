@@ -4,6 +4,11 @@ Asks a bundle about each object of simulated validation scenes and fits the shar
 (isotonic regression). Prints the expected calibration error on test scenes before and after: the mean distance between
 confidence and share of right answers over 15 bins of equal width, weighted by their answers (Naeini et al., AAAI 2015;
 Guo et al., arXiv 1706.04599). `--write` writes the calibration into the bundle.
+
+With `--photographs DIR`, packs of photographs as for `evaluation.photographs`, categories, short descriptions and the
+kinds of the bundle's tree are fitted on their validation split in place of scenes, without held-out kinds, and so is
+the threshold of the tree: the smallest one with which enough answers are right or truly more general and few are
+"object". Their errors are those on the images of the fit; measure the test split with `evaluation.photographs`.
 """
 
 from __future__ import annotations
@@ -11,18 +16,23 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
-from evaluation.options import add_min_area_option
-from osprey_ros.bundle.bundle import write_calibration
-from osprey_ros.bundle.calibration import ATTRIBUTE, CATEGORY, DESCRIPTION, Calibration, Curve
+from evaluation.curves import Answers, expected_calibration_error, fit, reliability
+from evaluation.kind_names import KindNames, near_synonyms
+from evaluation.options import add_crops_option, add_kinds_option, add_min_area_option, add_packs_option
+from evaluation.photograph_answers import images_of
+from evaluation.photograph_calibration import PhotographAnswers, answers_of_photographs, best_threshold
+from evaluation.photographs import read_packs
+from osprey_ros.bundle.bundle import Bundle, write_calibration, write_kinds
+from osprey_ros.bundle.calibration import ATTRIBUTE, CATEGORY, DESCRIPTION, Calibration
 from osprey_ros.cli._edge import command
 from osprey_ros.cli._options import Parser, add_bundle_option, add_count_option, add_figures_option
 from osprey_ros.cli._output import write_figures
+from osprey_ros.decoding.config import GenerationConfig
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.describer import Describer
 from osprey_ros.errors import InputError
@@ -31,35 +41,9 @@ from osprey_ros.scene.attributes import AttributeSpec
 from osprey_sim.dialogues import COLOR_QUESTION, region_facts
 from osprey_sim.render import MIN_AREA, render_scenes
 from osprey_sim.words import COLORS
-
-BINS = 15
-_BLOCK = 30  # least number of answers of a point of a curve; fewer give a noisy share
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Answers of one kind: raw confidences float64 [n], and bool [n] whether they are right."""
-
-    confidences: np.ndarray
-    right: np.ndarray
-
-    @classmethod
-    def of(cls, pairs: Sequence[tuple[float, bool]]) -> Answers:
-        """Return the answers of pairs of a confidence and whether the answer is right."""
-        return cls(np.array([confidence for confidence, _ in pairs]), np.array([right for _, right in pairs], bool))
-
-    def calibrated(self, calibration: Calibration, kind: str) -> Answers:
-        """Return these answers with calibrated confidences."""
-        return Answers(np.array([calibration.apply(kind, float(c)) for c in self.confidences]), self.right)
-
-
-@dataclass(frozen=True)
-class Bin:
-    """Answers with similar confidences: their number, mean confidence and share of right ones."""
-
-    count: int
-    confidence: float
-    share: float
+from osprey_torch.readers.packs import VALIDATION
+from osprey_torch.readers.records import Skipped
+from training.home.kinds import load_kinds
 
 
 def answers_of_scenes(
@@ -72,6 +56,7 @@ def answers_of_scenes(
     color = AttributeSpec("color", COLOR_QUESTION, COLORS)
     questions = [QUESTIONS["category"], QUESTIONS["short"], color.question]
     kinds = (CATEGORY, DESCRIPTION, ATTRIBUTE)
+    config = GenerationConfig(back_off=False)  # the curve of categories is that of answers without back-off
     found: dict[str, list[tuple[float, bool]]] = {kind: [] for kind in kinds}
     for scene, frame in render_scenes(split, seeds):
         objects = {f.id: f for f in region_facts(scene, frame) if f.kind == "object" and f.area > min_area}
@@ -79,62 +64,13 @@ def answers_of_scenes(
             continue
         describer.set_image(frame.rgb)
         regions = regions_from_id_image(frame.instance_ids, only=list(objects), masks_anyway=True)
-        results = describer.answer(regions, questions, constraints=[None, None, color.constraint])
+        results = describer.answer(regions, questions, config, constraints=[None, None, color.constraint])
         for kind, result in zip(kinds, results, strict=True):
             for answer in result:
                 facts = objects[answer.region_id]
                 truth = {CATEGORY: facts.category, DESCRIPTION: facts.short, ATTRIBUTE: facts.color}[kind]
                 found[kind].append((answer.raw_confidence, answer.text == truth))
     return {kind: Answers.of(pairs) for kind, pairs in found.items()}
-
-
-def fit(answers: Answers) -> Curve:
-    """Return the isotonic regression of right answers on confidence (pool adjacent violators).
-
-    A pool of n answers, k of them right, has the share (k + 1) / (n + 2), which is never 0 or 1. Answers with equal
-    confidence are in one pool.
-
-    Raises:
-        BundleError: There are no answers.
-    """
-    order = np.argsort(answers.confidences, kind="stable")
-    confidences, right = answers.confidences[order], answers.right[order]
-    pools: list[tuple[float, int, int]] = []  # sum of confidences, right ones, all
-    start = 0
-    while start < len(order):
-        last = min(start + _BLOCK, len(order)) - 1
-        end = int(np.searchsorted(confidences, confidences[last], side="right"))  # include equal confidences
-        pools.append((float(confidences[start:end].sum()), int(right[start:end].sum()), end - start))
-        start = end
-        # Merge pools of equal mean as well: confidences must ascend.
-        while len(pools) > 1 and (
-            _share(pools[-2]) >= _share(pools[-1]) or _mean(pools[-2]) >= _mean(pools[-1]) or pools[-1][2] < _BLOCK
-        ):
-            (a, b, c), (d, e, f) = pools[-2:]
-            pools[-2:] = [(a + d, b + e, c + f)]
-    return Curve(tuple(_mean(pool) for pool in pools), tuple(_share(pool) for pool in pools))
-
-
-def reliability(answers: Answers, bins: int = BINS) -> list[Bin]:
-    """Return the bins of equal width that are not empty, by ascending confidence."""
-    number = np.minimum((answers.confidences * bins).astype(int), bins - 1)
-    return [
-        Bin(int(inside.sum()), float(answers.confidences[inside].mean()), float(answers.right[inside].mean()))
-        for inside in (number == n for n in range(bins))
-        if inside.any()
-    ]
-
-
-def expected_calibration_error(answers: Answers, bins: int = BINS) -> float:
-    """Return the mean distance between confidence and share over the bins, weighted by their answers.
-
-    Raises:
-        ValueError: There are no answers.
-    """
-    if not len(answers.right):
-        raise InputError("no answers to judge; use more scenes or questions")
-    parts = reliability(answers, bins)
-    return sum(part.count * abs(part.confidence - part.share) for part in parts) / sum(part.count for part in parts)
 
 
 def draw(before: Mapping[str, Answers], after: Mapping[str, Answers], path: Path) -> None:
@@ -163,46 +99,39 @@ def draw(before: Mapping[str, Answers], after: Mapping[str, Answers], path: Path
     pyplot.close(figure)
 
 
-def _mean(pool: tuple[float, int, int]) -> float:
-    total, _, count = pool
-    return total / count
+def _photographs(bundle: Bundle, arguments: argparse.Namespace) -> PhotographAnswers:
+    """Return the answers about the objects of the validation split, without those of held-out kinds."""
+    skipped = Skipped()
+    objects, absent = read_packs(arguments.photographs, arguments.packs, None, skipped)
+    names = KindNames(load_kinds(arguments.kinds), bundle.kinds(), near_synonyms())
+    known = [o for o in objects if o.split == VALIDATION and not names.held_out(names.kind(o.name, o.pack))]
+    images = tqdm(list(images_of(known)), "photographs", unit="image", file=sys.stderr)
+    found = answers_of_photographs(bundle, images, names, skipped, crops=arguments.crops)
+    if absent:
+        print(f"absent packs: {', '.join(absent)}")
+    if skipped.total:
+        print(skipped.summary(), file=sys.stderr)
+    return found
 
 
-def _share(pool: tuple[float, int, int]) -> float:
-    _, right, count = pool
-    return (right + 1) / (count + 2)
-
-
-@command("calibration")
-def main(argv: Sequence[str] | None = None) -> int:
+def _parser() -> Parser:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_bundle_option(parser)
     add_count_option(parser, "--fit-scenes", 300, "validation scenes to fit on")
     add_count_option(parser, "--scenes", 200, "test scenes to measure on")
     add_min_area_option(parser)
+    parser.add_argument("--photographs", type=Path, metavar="DIR", help="fit on photographs: folder of their packs")
+    add_packs_option(parser)
+    add_crops_option(parser)
+    add_kinds_option(parser)
     parser.add_argument("--write", action="store_true", help="write the calibration into the bundle")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write the reliability diagram to this file")
     add_figures_option(parser)
-    arguments = parser.parse_args(argv)
-    describer = Describer(arguments.bundle)
-    validation, test = (
-        answers_of_scenes(
-            describer, tqdm(range(scenes), split, unit="scene", file=sys.stderr), split, arguments.min_area
-        )
-        for split, scenes in (("validation", arguments.fit_scenes), ("test", arguments.scenes))
-    )
-    if not len(validation[CATEGORY].right) or not len(test[CATEGORY].right):
-        raise InputError("no scene has an object that is large enough; use more scenes or a smaller --min-area")
-    calibration = Calibration(
-        {kind: fit(answers) for kind, answers in validation.items()},
-        f"{arguments.fit_scenes} simulated validation scenes, {len(validation[CATEGORY].right)} objects",
-    )
-    after = {kind: answers.calibrated(calibration, kind) for kind, answers in test.items()}
-    if arguments.write:
-        # Keep the curves of other kinds, such as that of evaluation/queries.py.
-        known = describer.bundle.calibration().curves
-        write_calibration(describer.bundle.root, replace(calibration, curves={**known, **calibration.curves}))
-    report = {
+    return parser
+
+
+def _errors(test: Mapping[str, Answers], after: Mapping[str, Answers]) -> dict[str, dict[str, float]]:
+    return {
         kind: {
             "answers": len(test[kind].right),
             "right": float(test[kind].right.mean()),
@@ -211,13 +140,51 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
         for kind in test
     }
+
+
+@command("calibration")
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = _parser().parse_args(argv)
+    describer = Describer(arguments.bundle)
+    bundle = describer.bundle
+    validation, test = (
+        answers_of_scenes(
+            describer, tqdm(range(scenes), split, unit="scene", file=sys.stderr), split, arguments.min_area
+        )
+        for split, scenes in (("validation", arguments.fit_scenes), ("test", arguments.scenes))
+    )
+    if not len(validation[CATEGORY].right) or not len(test[CATEGORY].right):
+        raise InputError("no scene has an object that is large enough; use more scenes or a smaller --min-area")
+    fitted = f"{arguments.fit_scenes} simulated validation scenes, {len(validation[CATEGORY].right)} objects"
+    photographs = None if arguments.photographs is None else _photographs(bundle, arguments)
+    if photographs is not None:
+        validation, test = ({**answers, **photographs.answers} for answers in (validation, test))
+        fitted += f"; validation split of photographs, {len(validation[CATEGORY].right)} objects"
+    calibration = Calibration({kind: fit(answers) for kind, answers in validation.items()}, fitted)
+    chains = photographs.chains if photographs is not None else ()
+    threshold = best_threshold(chains, calibration) if chains else None
+    if arguments.write:
+        # Keep the curves of other kinds, such as that of evaluation/queries.py.
+        known = bundle.calibration().curves
+        write_calibration(bundle.root, replace(calibration, curves={**known, **calibration.curves}))
+        tree = bundle.kinds()
+        if threshold is not None and tree is not None:
+            write_kinds(bundle.root, replace(tree, threshold=threshold.value))
+    after = {kind: answers.calibrated(calibration, kind) for kind, answers in test.items()}
+    report = _errors(test, after)
     print(f"{arguments.bundle}: fitted on {calibration.fitted}; measured on {arguments.scenes} test scenes")
     print(f"{'kind':14s}{'answers':>9s}{'right':>9s}{'ECE before':>12s}{'after':>8s}")
     for kind, row in report.items():
         print(f"{kind:14s}{row['answers']:9d}{row['right']:9.1%}{row['ece_before']:12.3f}{row['ece_after']:8.3f}")
+    if threshold is not None:
+        print(
+            f"threshold {threshold.value}: {threshold.right_or_general:.1%} right or truly more general, "
+            f"{threshold.root:.1%} the root{'' if threshold.kept else '; NO THRESHOLD KEEPS BOTH TARGETS'}"
+        )
     if arguments.plot:
         draw(test, after, arguments.plot)
-    write_figures(arguments.json, {"fitted": calibration.fitted, "kinds": report})
+    figures = {"fitted": calibration.fitted, "kinds": report}
+    write_figures(arguments.json, figures | ({"threshold": asdict(threshold)} if threshold is not None else {}))
     return 0
 
 

@@ -16,6 +16,7 @@ from training.home.kinds import Kinds
 
 NEAR_SYNONYMS = Path(__file__).with_name("near_synonyms.yaml")
 
+_LONGEST_NAME = 5  # words
 SPECIFIC, GENERAL, ABOVE, ROOT = "specific", "general", "above", "root"
 
 
@@ -61,6 +62,12 @@ class KindNames:
     def right_or_general(self, truth: str, answer: str) -> bool:
         """Return whether an answer is right, or is above the true kind in the tree."""
         return self.right(truth, answer) or self.covers(answer, truth)
+
+    def named_in(self, truth: str, sentence: str) -> bool:
+        """Return whether a sentence has words in it that are a right answer."""
+        words = [word.strip(".,;:!?") for word in sentence.split()]
+        parts = (words[start:end] for start in range(len(words)) for end in range(start + 1, len(words) + 1))
+        return any(self.right(truth, " ".join(part)) for part in parts if len(part) <= _LONGEST_NAME)
 
     def covers(self, answer: str, kind: str) -> bool:
         """Return whether an answer is a kind or is above it in the tree."""

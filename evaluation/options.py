@@ -39,3 +39,9 @@ def add_kinds_option(parser: Any) -> None:
     """Add --kinds."""
     text = "tree of kinds with names of packs and held-out kinds beside it (default: that of home)"
     parser.add_argument("--kinds", type=Path, default=KINDS, metavar="FILE", help=text)
+
+
+def add_packs_option(parser: Any) -> None:
+    """Add --packs."""
+    text = "names of packs of photographs, separated by commas (default: all)"
+    parser.add_argument("--packs", type=lambda value: value.split(","), metavar="NAMES", help=text)

@@ -118,10 +118,9 @@ class Asker:
 
     def __init__(self, describer: Describer, crops: str = "none") -> None:
         self._describer = describer
-        more = {"crops": crops} if hasattr(GenerationConfig, "crops") else {}
-        self._plain = GenerationConfig(back_off=False, **more)
+        self._plain = GenerationConfig(back_off=False, **crop_setting(crops))
         # Without a tree both answers would be the same.
-        self._backed_off = GenerationConfig(**more) if describer.bundle.kinds() is not None else None
+        self._backed_off = GenerationConfig(**crop_setting(crops)) if describer.bundle.kinds() is not None else None
 
     def ask(self, rgb: np.ndarray, masks: Sequence[np.ndarray]) -> list[tuple[Description, Description]]:
         """Return for each mask, bool [H, W], the plain answer and the one with back-off."""
@@ -130,6 +129,11 @@ class Asker:
         plain = self._describer.ask(regions, QUESTION, self._plain)
         backed_off = plain if self._backed_off is None else self._describer.ask(regions, QUESTION, self._backed_off)
         return list(zip(plain, backed_off, strict=True))
+
+
+def crop_setting(crops: str) -> dict[str, Any]:
+    """Return the arguments of `GenerationConfig` for a setting of crops."""
+    return {"crops": crops} if hasattr(GenerationConfig, "crops") else {}
 
 
 def images_of(objects: Iterable[PackObject]) -> Iterator[list[PackObject]]:

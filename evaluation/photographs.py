@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from evaluation.figures import RESAMPLES, Bootstrap, Figure, calibration_error
 from evaluation.kind_names import ROOT, KindNames, near_synonyms
-from evaluation.options import add_crops_option, add_data_option, add_kinds_option
+from evaluation.options import add_crops_option, add_data_option, add_kinds_option, add_packs_option
 from evaluation.photograph_answers import Asker, Judged, images_of, judge_images
 from evaluation.unseen import stamp_answers, stamp_words, unseen_figures
 from osprey_ros.cli._edge import command
@@ -140,9 +140,7 @@ def _parser() -> Parser:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_bundle_option(parser)
     add_data_option(parser)
-    parser.add_argument(
-        "--packs", type=lambda text: text.split(","), metavar="NAMES", help="names separated by commas (default: all)"
-    )
+    add_packs_option(parser)
     parser.add_argument(
         "--split",
         choices=SPLITS,

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 from tqdm import tqdm
 
-from evaluation.calibration import Answers, expected_calibration_error, fit
+from evaluation.curves import Answers, expected_calibration_error, fit
 from evaluation.options import add_split_option
 from evaluation.query_forms import FORMS, FormQuestions
 from evaluation.query_questions import ABSENT, NAMED, RELATED, Question, Questions

@@ -23,7 +23,9 @@ from time import perf_counter
 
 import numpy as np
 
-from evaluation import calibration, queries
+from evaluation import queries
+from evaluation.calibration import answers_of_scenes
+from evaluation.curves import expected_calibration_error
 from evaluation.query_questions import ABSENT
 from evaluation.tracking import TrackingFigures, tracking_figures
 from osprey_ros.cli._edge import command
@@ -360,9 +362,9 @@ def query_rows(describer: Describer, questions: int) -> list[Row]:
 def calibration_rows(describer: Describer, scenes: int) -> list[Row]:
     """Return the rows about confidences, with the calibration of the bundle."""
     known, rows = describer.bundle.calibration(), []
-    for kind, raw in calibration.answers_of_scenes(describer, range(scenes), "test").items():
-        before = calibration.expected_calibration_error(raw)
-        after = calibration.expected_calibration_error(raw.calibrated(known, kind))
+    for kind, raw in answers_of_scenes(describer, range(scenes), "test").items():
+        before = expected_calibration_error(raw)
+        after = expected_calibration_error(raw.calibrated(known, kind))
         rows.append(
             Row(
                 f"calibration error of {kind}, {len(raw.right)} answers",

@@ -203,15 +203,12 @@ def write_calibration(directory: str | os.PathLike[str], calibration: Calibratio
 
     Raises BundleError if a file of the bundle is missing or changed, or if writing fails. The bundle is then unchanged.
     """
-    bundle = Bundle.open(directory)
-    text = calibration.to_json()
-    entry = FileEntry(len(text.encode()), hashlib.sha256(text.encode()).hexdigest())
-    manifest = replace(bundle.manifest, files={**bundle.manifest.files, CALIBRATION: entry})
-    try:
-        _write_atomically({bundle.root / CALIBRATION: text, bundle.root / MANIFEST: manifest.to_json()})
-    except OSError as error:
-        raise BundleError(f"bundle {bundle.root}: cannot write {CALIBRATION}: {os_reason(error)}") from error
-    return manifest
+    return _write_listed(directory, CALIBRATION, calibration.to_json())
+
+
+def write_kinds(directory: str | os.PathLike[str], tree: KindTree) -> Manifest:
+    """Write a tree of kinds into a bundle, as `write_calibration` writes a calibration."""
+    return _write_listed(directory, KINDS, tree.to_json())
 
 
 def write_manifest(
@@ -290,6 +287,18 @@ def _is_folder(path: str) -> bool:
     if not is_folder:
         raise BundleError(f"{path} is a file and not an engine bundle; give the folder of the bundle")
     return is_folder
+
+
+def _write_listed(directory: str | os.PathLike[str], name: str, text: str) -> Manifest:
+    """Write a text file into a bundle, with its entry in the manifest. Raises as `write_calibration` does."""
+    bundle = Bundle.open(directory)
+    entry = FileEntry(len(text.encode()), hashlib.sha256(text.encode()).hexdigest())
+    manifest = replace(bundle.manifest, files={**bundle.manifest.files, name: entry})
+    try:
+        _write_atomically({bundle.root / name: text, bundle.root / MANIFEST: manifest.to_json()})
+    except OSError as error:
+        raise BundleError(f"bundle {bundle.root}: cannot write {name}: {os_reason(error)}") from error
+    return manifest
 
 
 def _write_atomically(texts: Mapping[Path, str]) -> None:

@@ -11,7 +11,8 @@ import pytest
 from conftest import TinyModel
 
 from evaluation import calibration as measured
-from evaluation.calibration import Answers, answers_of_scenes, expected_calibration_error, fit, reliability
+from evaluation.calibration import answers_of_scenes
+from evaluation.curves import Answers, expected_calibration_error, fit, reliability
 from osprey_ros.bundle.bundle import Bundle, write_calibration
 from osprey_ros.bundle.calibration import ATTRIBUTE, CATEGORY, DESCRIPTION, QUERY, Calibration, Curve
 from osprey_ros.bundle.manifest import CALIBRATION, MANIFEST

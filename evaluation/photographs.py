@@ -25,6 +25,7 @@ from evaluation.figures import RESAMPLES, Bootstrap, Figure, calibration_error
 from evaluation.kind_names import ROOT, KindNames, near_synonyms
 from evaluation.options import add_crops_option, add_data_option, add_kinds_option, add_packs_option
 from evaluation.photograph_answers import Asker, Judged, images_of, judge_images
+from evaluation.rooms import room_objects
 from evaluation.unseen import stamp_answers, stamp_words, unseen_figures
 from osprey_ros.cli._edge import command
 from osprey_ros.cli._options import (
@@ -38,6 +39,7 @@ from osprey_ros.cli._options import (
 from osprey_ros.cli._output import write_figures
 from osprey_ros.describer import Describer
 from osprey_ros.errors import InputError
+from osprey_sim.object_sets import TABLETOP
 from osprey_torch.readers.packs import SPLITS, TEST, PackObject, pack_folders, pack_objects
 from osprey_torch.readers.records import Skipped
 from training.home.kinds import load_kinds
@@ -150,6 +152,12 @@ def _parser() -> Parser:
     add_crops_option(parser)
     parser.add_argument("--limit", type=positive, metavar="N", help="use at most N images of each split of a pack")
     add_kinds_option(parser)
+    parser.add_argument(
+        "--tabletops",
+        type=positive,
+        metavar="N",
+        help="also separate the photographs from N simulated test scenes, as if only the scenes were known",
+    )
     parser.add_argument("--stamps", type=Path, metavar="DIR", help="folder of cut-outs, PNG files with alpha")
     add_count_option(parser, "--resamples", RESAMPLES, "draws of images for the intervals")
     add_threads_option(parser)
@@ -185,6 +193,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         others |= {"stamps": stamps, "stamps of other than known kinds": untrained}
     left_out = sum(obj.split == arguments.split for obj in unseen)
     figures, apart = all_figures(judged, others, arguments.resamples)
+    if arguments.tabletops is not None:
+        seeds = tqdm(range(arguments.tabletops), "tabletops", unit="scene", file=sys.stderr)
+        scenes = room_objects(describer, names, TABLETOP, TEST, seeds, crops=arguments.crops)
+        known_scenes = [one.judged for one in scenes]
+        apart["photographs against tabletops"] = unseen_figures(known_scenes, judged, arguments.resamples)
     images = {(one.pack, one.image) for one in judged}
     print(
         f"{arguments.bundle}: {len(judged)} objects in {len(images)} {arguments.split} images of "

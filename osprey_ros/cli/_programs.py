@@ -55,6 +55,7 @@ EVALUATIONS = {
         ("photographs", "evaluation.photographs", "share of right kinds on packs of photographs with masks"),
         ("quantization", "export.quantization_cost", "effect of the precision of the decoder's weights"),
         ("queries", "evaluation.queries", "share of right answers to questions about the objects of a scene"),
+        ("rooms", "evaluation.rooms", "share of right kinds and colors in simulated homes and on tabletops"),
         ("scene", "evaluation.scene", "tracking, cost of a frame, time budgets, queries and calibration together"),
     )
 }

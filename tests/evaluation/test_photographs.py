@@ -10,7 +10,7 @@ import pytest
 from pack_files import write_pack
 from PIL import Image
 
-from evaluation import gallery, photographs
+from evaluation import gallery, photographs, rooms
 from evaluation.figures import Bootstrap, auroc, calibration_error
 from evaluation.kind_names import KindNames, near_synonyms
 from evaluation.unseen import pasted, read_cut_out, stamp_words
@@ -166,11 +166,14 @@ def test_the_command_measures_packs_sizes_and_unseen_kinds(
     reports = []
     for name in ("a", "b"):
         file = tmp_path / f"{name}.json"
-        options = ["--kinds", str(tmp_path / "kinds.yaml"), "--stamps", str(data / "cut_outs"), "--threads", "1"]
-        assert (
-            photographs.main(["--data", str(data), "--packs", "food,rooms,tools", "--json", str(file), *options]) == 0
-        )
+        options = ["--data", str(data), "--packs", "food,rooms,tools", "--stamps", str(data / "cut_outs")]
+        options += ["--kinds", str(tmp_path / "kinds.yaml"), "--threads", "1", "--resamples", "20"]
+        options += ["--tabletops", "1"] if name == "a" else []
+        assert photographs.main([*options, "--json", str(file)]) == 0
         reports.append(json.loads(file.read_text()))
+    against_scenes = reports[0]["unseen"].pop("photographs against tabletops")
+    assert against_scenes["wrong_specific"]["count"] == 8
+    assert against_scenes["auroc"]["value"] is not None
     assert reports[0] == reports[1]
     shown, report = capsys.readouterr().out, reports[0]
     assert "8 objects in 4 test images of 2 packs" in shown
@@ -226,3 +229,15 @@ def test_cut_outs_are_pasted_with_their_mask(data: Path, tmp_path: Path) -> None
 
 def test_the_path_of_a_cut_out_says_what_it_shows() -> None:
     assert stamp_words(Path("animals/birds/barn_owl2.png")) == ["barn owl", "owl", "barn", "bird", "animal"]
+
+
+def test_rooms_are_measured_with_models_that_are_new(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for objects in ("home", "tabletop"):
+        options = ["--objects", objects, "--scenes", "2", "--threads", "1", "--json", str(tmp_path / "out.json")]
+        assert rooms.main(options) == 0
+        report = json.loads((tmp_path / "out.json").read_text())
+        answers = report["answers"]
+        assert report["figures"]["kind_right"]["count"] == len(answers) > 4
+        assert report["figures"]["color_right"]["count"] == sum(one["color"] != "" for one in answers)
+        assert (f"{len(answers)} objects; {8 if objects == 'home' else 0} models") in capsys.readouterr().out
+    assert report["figures"]["kind_right"]["value"] > 0.5  # nano knows tabletops

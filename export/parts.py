@@ -26,6 +26,7 @@ from osprey_ros.bundle import fingerprint
 from osprey_ros.bundle.manifest import (
     DECODER,
     EMBEDDINGS,
+    KINDS,
     MASK_EXTRACTOR,
     ONNX_FILES,
     TOKENIZER,
@@ -135,7 +136,11 @@ class BundleParts:
         # Tokenizer.save() raises a bare Exception if the disk is full.
         tokenizer.write_text(self.checkpoint.tokenizer.to_str(pretty=True), encoding="utf-8")
         config.write_text(to_json(self.config.to_json(), indent=1) + "\n", encoding="utf-8")
-        return [tokenizer, config]
+        if self.checkpoint.kinds is None:
+            return [tokenizer, config]
+        kinds = self.workspace.bundle / KINDS
+        kinds.write_text(self.checkpoint.kinds.to_json(), encoding="utf-8")
+        return [tokenizer, config, kinds]
 
     def _layer(self, layer: int) -> list[Path]:
         prefix = f"model.layers.{layer}"

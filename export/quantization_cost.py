@@ -183,7 +183,7 @@ def _checkpoint_folder(arguments: argparse.Namespace, temporary: Path) -> Path:
     if arguments.checkpoint:
         return Path(arguments.checkpoint)
     bundle = Bundle.open(arguments.bundle)
-    save_checkpoint(model_from_bundle(bundle), bundle.tokenizer(), temporary)
+    save_checkpoint(model_from_bundle(bundle), bundle.tokenizer(), temporary, kinds=bundle.kinds())
     return temporary
 
 

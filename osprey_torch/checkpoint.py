@@ -14,10 +14,12 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
+from osprey_ros.bundle.manifest import KINDS
 from osprey_ros.errors import InputError, StorageError
 from osprey_ros.files import completed_file, write_file, write_json
+from osprey_ros.kinds.tree import KindTree
 from osprey_ros.strict_json import to_json
-from osprey_torch.companion_files import with_companions
+from osprey_torch.companion_files import read_kinds, with_companions
 from osprey_torch.config import OspreyConfig
 from osprey_torch.hub import fetch_checkpoint, is_hub_id
 from osprey_torch.json_files import read_json
@@ -41,6 +43,7 @@ class Checkpoint:
     """An Osprey checkpoint whose names and shapes have been checked and whose weights are read one by one.
 
     folder: where the files lie. tensors: where each parameter of the model lies in them. files: all weight files.
+    kinds: the tree of kinds of `kinds.json`, None without this file.
     """
 
     folder: Path
@@ -48,6 +51,7 @@ class Checkpoint:
     tokenizer: Tokenizer
     tensors: Mapping[str, StoredTensor]
     files: tuple[Path, ...]
+    kinds: KindTree | None = None
 
     @classmethod
     def open(cls, source: Path | str, vision_weights: Path | None = None) -> Checkpoint:
@@ -77,7 +81,7 @@ class Checkpoint:
         tensors = without_spare_rows(tensors, config)
         check_shapes(folder, config, tensors)
         files = tuple(sorted({tensor.path for tensor in tensors.values()}))
-        return cls(folder, config, tokenizer, tensors, files)
+        return cls(folder, config, tokenizer, tensors, files, read_kinds(folder))
 
     @property
     def names(self) -> frozenset[str]:
@@ -96,13 +100,14 @@ class Checkpoint:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the configuration, the tokenizer, and the type, shape and first values of each parameter.
+        """SHA-256 over configuration, tokenizer, tree of kinds, and the type, shape and first values of each parameter.
 
         It is fast to compute and differs between any two checkpoints whose parameters training has changed. It does not
         cover every byte.
         """
         digest = hashlib.sha256(to_json(self.config.to_json(), sort_keys=True).encode())
         digest.update(self.tokenizer.to_str().encode())
+        digest.update(self.kinds.to_json().encode() if self.kinds is not None else b"")
         for path in self.files:
             mapped = map_file(path)
             for name, stored in sorted(self.tensors.items()):
@@ -148,10 +153,12 @@ def save_checkpoint(
     folder: Path,
     dtype: torch.dtype = torch.float32,
     state: Mapping[str, torch.Tensor] | None = None,
+    kinds: KindTree | None = None,
 ) -> None:
-    """Write config.json, model.safetensors, tokenizer.json and generation_config.json.
+    """Write config.json, model.safetensors, tokenizer.json, generation_config.json and, for a tree, kinds.json.
 
     state: the weights under their published names, where they are not `model.state_dict()`: gathered from devices.
+    kinds: the tree of kinds. Without one, a kinds.json that is in the folder stays.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = model.config
@@ -159,6 +166,8 @@ def save_checkpoint(
     write_json(folder / CONFIG, config.to_json())
     write_json(folder / "generation_config.json", generation)
     write_file(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
+    if kinds is not None:
+        write_file(folder / KINDS, kinds.to_json())
     weights = model.state_dict() if state is None else state
     stored = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in weights.items()}
     path = folder / "model.safetensors"

@@ -1,4 +1,4 @@
-"""Files beside config.json that transformers reads: their values must agree with the model, else they are named."""
+"""Files beside config.json: those that transformers reads must agree with the model; a tree of kinds is optional."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from osprey_ros.errors import InputError
+from osprey_ros.bundle.manifest import KINDS
+from osprey_ros.errors import BundleError, InputError
+from osprey_ros.file_errors import read_text
+from osprey_ros.kinds.tree import KindTree
 from osprey_torch.config import OspreyConfig
 from osprey_torch.config_values import numbers, positive_number, token_ids
 from osprey_torch.json_files import read_json
@@ -19,7 +22,7 @@ from osprey_torch.json_files import read_json
 log = logging.getLogger(__name__)
 
 GENERATION, TOKENIZER, PREPROCESSOR = "generation_config.json", "tokenizer_config.json", "preprocessor_config.json"
-COMPANIONS = (GENERATION, TOKENIZER, PREPROCESSOR)
+COMPANIONS = (GENERATION, TOKENIZER, PREPROCESSOR, KINDS)
 _RESCALE = 1 / 255  # of pixel values before they are normalized
 
 
@@ -35,6 +38,18 @@ def with_companions(folder: Path, config: OspreyConfig, tokenizer: Tokenizer) ->
     if (path := folder / PREPROCESSOR).is_file():
         _checked(path, lambda data: _preprocessor(data, config, path))
     return config
+
+
+def read_kinds(folder: Path) -> KindTree | None:
+    """Return the tree of kinds of a checkpoint folder, None if it has none. Raises InputError if it is invalid."""
+    path = folder / KINDS
+    if not path.exists():
+        return None
+    text = read_text(path, InputError, "correct it, or remove the file")
+    try:
+        return KindTree.from_json(text)
+    except BundleError as error:
+        raise InputError(f"{path} is not a tree of kinds: {error}") from error
 
 
 def _checked(path: Path, check: Any) -> Any:

@@ -16,7 +16,9 @@ from osprey_ros.bundle.hash_cache import sha256_of
 from osprey_ros.decoding.prompt import MASK_TEXT, PromptBuilder
 from osprey_ros.errors import InputError
 from osprey_ros.files import write_file
+from osprey_ros.kinds.tree import KindTree
 from osprey_sim.dialogues import all_texts
+from osprey_torch.companion_files import read_kinds
 from osprey_torch.config import OSPREY_NANO, OspreyConfig
 from osprey_torch.model import Osprey
 from osprey_torch.readers.mixture import Mixture, Source
@@ -38,12 +40,16 @@ PRESETS = {"nano": OSPREY_NANO}
 
 @dataclass(frozen=True)
 class Prepared:
-    """A model on the CPU, its tokenizer, how many images there are, and the items of a stage given its seed."""
+    """A model on the CPU, its tokenizer, how many images there are, and the items of a stage given its seed.
+
+    kinds: the tree of kinds that goes into the checkpoint, if there is one.
+    """
 
     model: Osprey
     tokenizer: Tokenizer
     image_count: int
     items: Callable[[Selection, int], Dataset[Item]]
+    kinds: KindTree | None = None
 
 
 def prepare(recipe: Recipe, folder: Path, workers: int, deadline: Deadline = Deadline()) -> Prepared:  # noqa: B008
@@ -84,7 +90,8 @@ def prepare(recipe: Recipe, folder: Path, workers: int, deadline: Deadline = Dea
         return MixedDataset(parts, seed) if len(parts) > 1 else parts[0][0]
 
     image_count = sum(len(records) for records in shards) + (0 if store is None else len(store))
-    return Prepared(model, tokenizer, image_count, items)
+    kinds = None if recipe.model.checkpoint is None else read_kinds(Path(recipe.model.checkpoint))
+    return Prepared(model, tokenizer, image_count, items, kinds)
 
 
 def _preset(start: ModelStart) -> OspreyConfig:

@@ -191,7 +191,10 @@ class Trainer:
                 }
             )
             dtype = _DTYPES[self.recipe.save_dtype]
-            save_checkpoint(self.prepared.model, self.prepared.tokenizer, self.folder / "checkpoint", dtype, state)
+            prepared = self.prepared
+            save_checkpoint(
+                prepared.model, prepared.tokenizer, self.folder / "checkpoint", dtype, state, prepared.kinds
+            )
 
     def _save(self, stage: int, step: int) -> None:
         """Write the state beside the last one, then replace `progress.json`, which names the valid one, atomically."""

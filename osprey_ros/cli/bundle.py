@@ -247,12 +247,13 @@ def run_show(arguments: argparse.Namespace) -> int:
     from osprey_ros.bundle.bundle import Bundle
 
     bundle = Bundle.open(arguments.bundle, verify=False)
-    manifest = bundle.manifest
+    manifest, kinds = bundle.manifest, bundle.kinds()
     if arguments.json:
         report = {
             "folder": str(bundle.root),
             "verified": manifest.verified,
             "bytes": sum(entry.bytes for entry in manifest.files.values()),
+            "kinds": None if kinds is None else {"count": len(kinds) - 1, "threshold": kinds.threshold},
             **asdict(manifest),
         }
         print(to_json(report, indent=2))
@@ -262,7 +263,7 @@ def run_show(arguments: argparse.Namespace) -> int:
 
 
 def describe_bundle(bundle: Bundle) -> list[str]:
-    """Return the lines of ``osprey bundle show``."""
+    """Return the lines of ``osprey bundle show``. Raises BundleError for an invalid tree of kinds."""
     manifest, model = bundle.manifest, bundle.manifest.model
     compared = "compared with its PyTorch model" if manifest.verified else "NEVER compared with its PyTorch model"
     layers = manifest.verification.get("decoder_layers", {})
@@ -276,9 +277,13 @@ def describe_bundle(bundle: Bundle) -> list[str]:
         f"  image           {model.image_size} x {model.image_size} pixels, {model.image_tokens} tokens",
         f"  language model  {model.num_layers} layers of {model.hidden_size}, {model.num_heads} heads of "
         f"{model.head_dim}, {model.vocab_size} words, {model.max_positions} positions",
-        "",
-        "Engines",
     ]
+    kinds = bundle.kinds()
+    if kinds is not None:
+        lines.append(
+            f"  tree of kinds   {len(kinds) - 1} kinds, answers with a probability of {kinds.threshold:g} or more"
+        )
+    lines += ["", "Engines"]
     rows = [
         (role, entry.file, f"{entry.runtime} on {entry.device}", manifest.precisions.get(role, "-"))
         for role, entry in manifest.engines.items()

@@ -54,11 +54,13 @@ def back_off(
     raw = tree.cumulative(own)
     probabilities = calibrate(raw)
     probabilities[:, 0] = 1.0
-    qualify = probabilities >= threshold
-    # A node has qualifying nodes below it if more of them are in its span than itself.
-    counts = np.concatenate([np.zeros((len(own), 1), np.intp), np.cumsum(qualify, axis=1)], axis=1)
-    lowest = qualify & (counts[:, tree.ends] - counts[:, :-1] == 1)
-    chosen = np.where(lowest, raw, -1.0).argmax(axis=1)
+    rows, places = np.nonzero(probabilities >= threshold)
+    # Nodes above a qualifying one qualify, too: those without a qualifying child have none below them.
+    lowest = np.full(raw.shape, -1.0)
+    lowest[rows, places] = raw[rows, places]
+    below_root = places > 0
+    lowest[rows[below_root], tree.parents[places[below_root]]] = -1.0
+    chosen = lowest.argmax(axis=1)
     named = []
     for row, place in enumerate(chosen.tolist()):
         likeliest = place + int(own[row, place : tree.ends[place]].argmax())

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kind_trees import ONE_TOKEN
 
 from osprey_ros.bundle.bundle import Bundle, write_manifest
 from osprey_ros.bundle.manifest import FORMAT_VERSION, MANIFEST, EngineEntry, onnx_engines
@@ -94,6 +95,15 @@ def test_show_prints_the_compared_layers(folder: Path, spec: ModelSpec, capsys: 
         assert ("the first 2 of 32 layers" in capsys.readouterr().out) == said
 
 
+def test_show_prints_the_tree_of_kinds(folder: Path, spec: ModelSpec, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "kinds.json").write_text(ONE_TOKEN.to_json())
+    _write(folder, spec, VERIFICATION)
+    assert main(["bundle", "show", str(folder)]) == 0
+    assert "7 kinds, answers with a probability of 0.6 or more" in capsys.readouterr().out
+    assert main(["bundle", "show", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["kinds"] == {"count": 7, "threshold": 0.6}
+
+
 def test_show_json_is_the_whole_manifest(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bundle", "show", str(folder), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
@@ -104,6 +114,7 @@ def test_show_json_is_the_whole_manifest(folder: Path, capsys: pytest.CaptureFix
                 **asdict(manifest),
                 "folder": str(folder),
                 "verified": True,
+                "kinds": None,
                 "bytes": sum(entry.bytes for entry in manifest.files.values()),
             }
         )

@@ -13,6 +13,7 @@ import pytest
 import torch
 from checkpoint_linears import decode
 from conftest import up_to
+from kind_trees import ONE_TOKEN
 from onnx_session import open_session
 from tiny import TINY
 
@@ -27,7 +28,7 @@ from export.workspace import partial_folder
 from osprey_ros.bundle.bundle import Bundle, write_calibration
 from osprey_ros.bundle.calibration import Calibration
 from osprey_ros.bundle.fingerprint import write_fingerprint
-from osprey_ros.bundle.manifest import DECODER, MASK_EXTRACTOR, ONNX_FILES, TABLES, VISION, EngineEntry
+from osprey_ros.bundle.manifest import DECODER, KINDS, MASK_EXTRACTOR, ONNX_FILES, TABLES, VISION, EngineEntry
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.describer import Describer
 from osprey_ros.errors import BundleError, EngineError, InputError
@@ -42,7 +43,7 @@ LOOSE = Limits(prefix_logits=Limit(0.8, 1.0), answer_logits=Limit(0.8, 1.0), agr
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model that is sure of its words, so that greedy tokens can be compared."""
+    """A random model that is sure of its words, so that greedy tokens can be compared. It has a tree of kinds."""
     tokenizer = train_tokenizer(list(QUESTIONS.values()) * 5, vocab_size=300)
     # Widths that divide into the blocks of both runtimes.
     config = replace(TINY.with_vocabulary(tokenizer.token_to_id("<mask>")), intermediate_size=128)
@@ -50,7 +51,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = Osprey(config).eval()
     model.lm_head.weight.data *= 60
     folder = tmp_path_factory.mktemp("checkpoint")
-    save_checkpoint(model, tokenizer, folder)
+    save_checkpoint(model, tokenizer, folder, kinds=ONE_TOKEN)
     return folder
 
 
@@ -74,7 +75,8 @@ def exact(checkpoint: Path, samples: list[VerificationSample], tmp_path_factory:
 def test_bundle_is_whole_and_holds_its_figures(checkpoint: Path, exact: Path) -> None:
     opened = Bundle.open(exact)
     manifest = opened.manifest
-    assert set(manifest.files) == {*ONNX_FILES.values(), *TABLES, CONFIG}
+    assert opened.kinds() == ONE_TOKEN
+    assert set(manifest.files) == {*ONNX_FILES.values(), *TABLES, CONFIG, KINDS}
     assert [path.name for path in exact.parent.iterdir()] == ["exact"]
     assert manifest.name == "exact"
     assert manifest.verified
@@ -230,7 +232,7 @@ def test_plans_take_the_place_of_graphs(checkpoint: Path, tmp_path: Path, monkey
     for role, entry in manifest.engines.items():
         assert entry == EngineEntry(f"{role}.0123.plan", "tensorrt", "cuda", {"gpu": "played"})
     plans = {f"{role}.0123.plan{end}" for role in made for end in ("", ".json")}
-    assert set(manifest.files) == {*plans, *TABLES, CONFIG}
+    assert set(manifest.files) == {*plans, *TABLES, CONFIG, KINDS}
     assert Bundle.open(tmp_path / "b").engine("decoder").runtime == "tensorrt"
 
 

@@ -122,13 +122,14 @@ def test_end_tokens_of_generation_config_count_too(folder: Path) -> None:
         ("preprocessor_config.json", {"image_mean": [0.5, 0.5, 0.5]}, "image_mean is .* but the model has"),
         ("preprocessor_config.json", {"image_std": 0.5}, "image_std is 0.5: it must be a list of 3 numbers"),
         ("preprocessor_config.json", {"rescale_factor": 1}, "rescale_factor is 1 and not 1/255"),
+        ("kinds.json", {"kinds": {}}, "format_version is None"),
     ],
 )
 def test_values_of_companion_files_must_agree_with_the_model(
     folder: Path, name: str, data: dict[str, object], words: str
 ) -> None:
     (folder / name).write_text(json.dumps(data))
-    with pytest.raises(InputError, match=f"{name}: {words}"):
+    with pytest.raises(InputError, match=f"{name}(:| is not a tree of kinds:) {words}"):
         Checkpoint.open(folder)
 
 

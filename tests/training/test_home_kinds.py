@@ -102,7 +102,7 @@ def test_the_file_of_a_bundle_holds_the_tree(kinds: Kinds, tmp_path: Path) -> No
         (SMALL + "\n  pint: {parent: cup, synonyms: [mug]}", "'mug' is a word for 'cup' and for 'pint'"),
         (SMALL + "\n  object: {parent: cup}", "'object' is the root"),
         (SMALL + "\n  bowl: {synonyms: [dish]}", "'bowl' has no parent"),
-        (SMALL + "\n  bowl: {parent: container, colour: red}", "unknown field 'colour'"),
+        (SMALL + "\n  bowl: {parent: container, color: red}", "unknown field 'color'"),
         (SMALL + "\n  bowl: {parent: container, materials: [gold]}", "'gold' of 'bowl' is not in the list"),
         (SMALL + "\n  bowl: {parent: container, plural: 1}", "it must be true or false"),
         (SMALL + "\n  bowl: {parent: container, parts: rim}", "give a list of words"),

@@ -33,9 +33,9 @@ class KindFacts:
     Attributes:
         name: "coffee mug".
         parent: The next more general kind, or the root.
-        synonyms: Other words for the same kind.
+        synonyms: Other words for the same kind, plural or without article where the name is.
         materials: Typical materials, at most three.
-        parts: Parts that are visible in an image, at most four.
+        parts: Parts that are visible in an image, at most four; "legs" if there are several.
         plural: Whether the name is plural: "scissors".
         mass: Whether the name has no article: "bread".
     """

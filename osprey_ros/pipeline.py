@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from osprey_ros._moved import old_names
-from osprey_ros.decoding.config import GenerationConfig
 from osprey_ros.describer import Describer
 from osprey_ros.errors import StoppedError
 from osprey_ros.frame import Frame
@@ -159,7 +158,7 @@ class Pipeline:
         rows = np.flatnonzero(np.isin(ids, batch.track_ids))
         questions, constraints = questions_for(settings)
         some = encoded.select(encoded.regions.ids[rows])
-        config = GenerationConfig(max_new_tokens=settings.max_new_tokens or None)
+        config = settings.generation(settings.max_new_tokens)
         try:
             results = self.describer.answer(some, questions, config, constraints, cancel=batch.cancel)
         except StoppedError:

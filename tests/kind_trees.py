@@ -24,7 +24,7 @@ ONE_TOKEN = KindTree(
 )
 # Names of several tokens.
 SPELLED = KindTree(
-    {"an overview": Kind("object"), "short answers": Kind("object"), "short picture": Kind("short answers")},
+    {"an overview": Kind("object"), "short answers": Kind("object"), "artificial answers": Kind("short answers")},
     threshold=0.6,
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from osprey_ros.kinds.back_off import KindProbability
 from osprey_ros.scene.types import Attribute, Caption, SceneObject, State
 
 
@@ -13,7 +14,15 @@ def sample_mug(stamp: int) -> SceneObject:
         track_id=12,
         state=State.FRESH,
         reason="",
-        caption=Caption("mug", "a small red mug", 0.75, stamp - 1, (Attribute("color", "red", 0.5),), 0.875),
+        caption=Caption(
+            "mug",
+            "a small red mug",
+            0.75,
+            stamp - 1,
+            (Attribute("color", "red", 0.5),),
+            0.875,
+            kinds=(KindProbability("coffee mug", 0.25), KindProbability("mug", 0.75), KindProbability("object", 1.0)),
+        ),
         first_seen=stamp - 2,
         last_seen=stamp,
         visible=True,

@@ -5,23 +5,32 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import SampleImage, TinyModel
 from kind_trees import ONE_TOKEN, SPELLED, bundle_with_kinds
+from PIL import Image
 
+from osprey_ros import regions_from_id_image
 from osprey_ros.bundle.bundle import Bundle, write_calibration
 from osprey_ros.bundle.calibration import Calibration, Curve
+from osprey_ros.cli.main import main
 from osprey_ros.decoding.config import GenerationConfig, Sampling
 from osprey_ros.decoding.constraints import OneOf
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.describer import Describer
 from osprey_ros.errors import BundleError, InputError, StoppedError
+from osprey_ros.frame import Frame
 from osprey_ros.kinds.back_off import NamedKind, back_off
 from osprey_ros.kinds.tree import KindTree
+from osprey_ros.messages.objects import object_message
+from osprey_ros.pipeline import Pipeline
 from osprey_ros.results import Description
+from osprey_ros.scene.settings import StepSettings
 from osprey_ros.system.cancellation import CancellationToken
+from osprey_ros.vision.image_io import save_image
 
 CATEGORY = QUESTIONS["category"]
 WITHOUT = GenerationConfig(back_off=False)
@@ -182,6 +191,46 @@ def test_a_canceled_call(ready: Describer, sample: SampleImage) -> None:
     stopped.cancel()
     with pytest.raises(StoppedError):
         ready.describe(sample.ids, "category", cancel=stopped)
+
+
+def test_the_chain_at_every_door(
+    ready: Describer, sample: SampleImage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = {one.region_id: one for one in ready.describe(sample.ids, "category")}
+    chains = {region: [(kind.name, kind.probability) for kind in one.chain] for region, one in known.items()}
+    save_image(tmp_path / "image.png", sample.rgb)
+    Image.fromarray(sample.ids).save(tmp_path / "masks.png")
+    command = ["describe", "--image", tmp_path / "image.png", "--masks", tmp_path / "masks.png", "--style", "category"]
+    options = [*map(str, command), "--bundle", str(ready.bundle.root), "--threads", "1"]
+    assert main([*options, "--json"]) == 0
+    for entry in json.loads(capsys.readouterr().out)["regions"]:
+        assert entry["text"] == known[entry["id"]].text
+        assert_chain([(kind["name"], kind["probability"]) for kind in entry["kinds"]], chains[entry["id"]])
+    assert main(options) == 0
+    for line in capsys.readouterr().out.splitlines()[1:]:
+        name, probability = chains[int(line.split()[0])][0]
+        text = known[int(line.split()[0])].text
+        assert line.endswith(f" {text}" if text == name else f" {text} ({name} {probability:.2f})")
+    assert main([*options, "--json", "--no-back-off"]) == 0
+    assert all(entry["kinds"] == [] for entry in json.loads(capsys.readouterr().out)["regions"])
+
+    frame = Frame(stamp=1, frame_id="camera", rgb=sample.rgb, regions=regions_from_id_image(sample.ids))
+    for settings in (StepSettings(min_area=1), StepSettings(min_area=1, style="category")):
+        for thing in Pipeline(ready).step(frame, settings).objects:
+            assert thing.category == known[thing.instance_id].text
+            message = object_message(thing, lambda name, /, **fields: SimpleNamespace(**fields))
+            assert message.category == thing.category
+            chain = list(zip(message.kinds, message.kind_probabilities, strict=True))
+            assert_chain(chain, chains[thing.instance_id])
+    own = Pipeline(ready).step(frame, StepSettings(min_area=1, back_off=False)).objects
+    assert all(thing.caption is not None and thing.caption.kinds == () for thing in own)
+    root = Pipeline(ready).step(frame, StepSettings(min_area=1, kind_threshold=1.0)).objects
+    assert {thing.category for thing in root} == {"object"}
+
+
+def assert_chain(found: Sequence[tuple[str, float]], known: Sequence[tuple[str, float]]) -> None:
+    assert [name for name, _ in found] == [name for name, _ in known]
+    assert [probability for _, probability in found] == pytest.approx([p for _, p in known], abs=1e-4)
 
 
 def test_faults_of_settings_and_files(tiny_model: TinyModel, tmp_path: Path) -> None:

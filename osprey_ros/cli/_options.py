@@ -164,6 +164,17 @@ def add_max_new_tokens_option(command: Any) -> None:
     )
 
 
+def add_back_off_option(command: Any) -> None:
+    """Add --no-back-off."""
+    command.add_argument(
+        "--no-back-off",
+        dest="back_off",
+        action="store_false",
+        help="name the category in the model's own word, also if the bundle has a tree of kinds (default: the most "
+        "specific kind that is probable enough)",
+    )
+
+
 def add_attributes_option(command: Any) -> None:
     """Add --attributes."""
     command.add_argument(

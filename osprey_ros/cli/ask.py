@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from osprey_ros.cli._options import (
     above_zero,
     add_attributes_option,
+    add_back_off_option,
     add_engine_options,
     add_image_options,
     add_json_option,
@@ -17,7 +18,7 @@ from osprey_ros.cli._options import (
     add_verbose_option,
     positive,
 )
-from osprey_ros.cli._output import box_text, file_width, warn_about_regions, warn_if_unverified
+from osprey_ros.cli._output import box_text, file_width, kinds_json, warn_about_regions, warn_if_unverified
 from osprey_ros.decoding.prompt import check_text
 from osprey_ros.errors import InputError
 from osprey_ros.file_errors import native_path
@@ -53,6 +54,7 @@ def add_command(commands: Any) -> None:
     image = command.add_argument_group("objects of an image")
     add_image_options(image, required=False)
     add_style_option(image)
+    add_back_off_option(image)
     add_max_new_tokens_option(image)
     add_attributes_option(image)
     add_region_options(image)
@@ -101,6 +103,7 @@ def _ask_image(arguments: argparse.Namespace) -> dict[str, Any]:
     finder.check(arguments.question)  # before the regions are described
     settings = StepSettings(
         style=arguments.style,
+        back_off=arguments.back_off,
         attributes=attributes,
         min_area=arguments.min_area,
         max_regions=arguments.max_regions or min(len(masks.regions), MAX_REGIONS),
@@ -130,6 +133,7 @@ def _entry(thing: SceneObject, score: float, reason: str, file: str) -> dict[str
         "score": round(score, 4),
         "reason": reason,
         "category": thing.category,
+        "kinds": kinds_json((kind.name, kind.probability) for kind in thing.caption.kinds) if thing.caption else [],
         "description": thing.description,
         "confidence": round(thing.caption.confidence, 4) if thing.caption else 0.0,
         "raw_confidence": round(thing.caption.raw_confidence, 4) if thing.caption else 0.0,
@@ -166,6 +170,7 @@ def _message_entry(match: Any) -> dict[str, Any]:
         "score": round(match.score, 4),
         "reason": match.reason,
         "category": thing.category,
+        "kinds": kinds_json(zip(thing.kinds, thing.kind_probabilities, strict=True)),
         "description": thing.description,
         "confidence": round(thing.confidence, 4),
         "raw_confidence": round(thing.raw_confidence, 4),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from osprey_ros.cli._options import (
     above_zero,
     add_attributes_option,
+    add_back_off_option,
     add_engine_options,
     add_json_option,
     add_max_new_tokens_option,
@@ -82,6 +83,7 @@ def add_command(commands: Any) -> None:
         "--no-memory", action="store_true", help="describe each frame by itself, without earlier descriptions"
     )
     add_style_option(command)
+    add_back_off_option(command)
     add_max_new_tokens_option(command)
     add_attributes_option(command)
     add_min_confidence_option(command)
@@ -137,6 +139,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_output(arguments.output)
     step = StepSettings(
         style=arguments.style,
+        back_off=arguments.back_off,
         attributes=attributes_from(arguments.attributes),
         min_area=arguments.min_area,
         masks_anyway=arguments.masks_anyway,

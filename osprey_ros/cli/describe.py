@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from osprey_ros.cli._options import (
     add_attributes_option,
+    add_back_off_option,
     add_engine_options,
     add_image_options,
     add_json_option,
@@ -20,7 +21,7 @@ from osprey_ros.cli._options import (
     add_style_option,
     add_verbose_option,
 )
-from osprey_ros.cli._output import box_text, file_width, warn_about_regions, warn_if_unverified
+from osprey_ros.cli._output import box_text, file_width, kinds_json, warn_about_regions, warn_if_unverified
 from osprey_ros.errors import RegionError
 from osprey_ros.file_errors import native_path
 from osprey_ros.strict_json import to_json
@@ -52,6 +53,7 @@ def add_command(commands: Any) -> None:
         metavar="QUESTION",
         help="ask this question about every region; <mask><pos> in it stands for the region",
     )
+    add_back_off_option(command)
     add_max_new_tokens_option(command)
     add_attributes_option(command)
     add_min_confidence_option(command)
@@ -96,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     results = describer.answer(
         regions,
         [*questions, *(attribute.question for attribute in attributes)],
-        GenerationConfig(max_new_tokens=arguments.max_new_tokens),
+        GenerationConfig(max_new_tokens=arguments.max_new_tokens, back_off=arguments.back_off),
         [None, *(attribute.constraint for attribute in attributes)],
     )
     timing = describer.image_timing + results[0].timing
@@ -132,10 +134,19 @@ def _answers(
         {
             **entry("text", description),
             "reason": description.reason,
+            "kinds": kinds_json((kind.name, kind.probability) for kind in description.chain),
             "attributes": {spec.name: entry("value", result[row], spec.constraint) for spec, result in asked},
         }
         for row, description in enumerate(results[0])
     ]
+
+
+def _with_guess(answer: dict[str, Any]) -> str:
+    """Return the text of an answer, with the most likely kind if that is more specific: "cup (coffee mug 0.45)"."""
+    kinds, text = answer["kinds"], str(answer["text"])
+    if not kinds or kinds[0]["name"] == text:
+        return text
+    return f"{text} ({kinds[0]['name']} {kinds[0]['probability']:.2f})"
 
 
 def _selected(regions: Regions, min_area: int, max_regions: int | None) -> Regions:
@@ -187,7 +198,7 @@ def _print_table(regions: Regions, names: Sequence[str], answers: Sequence[dict[
     print(f"{'id':>6}  {title}{'x, y, width, height':<22}  {'confidence':>10}  description")
     for row, answer in enumerate(answers):
         text = "; ".join(
-            [answer["text"], *(f"{name}: {found['value']}" for name, found in answer["attributes"].items())]
+            [_with_guess(answer), *(f"{name}: {found['value']}" for name, found in answer["attributes"].items())]
         )
         file = f"{names[row]:<{wide}}  " if wide else ""
         box = box_text(regions.boxes[row])

@@ -5,6 +5,7 @@ Their ``make`` constructs a message from the name of its type and its fields.
 
 from __future__ import annotations
 
+from array import array
 from math import isfinite
 from typing import Any, Protocol
 
@@ -37,11 +38,12 @@ def object_message(thing: SceneObject, make: MakeMessage) -> Any:
     words = thing.caption
     has_position = thing.position is not None and thing.size is not None
     position, size = (thing.position or _ORIGIN, thing.size or _ORIGIN) if has_position else (_ORIGIN, _ORIGIN)
-    attributes = words.attributes if words else ()
+    attributes, kinds = (words.attributes, words.kinds) if words else ((), ())
     numbers = {
         "score": (thing.score,),
         "confidence": (words.confidence, words.raw_confidence) if words else (),
         "confidence of an attribute": [found.confidence for found in attributes],
+        "probability of a kind": [kind.probability for kind in kinds],
         "position": position,
         "size": size,
     }
@@ -79,4 +81,6 @@ def object_message(thing: SceneObject, make: MakeMessage) -> Any:
         has_position=has_position,
         position=make("geometry_msgs/msg/Point", **dict(zip("xyz", position, strict=True))),
         size=make("geometry_msgs/msg/Vector3", **dict(zip("xyz", size, strict=True))),
+        kinds=[kind.name for kind in kinds],
+        kind_probabilities=array("f", [kind.probability for kind in kinds]),
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from osprey_ros.decoding.config import GenerationConfig
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.errors import StoppedError
 from osprey_ros.results import Result
@@ -90,7 +91,8 @@ class FrameAnswers:
     def own(self, style: str) -> tuple[tuple[str, float], ...]:
         """Return the model's own answer about each region in a style, with its raw confidence."""
         if style not in self._cache.own:
-            result: Result = self._describer.describe(self._frame.encoded, style, cancel=self._cancel)
+            config = GenerationConfig(back_off=False)  # specific words tell objects apart
+            result: Result = self._describer.describe(self._frame.encoded, style, config, cancel=self._cancel)
             if not all(answer.ended for answer in result):
                 raise StoppedError("the search was stopped before all regions were described")
             self._cache.own[style] = tuple((answer.text, answer.raw_confidence) for answer in result)

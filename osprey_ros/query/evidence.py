@@ -162,7 +162,8 @@ class PhraseScorer:
         """Return the names and the kinds to compare them with: the categories of the objects in view."""
         categories: Counter[str] = Counter()
         for n, row in self._in_view:
-            known = self.objects[n].category
+            thing = self.objects[n]
+            known = thing.caption.kinds[0].name if thing.caption and thing.caption.kinds else thing.category
             if known in ("", UNKNOWN) and self.answers is not None:
                 known = self.answers.own("category")[row][0]
             categories[known] += 1

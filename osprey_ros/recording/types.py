@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import sys
+from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,9 @@ class MessageTypes:
         return self._make("std_msgs/msg/Header", stamp=time_message(stamp, self._make), frame_id=frame_id)
 
     def _make(self, name: str, /, **fields: Any) -> Any:
-        return self._store.types[name](**fields)
+        # rosbags takes arrays of numbers as numpy arrays.
+        arrays = {field: np.asarray(value) for field, value in fields.items() if isinstance(value, array)}
+        return self._store.types[name](**fields | arrays)
 
 
 def serialized_stamp(data: bytes) -> int:

@@ -30,15 +30,16 @@ def captions_from(results: Sequence[Result], settings: StepSettings, stamp: int)
     captions = []
     for row, described in enumerate(results[0]):
         text, confidence = known_text(described, settings.min_confidence)
-        category = text if settings.style == CATEGORY else ""
+        category, kinds = (text, described.chain) if settings.style == CATEGORY else ("", ())
         if _asks_category(settings):
             category, _ = known_text(results[1][row], settings.min_confidence)
+            kinds = results[1][row].chain
         attributes = []
         for spec, result in zip(settings.attributes, results[1 + _asks_category(settings) :], strict=True):
             value, known = known_text(result[row], settings.min_confidence, spec.constraint)
             attributes.append(Attribute(spec.name, value, known))
         raw = described.raw_confidence
-        captions.append(Caption(category, text, confidence, stamp, tuple(attributes), raw, described.reason))
+        captions.append(Caption(category, text, confidence, stamp, tuple(attributes), raw, described.reason, kinds))
     return captions
 
 
@@ -55,7 +56,7 @@ def known_text(answer: Description, min_confidence: float, constraint: Constrain
 
 def questions_key(settings: StepSettings) -> str:
     """Return a text that identifies what captions depend on."""
-    names = ("style", "categories", "max_new_tokens", "min_confidence")
+    names = ("style", "categories", "back_off", "kind_threshold", "max_new_tokens", "min_confidence")
     values = {name: getattr(settings, name) for name in names}
     return to_json({**values, "attributes": [asdict(spec) for spec in settings.attributes]}, sort_keys=True)
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from osprey_ros.errors import StorageError
 from osprey_ros.file_errors import LFS_POINTER, is_lfs_pointer, os_reason
+from osprey_ros.kinds.back_off import KindProbability
 from osprey_ros.scene.change import cosine_distance
 from osprey_ros.scene.types import Attribute, Caption, SceneObject, State
 from osprey_ros.strict_json import to_json
@@ -49,7 +50,9 @@ _COLUMNS = {
     "described_at": "INTEGER",
     "attributes": "TEXT",
     "raw_confidence": "REAL",
+    "kinds": "TEXT",
 }
+_ADDED = ("raw_confidence", "kinds")  # columns that files of 0.1 lack
 _TABLES = (
     "about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     f"objects ({', '.join(f'{name} {kind}' for name, kind in _COLUMNS.items())})",
@@ -231,9 +234,11 @@ class SceneFile:
                 f"the scene file {self._path} has version {version}, this osprey_ros writes {_VERSION}: name another "
                 "scene_file, or delete this one to start with an empty scene"
             )
-        elif "raw_confidence" not in [row[1] for row in database.execute("PRAGMA table_info(objects)")]:
-            # A file of 0.1.
-            database.execute("ALTER TABLE objects ADD COLUMN raw_confidence REAL")
+        else:
+            known = [row[1] for row in database.execute("PRAGMA table_info(objects)")]
+            for name in _ADDED:
+                if name not in known:
+                    database.execute(f"ALTER TABLE objects ADD COLUMN {name} {_COLUMNS[name]}")
         database.execute("COMMIT")
         # NORMAL: commits do not wait for the disk, and the file stays intact.
         for setting in ("journal_mode = WAL", "synchronous = NORMAL", f"wal_autocheckpoint = {_LOG_PAGES}"):
@@ -286,12 +291,13 @@ def _why_not_writable(path: Path) -> str:
 
 def _row(obj: SceneObject) -> tuple[Any, ...]:
     """Return the values of _COLUMNS. Visibility is not among them: no object is visible after a start."""
-    caption: tuple[Any, ...] = (None,) * 6
+    caption: tuple[Any, ...] = (None,) * 7
     if obj.caption is not None:
         attributes = to_json([[a.name, a.value, float(a.confidence)] for a in obj.caption.attributes])
         said = obj.caption
         caption = (said.category, said.description, float(said.confidence), int(said.described_at), attributes)
-        caption = (*caption, float(said.raw_confidence))
+        kinds = to_json([[kind.name, float(kind.probability)] for kind in said.kinds])
+        caption = (*caption, float(said.raw_confidence), kinds)
     return (
         int(obj.track_id),
         obj.state.value,
@@ -312,14 +318,15 @@ def _row(obj: SceneObject) -> tuple[Any, ...]:
 def _object(row: tuple[Any, ...], vector: bytes) -> SceneObject:
     """Return the object of a row. Raises ValueError or TypeError for invalid values."""
     values = dict(zip(_COLUMNS, row, strict=True))
-    category, description, confidence, described_at, attributes, raw = (
+    category, description, confidence, described_at, attributes, raw, kinds = (
         values.pop(name) for name in list(_COLUMNS)[12:]
     )
     caption = None
     if category is not None:
         parts = tuple(Attribute(*part) for part in json.loads(attributes))
         reason = values["reason"] if values["state"] == State.FRESH.value else ""
-        caption = Caption(category, description, confidence, described_at, parts, raw or 0.0, reason)
+        chain = tuple(KindProbability(*kind) for kind in json.loads(kinds or "[]"))
+        caption = Caption(category, description, confidence, described_at, parts, raw or 0.0, reason, chain)
     values["state"] = State(values["state"])
     for name, count in (("box", 4), ("position", 3), ("size", 3)):
         values[name] = _numbers(values[name], count)

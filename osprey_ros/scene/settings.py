@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from osprey_ros.decoding.config import GenerationConfig
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.scene.attributes import AttributeSpec
 from osprey_ros.system.settings import Effect, ParameterGroup, parameter
@@ -27,6 +28,19 @@ class StepSettings(ParameterGroup):
     )
     categories: bool = parameter(
         True, "Ask for the category of each object, in addition to its description.", Effect.FRAME
+    )
+    back_off: bool = parameter(
+        True,
+        "Answer the category as specifically as it is sure: mug, else cup, else container, else object. It is the most "
+        "specific kind of the bundle's tree of kinds that is probable enough. If false, or if the bundle has no such "
+        "tree, the category is the model's own word.",
+        Effect.FRAME,
+    )
+    kind_threshold: float = parameter(
+        0.0,
+        "Minimum probability of a category from the bundle's tree of kinds. 0: the value in the bundle.",
+        Effect.FRAME,
+        limits=(0.0, 1.0),
     )
     remember: bool = parameter(
         True,
@@ -93,3 +107,15 @@ class StepSettings(ParameterGroup):
         unit="s",
         limits=(0.0, 3600.0),
     )
+
+    def generation(self, max_new_tokens: int = 0) -> GenerationConfig:
+        """Return how answers are generated.
+
+        Args:
+            max_new_tokens: Longest answer in tokens; 0: a length that suits the question.
+        """
+        return GenerationConfig(
+            max_new_tokens=max_new_tokens or None,
+            back_off=self.back_off,
+            kind_threshold=self.kind_threshold or None,
+        )

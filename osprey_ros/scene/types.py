@@ -7,6 +7,8 @@ from enum import Enum
 
 import numpy as np
 
+from osprey_ros.kinds.back_off import KindProbability
+
 UNKNOWN = "unknown"  # in place of an answer that the model was not confident of
 
 
@@ -50,6 +52,8 @@ class Caption:
         attributes: The attributes that were asked for.
         raw_confidence: Of the description before calibration, 0 to 1.
         reason: Why nothing can be said about the object, "" otherwise.
+        kinds: Of a category from a tree of kinds: from the most likely kind up to the root, with the probability of
+            each. The category is one of them.
     """
 
     category: str
@@ -59,6 +63,7 @@ class Caption:
     attributes: tuple[Attribute, ...] = ()
     raw_confidence: float = 0.0
     reason: str = ""
+    kinds: tuple[KindProbability, ...] = ()
 
 
 @dataclass(frozen=True)

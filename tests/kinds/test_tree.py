@@ -29,7 +29,7 @@ TREE = KindTree(
 
 
 def shares(**own: float) -> np.ndarray:
-    """Return the probabilities of one object, float64 [1, nodes], from those that are not 0; _ stands for a space."""
+    """Return the probabilities of one object, float64 [1, nodes]: 0 for nodes not given; _ stands for a space."""
     found = np.zeros((1, len(TREE)))
     for name, share in own.items():
         found[0, TREE.index[name.replace("_", " ")]] = share

@@ -12,6 +12,7 @@ from sample_objects import sample_mug
 
 from osprey_interfaces.msg import ObjectDescriptionArray
 from osprey_ros.errors import InputError
+from osprey_ros.kinds.back_off import KindProbability
 from osprey_ros.recording.types import MessageTypes, serialized_stamp
 from osprey_ros.ros.outputs import messages
 from osprey_ros.scene.types import Attribute, Caption, State
@@ -39,6 +40,10 @@ def test_the_messages_are_those_of_the_node() -> None:
         ({"score": nan}, "score is not finite (nan)"),
         ({"caption": Caption("mug", "a mug", nan, START)}, "confidence is not finite (nan"),
         ({"caption": Caption("", "", 0.5, START, (Attribute("color", "red", inf),))}, "attribute is not finite (inf)"),
+        (
+            {"caption": Caption("", "", 0.5, START, kinds=(KindProbability("mug", nan),))},
+            "probability of a kind is not finite (nan)",
+        ),
         ({"position": (0.5, inf, 1.5)}, "position is not finite (0.5, inf, 1.5)"),
         ({"size": (nan, 1.0, 1.0)}, "size is not finite (nan, 1, 1)"),
     ],

@@ -20,6 +20,7 @@ import pytest
 
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.errors import StorageError
+from osprey_ros.kinds.back_off import KindProbability
 from osprey_ros.scene.scene_file import StoredScene
 from osprey_ros.scene.store import MIB, SceneStore, model_of
 from osprey_ros.scene.types import Attribute, Caption, SceneObject, State
@@ -28,6 +29,7 @@ NANO = Path(__file__).resolve().parents[2] / "engines" / "nano"
 HIDDEN = 64
 # Wide, because a loaded machine may let a thread wait; what was written a second ago is there all the same.
 SLACK = 0.5
+KINDS = (KindProbability("mug", 0.75), KindProbability("object", 1.0))
 PAUSE = 0.02  # seconds between two saves
 
 
@@ -37,7 +39,7 @@ def mug(track_id: int, seen: int = 5_000, seed: int = 0, **changes: object) -> S
         track_id=track_id,
         state=State.FRESH,
         reason="",
-        caption=Caption("mug", "a small red mug ☕", 0.75, 4_000, attributes, 0.875),
+        caption=Caption("mug", "a small red mug ☕", 0.75, 4_000, attributes, 0.875, kinds=KINDS),
         first_seen=1_700_000_000_123_456_789,
         last_seen=seen,
         visible=True,
@@ -100,12 +102,13 @@ def test_a_scene_file_of_0_1_is_read_and_continued(file: Path) -> None:
     store = SceneStore(file, "nano")
     save(store, (mug(1),), 2)
     store.close()
-    change(file, "ALTER TABLE objects DROP COLUMN raw_confidence")  # 0.1 had no such column
+    for column in ("raw_confidence", "kinds"):  # 0.1 had no such columns
+        change(file, f"ALTER TABLE objects DROP COLUMN {column}")
     store = SceneStore(file, "nano")
     (old,) = store.load().objects
     assert old.caption is not None
     assert (old.caption.description, old.caption.confidence) == ("a small red mug ☕", 0.75)
-    assert old.caption.raw_confidence == 0
+    assert (old.caption.raw_confidence, old.caption.kinds) == (0, ())
     save(store, (mug(1), mug(2)), 3)
     store.close()
     assert loaded(file)[2].caption == mug(2).caption

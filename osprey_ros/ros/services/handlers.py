@@ -8,7 +8,6 @@ from typing import Any
 
 from std_msgs.msg import Header
 
-from osprey_ros.decoding.config import GenerationConfig
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.errors import InputError
 from osprey_ros.pipeline import Pipeline
@@ -123,7 +122,7 @@ class Requests:
         words = self._pipeline.describer.stream(
             target.regions,
             request.question or QUESTIONS[style],
-            GenerationConfig(max_new_tokens=int(request.max_new_tokens) or None),
+            self._settings().generation(int(request.max_new_tokens)),
             together=True,
             cancel=cancel,
         )
@@ -131,6 +130,8 @@ class Requests:
             for update in words:
                 confidence = update.confidence
                 response.text, response.message = update.text, update.reason
+                response.kinds = [kind.name for kind in update.chain]
+                response.kind_probabilities = [kind.probability for kind in update.chain]
                 on_text(response.header, update.text)
                 cancel.check("the answer")
         response.success, response.confidence = True, confidence

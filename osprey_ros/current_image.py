@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from osprey_ros.bundle.bundle import Bundle
+from osprey_ros.bundle.unlike_training import IMAGE_MAPS, channel_statistics
 from osprey_ros.decoding.session import RegionTokens
 from osprey_ros.engines.base import load_role
 from osprey_ros.errors import InputError, RegionError
@@ -45,12 +46,14 @@ class CurrentImage:
         self._images = ImageEncoder(load_role(bundle, "vision", threads, "image_tokens"), preprocessor, spec)
         self._regions = RegionEncoder(load_role(bundle, "mask_extractor", threads, "position_tokens"), spec)
         self._shape: tuple[int, int] | None = None  # height and width of the image
+        self._statistics: np.ndarray | None = None  # of the image, once they are needed
         self.id = 0
 
     def set(self, rgb: np.ndarray, image_id: int | None, call: Call) -> None:
         """Encode an image, uint8 [H, W, 3]; see `Describer.set_image`."""
         check_rgb(rgb)
-        self._shape, self.id = None, next(_IMAGE_IDS) if image_id is None else image_id
+        self._shape, self._statistics = None, None
+        self.id = next(_IMAGE_IDS) if image_id is None else image_id
         self._images.encode(rgb, call)
         self._shape = rgb.shape[:2]
 
@@ -84,3 +87,15 @@ class CurrentImage:
         self._images.synchronize(call)
         ids, image_tokens = encoded.regions.ids, self._images.image_tokens
         return RegionTokens(ids, encoded.mask_tokens, encoded.position_tokens, image_tokens, encoded.reasons)
+
+    def statistics(self, call: Call) -> np.ndarray:
+        """Return the statistics of the image for `UnlikeTraining`, float32 [F]. They are computed once.
+
+        Raises InputError if no image is set.
+        """
+        if self._shape is None:
+            raise InputError("no image is set: call set_image first")
+        if self._statistics is None:
+            self._images.synchronize(call)
+            self._statistics = channel_statistics([self._images.features[name].read() for name in IMAGE_MAPS])
+        return self._statistics

@@ -120,6 +120,14 @@ class Describer:
         """Compute the two tokens of each region once, for several calls. Its ``timing`` says where the time went."""
         return self._image.encode(regions, _call(cancel))
 
+    @exclusive
+    def image_statistics(self) -> np.ndarray:
+        """Return statistics of the feature maps of the image, float32 [F], from which `UnlikeTraining` judges images.
+
+        Raises InputError before the first `set_image`.
+        """
+        return self._image.statistics(_call(None))
+
     @old_arguments
     def describe(
         self,

@@ -27,6 +27,7 @@ from osprey_ros.bundle.manifest import (
     KINDS,
     MANIFEST,
     TOKENIZER,
+    UNLIKE_TRAINING,
     EngineEntry,
     FileEntry,
     Manifest,
@@ -34,6 +35,7 @@ from osprey_ros.bundle.manifest import (
     onnx_engines,
 )
 from osprey_ros.bundle.spec import REBUILD, ModelSpec
+from osprey_ros.bundle.unlike_training import UnlikeTraining
 from osprey_ros.errors import BundleError
 from osprey_ros.file_errors import LFS_POINTER, is_lfs_pointer, os_reason, read_text
 from osprey_ros.kinds.tree import KindTree
@@ -197,18 +199,47 @@ class Bundle:
         except BundleError as error:
             raise BundleError(f"{path} is not a tree of kinds: {error}") from error
 
+    def unlike_training(self) -> UnlikeTraining | None:
+        """Load the score of what is unlike training. Return None if the bundle has none.
+
+        Raises BundleError if its file is invalid, or of a model of other sizes.
+        """
+        if UNLIKE_TRAINING not in self.manifest.files:
+            return None
+        path, model = self.path(UNLIKE_TRAINING), self.manifest.model
+        try:
+            found = UnlikeTraining.from_bytes(path.read_bytes())
+            found.check(model.hidden_size, model.feature_channels)
+        except OSError as error:
+            raise BundleError(_unreadable(path, error)) from error
+        except BundleError as error:
+            raise BundleError(
+                f"{path} cannot be used ({error}); fit it again with `osprey eval unlike_training --write`"
+            ) from error
+        return found
+
 
 def write_calibration(directory: str | os.PathLike[str], calibration: Calibration) -> Manifest:
     """Write a calibration into a bundle, with its entry in the manifest, which is returned.
 
     Raises BundleError if a file of the bundle is missing or changed, or if writing fails. The bundle is then unchanged.
     """
-    return _write_listed(directory, CALIBRATION, calibration.to_json())
+    return _write_listed(directory, CALIBRATION, calibration.to_json().encode())
 
 
 def write_kinds(directory: str | os.PathLike[str], tree: KindTree) -> Manifest:
     """Write a tree of kinds into a bundle, as `write_calibration` writes a calibration."""
-    return _write_listed(directory, KINDS, tree.to_json())
+    return _write_listed(directory, KINDS, tree.to_json().encode())
+
+
+def write_unlike_training(directory: str | os.PathLike[str], unlike_training: UnlikeTraining) -> Manifest:
+    """Write the score of what is unlike training into a bundle, with its entry in the manifest, which is returned.
+
+    Raises BundleError as `write_calibration` does, and if the score is of a model of other sizes.
+    """
+    model = Bundle.open(directory, verify=False).manifest.model
+    unlike_training.check(model.hidden_size, model.feature_channels)
+    return _write_listed(directory, UNLIKE_TRAINING, unlike_training.to_bytes())
 
 
 def write_manifest(
@@ -249,7 +280,7 @@ def write_manifest(
         verification=dict(verification),
         engines=entries,
     )
-    _write_atomically({root / MANIFEST: manifest.to_json()})
+    _write_atomically({root / MANIFEST: manifest.to_json().encode()})
     return manifest
 
 
@@ -289,33 +320,33 @@ def _is_folder(path: str) -> bool:
     return is_folder
 
 
-def _write_listed(directory: str | os.PathLike[str], name: str, text: str) -> Manifest:
-    """Write a text file into a bundle, with its entry in the manifest. Raises as `write_calibration` does."""
+def _write_listed(directory: str | os.PathLike[str], name: str, data: bytes) -> Manifest:
+    """Write a file into a bundle, with its entry in the manifest. Raises as `write_calibration` does."""
     bundle = Bundle.open(directory)
-    entry = FileEntry(len(text.encode()), hashlib.sha256(text.encode()).hexdigest())
+    entry = FileEntry(len(data), hashlib.sha256(data).hexdigest())
     manifest = replace(bundle.manifest, files={**bundle.manifest.files, name: entry})
     try:
-        _write_atomically({bundle.root / name: text, bundle.root / MANIFEST: manifest.to_json()})
+        _write_atomically({bundle.root / name: data, bundle.root / MANIFEST: manifest.to_json().encode()})
     except OSError as error:
         raise BundleError(f"bundle {bundle.root}: cannot write {name}: {os_reason(error)}") from error
     return manifest
 
 
-def _write_atomically(texts: Mapping[Path, str]) -> None:
+def _write_atomically(contents: Mapping[Path, bytes]) -> None:
     """Write files under temporary names and rename them. If one fails, all keep their old contents."""
-    partials = {path: path.with_name(path.name + ".partial") for path in texts}
-    before = {path: path.read_bytes() if path.is_file() else None for path in texts}
+    partials = {path: path.with_name(path.name + ".partial") for path in contents}
+    before = {path: path.read_bytes() if path.is_file() else None for path in contents}
     try:
-        for path, text in texts.items():
-            partials[path].write_text(text, encoding="utf-8")
-        for path in texts:
+        for path, data in contents.items():
+            partials[path].write_bytes(data)
+        for path in contents:
             partials[path].replace(path)
     except OSError:
-        for path, data in before.items():
-            if data is None:
+        for path, earlier in before.items():
+            if earlier is None:
                 path.unlink(missing_ok=True)
-            elif path.read_bytes() != data:
-                path.write_bytes(data)
+            elif path.read_bytes() != earlier:
+                path.write_bytes(earlier)
         raise
     finally:
         for partial in partials.values():

@@ -20,9 +20,10 @@ EMBEDDINGS = "embeddings.npy"
 TOKENIZER = "tokenizer.json"
 CALIBRATION = "calibration.json"
 KINDS = "kinds.json"
+UNLIKE_TRAINING = "unlike_training.npz"
 # The roles of engines, and the file of each one that is an ONNX graph.
 ONNX_FILES = {"vision": VISION, "mask_extractor": MASK_EXTRACTOR, "decoder": DECODER}
-# Files that every bundle has besides its engines. A calibration and a tree of kinds are optional.
+# Files that every bundle has besides its engines. CALIBRATION, KINDS and UNLIKE_TRAINING are optional.
 TABLES = (EMBEDDINGS, TOKENIZER)
 
 

@@ -70,7 +70,7 @@ def test_a_bundle_keeps_its_calibration(tiny_model: TinyModel, tmp_path: Path) -
         write_calibration(folder, CURVES)
 
 
-@pytest.mark.parametrize("method", ["write_text", "replace"])
+@pytest.mark.parametrize("method", ["write_bytes", "replace"])
 @pytest.mark.parametrize("earlier", [CURVES, None])
 def test_a_calibration_that_cannot_be_written_leaves_the_bundle_as_it_was(
     tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, earlier: Calibration | None

@@ -126,8 +126,8 @@ def answers_of_photographs(
 def best_threshold(chains: Sequence[Sequence[Node]], calibration: Calibration) -> Threshold:
     """Return the smallest threshold that keeps both targets.
 
-    If none does, return the one with the most right or truly more general answers among those that are "object" often
-    enough, else the smallest one.
+    If none does, return the one with the most right or truly more general answers among the thresholds with few enough
+    answers "object", else the smallest one.
 
     Args:
         chains: At least one.

@@ -26,7 +26,7 @@ from evaluation.kind_names import ROOT, KindNames, near_synonyms
 from evaluation.options import add_crops_option, add_data_option, add_kinds_option, add_packs_option
 from evaluation.photograph_answers import Asker, Judged, images_of, judge_images
 from evaluation.rooms import room_objects
-from evaluation.unseen import stamp_answers, stamp_words, unseen_figures
+from evaluation.unseen import stamp_answers, stamp_files, stamp_words, unseen_figures
 from osprey_ros.cli._edge import command
 from osprey_ros.cli._options import (
     Parser,
@@ -158,7 +158,14 @@ def _parser() -> Parser:
         metavar="N",
         help="also separate the photographs from N simulated test scenes, as if only the scenes were known",
     )
-    parser.add_argument("--stamps", type=Path, metavar="DIR", help="folder of cut-outs, PNG files with alpha")
+    parser.add_argument(
+        "--stamps",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="folder of cut-outs, PNG files with alpha; may be given more than once",
+    )
     add_count_option(parser, "--resamples", RESAMPLES, "draws of images for the intervals")
     add_threads_option(parser)
     add_preprocessing_option(parser)
@@ -186,9 +193,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not judged:
         raise InputError(f"nothing to judge: {arguments.data} has no usable object in the {arguments.split} split")
     others = {"held-out kinds": ask(unseen, "held out")}
-    if arguments.stamps is not None:
-        files = tqdm(sorted(arguments.stamps.rglob("*.png")), "stamps", unit="image", file=sys.stderr)
-        stamps = list(stamp_answers(asker, names, files, arguments.stamps, known, skipped))
+    if arguments.stamps:
+        files = tqdm(stamp_files(arguments.stamps), "stamps", unit="image", file=sys.stderr)
+        stamps = list(stamp_answers(asker, names, files, known, skipped))
         untrained = [one for one in stamps if not names.trained(names.kind(stamp_words(Path(one.image))[0]))]
         others |= {"stamps": stamps, "stamps of other than known kinds": untrained}
     left_out = sum(obj.split == arguments.split for obj in unseen)

@@ -13,7 +13,7 @@ from PIL import Image
 from evaluation.figures import RESAMPLES, Bootstrap, Figure, auroc
 from evaluation.kind_names import KindNames
 from evaluation.photograph_answers import Asker, Judged, judge
-from osprey_ros.errors import ImageError, OspreyError
+from osprey_ros.errors import ImageError, InputError, OspreyError
 from osprey_ros.vision.image_io import load_image
 from osprey_torch.readers.packs import PackObject
 from osprey_torch.readers.records import Skipped
@@ -47,11 +47,26 @@ def unseen_figures(known: Sequence[Judged], unseen: Sequence[Judged], resamples:
     }
 
 
+def stamp_files(folders: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """Return the PNG files of folders, each with its path from the name of its folder on.
+
+    Raises:
+        InputError: The folders have no PNG file.
+    """
+    found = [
+        (file, Path(folder.resolve().name) / file.relative_to(folder))
+        for folder in folders
+        for file in sorted(folder.rglob("*.png"))
+    ]
+    if not found:
+        raise InputError(f"{', '.join(map(str, folders))}: no PNG file is there; give folders of cut-outs")
+    return found
+
+
 def stamp_answers(
     asker: Asker,
     names: KindNames,
-    files: Iterable[Path],
-    root: Path,
+    files: Iterable[tuple[Path, Path]],
     photographs: Sequence[PackObject],
     skipped: Skipped,
 ) -> Iterator[Judged]:
@@ -61,8 +76,7 @@ def stamp_answers(
     "barn owl", "owl", "barn", "bird" and "animal".
     """
     backgrounds = list(dict.fromkeys(obj.image for obj in photographs))
-    for file in files:
-        path = file.relative_to(root)
+    for file, path in files:
         words = stamp_words(path)
         if _DRAWN in path.parts:
             skipped.leave_out("a cut-out is a drawing")

@@ -13,8 +13,8 @@ from PIL import Image
 from evaluation import gallery, photographs, rooms
 from evaluation.figures import Bootstrap, auroc, calibration_error
 from evaluation.kind_names import KindNames, near_synonyms
-from evaluation.unseen import pasted, read_cut_out, stamp_words
-from osprey_ros.errors import ImageError
+from evaluation.unseen import pasted, read_cut_out, stamp_files, stamp_words
+from osprey_ros.errors import ImageError, InputError
 from osprey_ros.kinds.tree import Kind, KindTree
 from osprey_torch.readers.records import Skipped
 from training.home.kinds import Kinds
@@ -191,6 +191,8 @@ def test_the_command_measures_packs_sizes_and_unseen_kinds(
 def test_a_folder_without_packs_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert photographs.main(["--data", str(tmp_path), "--packs", "food"]) == 2
     assert "none of the packs food" in capsys.readouterr().err
+    with pytest.raises(InputError, match="no PNG file"):
+        stamp_files([tmp_path])
 
 
 def test_limited_images_are_the_same_each_time(data: Path) -> None:
@@ -213,7 +215,12 @@ def test_the_gallery_draws_photographs_and_a_sheet(data: Path, tmp_path: Path) -
 
 
 def test_cut_outs_are_pasted_with_their_mask(data: Path, tmp_path: Path) -> None:
-    cut_out = read_cut_out(data / "cut_outs" / "animals" / "birds" / "barn_owl.png")
+    files = dict(stamp_files([data / "cut_outs" / "animals"]))
+    assert sorted(path.as_posix() for path in files.values()) == [
+        "animals/birds/barn_owl.png",
+        "animals/birds/cartoon/duck.png",
+    ]
+    cut_out = read_cut_out(next(iter(files)))
     assert cut_out.shape == (20, 20, 4)
     image, mask = pasted(cut_out, np.zeros((30, 40, 3), np.uint8), np.random.default_rng(0))
     assert image.shape == (480, 640, 3)

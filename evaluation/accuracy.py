@@ -26,6 +26,7 @@ from osprey_ros.cli._options import (
     add_preprocessing_option,
 )
 from osprey_ros.cli._output import write_figures
+from osprey_ros.decoding.config import GenerationConfig
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.describer import Describer
 from osprey_ros.errors import InputError
@@ -45,6 +46,7 @@ from osprey_sim.render import Frame, render_scenes
 from osprey_sim.scene import Scene
 from osprey_sim.words import CLASSES, PARTS
 
+_OWN_WORDS = GenerationConfig(back_off=False)  # a more general category would count as wrong
 # By the keys of the report.
 _SAME_FOR_ALL = {
     "category": QUESTIONS["category"],
@@ -105,7 +107,7 @@ def judge_scenes(describer: Describer, seeds: Iterable[int], split: str, min_are
         if parts:
             question = QUESTIONS["category"]
             for result in describer.ask(
-                regions_from_id_image(frame.part_ids, only=list(parts), masks_anyway=True), question
+                regions_from_id_image(frame.part_ids, only=list(parts), masks_anyway=True), question, _OWN_WORDS
             ):
                 facts = parts[result.region_id]
                 answer = Answer(question, result.text, facts.category)
@@ -119,7 +121,7 @@ def _judged_objects(
     rng = np.random.default_rng(scene.seed)
     checker, scene_objects = ClaimChecker(scene, frame), {obj.instance_id: obj for obj in scene.objects}
     regions = _regions(frame, objects)
-    results = describer.answer(regions, list(_SAME_FOR_ALL.values()))
+    results = describer.answer(regions, list(_SAME_FOR_ALL.values()), _OWN_WORDS)
     found = {kind: {d.region_id: d for d in result} for kind, result in zip(_SAME_FOR_ALL, results, strict=True)}
     beside = [facts.category for facts in objects]
     drawn = {

@@ -16,6 +16,7 @@ from pathlib import Path
 from osprey_ros.cli._edge import command
 from osprey_ros.cli._options import Parser, add_figures_option
 from osprey_ros.cli._output import write_figures
+from osprey_ros.decoding.config import GenerationConfig
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.describer import Describer
 from osprey_ros.errors import InputError, OspreyError
@@ -24,6 +25,8 @@ from osprey_ros.vision.image_io import load_image
 from osprey_torch.readers.coco import own_masks
 from osprey_torch.readers.records import Record, Skipped
 from osprey_torch.readers.usable import decoded_masks, usable_records
+
+_OWN_WORDS = GenerationConfig(back_off=False)  # a more general category would count as wrong
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def judge(describer: Describer, records: Iterable[Record], skipped: Skipped) -> 
             continue
         describer.set_image(rgb)
         questions = list(dict.fromkeys(question for _, question in wanted))
-        answers = describer.answer(regions_from_masks(masks), questions)
+        answers = describer.answer(regions_from_masks(masks), questions, _OWN_WORDS)
         for question, results in zip(questions, answers, strict=True):
             for row, result in zip(rows, results, strict=True):
                 key = (row, question)

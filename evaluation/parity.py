@@ -99,7 +99,7 @@ def compare(bundle: Bundle, regions: int, style: str, new_tokens: int, threads: 
     question = QUESTIONS[style]
     loop = Loop(bundle, question)
     together, few = Describer(bundle, threads), Describer(bundle, threads, max_parallel=FEW)
-    rng, config = np.random.default_rng(0), GenerationConfig(max_new_tokens=new_tokens)
+    rng, config = np.random.default_rng(0), GenerationConfig(max_new_tokens=new_tokens, back_off=False)
 
     def shuffled(chosen: Regions) -> list[Result]:
         return [together.ask(chosen.select(rng.permutation(chosen.ids)), question, config)]

@@ -174,7 +174,8 @@ class Describer:
         Args:
             regions: N regions, see above.
             questions: At least one, each about one region.
-            config: Longest answer and sampling. It does not cut an answer from a list.
+            config: Longest answer, sampling, and the choice of a category from a tree of kinds. It does not cut an
+                answer from a list.
             constraints: What the answers to each question must be, or None. Such answers are never sampled.
             cancel: Ends decoding. Answers so far are returned, with ``ended`` False. Before the first token of any
                 answer, StoppedError is raised.

@@ -38,12 +38,18 @@ def label_of(thing: SceneObject) -> str:
 def kind_from_captions(thing: SceneObject, names: Sequence[str]) -> float:
     """Return how likely an object is one of the named kinds, by its caption and its label."""
     words = thing.caption
-    best = UNCAPTIONED_PRIOR
+    best = max(UNCAPTIONED_PRIOR, kind_from_tree(thing, names))
     if words and any(mentions(f"{words.category} {words.description}", name) for name in names):
         best = max(best, words.confidence)
     if any(mentions(thing.label, name) for name in names):
         best = max(best, thing.score)
     return best
+
+
+def kind_from_tree(thing: SceneObject, names: Sequence[str]) -> float:
+    """Return how likely an object is one of the named kinds, by the tree of kinds; 0 if it names none of them."""
+    kinds = thing.caption.kinds if thing.caption else ()
+    return max((kind.probability for kind in kinds if any(mentions(kind.name, name) for name in names)), default=0.0)
 
 
 def attribute_from_captions(thing: SceneObject, spec: AttributeSpec, value: str) -> tuple[float, bool]:

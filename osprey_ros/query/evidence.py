@@ -16,6 +16,7 @@ from osprey_ros.query.captions import (
     attribute_from_captions,
     called,
     kind_from_captions,
+    kind_from_tree,
     label_of,
 )
 from osprey_ros.query.question import Like, Located, Order, Part, Phrase, Quality, Rank
@@ -149,7 +150,8 @@ class PhraseScorer:
             meant = np.array([any(mentions(kind, name) for name in names) for kind in kinds])
             weights = np.exp(self.answers.log_likelihoods(QUESTIONS["category"], kinds))
             for n, row in self._in_view:
-                scores[n] = weights[row, meant].sum() / max(1e-30, weights[row].sum())
+                share = weights[row, meant].sum() / max(1e-30, weights[row].sum())
+                scores[n] = max(share, kind_from_tree(self.objects[n], names))
         return scores
 
     def _uncaptioned(self) -> np.ndarray:

@@ -15,6 +15,7 @@ import pytest
 from evaluation import queries as measured
 from osprey_ros.describer import Describer
 from osprey_ros.errors import PromptError, StoppedError
+from osprey_ros.kinds.back_off import KindProbability
 from osprey_ros.query import spatial
 from osprey_ros.query.finder import COLOR, MAX_UNCONFIRMED_SCORE, Finder
 from osprey_ros.query.question import Relation
@@ -81,6 +82,31 @@ def test_what_is_in_view_is_found_by_what_the_model_sees(
     box = {thing.track_id: thing.box[0] for thing in objects}
     assert {left, right} == {m.track_id for m in both.matches}
     assert box[left] < box[right]
+
+
+def test_the_tree_of_kinds_is_evidence(
+    describer: Describer, scene: tuple[tuple[SceneObject, ...], ObservedFrame]
+) -> None:
+    """Objects whose category is "object" are compared by their most likely kinds, and found by more general ones."""
+    objects, seen = scene
+
+    def backed_off(thing: SceneObject) -> SceneObject:
+        kinds = (thing.category, 0.7), ("tool" if thing.category == "scissors" else "thing", 0.8), ("object", 1.0)
+        assert thing.caption is not None
+        chain = tuple(KindProbability(*kind) for kind in kinds)
+        return replace(thing, caption=replace(thing.caption, category="object", kinds=chain))
+
+    vague, finder = [backed_off(thing) for thing in objects], Finder(describer)
+    for text in ("the clock", "scissors"):
+        assert [(m.track_id, m.score) for m in finder.find(text, vague, seen).matches] == [
+            (m.track_id, pytest.approx(m.score, abs=0.01)) for m in finder.find(text, objects, seen).matches
+        ]
+    scissors = {thing.track_id for thing in objects if thing.category == "scissors"}
+    for frame in (seen, None):
+        found = finder.find("the tools", vague, frame).matches
+        assert {m.track_id for m in found} == scissors
+        assert all(m.score > 0.75 for m in found)
+        assert {m.reason for m in found} == {"tools 0.80"}
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import SampleImage, TinyModel
 from geometry_msgs.msg import Point
+from kind_trees import ONE_TOKEN, bundle_with_kinds
 from ros_harness import Client, ros_environment
 from sensor_msgs.msg import RegionOfInterest
 
@@ -64,6 +66,25 @@ def test_a_region_of_which_no_pixel_is_left_is_unknown_with_a_reason(pipeline: P
     things = pipeline.memory.snapshot().objects
     known = DescribeRegion.Request(track_ids=[things[0].track_id])
     assert requests.describe_region(known, DescribeRegion.Response(), CancellationToken()).message == ""
+
+
+def test_a_category_comes_with_its_kinds(tiny_model: TinyModel, sample: SampleImage, tmp_path: Path) -> None:
+    bundle = bundle_with_kinds(tiny_model.bundle, tmp_path / "kinds", ONE_TOKEN)
+    pipeline = Pipeline(Describer(bundle, threads=1))
+    (thing, *_) = pipeline.step(
+        Frame(7, "camera", sample.rgb, regions_from_id_image(sample.ids)), StepSettings()
+    ).objects
+    assert thing.caption is not None
+    assert thing.caption.kinds
+    settings = StepSettings()
+    requests = Requests(pipeline, Finder(pipeline.describer), lambda: settings, lambda: None)
+    request = DescribeRegion.Request(track_ids=[thing.track_id], style="category")
+    answer = requests.describe_region(request, DescribeRegion.Response(), CancellationToken())
+    assert (answer.success, answer.text) == (True, thing.category)
+    assert answer.kinds == [kind.name for kind in thing.caption.kinds]
+    assert list(answer.kind_probabilities) == pytest.approx([k.probability for k in thing.caption.kinds], abs=1e-4)
+    settings = StepSettings(back_off=False)
+    assert requests.describe_region(request, DescribeRegion.Response(), CancellationToken()).kinds == []
 
 
 @pytest.fixture

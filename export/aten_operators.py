@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from osprey_ros.errors import InputError
@@ -182,10 +183,10 @@ def _layer_norm(trace: Trace, a: Arguments) -> str:
 def _group_norm(trace: Trace, a: Arguments) -> str:
     """Normalize each group as one channel, then scale and shift the channels."""
     states, groups, channels = trace.wide(a.states("input")), int(a["group"]), int(a["C"])
-    columns = trace.node("Reshape", [states, trace.constant([a["N"], groups, -1])])
+    columns = trace.node("Reshape", [states, trace.constant([0, groups, -1])])
     ones, zeros = (trace.constant(torch.full((groups,), fill).numpy(), columns) for fill in (1.0, 0.0))
     normed = trace.node("InstanceNormalization", [columns, ones, zeros], epsilon=a["eps"])
-    result = trace.node("Reshape", [normed, trace.constant(list(a.shape))])
+    result = trace.node("Reshape", [normed, trace.constant([-1, *a.shape[1:]])])
     column = trace.constant([channels, *[1] * (len(a.shape) - 2)])
     for name, op in (("weight", "Mul"), ("bias", "Add")):
         if a[name] is not None:
@@ -248,7 +249,8 @@ def _pad(trace: Trace, a: Arguments) -> str:
 
 
 def _reshape(trace: Trace, a: Arguments) -> str:
-    return trace.node("Reshape", [a.states(), trace.constant(list(a.shape))])
+    # The length of the first axis follows from the others, so that a graph can have any number of images.
+    return trace.node("Reshape", [a.states(), trace.constant([-1, *a.shape[1:]] if a.shape else [])])
 
 
 def _permute(trace: Trace, a: Arguments) -> str:
@@ -306,7 +308,8 @@ def _unbind(trace: Trace, a: Arguments) -> list[str]:
 
 
 def _expand(trace: Trace, a: Arguments) -> str:
-    return trace.node("Expand", [a.states(), trace.constant(list(a.shape))])
+    kept = bool(a.shape) and a["self"].ndim == len(a.shape) and a["self"].shape[0] == a.shape[0]
+    return trace.node("Expand", [a.states(), trace.constant([1, *a.shape[1:]] if kept else list(a.shape))])
 
 
 def _upsample(mode: str) -> Operator:
@@ -314,7 +317,12 @@ def _upsample(mode: str) -> Operator:
         corners = bool(a.get("align_corners", False))
         nearest: dict[str, Any] = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
         linear: dict[str, Any] = {"coordinate_transformation_mode": "align_corners" if corners else "half_pixel"}
-        inputs = [a.states(), "", "", trace.constant(list(a.shape))]
+        sizes, source = list(a.shape), a["self"].shape
+        if any(size % length for size, length in zip(sizes, source, strict=True)):
+            inputs = [a.states(), "", "", trace.constant(sizes)]
+        else:  # factors, for any number of images
+            factors = [size / length for size, length in zip(sizes, source, strict=True)]
+            inputs = [a.states(), "", trace.graph.constant(factors, np.float32)]
         return trace.node("Resize", inputs, mode=mode, **(nearest if mode == "nearest" else linear))
 
     return add

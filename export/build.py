@@ -163,6 +163,7 @@ def _describe(precisions: Precisions, precision: DecoderPrecision, config: Ospre
     return {
         "vision": precisions.vision,
         "mask_extractor": precisions.mask_extractor,
+        **({"crop": precisions.vision} if config.crop_size else {}),
         "decoder": layers,
         "lm_head": precision.lm_head,
         "embeddings": "fp16",

@@ -36,6 +36,7 @@ class Limits:
     image_tokens: Limit = Limit(cosine=0.9999, relative=0.01)
     mask_tokens: Limit = Limit(cosine=0.9999, relative=0.01)
     position_tokens: Limit = Limit(cosine=0.9999, relative=0.01)
+    crop_tokens: Limit = Limit(cosine=0.9999, relative=0.01)
     decoder_graph: Limit = Limit(cosine=0.999, relative=0.05)
     prefix_logits: Limit = Limit(cosine=0.9, relative=0.5)
     answer_logits: Limit = Limit(cosine=0.9, relative=0.5)
@@ -43,7 +44,8 @@ class Limits:
     margin: float = 0.1
 
 
-STAGES = tuple(field.name for field in fields(Limits) if isinstance(field.default, Limit))
+CROP_STAGE = "crop_tokens"  # of models with crops only
+STAGES = tuple(f.name for f in fields(Limits) if isinstance(f.default, Limit) and f.name != CROP_STAGE)
 
 
 class VerificationError(EngineError):

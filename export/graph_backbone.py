@@ -1,8 +1,10 @@
 """Adds a vision tower of timm to a graph: PyTorch runs it once without data, and each operation becomes ONNX nodes.
 
 A batch norm behind a convolution is folded into it: the kernel has the checkpoint's name of its weight, the bias that
-of the norm. What depends on weights only is computed here. In a float16 graph convolutions, linears and activations
-are float16; sums, means and norms are float32, as in the graph of ConvNeXt.
+of the norm. In a compact graph, a kernel that float16 holds exactly stays as it is, and the graph multiplies it by the
+factors of the norm, which have the name of its weight: onnxruntime computes the product when it loads the graph. What
+depends on weights only is computed here. In a float16 graph convolutions, linears and activations are float16; sums,
+means and norms are float32, as in the graph of ConvNeXt. The number of images is free.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from export.aten_operators import ELEMENTWISE, OPERATORS, Arguments
 from osprey_ros.errors import InputError
 from osprey_torch.backbone import BackboneTower
 from osprey_torch.config import OspreyConfig
-from osprey_torch.onnx_graph import GraphBuilder
+from osprey_torch.onnx_graph import GraphBuilder, fits_half
 
 PREFIX = "model.vision_tower."
 
@@ -274,19 +276,33 @@ class BackboneTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             shift = shift + own.tensor.double()
         before = self._values.get(id(bound["input"]))
         if isinstance(before, Convolution) and before.added is None:
-            kernel = before.weight.tensor.double() * scale.reshape(-1, *[1] * (before.weight.tensor.ndim - 1))
+            scale = scale.reshape(-1, *[1] * (before.weight.tensor.ndim - 1))
             if before.bias is not None:
-                shift = shift + before.bias.tensor.double() * scale
-            return self._add_convolution(before, kernel.float(), shift.float(), None if own is None else own.name)
+                shift = shift + before.bias.tensor.double() * scale.reshape(-1)
+            name = None if own is None else own.name
+            if self.graph.compact and not self.half_compute and fits_half(before.weight.tensor.numpy()):
+                factors = None if bound["weight"] is None else self._weight(bound["weight"]).name
+                scale = scale.float()
+                return self._add_convolution(before, before.weight.tensor, shift.float(), name, Weight(scale, factors))
+            return self._add_convolution(before, (before.weight.tensor.double() * scale).float(), shift.float(), name)
         states = self.wide(self.value_of(bound["input"]))
         parts = [self._weight(bound[key]) for key in ("weight", "bias", "running_mean", "running_var")]
         names = [self._stored(part, narrow=False) for part in parts]
         return self.node("BatchNormalization", [states, *names], narrow=False, epsilon=bound["eps"])
 
     def _add_convolution(
-        self, one: Convolution, kernel: torch.Tensor, bias: torch.Tensor | None, bias_name: str | None
+        self,
+        one: Convolution,
+        kernel: torch.Tensor,
+        bias: torch.Tensor | None,
+        bias_name: str | None,
+        factors: Weight | None = None,
     ) -> str:
-        inputs = [one.states, self._store(Weight(kernel, one.weight.name), narrow=True)]
+        """Add a convolution with a kernel, which the graph multiplies by the factors of its output channels."""
+        weight = self._store(Weight(kernel, one.weight.name), narrow=True)
+        if factors is not None:
+            weight = self.node("Mul", [weight, self._store(factors, narrow=True)])
+        inputs = [one.states, weight]
         if bias is not None:
             name = one.bias.name if bias_name is None and one.bias is not None else bias_name
             inputs.append(self._store(Weight(bias, name), narrow=True))

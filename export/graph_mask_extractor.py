@@ -9,7 +9,7 @@ All inputs and outputs are float32. In a float16 graph only the linears are floa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from osprey_torch.onnx_graph import GraphBuilder, linear
 LEVELS = ("res2", "res3", "res4", "res5")
 
 # The published guard against an empty mask: its mean becomes 0.
-_COUNT_EPS = 1e-8
+COUNT_EPS = 1e-8
 
 
 def build_mask_extractor(
@@ -51,14 +51,11 @@ def build_mask_extractor(
         name = f"mask_extractor.{name}"
         return linear(graph, states, name, read(f"{name}.weight"), read(f"{name}.bias"), half)
 
-    levels = [
-        layer(graph.narrow(_masked_mean(graph, level, channels, height * width)), level)
+    means = [
+        _masked_mean(graph, level, channels, height * width)
         for level, channels, (height, width) in zip(LEVELS, config.vision_channels, config.feature_sizes, strict=True)
     ]
-    total = levels[0]
-    for index, level in enumerate(levels[1:], 1):
-        total = graph.node("Add", [total, level], f"summed_{index}")
-    graph.node("Identity", [graph.wide(layer(total, "feat_linear"))], "mask_tokens")
+    graph.node("Identity", [add_region_token(graph, means, layer)], "mask_tokens")
 
     states = graph.node("Reshape", ["position", graph.constant([-1, config.position_size**2])], "position_rows")
     states = graph.node("Relu", [layer(graph.narrow(states), "mask_linear.layers.0")], "position_hidden_0")
@@ -70,6 +67,19 @@ def build_mask_extractor(
     graph.save(path)
 
 
+def add_region_token(graph: GraphBuilder, means: Sequence[str], layer: Callable[[str, str], str]) -> str:
+    """Add one token for each region and return its name, float32 [N, H].
+
+    means: the mean of each feature map over each region, float32 [N, C].
+    layer: adds the linear of a name behind a value.
+    """
+    levels = [layer(graph.narrow(mean), level) for mean, level in zip(means, LEVELS, strict=True)]
+    total = levels[0]
+    for index, level in enumerate(levels[1:], 1):
+        total = graph.node("Add", [total, level], f"summed_{index}")
+    return graph.wide(layer(total, "feat_linear"))
+
+
 def _masked_mean(graph: GraphBuilder, level: str, channels: int, pixels: int) -> str:
     """Add the mean of a feature map over each mask, [N, C]: one product for all regions, divided by their areas."""
     features = graph.node("Reshape", [level, graph.constant([channels, pixels])], f"{level}.columns")
@@ -77,5 +87,5 @@ def _masked_mean(graph: GraphBuilder, level: str, channels: int, pixels: int) ->
     masks = graph.node("Reshape", [f"mask_{level}", graph.constant([-1, pixels])], f"{level}.masks")
     total = graph.node("MatMul", [masks, features], f"{level}.total")
     count = graph.node("ReduceSum", [masks, graph.constant([1])], f"{level}.count", keepdims=1)
-    count = graph.node("Add", [count, graph.constant(_COUNT_EPS, np.float32)], f"{level}.guarded_count")
+    count = graph.node("Add", [count, graph.constant(COUNT_EPS, np.float32)], f"{level}.guarded_count")
     return graph.node("Div", [total, count], f"{level}.mean")

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from export.graph_backbone import add_backbone
+from export.graph_mask_extractor import LEVELS
 from osprey_torch.config import IMAGE_TOKEN_LEVEL, STRIDES, OspreyConfig
 from osprey_torch.onnx_graph import GraphBuilder, gelu, linear
 
@@ -33,6 +34,7 @@ def build_vision(
     half: bool = False,
     external: Path | None = None,
     half_compute: bool = False,
+    compact: bool = False,
 ) -> None:
     """Write the vision graph to `path`.
 
@@ -41,14 +43,53 @@ def build_vision(
         half: store the weights of convolutions and linears as float16 and compute with them in float32.
         external: file for the weights, beside `path`; by default they are in the graph.
         half_compute: compute convolutions and linears in float16.
+        compact: store weights as float16 that it holds exactly. It changes no result, and onnxruntime widens them when
+            it loads the graph; TensorRT wants kernels as they are.
 
     Raises:
         InputError: a weight does not fit float16.
     """
-    _Vision(config, read, half, GraphBuilder("vision", external, half_compute)).build(path)
+    graph = GraphBuilder("vision", external, half_compute, compact)
+    pixels = graph.input("pixels", [1, 3, config.image_size, config.image_size])
+    maps = add_tower(graph, config, read, pixels, half)
+    for level, states, channels, size in zip(LEVELS, maps, config.vision_channels, config.feature_sizes, strict=True):
+        graph.node("Identity", [states], level)
+        graph.output(level, [1, channels, *size])
+    _add_projector(graph, config, read, LEVELS[IMAGE_TOKEN_LEVEL], half)
+    graph.output("image_tokens", [config.image_tokens, config.hidden_size])
+    graph.save(path)
 
 
-class _Vision:
+def add_tower(
+    graph: GraphBuilder, config: OspreyConfig, read: Callable[[str], np.ndarray], pixels: str, half: bool
+) -> list[str]:
+    """Add the vision tower behind the graph's input `pixels`, [N, 3, S, S]; return the names of res2 to res5, float32.
+
+    read, half: as in `build_vision`.
+    """
+    if config.vision_backbone is not None:
+        return add_backbone(graph, config, read, pixels, half)
+    return _ConvNext(config, read, half, graph).maps(pixels)
+
+
+def _add_projector(
+    graph: GraphBuilder, config: OspreyConfig, read: Callable[[str], np.ndarray], features: str, half: bool
+) -> None:
+    """Add image_tokens, from the map that is called `features`."""
+
+    def layer(rows: str, name: str) -> str:
+        return linear(graph, rows, name, read(f"{name}.weight"), read(f"{name}.bias"), half)
+
+    channels = config.vision_channels[IMAGE_TOKEN_LEVEL]
+    rows = graph.node("Reshape", [features, graph.constant([channels, config.image_tokens])], "projector.columns")
+    rows = graph.node("Transpose", [rows], "projector.rows", perm=[1, 0])
+    rows = gelu(graph, layer(graph.narrow(rows), f"{PROJECTOR}.0"), f"{PROJECTOR}.1")
+    graph.node("Identity", [graph.wide(layer(rows, f"{PROJECTOR}.2"))], "image_tokens")
+
+
+class _ConvNext:
+    """The tower whose blocks `OspreyConfig.vision_depths` counts."""
+
     def __init__(
         self,
         config: OspreyConfig,
@@ -61,21 +102,11 @@ class _Vision:
         self.half = half
         self.graph = graph
 
-    def build(self, path: Path) -> None:
-        graph, config = self.graph, self.config
-        pixels = graph.input("pixels", [1, 3, config.image_size, config.image_size])
-        if config.vision_backbone is None:
-            self._convnext(pixels)
-        else:
-            for stage, states in enumerate(add_backbone(graph, config, self.read, pixels, self.half)):
-                self._level(stage, states)
-        self._project(f"res{IMAGE_TOKEN_LEVEL + 2}")
-        graph.output("image_tokens", [config.image_tokens, config.hidden_size])
-        graph.save(path)
-
-    def _convnext(self, pixels: str) -> None:
+    def maps(self, pixels: str) -> list[str]:
+        """Add the tower and return the names of its four feature maps."""
         states = self.graph.wide(self._convolution(pixels, f"{TRUNK}.stem.0", stride=STRIDES[0]))
         states = self._channel_norm(states, f"{TRUNK}.stem.1")
+        maps = []
         for stage, depth in enumerate(self.config.vision_depths):
             name = f"{TRUNK}.stages.{stage}"
             if stage > 0:
@@ -83,13 +114,8 @@ class _Vision:
                 states = self.graph.wide(self._convolution(states, f"{name}.downsample.1", stride=2))
             for block in range(depth):
                 states = self._block(states, f"{name}.blocks.{block}")
-            self._level(stage, states)
-
-    def _level(self, stage: int, states: str) -> None:
-        """Declare that the states are the feature map of a stage."""
-        side = self.config.image_size // STRIDES[stage]
-        self.graph.node("Identity", [states], f"res{stage + 2}")
-        self.graph.output(f"res{stage + 2}", [1, self.config.vision_channels[stage], side, side])
+            maps.append(states)
+        return maps
 
     def _block(self, states: str, name: str) -> str:
         channels = self.read(f"{name}.norm.weight").shape[0]
@@ -108,15 +134,6 @@ class _Vision:
             scale = self.graph.weight(f"{name}.gamma", gamma.reshape(-1, 1, 1), dtype=np.float32)
             mixed = self.graph.node("Mul", [self.graph.wide(mixed), scale], f"{name}.scaled")
         return self.graph.node("Add", [states, mixed], f"{name}.output")
-
-    def _project(self, features: str) -> None:
-        graph, config = self.graph, self.config
-        channels = config.vision_channels[IMAGE_TOKEN_LEVEL]
-        rows = graph.node("Reshape", [features, graph.constant([channels, config.image_tokens])], "projector.columns")
-        rows = graph.node("Transpose", [rows], "projector.rows", perm=[1, 0])
-        rows = self._linear(self.graph.narrow(rows), f"{PROJECTOR}.0")
-        rows = gelu(graph, rows, f"{PROJECTOR}.1")
-        graph.node("Identity", [self.graph.wide(self._linear(rows, f"{PROJECTOR}.2"))], "image_tokens")
 
     def _convolution(self, states: str, name: str, stride: int, padding: int = 0, groups: int = 1) -> str:
         kernel = self.read(f"{name}.weight")

@@ -30,7 +30,7 @@ class Precisions:
     On the CPU the arithmetic is float32, except for quantized products; on the GPU it has the precision of the weights.
 
     Attributes:
-        vision: "fp32", "fp16" or "auto": fp32 for the CPU, fp16 for the GPU.
+        vision: "fp32", "fp16" or "auto": fp32 for the CPU, fp16 for the GPU. Also for the engine for crops.
         mask_extractor: as `vision`.
         llm: one of LINEAR_PRECISIONS, for the linears of the decoder's layers.
         lm_head: as `llm`, for the output layer, or "auto": fp16 for small models and TensorRT, else int8.

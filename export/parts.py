@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
+from export.graph_crop import build_crop
 from export.graph_decoder import DecoderShape, build_decoder
 from export.graph_mask_extractor import build_mask_extractor
 from export.graph_vision import build_vision
@@ -24,11 +25,13 @@ from export.verify import Limits, verify_bundle
 from export.workspace import Part, Workspace
 from osprey_ros.bundle import fingerprint
 from osprey_ros.bundle.manifest import (
+    CROP,
     DECODER,
     EMBEDDINGS,
     KINDS,
     MASK_EXTRACTOR,
     ONNX_FILES,
+    OPTIONAL_FILES,
     TOKENIZER,
     VISION,
     EngineEntry,
@@ -44,6 +47,7 @@ from osprey_torch.stored_linears import PRODUCTS, stored_name
 from osprey_torch.weight_files import WeightFile, read_index, write_index
 
 VISION_DATA = f"{VISION}.data"
+CROP_DATA = f"{CROP}.data"
 
 _NORMS = ("input_layernorm", "post_attention_layernorm")
 _FINAL_NORM = "model.norm.weight"
@@ -67,6 +71,7 @@ class BundleParts:
         parts = [
             Part("vision", self._vision),
             Part("mask extractor", self._mask_extractor),
+            *([Part("crop", self._crop)] if self.config.crop_size else []),
             Part("embeddings", self._embeddings),
             Part("tokenizer", self._tokenizer),
         ]
@@ -78,7 +83,7 @@ class BundleParts:
 
     def engines(self) -> dict[str, EngineEntry]:
         """Return the `engines` of the manifest; all parts must be complete."""
-        entries = onnx_engines(self.targets.device)
+        entries = onnx_engines(self.targets.device, crops=bool(self.config.crop_size))
         for role in self._plan_roles():
             (plan,) = self.workspace.bundle.glob(f"{role}.*.plan")
             entries[role] = EngineEntry(plan.name, "tensorrt", "cuda", fingerprint.read_fingerprint(plan))
@@ -113,11 +118,25 @@ class BundleParts:
             )
 
     def _vision(self) -> list[Path]:
-        graph = self._folder("vision") / VISION
-        data = graph.with_name(VISION_DATA) if self.sizes.vision_is_large else None
+        return self._tower("vision", build_vision, VISION, VISION_DATA)
+
+    def _crop(self) -> list[Path]:
+        return self._tower("crop", build_crop, CROP, CROP_DATA)
+
+    def _tower(self, role: str, build: Callable[..., None], file: str, data_file: str) -> list[Path]:
+        """Write a graph with the vision tower."""
+        graph = self._folder(role) / file
+        data = graph.with_name(data_file) if self.sizes.vision_is_large else None
         kind = self.precisions.vision
-        half = self._computes_half(kind)
-        build_vision(self.config, self.checkpoint.read, graph, kind == "fp16", external=data, half_compute=half)
+        build(
+            self.config,
+            self.checkpoint.read,
+            graph,
+            kind == "fp16",
+            external=data,
+            half_compute=self._computes_half(kind),
+            compact=role not in self._plan_roles(),
+        )
         return [graph, data] if data else [graph]
 
     def _mask_extractor(self) -> list[Path]:
@@ -155,7 +174,7 @@ class BundleParts:
         return [self._decoder_path]
 
     def _plan(self, role: str) -> list[Path]:
-        graph = self._folder(role) / ONNX_FILES[role]
+        graph = self._folder(role) / {**ONNX_FILES, **OPTIONAL_FILES}[role]
         entry = make_plan(role, graph, self.workspace.bundle, self.config, self.targets.max_regions)
         plan = self.workspace.bundle / entry.file
         return [plan, fingerprint.sidecar(plan)]
@@ -193,7 +212,8 @@ class BundleParts:
 
     def _plan_roles(self) -> list[str]:
         """Return the engines that are TensorRT plans."""
-        roles = ["vision", "mask_extractor"] if self.targets.runtime == "tensorrt" else []
+        encoders = ["vision", "mask_extractor", *(["crop"] if self.config.crop_size else [])]
+        roles = encoders if self.targets.runtime == "tensorrt" else []
         return [*roles, "decoder"] if self.targets.decoder == "tensorrt" else roles
 
     def _folder(self, role: str) -> Path:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.tensorrt_plan import Lengths, Profile, build_plan, mask_extractor_profiles
+from export.tensorrt_plan import Lengths, Profile, build_plan, crop_profiles, mask_extractor_profiles
 from osprey_ros.bundle.manifest import EngineEntry
 from osprey_ros.decoding.prompt_batch import MAX_ROWS
 from osprey_ros.decoding.scoring import LOGIT_BYTES
@@ -22,11 +22,13 @@ _WORDS_OF_PREFIX = 96  # rows of a prompt before the first region, without the i
 def make_plan(role: str, graph: Path, folder: Path, config: OspreyConfig, max_regions: int) -> EngineEntry:
     """Build the plan of a graph in `folder`, for up to `max_regions` regions at once.
 
-    role: "vision", "mask_extractor" or "decoder". For errors see `export.tensorrt_plan.build_plan`.
+    role: "vision", "mask_extractor", "crop" or "decoder". For errors see `export.tensorrt_plan.build_plan`.
     """
     profiles: Sequence[Profile] = ()
     if role == "mask_extractor":
         profiles = mask_extractor_profiles(max_regions)
+    elif role == "crop":
+        profiles = crop_profiles(max_regions)
     elif role == "decoder":
         profiles = decoder_profiles(config, max_regions)
     try:

@@ -13,6 +13,7 @@ _STAGES = {
     "image_tokens": "image tokens, the input of the language model",
     "mask_tokens": "appearance of a region",
     "position_tokens": "position of a region",
+    "crop_tokens": "what its own crop adds to the appearance of a region",
     "decoder_graph": "language model, PyTorch on the engine's own inputs and weights",
     "prefix_logits": "language model, end of the shared prefix",
     "answer_logits": "language model, answers",

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from export.options import Precisions, Targets
 from osprey_ros.errors import InputError
+from osprey_ros.regions.crops import MOST_CROPS
 from osprey_ros.system.process_memory import available_memory
 from osprey_torch.checkpoint import Checkpoint
 from osprey_torch.config import OspreyConfig
@@ -56,8 +57,10 @@ class Sizes:
             return int(count * BYTES_PER_WEIGHT[kind])
 
         vision = stored(precisions.vision, "model.vision_tower.", "model.mm_projector.")
+        # The engine for crops has the tower again.
+        crop = stored(precisions.vision, "model.vision_tower.") if checkpoint.config.crop_size else 0
         return cls(
-            encoders=vision + stored(precisions.mask_extractor, "mask_extractor."),
+            encoders=vision + crop + stored(precisions.mask_extractor, "mask_extractor."),
             vision=vision,
             layers=stored(precisions.llm, "model.layers."),
             head=stored(precisions.lm_head, "model.norm.", "lm_head."),
@@ -179,6 +182,7 @@ def _running(config: OspreyConfig, sizes: Sizes, targets: Targets) -> int:
     rows = prefix + _ROWS_OF_REGION * targets.max_regions
     cache = 2 * config.num_layers * config.hidden_size * (2 if targets.half else 4) * rows
     # Activations: maps of the finest level; attention scores of the prefix and its MLP.
-    maps = 16 * 4 * config.vision_channels[0] * config.feature_sizes[0][0] ** 2
+    side = max(config.feature_sizes[0][0], config.crop_feature_sizes[0][0] * math.isqrt(MOST_CROPS))
+    maps = 16 * 4 * config.vision_channels[0] * side**2
     layer = 3 * 4 * prefix * (config.num_heads * prefix + config.intermediate_size)
     return _RUNTIME + sizes.encoders + sizes.decoder + sizes.table + cache + max(maps, layer)

@@ -26,6 +26,7 @@ from osprey_ros.engines.machine import require_tensorrt
 from osprey_ros.engines.tensorrt import make_logger
 from osprey_ros.errors import EngineError
 from osprey_ros.files import write_file
+from osprey_ros.regions.crops import MOST_CROPS
 from osprey_ros.strict_json import to_json
 
 if TYPE_CHECKING:
@@ -57,6 +58,12 @@ Profile = Mapping[str, Lengths]
 def mask_extractor_profiles(max_regions: int) -> list[Profile]:
     """Return the profiles of the mask-extractor graph for up to `max_regions` regions at once."""
     return [{"N": Lengths(1, min(16, max_regions), max_regions)}]
+
+
+def crop_profiles(max_regions: int) -> list[Profile]:
+    """Return the profiles of the crop graph, which runs at most MOST_CROPS crops at once."""
+    most = min(MOST_CROPS, max_regions)
+    return [{"N": Lengths(1, min(4, most), most)}]
 
 
 def build_plan(

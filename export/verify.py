@@ -19,7 +19,7 @@ import numpy as np
 import onnxruntime
 import torch
 
-from export.figures import STAGES, Limit, Limits, StageFigures, TokenFigures, VerificationError
+from export.figures import CROP_STAGE, STAGES, Limit, Limits, StageFigures, TokenFigures, VerificationError
 from export.samples import VerificationSample
 from export.streamed import streamed_model
 from export.verify_decoder import Conversation, ask_engine, compare_graph, compare_words, follow
@@ -80,7 +80,7 @@ def verify_bundle(
     """
     limits = limits or Limits()
     config = config or checkpoint.config
-    entries = dict(engines or onnx_engines())
+    entries = dict(engines or onnx_engines(crops=bool(config.crop_size)))
     files = {role: folder / entry.file for role, entry in entries.items()}
     if decoder is not None:
         files["decoder"] = decoder
@@ -91,7 +91,8 @@ def verify_bundle(
     if not samples:
         raise VerificationError("no region to compare: the images have none")
 
-    stages, tokens = {stage: StageFigures() for stage in STAGES}, TokenFigures()
+    compared = (*STAGES, CROP_STAGE) if config.crop_size else STAGES
+    stages, tokens = {stage: StageFigures() for stage in compared}, TokenFigures()
     inputs = [EncoderInputs.of(sample, config, max_regions) for sample in samples]
     engine = encode_with_engines(inputs, lambda role: load(files[role], entries[role]))
     model = streamed_model(config, checkpoint.read, spec.num_layers)

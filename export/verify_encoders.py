@@ -1,4 +1,4 @@
-"""Verification of the vision and the mask-extractor engine: from pixels and masks to image and region tokens."""
+"""Verification of the engines for images, regions and crops: from pixels and masks to image and region tokens."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from export.figures import StageFigures
+from export.figures import CROP_STAGE, StageFigures
 from export.graph_mask_extractor import LEVELS
 from export.samples import VerificationSample
 from osprey_ros.decoding.prompt import IMAGE, MASK, POSITION
 from osprey_ros.engines.base import Engine
+from osprey_ros.regions.crop_encoder import crop_tokens
+from osprey_ros.regions.crops import Cropper, Crops
 from osprey_ros.regions.encoder import region_tokens
 from osprey_ros.regions.regions import regions_from_id_image
 from osprey_ros.system.process_memory import release_freed_memory
@@ -42,12 +44,16 @@ class Tokens:
 
 @dataclass
 class EncoderInputs:
-    """What the encoders read: pixels float32 [1, 3, S, S], N masks [N, h, w] at four scales, grids [N, P, P]."""
+    """What the encoders read: pixels float32 [1, 3, S, S], N masks [N, h, w] at four scales, grids [N, P, P].
+
+    crops: of the regions, for a model with crops.
+    """
 
     pixels: np.ndarray
     masks: tuple[np.ndarray, ...]
     positions: np.ndarray
     ids: tuple[int, ...]  # of the regions
+    crops: Crops | None = None
 
     @classmethod
     def of(cls, sample: VerificationSample, config: OspreyConfig, most: int | None = None) -> EncoderInputs:
@@ -58,16 +64,21 @@ class EncoderInputs:
             regions = regions.select(sorted(regions.ids[np.argsort(-regions.areas, kind="stable")[:most]]))
         masks = tuple(regions.pooling_masks(spec.feature_sizes))
         grids = regions.position_grids(spec.position_size)
-        return cls(preprocess(sample.rgb, spec), masks, grids, tuple(map(int, regions.ids)))
+        crops = Cropper(spec).cut(sample.rgb, regions) if spec.crop_size else None
+        return cls(preprocess(sample.rgb, spec), masks, grids, tuple(map(int, regions.ids)), crops)
 
 
 @dataclass
 class Encoded:
-    """One side's outputs for one image: four feature maps [1, C, h, w], image tokens and region tokens."""
+    """One side's outputs for one image: four feature maps [1, C, h, w], image tokens and region tokens.
+
+    crops: what crops add to the mask tokens, float32 [N, H]; None for a model without crops.
+    """
 
     features: list[np.ndarray]
     image: np.ndarray
     regions: tuple[np.ndarray, np.ndarray] = field(default_factory=lambda: (np.empty(0), np.empty(0)))
+    crops: np.ndarray | None = None
 
     @property
     def tokens(self) -> Tokens:
@@ -75,7 +86,7 @@ class Encoded:
 
 
 def encode_with_engines(inputs: Sequence[EncoderInputs], load: Callable[[str], Engine]) -> list[Encoded]:
-    """Run the two engines over all images; one is in memory at a time.
+    """Run the engines for images, regions and crops over all images; one is in memory at a time.
 
     `load` returns an engine by its role. Regions that the mask extractor cannot take in one run are run in parts.
     """
@@ -96,6 +107,13 @@ def encode_with_engines(inputs: Sequence[EncoderInputs], load: Callable[[str], E
         out.regions = region_tokens(engine, features, _typed(engine, grids))
     del engine
     release_freed_memory()
+    if any(one.crops is not None for one in inputs):
+        log.info("verify: crop engine")
+        engine = load("crop")
+        for one, out in zip(inputs, encoded, strict=True):
+            out.crops = None if one.crops is None else crop_tokens(engine, one.crops)
+        del engine
+        release_freed_memory()
     return encoded
 
 
@@ -111,6 +129,10 @@ def encode_with_torch(inputs: Sequence[EncoderInputs], model: Osprey) -> list[En
         mask_tokens, position_tokens = model.encode_regions(maps, masks, torch.from_numpy(one.positions))
         regions = (mask_tokens.numpy(), position_tokens.numpy())
         encoded.append(Encoded([level.numpy() for level in maps], image_tokens[n].numpy(), regions))
+    for one, out in zip(inputs, encoded, strict=True):
+        if one.crops is not None:
+            masks = [torch.from_numpy(mask) for mask in one.crops.masks]
+            out.crops = model.encode_crops(torch.from_numpy(one.crops.pixels), masks).numpy()
     return encoded
 
 
@@ -122,6 +144,8 @@ def compare_encoders(engine: Encoded, reference: Encoded, stages: Mapping[str, S
     stages["image_tokens"].add(engine.image, reference.image)
     stages["mask_tokens"].add(engine.regions[0], reference.regions[0])
     stages["position_tokens"].add(engine.regions[1], reference.regions[1])
+    if engine.crops is not None and reference.crops is not None:
+        stages[CROP_STAGE].add(engine.crops, reference.crops)
 
 
 def _run(engine: Engine, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -23,6 +23,8 @@ MICROSOFT = "com.microsoft"
 
 # Weights of at least this size go into the external file, if there is one.
 _EXTERNAL_FROM_BYTES = 1024
+# Weights of at least this number of values are stored as float16 where that changes none of them.
+_HALF_FROM = 1024
 # Since opset 18 these take their axes as an input; ReduceSum has done so since 13.
 _REDUCTIONS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceL2")
 
@@ -33,11 +35,13 @@ class GraphBuilder:
     With `external` every weight goes to that file as soon as it is added and does not stay in memory, so a model of
     any size is written with the memory of its largest tensor. Without it weights lie inside the `.onnx`.
     With `half` the graph computes in float16: constants and weights are float16 by default.
+    With `compact` large weights that float16 holds exactly are stored as float16 and widened when the graph is loaded.
     Nodes have the form of opset 17; operators that it lacks have the form of the opset that they require.
     """
 
-    def __init__(self, name: str, external: Path | None = None, half: bool = False) -> None:
+    def __init__(self, name: str, external: Path | None = None, half: bool = False, compact: bool = False) -> None:
         self.dtype = np.dtype(np.float16 if half else np.float32)
+        self.compact = compact
         self._name = name
         self._external = None if external is None else WeightFile(external)
         self._opset = OPSET
@@ -114,13 +118,14 @@ class GraphBuilder:
 
         dtype: the type in which nodes read real numbers, by default the one in which the graph computes. With `half`
         a weight that is read as float32 is stored as float16 and widened by a Cast, which runtimes fold away when
-        they load the graph: half the bytes on disk, arithmetic in float32.
+        they load the graph: half the bytes on disk, arithmetic in float32. A compact graph stores weights so that
+        float16 holds exactly.
         Raises InputError for values that float16 cannot hold.
         """
         if array.dtype.kind != "f":
             return self.tensor(name, array)
         wanted = np.dtype(dtype or self.dtype)
-        if half and wanted == np.float32:
+        if wanted == np.float32 and (half or (self.compact and fits_half(array))):
             return self.cast(self.tensor(f"{name}.half", to_half(name, array)), name, np.float32)
         array = to_half(name, array) if wanted == np.float16 else array.astype(wanted, copy=False)
         return self.tensor(name, array)
@@ -170,6 +175,14 @@ class GraphBuilder:
                     break
         elif node.op_type == "Split" and len(node.input) == 1:
             node.attribute.append(helper.make_attribute("num_outputs", len(node.output)))
+
+
+def fits_half(array: np.ndarray) -> bool:
+    """Return whether a weight is large, and float16 holds each of its values exactly."""
+    if array.size < _HALF_FROM:
+        return False
+    with np.errstate(over="ignore"):
+        return bool((array.astype(np.float16) == array).all())
 
 
 def to_half(name: str, array: np.ndarray) -> np.ndarray:

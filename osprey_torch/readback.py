@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from osprey_ros.bundle.bundle import Bundle
-from osprey_ros.bundle.manifest import DECODER, EMBEDDINGS, MASK_EXTRACTOR, VISION
+from osprey_ros.bundle.manifest import CROP, DECODER, EMBEDDINGS, MASK_EXTRACTOR, VISION
 from osprey_ros.errors import BundleError
 from osprey_torch.backbone import TRUNK
 from osprey_torch.config import OspreyConfig
@@ -40,7 +40,8 @@ def model_from_bundle(bundle: Bundle) -> Osprey:
     """Return an fp32 model in evaluation mode with the weights of the bundle's engines, which must be ONNX graphs."""
     config = OspreyConfig.from_json(json.loads(bundle.path(CONFIG).read_text(encoding="utf-8")))
     model = Osprey(config)
-    encoders = _encoder_weights(bundle.path(VISION)) | _encoder_weights(bundle.path(MASK_EXTRACTOR))
+    crop = _encoder_weights(bundle.path(CROP)) if config.crop_size else {}
+    encoders = crop | _encoder_weights(bundle.path(VISION)) | _encoder_weights(bundle.path(MASK_EXTRACTOR))
     if config.vision_backbone is not None:
         encoders |= _folded_weights(model, encoders, bundle.path(VISION))
     decoder = decoder_weights(bundle.path(DECODER))
@@ -108,7 +109,8 @@ def _folded_weights(model: Osprey, encoders: Mapping[str, np.ndarray], graph: Pa
         published = name.replace(f"{_TOWER}.trunk.", f"{_TOWER}.{TRUNK}", 1)
         if isinstance(module, _BatchNorm) and f"{published}.running_var" not in encoders:
             ones = np.ones(module.num_features, np.float32)
-            folded[f"{published}.weight"] = ones
+            if f"{published}.weight" not in encoders:  # beside a kernel that is stored as float16
+                folded[f"{published}.weight"] = ones
             folded[f"{published}.running_mean"] = 0 * ones
             folded[f"{published}.running_var"] = ones - np.float32(module.eps)
         elif isinstance(module, nn.Conv2d) and module.bias is not None and f"{published}.bias" not in encoders:

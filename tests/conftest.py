@@ -102,6 +102,16 @@ def spec() -> ModelSpec:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    return make_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def crop_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    """The tiny model with crops of 32 pixels; all other weights are the same."""
+    return make_tiny_model(tmp_path_factory.mktemp("crops"), crop_size=32)
+
+
+def make_tiny_model(folder: Path, crop_size: int = 0) -> TinyModel:
     # Imported here: tests that need no model do not wait for torch.
     import torch
     from tiny import TINY
@@ -113,7 +123,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
     from training.tokenizer import train_tokenizer
 
     tokenizer = train_tokenizer(list(QUESTIONS.values()) * 5, vocab_size=300)
-    config = replace(TINY.with_vocabulary(tokenizer.token_to_id("<mask>")), max_positions=256)
+    config = replace(TINY.with_vocabulary(tokenizer.token_to_id("<mask>")), max_positions=256, crop_size=crop_size)
     torch.manual_seed(3)
     model = Osprey(config).eval()
     # Sure of its words, so that no near tie flips between two ways of computing the same, and each region and each
@@ -127,7 +137,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
                 part.weight.data *= 8
     # The bundle keeps embeddings in fp16: the checkpoint gets the very same numbers.
     model.model.embed_tokens.weight.data = model.model.embed_tokens.weight.data.half().float()
-    folder = tmp_path_factory.mktemp("tiny")
+    if crop_size:
+        torch.nn.init.normal_(model.mask_extractor.crop.feat_linear.weight, std=4.0)
     save_checkpoint(model, tokenizer, folder / "checkpoint")
     build_bundle(
         folder / "checkpoint",

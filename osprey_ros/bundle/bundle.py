@@ -118,7 +118,7 @@ class Bundle:
         """
         if device is None:
             return self
-        engines = onnx_engines(device)
+        engines = onnx_engines(device, crops="crop" in self.manifest.engines)
         absent = [entry.file for entry in engines.values() if entry.file not in self.manifest.files]
         if absent:
             raise BundleError(
@@ -135,7 +135,7 @@ class Bundle:
         return self.root / name
 
     def engine(self, role: str) -> EngineEntry:
-        """Return the engine of a role: "vision", "mask_extractor" or "decoder"."""
+        """Return the engine of a role: "vision", "mask_extractor", "decoder", or "crop" if the bundle has it."""
         return self.manifest.engines[role]
 
     def tokenizer(self) -> Tokenizer:

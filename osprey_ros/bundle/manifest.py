@@ -16,6 +16,7 @@ MANIFEST = "manifest.json"
 VISION = "vision.onnx"
 MASK_EXTRACTOR = "mask_extractor.onnx"
 DECODER = "decoder.onnx"
+CROP = "crop.onnx"
 EMBEDDINGS = "embeddings.npy"
 TOKENIZER = "tokenizer.json"
 CALIBRATION = "calibration.json"
@@ -23,6 +24,8 @@ KINDS = "kinds.json"
 UNLIKE_TRAINING = "unlike_training.npz"
 # The roles of engines, and the file of each one that is an ONNX graph.
 ONNX_FILES = {"vision": VISION, "mask_extractor": MASK_EXTRACTOR, "decoder": DECODER}
+# Engines that a bundle can lack: "crop" reads the crops of regions (`osprey_ros.regions.crops`).
+OPTIONAL_FILES = {"crop": CROP}
 # Files that every bundle has besides its engines. CALIBRATION, KINDS and UNLIKE_TRAINING are optional.
 TABLES = (EMBEDDINGS, TOKENIZER)
 
@@ -52,9 +55,10 @@ class EngineEntry:
     fingerprint: dict[str, str] = field(default_factory=dict)
 
 
-def onnx_engines(device: str = "cpu") -> dict[str, EngineEntry]:
-    """Return the ``engines`` of a bundle whose three engines are ONNX graphs."""
-    return {role: EngineEntry(file, "onnxruntime", device) for role, file in ONNX_FILES.items()}
+def onnx_engines(device: str = "cpu", crops: bool = False) -> dict[str, EngineEntry]:
+    """Return the ``engines`` of a bundle whose engines are ONNX graphs; ``crops``: with the engine for crops."""
+    files = {**ONNX_FILES, **OPTIONAL_FILES} if crops else ONNX_FILES
+    return {role: EngineEntry(file, "onnxruntime", device) for role, file in files.items()}
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Manifest:
         precisions: Format of the weights of each engine ("fp32", "int4 ...").
         files: Size and hash of each file.
         verification: Comparison with the PyTorch model: ``{"verified": bool, ...figures}``.
-        engines: One entry for each role in ONNX_FILES.
+        engines: One entry for each role in ONNX_FILES, and for those roles in OPTIONAL_FILES that the bundle has.
     """
 
     name: str
@@ -112,7 +116,7 @@ class Manifest:
         if missing:
             raise BundleError(f"{MANIFEST} lacks {', '.join(missing)}; {REBUILD}")
         try:
-            return cls(
+            manifest = cls(
                 format_version=version,
                 name=str(data["name"]),
                 engines=_engines_from_json(data["engines"]),
@@ -124,6 +128,9 @@ class Manifest:
             )
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise BundleError(f"{MANIFEST} cannot be read ({type(error).__name__}: {error}); {REBUILD}") from error
+        if "crop" in manifest.engines and not manifest.model.crop_size:
+            raise BundleError(f"{MANIFEST} lists an engine for crops, but its model has no crop_size; {REBUILD}")
+        return manifest
 
 
 def _engines_from_json(data: Mapping[str, Any]) -> dict[str, EngineEntry]:
@@ -137,7 +144,8 @@ def _engines_from_json(data: Mapping[str, Any]) -> dict[str, EngineEntry]:
             device=str(data[role]["device"]),
             fingerprint={name: str(value) for name, value in data[role]["fingerprint"].items()},
         )
-        for role in ONNX_FILES
+        for role in (*ONNX_FILES, *OPTIONAL_FILES)
+        if role in data
     }
 
 

@@ -22,6 +22,7 @@ UNBOUNDED = sys.maxsize  # rows that an engine without a limit takes
 PRECISION_OPTIONS = {
     "vision": "--vision fp32",
     "mask_extractor": "--mask-extractor fp32",
+    "crop": "--vision fp32",
     "decoder": "--llm fp32 --lm-head fp32",
 }
 _LOGGER = logging.getLogger(__name__)

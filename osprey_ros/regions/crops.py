@@ -18,6 +18,7 @@ from osprey_ros.bundle.spec import ModelSpec
 from osprey_ros.regions.regions import Regions
 from osprey_ros.vision.preprocess import normalized_values
 
+MOST_CROPS = 16  # in one run of the engine: more are not faster for each, and need memory
 LEAST_SIDE = 32  # pixels of the image; a smaller window would be enlarged seven times or more, which adds no detail
 
 

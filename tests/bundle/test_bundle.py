@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from osprey_ros.bundle import hash_cache
 from osprey_ros.bundle.bundle import Bundle, find_bundle, write_manifest
 from osprey_ros.bundle.manifest import (
+    CROP,
     MANIFEST,
     ONNX_FILES,
     TABLES,
@@ -117,6 +119,29 @@ def test_embeddings_are_mapped_from_disk(folder: Path) -> None:
 def test_card_may_be_edited(folder: Path) -> None:
     (folder / "README.md").write_text("another card")
     Bundle.open(folder)
+
+
+def test_the_engine_for_crops_is_optional(folder: Path, spec: ModelSpec) -> None:
+    assert "crop" not in Bundle.open(folder).manifest.engines
+    (folder / CROP).write_bytes(b"crop")
+    write_manifest(
+        folder,
+        name="small",
+        model=replace(spec, crop_size=64),
+        template="osprey_v1",
+        precisions={},
+        verification={},
+        engines=onnx_engines(crops=True),
+    )
+    bundle = Bundle.open(folder)
+    assert bundle.engine("crop") == EngineEntry(CROP)
+    assert bundle.on_device("cuda").engine("crop") == EngineEntry(CROP, device="cuda")
+    assert (bundle.manifest.model.crop_size, bundle.manifest.model.crop_margin) == (64, 1.3)
+    (folder / CROP).unlink()
+    with pytest.raises(BundleError, match=r"crop\.onnx is missing"):
+        Bundle.open(folder)
+    with pytest.raises(BundleError, match="lists an engine for crops, but its model has no crop_size"):
+        Manifest.from_json(replace(bundle.manifest, model=spec).to_json())
 
 
 @pytest.mark.parametrize("name", [*ONNX_FILES.values(), *TABLES])

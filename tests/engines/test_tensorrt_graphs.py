@@ -13,14 +13,15 @@ from checkpoint_linears import Linears
 from onnx import TensorProto
 from tiny import TINY
 
+from export.graph_crop import build_crop
 from export.graph_decoder import DecoderShape, build_decoder
 from export.graph_mask_extractor import build_mask_extractor
 from export.graph_vision import build_vision
 from export.linears import DecoderPrecision
 from export.plans import decoder_profiles
-from export.tensorrt_plan import mask_extractor_profiles, profile_shapes
+from export.tensorrt_plan import crop_profiles, mask_extractor_profiles, profile_shapes
 
-CONFIG = replace(TINY.with_vocabulary(40), hidden_size=128, intermediate_size=192)
+CONFIG = replace(TINY.with_vocabulary(40), hidden_size=128, intermediate_size=192, crop_size=32)
 # docs/operators.md of onnx/onnx-tensorrt, what its releases 10.1 to 11.1 have in common, as far as we need it.
 OPERATORS = {
     *("Add", "ArgMax", "Cast", "Concat", "Conv", "DequantizeLinear", "Div", "Erf", "Gather", "Identity"),
@@ -61,8 +62,9 @@ def _check(path: Path) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("half_compute", [False, True])
-def test_vision_and_mask_extractor(read: Callable[[str], np.ndarray], tmp_path: Path, half_compute: bool) -> None:
-    for name, build in (("vision", build_vision), ("mask_extractor", build_mask_extractor)):
+def test_vision_mask_extractor_and_crops(read: Callable[[str], np.ndarray], tmp_path: Path, half_compute: bool) -> None:
+    engines = {"vision": build_vision, "mask_extractor": build_mask_extractor, "crop": build_crop}
+    for name, build in engines.items():
         path = tmp_path / f"{name}.onnx"
         build(CONFIG, read, path, half_compute=half_compute)
         stored = {tensor.data_type for tensor in _check(path).graph.initializer}
@@ -70,6 +72,9 @@ def test_vision_and_mask_extractor(read: Callable[[str], np.ndarray], tmp_path: 
     shapes = profile_shapes(tmp_path / "mask_extractor.onnx", mask_extractor_profiles(8)[0])
     assert shapes["mask_res2"] == ((1, 16, 16), (8, 16, 16), (8, 16, 16))
     assert set(shapes) == {"mask_res2", "mask_res3", "mask_res4", "mask_res5", "position"}
+    shapes = profile_shapes(tmp_path / "crop.onnx", crop_profiles(64)[0])
+    assert shapes["pixels"] == ((1, 3, 32, 32), (4, 3, 32, 32), (16, 3, 32, 32))
+    assert set(shapes) == {"mask_res2", "mask_res3", "mask_res4", "mask_res5", "pixels"}
 
 
 @pytest.mark.parametrize("llm", ["fp16", "int4"])

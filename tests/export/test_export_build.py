@@ -20,7 +20,7 @@ from tiny import TINY
 from export import resources
 from export.build import Precisions, Targets, build_bundle
 from export.build_engines import main
-from export.figures import STAGES, Limit, Limits, VerificationError
+from export.figures import CROP_STAGE, STAGES, Limit, Limits, VerificationError
 from export.linears import encode
 from export.options import decoder_precision, resolved
 from export.samples import VerificationSample
@@ -28,7 +28,7 @@ from export.workspace import partial_folder
 from osprey_ros.bundle.bundle import Bundle, write_calibration
 from osprey_ros.bundle.calibration import Calibration
 from osprey_ros.bundle.fingerprint import write_fingerprint
-from osprey_ros.bundle.manifest import DECODER, KINDS, MASK_EXTRACTOR, ONNX_FILES, TABLES, VISION, EngineEntry
+from osprey_ros.bundle.manifest import CROP, DECODER, KINDS, MASK_EXTRACTOR, ONNX_FILES, TABLES, VISION, EngineEntry
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.describer import Describer
 from osprey_ros.errors import BundleError, EngineError, InputError
@@ -46,7 +46,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model that is sure of its words, so that greedy tokens can be compared. It has a tree of kinds."""
     tokenizer = train_tokenizer(list(QUESTIONS.values()) * 5, vocab_size=300)
     # Widths that divide into the blocks of both runtimes.
-    config = replace(TINY.with_vocabulary(tokenizer.token_to_id("<mask>")), intermediate_size=128)
+    vocabulary = TINY.with_vocabulary(tokenizer.token_to_id("<mask>"))
+    config = replace(vocabulary, intermediate_size=128, crop_size=32)
     torch.manual_seed(0)
     model = Osprey(config).eval()
     model.lm_head.weight.data *= 60
@@ -76,7 +77,9 @@ def test_bundle_is_whole_and_holds_its_figures(checkpoint: Path, exact: Path) ->
     opened = Bundle.open(exact)
     manifest = opened.manifest
     assert opened.kinds() == ONE_TOKEN
-    assert set(manifest.files) == {*ONNX_FILES.values(), *TABLES, CONFIG, KINDS}
+    assert set(manifest.files) == {*ONNX_FILES.values(), CROP, *TABLES, CONFIG, KINDS}
+    assert manifest.engines["crop"] == EngineEntry(CROP)
+    assert (manifest.model.crop_size, manifest.precisions["crop"]) == (32, "fp32")
     assert [path.name for path in exact.parent.iterdir()] == ["exact"]
     assert manifest.name == "exact"
     assert manifest.verified
@@ -86,7 +89,7 @@ def test_bundle_is_whole_and_holds_its_figures(checkpoint: Path, exact: Path) ->
     np.testing.assert_allclose(opened.embeddings(), model.model.embed_tokens.weight.detach(), rtol=1e-3, atol=1e-7)
 
     figures = manifest.verification
-    assert set(figures["stages"]) == set(STAGES)
+    assert set(figures["stages"]) == {*STAGES, CROP_STAGE}
     # Nothing is quantized here but the embedding table, to float16: engines and PyTorch agree throughout.
     assert all(stage["relative"] < 2e-3 and stage["cosine"] > 0.99999 for stage in figures["stages"].values())
 
@@ -225,7 +228,7 @@ def test_plans_take_the_place_of_graphs(checkpoint: Path, tmp_path: Path, monkey
     monkeypatch.setattr("osprey_ros.engines.machine.current", lambda: {})
     targets = Targets(runtime="tensorrt", decoder="tensorrt", device="cuda")
     manifest = build_bundle(checkpoint, tmp_path / "b", verify=False, targets=targets)
-    assert set(made) == {"vision", "mask_extractor", "decoder"}
+    assert set(made) == {"vision", "mask_extractor", "crop", "decoder"}
     assert {domain for _, domains in made.values() for domain in domains} == {""}
     assert "DequantizeLinear" in made["decoder"][0]
     assert manifest.precisions["decoder"] == "int4 symmetric, block 64, clip"
@@ -262,7 +265,7 @@ def test_plans_of_another_machine_are_not_gone_on_with(
     made.clear()
     again_begun, machine = True, {"gpu": "played", "multiprocessors": multiprocessors}
     manifest = build_bundle(checkpoint, tmp_path / "b", **options)
-    assert made == (["vision"] if again else []) + ["mask_extractor"]
+    assert made == (["vision"] if again else []) + ["mask_extractor", "crop"]
     assert manifest.engines["vision"].file == f"vision.{multiprocessors}.plan"
 
 

@@ -11,7 +11,7 @@ import pytest
 from checkpoint_linears import Linears
 from conftest import SampleImage, TinyModel
 
-from export.figures import STAGES, Limit, Limits, StageFigures, TokenFigures, VerificationError
+from export.figures import CROP_STAGE, STAGES, Limit, Limits, StageFigures, TokenFigures, VerificationError
 from export.graph_decoder import DecoderShape, build_decoder
 from export.linears import DecoderPrecision
 from export.samples import VerificationSample
@@ -104,28 +104,40 @@ def test_exact_engines_agree_at_every_stage(
         ("vision", "image_tokens", 1.0, "image_tokens"),
         ("mask_extractor", "mask_tokens", 1.0, "mask_tokens"),
         ("mask_extractor", "position_tokens", float("nan"), "position_tokens"),
+        ("crop", "crop_tokens", 1.0, "crop_tokens"),
         ("decoder", "logits", 400.0, "decoder_graph"),
         ("decoder", "new_value.1", 1.0, "decoder_graph"),
     ],
 )
 def test_a_wrong_engine_is_found_at_its_stage(
-    tiny_model: TinyModel,
-    checkpoint: Checkpoint,
+    crop_model: TinyModel,
     samples: list[VerificationSample],
     role: str,
     output: str,
     value: float,
     stage: str,
 ) -> None:
+    checkpoint = Checkpoint.open(crop_model.checkpoint)
     with pytest.raises(VerificationError, match=stage) as caught:
         verify_bundle(
-            tiny_model.bundle, checkpoint, checkpoint.read, samples[:1], load=_with_wrong(role, output, value)
+            crop_model.bundle, checkpoint, checkpoint.read, samples[:1], load=_with_wrong(role, output, value)
         )
     figures = caught.value.figures
     assert figures is not None
     assert not figures["verified"]
     first = figures["failures"][0]
     assert first.startswith(stage), "the first stage that is named is where it went wrong"
+
+
+def test_crops_are_a_stage_of_models_that_have_them(
+    crop_model: TinyModel, samples: list[VerificationSample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("osprey_ros.regions.crop_encoder.MOST_CROPS", 2)  # of the five regions in one run
+    checkpoint = Checkpoint.open(crop_model.checkpoint)
+    figures = verify_bundle(crop_model.bundle, checkpoint, checkpoint.read, samples, max_new_tokens=1)
+    assert tuple(figures["stages"]) == (*STAGES, CROP_STAGE)
+    assert 0 < figures["stages"][CROP_STAGE]["relative"] < 1e-5
+    assert figures["stages"][CROP_STAGE]["cosine"] > 0.99999
 
 
 class _OfTwoRegions:

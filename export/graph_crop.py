@@ -16,8 +16,7 @@ from export.graph_mask_extractor import COUNT_EPS, LEVELS, add_region_token
 from export.graph_vision import add_tower
 from osprey_torch.config import OspreyConfig
 from osprey_torch.onnx_graph import GraphBuilder, linear
-
-PREFIX = "mask_extractor.crop"
+from osprey_torch.weight_layout import CROP
 
 
 def build_crop(
@@ -36,7 +35,7 @@ def build_crop(
         graph.input(f"mask_{level}", ["N", *size])
 
     def layer(states: str, name: str) -> str:
-        name = f"{PREFIX}.{name}"
+        name = f"{CROP}{name}"
         return linear(graph, states, name, read(f"{name}.weight"), read(f"{name}.bias"), half)
 
     maps = add_tower(graph, replace(config, image_size=config.crop_size), read, pixels, half)

@@ -17,6 +17,7 @@ from osprey_ros.regions.crops import MOST_CROPS
 from osprey_ros.system.process_memory import available_memory
 from osprey_torch.checkpoint import Checkpoint
 from osprey_torch.config import OspreyConfig
+from osprey_torch.weight_layout import CROP
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,8 @@ class Sizes:
 
         vision = stored(precisions.vision, "model.vision_tower.", "model.mm_projector.")
         # The engine for crops has the tower again.
-        crop = stored(precisions.vision, "model.vision_tower.") if checkpoint.config.crop_size else 0
+        crops = any(name.startswith(CROP) for name in checkpoint.tensors)
+        crop = stored(precisions.vision, "model.vision_tower.") if crops else 0
         return cls(
             encoders=vision + crop + stored(precisions.mask_extractor, "mask_extractor."),
             vision=vision,

@@ -22,6 +22,7 @@ WEIGHT_FILES = (
     ("pytorch_model.bin.index.json", "pytorch_model.bin"),
 )
 VISION = "model.vision_tower."  # what comes before the names of the vision tower in a checkpoint
+CROP = "mask_extractor.crop."  # what comes before the names of the part for crops
 TOWER = f"{VISION}vision_tower."  # what comes before open_clip's own names
 
 # What the weights are called in open_clip's own repositories; looked for where a folder is given.

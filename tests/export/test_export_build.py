@@ -160,7 +160,13 @@ def test_a_large_model_has_its_weights_beside_small_graphs(
     precisions = Precisions(llm="fp32", lm_head="fp32")
     build_bundle(checkpoint, tmp_path / "large", precisions=precisions, samples=samples)
     found = Bundle.open(tmp_path / "large")
-    data = {"vision.onnx.data", "decoder.layer00.data", "decoder.layer01.data", "decoder.lm_head.data"}
+    data = {
+        "vision.onnx.data",
+        "crop.onnx.data",
+        "decoder.layer00.data",
+        "decoder.layer01.data",
+        "decoder.lm_head.data",
+    }
     assert set(found.manifest.files) == {*Bundle.open(exact).manifest.files, *data}
     assert found.manifest.verified
     whole, parts = (model_from_bundle(Bundle.open(path)).state_dict() for path in (exact, tmp_path / "large"))

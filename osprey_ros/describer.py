@@ -7,9 +7,9 @@ and the words of the question before the region.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,7 +24,6 @@ from osprey_ros.decoding.prompt import QUESTIONS, style_question
 from osprey_ros.decoding.session import Answer, DecodingSession
 from osprey_ros.engines.base import load_role
 from osprey_ros.errors import PromptError
-from osprey_ros.regions.regions import Regions
 from osprey_ros.results import Description, EncodedRegions, Result, Scores, StreamUpdate
 from osprey_ros.system.call import Call
 from osprey_ros.system.cancellation import CancellationToken
@@ -58,6 +57,7 @@ class Describer:
         spec: Sizes of its model.
         image_id: Identifies the image that was set last; 0 before the first.
         image_timing: Where the time of the last `set_image` went.
+        has_crops: Whether the bundle has an engine for crops of regions (see `GenerationConfig`).
 
     Raises BundleError, EngineError or ImageError if the bundle cannot be used in this way.
     """
@@ -74,6 +74,7 @@ class Describer:
         self._image = CurrentImage(self.bundle, threads, preprocessing)
         decoder = load_role(self.bundle, "decoder", threads, f"new_value.{self.spec.num_layers - 1}")
         self._session = DecodingSession(self.bundle, decoder, max_parallel)
+        self.has_crops = self._image.has_crops
         self._use = ExclusiveUse("describer")
         self.image_id = 0
         self.image_timing = Timing()
@@ -115,10 +116,23 @@ class Describer:
 
     @exclusive
     def encode(
-        self, regions: Regions | np.ndarray | Sequence[Any], *, cancel: CancellationToken | None = None
+        self,
+        regions: AnyRegions,
+        *,
+        crops: str | Collection[int] = "none",
+        cancel: CancellationToken | None = None,
     ) -> EncodedRegions:
-        """Compute the two tokens of each region once, for several calls. Its ``timing`` says where the time went."""
-        return self._image.encode(regions, _call(cancel))
+        """Compute the two tokens of each region once, for several calls. Its ``timing`` says where the time went.
+
+        Args:
+            regions: N regions, see above. Regions that were encoded without crops get crops.
+            crops: Regions that the model reads a second time, in a crop of their own, which takes about as long as an
+                image of that size: "none", "small" or "all" (see `GenerationConfig`), or the ids of the regions.
+            cancel: Ends the call: StoppedError is raised.
+
+        Raises InputError for crops if the bundle has no engine for them.
+        """
+        return self._image.encode(regions, _call(cancel), crops)
 
     @exclusive
     def image_statistics(self) -> np.ndarray:
@@ -174,8 +188,8 @@ class Describer:
         Args:
             regions: N regions, see above.
             questions: At least one, each about one region.
-            config: Longest answer, sampling, and the choice of a category from a tree of kinds. It does not cut an
-                answer from a list.
+            config: Longest answer, sampling, crops, and the choice of a category from a tree of kinds. It does not cut
+                an answer from a list.
             constraints: What the answers to each question must be, or None. Such answers are never sampled.
             cancel: Ends decoding. Answers so far are returned, with ``ended`` False. Before the first token of any
                 answer, StoppedError is raised.
@@ -184,7 +198,7 @@ class Describer:
         that the model cannot give, and InputError if there is not one constraint for each question.
         """
         call, checked = _call(cancel), self._session.check(questions, constraints)
-        tokens = self._image.tokens(regions, call)
+        tokens = self._image.tokens(regions, call, config.crops)
         answers, timing = self._session.answer(checked, tokens, config, call)
         return Result.split(checked.texts, answers, timing, tokens.reasons)
 
@@ -205,17 +219,20 @@ class Describer:
         """
         call, known = _call(cancel), self._image.checked(regions)
         checked = self._session.check([question], joint_regions=len(known))
-        tokens = self._image.tokens(known, call)
+        tokens = self._image.tokens(known, call, config.crops)
         (answer,), _ = self._session.answer(checked, tokens, config, call)
         return Description.of(answer, tokens.joint_reason)
 
     @exclusive
-    def check(self, constraints: Iterable[Constraint | None], questions: Iterable[str] = ()) -> None:
-        """Compile constraints, and check questions about one region. No image is needed.
+    def check(
+        self, constraints: Iterable[Constraint | None], questions: Iterable[str] = (), crops: str = "none"
+    ) -> None:
+        """Compile constraints, and check questions about one region and the choice of crops. No image is needed.
 
         Raises PromptError for an answer that the model cannot give, and for a question that cannot be asked or is
-        longer than the model can read.
+        longer than the model can read. Raises InputError for crops if the bundle has no engine for them.
         """
+        self._image.check_crops(crops)
         self._session.compile(list(constraints))
         for question in questions:
             self._session.builder.check_question(question)
@@ -238,7 +255,7 @@ class Describer:
         """
         call, known = _call(cancel), self._image.checked(regions)
         checked = self._session.check([question], joint_regions=len(known) if together else None)
-        tokens = self._image.tokens(known, call)
+        tokens = self._image.tokens(known, call, config.crops)
         reasons = {0: tokens.joint_reason} if together else tokens.reasons
         return self._updates(self._session.stream(checked, tokens, config, call), reasons)
 

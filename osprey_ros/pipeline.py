@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,9 @@ from osprey_ros._moved import old_names
 from osprey_ros.describer import Describer
 from osprey_ros.errors import StoppedError
 from osprey_ros.frame import Frame
+from osprey_ros.regions.crops import crop_rows
 from osprey_ros.regions.regions import Regions
+from osprey_ros.results import EncodedRegions
 from osprey_ros.scene.camera_motion import EncodedImage, small_gray, small_image
 from osprey_ros.scene.captions import captions_from, questions_for
 from osprey_ros.scene.change import Change
@@ -28,7 +31,10 @@ from osprey_ros.scene.settings import StepSettings
 from osprey_ros.scene.tracker import Assignment, Tracker
 from osprey_ros.scene.types import Caption, SceneObject, State
 from osprey_ros.system.cancellation import CancellationToken
+from osprey_ros.system.warn_once import warn_once
 from osprey_ros.timing import Timing
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class Pipeline:
@@ -85,7 +91,9 @@ class Pipeline:
         captions: dict[int, Caption] = {}
         limits = (settings.time_budget, settings.max_regions)
         try:
-            for batch in self._scheduler.batches(candidates, started, *limits, cancel):
+            for batch in self._scheduler.batches(
+                candidates, started, *limits, cancel, self._wanted(observed, settings)
+            ):
                 found, spent = self._describe(batch, observed, settings)
                 captions, timings = captions | found, timings + spent
         finally:  # captions are kept, and the scene stays bounded, if a later batch fails
@@ -93,6 +101,14 @@ class Pipeline:
             objects = scene.complete(observed.assigned_ids, captions, self._scheduler.skipped)
         reused = sum(obj.state is State.FRESH for obj in objects) - len(captions)
         return StepResult(objects, regions, observed.encoded, timings, "", len(captions), reused)
+
+    def crops(self, settings: StepSettings) -> str:
+        """Return the crops of the settings; "none", which is logged once, if the bundle has no engine for them."""
+        if settings.crops == "none" or self.describer.has_crops:
+            return settings.crops
+        name = self.describer.bundle.manifest.name
+        warn_once(_LOGGER, "crops", f"crops {settings.crops} is ignored: the bundle {name} has no engine for crops")
+        return "none"
 
     def look_at(self, frame: ObservedFrame, cancel: CancellationToken | None = None) -> None:
         """Set the image of the describer to that of a frame, unless it is set. Raises StoppedError when canceled."""
@@ -150,6 +166,24 @@ class Pipeline:
         self._current = ObservedFrame(frame.stamp, frame.frame_id, regions, encoded, rgb, update.track_ids, scene)
         return self._current, update.candidates, (*timings, encoded.timing)
 
+    def _wanted(self, observed: ObservedFrame, settings: StepSettings) -> frozenset[int]:
+        """Return the track ids of the objects for which the settings want a crop."""
+        rows = crop_rows(observed.regions, self.crops(settings), self.describer.spec)
+        return frozenset(int(track_id) for track_id in observed.assigned_ids[rows])
+
+    def _cropped(
+        self, batch: Batch, encoded: EncodedRegions, region_ids: Sequence[int]
+    ) -> tuple[EncodedRegions, tuple[Timing, ...]]:
+        """Return regions with the crops of those with these ids; without crops if the time is over before."""
+        began = self._scheduler.clock()
+        try:
+            cropped = self.describer.encode(encoded, crops=region_ids, cancel=batch.cancel)
+        except StoppedError:
+            return encoded, ()
+        finally:
+            batch.crop_cost = self._scheduler.clock() - began
+        return cropped, (cropped.timing,)
+
     def _describe(
         self, batch: Batch, observed: ObservedFrame, settings: StepSettings
     ) -> tuple[dict[int, Caption], tuple[Timing, ...]]:
@@ -158,16 +192,20 @@ class Pipeline:
         rows = np.flatnonzero(np.isin(ids, batch.track_ids))
         questions, constraints = questions_for(settings)
         some = encoded.select(encoded.regions.ids[rows])
+        timings: tuple[Timing, ...] = ()
+        if batch.crops:
+            # The scene keeps tokens without crops: they are comparable from frame to frame.
+            some, timings = self._cropped(batch, some, some.regions.ids[np.isin(ids[rows], list(batch.crops))].tolist())
         config = settings.generation(settings.max_new_tokens)
         try:
             results = self.describer.answer(some, questions, config, constraints, cancel=batch.cancel)
         except StoppedError:
-            return {}, ()
+            return {}, timings
         captions = captions_from(results, settings, observed.stamp)
         complete = [number for number in range(len(rows)) if all(result[number].ended for result in results)]
         described = {int(ids[rows[number]]): captions[number] for number in complete}
         batch.described, batch.fixed_cost = frozenset(described), results[0].timing.prefix
-        return described, (results[0].timing,)
+        return described, (*timings, results[0].timing)
 
     def _set_image(
         self, rgb: np.ndarray, small: np.ndarray, image_id: int | None = None, cancel: CancellationToken | None = None

@@ -23,11 +23,13 @@ class EncodedRegions:
 
     Attributes:
         regions: The regions, N of them.
-        mask_tokens: float32 [N, hidden size], the appearance of each region.
+        mask_tokens: float32 [N, hidden size], the appearance of each region in the whole image.
         position_tokens: float32 [N, hidden size], its place in the image.
         image_id: `Describer.image_id` of their image. They are valid while an image with this id is set.
         timing: Where the time of the encoding went.
         reasons: Why nothing can be said about a region, by its id; for regions that can be described there is none.
+        crop_tokens: float32 [N, hidden size], what their own crops add to the mask tokens when the model reads them;
+            zeros for regions without a crop. None if no crop was asked for.
     """
 
     regions: Regions
@@ -36,6 +38,7 @@ class EncodedRegions:
     image_id: int = 0
     timing: Timing = field(default_factory=Timing)
     reasons: Mapping[int, str] = field(default_factory=dict)
+    crop_tokens: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.regions)
@@ -46,7 +49,11 @@ class EncodedRegions:
         row_of = {int(region): row for row, region in enumerate(self.regions.ids)}
         rows = np.array([row_of[int(region)] for region in kept.ids], dtype=np.intp)
         return replace(
-            self, regions=kept, mask_tokens=self.mask_tokens[rows], position_tokens=self.position_tokens[rows]
+            self,
+            regions=kept,
+            mask_tokens=self.mask_tokens[rows],
+            position_tokens=self.position_tokens[rows],
+            crop_tokens=None if self.crop_tokens is None else self.crop_tokens[rows],
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-STAGES = ("preprocess", "vision", "regions", "prefix", "branches")
+STAGES = ("preprocess", "vision", "regions", "crops", "prefix", "branches")
 
 
 @dataclass(frozen=True)
@@ -15,9 +15,10 @@ class Timing:
         preprocess: Seconds in which an image was resized and normalized.
         vision: Seconds in which an image was encoded, or waited for: a GPU encodes it after `Describer.set_image`.
         regions: Seconds for masks at four scales, position grids and the mask-extractor engine.
+        crops: Seconds for cutting the crops of regions and for the crop engine.
         prefix: Seconds for the shared prefix; nearly 0 if keys and values of an earlier call could be used.
         branches: Seconds for all decode steps, and for making text of tokens.
-        total: Seconds of the whole call, the sum of the five stages.
+        total: Seconds of the whole call, the sum of the six stages.
         engine: Seconds of the total that were spent in engines.
         step_seconds: Seconds of each run of the decoder over the branches; the first one reads the questions.
         steps: Number of these runs.
@@ -29,6 +30,7 @@ class Timing:
     preprocess: float = 0.0
     vision: float = 0.0
     regions: float = 0.0
+    crops: float = 0.0
     prefix: float = 0.0
     branches: float = 0.0
     total: float = 0.0

@@ -10,6 +10,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from osprey_ros.decoding.config import CROPS
 from osprey_ros.decoding.prompt import QUESTIONS
 
 
@@ -172,6 +173,17 @@ def add_back_off_option(command: Any) -> None:
         action="store_false",
         help="name the category in the model's own word, also if the bundle has a tree of kinds (default: the most "
         "specific kind that is probable enough)",
+    )
+
+
+def add_crops_option(command: Any) -> None:
+    """Add --crops."""
+    command.add_argument(
+        "--crops",
+        default=CROPS[0],
+        choices=CROPS,
+        help="regions that the model reads a second time, in a crop of their own, for better answers; small: regions "
+        "that are much larger in it; for bundles with an engine for crops (default: %(default)s)",
     )
 
 

@@ -9,6 +9,7 @@ from osprey_ros.cli._options import (
     above_zero,
     add_attributes_option,
     add_back_off_option,
+    add_crops_option,
     add_engine_options,
     add_image_options,
     add_json_option,
@@ -58,6 +59,7 @@ def add_command(commands: Any) -> None:
     add_max_new_tokens_option(image)
     add_attributes_option(image)
     add_region_options(image)
+    add_crops_option(image)
     add_engine_options(image)
     add_verbose_option(command)
     command.set_defaults(run=run)
@@ -100,6 +102,7 @@ def _ask_image(arguments: argparse.Namespace) -> dict[str, Any]:
     describer = Describer(bundle, threads=arguments.threads, preprocessing=arguments.preprocessing)
     pipeline, finder = Pipeline(describer), Finder(describer)
     warn_if_unverified(bundle.manifest)
+    describer.check((), crops=arguments.crops)
     finder.check(arguments.question)  # before the regions are described
     settings = StepSettings(
         style=arguments.style,
@@ -108,6 +111,7 @@ def _ask_image(arguments: argparse.Namespace) -> dict[str, Any]:
         min_area=arguments.min_area,
         max_regions=arguments.max_regions or min(len(masks.regions), MAX_REGIONS),
         max_new_tokens=arguments.max_new_tokens or 0,
+        crops=arguments.crops,
         remember=False,  # so that track ids, which reasons name, are the ids of the masks
     )
     result = pipeline.step(frame, settings)

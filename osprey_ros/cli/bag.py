@@ -13,6 +13,7 @@ from osprey_ros.cli._options import (
     above_zero,
     add_attributes_option,
     add_back_off_option,
+    add_crops_option,
     add_engine_options,
     add_json_option,
     add_max_new_tokens_option,
@@ -88,6 +89,7 @@ def add_command(commands: Any) -> None:
     add_attributes_option(command)
     add_min_confidence_option(command)
     add_region_options(command, min_area=50, max_regions=32)
+    add_crops_option(command)
     add_engine_options(command)
     add_json_option(command)
     add_verbose_option(command)
@@ -145,6 +147,7 @@ def run(arguments: argparse.Namespace) -> int:
         masks_anyway=arguments.masks_anyway,
         max_regions=arguments.max_regions,
         max_new_tokens=arguments.max_new_tokens or 0,
+        crops=arguments.crops,
         min_confidence=arguments.min_confidence,
         remember=not arguments.no_memory,
     )
@@ -153,7 +156,9 @@ def run(arguments: argparse.Namespace) -> int:
     with Recording(arguments.recording, types) as recording:
         annotator = Annotator(recording, *topics, types, step, arguments.node, arguments.overlay)
         describer = Describer(bundle, threads=arguments.threads, preprocessing=arguments.preprocessing)
-        describer.check([one.constraint for one in step.attributes], [one.question for one in step.attributes])
+        describer.check(
+            [one.constraint for one in step.attributes], [one.question for one in step.attributes], arguments.crops
+        )
         warn_if_unverified(bundle.manifest)
         with progress_bar("reading stamps", " messages", recording.message_count) as bar:
             plan = plan_frames(recording, *topics, arguments.slop, arguments.every, arguments.rate, progress=bar.update)

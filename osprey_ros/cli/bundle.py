@@ -278,6 +278,8 @@ def describe_bundle(bundle: Bundle) -> list[str]:
         f"  language model  {model.num_layers} layers of {model.hidden_size}, {model.num_heads} heads of "
         f"{model.head_dim}, {model.vocab_size} words, {model.max_positions} positions",
     ]
+    if "crop" in manifest.engines:
+        lines.append(f"  crops           {model.crop_size} x {model.crop_size} pixels, of single regions")
     kinds = bundle.kinds()
     if kinds is not None:
         lines.append(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from osprey_ros.cli._options import (
     add_attributes_option,
     add_back_off_option,
+    add_crops_option,
     add_engine_options,
     add_image_options,
     add_json_option,
@@ -58,6 +59,7 @@ def add_command(commands: Any) -> None:
     add_attributes_option(command)
     add_min_confidence_option(command)
     add_region_options(command)
+    add_crops_option(command)
     add_engine_options(command)
     add_json_option(command)
     command.add_argument(
@@ -93,12 +95,13 @@ def run(arguments: argparse.Namespace) -> int:
     regions = _selected(masks.regions, arguments.min_area, arguments.max_regions)
     bundle = Bundle.open(arguments.bundle).on_device(arguments.device)
     describer = Describer(bundle, threads=arguments.threads, preprocessing=arguments.preprocessing)
+    describer.check((), crops=arguments.crops)
     describer.set_image(rgb)
     questions = [QUESTIONS[arguments.style] if arguments.ask is None else arguments.ask]
     results = describer.answer(
         regions,
         [*questions, *(attribute.question for attribute in attributes)],
-        GenerationConfig(max_new_tokens=arguments.max_new_tokens, back_off=arguments.back_off),
+        GenerationConfig(max_new_tokens=arguments.max_new_tokens, back_off=arguments.back_off, crops=arguments.crops),
         [None, *(attribute.constraint for attribute in attributes)],
     )
     timing = describer.image_timing + results[0].timing

@@ -8,6 +8,8 @@ import numpy as np
 
 from osprey_ros.errors import InputError
 
+CROPS = ("none", "small", "all")  # which regions are read a second time, in a crop of their own
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -48,6 +50,8 @@ class GenerationConfig:
         back_off: Whether the category is the most specific name that is probable enough, if the bundle has a tree of
             kinds: "mug", else "cup", else "container", else "object". Such an answer is never sampled.
         kind_threshold: Least calibrated probability of such a name, 0 to 1. None: that of the tree.
+        crops: Which regions the model reads a second time, in a crop of their own: "none", "small" (regions that are
+            much larger in their crop than in the whole image) or "all". Regions that were encoded with crops keep them.
 
     Raises InputError for values out of range.
     """
@@ -56,6 +60,7 @@ class GenerationConfig:
     sampling: Sampling | None = None
     back_off: bool = True
     kind_threshold: float | None = None
+    crops: str = "none"
 
     def __post_init__(self) -> None:
         if self.max_new_tokens is not None and (
@@ -66,3 +71,5 @@ class GenerationConfig:
             raise InputError(f"sampling is {self.sampling!r}: it must be a Sampling or None")
         if self.kind_threshold is not None and not 0 <= self.kind_threshold <= 1:
             raise InputError(f"kind_threshold is {self.kind_threshold}: it must be from 0 to 1")
+        if self.crops not in CROPS:
+            raise InputError(f"crops is {self.crops!r}: choose one of {', '.join(CROPS)}")

@@ -8,17 +8,22 @@ color.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from osprey_ros.bundle.spec import ModelSpec
+from osprey_ros.decoding.config import CROPS
+from osprey_ros.errors import InputError
 from osprey_ros.regions.regions import Regions
 from osprey_ros.vision.preprocess import normalized_values
 
 MOST_CROPS = 16  # in one run of the engine: more are not faster for each, and need memory
+# A region is small if it is this many times larger in its crop than in the image that the vision engine reads. With a
+# crop of 224 pixels that is a box of less than 96 pixels there. Larger regions gain little.
+SMALL_GAIN = 1.8
 LEAST_SIDE = 32  # pixels of the image; a smaller window would be enlarged seven times or more, which adds no detail
 
 
@@ -76,6 +81,25 @@ def cut_mask(regions: Regions, row: int, window: Window, size: int) -> np.ndarra
     mask = np.zeros((size, size), np.bool_)
     mask[np.ix_(in_rows, in_columns)] = regions.crop(row)[np.ix_(rows[in_rows], columns[in_columns])]
     return mask
+
+
+def crop_rows(regions: Regions, crops: str | Collection[int], spec: ModelSpec) -> np.ndarray:
+    """Return the row numbers, intp [n], of the regions that get a crop.
+
+    crops: "none", "small" or "all" as in `GenerationConfig`, or the ids of these regions. Raises InputError for another
+    text.
+    """
+    if not isinstance(crops, str):
+        return np.flatnonzero(np.isin(regions.ids, [int(region) for region in crops]))
+    if crops not in CROPS:
+        raise InputError(f"crops is {crops!r}: choose one of {', '.join(CROPS)}")
+    if crops == "none":
+        return np.zeros(0, np.intp)
+    if crops == "all":
+        return np.arange(len(regions))
+    height, width = regions.shape
+    sides = regions.boxes[:, 2:] * np.array([spec.image_size / width, spec.image_size / height])
+    return np.flatnonzero(sides.max(axis=1) < spec.crop_size / (SMALL_GAIN * spec.crop_margin))
 
 
 class Cropper:

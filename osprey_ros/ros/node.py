@@ -43,7 +43,7 @@ from osprey_ros.ros.transitions import logged
 from osprey_ros.ros.worker import LatestWorker
 from osprey_ros.system.cancellation import CancellationToken
 from osprey_ros.system.process_memory import MIB, available_memory, process_memory, release_memory
-from osprey_ros.timing import Timing
+from osprey_ros.timing import STAGES, Timing
 
 # Names that can be remapped.
 TOPICS = (
@@ -53,7 +53,6 @@ TOPICS = (
 _UNCONFIGURED = "the node is unconfigured; configure and activate it, or start it with autostart:=true"
 _INACTIVE = "the node is inactive; activate it"
 _FINALIZED = "the node was shut down; restart its process"
-_STAGES = ("preprocess", "vision", "regions", "prefix", "branches")  # fields of Timing
 
 
 class OspreyNode(ParameterNode):
@@ -316,7 +315,7 @@ def _stages(timing: Timing | None, conversion: float, step: float, publishing: f
     frame = conversion + step + publishing
     return {
         "conversion": conversion,
-        **{name: getattr(timing, name) for name in _STAGES},
+        **{name: getattr(timing, name) for name in STAGES},
         "scene": step - timing.total,
         "publishing": publishing,
         "engines": timing.engine,

@@ -6,7 +6,7 @@ Objects are described in batches, all of a batch in one decode. Their duration i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -59,21 +59,30 @@ class Batch:
         cancel: Ends the decoding of the batch, if it can end early.
         described: The objects whose captions are complete.
         fixed_cost: Seconds that the first batch of a frame spends whatever its size.
+        crops: The objects among them that get a crop of their own.
+        crop_cost: Seconds that were spent on these crops.
     """
 
     track_ids: tuple[int, ...]
     cancel: CancellationToken | None
     described: frozenset[int] = frozenset()
     fixed_cost: float = 0.0
+    crops: frozenset[int] = frozenset()
+    crop_cost: float = 0.0
 
 
 class CostModel:
-    """Durations of batches, learned from the latest: a fixed cost for each frame, and a line over the objects."""
+    """Durations of batches, learned from the latest: a fixed cost for each frame, and a line over the objects.
+
+    The durations of crops are learned apart from them: seconds for each crop.
+    """
 
     def __init__(self) -> None:
         self._batches: deque[tuple[int, float]] = deque(maxlen=_KEPT)
         self._fixed_costs: deque[float] = deque(maxlen=_KEPT)
         self._warm = False
+        self._crops: deque[float] = deque(maxlen=_KEPT)  # seconds for each crop
+        self._crops_warm = False
         self._line = (0.0, 0.0)  # seconds of any batch, and of each object in it, at the quantile
 
     @property
@@ -92,6 +101,21 @@ class CostModel:
         if fixed_cost > 0:
             self._fixed_costs.append(fixed_cost)
         self._fit()
+
+    def record_crops(self, crops: int, seconds: float) -> None:
+        """Add the duration of the crops of a batch."""
+        if self._crops and not self._crops_warm:
+            self._crops.clear()  # the very first crops are slow, too: their engine is loaded
+            self._crops_warm = True
+        self._crops.append(seconds / crops)
+
+    def fitting_crops(self, seconds: float) -> int:
+        """Return the number of crops that can be made in this time; one while their duration is unknown."""
+        if seconds <= 0:
+            return 0
+        if not self._crops:
+            return 1
+        return int(seconds / max(float(np.quantile(self._crops, COST_QUANTILE)), 1e-9))
 
     def seconds(self, objects: int, first: bool = True) -> float:
         """Return the expected duration of a batch, at COST_QUANTILE. ``first``: the first one of its frame."""
@@ -145,6 +169,7 @@ class Scheduler:
         self._frames_without_caption = 0  # in a row, although objects needed one
         self._idle_frames = 0  # in a row, in which no batch seemed to fit
         self._interrupted = 0  # batches in a row
+        self._without_crops = 0  # batches in a row, in which no crop seemed to fit
 
     def batches(
         self,
@@ -153,13 +178,14 @@ class Scheduler:
         budget: float = 0.0,
         max_objects: int = 32,
         cancel: CancellationToken | None = None,
+        crops: Collection[int] = (),
     ) -> Iterator[Batch]:
         """Yield the batches of one frame; the time until the next one is requested is the duration of a batch.
 
         Without a budget all objects are in one batch. With a budget each batch is as large as the remaining time allows
         by the durations of earlier ones, and decoding stops at the end of the budget. If no caption was completed for
         many frames, one object is described nevertheless: a budget that is too small is exceeded rarely, and captions
-        come.
+        come. With a budget, crops are made in the time that decoding leaves.
 
         Args:
             candidates: The objects that need a caption.
@@ -167,6 +193,7 @@ class Scheduler:
             budget: Seconds from then on; 0 for no limit.
             max_objects: Upper bound on the described objects.
             cancel: Ends the frame; what is then not described has the reason "stopped".
+            crops: The objects for which a crop is wanted.
         """
         queue = [c.track_id for c in sorted(candidates, key=lambda c: (-c.priority, c.track_id))]
         beyond = f"{max_objects} objects with a higher priority in this frame (max_regions {max_objects})"
@@ -185,10 +212,12 @@ class Scheduler:
             self._idle_frames = 0
             began = self.clock()
             batch = Batch(tuple(queue[:count]), cancel if forced else budgeted)
+            if not forced:
+                batch.crops = self._crops(batch.track_ids, crops, end - began, first)
             yield batch
             interrupted = [track_id for track_id in batch.track_ids if track_id not in batch.described]
             if not _canceled(cancel):
-                self._record(batch, self.clock() - began - batch.fixed_cost, forced)
+                self._record(batch, self.clock() - began - batch.fixed_cost - batch.crop_cost, forced)
             queue, first = queue[count:], False
         left = [*interrupted, *queue]
         late = f"no time left in this frame (time_budget {budget:g} s)"
@@ -205,6 +234,21 @@ class Scheduler:
             seconds = max(_INTERRUPTED * seconds, batch.fixed_cost, self.costs.seconds(count, first=False))
             self._interrupted += 1
         self.costs.record(count, batch.fixed_cost, seconds)
+        if batch.crops and batch.crop_cost > 0:
+            self.costs.record_crops(len(batch.crops), batch.crop_cost)
+
+    def _crops(self, track_ids: Sequence[int], wanted: Collection[int], seconds: float, first: bool) -> frozenset[int]:
+        """Return the objects of a batch that get a crop: by priority, as many as the time allows besides decoding."""
+        queue = [track_id for track_id in track_ids if track_id in wanted]
+        if not queue or seconds == float("inf"):
+            return frozenset(queue)
+        if not self.costs.known:
+            return frozenset()
+        left = seconds - self.costs.seconds(len(track_ids), first)
+        discounted = left / PROBE_DISCOUNT**self._without_crops
+        count = self.costs.fitting_crops(left) or min(1, self.costs.fitting_crops(discounted))
+        self._without_crops = 0 if count else self._without_crops + 1
+        return frozenset(queue[:count])
 
     def _batch_size(self, seconds: float, first: bool) -> int:
         """Return how many objects to describe in the remaining time."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from osprey_ros.decoding.config import GenerationConfig
+from osprey_ros.decoding.config import CROPS, GenerationConfig
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.scene.attributes import AttributeSpec
 from osprey_ros.system.settings import Effect, ParameterGroup, parameter
@@ -96,6 +96,14 @@ class StepSettings(ParameterGroup):
         unit="tokens",
         limits=(0, 1024),
     )
+    crops: str = parameter(
+        "none",
+        "Objects that the model reads a second time, in a crop of their own, for better answers: none, small "
+        "(objects that are much larger in their crop than in the whole image) or all. With a time_budget, as many as "
+        "fit beside the captions. A bundle without an engine for crops ignores it.",
+        Effect.FRAME,
+        choices=CROPS,
+    )
     min_confidence: float = parameter(
         0.0, 'Answers with a lower confidence are replaced by "unknown".', Effect.FRAME, limits=(0.0, 1.0)
     )
@@ -108,14 +116,16 @@ class StepSettings(ParameterGroup):
         limits=(0.0, 3600.0),
     )
 
-    def generation(self, max_new_tokens: int = 0) -> GenerationConfig:
+    def generation(self, max_new_tokens: int = 0, crops: str = "none") -> GenerationConfig:
         """Return how answers are generated.
 
         Args:
             max_new_tokens: Longest answer in tokens; 0: a length that suits the question.
+            crops: As in `GenerationConfig`.
         """
         return GenerationConfig(
             max_new_tokens=max_new_tokens or None,
             back_off=self.back_off,
             kind_threshold=self.kind_threshold or None,
+            crops=crops,
         )

@@ -204,3 +204,48 @@ def test_costs_are_learned_from_waves(sizes: tuple[int, ...]) -> None:
     assert costs.fitting(costs.seconds(sizes[0]) + 1e-9) == sizes[0]
     assert costs.fitting(0.01) == 0
     assert costs.seconds(100) > costs.seconds(50) > costs.seconds(10)
+
+
+def _crops_of_a_frame(scheduler: Scheduler, machine: Machine, budget: float, objects: int, each: float) -> list[int]:
+    """Describe a frame in which crops of all objects are wanted; return the objects that got one."""
+    got: list[int] = []
+    for batch in scheduler.batches(_new(objects), machine.look(0.01), budget, crops=range(objects)):
+        batch.crop_cost = each * len(batch.crops)
+        machine.now += batch.crop_cost
+        machine.describe(batch)
+        got += sorted(batch.crops)
+    return got
+
+
+def test_without_a_budget_all_wanted_crops_are_made() -> None:
+    machine = Machine()
+    scheduler = Scheduler(machine.clock)
+    assert _crops_of_a_frame(scheduler, machine, 0.0, 7, 0.02) == list(range(7))
+    assert _crops_of_a_frame(scheduler, machine, 0.0, 7, 0.02) == list(range(7))
+
+
+def test_crops_take_the_time_that_decoding_leaves() -> None:
+    machine = Machine()
+    scheduler = Scheduler(machine.clock)
+    counts, over = [], 0
+    for _ in range(40):
+        started = machine.now
+        counts.append(len(_crops_of_a_frame(scheduler, machine, 0.25, 8, 0.02)))
+        over += machine.now - started > 0.25 + 1e-9
+        assert not scheduler.skipped
+    # 0.25 s less 0.01 of encoding, 0.04 + 8 * 0.005 of decoding leaves time for 8 crops; estimates are careful.
+    assert counts[0] <= 1  # little is known
+    assert min(counts[5:]) >= 5
+    assert over == 0
+    # Captions come first: where their time is over, so are the crops.
+    assert len(_crops_of_a_frame(scheduler, machine, 0.1, 8, 0.02)) <= 1
+
+
+def test_crops_that_were_slow_once_are_tried_again() -> None:
+    machine = Machine()
+    scheduler = Scheduler(machine.clock)
+    _crops_of_a_frame(scheduler, machine, 0.5, 4, 0.02)  # the decode is learned
+    _crops_of_a_frame(scheduler, machine, 0.5, 4, 0.4)  # the engine for crops is loaded
+    found = [len(_crops_of_a_frame(scheduler, machine, 0.5, 4, 0.02)) for _ in range(30)]
+    assert found[-1] == 4
+    assert scheduler.costs.seconds(4) < 0.12  # the time of crops is not that of captions

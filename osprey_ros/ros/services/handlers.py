@@ -104,7 +104,8 @@ class Requests:
 
         ``on_text`` receives the header and the text so far, after each token.
         """
-        style = request.style or self._settings().style
+        settings = self._settings()
+        style = request.style or settings.style
         if request.question and request.style:
             raise InputError("the request has both a question and a style; set one of them")
         if style not in QUESTIONS:
@@ -122,7 +123,7 @@ class Requests:
         words = self._pipeline.describer.stream(
             target.regions,
             request.question or QUESTIONS[style],
-            self._settings().generation(int(request.max_new_tokens)),
+            settings.generation(int(request.max_new_tokens), self._pipeline.crops(settings)),
             together=True,
             cancel=cancel,
         )

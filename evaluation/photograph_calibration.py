@@ -13,6 +13,7 @@ from evaluation.kind_names import ROOT, KindNames
 from evaluation.photograph_answers import crop_setting
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.bundle.calibration import CATEGORY, DESCRIPTION, KIND, Calibration
+from osprey_ros.bundle.unlike_training import UnlikeTraining
 from osprey_ros.decoding.config import GenerationConfig
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.describer import Describer
@@ -65,11 +66,15 @@ class Threshold:
 
 
 class Unfitted(Bundle):
-    """A bundle without its calibration, so that a fit does not depend on an earlier one."""
+    """A bundle without what lowers or raises confidences, so that a fit does not depend on an earlier one."""
 
     def calibration(self) -> Calibration:
         """Return a calibration that changes nothing."""
         return Calibration()
+
+    def unlike_training(self) -> UnlikeTraining | None:
+        """Return None: the raw confidences of all answers count."""
+        return None
 
 
 def answers_of_photographs(

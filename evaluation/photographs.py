@@ -3,6 +3,7 @@
 Each folder of `--data` with `annotations.json` in COCO's layout and `images/` is a pack. Each object is asked what it
 is, without back-off and with it. An answer without back-off is right if it is the true kind, a synonym of it, or the
 name of its near-synonym group; with back-off, also if it is a true more general word. "unknown" counts like "object".
+The general level is that of "container, tool, food, clothing, animal ...", as the tree of kinds lists it.
 Intervals are 95 % bootstrap intervals over images.
 
 Objects of kinds that are held out of training are left out of these figures. They, and the cut-outs of `--stamps`, show
@@ -22,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from evaluation.figures import RESAMPLES, Bootstrap, Figure, calibration_error
-from evaluation.kind_names import ROOT, KindNames, near_synonyms
+from evaluation.kind_names import GENERAL, ROOT, KindNames, near_synonyms
 from evaluation.options import add_crops_option, add_data_option, add_kinds_option, add_packs_option
 from evaluation.photograph_answers import Asker, Judged, images_of, judge_images
 from evaluation.rooms import room_objects
@@ -51,6 +52,7 @@ SIZES = {"< 1 %": (0.0, 0.01), "1-3 %": (0.01, 0.03), "3-10 %": (0.03, 0.1), "> 
 _COLUMNS = {
     "kind_right": "kind right",
     "right_or_general": "right or true general",
+    "general": "general level",
     "above_general": "above general",
     "object": "object",
 }
@@ -86,6 +88,7 @@ def summary(judged: Sequence[Judged], bootstrap: Bootstrap, among: np.ndarray) -
     return {
         "kind_right": bootstrap.mean(right, among),
         "right_or_general": bootstrap.mean(general, among),
+        "general": bootstrap.mean(np.array([one.level == GENERAL for one in judged]), among),
         "above_general": bootstrap.mean(np.array([one.above_general for one in judged]), among),
         "object": bootstrap.mean(np.array([one.level == ROOT for one in judged]), among),
         "confident_right": bootstrap.mean(right, among & (plain >= CONFIDENT)),

@@ -23,14 +23,14 @@ from tqdm import tqdm
 
 from evaluation.curves import Answers, expected_calibration_error, fit, reliability
 from evaluation.kind_names import KindNames, near_synonyms
-from evaluation.options import add_crops_option, add_kinds_option, add_min_area_option, add_packs_option
+from evaluation.options import add_kinds_option, add_min_area_option, add_packs_option
 from evaluation.photograph_answers import images_of
 from evaluation.photograph_calibration import PhotographAnswers, answers_of_photographs, best_threshold
 from evaluation.photographs import read_packs
 from osprey_ros.bundle.bundle import Bundle, write_calibration, write_kinds
 from osprey_ros.bundle.calibration import ATTRIBUTE, CATEGORY, DESCRIPTION, Calibration
 from osprey_ros.cli._edge import command
-from osprey_ros.cli._options import Parser, add_bundle_option, add_count_option, add_figures_option
+from osprey_ros.cli._options import Parser, add_bundle_option, add_count_option, add_crops_option, add_figures_option
 from osprey_ros.cli._output import write_figures
 from osprey_ros.decoding.config import GenerationConfig
 from osprey_ros.decoding.prompt import QUESTIONS

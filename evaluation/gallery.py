@@ -18,11 +18,11 @@ import numpy as np
 from tqdm import tqdm
 
 from evaluation.kind_names import KindNames, near_synonyms
-from evaluation.options import add_crops_option, add_data_option, add_kinds_option
+from evaluation.options import add_data_option, add_kinds_option
 from evaluation.photograph_answers import Asker, Judged, images_of, judge_images
 from evaluation.photographs import read_packs
 from osprey_ros.cli._edge import command
-from osprey_ros.cli._options import Parser, add_bundle_option, add_count_option, add_threads_option
+from osprey_ros.cli._options import Parser, add_bundle_option, add_count_option, add_crops_option, add_threads_option
 from osprey_ros.describer import Describer
 from osprey_ros.errors import InputError
 from osprey_ros.file_errors import os_reason

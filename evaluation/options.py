@@ -8,8 +8,6 @@ from typing import Any
 from osprey_sim.render import MIN_AREA
 from training.home.kinds import KINDS
 
-CROPS = ("none", "small", "all")
-
 
 def add_split_option(parser: Any) -> None:
     """Add --split."""
@@ -27,12 +25,6 @@ def add_min_area_option(parser: Any) -> None:
 def add_data_option(parser: Any) -> None:
     """Add --data."""
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of the packs of photographs")
-
-
-def add_crops_option(parser: Any) -> None:
-    """Add --crops."""
-    text = "regions with a crop of their own (default: %(default)s)"
-    parser.add_argument("--crops", choices=CROPS, default="none", help=text)
 
 
 def add_kinds_option(parser: Any) -> None:

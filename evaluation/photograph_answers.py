@@ -114,26 +114,24 @@ class Asker:
     Args:
         describer: The bundle.
         crops: Regions that get a crop of their own: "none", "small" or "all".
+
+    Raises InputError for crops that the bundle has no engine for.
     """
 
     def __init__(self, describer: Describer, crops: str = "none") -> None:
-        self._describer = describer
-        self._plain = GenerationConfig(back_off=False, **crop_setting(crops))
+        describer.check([], crops=crops)
+        self._describer, self._crops = describer, crops
         # Without a tree both answers would be the same.
-        self._backed_off = GenerationConfig(**crop_setting(crops)) if describer.bundle.kinds() is not None else None
+        self._backs_off = describer.bundle.kinds() is not None
 
     def ask(self, rgb: np.ndarray, masks: Sequence[np.ndarray]) -> list[tuple[Description, Description]]:
         """Return for each mask, bool [H, W], the plain answer and the one with back-off."""
         regions = regions_from_masks(list(masks))
         self._describer.set_image(rgb)
-        plain = self._describer.ask(regions, QUESTION, self._plain)
-        backed_off = plain if self._backed_off is None else self._describer.ask(regions, QUESTION, self._backed_off)
+        encoded = self._describer.encode(regions, crops=self._crops)
+        plain = self._describer.ask(encoded, QUESTION, GenerationConfig(back_off=False))
+        backed_off = self._describer.ask(encoded, QUESTION) if self._backs_off else plain
         return list(zip(plain, backed_off, strict=True))
-
-
-def crop_setting(crops: str) -> dict[str, Any]:
-    """Return the arguments of `GenerationConfig` for a setting of crops."""
-    return {"crops": crops} if hasattr(GenerationConfig, "crops") else {}
 
 
 def images_of(objects: Iterable[PackObject]) -> Iterator[list[PackObject]]:

@@ -10,7 +10,6 @@ import numpy as np
 
 from evaluation.curves import Answers
 from evaluation.kind_names import ROOT, KindNames
-from evaluation.photograph_answers import crop_setting
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.bundle.calibration import CATEGORY, DESCRIPTION, KIND, Calibration
 from osprey_ros.bundle.unlike_training import UnlikeTraining
@@ -99,11 +98,12 @@ def answers_of_photographs(
         threads: CPU threads.
 
     Raises:
-        InputError: There is no object.
+        InputError: There is no object, or the bundle has no engine for crops.
     """
     describer = Describer(Unfitted(bundle.root, bundle.manifest), threads)
-    plain = GenerationConfig(back_off=False, **crop_setting(crops))
-    backing = GenerationConfig(kind_threshold=_LEAST, **crop_setting(crops))
+    describer.check([], crops=crops)
+    plain = GenerationConfig(back_off=False)
+    backing = GenerationConfig(kind_threshold=_LEAST)
     questions = [QUESTIONS["category"], QUESTIONS["short"]]
     found: dict[str, list[tuple[float, bool]]] = {CATEGORY: [], DESCRIPTION: []}
     chains: list[tuple[Node, ...]] = []
@@ -111,8 +111,9 @@ def answers_of_photographs(
         try:
             describer.set_image(load_image(objects[0].image))
             regions = regions_from_masks([obj.decode() for obj in objects])
-            categories, descriptions = describer.answer(regions, questions, plain)
-            named = describer.ask(regions, QUESTIONS["category"], backing) if bundle.kinds() is not None else ()
+            encoded = describer.encode(regions, crops=crops)
+            categories, descriptions = describer.answer(encoded, questions, plain)
+            named = describer.ask(encoded, QUESTIONS["category"], backing) if bundle.kinds() is not None else ()
         except OspreyError as error:
             skipped.add(f"{objects[0].pack}, {objects[0].file_name}", str(error))
             continue

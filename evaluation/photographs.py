@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from evaluation.figures import RESAMPLES, Bootstrap, Figure, calibration_error
 from evaluation.kind_names import GENERAL, ROOT, KindNames, near_synonyms
-from evaluation.options import add_crops_option, add_data_option, add_kinds_option, add_packs_option
+from evaluation.options import add_data_option, add_kinds_option, add_packs_option
 from evaluation.photograph_answers import Asker, Judged, images_of, judge_images
 from evaluation.rooms import room_objects
 from evaluation.unseen import stamp_answers, stamp_files, stamp_words, unseen_figures
@@ -33,6 +33,7 @@ from osprey_ros.cli._options import (
     Parser,
     add_bundle_option,
     add_count_option,
+    add_crops_option,
     add_preprocessing_option,
     add_threads_option,
     positive,

@@ -18,18 +18,20 @@ from tqdm import tqdm
 
 from evaluation.figures import RESAMPLES, Bootstrap, Figure
 from evaluation.kind_names import KindNames, near_synonyms
-from evaluation.options import add_crops_option, add_kinds_option, add_split_option
+from evaluation.options import add_kinds_option, add_split_option
 from evaluation.photograph_answers import Asker, Judged, judge
 from osprey_ros.cli._edge import command
 from osprey_ros.cli._options import (
     Parser,
     add_bundle_option,
     add_count_option,
+    add_crops_option,
     add_figures_option,
     add_preprocessing_option,
     add_threads_option,
 )
 from osprey_ros.cli._output import write_figures
+from osprey_ros.decoding.config import GenerationConfig
 from osprey_ros.describer import Describer
 from osprey_ros.errors import InputError
 from osprey_ros.regions.regions import regions_from_masks
@@ -96,6 +98,7 @@ def room_objects(
     size, source = _HOME if objects == HOME else _TABLETOP
     new = new_models(objects, models)
     color = AttributeSpec("color", COLOR_QUESTION, BASIC_COLORS if objects == HOME else COLORS)
+    config = GenerationConfig(crops=crops)
     scenes, asker = SceneSource(objects, models), Asker(describer, crops)
     least = MIN_AREA * size[0] * size[1] // (WIDTH * HEIGHT)
     with Renderer(*size) as renderer:
@@ -112,7 +115,7 @@ def room_objects(
                 continue
             masks = [frame.instance_ids == obj.instance_id for obj, _ in shown]
             answers = asker.ask(frame.rgb, masks)
-            (colors,) = describer.answer(regions_from_masks(masks), [COLOR_QUESTION], constraints=[color.constraint])
+            (colors,) = describer.answer(regions_from_masks(masks), [COLOR_QUESTION], config, [color.constraint])
             for (obj, kind), mask, both, found in zip(shown, masks, answers, colors, strict=True):
                 judged = judge(names, (objects, str(seed), obj.instance_id), kind, float(mask.mean()), both)
                 yield RoomObject(judged, obj.color, found.text == obj.color, obj.model in new)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import TinyModel
 from pack_files import write_pack
 from PIL import Image
 
@@ -188,11 +189,26 @@ def test_the_command_measures_packs_sizes_and_unseen_kinds(
     assert report["all"]["all"]["kind_right"]["value"] == pytest.approx(sum(right) / len(right))
 
 
-def test_a_folder_without_packs_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_measured_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert photographs.main(["--data", str(tmp_path), "--packs", "food"]) == 2
     assert "none of the packs food" in capsys.readouterr().err
     with pytest.raises(InputError, match="no PNG file"):
         stamp_files([tmp_path])
+    write_pack(tmp_path / "food", [("a.png", "test", ["egg"])])
+    assert photographs.main(["--data", str(tmp_path), "--crops", "all", "--threads", "1"]) == 2
+    assert "no engine for crops" in capsys.readouterr().err
+
+
+def test_crops_are_read_if_they_are_asked_for(crop_model: TinyModel, data: Path, tmp_path: Path) -> None:
+    answers = []
+    for crops in ("none", "all"):
+        options = ["--bundle", str(crop_model.bundle), "--data", str(data), "--packs", "tools", "--crops", crops]
+        options += ["--threads", "1", "--resamples", "2", "--json", str(tmp_path / "out.json")]
+        assert photographs.main(options) == 0
+        report = json.loads((tmp_path / "out.json").read_text())
+        assert report["crops"] == crops
+        answers.append([one["plain"]["raw_confidence"] for one in report["answers"]])
+    assert answers[0] != answers[1]
 
 
 def test_limited_images_are_the_same_each_time(data: Path) -> None:

@@ -25,7 +25,7 @@ from evaluation.curves import Answers, expected_calibration_error, fit, reliabil
 from evaluation.kind_names import KindNames, near_synonyms
 from evaluation.options import add_kinds_option, add_min_area_option, add_packs_option
 from evaluation.photograph_answers import images_of
-from evaluation.photograph_calibration import PhotographAnswers, answers_of_photographs, best_threshold
+from evaluation.photograph_calibration import PhotographAnswers, Unfitted, answers_of_photographs, best_threshold
 from evaluation.photographs import read_packs
 from osprey_ros.bundle.bundle import Bundle, write_calibration, write_kinds
 from osprey_ros.bundle.calibration import ATTRIBUTE, CATEGORY, DESCRIPTION, Calibration
@@ -145,8 +145,8 @@ def _errors(test: Mapping[str, Answers], after: Mapping[str, Answers]) -> dict[s
 @command("calibration")
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
-    describer = Describer(arguments.bundle)
-    bundle = describer.bundle
+    bundle = Bundle.open(arguments.bundle)
+    describer = Describer(Unfitted(bundle.root, bundle.manifest))
     validation, test = (
         answers_of_scenes(
             describer, tqdm(range(scenes), split, unit="scene", file=sys.stderr), split, arguments.min_area

@@ -12,9 +12,7 @@ from osprey_ros.errors import InputError
 
 _SHRINKAGE = 0.1  # share of the identity in a covariance of scaled numbers; few images and small classes need it
 _MOST_DIRECTIONS = 256  # keep the principal directions of longer vectors
-_RARE = 0.998  # quantile of known validation regions
-# Known regions in other light, with noise or at another resolution are a little farther away than validation regions.
-_MARGIN = 1.25
+_RARE = 0.999  # quantile of known validation regions
 _TINY = 1e-6
 
 
@@ -28,8 +26,8 @@ def fit_unlike_training(
 ) -> UnlikeTraining:
     """Return the score of a model, fitted on regions that it was trained on. Equal arguments give equal results.
 
-    The score is 0 up to the median distance of validation regions, TYPICAL at their 95th percentile, and UNKNOWN_FROM
-    a quarter beyond their 99.8th percentile.
+    The score is 0 up to the median distance of validation regions, TYPICAL at their 95th percentile, UNKNOWN_FROM at
+    their 99.9th, or half as far again as TYPICAL if that is more.
 
     Args:
         tokens: float [M, hidden size], mask tokens of training regions, from `Describer.encode`.
@@ -66,7 +64,7 @@ def fit_unlike_training(
     known = plain.distance(validation_tokens, validation_images)
     low, typical, rare = np.quantile(known, (0.5, 0.95, _RARE))
     typical = max(typical, low + _TINY)
-    unknown = max(_MARGIN * rare, _MARGIN * typical)
+    unknown = max(rare, 1.5 * typical)
     certain = 2 * unknown
     curve = tuple(float(distance) for distance in (low, typical, unknown, certain))
     return UnlikeTraining(regions, of_images, curve, (0.0, TYPICAL, UNKNOWN_FROM, 1.0), fitted)

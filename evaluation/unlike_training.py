@@ -40,7 +40,7 @@ from osprey_torch.readers.packs import TEST, TRAIN, VALIDATION, PackObject
 from osprey_torch.readers.records import Skipped
 from training.home.kinds import load_kinds
 
-LIGHT = (1.0, 0.8, 1.15)  # brightness of known images in turns: that of a robot's camera is not that of the renderer
+LIGHT = (1.0, 0.85, 1.1)  # brightness of known images in turns: that of a robot's camera is not that of the renderer
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from export.samples import VerificationSample, simulated_samples
 from export.verify import Limits
 from export.workspace import Workspace
 from osprey_ros.bundle.bundle import write_manifest
-from osprey_ros.bundle.manifest import CALIBRATION, MANIFEST, Manifest
+from osprey_ros.bundle.manifest import CALIBRATION, MANIFEST, UNLIKE_TRAINING, Manifest
 from osprey_ros.decoding.prompt import OSPREY_V1
 from osprey_ros.errors import BundleError, InputError
 from osprey_ros.file_errors import folder_name
@@ -93,7 +93,7 @@ def build_bundle(
         samples = simulated_samples(_VERIFICATION_SCENES)  # before the long steps, which would be lost if this fails
     needs = resources.needs(config, sizes, precisions, targets, layers if verify else 0)
 
-    calibrated = (output / CALIBRATION).is_file()
+    calibrated, scored = ((output / name).is_file() for name in (CALIBRATION, UNLIKE_TRAINING))
     with Workspace(output, _key(source, config, precisions, targets)) as workspace:
         resources.check(needs, workspace.folder, workspace.bytes_present(), force)
         build = BundleParts(source, config, precisions, precision, targets, sizes, workspace)
@@ -121,6 +121,12 @@ def build_bundle(
             "calibration: the new bundle has none: fit one with python -m evaluation.calibration --bundle %s --write "
             "and python -m evaluation.queries --bundle %s --fit",
             output,
+            output,
+        )
+    if scored:
+        log.warning(
+            "unlike training: the new bundle has no score: fit one with python -m evaluation.unlike_training "
+            "--bundle %s --write",
             output,
         )
     return manifest

@@ -11,7 +11,6 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from osprey_ros.bundle.bundle import Bundle
-from osprey_ros.bundle.unlike_training import IMAGE_MAPS, channel_statistics
 from osprey_ros.decoding.session import RegionTokens
 from osprey_ros.engines.base import load_role
 from osprey_ros.errors import InputError, RegionError
@@ -47,21 +46,21 @@ class CurrentImage:
     def __init__(self, bundle: Bundle, threads: int | None, preprocessing: str) -> None:
         spec = bundle.manifest.model
         preprocessor = Preprocessor(spec, preprocessing, threads if threads is not None else cpu_count())
-        self._images = ImageEncoder(load_role(bundle, "vision", threads, "image_tokens"), preprocessor, spec)
+        self._score = bundle.unlike_training()
+        by_image = self._score is not None and self._score.images is not None
+        self._images = ImageEncoder(load_role(bundle, "vision", threads, "image_tokens"), preprocessor, spec, by_image)
         self._regions = RegionEncoder(load_role(bundle, "mask_extractor", threads, "position_tokens"), spec)
         self._bundle, self._threads = bundle, threads
         self.has_crops = "crop" in bundle.manifest.engines
         self._crops: CropEncoder | None = None
         self._shape: tuple[int, int] | None = None  # height and width of the image
-        self._statistics: np.ndarray | None = None  # of the image, once they are needed
         self._rgb: np.ndarray | None = None  # of a model with crops
         self.id = 0
 
     def set(self, rgb: np.ndarray, image_id: int | None, call: Call) -> None:
         """Encode an image, uint8 [H, W, 3]; see `Describer.set_image`."""
         check_rgb(rgb)
-        self._shape, self._statistics = None, None
-        self.id = next(_IMAGE_IDS) if image_id is None else image_id
+        self._shape, self.id = None, next(_IMAGE_IDS) if image_id is None else image_id
         self._images.encode(rgb, call)
         self._shape = rgb.shape[:2]
         self._rgb = rgb.copy() if self.has_crops else None  # the caller may use the memory for the next image
@@ -114,7 +113,10 @@ class CurrentImage:
         self._images.synchronize(call)
         call.marks.append(("regions", perf_counter()))
         mask_tokens, position_tokens = self._regions.encode(self._images.features, pooled, call)
-        return EncodedRegions(regions, mask_tokens, position_tokens, self.id, call.timing(), reasons)
+        unlike = np.zeros(len(mask_tokens), np.float32)
+        if self._score is not None:
+            unlike = self._score.score(mask_tokens, self._images.statistics)
+        return EncodedRegions(regions, mask_tokens, position_tokens, unlike, self.id, call.timing(), reasons)
 
     def tokens(self, regions: AnyRegions, call: Call, crops: str = "none") -> RegionTokens:
         """Return the tokens of regions, and those of the image. ``crops`` and errors: as for `encode`."""
@@ -124,19 +126,18 @@ class CurrentImage:
             mask_tokens = mask_tokens + encoded.crop_tokens
         self._images.synchronize(call)
         ids, image_tokens = encoded.regions.ids, self._images.image_tokens
-        return RegionTokens(ids, mask_tokens, encoded.position_tokens, image_tokens, encoded.reasons)
+        reasons, unlike = encoded.reasons, encoded.unlike_training
+        return RegionTokens(ids, mask_tokens, encoded.position_tokens, image_tokens, reasons, unlike)
 
     def statistics(self, call: Call) -> np.ndarray:
-        """Return the statistics of the image for `UnlikeTraining`, float32 [F]. They are computed once.
+        """Return the statistics of the image for `UnlikeTraining`, float32 [F].
 
         Raises InputError if no image is set.
         """
         if self._shape is None:
             raise InputError("no image is set: call set_image first")
-        if self._statistics is None:
-            self._images.synchronize(call)
-            self._statistics = channel_statistics([self._images.features[name].read() for name in IMAGE_MAPS])
-        return self._statistics
+        self._images.synchronize(call)
+        return self._images.read_statistics()
 
 
 def _any_wanted(crops: str | Collection[int]) -> bool:

@@ -282,7 +282,14 @@ class Describer:
         scores, timing = self._session.score(checked, tokens, ids, call)
         sums = np.array([[part.sum(dtype=np.float64) for part in row] for row in scores], dtype=np.float32)
         return Scores(
-            question, tuple(phrases), tokens.ids.copy(), sums, tuple(map(tuple, scores)), timing, tokens.reasons
+            question,
+            tuple(phrases),
+            tokens.ids.copy(),
+            sums,
+            tuple(map(tuple, scores)),
+            timing,
+            tokens.reasons,
+            tokens.unlike_training,
         )
 
     def _updates(self, decoded: Iterator[tuple[Answer, Token]], reasons: Mapping[int, str]) -> Iterator[StreamUpdate]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 
 from osprey_ros._moved import old_names
+from osprey_ros.bundle import unlike_training
 from osprey_ros.decoding.decoder import Token
 from osprey_ros.decoding.session import Answer
 from osprey_ros.kinds.back_off import KindProbability
@@ -25,6 +26,8 @@ class EncodedRegions:
         regions: The regions, N of them.
         mask_tokens: float32 [N, hidden size], the appearance of each region in the whole image.
         position_tokens: float32 [N, hidden size], its place in the image.
+        unlike_training: float32 [N], 0 (as in training) to 1 (like nothing in training); 0 if the bundle has no such
+            score. See `osprey_ros.bundle.unlike_training`.
         image_id: `Describer.image_id` of their image. They are valid while an image with this id is set.
         timing: Where the time of the encoding went.
         reasons: Why nothing can be said about a region, by its id; for regions that can be described there is none.
@@ -35,6 +38,7 @@ class EncodedRegions:
     regions: Regions
     mask_tokens: np.ndarray
     position_tokens: np.ndarray
+    unlike_training: np.ndarray
     image_id: int = 0
     timing: Timing = field(default_factory=Timing)
     reasons: Mapping[int, str] = field(default_factory=dict)
@@ -54,6 +58,7 @@ class EncodedRegions:
             mask_tokens=self.mask_tokens[rows],
             position_tokens=self.position_tokens[rows],
             crop_tokens=None if self.crop_tokens is None else self.crop_tokens[rows],
+            unlike_training=self.unlike_training[rows],
         )
 
 
@@ -69,18 +74,22 @@ class Description:
             chosen from a list, else to all tokens.
         confidence: How likely the answer is right, 0 to 1, by the bundle's calibration: the share of right answers of
             this kind (description, category, or anything else) that had the same raw confidence. 0 without an answer.
-            Equal to ``raw_confidence`` if the bundle has no calibration.
+            Equal to ``raw_confidence`` if the bundle has no calibration. Lower if the region is ``unlike_training``.
         raw_confidence: The probability of an answer chosen from a list, where all of the list add up to 1; of others
             the geometric mean of the probabilities of their tokens.
         ended: False if decoding was canceled before the answer reached its end or its limit.
         constrained: Whether the answer was limited to a list or a pattern.
         reason: Why nothing can be said about the region, such as a mask that is empty or so small that no pixel of it
-            is left at the scales of the model; "" otherwise. With a reason there are no tokens, and the confidences
-            are 0.
+            is left at the scales of the model; "" otherwise. There are no tokens then, and the confidences are 0. Or
+            the region is unlike anything that the model was trained on: tokens and ``raw_confidence`` are then those of
+            the answer that the model gave, and ``confidence`` is low.
         chain: Of an answer from the bundle's tree of kinds (see `GenerationConfig.back_off`): from the most likely
             kind, such as "coffee mug", up to the root, "object", each with the calibrated probability that the region
             is of this kind. ``text`` is the first of them that is probable enough; ``confidence`` and
             ``raw_confidence`` are its probabilities. Empty for other answers.
+        unlike_training: How unlike the region is to everything in the training data, 0 to 1; the highest of several
+            regions. 0 if the bundle has no such score. Above 0.5 it lowers ``confidence``, to 0 at 1. From 0.9 on the
+            text is "unknown", except for an answer from a list or a pattern.
     """
 
     region_id: int
@@ -93,6 +102,7 @@ class Description:
     constrained: bool = False
     reason: str = ""
     chain: tuple[KindProbability, ...] = ()
+    unlike_training: float = 0.0
 
     @classmethod
     def of(cls, answer: Answer, reason: str = "") -> Description:
@@ -102,16 +112,22 @@ class Description:
             tokens, logprobs = np.zeros(0, np.int32), np.zeros(0, np.float32)
             ended, constrained = generation.ended, answer.constrained
             return cls(answer.region_id, UNKNOWN, tokens, logprobs, 0.0, 0.0, ended, constrained, reason)
+        text, confidence = answer.text, answer.confidence
+        if answer.unlike_training >= unlike_training.UNKNOWN_FROM and text and (answer.chain or not answer.constrained):
+            text, reason = UNKNOWN, unlike_training.REASON
+            confidence = answer.chain[0].probability if answer.chain else confidence  # not that of the root
         return cls(
             answer.region_id,
-            answer.text,
+            text,
             generation.tokens,
             generation.logprobs,
-            answer.confidence,
+            confidence,
             answer.raw_confidence,
             generation.ended,
             answer.constrained,
-            chain=answer.chain,
+            reason,
+            answer.chain,
+            answer.unlike_training,
         )
 
 
@@ -176,7 +192,9 @@ class StreamUpdate:
         """Return the update for an answer so far and its latest token; ``reason``: as in `Description.of`."""
         known = Description.of(answer, reason)
         confidences = (known.confidence, known.raw_confidence)
-        return cls(known.region_id, known.text, token.id, token.logprob, token.last, *confidences, reason, known.chain)
+        return cls(
+            known.region_id, known.text, token.id, token.logprob, token.last, *confidences, known.reason, known.chain
+        )
 
 
 @dataclass(frozen=True)
@@ -192,6 +210,7 @@ class Scores:
         token_logprobs: float32 [n] for each region and phrase: the parts of the sum, the end-of-sequence token last.
         timing: Where the time of the call went.
         reasons: As in `EncodedRegions`. The likelihoods of such regions say nothing about them.
+        unlike_training: float32 [N], as in `EncodedRegions`. It does not change the likelihoods.
     """
 
     question: str
@@ -201,6 +220,7 @@ class Scores:
     token_logprobs: tuple[tuple[np.ndarray, ...], ...]
     timing: Timing
     reasons: Mapping[int, str] = field(default_factory=dict)
+    unlike_training: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
 
 
 if not TYPE_CHECKING:  # a type checker would accept any name

@@ -22,6 +22,7 @@ def sample_mug(stamp: int) -> SceneObject:
             (Attribute("color", "red", 0.5),),
             0.875,
             kinds=(KindProbability("coffee mug", 0.25), KindProbability("mug", 0.75), KindProbability("object", 1.0)),
+            unlike_training=0.625,
         ),
         first_seen=stamp - 2,
         last_seen=stamp,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from conftest import up_to
+from nano import without_score
 
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.describer import Describer
@@ -24,7 +24,6 @@ from osprey_ros.scene.settings import StepSettings
 from osprey_ros.scene.types import UNKNOWN, State
 from osprey_ros.system.cancellation import CancellationToken, PolledToken
 
-NANO = Path(__file__).resolve().parents[1] / "engines" / "nano"
 SHORT = StepSettings(max_new_tokens=8)
 ALONE = replace(SHORT, remember=False)
 PATCHES = {
@@ -36,7 +35,7 @@ PATCHES = {
 
 @pytest.fixture(scope="module")
 def describer() -> Describer:
-    return Describer(NANO, threads=1)
+    return Describer(without_score(), threads=1)
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from collections import Counter
 from pathlib import Path
 from types import FrameType
 
-from test_pipeline import NANO, patches
+from nano import NANO
+from test_pipeline import patches
 
 import osprey_ros
 from osprey_ros.describer import Describer

@@ -141,6 +141,7 @@ def _entry(thing: SceneObject, score: float, reason: str, file: str) -> dict[str
         "description": thing.description,
         "confidence": round(thing.caption.confidence, 4) if thing.caption else 0.0,
         "raw_confidence": round(thing.caption.raw_confidence, 4) if thing.caption else 0.0,
+        "unlike_training": round(thing.caption.unlike_training, 4) if thing.caption else 0.0,
         "box": list(thing.box),
     }
 
@@ -178,6 +179,7 @@ def _message_entry(match: Any) -> dict[str, Any]:
         "description": thing.description,
         "confidence": round(thing.confidence, 4),
         "raw_confidence": round(thing.raw_confidence, 4),
+        "unlike_training": round(thing.unlike_training, 4),
         "box": [roi.x_offset, roi.y_offset, roi.width, roi.height],
         "visible": thing.visible,
         "position": [round(v, 4) for v in (position.x, position.y, position.z)] if thing.has_position else None,

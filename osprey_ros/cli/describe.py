@@ -137,6 +137,7 @@ def _answers(
         {
             **entry("text", description),
             "reason": description.reason,
+            "unlike_training": round(description.unlike_training, 6),
             "kinds": kinds_json((kind.name, kind.probability) for kind in description.chain),
             "attributes": {spec.name: entry("value", result[row], spec.constraint) for spec, result in asked},
         }

@@ -63,19 +63,22 @@ class KindNames:
         """Return a constraint for one question of one call, if each name is a single token."""
         return KindChoice(np.array([ids[0] for ids in self.phrases], dtype=np.intp))
 
-    def named(self, log_likelihoods: np.ndarray, threshold: float | None) -> list[NamedKind]:
+    def named(
+        self, log_likelihoods: np.ndarray, threshold: float | None, trust: np.ndarray | None = None
+    ) -> list[NamedKind]:
         """Return the name of each region.
 
         Args:
             log_likelihoods: float [regions, nodes but the root], up to a constant for each region.
             threshold: Least probability of a name. None: that of the tree.
+            trust: As for `back_off`.
         """
         shifted = log_likelihoods.astype(np.float64)
         own = np.zeros((len(shifted), len(self._tree)))  # the root has none of its own
         own[:, 1:] = np.exp(shifted - shifted.max(axis=1, keepdims=True))
         own /= own.sum(axis=1, keepdims=True)
         least = self._tree.threshold if threshold is None else threshold
-        return back_off(self._tree, own, lambda raw: self._calibration.apply_all(KIND, raw), least)
+        return back_off(self._tree, own, lambda raw: self._calibration.apply_all(KIND, raw), least, trust)
 
     def tokens(self, name: str) -> np.ndarray:
         """Return the token ids of a node, int32 [n], without the end-of-sequence id."""

@@ -135,12 +135,14 @@ class PromptBatch:
         questions: The texts of the questions.
         prefix: The rows that all branches share.
         branches: All regions for the first question, then all for the second, and so on.
+        unlike_training: float32, the score of each branch of a question; the highest if it is about all regions.
     """
 
     region_ids: Sequence[int]
     questions: Sequence[str]
     prefix: Prefix
     branches: Branches
+    unlike_training: np.ndarray
 
     @property
     def keys(self) -> list[tuple[int, ...]]:

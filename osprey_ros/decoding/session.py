@@ -10,6 +10,7 @@ import numpy as np
 
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.bundle.calibration import CATEGORY
+from osprey_ros.bundle.unlike_training import trust
 from osprey_ros.decoding.config import GenerationConfig
 from osprey_ros.decoding.constraints import CompiledConstraint, Constraint, ConstraintCache
 from osprey_ros.decoding.decoder import Decoder, PrefixCache, Token
@@ -42,6 +43,7 @@ class RegionTokens:
         mask_tokens, position_tokens: float32 [N, hidden size].
         image_tokens: float32 [image tokens, hidden size], of the image.
         reasons: Why nothing can be said about a region, by its id.
+        unlike_training: float32 [N], 0 to 1, how unlike the regions are to the training data.
     """
 
     ids: np.ndarray
@@ -49,6 +51,7 @@ class RegionTokens:
     position_tokens: np.ndarray
     image_tokens: np.ndarray
     reasons: Mapping[int, str]
+    unlike_training: np.ndarray
 
     @property
     def joint_reason(self) -> str:
@@ -103,6 +106,7 @@ class Answer:
     raw_confidence: float
     constrained: bool
     chain: tuple[KindProbability, ...] = ()
+    unlike_training: float = 0.0
 
 
 class DecodingSession:
@@ -237,19 +241,20 @@ class DecodingSession:
         phrases = self._kinds.phrases
         scores = self._decoder.score(batch.prefix, batch.branches, phrases, self._embed, call)
         sums = np.array([[part.sum(dtype=np.float64) for part in row] for row in scores]).reshape(-1, len(phrases))
-        named = self._kinds.named(sums, config.kind_threshold)
-        answers = [self._named_answer(region, one) for region, one in zip(batch.region_ids, named, strict=True)]
+        named = self._kinds.named(sums, config.kind_threshold, trust(batch.unlike_training))
+        answers = [self._named_answer(batch, row, one) for row, one in enumerate(named)]
         new_tokens = len(scores) * sum(map(len, phrases))
         return answers, call.timing(batch.prefix.length, batch.branches.rows, new_tokens)
 
-    def _named_answer(self, region_id: int, named: NamedKind) -> Answer:
+    def _named_answer(self, batch: PromptBatch, row: int, named: NamedKind) -> Answer:
         """Return the answer that names a kind. The first of its tokens has the probability of the whole name."""
         assert self._kinds is not None
         tokens = self._kinds.tokens(named.name)
         logprobs = np.zeros(len(tokens), np.float32)
         logprobs[0] = np.log(max(named.raw_confidence, 1e-30))
         generation = Generation(tokens, logprobs)
-        return Answer(region_id, named.name, generation, named.confidence, named.raw_confidence, True, named.chain)
+        region, unlike = batch.region_ids[row], float(batch.unlike_training[row])
+        return Answer(region, named.name, generation, named.confidence, named.raw_confidence, True, named.chain, unlike)
 
     def _batch(self, questions: Questions, tokens: RegionTokens, call: Call) -> PromptBatch:
         """Compute the shared prefix of questions about regions, and their branches."""
@@ -260,8 +265,11 @@ class DecodingSession:
         tails = [prompt[split:] for prompt in questions.prompts]
         pair = (tokens.mask_tokens, tokens.position_tokens)
         if questions.joint:
-            return PromptBatch([0], questions.texts, prefix, build_joint_branch(tails[0], *pair, self._embed))
-        return PromptBatch(tokens.ids.tolist(), questions.texts, prefix, build_branches(tails, *pair, self._embed))
+            branches = build_joint_branch(tails[0], *pair, self._embed)
+            highest = np.array([tokens.unlike_training.max(initial=0.0)])
+            return PromptBatch([0], questions.texts, prefix, branches, highest)
+        branches, ids = build_branches(tails, *pair, self._embed), tokens.ids.tolist()
+        return PromptBatch(ids, questions.texts, prefix, branches, tokens.unlike_training)
 
     def _answers_so_far(
         self, batch: PromptBatch, questions: Questions, config: GenerationConfig, decoded: Iterator[Token]
@@ -313,20 +321,28 @@ class DecodingSession:
             raw_confidence(generation.logprobs, constraint is not None and constraint.normalized)
             for generation, constraint in zip(generations, constraints, strict=True)
         ]
+        rows = [branch % each for branch in branches]
+        unlike, trusted = batch.unlike_training[rows], trust(batch.unlike_training[rows])
         confidences = [
-            self._calibration.apply(kind, value) if text else 0.0
-            for kind, value, text in zip(kinds, raw, texts, strict=True)
+            self._calibration.apply(kind, value) * float(factor) if text else 0.0
+            for kind, value, text, factor in zip(kinds, raw, texts, trusted, strict=True)
         ]
-        regions = [batch.region_ids[branch % each] for branch in branches]
+        regions = [batch.region_ids[row] for row in rows]
         constrained = [constraint is not None for constraint in constraints]
-        answers = list(map(Answer, regions, texts, generations, confidences, raw, constrained))
+        answers = [
+            replace(answer, unlike_training=float(score))
+            for answer, score in zip(
+                map(Answer, regions, texts, generations, confidences, raw, constrained), unlike, strict=True
+            )
+        ]
         for choice in questions.constraints:
             if isinstance(choice, KindChoice):
                 assert self._kinds is not None
-                rows = [n for n, one in enumerate(constraints) if one is choice and len(generations[n].tokens)]
-                logits = choice.logits([branches[n] % each for n in rows])
-                for n, named in zip(rows, self._kinds.named(logits, config.kind_threshold), strict=True):
-                    answers[n] = self._named_answer(regions[n], named)
+                named = [n for n, one in enumerate(constraints) if one is choice and len(generations[n].tokens)]
+                logits = choice.logits([rows[n] for n in named])
+                found = self._kinds.named(logits, config.kind_threshold, trusted[named])
+                for n, kind in zip(named, found, strict=True):
+                    answers[n] = self._named_answer(batch, rows[n], kind)
         return answers
 
 

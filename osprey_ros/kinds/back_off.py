@@ -36,7 +36,11 @@ class NamedKind:
 
 
 def back_off(
-    tree: KindTree, own: np.ndarray, calibrate: Callable[[np.ndarray], np.ndarray], threshold: float
+    tree: KindTree,
+    own: np.ndarray,
+    calibrate: Callable[[np.ndarray], np.ndarray],
+    threshold: float,
+    trust: np.ndarray | None = None,
 ) -> list[NamedKind]:
     """Return the most specific node of each object whose calibrated probability is at least the threshold.
 
@@ -50,9 +54,12 @@ def back_off(
             name. They add up to 1.
         calibrate: Maps probabilities, float64, to calibrated ones; it never decreases.
         threshold: 0 to 1.
+        trust: float [objects], factor of the probabilities of each object, 0 to 1. By default 1.
     """
     raw = tree.cumulative(own)
     probabilities = calibrate(raw)
+    if trust is not None:
+        probabilities *= trust[:, None]
     probabilities[:, 0] = 1.0
     rows, places = np.nonzero(probabilities >= threshold)
     # Nodes above a qualifying one qualify, too: those without a qualifying child have none below them.

@@ -42,6 +42,7 @@ def object_message(thing: SceneObject, make: MakeMessage) -> Any:
     numbers = {
         "score": (thing.score,),
         "confidence": (words.confidence, words.raw_confidence) if words else (),
+        "score of what is unlike training": (words.unlike_training,) if words else (),
         "confidence of an attribute": [found.confidence for found in attributes],
         "probability of a kind": [kind.probability for kind in kinds],
         "position": position,
@@ -83,4 +84,5 @@ def object_message(thing: SceneObject, make: MakeMessage) -> Any:
         size=make("geometry_msgs/msg/Vector3", **dict(zip("xyz", size, strict=True))),
         kinds=[kind.name for kind in kinds],
         kind_probabilities=array("f", [kind.probability for kind in kinds]),
+        unlike_training=words.unlike_training if words else 0.0,
     )

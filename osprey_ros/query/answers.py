@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from osprey_ros.bundle.unlike_training import UNKNOWN_FROM
 from osprey_ros.decoding.config import GenerationConfig
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.errors import StoppedError
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from osprey_ros.scene.history import ObservedFrame
 
 MAX_CACHED_PHRASES = 4096
-_NO_EVIDENCE = -100.0  # log-likelihood of any phrase for a region of which the model has no pixel
+# Log-likelihood of any phrase for a region of which the model has no pixel, or that is unlike anything in training.
+_NO_EVIDENCE = -100.0
 
 
 @dataclass
@@ -49,7 +51,8 @@ class FrameAnswers:
         cancel: CancellationToken | None = None,
     ) -> None:
         self._describer, self._frame, self._cache, self._cancel = describer, frame, cache, cancel
-        self._blank = np.isin(frame.encoded.regions.ids, list(frame.encoded.reasons))
+        unknown = frame.encoded.unlike_training >= UNKNOWN_FROM
+        self._blank = np.isin(frame.encoded.regions.ids, list(frame.encoded.reasons)) | unknown
 
     def rows(self) -> dict[int, int]:
         """Return the row of each track id in the regions of the frame."""

@@ -169,7 +169,7 @@ class PhraseScorer:
             if known in ("", UNKNOWN) and self.answers is not None:
                 known = self.answers.own("category")[row][0]
             categories[known] += 1
-        kinds = dict.fromkeys([*names, *(kind for kind, _ in categories.most_common() if kind)])
+        kinds = dict.fromkeys([*names, *(kind for kind, _ in categories.most_common() if kind not in ("", UNKNOWN))])
         return list(kinds)[:MAX_KINDS]
 
     def _modifier(self, word: str, found: Evidence) -> None:

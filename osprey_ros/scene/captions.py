@@ -38,8 +38,8 @@ def captions_from(results: Sequence[Result], settings: StepSettings, stamp: int)
         for spec, result in zip(settings.attributes, results[1 + _asks_category(settings) :], strict=True):
             value, known = known_text(result[row], settings.min_confidence, spec.constraint)
             attributes.append(Attribute(spec.name, value, known))
-        raw = described.raw_confidence
-        captions.append(Caption(category, text, confidence, stamp, tuple(attributes), raw, described.reason, kinds))
+        raw, reason, unlike = described.raw_confidence, described.reason, described.unlike_training
+        captions.append(Caption(category, text, confidence, stamp, tuple(attributes), raw, reason, kinds, unlike))
     return captions
 
 

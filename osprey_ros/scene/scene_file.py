@@ -51,8 +51,9 @@ _COLUMNS = {
     "attributes": "TEXT",
     "raw_confidence": "REAL",
     "kinds": "TEXT",
+    "unlike_training": "REAL",
 }
-_ADDED = ("raw_confidence", "kinds")  # columns that files of 0.1 lack
+_ADDED = ("raw_confidence", "kinds", "unlike_training")  # columns that files of 0.1 lack
 _TABLES = (
     "about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     f"objects ({', '.join(f'{name} {kind}' for name, kind in _COLUMNS.items())})",
@@ -291,13 +292,13 @@ def _why_not_writable(path: Path) -> str:
 
 def _row(obj: SceneObject) -> tuple[Any, ...]:
     """Return the values of _COLUMNS. Visibility is not among them: no object is visible after a start."""
-    caption: tuple[Any, ...] = (None,) * 7
+    caption: tuple[Any, ...] = (None,) * 8
     if obj.caption is not None:
         attributes = to_json([[a.name, a.value, float(a.confidence)] for a in obj.caption.attributes])
         said = obj.caption
         caption = (said.category, said.description, float(said.confidence), int(said.described_at), attributes)
         kinds = to_json([[kind.name, float(kind.probability)] for kind in said.kinds])
-        caption = (*caption, float(said.raw_confidence), kinds)
+        caption = (*caption, float(said.raw_confidence), kinds, float(said.unlike_training))
     return (
         int(obj.track_id),
         obj.state.value,
@@ -318,7 +319,7 @@ def _row(obj: SceneObject) -> tuple[Any, ...]:
 def _object(row: tuple[Any, ...], vector: bytes) -> SceneObject:
     """Return the object of a row. Raises ValueError or TypeError for invalid values."""
     values = dict(zip(_COLUMNS, row, strict=True))
-    category, description, confidence, described_at, attributes, raw, kinds = (
+    category, description, confidence, described_at, attributes, raw, kinds, unlike = (
         values.pop(name) for name in list(_COLUMNS)[12:]
     )
     caption = None
@@ -326,7 +327,9 @@ def _object(row: tuple[Any, ...], vector: bytes) -> SceneObject:
         parts = tuple(Attribute(*part) for part in json.loads(attributes))
         reason = values["reason"] if values["state"] == State.FRESH.value else ""
         chain = tuple(KindProbability(*kind) for kind in json.loads(kinds or "[]"))
-        caption = Caption(category, description, confidence, described_at, parts, raw or 0.0, reason, chain)
+        caption = Caption(
+            category, description, confidence, described_at, parts, raw or 0.0, reason, chain, unlike or 0.0
+        )
     values["state"] = State(values["state"])
     for name, count in (("box", 4), ("position", 3), ("size", 3)):
         values[name] = _numbers(values[name], count)

@@ -54,6 +54,7 @@ class Caption:
         reason: Why nothing can be said about the object, "" otherwise.
         kinds: Of a category from a tree of kinds: from the most likely kind up to the root, with the probability of
             each. The category is one of them.
+        unlike_training: How unlike the object is to everything in the training data of the model, 0 to 1.
     """
 
     category: str
@@ -64,6 +65,7 @@ class Caption:
     raw_confidence: float = 0.0
     reason: str = ""
     kinds: tuple[KindProbability, ...] = ()
+    unlike_training: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from time import perf_counter
 import numpy as np
 
 from osprey_ros.bundle.spec import ModelSpec
+from osprey_ros.bundle.unlike_training import IMAGE_MAPS, channel_statistics
 from osprey_ros.engines.base import Buffer, Engine, check_finite
 from osprey_ros.system.call import Call
 from osprey_ros.system.cancellation import CancellationToken
@@ -25,12 +26,19 @@ class ImageEncoder:
     Attributes:
         features: Feature maps of the latest image by FEATURES, [1, channels, h, w] each, on the engine's device.
         image_tokens: float32 [image tokens, hidden size] of the latest image.
+        statistics: Of the latest image, see `read_statistics`; None unless they are wanted.
 
-    Both are valid once `synchronize` has returned, until the next `encode`.
+    They are valid once `synchronize` has returned, until the next `encode`.
+
+    Args:
+        engine: The vision engine.
+        preprocessor: Makes its input.
+        spec: Sizes of the model.
+        statistics: Whether the statistics of every image are wanted.
     """
 
-    def __init__(self, engine: Engine, preprocessor: Preprocessor, spec: ModelSpec) -> None:
-        self._preprocessor = preprocessor
+    def __init__(self, engine: Engine, preprocessor: Preprocessor, spec: ModelSpec, statistics: bool = False) -> None:
+        self._preprocessor, self._keeps_statistics = preprocessor, statistics
         self.features: dict[str, Buffer] = {
             name: engine.buffer((1, channels, *size), engine.output_dtypes[name])
             for name, channels, size in zip(FEATURES, spec.feature_channels, spec.feature_sizes, strict=True)
@@ -43,6 +51,7 @@ class ImageEncoder:
         self._background = futures.ThreadPoolExecutor(1, "vision") if engine.device != "cpu" else None
         self._running: futures.Future[object] | None = None
         self.image_tokens = np.zeros(self._tokens.shape, np.float32)
+        self.statistics: np.ndarray | None = None
 
     def encode(self, rgb: np.ndarray, call: Call) -> None:
         """Preprocess and encode an image, uint8 [H, W, 3]. Call `synchronize` before using the results.
@@ -89,8 +98,14 @@ class ImageEncoder:
         self._run(cancel)
         return None
 
+    def read_statistics(self) -> np.ndarray:
+        """Return the statistics of the latest image for `UnlikeTraining`, float32 [F]. Call `synchronize` before."""
+        return channel_statistics([self.features[name].read() for name in IMAGE_MAPS])
+
     def _read_tokens(self) -> None:
         """Copy the tokens. Raises EngineError if they are not finite, as does every later call for this image."""
         tokens = self._tokens.read().astype(np.float32)
+        maps = [self.features[name].read() for name in IMAGE_MAPS] if self._keeps_statistics else []
         check_finite(tokens, "vision")
         self.image_tokens = tokens
+        self.statistics = channel_statistics(maps) if maps else None

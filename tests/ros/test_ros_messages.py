@@ -37,6 +37,7 @@ def test_objects_become_a_message() -> None:
     assert found.raw_confidence == 0.875
     assert found.kinds == ["coffee mug", "mug", "object"]
     assert list(found.kind_probabilities) == [0.25, 0.75, 1.0]
+    assert found.unlike_training == 0.625
     assert [(a.name, a.value, a.confidence) for a in found.attributes] == [("color", "red", 0.5)]
     assert (found.roi.x_offset, found.roi.y_offset, found.roi.width, found.roi.height) == (3, 4, 20, 30)
     assert (found.label, found.score, found.state, found.reason) == ("cup", 0.5, found.FRESH, "")
@@ -52,7 +53,7 @@ def test_an_object_without_caption_and_position() -> None:
     (found,) = messages.objects_message([silent], HEADER).objects
     assert (found.state, found.reason) == (found.SKIPPED, "no time left")
     assert (found.category, found.description, found.confidence, len(found.attributes)) == ("", "", 0, 0)
-    assert (found.kinds, list(found.kind_probabilities)) == ([], [])
+    assert (found.kinds, list(found.kind_probabilities), found.unlike_training) == ([], [], 0)
     assert found.described_at == messages.time_message(0)
     assert not found.has_position
     assert not found.visible

@@ -39,7 +39,7 @@ def mug(track_id: int, seen: int = 5_000, seed: int = 0, **changes: object) -> S
         track_id=track_id,
         state=State.FRESH,
         reason="",
-        caption=Caption("mug", "a small red mug ☕", 0.75, 4_000, attributes, 0.875, kinds=KINDS),
+        caption=Caption("mug", "a small red mug ☕", 0.75, 4_000, attributes, 0.875, kinds=KINDS, unlike_training=0.25),
         first_seen=1_700_000_000_123_456_789,
         last_seen=seen,
         visible=True,
@@ -102,13 +102,13 @@ def test_a_scene_file_of_0_1_is_read_and_continued(file: Path) -> None:
     store = SceneStore(file, "nano")
     save(store, (mug(1),), 2)
     store.close()
-    for column in ("raw_confidence", "kinds"):  # 0.1 had no such columns
+    for column in ("raw_confidence", "kinds", "unlike_training"):  # 0.1 had no such columns
         change(file, f"ALTER TABLE objects DROP COLUMN {column}")
     store = SceneStore(file, "nano")
     (old,) = store.load().objects
     assert old.caption is not None
     assert (old.caption.description, old.caption.confidence) == ("a small red mug ☕", 0.75)
-    assert (old.caption.raw_confidence, old.caption.kinds) == (0, ())
+    assert (old.caption.raw_confidence, old.caption.kinds, old.caption.unlike_training) == (0, (), 0)
     save(store, (mug(1), mug(2)), 3)
     store.close()
     assert loaded(file)[2].caption == mug(2).caption

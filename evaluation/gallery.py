@@ -38,7 +38,7 @@ SHEET = "sheet.png"
 CELL = (480, 640)  # height, width of a photograph on the sheet, in pixels
 _COLUMNS = 6
 _BACKGROUND = 32  # gray
-_RIGHT, _GENERAL, _WRONG = 7, 10, 0  # ids whose colors are green, yellow and red
+_RIGHT, _GENERAL, _WRONG, _NOT_SAID = 7, 10, 0, 1  # ids whose colors are green, yellow, red and blue
 
 
 def chosen(objects: Sequence[PackObject], count: int, seed: int) -> list[list[PackObject]]:
@@ -62,15 +62,21 @@ def label(one: Judged) -> str:
 def drawn(objects: Sequence[PackObject], answers: Sequence[Judged]) -> np.ndarray:
     """Return a photograph with the masks and labels of its objects, uint8 [H, W, 3], as large as fits into a cell.
 
-    Outlines are green for right answers, yellow for true more general ones, and red for wrong ones.
+    Outlines are green for right answers, yellow for true more general ones, red for wrong ones, and blue for "unknown".
     """
     rgb = load_image(objects[0].image)
     scale = min(CELL[0] / rgb.shape[0], CELL[1] / rgb.shape[1])
     shape = (max(1, int(rgb.shape[0] * scale)), max(1, int(rgb.shape[1] * scale)))
     fitted = cv2.resize(rgb, shape[::-1], interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     masks = np.concatenate([resized(obj.decode()[None], shape) for obj in objects])
-    colors = [_RIGHT if one.backed_off_right else _GENERAL if one.right_or_general else _WRONG for one in answers]
+    colors = [_color_id(one) for one in answers]
     return overlay(fitted, regions_from_masks(masks), [label(one) for one in answers], color_ids=colors)
+
+
+def _color_id(one: Judged) -> int:
+    if one.backed_off.reason:
+        return _NOT_SAID
+    return _RIGHT if one.backed_off_right else _GENERAL if one.right_or_general else _WRONG
 
 
 def sheet(images: Sequence[np.ndarray]) -> np.ndarray:

@@ -16,6 +16,7 @@ from osprey_ros.describer import Describer
 from osprey_ros.errors import OspreyError
 from osprey_ros.regions.regions import regions_from_masks
 from osprey_ros.results import Description
+from osprey_ros.scene.types import UNKNOWN
 from osprey_ros.vision.image_io import load_image
 from osprey_torch.readers.packs import PackObject
 from osprey_torch.readers.records import Skipped
@@ -38,7 +39,7 @@ class Judged:
         right: Whether the plain answer is the true kind; near-synonyms count.
         backed_off_right: Whether the answer with back-off is.
         right_or_general: Whether the answer with back-off is right or a true more general word.
-        level: "specific", "general", "above" or "root", of the answer with back-off.
+        level: "specific", "general", "above" or "root", of the answer with back-off; "unknown" if that is the answer.
     """
 
     pack: str
@@ -61,7 +62,7 @@ class Judged:
     @property
     def wrong_specific(self) -> bool:
         """Whether the answer with back-off is a specific word that is not true."""
-        return self.level == SPECIFIC and not self.right_or_general and not self.backed_off.reason
+        return self.level == SPECIFIC and not self.right_or_general
 
     def to_json(self) -> dict[str, Any]:
         """Return the answers as plain data."""
@@ -93,7 +94,6 @@ def judge(
         answers: The plain answer, and the one with back-off.
     """
     plain, backed_off = answers
-    # An answer with a reason says nothing: it is not right, and as general as "object".
     said = not backed_off.reason
     return Judged(
         *source,
@@ -103,8 +103,8 @@ def judge(
         backed_off,
         not plain.reason and names.right(truth, plain.text),
         said and names.right(truth, backed_off.text),
-        not said or names.right_or_general(truth, backed_off.text),
-        names.level(backed_off.text) if said else ROOT,
+        said and names.right_or_general(truth, backed_off.text),
+        names.level(backed_off.text) if said else UNKNOWN,
     )
 
 
@@ -161,7 +161,7 @@ def _answer(description: Description) -> Mapping[str, Any]:
         "text": description.text,
         "confidence": round(description.confidence, 5),
         "raw_confidence": round(description.raw_confidence, 5),
-        "unlike_training": round(getattr(description, "unlike_training", 0.0), 5),
+        "unlike_training": round(description.unlike_training, 5),
         "chain": [[kind.name, round(kind.probability, 5)] for kind in description.chain],
         **({"reason": description.reason} if description.reason else {}),
     }

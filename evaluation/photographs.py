@@ -2,7 +2,7 @@
 
 Each folder of `--data` with `annotations.json` in COCO's layout and `images/` is a pack. Each object is asked what it
 is, without back-off and with it. An answer without back-off is right if it is the true kind, a synonym of it, or the
-name of its near-synonym group; with back-off, also if it is a true more general word. "unknown" counts like "object".
+name of its near-synonym group; with back-off, also if it is a true more general word. "unknown" is never right.
 The general level is that of "container, tool, food, clothing, animal ...", as the tree of kinds lists it.
 Intervals are 95 % bootstrap intervals over images.
 
@@ -41,6 +41,7 @@ from osprey_ros.cli._options import (
 from osprey_ros.cli._output import write_figures
 from osprey_ros.describer import Describer
 from osprey_ros.errors import InputError
+from osprey_ros.scene.types import UNKNOWN
 from osprey_sim.object_sets import TABLETOP
 from osprey_torch.readers.packs import SPLITS, TEST, PackObject, pack_folders, pack_objects
 from osprey_torch.readers.records import Skipped
@@ -50,13 +51,8 @@ CONFIDENT = 0.8
 # Share of the image's area, by the name of the size: the least and the first that is larger.
 SIZES = {"< 1 %": (0.0, 0.01), "1-3 %": (0.01, 0.03), "3-10 %": (0.03, 0.1), "> 10 %": (0.1, 1.01)}
 # The columns of the table, by the keys of the report.
-_COLUMNS = {
-    "kind_right": "kind right",
-    "right_or_general": "right or true general",
-    "general": "general level",
-    "above_general": "above general",
-    "object": "object",
-}
+_COLUMNS = {"kind_right": "kind right", "right_or_general": "right or true general"}
+_LEVELS = {"general": "general level", "above_general": "above general", "object": "object", "unknown": "unknown"}
 _CALIBRATION = {
     "confident_right": "right among confidence >= 0.8",
     "calibration_error": "calibration error, 10 bins",
@@ -92,6 +88,7 @@ def summary(judged: Sequence[Judged], bootstrap: Bootstrap, among: np.ndarray) -
         "general": bootstrap.mean(np.array([one.level == GENERAL for one in judged]), among),
         "above_general": bootstrap.mean(np.array([one.above_general for one in judged]), among),
         "object": bootstrap.mean(np.array([one.level == ROOT for one in judged]), among),
+        "unknown": bootstrap.mean(np.array([one.level == UNKNOWN for one in judged]), among),
         "confident_right": bootstrap.mean(right, among & (plain >= CONFIDENT)),
         "calibration_error": error(plain, right),
         "mean_confidence": bootstrap.mean(plain, among),
@@ -248,11 +245,13 @@ def all_figures(
 
 def table(figures: dict[str, dict[str, dict[str, Figure]]], unseen: dict[str, dict[str, Figure]]) -> str:
     """Return the figures as text: shares by group, calibration of all, and what was never seen."""
-    lines = ["".join([f"{'':20s}{'objects':>8s}  ", *(f"{title:23s}" for title in _COLUMNS.values())]).rstrip()]
+    titles = [f"{title:24s}" for title in _COLUMNS.values()] + [f"{title:>15s}" for title in _LEVELS.values()]
+    lines = ["".join([f"{'':20s}{'objects':>8s}  ", *titles])]
     for members in figures.values():
         for name, own in members.items():
-            shares = "".join(f"{own[key].text():23s}" for key in _COLUMNS)
-            lines.append(f"{name:20s}{own['kind_right'].count:8d}  {shares}".rstrip())
+            if own["kind_right"].count:
+                shares = [f"{own[key].text():24s}" for key in _COLUMNS] + [f"{own[key].value:15.1%}" for key in _LEVELS]
+                lines.append("".join([f"{name:20s}{own['kind_right'].count:8d}  ", *shares]))
     every = figures["all"]["all"]
     for key, title in _CALIBRATION.items():
         lines.append(f"{title:52s}{every[key].text(not key.endswith(('error', 'confidence')))} of {every[key].count}")

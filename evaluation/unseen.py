@@ -35,7 +35,7 @@ def unseen_figures(known: Sequence[Judged], unseen: Sequence[Judged], resamples:
     both = [*known, *unseen]
     bootstrap = Bootstrap([(one.pack, one.image) for one in both], resamples)
     new = np.arange(len(both)) >= len(known)
-    unlike = np.array([getattr(one.plain, "unlike_training", 0.0) for one in both])
+    unlike = np.array([one.plain.unlike_training for one in both])
     wrong = np.array([one.wrong_specific and one.backed_off.confidence > CONFIDENT_WRONG for one in both], bool)
 
     def separation(rows: np.ndarray) -> float:

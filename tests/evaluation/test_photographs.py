@@ -185,6 +185,14 @@ def test_the_command_measures_packs_sizes_and_unseen_kinds(
     assert {one["truth"] for one in report["answers"]} == {"hammer", "box", "apple", "bread"}
     assert report["unseen"]["held-out kinds"]["wrong_specific"]["count"] == 5  # of all splits
     assert report["unseen"]["stamps"]["wrong_specific"]["count"] == 1
+    unknown = [one for one in report["answers"] if one["level"] == "unknown"]
+    assert unknown  # nano does not know noise
+    for one in unknown:
+        assert one["backed_off"]["text"] == "unknown"
+        assert one["backed_off"]["reason"]
+        assert not one["right"]
+        assert not one["right_or_general"]
+    assert report["all"]["all"]["unknown"]["value"] == pytest.approx(len(unknown) / 8)
     right = [one["right"] for one in report["answers"]]
     assert report["all"]["all"]["kind_right"]["value"] == pytest.approx(sum(right) / len(right))
 

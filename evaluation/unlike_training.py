@@ -35,11 +35,15 @@ from osprey_ros.errors import InputError, OspreyError
 from osprey_ros.regions.regions import Regions, as_regions, regions_from_id_image
 from osprey_ros.vision.image_io import load_image
 from osprey_sim.dialogues import region_facts
-from osprey_sim.render import MIN_AREA, render_scenes
+from osprey_sim.object_sets import HOME, OBJECT_SETS, TABLETOP, SceneSource
+from osprey_sim.render import HEIGHT, MIN_AREA, WIDTH, Frame, Renderer
+from osprey_sim.scene import Scene
 from osprey_torch.readers.packs import TEST, TRAIN, VALIDATION, PackObject
 from osprey_torch.readers.records import Skipped
 from training.home.kinds import load_kinds
 
+# Sections of names.yaml with the names of the objects in scenes.
+_SOURCES = {TABLETOP: "tabletops", HOME: "home_models"}
 LIGHT = (1.0, 0.85, 1.1)  # brightness of known images in turns: that of a robot's camera is not that of the renderer
 
 
@@ -71,20 +75,33 @@ class Collected:
         return unlike_training.score(self.tokens, self.images)
 
 
-def simulated(split: str, seeds: Iterable[int], min_area: int = MIN_AREA) -> Iterator[RegionImage]:
-    """Yield scenes with their objects, then with their parts, of more than ``min_area`` visible pixels.
+def simulated(
+    split: str, seeds: Iterable[int], objects: str = TABLETOP, models: Path | None = None
+) -> Iterator[RegionImage]:
+    """Yield scenes with their objects, then with their parts, of more than MIN_AREA visible pixels at 320x240.
 
-    Test scenes are as they were rendered; others are darker or brighter in turns.
+    Test scenes are as they were rendered; others are darker or brighter in turns. ``objects`` is the set of objects of
+    the scenes, ``models`` the folder of models for a home.
     """
-    for scene, frame in render_scenes(split, seeds):
+    source, factor = SceneSource(objects, models), 2 if objects == HOME else 1
+    for scene, frame in _rendered(source, split, seeds, (factor * WIDTH, factor * HEIGHT)):
         light = 1.0 if split == TEST else LIGHT[scene.seed % len(LIGHT)]
         rgb = np.clip(frame.rgb * light, 0, 255).astype(np.uint8)
-        facts = [one for one in region_facts(scene, frame) if one.area > min_area]
+        facts = [one for one in region_facts(scene, frame) if one.area > MIN_AREA * factor**2]
         for kind, ids in (("object", frame.instance_ids), ("part", frame.part_ids)):
             own = [one for one in facts if one.kind == kind]
             if own:
                 regions = regions_from_id_image(ids, only=[one.id for one in own], masks_anyway=True)
                 yield RegionImage(rgb, regions, [one.category for one in own])
+
+
+def _rendered(
+    source: SceneSource, split: str, seeds: Iterable[int], size: tuple[int, int]
+) -> Iterator[tuple[Scene, Frame]]:
+    with Renderer(*size) as renderer:
+        source.preload(renderer)
+        for seed in seeds:
+            yield source.render(renderer, source.sample(seed, split), depth=False)
 
 
 def photographs(objects: Iterable[PackObject], names: KindNames | None, skipped: Skipped) -> Iterator[RegionImage]:
@@ -115,10 +132,10 @@ def collect(describer: Describer, images: Iterable[RegionImage]) -> Collected:
     return Collected(np.concatenate(tokens), np.concatenate(statistics), np.array(labels))
 
 
-def fitted_on(known: Collected, validation: Collected, text: str) -> UnlikeTraining:
-    """Return the score, fitted on known regions."""
-    images = np.unique(known.images, axis=0)
-    return fit_unlike_training(known.tokens, known.labels, validation.tokens, images, validation.images, text)
+def fitted_on(known: Collected, validation: Collected, by_image: bool, text: str) -> UnlikeTraining:
+    """Return the score, fitted on known regions, and on their images if ``by_image``."""
+    images, of_validation = (np.unique(known.images, axis=0), validation.images) if by_image else (None, None)
+    return fit_unlike_training(known.tokens, known.labels, validation.tokens, images, of_validation, text)
 
 
 def _parser() -> Parser:
@@ -127,6 +144,18 @@ def _parser() -> Parser:
     add_count_option(parser, "--fit-scenes", 700, "simulated train scenes")
     add_count_option(parser, "--validation-scenes", 300, "simulated validation scenes")
     add_count_option(parser, "--scenes", 200, "simulated test scenes to measure on")
+    parser.add_argument(
+        "--objects",
+        choices=OBJECT_SETS,
+        action="append",
+        help=f"set of objects of the scenes, can be repeated (default: {TABLETOP})",
+    )
+    parser.add_argument("--models", type=Path, metavar="DIR", help="models of a home (default: those that ship)")
+    parser.add_argument(
+        "--regions-only",
+        action="store_true",
+        help="leave the statistics of images out; better where the known images are of many kinds, as photographs are",
+    )
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of packs of known photographs")
     parser.add_argument("--unknown", type=Path, metavar="DIR", help="folder of packs of unknown photographs")
     parser.add_argument("--limit", type=positive, metavar="N", help="use at most N images of each split of a pack")
@@ -148,14 +177,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def regions(split: str, scenes: int) -> Collected:
         def images() -> Iterator[RegionImage]:
-            yield from simulated(split, range(scenes))
+            for objects in arguments.objects or (TABLETOP,):
+                for image in simulated(split, range(scenes), objects, arguments.models):
+                    kinds = [names.kind(label, _SOURCES[objects]) for label in image.labels]
+                    kept = [n for n, kind in enumerate(kinds) if not names.held_out(kind)]
+                    if kept:
+                        ids = image.regions.ids[kept]
+                        yield RegionImage(image.rgb, image.regions.select(ids), [kinds[n] for n in kept])
             yield from photographs((one for one in packs if one.split == split), names, skipped)
 
         return collect(describer, tqdm(images(), split, unit="image", file=sys.stderr))
 
     known, validation = regions(TRAIN, arguments.fit_scenes), regions(VALIDATION, arguments.validation_scenes)
     text = f"{len(known.labels)} train and {len(validation.labels)} validation regions"
-    unlike_training = fitted_on(known, validation, text)
+    unlike_training = fitted_on(known, validation, not arguments.regions_only, text)
     test = regions(TEST, arguments.scenes).score(unlike_training)
     figures = known_figures(test)
     if arguments.unknown is not None:

@@ -13,6 +13,8 @@ from osprey_ros.errors import InputError
 _SHRINKAGE = 0.1  # share of the identity in a covariance of scaled numbers; few images and small classes need it
 _MOST_DIRECTIONS = 256  # keep the principal directions of longer vectors
 _RARE = 0.999  # quantile of known validation regions
+# The numbers of a vector are not independent: together they are as much evidence as this number of independent ones.
+_NUMBERS_OF_EVIDENCE = 32
 _TINY = 1e-6
 
 
@@ -23,10 +25,11 @@ def fit_unlike_training(
     images: np.ndarray | None = None,
     validation_images: np.ndarray | None = None,
     fitted: str = "",
+    ambiguity: bool = False,
 ) -> UnlikeTraining:
     """Return the score of a model, fitted on regions that it was trained on. Equal arguments give equal results.
 
-    The score is 0 up to the median distance of validation regions, TYPICAL at their 95th percentile, UNKNOWN_FROM at
+    The score is 0 up to a low distance of validation regions, TYPICAL at their 95th percentile, UNKNOWN_FROM at
     their 99.9th, or half as far again as TYPICAL if that is more.
 
     Args:
@@ -37,6 +40,8 @@ def fit_unlike_training(
             None to judge regions by their mask tokens alone.
         validation_images: float [V, F], the statistics of the image of each validation region.
         fitted: The data, as text.
+        ambiguity: Count as unlike training, too, that several classes fit about as well. It helps with many classes,
+            to recognize others of the same sort.
 
     Raises:
         InputError: The arrays do not fit together, have values that are not finite, or are too few.
@@ -56,13 +61,17 @@ def fit_unlike_training(
             raise InputError(f"{name} has shape {array.shape}; give at least two rows of finite numbers")
     if labels is not None and len(labels) != len(tokens):
         raise InputError(f"there are {len(labels)} labels for {len(tokens)} tokens; give one for each")
-    regions = _ranged(_gaussians(tokens, labels), validation_tokens)
+    known_regions = _gaussians(tokens, labels)
+    if ambiguity:
+        known_regions = _with_ambiguity(known_regions, validation_tokens)
+    lowest = 0.5 if images is not None else 0.05  # of two distances, only unusual ones should add up
+    regions = _ranged(known_regions, validation_tokens, lowest)
     of_images = None
     if images is not None and validation_images is not None:
-        of_images = _ranged(_gaussians(images, None), validation_images)
+        of_images = _ranged(_gaussians(images, None), validation_images, lowest)
     plain = UnlikeTraining(regions, of_images, (0.0, 1.0), (0.0, 1.0))
     known = plain.distance(validation_tokens, validation_images)
-    low, typical, rare = np.quantile(known, (0.5, 0.95, _RARE))
+    low, typical, rare = np.quantile(known, (lowest, 0.95, _RARE))
     typical = max(typical, low + _TINY)
     unknown = max(rare, 1.5 * typical)
     certain = 2 * unknown
@@ -108,8 +117,17 @@ def _whitening(centered: np.ndarray) -> np.ndarray:
     return np.linalg.cholesky(np.linalg.inv(shrunk))
 
 
-def _ranged(gaussians: Gaussians, known: np.ndarray) -> Gaussians:
-    """Return the models with the range of distances of known vectors."""
-    low, high = np.quantile(gaussians.distances(known), (0.5, 0.95))
+def _with_ambiguity(gaussians: Gaussians, known: np.ndarray) -> Gaussians:
+    """Return the models with ambiguity, which varies among known vectors as much as the distance does."""
+    temperature = gaussians.within.shape[1] / _NUMBERS_OF_EVIDENCE
+    distances = gaussians.distances(known)
+    both = replace(gaussians, ambiguity=np.array([temperature, 1.0], np.float32)).distances(known)
+    weight = distances.std() / max(_TINY, (both - distances).std())
+    return replace(gaussians, ambiguity=np.array([temperature, weight], np.float32))
+
+
+def _ranged(gaussians: Gaussians, known: np.ndarray, lowest: float) -> Gaussians:
+    """Return the models with the range of distances of known vectors, from the quantile ``lowest`` up."""
+    low, high = np.quantile(gaussians.distances(known), (lowest, 0.95))
     ends = np.array([low, max(high, low + max(_TINY, _TINY * abs(low)))], np.float32)
     return replace(gaussians, range=ends)

@@ -132,10 +132,12 @@ def collect(describer: Describer, images: Iterable[RegionImage]) -> Collected:
     return Collected(np.concatenate(tokens), np.concatenate(statistics), np.array(labels))
 
 
-def fitted_on(known: Collected, validation: Collected, by_image: bool, text: str) -> UnlikeTraining:
+def fitted_on(
+    known: Collected, validation: Collected, text: str, *, by_image: bool = True, ambiguity: bool = False
+) -> UnlikeTraining:
     """Return the score, fitted on known regions, and on their images if ``by_image``."""
     images, of_validation = (np.unique(known.images, axis=0), validation.images) if by_image else (None, None)
-    return fit_unlike_training(known.tokens, known.labels, validation.tokens, images, of_validation, text)
+    return fit_unlike_training(known.tokens, known.labels, validation.tokens, images, of_validation, text, ambiguity)
 
 
 def _parser() -> Parser:
@@ -155,6 +157,9 @@ def _parser() -> Parser:
         "--regions-only",
         action="store_true",
         help="leave the statistics of images out; better where the known images are of many kinds, as photographs are",
+    )
+    parser.add_argument(
+        "--ambiguity", action="store_true", help="count that several kinds fit about as well; better with many kinds"
     )
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of packs of known photographs")
     parser.add_argument("--unknown", type=Path, metavar="DIR", help="folder of packs of unknown photographs")
@@ -190,7 +195,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     known, validation = regions(TRAIN, arguments.fit_scenes), regions(VALIDATION, arguments.validation_scenes)
     text = f"{len(known.labels)} train and {len(validation.labels)} validation regions"
-    unlike_training = fitted_on(known, validation, not arguments.regions_only, text)
+    kinds_of_score = {"by_image": not arguments.regions_only, "ambiguity": arguments.ambiguity}
+    unlike_training = fitted_on(known, validation, text, **kinds_of_score)
     test = regions(TEST, arguments.scenes).score(unlike_training)
     figures = known_figures(test)
     if arguments.unknown is not None:

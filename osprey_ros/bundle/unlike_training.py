@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -21,7 +21,8 @@ UNKNOWN_FROM = 0.9  # the answer is "unknown" from this score on
 REASON = "it is unlike anything that the model was trained on"
 IMAGE_MAPS = ("res2", "res3")  # feature maps whose statistics describe an image
 
-_ARRAYS = ("mean", "scale", "within", "around", "centers", "range")
+_ARRAYS = ("mean", "scale", "within", "around", "centers", "range", "ambiguity")
+_CLEAR = np.array([1, 0], np.float32)  # ambiguity does not count
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,17 @@ class Gaussians:
     """Gaussian models of training vectors: one of each class with a shared covariance, and one of all vectors.
 
     The distance of a vector is its squared Mahalanobis distance to the nearest class, minus its distance to the mean
-    of all (the relative Mahalanobis distance of Ren et al., arXiv 2106.09022), shifted and scaled by ``range``.
+    of all (the relative Mahalanobis distance of Ren et al., arXiv 2106.09022), plus ambiguity: how evenly several
+    classes fit, as the negative logarithm of the probability of the nearest class. It is shifted and scaled by
+    ``range``.
 
     Attributes:
         mean, scale: float [D], mean of the training vectors and the unit of each number.
         within: float [D, K], maps scaled vectors so that distances within a class have unit variance.
         around: float [D, K], the same for all vectors; [D, 0] to compare with the nearest class alone.
         centers: float [classes, K], mapped means of the classes.
-        range: float [2], distances that become 0 and 1: the median and the 95th percentile of known vectors.
+        range: float [2], distances that become 0 and 1, such as the median and the 95th percentile of known vectors.
+        ambiguity: float [2], temperature of these probabilities, and weight of the ambiguity; 0 to leave it out.
 
     Raises BundleError for arrays that do not fit together.
     """
@@ -47,6 +51,7 @@ class Gaussians:
     around: np.ndarray
     centers: np.ndarray
     range: np.ndarray
+    ambiguity: np.ndarray = field(default_factory=_CLEAR.copy)
 
     def __post_init__(self) -> None:
         arrays = {name: np.asarray(getattr(self, name)) for name in _ARRAYS}
@@ -61,12 +66,15 @@ class Gaussians:
             "around": (width, *shapes["around"][1:2]),
             "centers": (*shapes["centers"][:1], kept),
             "range": (2,),
+            "ambiguity": (2,),
         }
         wrong = [f"{name} has shape {shapes[name]}" for name in _ARRAYS if shapes[name] != expected[name]]
         if wrong or not kept or not len(self.centers):
             raise BundleError(f"the arrays do not fit together ({'; '.join(wrong) or 'one of them is empty'})")
         if not (arrays["scale"] > 0).all() or not arrays["range"][1] > arrays["range"][0]:
             raise BundleError("a scale is not positive, or the range of distances is empty")
+        if not arrays["ambiguity"][0] > 0 or arrays["ambiguity"][1] < 0:
+            raise BundleError("the temperature of the ambiguity is not positive, or its weight is negative")
 
     @property
     def width(self) -> int:
@@ -81,6 +89,10 @@ class Gaussians:
         centers = self.centers.astype(np.float64)
         squared = (mapped**2).sum(axis=1)[:, None] - 2 * mapped @ centers.T + (centers**2).sum(axis=1)
         nearest = squared.min(axis=1) - ((scaled @ self.around.astype(np.float64)) ** 2).sum(axis=1)
+        temperature, weight = self.ambiguity.astype(np.float64)
+        if weight:
+            farther = squared - squared.min(axis=1, keepdims=True)
+            nearest += weight * np.log(np.exp(-farther / (2 * temperature)).sum(axis=1))
         low, high = self.range.astype(np.float64)
         distances: np.ndarray = (nearest - low) / (high - low)
         return distances
@@ -115,8 +127,8 @@ class UnlikeTraining:
     def distance(self, mask_tokens: np.ndarray, image: np.ndarray | None = None) -> np.ndarray:
         """Return the distance of regions to the training data, float64 [N], 0 or more.
 
-        It is the root of the sum of squares of two distances, that of the region and that of its image, each of them 0
-        at the median of known ones and 1 at their 95th percentile.
+        It is the root of the sum of squares of two distances, that of the region and that of its image, each of them 1
+        at the 95th percentile of known ones.
 
         Args:
             mask_tokens: float [N, hidden size].
@@ -196,5 +208,6 @@ def channel_statistics(maps: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _gaussians(arrays: Mapping[str, np.ndarray], part: str) -> Gaussians:
-    return Gaussians(**{name: arrays[f"{part}.{name}"] for name in _ARRAYS})
+def _gaussians(arrays: dict[str, np.ndarray], part: str) -> Gaussians:
+    clear = {f"{part}.ambiguity": _CLEAR}
+    return Gaussians(**{name: (clear | arrays)[f"{part}.{name}"] for name in _ARRAYS})

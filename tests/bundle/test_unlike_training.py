@@ -51,6 +51,20 @@ def test_it_separates_vectors_between_the_classes(fitted: UnlikeTraining) -> Non
     assert auroc(without_classes.score(_clusters(7, 400)[0]), without_classes.score(50 + between)) == 1
 
 
+def test_ambiguity_counts_if_it_is_wanted(fitted: UnlikeTraining) -> None:
+    tokens, labels = _clusters(1, 600)
+    both = fit_unlike_training(tokens, labels, _clusters(2, 400)[0], ambiguity=True)
+    known = _clusters(5, 400)[0]
+    centers = np.stack([tokens[labels == name].mean(axis=0) for name in np.unique(labels)])
+    halfway = (centers[:-1] + centers[1:]) / 2
+    assert both.distance(halfway).min() > np.quantile(both.distance(known), 0.95)
+    read = UnlikeTraining.from_bytes(both.to_bytes())
+    np.testing.assert_array_equal(read.score(known), both.score(known))
+    assert fitted.regions.ambiguity[1] == 0
+    old = UnlikeTraining.from_bytes(_changed(fitted, regions__ambiguity=None))
+    np.testing.assert_array_equal(old.score(known), fitted.score(known))
+
+
 def test_a_known_region_in_an_unusual_image_is_unlike_training(fitted: UnlikeTraining) -> None:
     known = _clusters(5, 300)[0]
     assert (fitted.score(known, _images(8, 1)[0]) >= UNKNOWN_FROM).mean() < 0.05
@@ -127,6 +141,7 @@ def _changed(fitted: UnlikeTraining, **changes: np.ndarray | None) -> bytes:
         ({"regions__scale": np.zeros(WIDTH, np.float32)}, "not positive"),
         ({"regions__mean": np.full(WIDTH, np.inf, np.float32)}, "not finite"),
         ({"images__mean": np.array(["a"] * STATISTICS)}, "not finite"),
+        ({"regions__ambiguity": np.zeros(2, np.float32)}, "temperature"),
         ({"scores": np.array([0.0, 0.9, 0.5, 1.0])}, "decreases"),
         ({"distances": np.array([0.0])}, "for each distance"),
     ],

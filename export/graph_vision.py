@@ -18,7 +18,7 @@ import numpy as np
 
 from export.graph_backbone import add_backbone
 from export.graph_mask_extractor import LEVELS
-from osprey_torch.config import IMAGE_TOKEN_LEVEL, STRIDES, OspreyConfig
+from osprey_torch.config import STRIDES, OspreyConfig
 from osprey_torch.onnx_graph import GraphBuilder, gelu, linear
 
 TRUNK = "model.vision_tower.vision_tower.visual.trunk"
@@ -55,7 +55,7 @@ def build_vision(
     for level, states, channels, size in zip(LEVELS, maps, config.vision_channels, config.feature_sizes, strict=True):
         graph.node("Identity", [states], level)
         graph.output(level, [1, channels, *size])
-    _add_projector(graph, config, read, LEVELS[IMAGE_TOKEN_LEVEL], half)
+    _add_projector(graph, config, read, LEVELS[config.image_token_level], half)
     graph.output("image_tokens", [config.image_tokens, config.hidden_size])
     graph.save(path)
 
@@ -80,7 +80,7 @@ def _add_projector(
     def layer(rows: str, name: str) -> str:
         return linear(graph, rows, name, read(f"{name}.weight"), read(f"{name}.bias"), half)
 
-    channels = config.vision_channels[IMAGE_TOKEN_LEVEL]
+    channels = config.vision_channels[config.image_token_level]
     rows = graph.node("Reshape", [features, graph.constant([channels, config.image_tokens])], "projector.columns")
     rows = graph.node("Transpose", [rows], "projector.rows", perm=[1, 0])
     rows = gelu(graph, layer(graph.narrow(rows), f"{PROJECTOR}.0"), f"{PROJECTOR}.1")

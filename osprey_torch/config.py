@@ -11,7 +11,6 @@ from osprey_torch.config_values import numbers, part, positive_number, token_ids
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 STRIDES = (4, 8, 16, 32)
-IMAGE_TOKEN_LEVEL = 2  # res4, stride 16
 
 # What `config.json` calls the fields that every LLaMA has; the key-value heads are the heads.
 LLAMA_KEYS = {
@@ -45,6 +44,7 @@ class OspreyConfig:
     vision_depths: tuple[int, int, int, int] = (3, 3, 27, 3)
     vision_channels: tuple[int, int, int, int] = (192, 384, 768, 1536)
     vision_layer_scale: float = 1e-6
+    image_token_level: int = 2  # feature level that becomes image tokens: 1 to 3 for res3 to res5; res4 as published
     # mask extractor
     mask_channels: int = 1024
     position_size: int = 112
@@ -78,6 +78,10 @@ class OspreyConfig:
             raise ValueError(f"crop_margin is {self.crop_margin}: a window of less than the region's box cuts it off")
         if self.hidden_size % (2 * self.num_heads):
             raise ValueError(f"hidden_size {self.hidden_size} does not divide into {self.num_heads} heads of even size")
+        if not 1 <= self.image_token_level < len(STRIDES):
+            raise ValueError(
+                f"image_token_level is {self.image_token_level}: it must be 1, 2 or 3 (res3, res4 or res5)"
+            )
         if min(self.image_std) <= 0:
             raise ValueError(f"image_std is {list(self.image_std)}: deviations must be above 0")
 
@@ -88,7 +92,7 @@ class OspreyConfig:
     @property
     def image_grid(self) -> int:
         """Side of the square grid of image tokens."""
-        return self.image_size // STRIDES[IMAGE_TOKEN_LEVEL]
+        return self.image_size // STRIDES[self.image_token_level]
 
     @property
     def image_tokens(self) -> int:
@@ -123,7 +127,7 @@ class OspreyConfig:
             "architectures": ["OspreyLlamaForCausalLM"],
             "model_type": "osprey",
             "mm_projector_type": "mlp2x_gelu",
-            "mm_hidden_size": self.vision_channels[IMAGE_TOKEN_LEVEL],
+            "mm_hidden_size": self.vision_channels[self.image_token_level],
             **{key: getattr(self, name) for key, name in LLAMA_KEYS.items()},
             "osprey": {key: value for key, value in asdict(self).items() if key not in (*LLAMA_KEYS.values(), *unused)},
         }
@@ -242,4 +246,21 @@ OSPREY_NANO = OspreyConfig(
     max_positions=2048,
     mask_id=768,
     pos_id=769,
+)
+
+# The small model for real things; its recipe gives it a tower of timm. The vocabulary is without the kinds.
+OSPREY_HOME = OspreyConfig(
+    image_size=448,
+    image_token_level=3,
+    crop_size=224,
+    mask_channels=384,
+    position_size=28,
+    hidden_size=256,
+    intermediate_size=512,
+    num_layers=4,
+    num_heads=8,
+    vocab_size=900,
+    max_positions=2048,
+    mask_id=900,
+    pos_id=901,
 )

@@ -79,9 +79,12 @@ class MaskExtractor(nn.Module):
         self, features: Sequence[torch.Tensor], masks: Sequence[torch.Tensor], positions: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """features and masks as in `pool`; positions [B, N, P, P] float -> mask and position tokens, both [B, N, H]."""
-        pooled = self.pool(features, masks)
-        summed = _summed((self.res2, self.res3, self.res4, self.res5), pooled)
-        return self.feat_linear(summed), self.mask_linear(positions.flatten(2))
+        return self.mask_tokens(self.pool(features, masks)), self.mask_linear(positions.flatten(2))
+
+    def mask_tokens(self, pooled: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the mask tokens [..., H] of the means of four feature maps over each region, [..., C]."""
+        result: torch.Tensor = self.feat_linear(_summed((self.res2, self.res3, self.res4, self.res5), pooled))
+        return result
 
     def crop_tokens(self, pooled: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return what the crops of regions add to their mask tokens, [..., H]. The model must have crops.

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaModel
 
 from osprey_ros.decoding.prompt import IMAGE, MASK, POSITION
 from osprey_torch.backbone import BackboneTower
-from osprey_torch.config import IMAGE_TOKEN_LEVEL, LLAMA_KEYS, OspreyConfig
+from osprey_torch.config import LLAMA_KEYS, OspreyConfig
 from osprey_torch.mask_extractor import MaskExtractor
 from osprey_torch.packing import PackedBatch
 from osprey_torch.vision import VisionTower
@@ -25,7 +25,7 @@ class OspreyLlama(LlamaModel):  # type: ignore[no-untyped-call]
         super().__init__(LlamaConfig(**shape, rope_parameters=rope, attn_implementation="sdpa"))  # type: ignore[call-arg]
         self.vision_tower = VisionTower(config) if config.vision_backbone is None else BackboneTower(config)
         self.mm_projector = nn.Sequential(
-            nn.Linear(config.vision_channels[IMAGE_TOKEN_LEVEL], config.hidden_size),
+            nn.Linear(config.vision_channels[config.image_token_level], config.hidden_size),
             nn.GELU(),
             nn.Linear(config.hidden_size, config.hidden_size),
         )
@@ -42,15 +42,15 @@ class Osprey(nn.Module):
         nn.init.normal_(self.lm_head.weight, std=0.02)
         self.mask_extractor = MaskExtractor(config)
 
-    def project(self, res4: torch.Tensor) -> torch.Tensor:
-        """Project res4 [B, C, h, w] to image tokens [B, h*w, H], row by row."""
-        result: torch.Tensor = self.model.mm_projector(res4.flatten(2).transpose(1, 2))
+    def project(self, level: torch.Tensor) -> torch.Tensor:
+        """Project the feature level of image tokens [B, C, h, w] to image tokens [B, h*w, H], row by row."""
+        result: torch.Tensor = self.model.mm_projector(level.flatten(2).transpose(1, 2))
         return result
 
     def encode_image(self, pixels: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
         """Encode pixels [B, 3, S, S]: four feature maps [B, C, h, w] and image tokens [B, T, H]."""
         features = self.model.vision_tower(pixels)
-        return features, self.project(features[IMAGE_TOKEN_LEVEL])
+        return features, self.project(features[self.config.image_token_level])
 
     def encode_regions(
         self, features: Sequence[torch.Tensor], masks: Sequence[torch.Tensor], positions: torch.Tensor

@@ -5,7 +5,7 @@ A batch depends only on the seed and its number, so that a resumed run equals an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -31,23 +31,56 @@ NO_LABEL = -100
 
 
 @dataclass(frozen=True)
+class CachedFeatures:
+    """What a frozen vision tower gives for an image and its N regions, in place of pixels and masks.
+
+    Attributes:
+        pooled: Means of the four feature maps over each region, float32 [N, C].
+        crops: The same of the crops of the regions; empty if the model has none.
+        cropped: Whether the mask tokens are to be made with crops.
+        level: The feature map of the image tokens, float16 [C, h, w].
+    """
+
+    pooled: list[np.ndarray]
+    crops: list[np.ndarray]
+    cropped: bool
+    level: np.ndarray
+
+
+@dataclass(frozen=True)
+class CachedBatch:
+    """`CachedFeatures` of a batch: pooled and crops float32 [B, N, C], cropped bool [B], level float32 [B, C, h, w]."""
+
+    pooled: list[torch.Tensor]
+    crops: list[torch.Tensor]
+    cropped: torch.Tensor
+    level: torch.Tensor
+
+    def to(self, device: torch.device) -> CachedBatch:
+        pooled, crops = ([part.to(device) for part in parts] for parts in (self.pooled, self.crops))
+        return CachedBatch(pooled, crops, self.cropped.to(device), self.level.to(device))
+
+
+@dataclass(frozen=True)
 class Batch:
     """One training step's input; N is the largest number of regions in an image of the batch."""
 
-    pixels: torch.Tensor  # float32 [B, 3, S, S]
+    pixels: torch.Tensor | None  # float32 [B, 3, S, S]; None with cached features
     masks: list[torch.Tensor]  # four of float32 [B, N, h, w]; zeros beyond an image's regions
     positions: torch.Tensor  # float32 [B, N, P, P]
     # int64 [B, N] by name in LABELS and PLACE_LABELS, NO_LABEL where there is none; empty where records are among them
     labels: dict[str, torch.Tensor]
     packed: PackedBatch | None  # dialogues of the regions
+    features: CachedBatch | None = None
 
     def to(self, device: torch.device) -> Batch:
         return Batch(
-            self.pixels.to(device),
+            self.pixels.to(device) if self.pixels is not None else None,
             [m.to(device) for m in self.masks],
             self.positions.to(device),
             {name: tensor.to(device) for name, tensor in self.labels.items()},
             self.packed.to(device) if self.packed is not None else None,
+            self.features.to(device) if self.features is not None else None,
         )
 
 
@@ -55,11 +88,12 @@ class Batch:
 class Item:
     """One image of a batch."""
 
-    pixels: np.ndarray
+    pixels: np.ndarray | None
     masks: list[np.ndarray]
     positions: np.ndarray
     labels: dict[str, list[int]]
     sequence: PackedSequence | None
+    features: CachedFeatures | None = None
 
 
 # Least visible share of a region that the edge of an enlarged image cuts.
@@ -180,7 +214,7 @@ class SceneDataset(Dataset[Item]):
             positions.append(regions.position_grids(self.spec.position_size))
         grids = np.concatenate(positions)
         labels = {name: [NO_LABEL if name in view.unknown else _label(name, f) for f in facts] for name in LABELS}
-        labels |= _place_labels(grids)
+        labels |= place_labels(grids)
         return Item(
             pixels=normalize_and_square(view.image, self.spec),
             masks=[np.concatenate(level) for level in masks],
@@ -273,7 +307,7 @@ def _label(name: str, facts: RegionFacts) -> int:
     return LABELS[name].index(value) if value else NO_LABEL
 
 
-def _place_labels(grids: np.ndarray) -> dict[str, list[int]]:
+def place_labels(grids: np.ndarray) -> dict[str, list[int]]:
     """Return the column and row of the middle of each position grid [N, P, P]."""
     inside = (grids > 0).astype(np.float64)
     area = inside.sum((1, 2))
@@ -297,8 +331,9 @@ def _collate(items: Sequence[Item]) -> Batch:
         return torch.from_numpy(out)
 
     sequences = [item.sequence for item in items if item.sequence is not None]
+    pixels = [item.pixels for item in items if item.pixels is not None]
     return Batch(
-        pixels=torch.from_numpy(np.stack([item.pixels for item in items])),
+        pixels=torch.from_numpy(np.stack(pixels)) if pixels else None,
         masks=[pad([item.masks[level] for item in items], 0) for level in range(len(items[0].masks))],
         positions=pad([item.positions for item in items], 0),
         labels={
@@ -306,4 +341,18 @@ def _collate(items: Sequence[Item]) -> Batch:
             for name in (items[0].labels if all(item.labels for item in items) else ())
         },
         packed=collate(sequences) if sequences else None,
+        features=_collate_features([item.features for item in items if item.features is not None], pad),
     )
+
+
+def _collate_features(
+    items: Sequence[CachedFeatures], pad: Callable[[Sequence[np.ndarray], float], torch.Tensor]
+) -> CachedBatch | None:
+    if not items:
+        return None
+    pooled, crops = (
+        [pad([levels[level] for levels in parts], 0.0) for level in range(len(parts[0]))]
+        for parts in ([item.pooled for item in items], [item.crops for item in items])
+    )
+    cropped = torch.tensor([item.cropped for item in items])
+    return CachedBatch(pooled, crops, cropped, torch.from_numpy(np.stack([item.level for item in items])).float())

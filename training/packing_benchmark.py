@@ -125,7 +125,7 @@ class Side:
         self.optimizer.zero_grad()
         self.loss().backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        if self.batch.pixels.is_cuda:
+        if self.batch.pixels is not None and self.batch.pixels.is_cuda:
             torch.cuda.synchronize()
 
 

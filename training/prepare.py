@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from osprey_ros.files import write_file
 from osprey_ros.kinds.tree import KindTree
 from osprey_sim.dialogues import all_texts
 from osprey_torch.companion_files import read_kinds
-from osprey_torch.config import OSPREY_NANO, OspreyConfig
+from osprey_torch.config import OSPREY_HOME, OSPREY_NANO, OspreyConfig
 from osprey_torch.model import Osprey
 from osprey_torch.readers.mixture import Mixture, Source
 from osprey_torch.readers.records import Record, Skipped
@@ -28,6 +28,7 @@ from osprey_torch.readers.shards import Shards, write_shards
 from osprey_torch.readers.usable import usable_records
 from training.data import Item, SceneDataset, Selection
 from training.deadline import Deadline
+from training.home.prepare import prepare_views
 from training.mixed_data import MixedDataset
 from training.recipe import ModelStart, Recipe, RecordSource
 from training.record_data import RecordDataset
@@ -35,14 +36,15 @@ from training.start import load_tower, starting_model, with_tower
 from training.store import SceneStore, render_scenes
 from training.tokenizer import train_tokenizer
 
-PRESETS = {"nano": OSPREY_NANO}
+PRESETS = {"nano": OSPREY_NANO, "home": OSPREY_HOME}
 
 
 @dataclass(frozen=True)
 class Prepared:
     """A model on the CPU, its tokenizer, how many images there are, and the items of a stage given its seed.
 
-    kinds: the tree of kinds that goes into the checkpoint, if there is one.
+    kinds: the tree of kinds that goes into the checkpoint, if there is one. labels: the number of values of each label
+    of regions, by default those of tabletops.
     """
 
     model: Osprey
@@ -50,6 +52,7 @@ class Prepared:
     image_count: int
     items: Callable[[Selection, int], Dataset[Item]]
     kinds: KindTree | None = None
+    labels: Mapping[str, int] | None = None
 
 
 def prepare(recipe: Recipe, folder: Path, workers: int, deadline: Deadline = Deadline()) -> Prepared:  # noqa: B008
@@ -61,6 +64,12 @@ def prepare(recipe: Recipe, folder: Path, workers: int, deadline: Deadline = Dea
     for source in recipe.data.sources:
         if source.reader not in READERS:
             raise InputError(f"data: unknown reader {source.reader!r}; known are {', '.join(READERS)}")
+    views = recipe.data.views
+    if views is not None:
+        if recipe.model.preset is None:
+            raise InputError("data.views: views need a preset, such as home")
+        found = prepare_views(recipe, views, _preset(recipe.model), folder, workers, deadline)
+        return Prepared(found.model, found.tokenizer, found.image_count, found.items, found.kinds.tree, found.labels)
     store = None
     if recipe.model.preset is not None and recipe.data.scenes:
         config = _preset(recipe.model)

@@ -80,6 +80,50 @@ class RecordSource:
 
 
 @dataclass(frozen=True)
+class PhotographPack:
+    """A pack of photographs with masks in COCO's layout; training goes on without it where its folder is absent.
+
+    source: where it comes from in public. license: of its images. cut_out: each image shows one object, which is also
+    cut out and pasted on other images.
+    """
+
+    folder: str
+    source: str
+    license: str
+    cut_out: bool = False
+
+
+@dataclass(frozen=True)
+class Views:
+    """Views of real things whose features the frozen vision tower computes once.
+
+    composed: number of views made of the photographs of the packs. rooms: number of simulated rooms, with the models
+    that ship with the simulator and those in the folders `models`; tabletops: share of them with its primitives.
+    cap: about the largest number of photographs of a kind in a pass. shares: of an item of training: composed views,
+    photographs as they are, rooms. kinds: the tree of kinds.
+    """
+
+    composed: int
+    packs: tuple[PhotographPack, ...] = ()
+    rooms: int = 0
+    models: tuple[str, ...] = ()
+    tabletops: float = 0.2
+    cap: int = 40
+    shares: tuple[float, ...] = (0.5, 0.3, 0.2)
+    kinds: str = "training/home/kinds.yaml"
+
+    def __post_init__(self) -> None:
+        if self.composed < 0 or self.rooms < 0 or self.composed + self.rooms < 1:
+            raise InputError("data.views: give composed or rooms, whole numbers above 0")
+        if self.composed and not self.packs:
+            raise InputError("data.views: composed views need packs")
+        if not 0 <= self.tabletops <= 1:
+            raise InputError(f"data.views: tabletops is {self.tabletops}: it must be 0 to 1")
+        if len(self.shares) != 3 or min(self.shares) < 0 or not sum(self.shares):
+            raise InputError(f"data.views: shares are {list(self.shares)}: give three numbers of 0 or more")
+
+
+@dataclass(frozen=True)
 class DataSources:
     """Simulated scenes (how many), data sets on disk, or both.
 
@@ -92,9 +136,12 @@ class DataSources:
     scene_size: tuple[int, int] = (WIDTH, HEIGHT)
     sources: tuple[RecordSource, ...] = ()
     strict: bool = False
+    views: Views | None = None
 
     def __post_init__(self) -> None:
-        if self.scenes < 0 or not (self.scenes or self.sources):
+        if self.views is not None and (self.scenes or self.sources):
+            raise InputError("data: views stand alone, without scenes and sources")
+        if self.views is None and (self.scenes < 0 or not (self.scenes or self.sources)):
             raise InputError("data: give scenes, a number above 0, or a list of sources, or both")
         if not self.scenes_weight > 0:
             raise InputError(f"data: scenes_weight is {self.scenes_weight}: it must be above 0")
@@ -123,6 +170,7 @@ class Recipe:
     save_dtype: str = "fp32"
     log_every: int = 20  # steps
     lora: LoraSettings | None = None
+    dropout: float = 0.0  # of the features of views
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -135,6 +183,8 @@ class Recipe:
             raise InputError("lora: the weights below adapters do not move, so no stage can be int4_aware")
         if not self.stages:
             raise InputError("stages: there are none")
+        if self.data.views is not None and (moving := [s.name for s in self.stages if "vision" in s.trains]):
+            raise InputError(f"stage {moving[0]}: views are for a frozen tower; leave vision out of trains")
         if self.data.sources:
             changed = [s.name for s in self.stages if s.selection != s.selection.of_records()]
             if changed and not self.data.scenes:
@@ -151,7 +201,11 @@ class Recipe:
         """Return the recipe with `factor` times the scenes and steps, for trials."""
         stages = tuple(replace(s, steps=max(2, round(s.steps * factor)) if s.steps else None) for s in self.stages)
         scenes = max(8, round(self.data.scenes * factor)) if self.data.scenes else 0
-        return replace(self, stages=stages, data=replace(self.data, scenes=scenes))
+        views = self.data.views
+        if views is not None:
+            composed, rooms = (max(8, round(n * factor)) if n else 0 for n in (views.composed, views.rooms))
+            views = replace(views, composed=composed, rooms=rooms)
+        return replace(self, stages=stages, data=replace(self.data, scenes=scenes, views=views))
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -58,7 +58,7 @@ class Trainer:
             add_lora(prepared.model, recipe.lora)
         if self.accelerator.device.type == "cpu":
             prepare_for_cpu(prepared.model)
-        self.objective = Objective(prepared.model)
+        self.objective = Objective(prepared.model, prepared.labels, recipe.dropout)
         if recipe.gradient_checkpointing:
             prepared.model.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
         self.workers = max(1, min(16, (os.cpu_count() or 2) - 1))

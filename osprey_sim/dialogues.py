@@ -20,10 +20,9 @@ PAIR_QUESTION = f"Where is {REGION_TEXT} relative to {REGION_TEXT}?"
 PART_QUESTION = "Does {region} have {part}?"
 CLASS_QUESTION = "Is {region} {thing}?"
 
-# Kinds of dialogues; "material" is for real things only.
-# Answers in PLACED are true for the whole image only, in SIZED for images that are not enlarged,
+# Kinds of dialogues. Answers in PLACED are true for the whole image only, in SIZED for images that are not enlarged,
 # and in COLORED for images with unchanged colors.
-KINDS = ("category", "short", "detailed", "color", "class", "part", "material", "relation", "pair")
+KINDS = ("category", "short", "detailed", "color", "class", "part", "relation", "pair")
 PLACED = frozenset({"detailed", "relation", "pair"})
 SIZED = frozenset({"short", "detailed", "relation", "pair"})
 COLORED = frozenset({"color", *SIZED})

@@ -28,6 +28,7 @@ CATEGORIES = (*CLASSES, *PARTS)
 LABELS = {"category": CATEGORIES, "color": COLORS, "size": SIZES, "table": TABLES}
 PLACE_LABELS = {"column": tuple(range(12)), "row": tuple(range(12))}
 NO_LABEL = -100
+DIALOGUES = (*KINDS, "material")  # the last is for real things only
 
 
 @dataclass(frozen=True)
@@ -115,11 +116,14 @@ class Selection:
     zoom: float = 1.0  # enlarge a part of half of the images, at most this factor
     brightness: float = 0.0  # each image is up to this share brighter or darker
     recolor: float = 0.0  # share of the images whose colors are exchanged, so that shapes count
+    foreign: int = 0  # objects of other views, asked for their category behind the same image; for views only
     weights: Mapping[str, float] = field(default_factory=dict)  # of kinds of dialogues, see osprey_sim.dialogues
 
     def __post_init__(self) -> None:
         if not 1.0 <= self.zoom <= 4.0:
             raise ValueError(f"selection.zoom is {self.zoom}: it must be 1 to 4")
+        if self.foreign < 0:
+            raise ValueError(f"selection.foreign is {self.foreign}: it must be 0 or more")
         if not 0.0 <= self.brightness < 1.0:
             raise ValueError(f"selection.brightness is {self.brightness}: it must be 0 or more and below 1")
         if not 0.0 <= self.recolor <= 1.0:
@@ -127,16 +131,16 @@ class Selection:
         if "colour" in self.weights:  # spelling of recipes before 0.2
             weights = {"color" if kind == "colour" else kind: weight for kind, weight in self.weights.items()}
             object.__setattr__(self, "weights", weights)
-        unknown = set(self.weights) - set(KINDS)
+        unknown = set(self.weights) - set(DIALOGUES)
         if unknown or any(weight < 0 for weight in self.weights.values()) or self.weights.get("category") == 0:
             raise ValueError(
-                f"selection.weights are {dict(self.weights)}: expected {', '.join(KINDS)}, none below 0, and some for "
-                "category, which can be asked of every region"
+                f"selection.weights are {dict(self.weights)}: expected {', '.join(DIALOGUES)}, none below 0, and "
+                "some for category, which can be asked of every region"
             )
 
     def of_records(self) -> Selection:
         """Return the selection for data sets, without the options for simulated scenes."""
-        return replace(self, flip=False, zoom=1.0, recolor=0.0, weights={})
+        return replace(self, flip=False, zoom=1.0, recolor=0.0, foreign=0, weights={})
 
     def lit(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return an image, uint8 [H, W, 3], randomly brightened or darkened."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -46,6 +46,25 @@ def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return the mean over labeled rows; logits [B, N, C], labels [B, N]."""
     total = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=NO_LABEL, reduction="sum")
     return total / (labels != NO_LABEL).sum().clamp(min=1)
+
+
+def seed_answers(model: Osprey, heads: LabelHeads, tokens: Sequence[int]) -> None:
+    """Start the language model with what stage 0 has learned about kinds.
+
+    Its output layer gets the classifier of the categories, whose norm it has, too; the values of its last layer pass
+    as they are. What is left to learn is to look at the mask token.
+
+    Args:
+        model: Its language model has not learned anything.
+        heads: The classifiers of stage 0.
+        tokens: The token of each category, in the order of the classifier.
+    """
+    weight = heads.heads["category"].weight * heads.norm.weight
+    attention = model.model.layers[-1].self_attn
+    with torch.no_grad():
+        model.lm_head.weight[list(tokens)] = weight - weight.mean(1, keepdim=True)
+        for linear in (attention.v_proj, attention.o_proj):
+            linear.weight.copy_(torch.eye(len(linear.weight)))
 
 
 class Objective(nn.Module):

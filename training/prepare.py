@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +44,7 @@ class Prepared:
     """A model on the CPU, its tokenizer, how many images there are, and the items of a stage given its seed.
 
     kinds: the tree of kinds that goes into the checkpoint, if there is one. labels: the number of values of each label
-    of regions, by default those of tabletops.
+    of regions, by default those of tabletops. category_tokens: the token that answers each category, if one does.
     """
 
     model: Osprey
@@ -53,6 +53,7 @@ class Prepared:
     items: Callable[[Selection, int], Dataset[Item]]
     kinds: KindTree | None = None
     labels: Mapping[str, int] | None = None
+    category_tokens: Sequence[int] = ()
 
 
 def prepare(recipe: Recipe, folder: Path, workers: int, deadline: Deadline = Deadline()) -> Prepared:  # noqa: B008
@@ -69,7 +70,8 @@ def prepare(recipe: Recipe, folder: Path, workers: int, deadline: Deadline = Dea
         if recipe.model.preset is None:
             raise InputError("data.views: views need a preset, such as home")
         found = prepare_views(recipe, views, _preset(recipe.model), folder, workers, deadline)
-        return Prepared(found.model, found.tokenizer, found.image_count, found.items, found.kinds.tree, found.labels)
+        parts = (found.model, found.tokenizer, found.image_count, found.items, found.kinds.tree)
+        return Prepared(*parts, found.labels, found.category_tokens)
     store = None
     if recipe.model.preset is not None and recipe.data.scenes:
         config = _preset(recipe.model)

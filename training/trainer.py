@@ -28,7 +28,7 @@ from training.data import batches
 from training.deadline import Deadline, TimeIsUp
 from training.int4_aware import int4_weights, settle_on_int4
 from training.lora import add_lora, freeze_below_adapters, merged_state
-from training.objective import Objective
+from training.objective import Objective, seed_answers
 from training.prepare import Prepared
 from training.recipe import Recipe
 from training.stages import Stage, freeze_all_but, group_parameters
@@ -91,6 +91,9 @@ class Trainer:
             accelerator.prepare(self.objective)
             accelerator.load_state(str(self.folder / resume["state"]))
             accelerator.free_memory()
+        words_begin = stage.learns_words and number > 0 and not self.recipe.stages[number - 1].learns_words
+        if resume["step"] == 0 and words_begin and self.prepared.category_tokens:
+            seed_answers(self.prepared.model, self.objective.heads, self.prepared.category_tokens)
         model, optimizer = accelerator.prepare(self.objective, self._optimizer(stage))
         if resume["state"] and resume["step"] > 0:
             accelerator.load_state(str(self.folder / resume["state"]))

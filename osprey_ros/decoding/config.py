@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-
-import numpy as np
+from numbers import Integral
 
 from osprey_ros.errors import InputError
 
@@ -30,7 +30,7 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not (np.isfinite(self.temperature) and self.temperature > 0):
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise InputError(
                 f"temperature is {self.temperature}: it must be above 0 (for greedy decoding, omit sampling)"
             )
@@ -64,7 +64,7 @@ class GenerationConfig:
 
     def __post_init__(self) -> None:
         if self.max_new_tokens is not None and (
-            not isinstance(self.max_new_tokens, int | np.integer) or self.max_new_tokens < 1
+            not isinstance(self.max_new_tokens, Integral) or self.max_new_tokens < 1
         ):
             raise InputError(f"max_new_tokens is {self.max_new_tokens!r}: it must be a whole number, at least 1")
         if not isinstance(self.sampling, Sampling | None):

@@ -25,7 +25,7 @@ from training.home.prepare import standardize
 from training.home.rooms import RoomSource
 from training.home.tower import FrozenTower, write_tower
 from training.home.views import Thing, View, ViewSource
-from training.objective import Objective
+from training.objective import Objective, seed_answers
 from training.prepare import prepare
 from training.recipe import Recipe, load_recipe, recipe_from_mapping
 from training.start import with_tower
@@ -276,6 +276,33 @@ def test_rooms_are_views_with_known_kinds() -> None:
     for view in views:
         assert all(thing.kind in kinds and thing.kind not in kinds.held_out for thing in view.things)
         assert all(view.color(thing) == thing.color for thing in view.things)
+
+
+def test_objects_of_other_views_are_asked_for_their_category_only(pack: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(pack)
+    prepared = prepare(recipe, tmp_path / "run", workers=1)
+    item = prepared.items(replace(recipe.stages[1].selection, foreign=5), 5)[0]
+    own = prepared.items(recipe.stages[1].selection, 5)[0]
+    assert item.sequence is not None
+    assert own.sequence is not None
+    assert len(item.positions) == len(own.positions) + 5 == len(item.features.pooled[0])  # type: ignore[union-attr]
+    asked = [number for number in range(1, int(item.sequence.branches.max()) + 1)]
+    answers = [item.sequence.targets[item.sequence.branches == number] for number in asked[-5:]]
+    kinds = {prepared.category_tokens[list(load_kinds().facts).index(kind)] for kind in KINDS}
+    assert all({int(token) for token in answer if token >= 0} <= kinds | {2} for answer in answers)
+
+
+def test_the_language_model_starts_with_the_classifier(pack: Path, tmp_path: Path) -> None:
+    prepared = prepare(recipe_of(pack), tmp_path / "run", workers=1)
+    objective = Objective(prepared.model, prepared.labels)
+    seed_answers(prepared.model, objective.heads, prepared.category_tokens)
+    tokens = torch.randn(4, prepared.model.config.hidden_size)
+    head = objective.heads.heads["category"]
+    with torch.no_grad():
+        expected = head(objective.heads.norm(tokens)) - head.bias
+        centered = tokens - tokens.mean(-1, keepdim=True)
+        found = prepared.model.lm_head(centered / centered.std(-1, unbiased=False, keepdim=True))
+    assert torch.allclose(found[:, list(prepared.category_tokens)], expected, atol=1e-3)
 
 
 def test_crops_are_dropped_for_half_of_the_images(pack: Path, tmp_path: Path) -> None:

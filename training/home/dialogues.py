@@ -63,7 +63,7 @@ class DialogueMaker:
 
     Args:
         kinds: The tree with the facts about each kind.
-        weights: Weight of each of `osprey_sim.dialogues.KINDS`, 1 by default. Kinds with a high weight tend to come
+        weights: Weight of each of `training.data.DIALOGUES`, 1 by default. Kinds with a high weight tend to come
             first; weight 0 excludes a kind.
     """
 

@@ -37,7 +37,7 @@ Source = Callable[[], Callable[[int], View]]
 
 @dataclass(frozen=True)
 class PreparedViews:
-    """The parts of `training.prepare.Prepared`, the tree of kinds and the sizes of the labels."""
+    """The parts of `training.prepare.Prepared`, with the whole tree of kinds."""
 
     model: Osprey
     tokenizer: Tokenizer
@@ -45,6 +45,7 @@ class PreparedViews:
     items: Callable[[Selection, int], Dataset[Item]]
     kinds: Kinds
     labels: dict[str, int]
+    category_tokens: tuple[int, ...]
 
 
 def prepare_views(
@@ -73,7 +74,8 @@ def prepare_views(
         return FeatureDataset(own, shares, model.config, prompts, kinds, selection, seed)
 
     count = sum(len(store) for store, _ in present)
-    return PreparedViews(model, tokenizer, count, items, kinds, label_sizes(kinds))
+    tokens = tuple(prompts.answer(name)[0] for name in kinds.facts)
+    return PreparedViews(model, tokenizer, count, items, kinds, label_sizes(kinds), tokens)
 
 
 def round_tower(model: Osprey) -> None:

@@ -37,6 +37,7 @@ setup(
         files("rviz"),
         files("foxglove"),
         files("engines/nano"),
+        files("engines/home"),
     ],
     install_requires=[
         "setuptools",

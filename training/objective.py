@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -59,8 +60,9 @@ def seed_answers(model: Osprey, heads: LabelHeads, tokens: Sequence[int]) -> Non
         heads: The classifiers of stage 0.
         tokens: The token of each category, in the order of the classifier.
     """
-    weight = heads.heads["category"].weight * heads.norm.weight
-    attention = model.model.layers[-1].self_attn
+    head: Any = heads.heads["category"]
+    attention: Any = model.model.layers[-1].self_attn
+    weight = head.weight * heads.norm.weight
     with torch.no_grad():
         model.lm_head.weight[list(tokens)] = weight - weight.mean(1, keepdim=True)
         for linear in (attention.v_proj, attention.o_proj):

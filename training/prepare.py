@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -16,7 +15,6 @@ from osprey_ros.bundle.hash_cache import sha256_of
 from osprey_ros.decoding.prompt import MASK_TEXT, PromptBuilder
 from osprey_ros.errors import InputError
 from osprey_ros.files import write_file
-from osprey_ros.kinds.tree import KindTree
 from osprey_sim.dialogues import all_texts
 from osprey_torch.companion_files import read_kinds
 from osprey_torch.config import OSPREY_HOME, OSPREY_NANO, OspreyConfig
@@ -30,6 +28,7 @@ from training.data import Item, SceneDataset, Selection
 from training.deadline import Deadline
 from training.home.prepare import prepare_views
 from training.mixed_data import MixedDataset
+from training.prepared import Prepared
 from training.recipe import ModelStart, Recipe, RecordSource
 from training.record_data import RecordDataset
 from training.start import load_tower, starting_model, with_tower
@@ -37,23 +36,6 @@ from training.store import SceneStore, render_scenes
 from training.tokenizer import train_tokenizer
 
 PRESETS = {"nano": OSPREY_NANO, "home": OSPREY_HOME}
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A model on the CPU, its tokenizer, how many images there are, and the items of a stage given its seed.
-
-    kinds: the tree of kinds that goes into the checkpoint, if there is one. labels: the number of values of each label
-    of regions, by default those of tabletops. category_tokens: the token that answers each category, if one does.
-    """
-
-    model: Osprey
-    tokenizer: Tokenizer
-    image_count: int
-    items: Callable[[Selection, int], Dataset[Item]]
-    kinds: KindTree | None = None
-    labels: Mapping[str, int] | None = None
-    category_tokens: Sequence[int] = ()
 
 
 def prepare(recipe: Recipe, folder: Path, workers: int, deadline: Deadline = Deadline()) -> Prepared:  # noqa: B008
@@ -69,9 +51,7 @@ def prepare(recipe: Recipe, folder: Path, workers: int, deadline: Deadline = Dea
     if views is not None:
         if recipe.model.preset is None:
             raise InputError("data.views: views need a preset, such as home")
-        found = prepare_views(recipe, views, _preset(recipe.model), folder, workers, deadline)
-        parts = (found.model, found.tokenizer, found.image_count, found.items, found.kinds.tree)
-        return Prepared(*parts, found.labels, found.category_tokens)
+        return prepare_views(recipe, views, _preset(recipe.model), folder, workers, deadline)
     store = None
     if recipe.model.preset is not None and recipe.data.scenes:
         config = _preset(recipe.model)

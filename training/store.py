@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import signal
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from osprey_ros.strict_json import to_json
 from osprey_ros.vision.preprocess import resize_shortest_edge
 from osprey_sim import render
 from osprey_sim.dialogues import RegionFacts, region_facts
+from training.chunks import Chunk, missing_chunks, run_in_processes
 
 CHUNK = 250  # scenes a file: what a stop can lose
 
@@ -69,38 +69,29 @@ def render_scenes(
         size: width and height of what is rendered.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    jobs = []
-    for start in range(0, count, CHUNK):
-        stop = min(start + CHUNK, count)
-        if (folder / f"{start:06d}-{stop:06d}-facts.jsonl").is_file():
-            progress(stop - start)
-        else:
-            jobs.append((folder, split, start, stop, image_size, size))
-    if jobs:
-        # "spawn": a GL context must not be carried over a fork. A terminal sends Ctrl-C to the workers, too: the parent
-        # ends them.
-        with multiprocessing.get_context("spawn").Pool(
-            workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
-        ) as pool:
-            for done in pool.imap_unordered(_render_chunk, jobs):
-                progress(done)
+    chunks = missing_chunks(count, CHUNK, lambda start, stop: _facts(folder, start, stop).is_file(), progress)
+    run_in_processes(partial(_render_chunk, folder, split, image_size, size), chunks, workers, progress)
     return SceneStore(folder)
 
 
-def _render_chunk(job: tuple[Path, str, int, int, int, tuple[int, int]]) -> int:
-    folder, split, start, stop, image_size, size = job
+def _render_chunk(folder: Path, split: str, image_size: int, size: tuple[int, int], chunk: Chunk) -> int:
+    start, stop = chunk
     images, instances, parts, lines = [], [], [], []
     for scene, frame in render.render_scenes(split, range(start, stop), size):
         images.append(resize_shortest_edge(frame.rgb, image_size))
         instances.append(_as_bytes(frame.instance_ids))
         parts.append(_as_bytes(frame.part_ids))
         lines.append(to_json([asdict(f) for f in region_facts(scene, frame)]))
-    facts_path = folder / f"{start:06d}-{stop:06d}-facts.jsonl"
+    facts_path = _facts(folder, start, stop)
     for kind, arrays in (("picture", images), ("instances", instances), ("parts", parts)):
         np.save(_file(facts_path, kind), np.stack(arrays))
     # Written last and moved into place: its presence says that the chunk is whole.
     write_file(facts_path, "\n".join(lines) + "\n")
     return stop - start
+
+
+def _facts(folder: Path, start: int, stop: int) -> Path:
+    return folder / f"{start:06d}-{stop:06d}-facts.jsonl"
 
 
 def _file(facts_path: Path, kind: str) -> Path:

@@ -29,7 +29,7 @@ from training.deadline import Deadline, TimeIsUp
 from training.int4_aware import int4_weights, settle_on_int4
 from training.lora import add_lora, freeze_below_adapters, merged_state
 from training.objective import Objective, seed_answers
-from training.prepare import Prepared
+from training.prepared import Prepared
 from training.recipe import Recipe
 from training.stages import Stage, freeze_all_but, group_parameters
 

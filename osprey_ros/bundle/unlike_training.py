@@ -10,6 +10,7 @@ import io
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -81,14 +82,20 @@ class Gaussians:
         """Length of a vector."""
         return len(self.mean)
 
+    @cached_property
+    def _wide(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """``within``, ``around`` and ``centers`` in float64, for every frame."""
+        within, around, centers = (part.astype(np.float64) for part in (self.within, self.around, self.centers))
+        return within, around, centers
+
     def distances(self, vectors: np.ndarray) -> np.ndarray:
         """Return the distance of each vector of float [N, D], float64 [N]: 0 and 1 at the ends of ``range``."""
+        within, around, centers = self._wide
         scaled = (vectors.astype(np.float64) - self.mean) / self.scale
         scaled[~np.isfinite(scaled)] = np.nan  # without warnings of the products
-        mapped = scaled @ self.within.astype(np.float64)
-        centers = self.centers.astype(np.float64)
+        mapped = scaled @ within
         squared = (mapped**2).sum(axis=1)[:, None] - 2 * mapped @ centers.T + (centers**2).sum(axis=1)
-        nearest = squared.min(axis=1) - ((scaled @ self.around.astype(np.float64)) ** 2).sum(axis=1)
+        nearest = squared.min(axis=1) - ((scaled @ around) ** 2).sum(axis=1)
         temperature, weight = self.ambiguity.astype(np.float64)
         if weight:
             farther = squared - squared.min(axis=1, keepdims=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from time import perf_counter
 
 import numpy as np
@@ -329,12 +330,8 @@ class DecodingSession:
         ]
         regions = [batch.region_ids[row] for row in rows]
         constrained = [constraint is not None for constraint in constraints]
-        answers = [
-            replace(answer, unlike_training=float(score))
-            for answer, score in zip(
-                map(Answer, regions, texts, generations, confidences, raw, constrained), unlike, strict=True
-            )
-        ]
+        scores = unlike.tolist()
+        answers = list(map(Answer, regions, texts, generations, confidences, raw, constrained, repeat(()), scores))
         for choice in questions.constraints:
             if isinstance(choice, KindChoice):
                 assert self._kinds is not None

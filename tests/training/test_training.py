@@ -23,7 +23,7 @@ from training.cpu import prepare_for_cpu
 from training.data import SceneDataset, Selection, batches
 from training.int4_aware import int4_weights, settle_on_int4
 from training.objective import Objective
-from training.prepare import Prepared
+from training.prepared import Prepared
 from training.recipe import DataSources, ModelStart, Recipe, load_recipe
 from training.stages import GROUPS, Stage, freeze_all_but, group_parameters
 from training.store import SceneStore, render_scenes

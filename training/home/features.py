@@ -6,8 +6,6 @@ Training of the other parts reads them in place of images, hundreds of times as 
 from __future__ import annotations
 
 import json
-import multiprocessing
-import signal
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,6 +19,7 @@ from osprey_ros.errors import OspreyError
 from osprey_ros.files import write_file
 from osprey_ros.strict_json import to_json
 from osprey_torch.config import OspreyConfig
+from training.chunks import Chunk, missing_chunks, run_in_processes
 from training.home.tower import FrozenTower
 from training.home.views import View
 
@@ -122,24 +121,17 @@ def compute_features(
         progress: Called with the number of views that became ready; what it raises ends the computation.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    jobs = []
-    for start in range(0, count, CHUNK):
-        stop = min(start + CHUNK, count)
-        if (folder / f"{start:07d}-{stop:07d}.json").is_file():
-            progress(stop - start)
-        else:
-            jobs.append((start, stop))
-    if not jobs:
-        return
-    work = partial(_compute, folder)
-    if workers == 1 or len(jobs) == 1:
+    chunks = missing_chunks(count, CHUNK, lambda start, stop: _file(folder, start, stop).is_file(), progress)
+    if chunks and min(workers, len(chunks)) == 1:
         state = _State(FrozenTower(tower, config), source())
-        for job in jobs:
-            progress(_compute(folder, job, state))
+        for chunk in chunks:
+            progress(_compute(folder, chunk, state))
         return
-    with multiprocessing.get_context("spawn").Pool(workers, _start, (tower, config, source)) as pool:
-        for done in pool.imap_unordered(work, jobs):
-            progress(done)
+    run_in_processes(partial(_compute, folder), chunks, workers, progress, partial(_start, tower, config, source))
+
+
+def _file(folder: Path, start: int, stop: int) -> Path:
+    return folder / f"{start:07d}-{stop:07d}.json"
 
 
 class _State(NamedTuple):
@@ -151,16 +143,15 @@ _STATE: list[_State] = []  # of a worker process
 
 
 def _start(tower: Path, config: OspreyConfig, source: Callable[[], Callable[[int], View]]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the workers
     cv2.setNumThreads(1)
     _STATE.append(_State(FrozenTower(tower, config), source()))
 
 
-def _compute(folder: Path, job: tuple[int, int], state: _State | None = None) -> int:
+def _compute(folder: Path, chunk: Chunk, state: _State | None = None) -> int:
     tower, view_of = state or _STATE[0]
-    start, stop = job
+    start, stop = chunk
     found = [one for number in range(start, stop) if (one := _features(tower, view_of(number), number)) is not None]
-    path = folder / f"{start:07d}-{stop:07d}.json"
+    path = _file(folder, start, stop)
     if found:
         grids = np.concatenate([one.positions for one in found])
         partial_file = path.with_name(f".{path.stem}.npz")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +27,7 @@ from training.home.photographs import load_photographs
 from training.home.rooms import AsTheyAre, Composed, Rooms
 from training.home.tower import write_tower
 from training.home.views import View
+from training.prepared import Prepared
 from training.recipe import Recipe, Views
 from training.start import load_tower
 from training.tokenizer import train_tokenizer_of_kinds
@@ -35,22 +35,9 @@ from training.tokenizer import train_tokenizer_of_kinds
 Source = Callable[[], Callable[[int], View]]
 
 
-@dataclass(frozen=True)
-class PreparedViews:
-    """The parts of `training.prepare.Prepared`, with the whole tree of kinds."""
-
-    model: Osprey
-    tokenizer: Tokenizer
-    image_count: int
-    items: Callable[[Selection, int], Dataset[Item]]
-    kinds: Kinds
-    labels: dict[str, int]
-    category_tokens: tuple[int, ...]
-
-
 def prepare_views(
     recipe: Recipe, views: Views, config: OspreyConfig, folder: Path, workers: int, deadline: Deadline
-) -> PreparedViews:
+) -> Prepared:
     """Compute the features that are missing and create the model. Raises InputError and TimeIsUp."""
     folder.mkdir(parents=True, exist_ok=True)
     kinds = load_kinds(Path(views.kinds))
@@ -75,7 +62,7 @@ def prepare_views(
 
     count = sum(len(store) for store, _ in present)
     tokens = tuple(prompts.answer(name)[0] for name in kinds.facts)
-    return PreparedViews(model, tokenizer, count, items, kinds, label_sizes(kinds), tokens)
+    return Prepared(model, tokenizer, count, items, kinds.tree, label_sizes(kinds), tokens)
 
 
 def round_tower(model: Osprey) -> None:

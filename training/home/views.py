@@ -13,12 +13,11 @@ from typing import NamedTuple, Protocol
 import cv2
 import numpy as np
 
-from osprey_sim.colors import BASIC_COLORS, color_names
+from osprey_sim.colors import dominant_color
 
 CANVASES = ((640, 480), (640, 480), (480, 640), (640, 360), (512, 512))  # (width, height), each equally likely
 _LEAST_PIXELS = 60  # of a visible region
 _LEFT = 0.4  # least share of an object that stays visible
-_COLOR_SHARE = 0.6  # of the pixels that a color covers to be the object's color
 _PASTED = (2, 7)  # cut-outs on a background
 _SIDES = (36, 330)  # pixels of the longer side of a pasted cut-out
 
@@ -52,10 +51,7 @@ class View:
         if not self.colored:
             return ""
         pixels = self.image[thing.mask]
-        step = max(1, len(pixels) // 2000)
-        counts = np.bincount(color_names(np.ascontiguousarray(pixels[::step])), minlength=len(BASIC_COLORS))
-        best = int(counts.argmax())
-        return BASIC_COLORS[best] if counts[best] >= _COLOR_SHARE * counts.sum() else ""
+        return dominant_color(np.ascontiguousarray(pixels[:: max(1, len(pixels) // 2000)]))
 
 
 class Photograph(Protocol):
@@ -148,14 +144,10 @@ def _framed(view: View, rng: np.random.Generator, zoom: float) -> View:
         middle = (rows[0] + rows[-1]) / 2, (columns[0] + columns[-1]) / 2
         top = int(np.clip(middle[0] - rng.uniform(0.3, 0.7) * h, 0, height - h))
         left = int(np.clip(middle[1] - rng.uniform(0.3, 0.7) * w, 0, width - w))
-        things = []
-        for thing in view.things:
-            part = thing.mask[top : top + h, left : left + w]
-            if part.sum() >= max(_LEAST_PIXELS, _LEFT * thing.mask.sum()):
-                things.append(Thing(thing.kind, part))
-        view = View(view.image[top : top + h, left : left + w], tuple(things))
+        view = _window(view, slice(top, top + h), slice(left, left + w))
     elif rng.random() < 0.5:
-        view = _cut_edges(view, rng)
+        cut = _cut_edges(view, rng)
+        view = cut if cut.things or not view.things else view
     if rng.random() < 0.5:
         flipped = tuple(Thing(t.kind, np.ascontiguousarray(t.mask[:, ::-1])) for t in view.things)
         view = replace(view, image=np.ascontiguousarray(view.image[:, ::-1]), things=flipped)
@@ -166,13 +158,14 @@ def _cut_edges(view: View, rng: np.random.Generator) -> View:
     height, width = view.image.shape[:2]
     top, bottom = (rng.uniform(0, 0.12, 2) * height).astype(int)
     left, right = (rng.uniform(0, 0.12, 2) * width).astype(int)
-    window = slice(top, height - bottom), slice(left, width - right)
-    things = [Thing(t.kind, t.mask[window]) for t in view.things]
-    pairs = zip(things, view.things, strict=True)
-    kept = [new for new, old in pairs if new.mask.sum() >= max(_LEAST_PIXELS, _LEFT * old.mask.sum())]
-    if view.things and not kept:
-        return view
-    return View(np.ascontiguousarray(view.image[window]), tuple(kept))
+    return _window(view, slice(top, height - bottom), slice(left, width - right))
+
+
+def _window(view: View, rows: slice, columns: slice) -> View:
+    """Return a part of a view, with the objects of which enough is left."""
+    parts = [(Thing(t.kind, t.mask[rows, columns]), t.mask.sum()) for t in view.things]
+    kept = tuple(thing for thing, area in parts if thing.mask.sum() >= max(_LEAST_PIXELS, _LEFT * area))
+    return View(np.ascontiguousarray(view.image[rows, columns]), kept)
 
 
 def _bounded(view: View, longest: int = 640) -> View:

@@ -14,7 +14,7 @@ from osprey_ros.errors import one_line
 from osprey_ros.files import write_json
 
 if TYPE_CHECKING:
-    from osprey_ros.bundle.manifest import Manifest
+    from osprey_ros.bundle.manifest import EngineManifest
 
 _PACKAGES = ("osprey_ros", "osprey_sim")
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
@@ -67,7 +67,7 @@ def write_figures(path: Path | None, figures: object) -> None:
         write_json(path, figures)
 
 
-def warn_if_unverified(manifest: Manifest) -> None:
+def warn_if_unverified(manifest: EngineManifest) -> None:
     """Log a warning about a bundle that was never compared with its PyTorch model."""
     if not manifest.verified:
         _LOGGER.warning("bundle %s was never compared with its PyTorch model", manifest.name)

@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from osprey_ros.bundle import fingerprint
-from osprey_ros.bundle.manifest import FORMAT_VERSION, MANIFEST, TABLES, FileEntry, Manifest
+from osprey_ros.bundle.manifest import MANIFEST, EngineManifest, FileEntry, Manifest, kind_of
 from osprey_ros.bundle.spec import REBUILD
+from osprey_ros.cli._bundle_text import describe_bundle, size_text
 from osprey_ros.cli._options import add_json_option, add_verbose_option
 from osprey_ros.cli._output import warn_if_unverified
 from osprey_ros.errors import BundleError, OspreyError
+from osprey_ros.segmenter.bundle import SegmenterManifest
 from osprey_ros.strict_json import to_json
-
-if TYPE_CHECKING:
-    from osprey_ros.bundle.bundle import Bundle
 
 ACTIONS = ("show", "verify")
 FAULTY = 1
@@ -75,7 +73,7 @@ class Check:
     """
 
     folder: Path
-    manifest: Manifest | None
+    manifest: EngineManifest | None
     faults: tuple[Fault, ...]
     unlisted: tuple[str, ...]
 
@@ -90,14 +88,13 @@ def check_bundle(path: str | Path, progress: Callable[[str, int, int], None] | N
     Raises:
         BundleError: There is no bundle, or it has a format that this version does not read.
     """
-    from osprey_ros.bundle.bundle import find_bundle
+    from osprey_ros.bundle.engine_bundle import find_bundle
 
     root = find_bundle(path)
     manifest, faults = _read_manifest(root)
     if manifest is None:
         return Check(root, None, tuple(faults), ())
-    needed = [*(entry.file for entry in manifest.engines.values()), *TABLES]
-    for name in dict.fromkeys(needed):
+    for name in dict.fromkeys(manifest.needed_files()):
         if name not in manifest.files:
             faults.append(Fault(name, f"is needed, but {MANIFEST} does not list it"))
     total, done = sum(entry.bytes for entry in manifest.files.values()), 0
@@ -115,7 +112,7 @@ def check_bundle(path: str | Path, progress: Callable[[str, int, int], None] | N
     return Check(root, manifest, tuple(faults), _unlisted(root, manifest))
 
 
-def _read_manifest(root: Path) -> tuple[Manifest | None, list[Fault]]:
+def _read_manifest(root: Path) -> tuple[EngineManifest | None, list[Fault]]:
     """Return the manifest, or None and what is wrong with it. Raises BundleError for another format version."""
     try:
         text = (root / MANIFEST).read_text(encoding="utf-8")
@@ -129,15 +126,22 @@ def _read_manifest(root: Path) -> tuple[Manifest | None, list[Fault]]:
         data = json.loads(text)
     except ValueError as error:
         return None, [Fault(MANIFEST, f"is not valid JSON ({error})")]
-    if isinstance(data, dict) and data.get("format_version") != FORMAT_VERSION:
+    kind = _kind(data)
+    if isinstance(data, dict) and data.get("format_version") != kind.readable_version:
         raise BundleError(
             f"bundle {root}: {MANIFEST} has format_version {data.get('format_version')!r}, this osprey_ros reads "
-            f"{FORMAT_VERSION}; use the osprey_ros that it was built with, or {REBUILD}"
+            f"{kind.readable_version}; use the osprey_ros that it was built with, or {kind.rebuild}"
         )
     try:
-        return Manifest.from_json(to_json(data)), []
+        return kind.from_json(to_json(data)), []
     except BundleError as error:
         return None, [Fault(MANIFEST, str(error).removeprefix(f"{MANIFEST} ").removeprefix(f"{MANIFEST}: "))]
+
+
+def _kind(data: Any) -> type[EngineManifest]:
+    """Return the type of the manifest with this content, whatever its faults."""
+    is_segmenter = isinstance(data, dict) and kind_of(data) == SegmenterManifest.kind_of_bundle
+    return SegmenterManifest if is_segmenter else Manifest
 
 
 def _file_fault(root: Path, name: str, entry: FileEntry, read: Callable[[int], None]) -> str:
@@ -159,13 +163,13 @@ def _file_fault(root: Path, name: str, entry: FileEntry, read: Callable[[int], N
     return "" if digest == entry.sha256 else "was changed (its SHA-256 differs from the manifest's)"
 
 
-def _unlisted(root: Path, manifest: Manifest) -> tuple[str, ...]:
+def _unlisted(root: Path, manifest: EngineManifest) -> tuple[str, ...]:
     """Return the files that the manifest does not list, without hidden files and Markdown."""
     names = (path.name for path in root.iterdir() if path.suffix != ".md" and path.name[0] != ".")
     return tuple(sorted(name for name in names if name != MANIFEST and name not in manifest.files))
 
 
-def plan_notes(manifest: Manifest) -> list[str]:
+def plan_notes(manifest: EngineManifest) -> list[str]:
     """Return one sentence for each TensorRT plan that does not fit this machine.
 
     That is not a fault, because the bundle can be for another machine. On a machine without a GPU or without TensorRT,
@@ -230,7 +234,8 @@ def _print_check(check: Check, notes: Sequence[str]) -> None:
         print(f"{fault.file} {fault.fault}")
     if check.faults:
         count = len(check.faults)
-        print(f"{count} fault{'s' if count > 1 else ''} in {check.folder}: copy the bundle again, or {REBUILD}")
+        rebuild = check.manifest.rebuild if check.manifest else REBUILD
+        print(f"{count} fault{'s' if count > 1 else ''} in {check.folder}: copy the bundle again, or {rebuild}")
     elif check.manifest is not None:
         files = check.manifest.files.values()
         print(f"OK: {len(files)} files, {size_text(sum(e.bytes for e in files))}, all as listed in {MANIFEST}")
@@ -245,9 +250,13 @@ def run_show(arguments: argparse.Namespace) -> int:
         BundleError: The bundle cannot be opened.
     """
     from osprey_ros.bundle.bundle import Bundle
+    from osprey_ros.bundle.engine_bundle import find_bundle
+    from osprey_ros.segmenter.bundle import SegmenterBundle
 
-    bundle = Bundle.open(arguments.bundle, verify=False)
-    manifest, kinds = bundle.manifest, bundle.kinds()
+    root = find_bundle(arguments.bundle)
+    is_segmenter = isinstance(_read_manifest(root)[0], SegmenterManifest)
+    bundle = (SegmenterBundle if is_segmenter else Bundle).open(root, verify=False)
+    manifest, kinds = bundle.manifest, bundle.kinds() if isinstance(bundle, Bundle) else None
     if arguments.json:
         report = {
             "folder": str(bundle.root),
@@ -260,93 +269,3 @@ def run_show(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join(describe_bundle(bundle)))
     return 0
-
-
-def describe_bundle(bundle: Bundle) -> list[str]:
-    """Return the lines of ``osprey bundle show``. Raises BundleError for an invalid tree of kinds."""
-    manifest, model = bundle.manifest, bundle.manifest.model
-    compared = "compared with its PyTorch model" if manifest.verified else "NEVER compared with its PyTorch model"
-    layers = manifest.verification.get("decoder_layers", {})
-    if manifest.verified and layers.get("compared") != layers.get("all"):
-        compared += f" (only the first {layers['compared']} of {layers['all']} layers of the language model)"
-    lines = [
-        f"{manifest.name}  {bundle.root}",
-        f"{compared}; format {manifest.format_version}, prompt template {manifest.template}",
-        "",
-        "Model",
-        f"  image           {model.image_size} x {model.image_size} pixels, {model.image_tokens} tokens",
-        f"  language model  {model.num_layers} layers of {model.hidden_size}, {model.num_heads} heads of "
-        f"{model.head_dim}, {model.vocab_size} words, {model.max_positions} positions",
-    ]
-    if "crop" in manifest.engines:
-        lines.append(f"  crops           {model.crop_size} x {model.crop_size} pixels, of single regions")
-    kinds = bundle.kinds()
-    if kinds is not None:
-        lines.append(
-            f"  tree of kinds   {len(kinds) - 1} kinds, answers with a probability of {kinds.threshold:g} or more"
-        )
-    lines += ["", "Engines"]
-    rows = [
-        (role, entry.file, f"{entry.runtime} on {entry.device}", manifest.precisions.get(role, "-"))
-        for role, entry in manifest.engines.items()
-    ]
-    others = sorted(set(manifest.precisions) - set(manifest.engines))
-    lines += _table([*rows, *((name, "", "", manifest.precisions[name]) for name in others)])
-    for role, entry in manifest.engines.items():
-        if entry.fingerprint:
-            lines += ["", f"Built for ({role}, {entry.file})", *_table(sorted(entry.fingerprint.items()))]
-    total = sum(entry.bytes for entry in manifest.files.values())
-    lines += ["", f"Files, {size_text(total)}"]
-    lines += _table([(name, size_text(entry.bytes)) for name, entry in sorted(manifest.files.items())])
-    return [*lines, *_verification(manifest.verification)]
-
-
-def _verification(figures: Mapping[str, Any]) -> list[str]:
-    """Return the figures of the verification: a table of the stages, then one line for each other figure."""
-    stages = figures.get("stages")
-    lines = []
-    if isinstance(stages, Mapping) and stages:
-        columns = list(dict.fromkeys(k for f in stages.values() for k, v in f.items() if isinstance(v, Real)))
-        rows = [("stage", *(column.replace("_", " ") for column in columns), "limits")]
-        for name, stage in stages.items():
-            limits = stage.get("limits", {})
-            rows.append((name, *(_figure(stage.get(column)) for column in columns), _in_line(limits)))
-        lines += ["", "Verification", *_table(rows)]
-    rest = {name: value for name, value in figures.items() if name not in ("stages", "verified")}
-    if rest:
-        lines += ["", "Verification, further" if lines else "Verification"]
-        lines += _table([(name.replace("_", " "), _in_line(value)) for name, value in rest.items()])
-    return lines
-
-
-def _in_line(value: Any) -> str:
-    """Return a figure, or a list or a mapping of figures, on one line."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name.replace('_', ' ')} {_in_line(v)}" for name, v in value.items())
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(_in_line(v) for v in value)
-    return _figure(value)
-
-
-def _figure(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.8f}".rstrip("0").rstrip(".") if 0.001 <= abs(value) < 1e6 else f"{value:.3g}"
-    return str(value)
-
-
-def _table(rows: Iterable[Sequence[str]]) -> list[str]:
-    """Return rows of cells as indented lines with aligned columns."""
-    cells = [list(row) for row in rows]
-    widths = [max((len(row[i]) for row in cells if i < len(row)), default=0) for i in range(max(map(len, cells)))]
-    return ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=False)).rstrip() for row in cells]
-
-
-def size_text(count: float) -> str:
-    """Return a number of bytes as text in decimal units."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"

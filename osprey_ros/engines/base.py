@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from osprey_ros.errors import BundleError, EngineError
 from osprey_ros.system.cancellation import CancellationToken
 
 if TYPE_CHECKING:
-    from osprey_ros.bundle.bundle import Bundle
+    from osprey_ros.bundle.engine_bundle import EngineBundle
 
 DEVICES = ("cpu", "cuda")
 UNBOUNDED = sys.maxsize  # rows that an engine without a limit takes
@@ -158,7 +158,7 @@ def check_finite(output: np.ndarray, role: str) -> None:
         )
 
 
-def load_role(bundle: Bundle, role: str, threads: int | None, output_name: str) -> Engine:
+def load_role(bundle: EngineBundle[Any], role: str, threads: int | None, output_name: str) -> Engine:
     """Load the engine of a role of a bundle. Raises EngineError as `load_engine` does, BundleError for a wrong file."""
     entry = bundle.engine(role)
     path = bundle.path(entry.file)

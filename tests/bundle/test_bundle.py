@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from osprey_ros.bundle import hash_cache
-from osprey_ros.bundle.bundle import Bundle, find_bundle, write_manifest
+from osprey_ros.bundle.bundle import Bundle, write_manifest
+from osprey_ros.bundle.engine_bundle import find_bundle
 from osprey_ros.bundle.manifest import (
     CROP,
     MANIFEST,

@@ -17,7 +17,8 @@ from kind_trees import ONE_TOKEN
 from osprey_ros.bundle.bundle import Bundle, write_manifest
 from osprey_ros.bundle.manifest import FORMAT_VERSION, MANIFEST, EngineEntry, onnx_engines
 from osprey_ros.bundle.spec import ModelSpec
-from osprey_ros.cli.bundle import Fault, check_bundle, size_text
+from osprey_ros.cli._bundle_text import size_text
+from osprey_ros.cli.bundle import Fault, check_bundle
 from osprey_ros.cli.main import main
 from osprey_ros.errors import EngineError
 

@@ -1,5 +1,8 @@
 """Start the osprey node and a simulated camera: `ros2 launch osprey_ros demo.launch.py`.
 
+The camera shows models of real things in rooms (`objects:=home`), which the default bundle knows, or primitives on
+tabletops (`objects:=tabletop`, and for the smallest bundle `bundle:=nano`).
+
 The arguments of osprey.launch.py are accepted, too, except image, segmentation, depth, camera_info and use_depth, which
 the simulated camera sets. Needs mujoco and PyOpenGL. For a view of the results use `rviz:=true`, or Foxglove with
 foxglove/osprey.json of this package.
@@ -28,6 +31,12 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument("seed", default_value="0", description="Seed of the first scene."),
         DeclareLaunchArgument("frames_per_scene", default_value="10", description="Frames before the scene changes."),
         DeclareLaunchArgument(
+            "objects",
+            default_value="home",
+            choices=("home", "tabletop"),
+            description="What the camera shows: models of real things in rooms, or primitives on tabletops.",
+        ),
+        DeclareLaunchArgument(
             "rviz", default_value="false", choices=("true", "false"), description="Show the results in RViz."
         ),
     ]
@@ -40,6 +49,7 @@ def generate_launch_description() -> LaunchDescription:
             {
                 "rate": ParameterValue(LaunchConfiguration("rate"), value_type=float),
                 "seed": ParameterValue(LaunchConfiguration("seed"), value_type=int),
+                "objects": LaunchConfiguration("objects"),
                 "frames_per_scene": ParameterValue(LaunchConfiguration("frames_per_scene"), value_type=int),
             }
         ],

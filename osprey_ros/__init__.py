@@ -4,7 +4,7 @@ Typical use::
 
     from osprey_ros import Describer
 
-    describer = Describer("nano")
+    describer = Describer()  # the bundle home; Describer("nano") is the smallest
     describer.set_image(rgb)  # uint8 [H, W, 3]
     for description in describer.describe(id_image):  # integers [H, W], 0 is background
         print(description.region_id, description.text, description.confidence)

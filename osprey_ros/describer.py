@@ -15,6 +15,7 @@ import numpy as np
 
 from osprey_ros._moved import old_names
 from osprey_ros.bundle.bundle import Bundle
+from osprey_ros.bundle.default import default_bundle
 from osprey_ros.current_image import AnyRegions, CurrentImage
 from osprey_ros.decoding.config import GenerationConfig
 from osprey_ros.decoding.constraints import Constraint
@@ -47,7 +48,8 @@ class Describer:
     call that is under way.
 
     Args:
-        bundle: An opened bundle, its folder, or a name such as "nano".
+        bundle: An opened bundle, its folder, or a name such as "nano". By default "home", or what the environment
+            variable OSPREY_BUNDLE names.
         threads: CPU threads of each engine, by default one for each core.
         max_parallel: The most pairs of region and question that are decoded together; others wait.
         preprocessing: "exact" or "fast" (see `Preprocessor`).
@@ -64,12 +66,12 @@ class Describer:
 
     def __init__(
         self,
-        bundle: Bundle | str | os.PathLike[str] = "nano",
+        bundle: Bundle | str | os.PathLike[str] | None = None,
         threads: int | None = None,
         max_parallel: int = 64,
         preprocessing: str = "exact",
     ) -> None:
-        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle or default_bundle())
         self.spec = self.bundle.manifest.model
         self._image = CurrentImage(self.bundle, threads, preprocessing)
         decoder = load_role(self.bundle, "decoder", threads, f"new_value.{self.spec.num_layers - 1}")

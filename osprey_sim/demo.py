@@ -13,6 +13,7 @@ import random
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -28,12 +29,17 @@ from osprey_ros.errors import InputError, OspreyError
 from osprey_ros.files import write_json
 from osprey_ros.messages import images
 from osprey_ros.messages.stamps import stamp_of
+from osprey_ros.scene.types import UNKNOWN
 from osprey_ros.vision.image_io import save_image
 from osprey_sim.node_process import NodeProcess
-from osprey_sim.object_sets import OBJECT_SETS, TABLETOP
+from osprey_sim.object_sets import HOME, OBJECT_SETS
 
 if TYPE_CHECKING:
+    from osprey_ros.kinds.tree import KindTree
     from osprey_sim.recorder import CameraRecorder
+
+RIGHT, GENERAL, UNSURE, WRONG = "right", "general", "unsure", "wrong"
+MARKS = {RIGHT: "✓", GENERAL: "more general", UNSURE: "not sure", WRONG: "✗"}
 
 
 @dataclass
@@ -101,8 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--objects",
         choices=OBJECT_SETS,
-        default=TABLETOP,
-        help="primitives on a table, or models of real things in a room (default: %(default)s)",
+        default=HOME,
+        help="models of real things in a room, or primitives on a table (default: %(default)s)",
     )
     parser.add_argument(
         "--record",
@@ -140,7 +146,7 @@ def run(
     seed: int,
     timeout: float,
     record: Path | None = None,
-    objects: str = TABLETOP,
+    objects: str = HOME,
 ) -> None:
     """Start both nodes, wait for described frames and write the results.
 
@@ -148,7 +154,8 @@ def run(
         OspreyError: The bundle cannot be opened, a node ended, the frames did not arrive in time, or the camera cannot
             be recorded.
     """
-    Bundle.open(bundle, verify=False)
+    opened = Bundle.open(bundle, verify=False)
+    tree = opened.kinds()
     output.mkdir(parents=True, exist_ok=True)
     for stale in (output / "objects.json", output / "overlay.png"):
         stale.unlink(missing_ok=True)
@@ -165,7 +172,11 @@ def run(
                 ("camera", "osprey_sim.camera_node", _camera_arguments(seed, objects)),
             )
         ]
-        print(f"ROS domain {os.environ['ROS_DOMAIN_ID']}: waiting for {frames} described frames", flush=True)
+        print(
+            f"ROS domain {os.environ['ROS_DOMAIN_ID']}: waiting for {frames} frames described by the bundle "
+            f"{opened.manifest.name} in {opened.root}",
+            flush=True,
+        )
         collected = collect(children, frames, timeout, record)
         statuses = {child.name: child.stop() for child in children}
     for child in children:
@@ -173,12 +184,16 @@ def run(
             raise OspreyError(f"the {child.name} node ended with status {statuses[child.name]}:\n{last_lines(child)}")
 
     stamps = collected.complete()[:frames]
-    entries = [entry for stamp in stamps for entry in compared(stamp, collected)]
+    entries = [entry for stamp in stamps for entry in compared(stamp, collected, tree)]
     print_table(entries, first=stamps[0])
     write_json(output / "objects.json", entries)
     save_image(output / "overlay.png", collected.overlays[stamps[-1]])
-    right = sum(entry["category"] == entry["truth"]["category"] for entry in entries)
-    print(f"{len(entries)} objects in {len(stamps)} frames, category right for {right}")
+    count = Counter(entry["category_is"] for entry in entries)
+    print(
+        f"{len(entries)} objects in {len(stamps)} frames, bundle {opened.manifest.name}: category right for "
+        f"{count[RIGHT]}, true but more general for {count[GENERAL]}, not sure for {count[UNSURE]}, wrong for "
+        f"{count[WRONG]}"
+    )
     print(f"wrote {output / 'objects.json'} and {output / 'overlay.png'}")
     if record is not None:
         print(
@@ -268,13 +283,44 @@ def camera_recorder(node: Any, output: Path) -> CameraRecorder:
     return CameraRecorder(node, output, "/camera")
 
 
-def compared(stamp: int, collected: Collected) -> list[dict[str, Any]]:
-    """Return the described objects of a frame with the truth about each."""
-    truth = collected.truths[stamp]
-    return [
-        {"stamp": stamp / 1e9, **described, "truth": truth[described["instance_id"]]}
-        for described in collected.objects[stamp]
-    ]
+def compared(stamp: int, collected: Collected, tree: KindTree | None = None) -> list[dict[str, Any]]:
+    """Return the described objects of a frame with the truth about each, and whether the category is right.
+
+    Args:
+        stamp: The stamp of the frame.
+        collected: The messages about it.
+        tree: The kinds of the bundle, None if it has none.
+    """
+    truths = collected.truths[stamp]
+    entries = []
+    for described in collected.objects[stamp]:
+        truth = truths[described["instance_id"]]
+        verdict = judged(described["category"], truth["category"], tree)
+        entries.append({"stamp": stamp / 1e9, **described, "truth": truth, "category_is": verdict})
+    return entries
+
+
+def judged(category: str, truth: str, tree: KindTree | None = None) -> str:
+    """Return whether a category is "right", "general" (a true kind above the right one), "unsure" or "wrong".
+
+    Args:
+        category: The answer. "unknown" and the root of the tree ("object") are "unsure".
+        truth: The right category.
+        tree: The kinds of the bundle, None if it has none.
+    """
+    if category == truth:
+        return RIGHT
+    if category == UNKNOWN or (tree is not None and category == tree.root):
+        return UNSURE
+    if tree is None:
+        return WRONG
+    named = tree.node_of(category)
+    true = tree.node_of(truth) or tree.node_of(truth.removesuffix("s"))  # "shoes"
+    if named is None or true is None:
+        return WRONG
+    if named == true:
+        return RIGHT
+    return GENERAL if tree.covers(named, true) else WRONG
 
 
 def print_table(entries: Sequence[dict[str, Any]], first: int) -> None:
@@ -289,7 +335,7 @@ def print_table(entries: Sequence[dict[str, Any]], first: int) -> None:
                 entry["description"],
                 f"{entry['confidence']:.2f}",
                 entry["truth"]["short"],
-                "✓" if entry["category"] == entry["truth"]["category"] else "✗",
+                MARKS[entry["category_is"]],
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

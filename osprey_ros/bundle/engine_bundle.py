@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+from osprey_ros.bundle.default import VARIABLE
 from osprey_ros.bundle.hash_cache import cached_sha256, sha256_of
 from osprey_ros.bundle.manifest import MANIFEST, EngineEntry, EngineManifest, FileEntry, graphs
 from osprey_ros.bundle.spec import REBUILD
@@ -184,7 +185,10 @@ def find_bundle(name_or_path: str | os.PathLike[str], rebuild: str = REBUILD) ->
     if found:
         return found[0]
     places = ", ".join(str(p) for p in tried)
-    raise BundleError(f"no engine bundle {str(name_or_path)!r} (searched {places}): give its folder, or {rebuild}")
+    origin = f" of the environment variable {VARIABLE}" if os.environ.get(VARIABLE) == str(name_or_path) else ""
+    raise BundleError(
+        f"no engine bundle {str(name_or_path)!r}{origin} (searched {places}): give its folder, or {rebuild}"
+    )
 
 
 def _is_folder(path: str) -> bool:

@@ -10,6 +10,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from osprey_ros.bundle.default import VARIABLE, default_bundle
 from osprey_ros.decoding.config import CROPS
 from osprey_ros.decoding.prompt import QUESTIONS
 
@@ -93,7 +94,11 @@ def add_image_options(command: Any, required: bool) -> None:
 def add_bundle_option(command: Any) -> None:
     """Add --bundle."""
     command.add_argument(
-        "--bundle", default="nano", metavar="DIR", help="folder or name of the engine bundle (default: %(default)s)"
+        "--bundle",
+        default=default_bundle(),
+        metavar="DIR",
+        help=f"folder or name of the engine bundle (default: %(default)s; the environment variable {VARIABLE} names "
+        "another)",
     )
 
 

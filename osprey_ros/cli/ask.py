@@ -122,6 +122,7 @@ def _ask_image(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "question": arguments.question,
         "image": native_path(arguments.image),
+        "bundle": bundle.manifest.name,
         "message": found.message,
         "matches": [
             _entry(objects[match.track_id], match.score, match.reason, files[objects[match.track_id].instance_id])

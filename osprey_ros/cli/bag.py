@@ -182,13 +182,14 @@ def run(arguments: argparse.Namespace) -> int:
 def _print_summary(arguments: argparse.Namespace, recording: Recording, plan: Plan, report: Report, topic: str) -> None:
     frames, notes = len(plan.frames), list(_notes(arguments, recording, plan, report))
     if arguments.json:
-        summary = {"output": str(arguments.output), "topic": topic, "frames": frames, **asdict(report), "notes": notes}
+        named = {"output": str(arguments.output), "bundle": arguments.bundle, "topic": topic, "frames": frames}
+        summary = {**named, **asdict(report), "notes": notes}
         summary["failed"] = [{"stamp": stamp, "reason": reason} for stamp, reason in report.failed]
         print(to_json(summary, indent=2))
         return
     empty = f" ({report.empty} of them without a region)" if report.empty else ""
     print(
-        f"{arguments.output}: {report.described} of {frames} frames described{empty}; "
+        f"{arguments.output}: {report.described} of {frames} frames described{empty} with bundle {arguments.bundle}; "
         f"{report.objects} objects on {topic}, {report.descriptions} of them with a new description; "
         f"{report.kept} messages kept"
     )

@@ -113,7 +113,8 @@ def run(arguments: argparse.Namespace) -> int:
         known = [{"file": name, **answer} for name, answer in zip(names, answers, strict=True)]
         print(to_json(_report(arguments, bundle.manifest, regions, results[0].question, known, timing), indent=2))
     else:
-        _print_table(regions, names, answers, timing)
+        _print_table(regions, names, answers)
+        print(f"{len(answers)} regions in {timing.total:.2f} s with bundle {bundle.manifest.name}", file=sys.stderr)
     # Last, so that the descriptions are not lost if the file cannot be written.
     if arguments.overlay is not None:
         scale = max(1, OVERLAY_WIDTH // max(rgb.shape[:2]))
@@ -196,7 +197,7 @@ def _report(
     }
 
 
-def _print_table(regions: Regions, names: Sequence[str], answers: Sequence[dict[str, Any]], timing: Timing) -> None:
+def _print_table(regions: Regions, names: Sequence[str], answers: Sequence[dict[str, Any]]) -> None:
     wide = file_width(names)
     title = f"{'file':<{wide}}  " if wide else ""
     print(f"{'id':>6}  {title}{'x, y, width, height':<22}  {'confidence':>10}  description")
@@ -207,4 +208,3 @@ def _print_table(regions: Regions, names: Sequence[str], answers: Sequence[dict[
         file = f"{names[row]:<{wide}}  " if wide else ""
         box = box_text(regions.boxes[row])
         print(f"{regions.ids[row]:>6}  {file}{box:<22}  {answer['confidence']:>10.2f}  {text}")
-    print(f"{len(answers)} regions in {timing.total:.2f} s", file=sys.stderr)

@@ -35,7 +35,12 @@ class Settings(ParameterGroup):
         "set it to true.",
         Effect.START,
     )
-    bundle: str = parameter("nano", "Engine bundle: a folder, or the name of an installed bundle.", Effect.CONFIGURE)
+    bundle: str = parameter(
+        "",
+        "Engine bundle: a folder, or the name of an installed bundle. Empty: the one that the environment variable "
+        "OSPREY_BUNDLE names, otherwise home.",
+        Effect.CONFIGURE,
+    )
     threads: int = parameter(
         0, "Threads of the inference engines. 0: one for each core.", Effect.CONFIGURE, limits=(0, 256)
     )

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from osprey_ros.bundle.bundle import Bundle
+from osprey_ros.bundle.default import default_bundle
 from osprey_ros.describer import Describer
 from osprey_ros.errors import BundleError, InputError, OspreyError
 from osprey_ros.frame import Frame
@@ -49,7 +50,7 @@ class Runtime:
         self._reported = ""  # the problem of the scene file that was logged
         self._attributes = attributes_from(now.attributes)
         # Loading engines takes long: check everything else first.
-        bundle = Bundle.open(now.bundle, verify=False)
+        bundle = Bundle.open(now.bundle or default_bundle(), verify=False)
         self._store = _open_store(now, bundle)
         try:
             self._load(now, bundle)

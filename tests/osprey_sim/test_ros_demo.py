@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,11 +18,16 @@ from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 
+from osprey_ros.bundle.bundle import Bundle
+from osprey_ros.bundle.default import VARIABLE
 from osprey_ros.cli.main import main
+from osprey_ros.kinds.tree import Kind, KindTree
 from osprey_ros.messages import images
 from osprey_ros.messages.stamps import stamp_of
 from osprey_ros.ros.outputs import messages
 from osprey_sim import words
+from osprey_sim.demo import judged
+from osprey_sim.home import shipped_models
 from osprey_sim.node_process import NodeProcess
 from osprey_sim.object_sets import SceneSource
 from osprey_sim.recorder import CameraRecorder
@@ -32,6 +38,9 @@ from osprey_sim.render import Renderer
 def env(tmp_path: Path) -> Iterator[dict[str, str]]:
     with ros_environment(tmp_path) as environment:
         yield environment
+
+
+TABLETOP = ("--bundle", BUNDLE, "--objects", "tabletop")
 
 
 def demo(env: dict[str, str], output: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -109,12 +118,12 @@ def test_the_camera_names_an_invalid_parameter(env: dict[str, str], tmp_path: Pa
 
 def test_the_demo_shows_three_frames_and_leaves_no_process(env: dict[str, str], tmp_path: Path) -> None:
     mark = ("OSPREY_TEST_FOLDER", str(tmp_path))
-    ended = demo({**env, mark[0]: mark[1]}, tmp_path / "out", "--bundle", BUNDLE)
+    ended = demo({**env, mark[0]: mark[1]}, tmp_path / "out", *TABLETOP)
     assert ended.returncode == 0, ended.stderr
     entries = json.loads((tmp_path / "out" / "objects.json").read_text())
     assert len({entry["stamp"] for entry in entries}) == 3
     for entry in entries:
-        assert list(entry) == ["stamp", "instance_id", "category", "description", "confidence", "truth"]
+        assert list(entry) == ["stamp", "instance_id", "category", "description", "confidence", "truth", "category_is"]
         assert list(entry["truth"]) == ["category", "short"]
         assert 0 <= entry["confidence"] <= 1
         assert entry["truth"]["short"] in ended.stdout
@@ -123,9 +132,43 @@ def test_the_demo_shows_three_frames_and_leaves_no_process(env: dict[str, str], 
     assert processes_with(*mark) == []
 
 
+def test_the_demo_shows_rooms_to_home_unless_told_otherwise(env: dict[str, str], tmp_path: Path) -> None:
+    ended = demo({**env, VARIABLE: ""}, tmp_path / "out", "--frames", "6")
+    assert ended.returncode == 0, ended.stderr
+    assert "described by the bundle home in " in ended.stdout
+    entries = json.loads((tmp_path / "out" / "objects.json").read_text())
+    kinds = {info.kind for info in shipped_models().models.values()}
+    assert {entry["truth"]["category"] for entry in entries} <= kinds
+    tree = Bundle.open("home").kinds()
+    assert tree is not None
+    count = Counter(judged(entry["category"], entry["truth"]["category"], tree) for entry in entries)
+    assert (
+        f"{len(entries)} objects in 6 frames, bundle home: category right for {count['right']}, true but more general "
+        f"for {count['general']}, not sure for {count['unsure']}, wrong for {count['wrong']}\n"
+    ) in ended.stdout
+    assert count["wrong"] < len(entries) / 2
+    assert count["right"] >= len(entries) / 5
+
+
+def test_categories_are_judged_by_the_tree() -> None:
+    tree = KindTree({"cup": Kind("container"), "mug": Kind("cup", ("beaker",)), "container": Kind("object")})
+    for category, verdict in {
+        "mug": "right",
+        "beaker": "right",
+        "cup": "general",
+        "container": "general",
+        "object": "unsure",
+        "unknown": "unsure",
+        "plate": "wrong",
+    }.items():
+        assert judged(category, "mug", tree) == judged(category, "mugs", tree) == verdict
+    assert judged("mug", "cup", tree) == "wrong"  # more than is true
+    assert [judged(category, "mug") for category in ("mug", "beaker", "unknown")] == ["right", "wrong", "unsure"]
+
+
 def test_the_recording_of_the_demo_can_be_annotated_and_read(env: dict[str, str], tmp_path: Path) -> None:
     recording, output = tmp_path / "demo.mcap", tmp_path / "described.mcap"
-    ended = demo(env, tmp_path / "out", "--bundle", BUNDLE, "--frames", "2", "--record", str(recording))
+    ended = demo(env, tmp_path / "out", *TABLETOP, "--frames", "2", "--record", str(recording))
     assert ended.returncode == 0, ended.stderr
     topics = ["--image", "/camera/image", "--segmentation", "/camera/segmentation"]
     like_the_node = ["--no-memory", "--preprocessing", "fast"]
@@ -145,7 +188,7 @@ def test_the_recording_of_the_demo_can_be_annotated_and_read(env: dict[str, str]
     assert kept == {f"/camera/{name}" for name in ("image", "segmentation", "depth", "camera_info", "camera/truth")}
     assert shown.items() <= recorded.items()
 
-    again = demo(env, tmp_path / "out", "--bundle", BUNDLE, "--frames", "1", "--record", str(recording))
+    again = demo(env, tmp_path / "out", *TABLETOP, "--frames", "1", "--record", str(recording))
     assert again.returncode == 2
     assert "demo.mcap exists already" in again.stderr
 

@@ -19,6 +19,7 @@ from sensor_msgs.msg import RegionOfInterest
 
 from osprey_interfaces.msg import Region, RegionArray
 from osprey_ros.bundle.bundle import Bundle
+from osprey_ros.bundle.default import VARIABLE
 from osprey_ros.bundle.hash_cache import sha256_of
 from osprey_ros.bundle.manifest import MANIFEST, FileEntry
 from osprey_ros.errors import BundleError, InputError, OspreyError, StorageError
@@ -33,6 +34,14 @@ from osprey_ros.scene.types import State
 from osprey_ros.system.cancellation import CancellationToken
 
 COLORS = {1: (200, 30, 30), 2: (20, 160, 40), 3: (30, 40, 190)}
+
+
+def test_a_node_that_is_given_no_bundle_takes_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value, name in (("nano", "nano"), ("", "home")):
+        monkeypatch.setenv(VARIABLE, value)
+        node = Runtime(lambda: Settings(threads=1))
+        assert node.bundle.manifest.name == name
+        node.close()
 
 
 def frame(stamp: int, label: str = "") -> Frame:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from osprey_ros.results import StreamUpdate as StreamUpdate
     from osprey_ros.scene.attributes import AttributeSpec as AttributeSpec
     from osprey_ros.scene.settings import StepSettings as StepSettings
+    from osprey_ros.segmenter.segmenter import Segmenter as Segmenter
     from osprey_ros.system.cancellation import CancellationToken as CancellationToken
     from osprey_ros.timing import Timing as Timing
     from osprey_ros.vision.image_io import load_image as load_image

@@ -111,7 +111,7 @@ class Cropper:
 
     def __init__(self, spec: ModelSpec) -> None:
         self._size, self._margin, self._strides = spec.crop_size, spec.crop_margin, spec.feature_strides
-        self._normalized = normalized_values(spec)
+        self._normalized = normalized_values(spec.image_mean, spec.image_std)
         self._color = [round(255 * min(max(value, 0.0), 1.0)) for value in spec.image_mean]
 
     def cut(

@@ -28,6 +28,7 @@ class EverythingSpec:
     Attributes:
         points_per_side: Points along each side of the grid. Unused if the encoder has ``objectness``.
         objectness_threshold: Lowest objectness of a cell that becomes a prompt.
+        point_spacing: Least distance of the prompts of one run, in pixels of the encoder's input. Unused by the grid.
         max_prompts: The most cells that become prompts.
         batch: Prompts in one run of the decoder.
         all_candidates: Whether every mask of a prompt is a candidate, as in Segment Anything; otherwise its best one.
@@ -43,6 +44,7 @@ class EverythingSpec:
 
     points_per_side: int = 32
     objectness_threshold: float = 0.5
+    point_spacing: float = 24.0
     max_prompts: int = 256
     batch: int = 64
     all_candidates: bool = True

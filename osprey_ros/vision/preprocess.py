@@ -8,6 +8,7 @@ step with OpenCV.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -56,7 +57,7 @@ class Preprocessor:
         strips = next(number for number in (4, 2, 1) if number <= max(threads, 1) and spec.image_size % number == 0)
         self._strips = strips if mode == "exact" else 1
         self._pool = ThreadPoolExecutor(self._strips - 1, "preprocess") if self._strips > 1 else None
-        self._normalized = normalized_values(spec)
+        self._normalized = normalized_values(spec.image_mean, spec.image_std)
         # Allocating large arrays for each image would take as long as computing them.
         self._buffers: dict[str, np.ndarray] = {}
         self.pixels = np.empty((1, 3, spec.image_size, spec.image_size), np.float32)
@@ -171,10 +172,10 @@ def _taps(ratio: float) -> np.ndarray:
     return np.array([far, near, 1 - 2 * (near + far), near, far], np.float32)
 
 
-def normalized_values(spec: ModelSpec) -> np.ndarray:
-    """Return float32 [3, 256], the normalized value of each 8-bit value in each channel."""
+def normalized_values(means: Sequence[float], stds: Sequence[float]) -> np.ndarray:
+    """Return float32 [3, 256], the normalized value of each 8-bit value in each channel, by means and deviations."""
     values = np.arange(256, dtype=np.float32) / 255
-    mean, std = (np.asarray(part, np.float32)[:, None] for part in (spec.image_mean, spec.image_std))
+    mean, std = (np.asarray(part, np.float32)[:, None] for part in (means, stds))
     return (values - mean) / std
 
 

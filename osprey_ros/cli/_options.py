@@ -76,18 +76,22 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def add_image_options(command: Any, required: bool) -> None:
-    """Add --image and --masks."""
+def add_image_option(command: Any, required: bool) -> None:
+    """Add --image."""
     command.add_argument(
         "--image", required=required, type=Path, metavar="PATH", help="image file (PNG, JPEG and other common formats)"
     )
+
+
+def add_image_options(command: Any, required: bool) -> None:
+    """Add --image and --masks."""
+    add_image_option(command, required)
     command.add_argument(
         "--masks",
-        required=required,
         type=Path,
         metavar="PATH",
         help="regions of the image: a gray or palette PNG (up to 16 bits) whose values are region ids, 0 for the "
-        "background, or a folder with one binary PNG per region",
+        "background, or a folder with one binary PNG per region (default: everything that the segmenter finds)",
     )
 
 
@@ -118,13 +122,18 @@ def add_preprocessing_option(command: Any) -> None:
     )
 
 
-def add_engine_options(command: Any) -> None:
-    """Add --bundle, --device, --threads and --preprocessing."""
-    add_bundle_option(command)
+def add_machine_options(command: Any) -> None:
+    """Add --device and --threads."""
     command.add_argument(
         "--device", choices=("cpu", "cuda"), help="run the ONNX engines on this device (default: the bundle's own)"
     )
     add_threads_option(command)
+
+
+def add_engine_options(command: Any) -> None:
+    """Add --bundle, --device, --threads and --preprocessing."""
+    add_bundle_option(command)
+    add_machine_options(command)
     add_preprocessing_option(command)
 
 

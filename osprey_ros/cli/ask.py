@@ -20,6 +20,7 @@ from osprey_ros.cli._options import (
     positive,
 )
 from osprey_ros.cli._output import box_text, file_width, kinds_json, warn_about_regions, warn_if_unverified
+from osprey_ros.cli._segments import add_segment_option, image_with_regions
 from osprey_ros.decoding.prompt import check_text
 from osprey_ros.errors import InputError
 from osprey_ros.file_errors import native_path
@@ -54,6 +55,7 @@ def add_command(commands: Any) -> None:
     )
     image = command.add_argument_group("objects of an image")
     add_image_options(image, required=False)
+    add_segment_option(image)
     add_style_option(image)
     add_back_off_option(image)
     add_max_new_tokens_option(image)
@@ -74,8 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         OspreyError: The question, the image, the bundle or the node cannot be used.
     """
-    if (arguments.image is None) != (arguments.masks is None):
-        raise InputError("an image needs its regions; give both --image and --masks, or neither")
+    if arguments.image is None and (arguments.masks is not None or arguments.segment is not None):
+        raise InputError("--masks and --segment are for an image; give --image, or leave them out to ask a node")
     check_text(arguments.question, "the question")
     answer = _ask_node(arguments) if arguments.image is None else _ask_image(arguments)
     if arguments.json:
@@ -91,12 +93,11 @@ def _ask_image(arguments: argparse.Namespace) -> dict[str, Any]:
     from osprey_ros.frame import Frame
     from osprey_ros.pipeline import Pipeline
     from osprey_ros.query.finder import Finder
-    from osprey_ros.regions.files import load_image_with_masks
     from osprey_ros.scene.attributes import attributes_from
     from osprey_ros.scene.settings import MAX_REGIONS, StepSettings
 
     attributes = attributes_from(arguments.attributes)
-    rgb, masks = load_image_with_masks(arguments.image, arguments.masks, arguments.masks_anyway)
+    rgb, masks = image_with_regions(arguments)
     frame = Frame(stamp=0, frame_id="", rgb=rgb, regions=masks.regions)
     bundle = Bundle.open(arguments.bundle).on_device(arguments.device)
     describer = Describer(bundle, threads=arguments.threads, preprocessing=arguments.preprocessing)
@@ -151,9 +152,7 @@ def _ask_node(arguments: argparse.Namespace) -> dict[str, Any]:
     try:
         from osprey_ros.ros.services.client import query_node
     except ImportError as error:
-        raise InputError(
-            f"questions to a node need ROS 2 ({error}); source its setup file, or give --image and --masks"
-        ) from error
+        raise InputError(f"questions to a node need ROS 2 ({error}); source its setup file, or give --image") from error
     response = query_node(arguments.node, arguments.question, arguments.limit, arguments.timeout)
     if not response.success:
         raise InputError(f"{arguments.node} cannot answer: {response.message}")

@@ -23,6 +23,7 @@ from osprey_ros.cli._options import (
     add_verbose_option,
 )
 from osprey_ros.cli._output import box_text, file_width, kinds_json, warn_about_regions, warn_if_unverified
+from osprey_ros.cli._segments import add_segment_option, image_with_regions
 from osprey_ros.errors import RegionError
 from osprey_ros.file_errors import native_path
 from osprey_ros.strict_json import to_json
@@ -47,6 +48,7 @@ def add_command(commands: Any) -> None:
         "computed together.",
     )
     add_image_options(command, required=True)
+    add_segment_option(command)
     question = command.add_mutually_exclusive_group()
     add_style_option(question)
     question.add_argument(
@@ -82,7 +84,6 @@ def run(arguments: argparse.Namespace) -> int:
     from osprey_ros.decoding.config import GenerationConfig
     from osprey_ros.decoding.prompt import QUESTIONS
     from osprey_ros.describer import Describer
-    from osprey_ros.regions.files import load_image_with_masks
     from osprey_ros.scene.attributes import attributes_from
     from osprey_ros.vision.image_io import check_image_name, save_image
     from osprey_ros.viz.overlay import overlay
@@ -90,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.overlay is not None:
         check_image_name(arguments.overlay)
     attributes = attributes_from(arguments.attributes)
-    rgb, masks = load_image_with_masks(arguments.image, arguments.masks, arguments.masks_anyway)
+    rgb, masks = image_with_regions(arguments)
     files = dict(zip(masks.regions.ids.tolist(), masks.files, strict=True))
     regions = _selected(masks.regions, arguments.min_area, arguments.max_regions)
     bundle = Bundle.open(arguments.bundle).on_device(arguments.device)
@@ -179,7 +180,7 @@ def _report(
 ) -> dict[str, Any]:
     return {
         "image": native_path(arguments.image),
-        "masks": native_path(arguments.masks),
+        "masks": None if arguments.masks is None else native_path(arguments.masks),
         "bundle": manifest.name,
         "verified": manifest.verified,
         "question": question,

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, Sequence[str]]]:
     """Return the parser, and the names below each command: those of its own commands, if it has any."""
-    from osprey_ros.cli import ask, bag, bundle, describe
+    from osprey_ros.cli import ask, bag, bundle, describe, segment
     from osprey_ros.cli._options import Parser, add_verbose_option
     from osprey_ros.cli._programs import EVALUATIONS, PROGRAMS
 
@@ -61,6 +61,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Sequence[str]]]:
     parser.set_defaults(run=lambda arguments: _run_without_command(parser, arguments))
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     describe.add_command(commands)
+    segment.add_command(commands)
     ask.add_command(commands)
     bag.add_command(commands)
     bundle.add_command(commands)

@@ -80,7 +80,7 @@ def test_a_phrase_without_objects_has_its_own_status(arguments: list[str], capsy
 
 def test_errors_name_the_remedy(arguments: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for more, reason in (
-        (arguments[:2], "give both --image and --masks"),
+        (arguments[2:4], "--masks and --segment are for an image; give --image"),
         (["--image", str(tmp_path / "no.png"), *arguments[2:]], "no.png"),
         ([*arguments, "--bundle", str(tmp_path / "nowhere")], "no engine bundle"),
     ):

@@ -22,7 +22,7 @@ RED, GREEN, BLUE = (16, 8, 32, 32), (64, 48, 48, 32), (80, 60, 20, 12)
 CORNERS = 8  # pixels in which a mask may differ: bilinear interpolation cuts the corners of rectangles
 
 
-def picture(scale: int = 1) -> np.ndarray:
+def painted(scale: int = 1) -> np.ndarray:
     rgb = np.zeros((96, 128, 3), np.uint8)
     for (x, y, width, height), color in ((RED, (200, 30, 30)), (GREEN, (30, 200, 30)), (BLUE, (30, 30, 200))):
         rgb[y : y + height, x : x + width] = color
@@ -56,7 +56,7 @@ def overlap(regions: Regions, expected: np.ndarray, row: int = 0) -> float:
 def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
     """A segmenter with a grid of clicks, and the image set."""
     made = Segmenter(write_bundle(tmp_path_factory.mktemp("color") / "grid"), threads=1)
-    made.set_image(picture())
+    made.set_image(painted())
     return made
 
 
@@ -95,7 +95,7 @@ def test_a_box_and_a_box_with_a_point(segmenter: Segmenter) -> None:
 
 def test_many_prompts_at_once_are_as_each_alone(make: Callable[..., Segmenter]) -> None:
     segmenter = make(replace(SPEC, max_prompts=2))
-    segmenter.set_image(picture())
+    segmenter.set_image(painted())
     clicks = [[20, 30], [70, 50], [85, 65]]
     together = segmenter.segment(points=[[click] for click in clicks])
     assert together.ids.tolist() == [1, 2, 3]
@@ -123,10 +123,10 @@ def test_images_of_other_sizes(
     make: Callable[..., Segmenter], resize: str, interpolation: str, portrait: bool, pixel_center: float
 ) -> None:
     segmenter = make(replace(SPEC, resize=resize, interpolation=interpolation, pixel_center=pixel_center))
-    rgb, red, click = picture(3), rectangle((48, 24, 96, 96), (288, 384)), [130, 110]
+    rgb, red, click = painted(3), rectangle((48, 24, 96, 96), (288, 384)), [130, 110]
     if portrait:
         rgb, red, click = rgb.swapaxes(0, 1), red.T, click[::-1]
-    segmenter.set_image(picture())  # leaves nothing behind
+    segmenter.set_image(painted())  # leaves nothing behind
     segmenter.set_image(rgb)
     found = segmenter.segment(points=[click])
     assert found.shape == rgb.shape[:2]
@@ -139,7 +139,7 @@ def test_images_of_other_sizes(
 
 def test_a_decoder_with_a_fixed_number_of_points(make: Callable[..., Segmenter]) -> None:
     segmenter = make(replace(SPEC, max_points=3))
-    segmenter.set_image(picture())
+    segmenter.set_image(painted())
     assert difference(segmenter.segment(points=[[20, 30]]), rectangle(RED)) <= CORNERS
     assert difference(segmenter.segment(boxes=RED, points=[[20, 30]]), rectangle(RED)) <= CORNERS
     assert len(segmenter.segment_everything()) == 4
@@ -158,7 +158,7 @@ def test_everything_by_a_grid(segmenter: Segmenter) -> None:
 
 def test_everything_by_objectness_clicks_once_on_each_object(make: Callable[..., Segmenter]) -> None:
     segmenter = make(objectness=True)
-    segmenter.set_image(picture())
+    segmenter.set_image(painted())
     found = segmenter.segment_everything()
     expected = [rectangle(RED), rectangle(GREEN) & ~rectangle(BLUE), rectangle(BLUE)]
     assert len(found) == 3  # the background has no objectness
@@ -171,7 +171,7 @@ def test_everything_by_objectness_clicks_once_on_each_object(make: Callable[...,
 
 def test_a_padded_image_is_clicked_inside_only(make: Callable[..., Segmenter]) -> None:
     segmenter = make(replace(SPEC, resize="pad"), objectness=True)
-    segmenter.set_image(picture()[:48])  # 128 x 48: the lower half of the input is padding
+    segmenter.set_image(painted()[:48])  # 128 x 48: the lower half of the input is padding
     found = segmenter.segment_everything()
     assert found.shape == (48, 128)
     assert [difference(found, rectangle(RED, (48, 128))) <= CORNERS] == [True]
@@ -215,7 +215,7 @@ def test_small_holes_are_filled_and_small_islands_removed(make: Callable[..., Se
 
 def test_a_describer_takes_the_regions(segmenter: Segmenter) -> None:
     with Describer(Path(__file__).parents[2] / "engines" / "nano", threads=1) as describer:
-        describer.set_image(picture())
+        describer.set_image(painted())
         words = describer.describe(segmenter.segment_everything())
     assert [one.region_id for one in words] == [1, 2, 3, 4]
 
@@ -254,10 +254,10 @@ def test_order_of_calls(make: Callable[..., Segmenter]) -> None:
         canceled = CancellationToken()
         canceled.cancel()
         with pytest.raises(StoppedError):
-            segmenter.set_image(picture(), cancel=canceled)
+            segmenter.set_image(painted(), cancel=canceled)
         with pytest.raises(InputError, match="no image is set"):
             segmenter.segment(points=[[1, 1]])
-        segmenter.set_image(picture())
+        segmenter.set_image(painted())
         assert segmenter.image_timing.vision > 0
         with pytest.raises(StoppedError):
             segmenter.segment_everything(cancel=canceled)
@@ -268,4 +268,4 @@ def test_order_of_calls(make: Callable[..., Segmenter]) -> None:
 def test_values_that_are_not_finite_are_an_error(make: Callable[..., Segmenter]) -> None:
     segmenter = make(replace(SPEC, image_mean=(3e38, 0.0, 0.0)))
     with pytest.raises(EngineError, match="the segmenter encoder engine returned values that are not finite"):
-        segmenter.set_image(picture())
+        segmenter.set_image(painted())

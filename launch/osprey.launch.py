@@ -21,11 +21,20 @@ TOPICS = {
     "segmentation": "Topic of the images of instance ids.",
     "regions": "Topic of osprey_interfaces/RegionArray, used with regions_from:=regions.",
     "detections": "Topic of vision_msgs/Detection2DArray, used with regions_from:=detections.",
+    "yolo": "Topic of yolo_msgs/DetectionArray, used with regions_from:=yolo.",
     "depth": "Topic of the depth images, registered to the image, used with use_depth:=true.",
     "camera_info": "Topic of the calibration of the rectified image, used with use_depth:=true.",
 }
 # Parameters of the node that are arguments as well. An empty argument leaves the parameter to params_file.
-GIVEN = ("bundle", "image_transport", "regions_from", "use_depth")
+GIVEN = (
+    "bundle",
+    "image_transport",
+    "regions_from",
+    "segmentation_values",
+    "class_names",
+    "background_classes",
+    "use_depth",
+)
 
 
 def parameter_argument(name: str) -> DeclareLaunchArgument:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,11 +55,18 @@ def ros_environment(folder: Path) -> Iterator[dict[str, str]]:
     raise RuntimeError("101 test runs at once: no DDS domain is left")
 
 
-def osprey_node(env: dict[str, str], folder: Path, *parameters: str, bundle: str = BUNDLE) -> NodeProcess:
-    """Start the node as a process with inputs /image and /segmentation; ``parameters`` are ``name:=value``."""
+def osprey_node(
+    env: dict[str, str], folder: Path, *parameters: str, bundle: str = BUNDLE, remapped: Mapping[str, str] = {}
+) -> NodeProcess:
+    """Start the node as a process with inputs /image and /segmentation; ``parameters`` are ``name:=value``.
+
+    ``remapped`` has other topics of inputs.
+    """
     arguments = ["--ros-args"]
     for parameter in (f"bundle:={bundle}", *parameters):
         arguments += ["-p", parameter]
+    for topic, name in remapped.items():
+        arguments += ["-r", f"{topic}:={name}"]
     return NodeProcess("osprey", "osprey_ros.ros.node", arguments, folder / "osprey.log", env)
 
 

@@ -91,7 +91,8 @@ def add_image_options(command: Any, required: bool) -> None:
         type=Path,
         metavar="PATH",
         help="regions of the image: a gray or palette PNG (up to 16 bits) whose values are region ids, 0 for the "
-        "background, or a folder with one binary PNG per region (default: everything that the segmenter finds)",
+        "background, a folder with one binary PNG per region, or a JSON file in COCO's layout (default: everything "
+        "that the segmenter finds)",
     )
 
 

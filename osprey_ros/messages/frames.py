@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,14 +11,15 @@ import numpy as np
 from osprey_ros.errors import InputError
 from osprey_ros.frame import Frame, RegionLabel
 from osprey_ros.messages import images
-from osprey_ros.messages.regions import regions_from_detections, regions_from_message
+from osprey_ros.messages.regions import regions_from_detections, regions_from_message, regions_from_yolo
 from osprey_ros.messages.stamps import stamp_of
+from osprey_ros.regions.label_values import LabelValues
 from osprey_ros.regions.regions import Regions
 
 if TYPE_CHECKING:
     from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-IMAGE, SEGMENTATION, REGIONS, DETECTIONS = "image", "segmentation", "regions", "detections"
+IMAGE, SEGMENTATION, REGIONS, DETECTIONS, YOLO = "image", "segmentation", "regions", "detections", "yolo"
 DEPTH, CAMERA_INFO = "depth", "camera_info"
 
 
@@ -29,9 +30,10 @@ class RawFrame:
     Attributes:
         image: sensor_msgs/Image or CompressedImage.
         regions: message with the regions, of the kind that ``regions_from`` names.
-        regions_from: "segmentation" (Image or CompressedImage), "regions" (RegionArray) or "detections"
-            (vision_msgs/Detection2DArray).
+        regions_from: "segmentation" (Image or CompressedImage), "regions" (RegionArray), "detections"
+            (vision_msgs/Detection2DArray) or "yolo" (yolo_msgs/DetectionArray).
         topics: full topic name of each input by its relative name ("image", "segmentation" ...).
+        values: What the values of a segmentation mean.
         depth: sensor_msgs/Image or CompressedImage, None without depth.
         camera_info: latest calibration, independent of its stamp; None without depth.
     """
@@ -40,6 +42,7 @@ class RawFrame:
     regions: Any
     regions_from: str
     topics: Mapping[str, str]
+    values: LabelValues = field(default_factory=LabelValues)
     depth: Image | CompressedImage | None = None
     camera_info: CameraInfo | None = None
 
@@ -140,6 +143,8 @@ def _regions(raw: RawFrame, shape: tuple[int, int]) -> tuple[np.ndarray | Region
         return regions_from_message(raw.regions)
     if raw.regions_from == DETECTIONS:
         return regions_from_detections(raw.regions, *shape)
-    if is_compressed(raw.regions):
-        return images.ids_from_compressed(raw.regions), {}
-    return images.ids_from_message(raw.regions), {}
+    if raw.regions_from == YOLO:
+        return regions_from_yolo(raw.regions, *shape)
+    read = images.ids_from_compressed if is_compressed(raw.regions) else images.ids_from_message
+    ids, names = raw.values.read(read(raw.regions))
+    return ids, {region: RegionLabel(name, 0.0) for region, name in names.items()}

@@ -1,4 +1,4 @@
-"""Conversion of RegionArray and Detection2DArray messages into regions of an image."""
+"""Conversion of RegionArray, Detection2DArray and yolo_msgs/DetectionArray messages into regions of an image."""
 
 from __future__ import annotations
 
@@ -84,6 +84,45 @@ def regions_from_detections(message: Any, height: int, width: int) -> tuple[Regi
             best = max(hypotheses, key=lambda hypothesis: hypothesis.score if isfinite(hypothesis.score) else -inf)
             label = best.class_id if hasattr(best, "class_id") else best.id
             labels[number] = RegionLabel(str(label), _score(best))
+    return parts.regions(height, width), labels
+
+
+def regions_from_yolo(message: Any, height: int, width: int) -> tuple[Regions, dict[int, RegionLabel]]:
+    """Convert a yolo_msgs/DetectionArray of yolo_ros: the outlines of masks, or boxes where there is no mask.
+
+    Ids are those of the tracker, by the rule of `regions_from_detections`; the label is the name of the class. A
+    detection that is invalid, or has no pixel inside the image, is left out; it is logged once for its id.
+
+    Args:
+        message: Detections.
+        height, width: Size of the image in pixels, unless the masks give the size of the image that they were made on.
+
+    Returns:
+        The regions, of the size that the masks give, and the labels by region id.
+
+    Raises:
+        InputError: All detections are invalid, or the masks are of images of several sizes.
+    """
+    outlines = [detection.mask for detection in message.detections if len(detection.mask.data)]
+    sizes = {(int(mask.height), int(mask.width)) for mask in outlines if mask.height > 0 and mask.width > 0}
+    if len(sizes) > 1:
+        given = ", ".join(f"{w}x{h}" for h, w in sorted(sizes))
+        raise InputError(f"the masks are of images of several sizes ({given}); publish detections of one image")
+    height, width = sizes.pop() if sizes else (height, width)
+    ids = _detection_ids([_detection_id(detection) for detection in message.detections])
+    parts, labels = _Parts("detection"), {}
+    for number, detection in zip(ids, message.detections, strict=True):
+        box, corners = detection.bbox, [(point.x, point.y) for point in detection.mask.data]
+        center, size = (box.center.position.x, box.center.position.y), (box.size.x, box.size.y)
+        try:
+            if corners:
+                parts.add(number, mask_from_polygon(np.array(corners), height, width))
+            else:
+                parts.add(number, mask_from_box(center, size, float(box.center.theta), height, width))
+        except RegionError as error:
+            parts.leave_out(number, error)
+        if detection.class_name or _score(detection):
+            labels[number] = RegionLabel(str(detection.class_name), _score(detection))
     return parts.regions(height, width), labels
 
 

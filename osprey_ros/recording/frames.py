@@ -15,7 +15,7 @@ from rosbags.serde import SerdeError
 
 from osprey_ros.errors import StorageError
 from osprey_ros.frame import Frame
-from osprey_ros.messages.frames import DETECTIONS, IMAGE, REGIONS, SEGMENTATION, RawFrame, frame_from_messages
+from osprey_ros.messages.frames import DETECTIONS, IMAGE, REGIONS, SEGMENTATION, YOLO, RawFrame, frame_from_messages
 from osprey_ros.messages.stamps import NANOSECONDS
 from osprey_ros.messages.synchronizer import MAX_SLOP, FrameSync
 from osprey_ros.recording.reader import Recording
@@ -23,8 +23,13 @@ from osprey_ros.recording.topics import Topic
 from osprey_ros.recording.types import MessageTypes, serialized_stamp, stamp_text
 
 _IMAGE, _COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
-_REGIONS, _DETECTIONS = "osprey_interfaces/msg/RegionArray", "vision_msgs/msg/Detection2DArray"
-_TYPES = {IMAGE: (_IMAGE, _COMPRESSED), SEGMENTATION: (_IMAGE, _COMPRESSED, _REGIONS, _DETECTIONS)}
+# Types of the segmentation's topic that are not images, by the kind of regions that they have.
+_SOURCES = {
+    "osprey_interfaces/msg/RegionArray": REGIONS,
+    "vision_msgs/msg/Detection2DArray": DETECTIONS,
+    "yolo_msgs/msg/DetectionArray": YOLO,
+}
+_TYPES = {IMAGE: (_IMAGE, _COMPRESSED), SEGMENTATION: (_IMAGE, _COMPRESSED, *_SOURCES)}
 _QUEUE_SIZE = 1000  # stamps that wait for a partner: an image and its segmentation may be recorded far apart
 _PROGRESS_EVERY = 256  # messages
 
@@ -137,7 +142,7 @@ class FrameReader:
         # If several publishers of a topic recorded definitions, the first one counts.
         topics = {role: _find_topic(recording, role, name) for role, name in self._names.items()}
         self._read = {role: types.reader(topic.type, topic.definition) for role, topic in topics.items()}
-        self._source = {_REGIONS: REGIONS, _DETECTIONS: DETECTIONS}.get(topics[SEGMENTATION].type, SEGMENTATION)
+        self._source = _SOURCES.get(topics[SEGMENTATION].type, SEGMENTATION)
 
     def frame(self, image: bytes, segmentation: bytes) -> Frame:
         """Return the frame of two messages.

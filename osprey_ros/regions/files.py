@@ -1,4 +1,4 @@
-"""Regions from files: an id image (values are region ids), or a folder with a binary mask for each region."""
+"""Regions from files: an id image, a folder with a binary mask for each region, or JSON in COCO's layouts."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from osprey_ros.errors import RegionError
+from osprey_ros.regions.coco import regions_from_coco
 from osprey_ros.regions.id_image import background_doubt, check_speckles, stored_ids, stored_mask
 from osprey_ros.regions.regions import MAX_ID, Regions, regions_from_id_image, regions_from_masks
 from osprey_ros.regions.resize import fitted
@@ -45,20 +46,24 @@ def load_regions(path: str | os.PathLike[str], masks_anyway: bool = False) -> Re
 
 
 def load_mask_files(
-    path: str | os.PathLike[str], masks_anyway: bool = False, shape: tuple[int, int] | None = None
+    path: str | os.PathLike[str],
+    masks_anyway: bool = False,
+    shape: tuple[int, int] | None = None,
+    image: str | os.PathLike[str] = "",
 ) -> MaskFiles:
-    """Read regions from an id image or from a folder of binary masks, with the names of their files.
+    """Read regions from an id image, a folder of binary masks or a JSON file, with the names of their files.
 
     An id image is gray with up to 16 bits, or a palette image, whose indices are the ids; 0 is background. In a folder,
     each image is non-zero inside its region. The ids are the numbers in the file names if every name is a number from
     1 up, otherwise 1, 2, 3 ... in the order of the numbers in the names. A mask that is empty, has not
     the size of most or cannot be read is left out with a warning. Files that systems add (``._*``, ``.DS_Store``) are
-    passed over.
+    passed over. JSON files, whose names end in .json, are read as `regions_from_coco` does.
 
     Args:
-        path: The file or folder. The content counts, not the name: JPEG and lossy WebP cannot hold ids.
+        path: The file or folder. Of images the content counts, not the name: JPEG and lossy WebP cannot hold ids.
         masks_anyway: As in `regions_from_id_image`.
         shape: Height and width of the image. In a folder with masks of several sizes, those of this size count.
+        image: Name of the image file, which selects the masks in a JSON file of several images.
 
     Raises RegionError, with the name of the file, if no region is left.
     """
@@ -67,7 +72,11 @@ def load_mask_files(
         if source.is_dir():
             return _load_folder(source, shape)
         if not source.exists():
-            raise RegionError(f"masks {source} do not exist; give an id image (PNG) or a folder of binary PNGs")
+            raise RegionError(
+                f"masks {source} do not exist; give an id image (PNG), a folder of binary PNGs or a JSON file"
+            )
+        if source.suffix.lower() == ".json":
+            return _load_coco(source, os.fspath(image), shape)
         return _load_id_image(source, masks_anyway)
     except RegionError as error:
         text = str(error)
@@ -89,7 +98,7 @@ def load_image_with_masks(
     """
     rgb = load_image(image)
     shape = (rgb.shape[0], rgb.shape[1])
-    found = load_mask_files(masks, masks_anyway, shape)
+    found = load_mask_files(masks, masks_anyway, shape, image)
     orientation = exif_orientation(read_file(image))
     if orientation >= 5 and found.regions.shape == shape[::-1] and shape[0] != shape[1]:
         raise RegionError(
@@ -99,6 +108,13 @@ def load_image_with_masks(
         )
     regions = fitted(found.regions, shape, f"masks {masks}")
     return rgb, MaskFiles(regions, found.files, found.turned)
+
+
+def _load_coco(path: Path, image: str, shape: tuple[int, int] | None) -> MaskFiles:
+    regions, problems = regions_from_coco(path, image, shape)
+    for problem in problems:
+        _LOGGER.warning("masks %s: left out: %s", path, problem)
+    return MaskFiles(regions, (path.name,) * len(regions))
 
 
 def _load_id_image(path: Path, masks_anyway: bool) -> MaskFiles:

@@ -24,6 +24,7 @@ from recordings import (
 )
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from yolo_package import MESSAGES as YOLO_MESSAGES
 
 from osprey_ros.errors import StorageError
 from osprey_ros.recording.frames import FrameReader, plan_frames
@@ -282,6 +283,37 @@ def test_detections_of_older_releases(
     assert [int(number) for number in frame.regions.ids] == [4]  # type: ignore[union-attr]
     assert frame.regions.boxes[0].tolist() == [25, 17, 10, 6]  # type: ignore[union-attr]
     assert {number: found.label for number, found in frame.labels.items()} == ({4: label} if label else {})
+
+
+def test_detections_of_yolo_ros(sample: SampleImage, tmp_path: Path) -> None:
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    for name, fields in YOLO_MESSAGES.items():
+        text = "".join(f"{kind} {field}\n" for field, kind in fields.items())
+        store.register(get_types_from_msg(text, f"yolo_msgs/msg/{name}"))
+
+    def empty(kind: str) -> Any:
+        """Return a message whose fields are empty."""
+        values = {"string": "", "int32": 0, "uint32": 0, "float64": 0.0}
+        fields = {
+            name: [] if node[0] in (3, 4) else empty(node[1]) if node[0] == 2 else values[node[1][0]]
+            for name, node in store.fielddefs[kind][1]
+        }
+        return store.types[kind](**fields)
+
+    kind = "yolo_msgs/msg/DetectionArray"
+    message, detection = empty(kind), empty("yolo_msgs/msg/Detection")
+    message.header.stamp.sec, message.header.stamp.nanosec = divmod(START, 10**9)
+    detection.id, detection.class_name, detection.score = "12", "cup", 0.5
+    detection.mask.height, detection.mask.width = sample.rgb.shape[:2]
+    point = store.types["yolo_msgs/msg/Point2D"]
+    detection.mask.data = [point(x=float(x), y=float(y)) for x, y in ((10, 20), (29, 20), (29, 30), (10, 30))]
+    message.detections = [detection]
+    with Recording(record(tmp_path / "in", store, image_item(sample.rgb, START), kind, message), TYPES) as recording:
+        reader = FrameReader(recording, IMAGE, SEGMENTATION, TYPES)
+        frame = reader.frame(*(message.data for message in sorted(recording.read(), key=lambda m: m.topic.name)))
+    assert frame.regions.ids.tolist() == [12]  # type: ignore[union-attr]
+    assert frame.regions.boxes[0].tolist() == [10, 20, 20, 11]  # type: ignore[union-attr]
+    assert frame.labels[12].label == "cup"
 
 
 def test_a_definition_without_a_field_is_named(sample: SampleImage, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from time import monotonic
 from typing import Any
 
@@ -13,7 +14,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from osprey_ros.errors import InputError
-from osprey_ros.messages.frames import CAMERA_INFO, DEPTH, DETECTIONS, IMAGE, REGIONS, SEGMENTATION, RawFrame
+from osprey_ros.messages.frames import CAMERA_INFO, DEPTH, DETECTIONS, IMAGE, REGIONS, SEGMENTATION, YOLO, RawFrame
 from osprey_ros.messages.stamps import stamp_of
 from osprey_ros.messages.synchronizer import FrameSync
 from osprey_ros.ros.diagnostics.input_status import InputState, without_stamp
@@ -23,6 +24,11 @@ from osprey_ros.ros.inputs.subscription import AdaptiveSubscription, compressed_
 logger = logging.getLogger(__name__)
 
 WATCH_PERIOD = 1.0  # seconds between two checks of the publishers
+# Message packages that are needed for one kind of input only: package, class, and how to get it.
+_DETECTORS = {
+    DETECTIONS: ("vision_msgs", "Detection2DArray", "install ros-$ROS_DISTRO-vision-msgs"),
+    YOLO: ("yolo_msgs", "DetectionArray", "build yolo_ros in this workspace and source it"),
+}
 SILENCE_LIMIT = 10.0  # seconds without a complete frame before a warning with the reason
 
 
@@ -44,6 +50,7 @@ class FrameInputs:
         self._node = node
         self._settings = settings
         self._on_frame = on_frame
+        self._values = settings.label_values()
         self._camera_info: CameraInfo | None = None
         matched = [role for role in kinds if role != CAMERA_INFO]
         self._sync = FrameSync(matched, settings.queue_size, round(settings.slop * 1e9))
@@ -112,6 +119,7 @@ class FrameInputs:
                     regions=of_role[self._settings.regions_from],
                     regions_from=self._settings.regions_from,
                     topics=self._topics,
+                    values=self._values,
                     depth=of_role.get(DEPTH),
                     camera_info=self._camera_info,
                 )
@@ -144,7 +152,7 @@ def _kinds(settings: InputSettings) -> dict[str, Any]:
 
         kinds[REGIONS] = RegionArray
     else:
-        kinds[DETECTIONS] = _detections_kind()
+        kinds[settings.regions_from] = _detections_kind(settings.regions_from)
     if settings.use_depth:
         kinds[DEPTH] = Image if settings.depth_transport == "raw" else CompressedImage
         kinds[CAMERA_INFO] = CameraInfo
@@ -162,12 +170,13 @@ def _image_kind(transport: str) -> Any:
     return CompressedImage if transport == "compressed" else Image
 
 
-def _detections_kind() -> Any:
+def _detections_kind(regions_from: str) -> Any:
+    """Return the message class of a detector. Raises InputError if its package is not installed."""
+    package, name, remedy = _DETECTORS[regions_from]
     try:
-        from vision_msgs.msg import Detection2DArray
+        return getattr(import_module(f"{package}.msg"), name)
     except ImportError as error:
         raise InputError(
-            "regions_from is 'detections' but vision_msgs is not installed; install ros-$ROS_DISTRO-vision-msgs, or "
-            "set regions_from to segmentation or regions"
+            f"regions_from is {regions_from!r} but {package} is not installed; {remedy}, or set regions_from to "
+            "segmentation or regions"
         ) from error
-    return Detection2DArray

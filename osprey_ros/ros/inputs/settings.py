@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from osprey_ros.messages.frames import DETECTIONS, REGIONS, SEGMENTATION
+from osprey_ros.errors import InputError
+from osprey_ros.messages.frames import DETECTIONS, REGIONS, SEGMENTATION, YOLO
 from osprey_ros.messages.synchronizer import MAX_QUEUE_SIZE, MAX_SLOP
+from osprey_ros.regions.label_values import INSTANCES, MEANINGS, LabelValues
 from osprey_ros.system.settings import Effect, ParameterGroup, parameter
 
 TRANSPORTS = ("raw", "compressed")
 DEPTH_TRANSPORTS = ("raw", "compressedDepth")
-REGION_SOURCES = (SEGMENTATION, REGIONS, DETECTIONS)
+REGION_SOURCES = (SEGMENTATION, REGIONS, DETECTIONS, YOLO)
 RELIABILITIES = ("auto", "reliable", "best_effort")
 
 
@@ -31,7 +33,8 @@ class InputSettings(ParameterGroup):
     regions_from: str = parameter(
         SEGMENTATION,
         "Topic that provides the regions: segmentation (image of instance ids), regions "
-        "(osprey_interfaces/RegionArray, masks that may overlap) or detections (vision_msgs/Detection2DArray, boxes).",
+        "(osprey_interfaces/RegionArray, masks that may overlap), detections (vision_msgs/Detection2DArray, boxes) or "
+        "yolo (yolo_msgs/DetectionArray of yolo_ros, masks or boxes, with the ids of its tracker).",
         Effect.ACTIVATE,
         choices=REGION_SOURCES,
     )
@@ -41,6 +44,24 @@ class InputSettings(ParameterGroup):
         "segmentation/compressed).",
         Effect.ACTIVATE,
         choices=TRANSPORTS,
+    )
+    segmentation_values: str = parameter(
+        INSTANCES,
+        "Meaning of the values of the segmentation: instances (ids), classes (each connected piece of a class is a "
+        "region), or panoptic (class << 16 | instance).",
+        Effect.ACTIVATE,
+        choices=MEANINGS,
+    )
+    class_names: str = parameter(
+        "",
+        "Names of the classes 0, 1, 2 ... of a segmentation of classes or panoptic values, separated by commas. They "
+        "become the labels of the regions.",
+        Effect.ACTIVATE,
+    )
+    background_classes: str = parameter(
+        "",
+        "Names or numbers of classes that are background, such as wall, floor, separated by commas.",
+        Effect.ACTIVATE,
     )
     use_depth: bool = parameter(
         False,
@@ -74,3 +95,16 @@ class InputSettings(ParameterGroup):
         Effect.ACTIVATE,
         choices=RELIABILITIES,
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            self.label_values()
+        except InputError as error:
+            raise InputError(f"background_classes: {error}") from error
+
+    def label_values(self) -> LabelValues:
+        """Return how the segmentation is read."""
+        names = [name.strip() for name in self.class_names.split(",")] if self.class_names.strip() else []
+        background = [name.strip() for name in self.background_classes.split(",") if name.strip()]
+        return LabelValues(self.segmentation_values, tuple(names), tuple(background))

@@ -78,7 +78,7 @@ def build_bundle(
         VerificationError: the engines differ from PyTorch. In all cases `output` is unchanged.
     """
     name, output, targets = name or folder_name(output), Path(output).resolve(), targets or Targets()
-    _check_output(output)
+    check_output(output)
     check_machine(targets, verify)
     log.info("checkpoint: %s", checkpoint)
     source = Checkpoint.open(checkpoint, vision_weights)
@@ -132,7 +132,7 @@ def build_bundle(
     return manifest
 
 
-def _check_output(output: Path) -> None:
+def check_output(output: Path) -> None:
     """Raise BundleError if no bundle can be put at `output`."""
     if output.exists() and not (output.is_dir() and (_is_bundle(output) or not any(output.iterdir()))):
         raise BundleError(f"{output} exists and is not an engine bundle: give another folder or remove it")

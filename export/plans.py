@@ -11,6 +11,7 @@ from export.tensorrt_plan import Lengths, Profile, build_plan, crop_profiles, ma
 from osprey_ros.bundle.manifest import EngineEntry
 from osprey_ros.decoding.prompt_batch import MAX_ROWS
 from osprey_ros.decoding.scoring import LOGIT_BYTES
+from osprey_ros.segmenter.spec import DECODER
 from osprey_torch.config import OspreyConfig
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,25 @@ def make_plan(role: str, graph: Path, folder: Path, config: OspreyConfig, max_re
         profiles = crop_profiles(max_regions)
     elif role == "decoder":
         profiles = decoder_profiles(config, max_regions)
+    return _build(graph, folder, profiles)
+
+
+def make_segmenter_plan(role: str, graph: Path, folder: Path, max_prompts: int, max_points: int) -> EngineEntry:
+    """Build the plan of a segmenter's graph in `folder`, for up to `max_prompts` prompts of `max_points` points each.
+
+    role: `ENCODER` or `DECODER` of `osprey_ros.segmenter.spec`. For errors see `export.tensorrt_plan.build_plan`.
+    """
+    return _build(graph, folder, segmenter_profiles(max_prompts, max_points) if role == DECODER else ())
+
+
+def segmenter_profiles(max_prompts: int, max_points: int) -> list[Profile]:
+    """Return the profiles of a segmenter's decoder: a single prompt, and a batch. The number of points is fixed."""
+    points = Lengths(max_points, max_points, max_points)
+    one = {"P": Lengths(1, 1, 1), "N": points}
+    return [one] if max_prompts == 1 else [one, {"P": Lengths(2, max_prompts, max_prompts), "N": points}]
+
+
+def _build(graph: Path, folder: Path, profiles: Sequence[Profile]) -> EngineEntry:
     try:
         cache = timing_cache()
     except OSError as error:

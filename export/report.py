@@ -28,13 +28,19 @@ def write_report(folder: Path, name: str, precisions: Mapping[str, str], verific
     """
     sections = [f"# {name}: what its engines say, against PyTorch", _verdict(verification)]
     if "stages" in verification:
-        sections += [_stages(verification), _words(verification["greedy_tokens"])]
+        sections += [stages(verification, _STAGES), _words(verification["greedy_tokens"])]
     sections += [
-        "## Weights\n\n" + _table(("part", "stored as"), sorted(precisions.items())),
-        "## Files\n\n" + _table(("file", "MB"), _sizes(folder)),
+        "## Weights\n\n" + table(("part", "stored as"), sorted(precisions.items())),
+        "## Files\n\n" + table(("file", "MB"), sizes(folder)),
     ]
+    return write_sections(folder, sections, verification)
+
+
+def write_sections(folder: Path, sections: Sequence[str], verification: Mapping[str, Any]) -> Path:
+    """Write `report.md` with these sections and the versions of the verification; return its path."""
+    sections = list(sections)
     if "versions" in verification:
-        sections.append("## Versions\n\n" + _table(("package", "version"), sorted(verification["versions"].items())))
+        sections.append("## Versions\n\n" + table(("package", "version"), sorted(verification["versions"].items())))
     path = folder / REPORT
     path.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
     return path
@@ -60,14 +66,15 @@ def _verdict(verification: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _stages(verification: Mapping[str, Any]) -> str:
+def stages(verification: Mapping[str, Any], meanings: Mapping[str, str]) -> str:
+    """Return the section with the figures of all stages. meanings: what the stages are."""
     rows = []
     for stage, figures in verification["stages"].items():
         limits = figures["limits"]
         rows.append(
             (
                 stage,
-                _STAGES.get(stage, ""),
+                meanings.get(stage, ""),
                 f"{figures['cosine']:.6f} (>= {limits['cosine']})",
                 f"{figures['relative']:.2e} (<= {limits['relative']})",
                 f"{figures['max_difference']:.2e}",
@@ -78,7 +85,7 @@ def _stages(verification: Mapping[str, Any]) -> str:
         "Each stage of the engines reads what the one before it wrote; PyTorch computes everything in fp32 from the "
         "pixels. In brackets the limits."
     )
-    return f"## Stages\n\n{note}\n\n{_table(header, rows)}"
+    return f"## Stages\n\n{note}\n\n{table(header, rows)}"
 
 
 def _words(tokens: Mapping[str, Any]) -> str:
@@ -97,18 +104,20 @@ def _words(tokens: Mapping[str, Any]) -> str:
         "Greedy answers of the engine, and what PyTorch would say next at each of their steps. The divergence (natural "
         "logarithm) is what the engine's precision costs."
     )
-    return f"## Words\n\n{note}\n\n{_table(('figure', 'value'), rows)}"
+    return f"## Words\n\n{note}\n\n{table(('figure', 'value'), rows)}"
 
 
 def _share(part: int, whole: int) -> str:
     return f"{part} of {whole}" + (f" ({part / whole:.1%})" if whole else "")
 
 
-def _sizes(folder: Path) -> list[tuple[str, str]]:
+def sizes(folder: Path) -> list[tuple[str, str]]:
+    """Return the names and sizes in megabytes of the files of a bundle."""
     files = [p for p in folder.iterdir() if p.is_file() and p.name[0] != "." and p.suffix != ".md"]
     return [(p.name, f"{p.stat().st_size / 1e6:.2f}") for p in sorted(files) if p.name != "manifest.json"]
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

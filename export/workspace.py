@@ -77,7 +77,7 @@ class Workspace:
         for folder in (self.bundle, self.work):
             folder.mkdir(exist_ok=True)
             for path in set(folder.iterdir()) - recorded:  # of a part that was interrupted
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         if self._parts:
             log.info("continuing with %s of an unfinished build", tqdm.format_sizeof(self.bytes_present(), "B"))
         return self

@@ -42,7 +42,7 @@ def create_timm_model(name: str, **options: Any) -> nn.Module:
 def _timm(name: str) -> Any:
     """Import timm for the tower of this name. Raises InputError if it is not installed."""
     try:
-        return _import_timm()
+        return import_timm()
     except ModuleNotFoundError as error:
         raise InputError(
             f"vision tower {name!r}: {error.name} is not installed; "
@@ -51,11 +51,41 @@ def _timm(name: str) -> Any:
 
 
 @cache
-def _import_timm() -> ModuleType:
+def import_timm() -> ModuleType:
+    """Return the module timm, without torchvision where that cannot be imported. Raises ModuleNotFoundError."""
     if _torchvision_works():
         return importlib.import_module("timm")
     with _torchvision_placeholders():
         return importlib.import_module("timm")
+
+
+@contextmanager
+def timm_in_transformers() -> Iterator[None]:
+    """Let transformers make models of timm inside the `with` block; it refuses to without torchvision.
+
+    Raises ModuleNotFoundError if timm is not installed.
+    """
+    timm = import_timm()
+    if _torchvision_works():
+        yield
+        return
+    from transformers.utils import import_utils
+
+    checks = (import_utils.is_torchvision_available, import_utils.is_timm_available)
+    with _torchvision_placeholders():
+        try:
+            for check in checks:
+                check.cache_clear()
+            from transformers.models.timm_wrapper import configuration_timm_wrapper, modeling_timm_wrapper
+
+            # If they were imported before, it was without timm.
+            vars(modeling_timm_wrapper)["timm"] = timm
+            for name in ("ImageNetInfo", "infer_imagenet_subset"):
+                vars(configuration_timm_wrapper)[name] = getattr(timm.data, name)
+            yield
+        finally:
+            for check in checks:
+                check.cache_clear()
 
 
 def _torchvision_works() -> bool:

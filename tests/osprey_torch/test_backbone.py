@@ -149,14 +149,14 @@ def test_weights_that_do_not_fit_are_said_in_a_line(small: OspreyConfig, tmp_pat
 
 
 def test_without_timm_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    timm_models._import_timm.cache_clear()
+    timm_models.import_timm.cache_clear()
     monkeypatch.setitem(sys.modules, "timm", None)
     try:
         with pytest.raises(InputError, match=r"timm is not installed; .*requirements/timm\.txt"):
             with_backbone(TINY, SMALL)
     finally:
         monkeypatch.undo()
-        timm_models._import_timm.cache_clear()
+        timm_models.import_timm.cache_clear()
 
 
 def test_frozen_levels_neither_learn_nor_count_statistics(small: OspreyConfig) -> None:

@@ -22,11 +22,12 @@ export AMENT_PREFIX_PATH := $(CURDIR)/$(VENV):$(AMENT_PREFIX_PATH)
 endif
 
 .NOTPARALLEL:
-.PHONY: help venv demo gallery test test-fast fuzz lint clean
+.PHONY: help venv demo gallery docs-images test test-fast fuzz lint clean
 help:
 	@echo "make venv   set up $(VENV) with everything (runtime, simulator, ROS 2, PyTorch for training and tests)"
 	@echo "make demo   describe the objects of a simulated camera over ROS 2; writes build/demo/ (needs no PyTorch)"
 	@echo "make gallery  draw photographs of the packs in DATA with what BUNDLE says about them; writes build/gallery/"
+	@echo "make docs-images  draw docs/home.jpg: what home says about photographs under CC0 and simulated rooms"
 	@echo "make test   run the tests"
 	@echo "make test-fast  run the unit tests: no node, no training, no export"
 	@echo "make fuzz   run 2,000 generated inputs for each door: commands, messages, recordings, parameters"
@@ -43,6 +44,10 @@ DATA ?= ../shared/data
 BUNDLE ?= home
 gallery: $(STAMPS)/robot $(STAMPS)/test
 	$(BIN)/python -m evaluation.gallery --bundle $(BUNDLE) --data $(DATA)
+
+# The photographs of the tests, by CC0, and simulated rooms: what home says of them, right or wrong.
+docs-images: $(STAMPS)/robot $(STAMPS)/test
+	$(BIN)/python -m evaluation.gallery --bundle home --data tests/photographs --rooms 4 --columns 4 --sheet docs/home.jpg
 
 test: $(STAMPS)/robot $(STAMPS)/test
 	$(BIN)/python -m pytest $(TEST_PROCESSES)

@@ -2,7 +2,7 @@
 
 The photographs are chosen from the test split of all packs with a fixed seed. Each object is labeled with its answer,
 its confidence, and whether the answer is right, a true more general word, or wrong. Writes one image for each
-photograph, and all of them on one sheet.
+photograph, and all of them on one sheet. `--rooms` adds simulated rooms of the test split, by their seeds from 0 on.
 """
 
 from __future__ import annotations
@@ -21,8 +21,16 @@ from evaluation.kind_names import KindNames, near_synonyms
 from evaluation.options import add_data_option, add_kinds_option
 from evaluation.photograph_answers import Asker, Judged, images_of, judge_images
 from evaluation.photographs import read_packs
+from evaluation.rooms import room_answers, rooms
 from osprey_ros.cli._edge import command
-from osprey_ros.cli._options import Parser, add_bundle_option, add_count_option, add_crops_option, add_threads_option
+from osprey_ros.cli._options import (
+    Parser,
+    add_bundle_option,
+    add_count_option,
+    add_crops_option,
+    add_threads_option,
+    positive,
+)
 from osprey_ros.describer import Describer
 from osprey_ros.errors import InputError
 from osprey_ros.file_errors import os_reason
@@ -30,6 +38,7 @@ from osprey_ros.regions.regions import regions_from_masks
 from osprey_ros.regions.resize import resized
 from osprey_ros.vision.image_io import load_image, save_image
 from osprey_ros.viz.overlay import overlay
+from osprey_sim.object_sets import HOME
 from osprey_torch.readers.packs import SPLIT_SEED, TEST, PackObject
 from osprey_torch.readers.records import Skipped
 from training.home.kinds import load_kinds
@@ -59,18 +68,21 @@ def label(one: Judged) -> str:
     return f"{answer}, {'true' if one.right_or_general else 'wrong'}: {one.truth}"
 
 
-def drawn(objects: Sequence[PackObject], answers: Sequence[Judged]) -> np.ndarray:
-    """Return a photograph with the masks and labels of its objects, uint8 [H, W, 3], as large as fits into a cell.
+def drawn(rgb: np.ndarray, masks: Sequence[np.ndarray], answers: Sequence[Judged]) -> np.ndarray:
+    """Return an image with the masks and labels of its objects, uint8 [H, W, 3], as large as fits into a cell.
 
     Outlines are green for right answers, yellow for true more general ones, red for wrong ones, and blue for "unknown".
+
+    Args:
+        rgb: The image, uint8 [H, W, 3].
+        masks: The mask of each object, bool [H, W].
+        answers: The answers about each object.
     """
-    rgb = load_image(objects[0].image)
     scale = min(CELL[0] / rgb.shape[0], CELL[1] / rgb.shape[1])
     shape = (max(1, int(rgb.shape[0] * scale)), max(1, int(rgb.shape[1] * scale)))
     fitted = cv2.resize(rgb, shape[::-1], interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    masks = np.concatenate([resized(obj.decode()[None], shape) for obj in objects])
-    colors = [_color_id(one) for one in answers]
-    return overlay(fitted, regions_from_masks(masks), [label(one) for one in answers], color_ids=colors)
+    regions = regions_from_masks(np.concatenate([resized(mask[None], shape) for mask in masks]))
+    return overlay(fitted, regions, [label(one) for one in answers], color_ids=[_color_id(one) for one in answers])
 
 
 def _color_id(one: Judged) -> int:
@@ -79,14 +91,15 @@ def _color_id(one: Judged) -> int:
     return _RIGHT if one.backed_off_right else _GENERAL if one.right_or_general else _WRONG
 
 
-def sheet(images: Sequence[np.ndarray]) -> np.ndarray:
+def sheet(images: Sequence[np.ndarray], columns: int = _COLUMNS) -> np.ndarray:
     """Return all images on one sheet, uint8 [H, W, 3], each in a cell. None may be larger than `CELL`."""
     height, width = CELL
-    rows, columns = math.ceil(len(images) / _COLUMNS), min(len(images), _COLUMNS)
+    columns = min(len(images), columns)
+    rows = math.ceil(len(images) / columns)
     canvas = np.full((rows * height, columns * width, 3), _BACKGROUND, np.uint8)
     for number, image in enumerate(images):
-        top = number // _COLUMNS * height + (height - image.shape[0]) // 2
-        left = number % _COLUMNS * width + (width - image.shape[1]) // 2
+        top = number // columns * height + (height - image.shape[0]) // 2
+        left = number % columns * width + (width - image.shape[1]) // 2
         canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
     return canvas
 
@@ -97,6 +110,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_bundle_option(parser)
     add_data_option(parser)
     add_count_option(parser, "--count", 24, "number of photographs")
+    parser.add_argument("--rooms", type=positive, default=0, metavar="N", help="draw N simulated rooms, too")
+    add_count_option(parser, "--columns", _COLUMNS, "columns of the sheet")
+    parser.add_argument(
+        "--sheet",
+        type=Path,
+        metavar="FILE",
+        help="write the sheet alone, as PNG or JPEG by the name of the file, and no other image",
+    )
     parser.add_argument(
         "--seed", type=int, default=SPLIT_SEED, metavar="N", help="seed of the choice (default: %(default)s)"
     )
@@ -113,20 +134,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     describer = Describer(arguments.bundle, arguments.threads)
     names = KindNames(load_kinds(arguments.kinds), describer.bundle.kinds(), near_synonyms())
     asker = Asker(describer, arguments.crops)
-    _make_folder(arguments.output)
-    images = []
+    images: dict[str, np.ndarray] = {}
     for number, members in enumerate(tqdm(photographs, "gallery", unit="image", file=sys.stderr), 1):
         answers = list(judge_images(asker, names, [members], skipped))
-        if not answers:
-            continue
-        images.append(drawn(members, answers))
-        save_image(arguments.output / f"{number:02d}_{members[0].pack}.png", images[-1])
+        if answers:
+            masks = [one.decode() for one in members]
+            images[f"{number:02d}_{members[0].pack}.png"] = drawn(load_image(members[0].image), masks, answers)
+    for room in rooms(names, HOME, TEST, range(arguments.rooms)) if arguments.rooms else ():
+        masks = [mask for _, _, mask in room.objects]
+        images[f"room_{room.seed}.png"] = drawn(room.rgb, masks, room_answers(asker, names, room, HOME))
     if skipped.total:
         print(skipped.summary(), file=sys.stderr)
     if not images:
         raise InputError(f"nothing to draw: {arguments.data} has no usable test image")
-    save_image(arguments.output / SHEET, sheet(images))
-    print(f"drew {len(images)} photographs; all of them: {arguments.output / SHEET}")
+    file = arguments.sheet or arguments.output / SHEET
+    _make_folder(file.parent)
+    if arguments.sheet is None:
+        for name, image in images.items():
+            save_image(arguments.output / name, image)
+    save_image(file, sheet(list(images.values()), arguments.columns))
+    print(f"bundle {describer.bundle.manifest.name}: drew {len(images)} images; all of them: {file}")
     return 0
 
 

@@ -42,6 +42,7 @@ from osprey_sim.home import held_out, shipped_models
 from osprey_sim.meshes.store import ModelSet
 from osprey_sim.object_sets import HOME, OBJECT_SETS, SceneSource
 from osprey_sim.render import HEIGHT, MIN_AREA, WIDTH, Renderer
+from osprey_sim.scene import SceneObject
 from osprey_sim.words import COLORS
 from training.home.kinds import load_kinds
 
@@ -74,6 +75,51 @@ def new_models(objects: str, models: Path | None) -> frozenset[str]:
     return held_out(ModelSet(models) if models is not None else shipped_models())
 
 
+@dataclass(frozen=True)
+class Room:
+    """A rendered scene with its visible objects of kinds that are not held out.
+
+    Attributes:
+        seed: Seed of the scene.
+        rgb: uint8 [H, W, 3].
+        objects: Each object with its kind and its mask, bool [H, W].
+    """
+
+    seed: int
+    rgb: np.ndarray
+    objects: Sequence[tuple[SceneObject, str, np.ndarray]]
+
+
+def rooms(
+    names: KindNames, objects: str, split: str, seeds: Iterable[int], models: Path | None = None
+) -> Iterator[Room]:
+    """Yield rendered scenes, those without such an object left out. Arguments are those of `room_objects`."""
+    size, source = _HOME if objects == HOME else _TABLETOP
+    scenes = SceneSource(objects, models)
+    least = MIN_AREA * size[0] * size[1] // (WIDTH * HEIGHT)
+    with Renderer(*size) as renderer:
+        scenes.preload(renderer)
+        for seed in seeds:
+            scene, frame = scenes.render(renderer, scenes.sample(seed, split), depth=False)
+            visible = set(frame.objects(least))
+            shown = [
+                (obj, kind, frame.instance_ids == obj.instance_id)
+                for obj in scene.objects
+                if obj.instance_id in visible and not names.held_out(kind := names.kind(obj.category, source))
+            ]
+            if shown:
+                yield Room(seed, frame.rgb, shown)
+
+
+def room_answers(asker: Asker, names: KindNames, room: Room, objects: str) -> list[Judged]:
+    """Return the answers about the objects of a scene, judged."""
+    answers = asker.ask(room.rgb, [mask for _, _, mask in room.objects])
+    return [
+        judge(names, (objects, str(room.seed), obj.instance_id), kind, float(mask.mean()), both)
+        for (obj, kind, mask), both in zip(room.objects, answers, strict=True)
+    ]
+
+
 def room_objects(
     describer: Describer,
     names: KindNames,
@@ -95,30 +141,16 @@ def room_objects(
         models: Folder of models for a home; None for those that ship.
         crops: Regions with a crop of their own.
     """
-    size, source = _HOME if objects == HOME else _TABLETOP
     new = new_models(objects, models)
     color = AttributeSpec("color", COLOR_QUESTION, BASIC_COLORS if objects == HOME else COLORS)
     config = GenerationConfig(crops=crops)
-    scenes, asker = SceneSource(objects, models), Asker(describer, crops)
-    least = MIN_AREA * size[0] * size[1] // (WIDTH * HEIGHT)
-    with Renderer(*size) as renderer:
-        scenes.preload(renderer)
-        for seed in seeds:
-            scene, frame = scenes.render(renderer, scenes.sample(seed, split), depth=False)
-            visible = set(frame.objects(least))
-            shown = [
-                (obj, kind)
-                for obj in scene.objects
-                if obj.instance_id in visible and not names.held_out(kind := names.kind(obj.category, source))
-            ]
-            if not shown:
-                continue
-            masks = [frame.instance_ids == obj.instance_id for obj, _ in shown]
-            answers = asker.ask(frame.rgb, masks)
-            (colors,) = describer.answer(regions_from_masks(masks), [COLOR_QUESTION], config, [color.constraint])
-            for (obj, kind), mask, both, found in zip(shown, masks, answers, colors, strict=True):
-                judged = judge(names, (objects, str(seed), obj.instance_id), kind, float(mask.mean()), both)
-                yield RoomObject(judged, obj.color, found.text == obj.color, obj.model in new)
+    asker = Asker(describer, crops)
+    for room in rooms(names, objects, split, seeds, models):
+        answers = room_answers(asker, names, room, objects)
+        regions = regions_from_masks([mask for _, _, mask in room.objects])
+        (colors,) = describer.answer(regions, [COLOR_QUESTION], config, [color.constraint])
+        for (obj, _, _), judged, found in zip(room.objects, answers, colors, strict=True):
+            yield RoomObject(judged, obj.color, found.text == obj.color, obj.model in new)
 
 
 def summary(objects: Sequence[RoomObject], resamples: int = RESAMPLES) -> dict[str, Figure]:

@@ -236,6 +236,11 @@ def test_the_gallery_draws_photographs_and_a_sheet(data: Path, tmp_path: Path) -
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     with Image.open(tmp_path / "a" / "sheet.png") as image:
         assert image.size == (3 * 640, 480)
+    more = ["--count", "1", "--rooms", "2", "--columns", "2", "--sheet", str(tmp_path / "all.jpg")]
+    assert gallery.main([*options, *more, "--output", str(tmp_path / "c")]) == 0
+    with Image.open(tmp_path / "all.jpg") as image:
+        assert image.size == (2 * 640, 2 * 480)
+    assert not (tmp_path / "c").exists()
 
 
 def test_cut_outs_are_pasted_with_their_mask(data: Path, tmp_path: Path) -> None:

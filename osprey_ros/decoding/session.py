@@ -117,14 +117,15 @@ class DecodingSession:
         bundle: Tokenizer, embeddings and calibration.
         engine: The decoder engine.
         max_parallel: The most pairs of region and question that are decoded together.
+        opening: A key of `OPENINGS`.
 
     Raises PromptError for an unknown conversation template, and BundleError for a tree of kinds that the tokenizer
     cannot spell.
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine, max_parallel: int) -> None:
+    def __init__(self, bundle: Bundle, engine: Engine, max_parallel: int, opening: str = "overview") -> None:
         self.spec = bundle.manifest.model
-        self.builder = PromptBuilder(bundle.tokenizer(), self.spec, template_named(bundle.manifest.template))
+        self.builder = PromptBuilder(bundle.tokenizer(), self.spec, template_named(bundle.manifest.template, opening))
         self._constraints = ConstraintCache(self.builder)
         self._calibration = bundle.calibration()
         self._kinds = KindNames.of(bundle, self.builder, self._calibration)
@@ -150,6 +151,8 @@ class DecodingSession:
     ) -> Questions:
         """Check questions about one region each, or one question about ``joint_regions`` regions together.
 
+        With 0 joint regions the question is about the whole image.
+
         Raises PromptError for none, for one that cannot be asked and for an answer that the model cannot give, and
         InputError if there is not one constraint for each question.
         """
@@ -160,10 +163,12 @@ class DecodingSession:
         if not questions:
             raise PromptError("no question is given")
         compiled = self.compile(constraints or [None] * len(questions))
-        prompts = [self.builder.region_prompt(question, joint_regions or 1) for question in questions]
+        joint, named = joint_regions is not None, 1 if joint_regions is None else joint_regions
+        prompts = [self.builder.region_prompt(question, named) for question in questions]
         lengths, kinds = [answer_tokens(text) for text in questions], [answer_kind(text) for text in questions]
-        joint = joint_regions is not None
-        return Questions(tuple(questions), prompts, common_prefix(prompts), lengths, kinds, compiled, joint)
+        # A branch has at least one row, also where no region ends the prefix.
+        split = min(common_prefix(prompts), *(len(prompt) - 1 for prompt in prompts))
+        return Questions(tuple(questions), prompts, split, lengths, kinds, compiled, joint)
 
     def answer(
         self, questions: Questions, tokens: RegionTokens, config: GenerationConfig, call: Call

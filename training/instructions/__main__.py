@@ -12,7 +12,6 @@ file for the reader own_masks. A restarted run does not repeat requests to the e
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,13 +23,12 @@ from osprey_ros.cli._options import Parser, add_count_option, positive
 from osprey_ros.cli._output import write_figures
 from osprey_ros.errors import InputError
 from osprey_sim.scene import SPLITS
+from osprey_torch.chat.options import add_endpoint_options, opened_writer, spending
 from osprey_torch.readers.records import Skipped
 from osprey_torch.readers.registry import READERS
-from training.instructions.endpoint import Endpoint
 from training.instructions.facts import KnownImage, images_from_records, images_from_scenes, vocabulary
 from training.instructions.files import FILES, KINDS, write_files
-from training.instructions.ledger import Ledger, Limits
-from training.instructions.maker import Made, Writer, make
+from training.instructions.maker import Made, make
 
 BOUND_REACHED = 3
 
@@ -90,18 +88,9 @@ def _make(
     options = {"kinds": arguments.kinds, "seed": arguments.seed, "max_regions": arguments.max_regions}
     if arguments.templates:
         return make(known, names, **options), {}
-    limits = Limits(arguments.most_tokens, arguments.most_dollars, arguments.price_sent, arguments.price_received)
-    ledger = Ledger(arguments.output / "answers.jsonl", limits)
-    key = os.environ.get(arguments.key_variable)
-    try:
-        endpoint = Endpoint(
-            arguments.endpoint, key, arguments.timeout, arguments.attempts, arguments.backoff, ledger.lose
-        )
-        made = make(known, names, **options, writer=Writer(endpoint, arguments.model, ledger, arguments.parallel))
-    finally:
-        ledger.close()
-    dollars = round(limits.price(ledger.sent, ledger.received), 6)
-    return made, {"tokens_sent": ledger.sent, "tokens_received": ledger.received, "dollars": dollars}
+    with opened_writer(arguments, arguments.output / "answers.jsonl") as writer:
+        made = make(known, names, **options, writer=writer)
+        return made, spending(writer)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -128,16 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     words.add_argument("--templates", action="store_true", help="all words by templates")
     words.add_argument("--endpoint", metavar="URL", help="descriptions and conversations by a language model")
     group = parser.add_argument_group("with --endpoint")
-    group.add_argument("--model", metavar="NAME", help="as the endpoint calls it")
-    group.add_argument("--key-variable", default="OPENAI_API_KEY", metavar="NAME", help="holds the key (%(default)s)")
-    group.add_argument("--most-tokens", type=positive, metavar="N", help="bound on tokens sent and received in all")
-    group.add_argument("--most-dollars", type=float, metavar="USD", help="bound on spending; needs the two prices")
-    group.add_argument("--price-sent", type=float, default=0.0, metavar="USD", help="of a million tokens sent")
-    group.add_argument("--price-received", type=float, default=0.0, metavar="USD", help="of a million tokens received")
-    group.add_argument("--parallel", type=positive, default=4, metavar="N", help="requests at a time (%(default)s)")
-    group.add_argument("--timeout", type=float, default=120.0, metavar="S", help="of one request (%(default)g)")
-    group.add_argument("--attempts", type=positive, default=6, metavar="N", help="of one request (%(default)s)")
-    group.add_argument("--backoff", type=float, default=1.0, metavar="S", help="first wait, then doubled (%(default)g)")
+    add_endpoint_options(group)
     return parser
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from training.instructions.endpoint import Request
+from osprey_torch.chat.endpoint import Request
 from training.instructions.facts import KnownImage, KnownRegion, named_in
 from training.instructions.files import CONVERSATION, DESCRIPTION, SHORT_FORM
 from training.instructions.templates import Pair, place

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from threading import Event
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from osprey_torch.chat.endpoint import Reply
+from osprey_torch.chat.writer import Writer
 from training.instructions import answers, templates
 from training.instructions.answers import UnfitAnswer
-from training.instructions.endpoint import Endpoint, Reply, Request
 from training.instructions.facts import KnownImage, KnownRegion
 from training.instructions.files import (
     CONVERSATION,
@@ -28,7 +26,6 @@ from training.instructions.files import (
     masks_file,
     talk_entry,
 )  # fmt: skip
-from training.instructions.ledger import Ledger
 
 
 @dataclass
@@ -39,43 +36,6 @@ class Made:
     samples: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     not_asked: int = 0  # requests beyond the budget
-
-
-@dataclass
-class Writer:
-    """A language model whose answers are kept and paid for in a ledger."""
-
-    endpoint: Endpoint
-    model: str
-    ledger: Ledger
-    parallel: int = 4
-    ended: Event = field(default_factory=Event)  # the remaining requests are not sent
-
-    def ask_all(self, requests: Sequence[Request]) -> int:
-        """Send the requests without an answer in the ledger. Return how many did not fit the budget.
-
-        Raises InputError; answers that arrived before are in the ledger.
-        """
-        missing = list(dict.fromkeys(request for request in requests if self.ledger.get(request) is None))
-        with ThreadPoolExecutor(self.parallel) as pool:
-            try:
-                answered = tqdm(pool.map(self._ask, missing), total=len(missing), desc="answers", disable=None)
-                return sum(not fitted for fitted in answered)
-            finally:
-                self.ended.set()
-
-    def _ask(self, request: Request) -> bool:
-        if self.ended.is_set() or not self.ledger.reserve(request):
-            return False
-        reply = None
-        try:
-            reply = self.endpoint.ask(request)
-        except BaseException:
-            self.ended.set()
-            raise
-        finally:
-            self.ledger.settle(request, reply)
-        return True
 
 
 def make(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from osprey_ros.errors import InputError
 from osprey_ros.strict_json import to_json
-from training.instructions.endpoint import Reply, Request
+from osprey_torch.chat.endpoint import NEW_FIELDS, Reply, Request
 
 
 @dataclass(frozen=True)
@@ -113,4 +113,8 @@ class Ledger:
 
 
 def _hash(request: Request) -> str:
-    return hashlib.sha256(to_json(asdict(request), sort_keys=True).encode()).hexdigest()
+    fields = asdict(request)
+    for name, default in NEW_FIELDS.items():  # ledgers of before have hashes without them
+        if fields[name] == default:
+            del fields[name]
+    return hashlib.sha256(to_json(fields, sort_keys=True).encode()).hexdigest()

@@ -17,28 +17,48 @@ from osprey_ros.errors import InputError
 from osprey_ros.strict_json import to_json
 
 _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})  # answers that may differ the next time
+NEW_FIELDS = {"temperature": 0.7, "image": "", "image_tokens": 0}  # fields of Request since 0.3, with their defaults
 _LONGEST_WAIT = 60.0  # seconds between two attempts
 
 
 @dataclass(frozen=True)
 class Request:
-    """A request: the model, its instructions, the question, and the most tokens of an answer."""
+    """A request: the model, its instructions ("" for none), the question, and the most tokens of an answer.
+
+    Attributes:
+        temperature: How freely the model draws its words.
+        image: A data URL of an image that the question is about, or "".
+        image_tokens: Upper bound of the tokens of the image.
+    """
 
     model: str
     system: str
     user: str
     max_tokens: int
+    temperature: float = 0.7
+    image: str = field(default="", repr=False)
+    image_tokens: int = 0
 
     @property
     def most_sent(self) -> int:
         """Upper bound of the tokens: a token has at least one byte, and the roles take a few tokens."""
-        return len(self.system.encode()) + len(self.user.encode()) + 64
+        return len(self.system.encode()) + len(self.user.encode()) + self.image_tokens + 64
 
     def body(self) -> dict[str, Any]:
-        messages = [{"role": "system", "content": self.system}, {"role": "user", "content": self.user}]
+        content: Any = self.user
+        if self.image:
+            content = [
+                {"type": "image_url", "image_url": {"url": self.image}},
+                {"type": "text", "text": self.user},
+            ]
+        messages = [{"role": "system", "content": self.system}] if self.system else []
+        messages.append({"role": "user", "content": content})
         return {
-            "model": self.model, "messages": messages, "max_tokens": self.max_tokens, "temperature": 0.7
-        }  # fmt: skip
+            "model": self.model,
+            "messages": messages,
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+        }
 
 
 @dataclass(frozen=True)

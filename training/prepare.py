@@ -49,9 +49,10 @@ def prepare(recipe: Recipe, folder: Path, workers: int, deadline: Deadline = Dea
             raise InputError(f"data: unknown reader {source.reader!r}; known are {', '.join(READERS)}")
     views = recipe.data.views
     if views is not None:
-        if recipe.model.preset is None:
-            raise InputError("data.views: views need a preset, such as home")
-        return prepare_views(recipe, views, _preset(recipe.model), folder, workers, deadline)
+        if recipe.model.llm is not None:
+            raise InputError("data.views: views need a preset, such as home, or a checkpoint or bundle of home")
+        config = _preset(recipe.model) if recipe.model.preset is not None else None
+        return prepare_views(recipe, views, config, folder, workers, deadline)
     store = None
     if recipe.model.preset is not None and recipe.data.scenes:
         config = _preset(recipe.model)

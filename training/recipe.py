@@ -39,7 +39,8 @@ class ModelStart:
 
     preset: a model of this name in osprey_torch.config, with random weights and a tokenizer trained on the data;
     shape: the fields of its OspreyConfig that are to be others, such as image_size.
-    checkpoint: a folder in the published layout, such as that of an earlier stage, with vision_weights if it has none.
+    checkpoint: a folder in the published layout, such as that of an earlier stage, with vision_weights if it has none;
+    or the folder of a bundle for onnxruntime.
     llm: a LLaMA folder, with vision_weights, an open_clip file, or a tower; projector and mask extractor are random.
     tower: the vision tower in place of that of the preset, or of open_clip's ConvNeXt with an llm.
     """

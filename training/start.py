@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
+from osprey_ros.bundle.bundle import Bundle
+from osprey_ros.bundle.manifest import MANIFEST
 from osprey_ros.errors import InputError
 from osprey_torch.backbone import BackboneTower, with_backbone
 from osprey_torch.backbone_weights import load_backbone, with_pixel_range
@@ -17,6 +19,7 @@ from osprey_torch.checkpoint import check_finite, config_from_json, ids_given, l
 from osprey_torch.config import OspreyConfig
 from osprey_torch.json_files import read_json
 from osprey_torch.model import Osprey
+from osprey_torch.readback import model_from_bundle
 from osprey_torch.tensor_files import read_stored
 from osprey_torch.tokenizer_files import read_vocabulary
 from osprey_torch.weight_layout import (
@@ -34,9 +37,15 @@ _NEW = ("model.mm_projector.", "mask_extractor.")
 
 
 def starting_model(start: ModelStart) -> tuple[Osprey, Tokenizer]:
-    """Return the model and tokenizer of a checkpoint or of an LLM folder. Raises InputError."""
+    """Return the model and tokenizer of a checkpoint, a bundle or an LLM folder. Raises InputError and BundleError."""
     if start.checkpoint is not None:
-        return load_checkpoint(Path(start.checkpoint), Path(start.vision_weights) if start.vision_weights else None)
+        folder = Path(start.checkpoint)
+        if not (folder / MANIFEST).is_file():
+            return load_checkpoint(folder, Path(start.vision_weights) if start.vision_weights else None)
+        if start.vision_weights is not None:
+            raise InputError(f"model: {folder} is a bundle, which has a tower; leave out vision_weights")
+        bundle = Bundle.open(folder.absolute())
+        return model_from_bundle(bundle), bundle.tokenizer()
     if start.llm is None:
         raise InputError("model: a preset has no weights to start from")
     return model_from_llm(Path(start.llm), Path(start.vision_weights) if start.vision_weights else None, start.tower)

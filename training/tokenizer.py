@@ -11,6 +11,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from osprey_ros.decoding.prompt import MASK_TEXT, OSPREY_V1, POSITION_TEXT
 
+SPACE = "▁"  # in place of a space in a token
 SPECIAL = ("<unk>", "<s>", "</s>")  # ids 0, 1, 2 as in LLaMA
 _TEMPLATE = [" ".join((OSPREY_V1.system, OSPREY_V1.user, OSPREY_V1.overview, OSPREY_V1.assistant, "Regarding"))] * 10
 
@@ -32,26 +33,47 @@ def train_tokenizer_of_kinds(texts: Iterable[str], vocab_size: int, kinds: Seque
 
     vocab_size: without the kinds. A kind is not one token where it only begins a word.
     """
-    space = "▁"
-    names = [name.replace(" ", space) for name in kinds]
-    longest_first = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
-    parts = rf"{space}(?:{longest_first})(?![A-Za-z])"
-    words = rf"{space}?[A-Za-z]+|[0-9]|{space}|[^A-Za-z0-9{space}]"
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Replace(" ", space)
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(f"{parts}|{words}"), "isolated")
+    tokenizer.normalizer = normalizers.Replace(" ", SPACE)
+    tokenizer.pre_tokenizer = _split_at_kinds(kinds)
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="never")
     # Kinds need no merges.
-    whole = re.compile(rf"\b(?:{longest_first.replace(space, ' ')})\b")
+    whole = re.compile(rf"\b(?:{_longest_first(kinds)})\b")
     tokenizer.train_from_iterator(_TEMPLATE + [whole.sub("", text) for text in texts], _trainer(vocab_size))
+    return with_kind_tokens(tokenizer, kinds)
+
+
+def with_kind_tokens(tokenizer: Tokenizer, kinds: Sequence[str]) -> Tokenizer:
+    """Return a tokenizer with one token for each kind, those it does not have behind the others.
+
+    Its other tokens keep their ids, except `<mask>` and `<pos>`, which get the two ids behind the vocabulary.
+
+    Args:
+        tokenizer: Of `train_tokenizer_of_kinds`.
+        kinds: All kinds, also those that it has.
+    """
     state = json.loads(tokenizer.to_str())
     vocabulary = state["model"]["vocab"]
-    for name in names:
-        vocabulary.setdefault(space + name, len(vocabulary))
+    for name in kinds:
+        vocabulary.setdefault(SPACE + name.replace(" ", SPACE), len(vocabulary))
     state["model"]["ignore_merges"] = True  # a word that is in the vocabulary is one token
+    state["added_tokens"] = [one for one in state["added_tokens"] if one["content"] not in (MASK_TEXT, POSITION_TEXT)]
     tokenizer = Tokenizer.from_str(json.dumps(state))
+    tokenizer.pre_tokenizer = _split_at_kinds(kinds)
     tokenizer.add_special_tokens([MASK_TEXT, POSITION_TEXT])
     return tokenizer
+
+
+def _split_at_kinds(kinds: Sequence[str]) -> pre_tokenizers.PreTokenizer:
+    parts = rf"{SPACE}(?:{_longest_first(kinds).replace(' ', SPACE)})(?![A-Za-z])"
+    words = rf"{SPACE}?[A-Za-z]+|[0-9]|{SPACE}|[^A-Za-z0-9{SPACE}]"
+    return pre_tokenizers.Split(Regex(f"{parts}|{words}"), "isolated")
+
+
+def _longest_first(kinds: Sequence[str]) -> str:
+    """Return a pattern that matches the names of kinds, with spaces in them."""
+    escaped = (re.escape(name).replace(r"\ ", " ") for name in sorted(kinds, key=len, reverse=True))
+    return "|".join(escaped)
 
 
 def _trainer(vocab_size: int) -> trainers.BpeTrainer:

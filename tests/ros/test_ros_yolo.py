@@ -30,7 +30,10 @@ HEIGHT, WIDTH = 120, 160
 @pytest.fixture(scope="module")
 def env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Environment in which yolo_msgs can be imported; it can in this process, too."""
-    prefix = yolo_package.built(Path("build/tests/yolo_msgs").resolve())
+    folder = yolo_package.ROOT / "build" / "tests" / "yolo_msgs"
+    if not str(folder).isascii():  # rosidl drops other characters from paths
+        folder = tmp_path_factory.mktemp("yolo_msgs")
+    prefix = yolo_package.built(folder)
     with (
         ros_environment(tmp_path_factory.mktemp("logs")) as environment,
         yolo_package.importable(prefix, environment) as complete,

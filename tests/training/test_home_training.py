@@ -20,16 +20,18 @@ from osprey_torch.model import Osprey
 from training.deadline import Deadline, TimeIsUp
 from training.home.dialogues import DialogueMaker, place, relation
 from training.home.features import FeatureStore, ObjectFacts, compute_features
+from training.home.kinds import KINDS as KINDS_FILE
 from training.home.kinds import load_kinds
+from training.home.new_kinds import with_new_kinds
 from training.home.prepare import standardize
 from training.home.rooms import RoomSource
 from training.home.tower import FrozenTower, write_tower
 from training.home.views import Thing, View, ViewSource
 from training.objective import Objective, seed_answers
 from training.prepare import prepare
-from training.recipe import Recipe, load_recipe, recipe_from_mapping
+from training.recipe import ModelStart, Recipe, load_recipe, recipe_from_mapping
 from training.start import with_tower
-from training.tokenizer import train_tokenizer_of_kinds
+from training.tokenizer import train_tokenizer, train_tokenizer_of_kinds
 from training.trainer import Trainer
 
 KINDS = ("banana", "coffee mug", "hammer")
@@ -313,3 +315,62 @@ def test_crops_are_dropped_for_half_of_the_images(pack: Path, tmp_path: Path) ->
     assert 8 < sum(cropped) < 32
     objective = Objective(prepared.model, prepared.labels)
     assert objective.heads.heads["category"].out_features == len(load_kinds().facts)
+
+
+def test_a_model_of_home_goes_on_with_new_kinds(pack: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    first = recipe_of(pack)
+    Trainer(first, prepare(first, tmp_path / "first", workers=1), tmp_path / "first").run(save_every=60)
+    old, old_tokenizer = load_checkpoint(tmp_path / "first" / "checkpoint")
+    own = tmp_path / "kinds.yaml"
+    added = "  snow globe: {parent: decoration}\n  torc: {parent: jewelry}\n"
+    own.write_text(f"{KINDS_FILE.read_text().rstrip()}\n{added}")
+    annotations = (pack / "annotations.json").read_text()
+    (pack / "annotations.json").write_text(annotations.replace('"banana"', '"snow globe"'))
+    again = recipe_of(pack, kinds=str(own))
+    words = replace(again.stages[1], int4_aware=True)
+    again = replace(again, model=ModelStart(checkpoint=str(tmp_path / "first" / "checkpoint")), stages=(words,))
+    capsys.readouterr()
+    prepared = prepare(again, tmp_path / "again", workers=1)
+    assert "649 kinds are known, new are snow globe, torc" in capsys.readouterr().err
+
+    model, tokenizer = prepared.model, prepared.tokenizer
+    known, count = old_tokenizer.get_vocab(), old.config.vocab_size
+    assert {token: number for token, number in tokenizer.get_vocab().items() if number < count} == {
+        token: number for token, number in known.items() if number < count
+    }
+    builder = PromptBuilder(tokenizer, model.config.model_spec())
+    kinds = load_kinds(own)
+    assert {len(builder.answer(name)) for name in kinds.facts} == {2}
+    assert builder.answer("snow globe")[0] == count
+    assert (model.config.vocab_size, model.config.mask_id, model.config.pos_id) == (count + 2, count + 2, count + 3)
+    below = [builder.answer(name)[0] for name in kinds.facts if kinds.tree.covers("decoration", name)]
+    siblings = [number for number in below if number != count]
+    for name, weight in model.state_dict().items():
+        before = old.state_dict()[name]
+        assert torch.equal(weight[: len(before)], before)
+        if len(weight) > len(before):
+            assert torch.allclose(weight[count], before[siblings].mean(0))
+    Trainer(again, prepared, tmp_path / "again").run(save_every=60)
+    trained, _ = load_checkpoint(tmp_path / "again" / "checkpoint")
+    assert len(trained.lm_head.weight) == count + 2
+    assert "snow globe" in json.loads((tmp_path / "again" / "checkpoint" / "kinds.json").read_text())["kinds"]
+
+
+def test_new_kinds_need_a_model_with_tokens_for_kinds() -> None:
+    tokenizer = train_tokenizer(["a red mug"] * 5, 200)
+    model = Osprey(replace(OSPREY_HOME, **SHAPE, vocab_size=200, mask_id=200, pos_id=201, vision_backbone=None))
+    with pytest.raises(InputError, match="no tokens for kinds; give a checkpoint of home"):
+        with_new_kinds(model, tokenizer, load_kinds())
+
+
+def test_the_recipe_for_kinds_of_your_own_is_the_guides() -> None:
+    root = Path(__file__).resolve().parents[2]
+    recipe, guide = load_recipe(root / "training/configs/finetune_home.yaml"), (root / "docs/finetune.md").read_text()
+    views = recipe.data.views
+    assert views is not None
+    assert recipe.model.checkpoint is not None
+    assert (root / recipe.model.checkpoint / "manifest.json").is_file()
+    assert recipe.stages[-1].int4_aware  # osprey build takes int4 then
+    for path in (views.kinds, f"build/{recipe.name}/checkpoint", recipe.model.checkpoint):
+        assert path in guide
+    assert [pack.folder.partition("/")[0] for pack in views.packs] == ["my_data", "my_data"]

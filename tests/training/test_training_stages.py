@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import SampleImage, up_to
+from conftest import SampleImage, TinyModel, up_to
 from PIL import Image
 from safetensors.torch import save_file
 from tiny import TINY
@@ -28,9 +28,9 @@ from osprey_torch.readers.segmentation import Segmentation
 from training import train
 from training.data import Selection
 from training.prepare import prepare
-from training.recipe import load_recipe
+from training.recipe import ModelStart, load_recipe
 from training.record_data import RecordDataset
-from training.start import model_from_llm
+from training.start import model_from_llm, starting_model
 from training.tokenizer import train_tokenizer
 from training.trainer import Trainer
 
@@ -283,3 +283,20 @@ def test_unknown_readers_and_presets_are_refused(folder: Path, tmp_path: Path, c
     unknown = replace(recipe, data=scenes, model=replace(recipe.model, llm=None, vision_weights=None, preset="mini"))
     with pytest.raises(InputError, match="unknown preset 'mini'; known are nano"):
         prepare(unknown, tmp_path, 1)
+
+
+def test_a_bundle_is_a_start_with_the_weights_of_its_checkpoint(tiny_model: TinyModel) -> None:
+    model, tokenizer = starting_model(ModelStart(checkpoint=str(tiny_model.bundle)))
+    wanted, same = load_checkpoint(tiny_model.checkpoint)
+    assert model.config == wanted.config
+    assert tokenizer.get_vocab() == same.get_vocab()
+    pixels = torch.rand(1, 3, model.config.image_size, model.config.image_size, generator=torch.manual_seed(0))
+    with torch.no_grad():  # the bundle has folded some weights of the tower into others
+        maps, wanted_maps = model.model.vision_tower(pixels), wanted.model.vision_tower(pixels)
+    for found, level in zip(maps, wanted_maps, strict=True):
+        torch.testing.assert_close(found, level, rtol=1e-4, atol=1e-4)
+    for name, weight in wanted.state_dict().items():
+        if not name.startswith("model.vision_tower."):
+            torch.testing.assert_close(model.state_dict()[name], weight)
+    with pytest.raises(InputError, match="is a bundle, which has a tower; leave out vision_weights"):
+        starting_model(ModelStart(checkpoint=str(tiny_model.bundle), vision_weights="clip.bin"))

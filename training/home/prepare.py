@@ -23,37 +23,44 @@ from training.home.data import FeatureDataset, label_sizes
 from training.home.dialogues import DialogueMaker
 from training.home.features import FeatureStore, compute_features
 from training.home.kinds import Kinds, load_kinds
+from training.home.new_kinds import with_new_kinds
 from training.home.photographs import load_photographs
 from training.home.rooms import AsTheyAre, Composed, Rooms
 from training.home.tower import write_tower
 from training.home.views import View
 from training.prepared import Prepared
 from training.recipe import Recipe, Views
-from training.start import load_tower
+from training.start import load_tower, starting_model
 from training.tokenizer import train_tokenizer_of_kinds
 
 Source = Callable[[], Callable[[int], View]]
 
 
 def prepare_views(
-    recipe: Recipe, views: Views, config: OspreyConfig, folder: Path, workers: int, deadline: Deadline
+    recipe: Recipe, views: Views, config: OspreyConfig | None, folder: Path, workers: int, deadline: Deadline
 ) -> Prepared:
-    """Compute the features that are missing and create the model. Raises InputError and TimeIsUp."""
+    """Compute the features that are missing and create the model. Raises InputError, BundleError and TimeIsUp.
+
+    Args:
+        recipe: The recipe.
+        views: Its views.
+        config: Of a model that starts from random weights; None if the recipe names a checkpoint.
+        folder: Of the run.
+        workers: Number of processes.
+        deadline: Of this start.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     kinds = load_kinds(Path(views.kinds))
-    tokenizer = _tokenizer(kinds, folder / "tokenizer.json", config.vocab_size)
-    mask_id = tokenizer.token_to_id(MASK_TEXT)
-    assert mask_id is not None, "train_tokenizer_of_kinds adds <mask>"
-    model = Osprey(config.with_vocabulary(mask_id))
-    load_tower(model, recipe.model.tower)
-    round_tower(model)
+    fresh = config is not None
+    model, tokenizer = _random(recipe, config, kinds, folder) if config is not None else _known(recipe, kinds)
     if not (folder / "tower").is_dir():
         write_tower(model.eval(), folder / "tower")
     stores = _stores(recipe, views, kinds, model.config, folder, workers, deadline)
     present = [(store, share) for store, share in zip(stores, views.shares, strict=True) if len(store) and share]
     if not present:
         raise InputError("data.views: no view has an object of a known kind; check the folders of the packs")
-    standardize(model, [store for store, _ in present])
+    if fresh:
+        standardize(model, [store for store, _ in present])
     prompts = PromptBuilder(tokenizer, model.config.model_spec())
 
     def items(selection: Selection, seed: int) -> Dataset[Item]:
@@ -61,8 +68,26 @@ def prepare_views(
         return FeatureDataset(own, shares, model.config, prompts, kinds, selection, seed)
 
     count = sum(len(store) for store, _ in present)
-    tokens = tuple(prompts.answer(name)[0] for name in kinds.facts)
+    # A classifier of stage 0 starts the answers of a language model that has not learned anything.
+    tokens = tuple(prompts.answer(name)[0] for name in kinds.facts) if fresh else ()
     return Prepared(model, tokenizer, count, items, kinds.tree, label_sizes(kinds), tokens)
+
+
+def _random(recipe: Recipe, config: OspreyConfig, kinds: Kinds, folder: Path) -> tuple[Osprey, Tokenizer]:
+    tokenizer = _tokenizer(kinds, folder / "tokenizer.json", config.vocab_size)
+    mask_id = tokenizer.token_to_id(MASK_TEXT)
+    assert mask_id is not None, "train_tokenizer_of_kinds adds <mask>"
+    model = Osprey(config.with_vocabulary(mask_id))
+    load_tower(model, recipe.model.tower)
+    round_tower(model)
+    return model, tokenizer
+
+
+def _known(recipe: Recipe, kinds: Kinds) -> tuple[Osprey, Tokenizer]:
+    model, tokenizer, new = with_new_kinds(*starting_model(recipe.model), kinds)
+    known = f"{recipe.model.checkpoint}: {len(kinds.facts) - len(new)} kinds are known"
+    print(f"{known}, new are {', '.join(new)}" if new else known, file=sys.stderr)
+    return model, tokenizer
 
 
 def round_tower(model: Osprey) -> None:

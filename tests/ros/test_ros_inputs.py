@@ -109,6 +109,10 @@ def send(client: Client, listener: Listener, messages_by_topic: dict[str, Any], 
         ),
         (InputSettings(regions_from="regions"), {"/image": Image, "/regions": RegionArray}),
         (
+            InputSettings(segmentation_values="panoptic", class_names="wall, cup", background_classes="wall"),
+            {"/image": Image, "/segmentation": Image},
+        ),
+        (
             InputSettings(image_transport="compressed", use_depth=True),
             {
                 "/camera_info": CameraInfo,
@@ -129,6 +133,9 @@ def test_each_form_of_input_makes_a_frame(client: Client, settings: InputSetting
         assert isinstance(frame.image, sent.get("/image", CompressedImage))
         assert type(frame.regions) is sent[listener.inputs.topics[settings.regions_from]]
         assert (frame.depth is not None) == settings.use_depth
+        values = frame.values
+        given = ("panoptic", ("wall", "cup"), ("wall",)) if settings.class_names else ("instances", (), ())
+        assert (values.meaning, values.class_names, values.background) == given
         state = listener.inputs.state()
         assert (state.matched, state.unmatched_dropped, state.problems()) == (1, 0, [])
         assert all((topic.received, topic.last_stamp) == (1, 7) for topic in state.topics)

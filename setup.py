@@ -55,8 +55,13 @@ setup(
         "bag": ["mcap", "rosbags"],
         "sim": ["mujoco", "PyOpenGL"],
         "test": ["pytest"],
+        "web": ["aiohttp>=3.9"],
     },
-    package_data={NAME: ["py.typed"], "osprey_sim.meshes": ["kinds.json", "home/*"]},
+    package_data={
+        NAME: ["py.typed"],
+        "osprey_ros.web": ["page/*", "samples/*"],
+        "osprey_sim.meshes": ["kinds.json", "home/*"],
+    },
     zip_safe=False,
     entry_points={
         "console_scripts": [

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, Sequence[str]]]:
     """Return the parser, and the names below each command: those of its own commands, if it has any."""
-    from osprey_ros.cli import ask, bag, bundle, describe, segment
+    from osprey_ros.cli import ask, bag, bundle, describe, segment, web
     from osprey_ros.cli._options import Parser, add_verbose_option
     from osprey_ros.cli._programs import EVALUATIONS, PROGRAMS
 
@@ -65,6 +65,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Sequence[str]]]:
     ask.add_command(commands)
     bag.add_command(commands)
     bundle.add_command(commands)
+    web.add_command(commands)
     for name, program in PROGRAMS.items():
         _add_program(commands, f"osprey {name}", name, program)
     evaluate = commands.add_parser(

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 import osprey_ros
-from osprey_ros.cli import ask, bag, bundle, describe
+from osprey_ros.cli import ask, bag, bundle, describe, web
 from osprey_ros.cli._options import Parser
 from osprey_ros.cli._output import logs_on_stderr
 from osprey_ros.cli.main import main
 from osprey_ros.scene.settings import StepSettings
 
-OWN = (["describe"], ["ask"], ["bag"], ["bundle"], ["bundle", "show"], ["bundle", "verify"])
+OWN = (["describe"], ["ask"], ["bag"], ["web"], ["bundle"], ["bundle", "show"], ["bundle", "verify"])
 # Options with another meaning in recordings, where images have topics, and a node is where results go.
 OF_RECORDINGS = {"--image", "--overlay", "--node"}
 
@@ -26,7 +26,7 @@ OF_RECORDINGS = {"--image", "--overlay", "--node"}
 def _parsers() -> Iterator[tuple[str, argparse.ArgumentParser]]:
     """Yield the names and the parsers of all commands of osprey_ros itself."""
     commands = Parser().add_subparsers()
-    for command in (describe, ask, bag, bundle):
+    for command in (describe, ask, bag, bundle, web):
         command.add_command(commands)
     for name, parser in commands.choices.items():
         nested = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]

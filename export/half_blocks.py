@@ -176,7 +176,7 @@ class _Narrowing:
         reals = [name for name in node.input if name in self.real]
         if all(name in self.constants for name in node.input if name):
             self.constants.update(node.output)
-        if not reals or all(name in self.constants for name in reals):
+        if node.op_type == "Shape" or not reals or all(name in self.constants for name in reals):
             self.nodes.append(node)
             return
         half = narrow and (node.op_type in _PRODUCTS or self._stays_half(node, reals))

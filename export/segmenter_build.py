@@ -61,7 +61,7 @@ class SegmenterOptions:
     precision: str = "auto"
     runtime: str = "onnxruntime"
     device: str = "cpu"
-    max_prompts: int = 64
+    max_prompts: int = 16
     max_points: int = 8
 
     def __post_init__(self) -> None:
@@ -162,9 +162,11 @@ class _Build:
     @property
     def spec(self) -> SegmenterSpec:
         """The settings of the bundle."""
+        spec, most = self.segmenter.spec, self.options.max_prompts
         if self.options.runtime != "tensorrt":
-            return self.segmenter.spec
-        return replace(self.segmenter.spec, max_points=self.options.max_points, max_prompts=self.options.max_prompts)
+            return spec
+        everything = replace(spec.everything, batch=most)
+        return replace(spec, max_points=self.options.max_points, max_prompts=most, everything=everything)
 
     def parts(self) -> list[Part]:
         """Return all parts of the bundle in the order in which they are made."""
@@ -187,10 +189,9 @@ class _Build:
     def precisions(self) -> tuple[dict[str, str], dict[str, Any]]:
         """Return the precision of each engine in words, and the record of each block."""
         if not self.options.half_compute:
-            words = "fp16 weights, computes in fp32" if self.options.half else "fp32"
-            return dict.fromkeys(ROLES, words), {}
+            return dict.fromkeys(ROLES, "fp16 weights, computes in fp32" if self.options.half else "fp32"), {}
         blocks = json.loads((self.workspace.work / _BLOCKS).read_text(encoding="utf-8"))
-        words = {}
+        words: dict[str, str] = {}
         for role in ROLES:
             own = {block: one for block, one in blocks.items() if one["engine"] == role}
             kept = [block for block, one in own.items() if one["precision"] == "fp32"]

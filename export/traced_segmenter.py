@@ -6,12 +6,15 @@ nodes keep the path of the module that they come from, by which `export.half_blo
 
 from __future__ import annotations
 
+import shutil
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
+from onnx import helper
 from torch import Tensor, nn
 
 from osprey_ros.segmenter.spec import DECODER, ENCODER, OBJECTNESS
@@ -20,6 +23,8 @@ from osprey_torch.segmenter_model import SegmenterModel
 
 DECODER_OUTPUTS = ("mask_logits", "iou_scores")
 _PROMPTS = ("point_coords", "point_labels")
+# Axes of any length, by their names in the graphs.
+_FREE = {**{name: {0: "P", 1: "N"} for name in _PROMPTS}, **{name: {0: "P"} for name in DECODER_OUTPUTS}}
 # From this number of bytes on, weights are in a file beside the graph. protobuf ends at 2 GiB.
 _EXTERNAL_FROM = 1 << 30
 
@@ -53,30 +58,20 @@ def trace_graphs(segmenter: SegmenterModel, folder: Path) -> dict[str, onnx.Mode
     if list(encoded) != names:
         raise ValueError(f"encode gives {', '.join(encoded)} instead of {', '.join(names)}")
     coords, labels = torch.full((2, 3, 2), width / 2.0), torch.ones(2, 3, dtype=torch.int64)
-    features = tuple(encoded[name] for name in segmenter.features)
-    prompts = {name: {0: "P", 1: "N"} for name in _PROMPTS}
-    free = {**prompts, **{name: {0: "P"} for name in DECODER_OUTPUTS}}
+    features = {name: encoded[name] for name in segmenter.features}
+    with torch.no_grad():
+        decoded = dict(zip(DECODER_OUTPUTS, segmenter.decode(features, coords, labels), strict=True))
+    prompts = dict(zip(_PROMPTS, (coords, labels), strict=True))
     return {
-        ENCODER: _trace(_Encoder(segmenter), (image,), folder, ["image"], names, {}),
-        DECODER: _trace(
-            _Decoder(segmenter),
-            (*features, coords, labels),
-            folder,
-            [*segmenter.features, *_PROMPTS],
-            list(DECODER_OUTPUTS),
-            free,
-        ),
+        ENCODER: _trace(_Encoder(segmenter), {"image": image}, encoded, folder),
+        DECODER: _trace(_Decoder(segmenter), {**features, **prompts}, decoded, folder),
     }
 
 
 def _trace(
-    module: nn.Module,
-    inputs: tuple[Tensor, ...],
-    folder: Path,
-    input_names: list[str],
-    output_names: list[str],
-    free: dict[str, dict[int, str]],
+    module: nn.Module, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], folder: Path
 ) -> onnx.ModelProto:
+    """Return the graph of a module. inputs, outputs: by name, examples of their shapes."""
     path = folder / "traced" / "graph.onnx"  # large models are traced into many files
     path.parent.mkdir()
     try:
@@ -86,19 +81,22 @@ def _trace(
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 module.eval(),
-                inputs,
+                tuple(inputs.values()),
                 path,
                 dynamo=False,
                 opset_version=OPSET,
-                input_names=input_names,
-                output_names=output_names,
-                dynamic_axes=free,
+                input_names=list(inputs),
+                output_names=list(outputs),
+                dynamic_axes={name: axes for name, axes in _FREE.items() if name in inputs or name in outputs},
             )
         model = onnx.load(path)
     finally:
-        for file in path.parent.iterdir():
-            file.unlink()
-        path.parent.rmdir()
+        shutil.rmtree(path.parent)
+    for value in model.graph.output:  # the exporter does not know all lengths
+        shape: list[int | str] = list(outputs[value.name].shape)
+        for axis, name in _FREE.get(value.name, {}).items():
+            shape[axis] = name
+        value.CopyFrom(helper.make_tensor_value_info(value.name, onnx.TensorProto.FLOAT, shape))
     return model
 
 

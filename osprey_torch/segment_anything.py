@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from osprey_ros.errors import InputError
-from osprey_ros.segmenter.spec import SegmenterSpec
+from osprey_ros.segmenter.spec import EverythingSpec, SegmenterSpec
 from osprey_torch.companion_files import PREPROCESSOR
 from osprey_torch.config_values import numbers
 from osprey_torch.json_files import read_json
@@ -32,10 +32,17 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _ATTENTION = "osprey_prompts"  # name of our attention in the registry of transformers
 _MASKED = -1e4  # added to the scores of unused points: their share of a softmax in float32 is exactly 0
 _TOP_LEFT = 2  # the least label of a box
+_BATCH = 16  # prompts of a run: each layer copies the features of the image, 4 MB, for every prompt
 
 
 class SegmentAnything(SegmenterModel):
     """A `SamModel`, `Sam2Model` or `EdgeTamModel` of transformers, with its prompts in one form."""
+
+    kinds: Tensor
+    no_point: Tensor
+    directions: Tensor
+    positions: Tensor
+    no_mask: Tensor
 
     def __init__(self, model: Any, spec: SegmenterSpec) -> None:
         """Wrap a model with eager attention. Its decoder gets an attention that leaves out unused points."""
@@ -117,7 +124,8 @@ def open_segment_anything(folder: Path) -> SegmentAnything:
     # The backbone of EdgeTAM is a model of timm.
     with timm_in_transformers() if family == "edgetam" else nullcontext():
         level = transformers.logging.get_verbosity()
-        transformers.logging.set_verbosity_error()  # it warns of a checkpoint for videos, which has all that is read
+        # It warns of a checkpoint for videos, which has all that is read.
+        transformers.logging.set_verbosity(logging.ERROR)
         try:
             model, found = getattr(transformers, _CLASSES[family]).from_pretrained(
                 folder,
@@ -142,17 +150,19 @@ def _spec(folder: Path, family: str, config: Any) -> SegmenterSpec:
     path = folder / PREPROCESSOR
     data = read_json(path) if path.is_file() else {}
     try:
-        mean, std = (numbers(data, key, 3) for key in ("image_mean", "image_std"))
+        means, deviations = (numbers(data, key, 3) for key in ("image_mean", "image_std"))
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
+    (r, g, b), (sr, sg, sb) = means or _IMAGENET_MEAN, deviations or _IMAGENET_STD
     return SegmenterSpec(
         family=family,
         input_size=(side, side),
         resize="pad" if family == "sam" else "stretch",
         interpolation="bilinear",
-        image_mean=mean or _IMAGENET_MEAN,
-        image_std=std or _IMAGENET_STD,
+        image_mean=(r, g, b),
+        image_std=(sr, sg, sb),
         pixel_center=0.0,
+        everything=EverythingSpec(batch=_BATCH),
     )
 
 
@@ -198,7 +208,7 @@ def _fix_positions(encoder: Any, input_size: tuple[int, int]) -> None:
         table = tower._get_pos_embed(tuple(side // by for side, by in zip(input_size, strides, strict=True)))
         tower._get_pos_embed = lambda _size: table
     else:
-        from timm.utils import reparameterize_model
+        from timm.models import reparameterize_model
 
         tower.timm_model = reparameterize_model(tower.timm_model)
 

@@ -24,8 +24,8 @@ PRECISION_OPTIONS = {
     "mask_extractor": "--mask-extractor fp32",
     "crop": "--vision fp32",
     "decoder": "--llm fp32 --lm-head fp32",
-    "segmenter_encoder": "--vision fp32",
-    "segmenter_decoder": "--vision fp32",
+    "segmenter_encoder": "--precision fp32",
+    "segmenter_decoder": "--precision fp32",
 }
 _LOGGER = logging.getLogger(__name__)
 

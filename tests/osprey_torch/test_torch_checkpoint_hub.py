@@ -10,11 +10,13 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
+from segmenter_checkpoints import tiny_model, write_tiny
 from tiny import TINY
 
 from benchmarks.make_checkpoint import make_tokenizer, write_checkpoint
 from osprey_ros.errors import InputError
 from osprey_torch.checkpoint import Checkpoint
+from osprey_torch.segmenters import open_segmenter
 
 CONFIG = TINY.with_vocabulary(400)
 COMMIT = "c0ffee" + "0" * 34
@@ -166,3 +168,11 @@ def test_without_network_and_without_weights_in_the_cache_the_error_says_what_to
     (offline / "pytorch_model.bin").unlink()
     with pytest.raises(InputError, match="org/name"):
         Checkpoint.open("org/name")
+
+
+def test_a_segmenter_is_fetched_with_its_settings(hub: Hub, tmp_path: Path) -> None:
+    hub.folder = write_tiny(tmp_path / "sam", tiny_model("sam"))
+    (hub.folder / "pytorch_model.bin").write_bytes(b"never read")
+    segmenter = open_segmenter("org/name")
+    assert segmenter.spec == open_segmenter(hub.folder).spec
+    assert set(hub.sent) == {"config.json", "preprocessor_config.json", "model.safetensors"}

@@ -67,6 +67,7 @@ setup(
         "console_scripts": [
             "osprey = osprey_ros.cli.main:main",
             "osprey_node = osprey_ros.ros.node:main",
+            "segmenter_node = osprey_ros.ros.segmenter.node:main",
             "sim_camera = osprey_sim.camera_node:main",
         ],
     },

@@ -29,7 +29,7 @@ class RawFrame:
 
     Attributes:
         image: sensor_msgs/Image or CompressedImage.
-        regions: message with the regions, of the kind that ``regions_from`` names.
+        regions: message with the regions, of the kind that ``regions_from`` names; None if only images are received.
         regions_from: "segmentation" (Image or CompressedImage), "regions" (RegionArray), "detections"
             (vision_msgs/Detection2DArray) or "yolo" (yolo_msgs/DetectionArray).
         topics: full topic name of each input by its relative name ("image", "segmentation" ...).
@@ -65,7 +65,7 @@ def frame_from_messages(raw: RawFrame) -> Frame:
         except InputError as error:
             raise InputError(f"{raw.topics[topic]}: {error}") from error
 
-    rgb = read(IMAGE, _rgb, raw.image)
+    rgb = read(IMAGE, rgb_of, raw.image)
     regions, labels = read(raw.regions_from, _regions, raw, rgb.shape[:2])
     depth = None if raw.depth is None else read(DEPTH, _depth, raw.depth)
     matrix = None if raw.camera_info is None else read(CAMERA_INFO, camera_matrix_of, raw.camera_info, rgb.shape[:2])
@@ -130,7 +130,8 @@ def is_compressed(message: Image | CompressedImage) -> bool:
     return hasattr(message, "format")
 
 
-def _rgb(message: Any) -> np.ndarray:
+def rgb_of(message: Any) -> np.ndarray:
+    """Return the image of a message, uint8 [H, W, 3]. Raises InputError for an invalid message."""
     return images.rgb_from_compressed(message) if is_compressed(message) else images.rgb_from_message(message)
 
 

@@ -10,14 +10,10 @@ from __future__ import annotations
 
 import sys
 import time
-import traceback
-from typing import Any
 
-from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
-from rclpy.parameter import Parameter
 
-from osprey_ros.errors import InputError, OspreyError, StoppedError
+from osprey_ros.errors import OspreyError, StoppedError
 from osprey_ros.messages.frames import (
     CAMERA_INFO,
     DEPTH,
@@ -28,17 +24,16 @@ from osprey_ros.messages.frames import (
     RawFrame,
     frame_from_messages,
 )
-from osprey_ros.ros import parameters
 from osprey_ros.ros.diagnostics import status
-from osprey_ros.ros.diagnostics.statistics import ObjectCounts, Statistics, Summary
+from osprey_ros.ros.diagnostics.statistics import ObjectCounts
 from osprey_ros.ros.diagnostics.updater import Diagnostics
 from osprey_ros.ros.inputs.frame_inputs import FrameInputs
-from osprey_ros.ros.logs import RosLogHandler, ThrottledLog
 from osprey_ros.ros.outputs.publishers import Outputs
-from osprey_ros.ros.parameter_node import ParameterNode
+from osprey_ros.ros.parameters import Settings
 from osprey_ros.ros.run import run_node
 from osprey_ros.ros.runtime import Runtime
 from osprey_ros.ros.services.server import Services
+from osprey_ros.ros.settings_node import SettingsNode
 from osprey_ros.ros.transitions import logged
 from osprey_ros.ros.worker import LatestWorker
 from osprey_ros.system.cancellation import CancellationToken
@@ -55,36 +50,20 @@ _INACTIVE = "the node is inactive; activate it"
 _FINALIZED = "the node was shut down; restart its process"
 
 
-class OspreyNode(ParameterNode):
+class OspreyNode(SettingsNode):
     """The node. Transitions, subscriptions and services run in the executor's thread; the worker describes frames."""
 
     def __init__(self) -> None:
         # First of all: rclpy also destroys a node whose constructor failed.
-        self._worker: LatestWorker[RawFrame] | None = None  # these three while configured
-        self._outputs: Outputs | None = None
+        self._outputs: Outputs | None = None  # these two while configured
         self._runtime: Runtime | None = None
         self._server: Services | None = None  # always
         self._inputs: FrameInputs | None = None  # while active
-        self._log_handler: RosLogHandler | None = None  # always
-        super().__init__("osprey")
-        self._log_handler = RosLogHandler(self.get_logger())
-        self._log_handler.install()
-        self._settings = parameters.declare(self)
-        self.convert_parameters(lambda change: parameters.converted_change(self, change))
-        self.add_on_set_parameters_callback(self._check_parameters)
-        self.call_after_parameters_set(self._apply_parameters)
-        self._statistics = Statistics()
-        self._problem = ""  # why the last transition failed
-        self._finalized = False  # no transition leads out of this state
-        self._throttled = ThrottledLog(self.get_logger().name)
+        super().__init__("osprey", Settings)
+        self._settings: Settings
         self._server = Services(self)
         self._server.refuse(_UNCONFIGURED)
         self._diagnostics = Diagnostics(self, self._collect_status)
-
-    def autostart(self) -> None:
-        """Configure and activate the node if its parameter ``autostart`` is true."""
-        if self._settings.autostart and self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
-            self.trigger_activate()
 
     @logged
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -136,70 +115,18 @@ class OspreyNode(ParameterNode):
         self.get_logger().info(f"{summary.described} frames described, {summary.replaced} dropped for later frames")
         return super().on_deactivate(state)
 
-    @logged
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Free the engines and close the scene file.
-
-        Returns:
-            SUCCESS: The node becomes unconfigured.
-            ERROR: Something failed. `on_error` follows.
-        """
-        self._release()
-        return super().on_cleanup(state)
-
-    @logged
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Unsubscribe, free the engines and close the scene file.
-
-        Returns:
-            SUCCESS: The node becomes finalized.
-            ERROR: Something failed. `on_error` follows.
-        """
-        self._release()
-        self._finalized = True
+        """Shut down as every node does, and refuse requests from now on."""
+        result = super().on_shutdown(state)
         self._refuse(_FINALIZED)
-        return super().on_shutdown(state)
-
-    @logged
-    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Free everything after a transition returned ERROR.
-
-        Returns:
-            SUCCESS: The node becomes unconfigured and can be configured again.
-            ERROR: Something failed. The node becomes finalized.
-        """
-        self._release()
-        super().on_error(state)
-        return TransitionCallbackReturn.SUCCESS
+        return result
 
     def destroy_node(self) -> None:
         """Stop the worker thread and remove the node from the graph."""
         self._release()
         if self._server is not None:
             self._server.close()
-        if self._log_handler is not None:
-            self._log_handler.close()
         super().destroy_node()
-
-    def note_transition(self, problem: str) -> None:
-        """Note why a transition failed, for /diagnostics; "" if it succeeded."""
-        self._problem = problem
-        if problem and self._runtime is None:
-            release_memory()  # of engines that were loaded before the failure
-
-    def _check_parameters(self, changes: list[Parameter[Any]]) -> SetParametersResult:
-        try:
-            self._settings.changed(changes)
-        except InputError as error:
-            return SetParametersResult(successful=False, reason=str(error))
-        return SetParametersResult(successful=True)
-
-    def _apply_parameters(self, changes: list[Parameter[Any]]) -> None:
-        self._settings = self._settings.changed(changes)
-        if self._worker is not None:
-            self._worker.interval = self._settings.interval
-            for sentence in parameters.pending(changes):
-                self.get_logger().info(sentence)
 
     def _unsubscribe(self) -> None:
         if self._inputs is not None:
@@ -217,9 +144,7 @@ class OspreyNode(ParameterNode):
 
     def _release(self) -> None:
         self._unsubscribe()
-        if self._worker is not None:
-            self._worker.close()
-            self._worker = None
+        self._close_worker()
         if self._outputs is not None:
             self._outputs.close()
             self._outputs = None
@@ -266,24 +191,12 @@ class OspreyNode(ParameterNode):
             else:
                 self._fail(type(error).__name__, f"{', '.join(raw.topics.values())}: {error}")
         except Exception as error:
-            # Continue with the next frame. Exceptions during the shutdown of the process are ignored.
-            if self.context.ok():
-                reason = "a frame could not be described: internal error; see the node's log"
-                self._fail(type(error).__name__, reason, traceback.format_exc())
-
-    def _fail(self, cause: str, reason: str, details: str = "") -> None:
-        self._statistics.failed(reason)
-        self._throttled.error(cause, f"{reason}\n{details}".rstrip())
-
-    def _summary(self) -> Summary:
-        return self._statistics.summary(self._worker.replaced if self._worker is not None else 0)
+            self._fail_unexpectedly(error, "a frame could not be described")
 
     def _collect_status(self) -> list[status.Status]:
         """Return all entries of /diagnostics. Runs in the executor's thread."""
         settings = self._settings
-        unloaded = "finalized" if self._finalized else "unconfigured"
-        state = "active" if self._inputs else "inactive" if self._worker else unloaded
-        found = [status.lifecycle_status(state, self._problem)]
+        found = [status.lifecycle_status(self._state(self._inputs is not None), self._problem)]
         if self._inputs is not None:
             summary = self._summary()
             found += [

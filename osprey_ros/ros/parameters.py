@@ -15,7 +15,7 @@ from osprey_ros.ros.inputs.settings import InputSettings
 from osprey_ros.ros.parameter_values import converted, given_values, unknown, warn_of_unknown
 from osprey_ros.scene.attributes import attributes_from
 from osprey_ros.scene.settings import StepSettings
-from osprey_ros.system.settings import Effect, ParameterGroup, ParameterInfo, parameter, parameters_of
+from osprey_ros.system.settings import Effect, Group, ParameterGroup, ParameterInfo, parameter, parameters_of
 from osprey_ros.vision.preprocess import MODES
 
 
@@ -122,17 +122,24 @@ class Settings(ParameterGroup):
         return {**super().values(), "attributes": list(self.attributes) or [""]}
 
     def changed(self, parameters: Iterable[Parameter[Any]]) -> Settings:
-        """Return these settings with new values; parameters of others (``use_sim_time``) are ignored.
-
-        Raises InputError for an invalid value.
-        """
-        return Settings.from_values(self.values() | {p.name: p.value for p in parameters})
+        """Return these settings with new values as `changed` does."""
+        return changed(self, parameters)
 
 
-# In the order of their effect, then of their definition.
-PARAMETERS: dict[str, ParameterInfo] = dict(
-    sorted(parameters_of(Settings).items(), key=lambda item: list(Effect).index(item[1].effect))
-)
+def changed(settings: Group, parameters: Iterable[Parameter[Any]]) -> Group:
+    """Return settings with new values; parameters of others (``use_sim_time``) are ignored.
+
+    Raises InputError for an invalid value.
+    """
+    return type(settings).from_values(settings.values() | {p.name: p.value for p in parameters})
+
+
+def in_order(settings: type[ParameterGroup]) -> dict[str, ParameterInfo]:
+    """Return the parameters of settings by name, in the order of their effect, then of their definition."""
+    return dict(sorted(parameters_of(settings).items(), key=lambda item: list(Effect).index(item[1].effect)))
+
+
+PARAMETERS = in_order(Settings)
 
 
 def describe(info: ParameterInfo) -> str:
@@ -157,42 +164,43 @@ def descriptor(info: ParameterInfo) -> ParameterDescriptor:
     return described
 
 
-def declare(node: Node) -> Settings:
-    """Declare all parameters on a node, with the values that it was given, and log names that do not exist.
+def declare(node: Node, kind: type[Group]) -> Group:
+    """Declare the parameters of settings on a node, with the values that it was given, and log names that do not exist.
 
     Raises:
         InputError: A value is invalid.
     """
-    given, defaults = given_values(node), Settings().values()
-    chosen = {name: converted(name, given[name], defaults[name]) for name in PARAMETERS if name in given}
-    settings = Settings.from_values({**defaults, **chosen})
+    given, defaults, parameters = given_values(node), kind().values(), in_order(kind)
+    chosen = {name: converted(name, given[name], defaults[name]) for name in parameters if name in given}
+    settings = kind.from_values({**defaults, **chosen})
     values = settings.values()
-    for name, info in PARAMETERS.items():
+    for name, info in parameters.items():
         node.declare_parameter(name, values[name], descriptor(info), ignore_override=True)
-    warn_of_unknown(node, given, PARAMETERS)
+    warn_of_unknown(node, given, parameters)
     return settings
 
 
-def converted_change(node: Node, change: Parameter[Any]) -> Parameter[Any]:
+def converted_change(node: Node, change: Parameter[Any], kind: type[ParameterGroup]) -> Parameter[Any]:
     """Return a new value of a parameter at run time, in the type of the parameter.
 
     Raises:
         InputError: The node has no such parameter, its value cannot change any more, or the new one is invalid.
     """
-    info = PARAMETERS.get(change.name)
+    parameters = parameters_of(kind)
+    info = parameters.get(change.name)
     if info is None:
         if not node.has_parameter(change.name):
-            raise InputError(unknown(change.name, PARAMETERS))
+            raise InputError(unknown(change.name, parameters))
         return change  # of rclpy, such as use_sim_time
     if info.effect is Effect.START:
         raise InputError(f"{change.name} takes effect only when the node starts; restart the node with the new value")
-    default = Settings().values()[change.name]
+    default = kind().values()[change.name]
     value = converted(change.name, change.value, default)
     info.check(value)
     return Parameter(change.name, Parameter.Type.from_parameter_value(default), value)
 
 
-def pending(changes: Iterable[Parameter[Any]]) -> list[str]:
-    """Return one sentence for each change that does not take effect with the next frame."""
-    later = {name: info.effect.value for name, info in PARAMETERS.items() if info.effect is not Effect.FRAME}
+def pending(changes: Iterable[Parameter[Any]], kind: type[ParameterGroup]) -> list[str]:
+    """Return one sentence for each change of settings that does not take effect with the next frame."""
+    later = {name: info.effect.value for name, info in parameters_of(kind).items() if info.effect is not Effect.FRAME}
     return [f"{p.name}: the new value takes effect {later[p.name]} again" for p in changes if p.name in later]

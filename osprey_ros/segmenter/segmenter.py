@@ -87,6 +87,11 @@ class Segmenter:
             self._use.close()
             del self._engines
 
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """(height, width) of the image that is set, in pixels. Raises InputError before the first `set_image`."""
+        return self._checked().shape
+
     @exclusive
     def set_image(self, rgb: np.ndarray, *, cancel: CancellationToken | None = None) -> None:
         """Encode the image of the following calls. The time is in `image_timing`.

@@ -78,7 +78,7 @@ def test_the_changelog_begins_with_this_version() -> None:
 
 def test_the_entry_points_exist() -> None:
     scripts = ast.literal_eval(setup_arguments()["entry_points"])["console_scripts"]
-    assert {script.split(" = ")[0] for script in scripts} == {"osprey", "osprey_node", "sim_camera"}
+    assert {script.split(" = ")[0] for script in scripts} == {"osprey", "osprey_node", "segmenter_node", "sim_camera"}
     for script in scripts:
         module, function = script.split(" = ")[1].split(":")
         assert callable(getattr(import_module(module), function))
@@ -114,8 +114,9 @@ def keyword(call: ast.Call, name: str) -> Any:
 
 
 def test_launch_files_start_the_installed_executables() -> None:
-    (osprey,) = calls("osprey.launch.py", "LifecycleNode")
-    assert (keyword(osprey, "package"), keyword(osprey, "executable")) == ("osprey_ros", "osprey_node")
+    nodes = calls("osprey.launch.py", "LifecycleNode")
+    assert {keyword(node, "executable") for node in nodes} == {"segmenter_node", "osprey_node"}
+    assert '"package": "osprey_ros"' in (ROOT / "launch" / "osprey.launch.py").read_text()
     started = {(keyword(node, "package"), keyword(node, "executable")) for node in calls("demo.launch.py", "Node")}
     assert ("osprey_ros", "sim_camera") in started
     assert all(package != "osprey_ros" or executable == "sim_camera" for package, executable in started)
@@ -170,6 +171,16 @@ def test_the_file_of_parameters_has_its_way_where_no_argument_is_given(osprey_la
     assert given == {"use_sim_time": True, "use_depth": False, "bundle": "nano", "autostart": False}
     choices = {a.names[0]: getattr(a, "choices", None) for a in osprey_launch["ARGUMENTS"]}
     assert choices["use_sim_time"] == choices["use_depth"] == ("", "true", "false")
+
+
+def test_a_segmenter_takes_the_camera_and_the_node_takes_its_ids(osprey_launch: dict[str, Any]) -> None:
+    values = {argument.names[0]: argument.default_value for argument in osprey_launch["ARGUMENTS"]}
+    values |= {"segmenter": "true", "image": "/camera/image", "clicked_point": "/clicks", "segmenter_source": "clicks"}
+    segmenter, osprey = osprey_launch["osprey"](SimpleNamespace(launch_configurations=values))
+    assert segmenter.parameters == [{"bundle": "segmenter", "source": "clicks", "rate_limit": 5.0, "autostart": True}]
+    assert dict(segmenter.remappings)["image"] == dict(osprey.remappings)["image"] == "/camera/image"
+    assert dict(segmenter.remappings)["clicked_point"] == "/clicks"
+    assert dict(osprey.remappings)["segmentation"] == "segmenter/ids"
 
 
 def test_each_installed_folder_is_there_and_has_what_launch_files_name() -> None:

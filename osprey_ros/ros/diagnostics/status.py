@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from osprey_ros.bundle.manifest import Manifest
+from osprey_ros.bundle.manifest import EngineManifest
 from osprey_ros.ros.diagnostics.input_status import InputState
 from osprey_ros.ros.diagnostics.statistics import Summary
 from osprey_ros.scene.settings import StepSettings
@@ -186,7 +186,7 @@ def stages_status(summary: Summary) -> Status:
     return Status("stages", Level.OK, message, values)
 
 
-def bundle_status(manifest: Manifest, root: str) -> Status:
+def bundle_status(manifest: EngineManifest, root: str) -> Status:
     """Return the status of the engine bundle; ``root`` is its folder."""
     values = {"name": manifest.name, "folder": root, "verified": "yes" if manifest.verified else "no"}
     for role, entry in manifest.engines.items():
@@ -196,7 +196,7 @@ def bundle_status(manifest: Manifest, root: str) -> Status:
     return Status("bundle", Level.OK, f"{manifest.name}, verified against its PyTorch model", values)
 
 
-def unverified(manifest: Manifest) -> str:
+def unverified(manifest: EngineManifest) -> str:
     """Return the warning about a bundle whose engines were not compared with their PyTorch model."""
     return (
         f"bundle {manifest.name} was not verified against its PyTorch model, its captions may be wrong; "

@@ -39,14 +39,17 @@ class FrameInputs:
         node: owner of the subscriptions.
         settings: topics, transports and matching.
         on_frame: receives each complete frame.
+        regions: whether a frame has regions; otherwise each image is one.
 
     Raises:
         InputError: A package that defines a message is missing, or a topic cannot be subscribed to, for example because
             this process uses its name for another type. Then no subscription is left.
     """
 
-    def __init__(self, node: Node, settings: InputSettings, on_frame: Callable[[RawFrame], None]) -> None:
-        kinds = _kinds(settings)
+    def __init__(
+        self, node: Node, settings: InputSettings, on_frame: Callable[[RawFrame], None], regions: bool = True
+    ) -> None:
+        kinds = _kinds(settings) if regions else {IMAGE: _image_kind(settings.image_transport)}
         self._node = node
         self._settings = settings
         self._on_frame = on_frame
@@ -116,7 +119,7 @@ class FrameInputs:
             self._on_frame(
                 RawFrame(
                     image=of_role[IMAGE],
-                    regions=of_role[self._settings.regions_from],
+                    regions=of_role.get(self._settings.regions_from),
                     regions_from=self._settings.regions_from,
                     topics=self._topics,
                     values=self._values,

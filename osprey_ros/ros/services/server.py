@@ -29,7 +29,7 @@ _CANCELED = "canceled"
 _DEACTIVATED = "the node was deactivated before the answer was complete"
 
 
-class _Job:
+class AnswerJob:
     """A request in the worker's queue.
 
     Args:
@@ -197,7 +197,7 @@ class Services:
         if requests is None or worker is None:
             response.success, response.message = False, self._refusal
             return response
-        job = _Job(self._node, response, lambda cancel: answer(requests, cancel), why_stopped)
+        job = AnswerJob(self._node, response, lambda cancel: answer(requests, cancel), why_stopped)
         if not worker.ask(job):
             response.success, response.message = False, f"{MAX_JOBS} requests are waiting already; try again later"
             return response

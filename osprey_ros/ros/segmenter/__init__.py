@@ -1,0 +1,1 @@
+"""The lifecycle node `segmenter`: masks of camera images, and words for clicks."""

@@ -38,6 +38,7 @@ setup(
         files("foxglove"),
         files("engines/nano"),
         files("engines/home"),
+        files("engines/segmenter"),
     ],
     install_requires=[
         "setuptools",

@@ -15,6 +15,7 @@ import onnx
 from tqdm import tqdm
 
 from export.build import check_output
+from export.graph_small_segmenter import build_small_segmenter
 from export.half_blocks import half_blocks, half_weights
 from export.options import FLOAT_PRECISIONS, Targets, check_machine
 from export.plans import make_segmenter_plan
@@ -35,11 +36,14 @@ from osprey_ros.segmenter.spec import SegmenterSpec
 from osprey_ros.strict_json import to_json
 from osprey_torch.segmenter_model import SegmenterModel
 from osprey_torch.segmenters import checkpoint_folder, open_segmenter
+from osprey_torch.small_segmenter import MODEL_TYPE as SMALL_SEGMENTER
 
 log = logging.getLogger(__name__)
 
 # Families whose graphs are not traced from PyTorch: functions that return the float32 graphs by their roles.
-GRAPHS: dict[str, Callable[[SegmenterModel, Path], dict[str, onnx.ModelProto]]] = {}
+GRAPHS: dict[str, Callable[[SegmenterModel, Path], dict[str, onnx.ModelProto]]] = {
+    SMALL_SEGMENTER: build_small_segmenter
+}
 
 _VERIFICATION_SCENES = 4
 _BLOCKS = "blocks.json"

@@ -18,6 +18,12 @@ def _segment_anything(folder: Path) -> SegmenterModel:
     return open_segment_anything(folder)
 
 
+def _small_segmenter(folder: Path) -> SegmenterModel:
+    from osprey_torch.small_segmenter import open_small_segmenter
+
+    return open_small_segmenter(folder)
+
+
 # A family is a function that opens the folder of a checkpoint; it imports what it needs only then.
 FAMILIES: dict[str, Callable[[Path], SegmenterModel]] = {
     "sam": _segment_anything,
@@ -25,6 +31,7 @@ FAMILIES: dict[str, Callable[[Path], SegmenterModel]] = {
     "sam2_video": _segment_anything,  # published checkpoints of SAM 2.1 and EdgeTAM hold the model for videos, too
     "edgetam": _segment_anything,
     "edgetam_video": _segment_anything,
+    "osprey_segmenter": _small_segmenter,
 }
 
 

@@ -211,6 +211,11 @@ class Recipe:
 
 def load_recipe(path: Path) -> Recipe:
     """Read a recipe. Raises InputError for a file that is missing or has keys or values that are not possible."""
+    return load_yaml(Recipe, path)
+
+
+def load_yaml(kind: type[T], path: Path) -> T:
+    """Read a dataclass from a YAML file, with errors as those of `load_recipe`."""
     try:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -218,7 +223,7 @@ def load_recipe(path: Path) -> Recipe:
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not YAML: {error}") from error
     try:
-        return recipe_from_mapping(data)
+        return _make(kind, data, "the recipe")
     except (InputError, TypeError, ValueError) as error:
         raise InputError(f"{path}: {error}") from error
 

@@ -15,6 +15,7 @@ import time
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -25,14 +26,14 @@ from osprey_ros.files import write_file
 from osprey_ros.strict_json import to_json
 from training.deadline import Deadline, TimeIsUp
 from training.prepare import prepare
-from training.recipe import Recipe, load_recipe
+from training.recipe import load_recipe
 from training.trainer import Trainer
 
 TIME_IS_UP = 3
 
 
-def claim(folder: Path, recipe: Recipe) -> None:
-    """Record the recipe in the run's folder.
+def claim(folder: Path, recipe: Any) -> None:
+    """Record the recipe, a dataclass, in the run's folder.
 
     Raises:
         InputError: an earlier run with another recipe has left its files there.

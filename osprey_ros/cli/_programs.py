@@ -81,6 +81,7 @@ EVALUATIONS = {
         ("queries", "evaluation.queries", "share of right answers to questions about the objects of a scene"),
         ("rooms", "evaluation.rooms", "share of right kinds and colors in simulated homes and on tabletops"),
         ("scene", "evaluation.scene", "tracking, cost of a frame, time budgets, queries and calibration together"),
+        ("segmenter", "evaluation.segmenter", "masks of a segmenter: objects found, IoU, clicks"),
         ("unlike_training", "evaluation.unlike_training", "fit the score of what is unlike training, and measure it"),
     )
 }

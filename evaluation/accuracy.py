@@ -96,8 +96,13 @@ class Judged:
 
 def judge_scenes(describer: Describer, seeds: Iterable[int], split: str, min_area: int) -> list[Judged]:
     """Ask all questions about each object and part of the scenes with more than `min_area` visible pixels."""
+    return judge_rendered(describer, render_scenes(split, seeds), min_area)
+
+
+def judge_rendered(describer: Describer, scenes: Iterable[tuple[Scene, Frame]], min_area: int) -> list[Judged]:
+    """Ask the questions of `judge_scenes` about scenes that are rendered."""
     judged: list[Judged] = []
-    for scene, frame in render_scenes(split, seeds):
+    for scene, frame in scenes:
         large = [f for f in region_facts(scene, frame) if f.area > min_area]
         describer.set_image(frame.rgb)
         objects = [f for f in large if f.kind == "object"]

@@ -141,11 +141,26 @@ def room_objects(
         models: Folder of models for a home; None for those that ship.
         crops: Regions with a crop of their own.
     """
+    yield from objects_of_rooms(
+        describer, names, objects, rooms(names, objects, split, seeds, models), models=models, crops=crops
+    )
+
+
+def objects_of_rooms(
+    describer: Describer,
+    names: KindNames,
+    objects: str,
+    rendered: Iterable[Room],
+    *,
+    models: Path | None = None,
+    crops: str = "none",
+) -> Iterator[RoomObject]:
+    """Yield the objects of scenes that are rendered; arguments as of `room_objects`."""
     new = new_models(objects, models)
     color = AttributeSpec("color", COLOR_QUESTION, BASIC_COLORS if objects == HOME else COLORS)
     config = GenerationConfig(crops=crops)
     asker = Asker(describer, crops)
-    for room in rooms(names, objects, split, seeds, models):
+    for room in rendered:
         answers = room_answers(asker, names, room, objects)
         regions = regions_from_masks([mask for _, _, mask in room.objects])
         (colors,) = describer.answer(regions, [COLOR_QUESTION], config, [color.constraint])

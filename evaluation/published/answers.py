@@ -80,7 +80,12 @@ def _by_id(path: Path, data: Any, items: Sequence[Item]) -> dict[str, str]:
     if not isinstance(data, dict):
         raise InputError(f"{path} holds a {type(data).__name__}; give an object or a list of answers")
     texts: dict[str, str] = {}
-    for key, value in data.items():
+    images = {item.id.rpartition("#")[0] for item in items}
+    short = {name: image for image in images for name in _short_names(image)}
+    for given, value in data.items():
+        key = str(given)
+        if key not in images:
+            key = short.get(key, key)
         if isinstance(value, str):
             texts[key] = value
         elif isinstance(value, dict):
@@ -93,6 +98,12 @@ def _by_id(path: Path, data: Any, items: Sequence[Item]) -> dict[str, str]:
         else:
             raise InputError(f"{path}, {key}: the answer is {value!r}; give a text")
     return texts
+
+
+def _short_names(image: str) -> tuple[str, str]:
+    """Return names under which files of answers have an image: without extension, and without Cityscapes' ending."""
+    stem = Path(image).stem
+    return stem, stem.removesuffix("_leftImg8bit")
 
 
 def _listed(path: Path, data: list[Any], items: Sequence[Item]) -> Answers:

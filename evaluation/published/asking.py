@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from osprey_ros.strict_json import to_json
 from osprey_ros.vision.image_io import load_image
 from osprey_torch.readers.records import Skipped
 
+Found = list[tuple[str, str]] | str  # id and answer of each item of an image, or why there are none
 TEMPERATURE = 0.2  # of the published sampling
 
 
@@ -57,6 +58,13 @@ class Asking:
         fields = (self.opening, self.sample, self.seed if self.sample else None, self.max_new_tokens)
         names = ("opening", "sample", "seed", "max_new_tokens")
         return {"task": task, "bundle": bundle, **dict(zip(names, fields, strict=True))}
+
+
+class Workers(Protocol):
+    """Processes that answer images."""
+
+    def answers(self, bundle: str, asking: Asking, groups: Sequence[list[Item]]) -> Iterable[tuple[list[Item], Found]]:
+        """Yield the items of each image, in this order, with their answers."""
 
 
 class Journal:
@@ -196,18 +204,48 @@ def by_image(items: Iterable[Item]) -> list[list[Item]]:
     return list(groups.values())
 
 
-def ask_bundle(bundle: str, items: Sequence[Item], asking: Asking, journal: Journal, skipped: Skipped) -> Answers:
+def ask_bundle(
+    bundle: str,
+    items: Sequence[Item],
+    asking: Asking,
+    journal: Journal,
+    skipped: Skipped,
+    workers: Workers | None = None,
+) -> Answers:
     """Return the answers of a bundle; those of the journal are not asked for again.
 
     Images that cannot be used are counted in ``skipped``.
+
+    Args:
+        bundle: Folder or name of the bundle.
+        items: The items.
+        asking: How it is asked.
+        journal: Keeps the answers of each image.
+        skipped: Counts images that cannot be used.
+        workers: Where images are answered; None for this process.
     """
     waiting = by_image(item for item in items if item.id not in journal.answers)
-    with BundleAsker(bundle, asking) as asker, progress_bar(bundle, " images", len(waiting)) as bar:
-        for group in waiting:
-            try:
-                journal.add(asker.answer(group))
-            except OspreyError as error:
-                skipped.add(f"{group[0].image}, {len(group)} items", str(error))
+    answers = _in_this_process if workers is None else workers.answers
+    with progress_bar(bundle, " images", len(waiting)) as bar:
+        for group, found in answers(bundle, asking, waiting):
+            if isinstance(found, str):
+                skipped.add(f"{group[0].image}, {len(group)} items", found)
+            else:
+                journal.add(found)
             bar.update(1)
     known = {item.id for item in items}
     return Answers({one: text for one, text in journal.answers.items() if one in known})
+
+
+def _in_this_process(bundle: str, asking: Asking, groups: Sequence[list[Item]]) -> Iterator[tuple[list[Item], Found]]:
+    with BundleAsker(bundle, asking) as asker:
+        for group in groups:
+            yield group, answer_or_reason(asker, group)
+
+
+def answer_or_reason(asker: BundleAsker, group: Sequence[Item]) -> Found:
+    """Return the answers about one image, or why there are none."""
+    try:
+        return asker.answer(group)
+    except OspreyError as error:
+        return str(error)

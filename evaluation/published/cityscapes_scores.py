@@ -36,7 +36,7 @@ class Label:
     Attributes:
         id: Its label id.
         name: Its name.
-        group: The name of its group of classes, such as "vehicle".
+        group: The name of its group of classes, such as "vehicle"; "" for none.
         instances: Whether it has instances.
     """
 
@@ -96,7 +96,7 @@ def pixel_totals(counts: PixelCounts, labels: Sequence[Label]) -> dict[str, floa
         if label.instances:
             hit, missed = counts.weighted[row, :2]
             instance_classes[label.name] = _ratio(hit, hit + missed + wrong)
-    for name in dict.fromkeys(label.group for label in labels):
+    for name in dict.fromkeys(label.group for label in labels if label.group):
         own = [label.id for label in labels if label.group == name]
         others = [one for one in evaluated if one not in own]
         wrong = int(matrix[np.ix_(others, own)].sum())
@@ -207,11 +207,21 @@ def instance_totals(images: Sequence[Mapping[str, InstanceMatches]]) -> dict[str
 
     Classes without a true instance are left out.
     """
-    names = list(images[0]) if images else []
-    table = np.array([[average_precision([one[name] for one in images], t) for t in OVERLAPS] for name in names])
-    table = table.reshape(-1, len(OVERLAPS))
+    names, table = _precisions(images)
     of_class = {f"AP-{name}": 100 * float(row.mean()) for name, row in zip(names, table, strict=True)}
     return {"AP": 100 * _mean(table.reshape(-1).tolist()), "AP50": 100 * _mean(table[:, 0].tolist()), **of_class}
+
+
+def mean_ap(images: Sequence[Mapping[str, InstanceMatches]]) -> float:
+    """Return the AP of `instance_totals` alone."""
+    return 100 * _mean(_precisions(images)[1].reshape(-1).tolist())
+
+
+def _precisions(images: Sequence[Mapping[str, InstanceMatches]]) -> tuple[list[str], np.ndarray]:
+    """Return the names of the classes and their average precisions, float64 [classes, overlaps]."""
+    names = list(images[0]) if images else []
+    table = [[average_precision([one[name] for one in images], t) for t in OVERLAPS] for name in names]
+    return names, np.array(table).reshape(-1, len(OVERLAPS))
 
 
 def _area(right: np.ndarray, scores: np.ndarray, missed: int) -> float:

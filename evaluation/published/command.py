@@ -6,6 +6,7 @@ import argparse
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ import numpy as np
 from evaluation.figures import RESAMPLES, Figure
 from evaluation.published import comparison
 from evaluation.published.answers import Answers, read_answers
-from evaluation.published.asking import Asking, Journal, ask_bundle, by_image
+from evaluation.published.asking import Asking, Journal, Workers, ask_bundle, by_image
 from evaluation.published.items import Item, Scored
+from evaluation.published.ray_workers import LOCAL, RayWorkers
 from evaluation.published.report import WORST, write_report
 from osprey_ros.bundle.bundle import Bundle
 from osprey_ros.cli._options import Parser, add_count_option, add_threads_option, positive
@@ -119,6 +121,14 @@ def _parser(task: Task) -> Parser:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of --sample (default: %(default)s)")
     parser.add_argument("--max-new-tokens", type=positive, metavar="N", help="longest answer in tokens")
     add_threads_option(parser)
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const=LOCAL,
+        metavar="ADDRESS",
+        help="ask bundles on the workers of a Ray cluster, without an address on processes of this machine",
+    )
+    add_count_option(parser, "--workers", 2, "workers of --ray")
     add_count_option(parser, "--resamples", RESAMPLES, "draws of images for the intervals")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write items, totals and figures to this file")
     parser.add_argument("--report", type=Path, metavar="DIR", help="write an HTML report with the worst cases")
@@ -132,14 +142,31 @@ def _answer_sets(
     """Return name and answers of each file and each bundle."""
     sets = [(str(path), read_answers(path, items, arguments.allow_missing)) for path in arguments.answers]
     asking = Asking(arguments.opening, arguments.sample, arguments.seed, arguments.max_new_tokens, arguments.threads)
-    for bundle in arguments.bundle:
-        manifest = Bundle.open(bundle).manifest
-        # The hashes of the files identify the weights.
-        weights = {name: entry.sha256 for name, entry in sorted(manifest.files.items())}
-        header = {**asking.header(bundle, task.name), "files": weights}
-        file = arguments.work / task.name / f"{Path(bundle).name}.jsonl"
-        with Journal(file, header) as journal:
-            sets.append((bundle, ask_bundle(bundle, items, asking, journal, skipped)))
+    if not arguments.bundle:
+        return _checked(sets)
+    with RayWorkers(arguments.ray, arguments.workers) if arguments.ray else nullcontext() as workers:
+        sets += [_asked(task, arguments, bundle, asking, items, skipped, workers) for bundle in arguments.bundle]
+    return _checked(sets)
+
+
+def _asked(
+    task: Task,
+    arguments: argparse.Namespace,
+    bundle: str,
+    asking: Asking,
+    items: Sequence[Item],
+    skipped: Skipped,
+    workers: Workers | None,
+) -> tuple[str, Answers]:
+    """Return name and answers of a bundle."""
+    # The hashes of the files identify the weights.
+    weights = {name: entry.sha256 for name, entry in sorted(Bundle.open(bundle).manifest.files.items())}
+    header = {**asking.header(bundle, task.name), "files": weights}
+    with Journal(arguments.work / task.name / f"{Path(bundle).name}.jsonl", header) as journal:
+        return bundle, ask_bundle(bundle, items, asking, journal, skipped, workers)
+
+
+def _checked(sets: list[tuple[str, Answers]]) -> list[tuple[str, Answers]]:
     if len(dict(sets)) < len(sets):
         raise InputError("a bundle or a file of answers is given twice; give each once")
     return sets

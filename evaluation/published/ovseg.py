@@ -84,7 +84,7 @@ class SegmentationScorer:
             if item.mask.id in truth:
                 self.right[item.id] = float(truth[item.mask.id] == label)
         self.items[image.name] = {
-            "segment_ids": used[: len(items)],
+            "segment_ids": used,
             "asked": len(items),
             "mask_pixels": [int(mask.sum()) for mask in predictions.masks[: len(items)]],
             "label": predictions.labels,
@@ -157,11 +157,11 @@ class SegmentationScorer:
             }
         }
         names = [str(image.image) for image in self.images]
-        measures = [
-            Measure(
-                "PQ", names, lambda rows: 100 * panoptic_quality.averages(counts[rows].sum(axis=0), among["All"])["pq"]
-            )
-        ]
+
+        def quality_of(key: str) -> Callable[[np.ndarray], float]:
+            return lambda rows: 100 * panoptic_quality.averages(counts[rows].sum(axis=0), among["All"])[key]
+
+        measures = [Measure(key.upper(), names, quality_of(key)) for key in ("pq", "sq", "rq")]
         if data.labels:
             self._add_cityscapes(totals, measures, names)
         else:
@@ -200,20 +200,26 @@ class SegmentationScorer:
         def iou(rows: np.ndarray) -> float:
             return cityscapes_scores.pixel_totals(sum((pixels[row] for row in rows), zero), labels)["IoU"]
 
-        measures.append(Measure("mIoU", names, iou))
+        def ap(rows: np.ndarray) -> float:
+            return cityscapes_scores.mean_ap([self._matches[row] for row in rows])
+
+        measures += [Measure("mIoU", names, iou), Measure("AP", names, ap)]
 
     def _add_ade(self, totals: dict[str, Any], measures: list[Measure], names: list[str]) -> None:
         classes, data = self._data.classes, self._data
         counts = np.stack(self._semantic) if self._semantic else np.zeros((0, len(classes), 3), np.int64)
         totals["sem_seg"] = semantic_scores.totals(counts.sum(axis=0), classes.names)
         assert data.instances is not None
-        order = sorted(self._rows[int(one["id"])] for one in data.instances["categories"])
-        ids, shown = [image.id for image in self.images], [classes.names[row] for row in order]
+        categories = sorted(int(one["id"]) for one in data.instances["categories"])
+        ids, shown = [image.id for image in self.images], [classes.names[self._rows[one]] for one in categories]
         for kind in ("bbox", "segm"):
             totals[kind] = instance_scores.instance_totals(data.instances, self._found, ids, shown, kind)
-        measures.append(
-            Measure("mIoU", names, lambda rows: semantic_scores.totals(counts[rows].sum(axis=0), classes.names)["mIoU"])
-        )
+
+        def iou(rows: np.ndarray) -> float:
+            return semantic_scores.totals(counts[rows].sum(axis=0), classes.names)["mIoU"]
+
+        ap = instance_scores.resampled_ap(data.instances, self._found, ids)
+        measures += [Measure("mIoU", names, iou), Measure("AP", names, ap)]
 
 
 def score(data: PanopticData, scores: Mapping[str, np.ndarray], left_out: Callable[[str, str], None]) -> Scored:

@@ -139,9 +139,10 @@ def read_ade(data: Path, images: Path | None, classes: Path | None, split: str, 
 
     def image_of(annotation: Mapping[str, Any]) -> PanopticImage:
         name = Path(str(annotation["file_name"])).stem
+        lossless = folder / f"{annotation['image_id']}.png"  # of simulated scenes
         return PanopticImage(
             str(annotation["image_id"]),
-            folder / f"{annotation['image_id']}.jpg",
+            lossless if lossless.is_file() else lossless.with_suffix(".jpg"),
             root / f"ade20k_panoptic_{split}" / str(annotation["file_name"]),
             annotation["segments_info"],
             root / "annotations_detectron2" / long / f"{name}.png",
@@ -165,9 +166,10 @@ def read_cityscapes(
     content = read_object(file, "images", "annotations", "categories")
     labels = []
     for one in content["categories"]:
-        if not {"id", "name", "supercategory", "isthing"} <= set(one):
-            raise InputError(f"{file}: the category {one} lacks id, name, supercategory or isthing")
-        labels.append(Label(int(one["id"]), str(one["name"]), str(one["supercategory"]), bool(one["isthing"])))
+        if not {"id", "name", "isthing"} <= set(one):
+            raise InputError(f"{file}: the category {one} lacks id, name or isthing")
+        group = str(one.get("supercategory", ""))
+        labels.append(Label(int(one["id"]), str(one["name"]), group, bool(one["isthing"])))
     categories = [label.id for label in labels]
     listed = read_classes(classes or find_file(data, CITYSCAPES_CLASSES, "--classes"), len(labels), 0)
     for label, name in zip(labels, listed.names, strict=True):
@@ -219,6 +221,7 @@ def _read_images(
                     raise ValueError(f"{needed} is missing; prepare the data set with the published scripts")
             ids = mask_ids(panoptic_ids(image.panoptic))[: min(QUERIES, len(image.segments))].tolist()
             truths = [names[own[one]] if one in own else "" for one in ids]
+            hidden = {int(one["id"]): one.get("hidden") for one in image.segments}
             images.append(image)
             items += [
                 Item(
@@ -229,6 +232,7 @@ def _read_images(
                     PngMask(image.panoptic, one),
                     truth,
                     crowd=len(ids),
+                    hidden=hidden.get(one),
                 )
                 for one, truth in zip(ids, truths, strict=True)
             ]

@@ -63,11 +63,13 @@ class SentenceEncoder:
         from transformers import BertModel
         from transformers.utils import logging
 
-        logging.disable_progress_bar()
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         before = logging.get_verbosity()
-        logging.set_verbosity_error()  # the unused pooling layer is reported otherwise
+        # The unused pooling layer is reported otherwise.
+        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         self._torch = torch
-        self._model = BertModel.from_pretrained(folder, add_pooling_layer=False).eval()
+        self._model: Any = BertModel.from_pretrained(folder, add_pooling_layer=False)
+        self._model.eval()  # type: ignore[no-untyped-call]
         logging.set_verbosity(before)
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_padding()

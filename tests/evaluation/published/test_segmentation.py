@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from published_files import IDS, segment, write_ade, write_panoptic, write_png
+from pycocotools import mask as coco_masks
 
-from evaluation.published import cityscapes_scores, panoptic_quality, semantic_scores
+from evaluation.published import cityscapes_scores, instance_scores, panoptic_quality, semantic_scores
 from evaluation.published.cityscapes_scores import InstanceMatches, Label
 from evaluation.published.open_vocabulary import best_of_synonyms, mask_ids, predict, read_classes
 from evaluation.published.ovseg import score
@@ -19,15 +20,11 @@ from osprey_ros.errors import InputError
 from osprey_torch.readers.records import Skipped
 
 
-def _segment(number: int, category: int, area: int, crowd: int = 0) -> dict[str, int]:
-    return {"id": number, "category_id": category, "area": area, "iscrowd": crowd}
-
-
 def test_panoptic_quality_by_hand() -> None:
     true = np.array([[1, 1, 1, 1], [2, 2, 3, 3], [0, 0, 3, 3]])
     found = np.array([[1, 1, 1, 2], [2, 2, 3, 3], [3, 3, 3, 3]])
     # Segment 1: 3 of 4 pixels. Segment 2: 2 of 3 found. Segment 3: the found one has 2 void pixels, which do not count.
-    segments = [_segment(1, 5, 4), _segment(2, 6, 2), _segment(3, 7, 4)]
+    segments = [segment(1, 5, 4), segment(2, 6, 2), segment(3, 7, 4)]
     said = [{"id": 1, "category_id": 5}, {"id": 2, "category_id": 6}, {"id": 3, "category_id": 5}]
     rows = {5: 0, 6: 1, 7: 2}
     counts = panoptic_quality.image_counts(true, segments, found, said, rows)
@@ -40,13 +37,13 @@ def test_panoptic_quality_by_hand() -> None:
 
 def test_panoptic_quality_takes_the_area_of_the_file() -> None:
     true, found = np.array([[1, 1, 0, 0]]), np.array([[1, 1, 0, 0]])
-    counts = panoptic_quality.image_counts(true, [_segment(1, 0, 3)], found, [{"id": 1, "category_id": 0}], {0: 0})
+    counts = panoptic_quality.image_counts(true, [segment(1, 0, 3)], found, [{"id": 1, "category_id": 0}], {0: 0})
     assert counts[0].tolist() == [2 / 3, 1, 0, 0]
 
 
 def test_found_segments_on_a_crowd_are_ignored() -> None:
     true, found = np.array([[1, 1, 1, 2]]), np.array([[1, 1, 1, 1]])
-    segments = [_segment(1, 0, 3, crowd=1), _segment(2, 1, 1)]
+    segments = [segment(1, 0, 3, crowd=1), segment(2, 1, 1)]
     counts = panoptic_quality.image_counts(true, segments, found, [{"id": 1, "category_id": 0}], {0: 0, 1: 1})
     assert counts.tolist() == [[0, 0, 0, 0], [0, 0, 0, 1]]
 
@@ -130,53 +127,6 @@ def test_predictions_of_an_image() -> None:
     assert {label for _, label, _ in found.instances} == {2}
 
 
-def _png(file: Path, values: np.ndarray) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(values).save(file)
-
-
-def _panoptic(file: Path, ids: np.ndarray) -> None:
-    _png(file, np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8))
-
-
-_IDS = np.repeat(np.repeat(np.array([[300, 300, 70000], [300, 300, 5]]), 12, axis=0), 12, axis=1)
-_CATEGORIES = [
-    {"id": 0, "name": "wall", "isthing": 0},
-    {"id": 1, "name": "cup", "isthing": 1},
-    {"id": 2, "name": "dog", "isthing": 1},
-]
-
-
-def _ade(folder: Path) -> Path:
-    root = folder / "ADEChallengeData2016"
-    _panoptic(root / "ade20k_panoptic_val" / "ADE_1.png", _IDS)
-    semantic = np.select([_IDS == 300, _IDS == 70000], [0, 1], 2).astype(np.uint8)
-    _png(root / "annotations_detectron2" / "validation" / "ADE_1.png", semantic)
-    _png(root / "images" / "validation" / "ADE_1.jpg", np.zeros((24, 36, 3), np.uint8))
-    segments = [_segment(300, 0, 576), _segment(70000, 1, 144), _segment(5, 2, 144)]
-    broken = {"image_id": "ADE_2", "file_name": "ADE_2.png", "segments_info": [_segment(1, 0, 5)]}
-    content: dict[str, Any] = {
-        "images": [{"id": "ADE_1"}],
-        "annotations": [{"image_id": "ADE_1", "file_name": "ADE_1.png", "segments_info": segments}, broken],
-        "categories": _CATEGORIES,
-    }
-    (root / "ade20k_panoptic_val.json").write_text(json.dumps(content))
-    boxes = {70000: [24, 0, 12, 12], 5: [24, 12, 12, 12]}
-    instances = {
-        "images": [{"id": "ADE_1", "height": 24, "width": 36}],
-        "categories": _CATEGORIES[1:],
-        "annotations": [
-            {"id": number, "image_id": "ADE_1", "category_id": category, "iscrowd": 0, "area": 144, "bbox": boxes[one],
-             "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]]}
-            for number, (one, category) in enumerate(((70000, 1), (5, 2)), 1)
-            for x, y, w, h in [boxes[one]]
-        ],
-    }  # fmt: skip
-    (root / "ade20k_instance_val.json").write_text(json.dumps(instances))
-    (folder / "ade20k_3_with_prompt_eng.txt").write_text("0:invalid_class_id\n1:wall,walls\n2:cup,mug\n3:dog\n")
-    return folder
-
-
 def _scores(data: PanopticData, labels: dict[int, int]) -> dict[str, np.ndarray]:
     width = len(data.classes)
     return {item.id: np.eye(width, dtype=np.float32)[labels[item.mask.id]] for item in data.items}  # type: ignore[union-attr]
@@ -184,7 +134,7 @@ def _scores(data: PanopticData, labels: dict[int, int]) -> dict[str, np.ndarray]
 
 def test_the_layout_of_ade_is_read_and_right_answers_have_all_points(tmp_path: Path) -> None:
     skipped = Skipped()
-    data = read_ade(_ade(tmp_path), None, None, "val", skipped)
+    data = read_ade(write_ade(tmp_path), None, None, "val", skipped)
     assert [item.id for item in data.items] == ["ADE_1.jpg#5", "ADE_1.jpg#300", "ADE_1.jpg#70000"]
     assert [item.truth for item in data.items] == ["dog", "wall", "cup"]
     assert data.classes.texts()[0][1] == "There is a walls in the scene."
@@ -194,14 +144,51 @@ def test_the_layout_of_ade_is_read_and_right_answers_have_all_points(tmp_path: P
     assert result.shown["PQ"] == result.shown["mIoU"] == result.shown["accuracy"] == 100.0
     assert result.totals["segm"]["AP"] == pytest.approx(100, abs=1e-6)
     assert result.totals["bbox"]["AP"] == 0  # boxes are empty, as published
+    for measure in result.measures:
+        assert measure.compute(np.array([0] * (3 if measure.rows else 1))) == pytest.approx(100, abs=1e-6)
     wrong = score(data, _scores(data, {5: 1, 300: 0, 70000: 1}), skipped.add)
     assert wrong.shown["accuracy"] == pytest.approx(100 * 2 / 3)
     assert wrong.items["ADE_1.jpg"]["label"].tolist() == [1, 0, 1]
     assert wrong.shown["PQ"] == pytest.approx(100 * (1 + 1 / 1.5 + 0) / 3)
 
 
+@pytest.mark.parametrize("place", ["ade/ADEChallengeData2016", "."])
+def test_ade_is_found_where_the_published_scripts_put_it(tmp_path: Path, place: str) -> None:
+    folder = write_ade(tmp_path / "made")
+    target = tmp_path / "data" / place
+    shutil.copytree(folder / "ADEChallengeData2016", target)
+    shutil.copy(folder / "ade20k_3_with_prompt_eng.txt", tmp_path / "data")
+    assert len(read_ade(tmp_path / "data", None, None, "val", Skipped()).items) == 3
+
+
+def test_resampled_precision_equals_that_of_pycocotools() -> None:
+    rng = np.random.default_rng(3)
+    truth: dict[str, list[dict[str, object]]] = {"images": [], "annotations": [], "categories": [{"id": 0}, {"id": 1}]}
+    found: list[dict[str, object]] = []
+    for image in range(6):
+        truth["images"].append({"id": f"i{image}", "height": 40, "width": 60})
+        for _ in range(4):
+            mask = np.zeros((40, 60), np.uint8, order="F")
+            x, y = (int(v) for v in rng.integers(0, 30, 2))
+            mask[y : y + 9, x : x + 20] = 1
+            moved = np.asfortranarray(np.roll(mask, int(rng.integers(0, 7)), axis=1))
+            category = int(rng.integers(2))
+            common = {"image_id": f"i{image}", "category_id": category}
+            own = {"id": len(truth["annotations"]) + 1, "iscrowd": 0, "area": 180, "bbox": [x, y, 20, 9], **common}
+            truth["annotations"].append({**own, "segmentation": coco_masks.encode(mask)})
+            points = float(rng.random())
+            found.append({**common, "score": points, "bbox": [0, 0, 0, 0], "segmentation": coco_masks.encode(moved)})
+    images = [f"i{image}" for image in (4, 2, 0, 1, 3, 5)]
+    whole = instance_scores.instance_totals(truth, found, images, ["a", "b"], "segm")
+    ap = instance_scores.resampled_ap(truth, found, images)
+    assert 20 < whole["AP"] < 95
+    assert ap(np.arange(6)) == pytest.approx(whole["AP"], abs=1e-9)
+    few = instance_scores.instance_totals(truth, found, images[:2], ["a", "b"], "segm")
+    assert ap(np.array([1, 0])) == pytest.approx(few["AP"], abs=1e-9)
+
+
 def test_an_image_with_a_missing_answer_is_left_out_and_named(tmp_path: Path) -> None:
-    data, skipped = read_ade(_ade(tmp_path), None, None, "val", Skipped()), Skipped()
+    data, skipped = read_ade(write_ade(tmp_path), None, None, "val", Skipped()), Skipped()
     scores = _scores(data, {5: 2, 300: 0, 70000: 1})
     del scores["ADE_1.jpg#300"]
     result = score(data, scores, skipped.add)
@@ -212,12 +199,12 @@ def test_an_image_with_a_missing_answer_is_left_out_and_named(tmp_path: Path) ->
 
 def test_the_layout_of_cityscapes_is_read(tmp_path: Path) -> None:
     root, name = tmp_path / "cityscapes", "bonn_000001_000002"
-    ids = np.where(_IDS == 300, 7, np.where(_IDS == 5, 26000, 26001))
-    _panoptic(root / "gtFine" / "cityscapes_panoptic_val" / f"{name}_gtFine_panoptic.png", ids)
+    ids = np.where(IDS == 300, 7, np.where(IDS == 5, 26000, 26001))
+    write_panoptic(root / "gtFine" / "cityscapes_panoptic_val" / f"{name}_gtFine_panoptic.png", ids)
     labels = np.where(ids == 7, 7, 26).astype(np.uint8)
-    _png(root / "gtFine" / "val" / "bonn" / f"{name}_gtFine_labelIds.png", labels)
-    _png(root / "gtFine" / "val" / "bonn" / f"{name}_gtFine_instanceIds.png", ids.astype(np.uint16))
-    segments = [_segment(7, 7, 576), _segment(26000, 26, 144), _segment(26001, 26, 144)]
+    write_png(root / "gtFine" / "val" / "bonn" / f"{name}_gtFine_labelIds.png", labels)
+    write_png(root / "gtFine" / "val" / "bonn" / f"{name}_gtFine_instanceIds.png", ids.astype(np.uint16))
+    segments = [segment(7, 7, 576), segment(26000, 26, 144), segment(26001, 26, 144)]
     content = {
         "images": [{"id": name}],
         "annotations": [{"image_id": name, "file_name": f"{name}_gtFine_panoptic.png", "segments_info": segments}],

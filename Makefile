@@ -26,6 +26,7 @@ endif
 help:
 	@echo "make venv   set up $(VENV) with everything (runtime, simulator, ROS 2, PyTorch for training and tests)"
 	@echo "make demo   describe the objects of a simulated camera over ROS 2; writes build/demo/ (needs no PyTorch)"
+	@echo "            MASKS=own: with the masks of the shipped segmenter"
 	@echo "make gallery  draw photographs of the packs in DATA with what BUNDLE says about them; writes build/gallery/"
 	@echo "make docs-images  draw docs/home.jpg: what home says about photographs under CC0 and simulated rooms"
 	@echo "make test   run the tests"
@@ -39,8 +40,10 @@ help:
 
 venv: $(STAMPS)/robot $(STAMPS)/test $(STAMPS)/lint
 
+# MASKS=own: masks of the shipped segmenter in place of those of the simulator.
+MASKS ?= exact
 demo: $(STAMPS)/robot
-	$(BIN)/python -m osprey_sim.demo --output build/demo
+	$(BIN)/python -m osprey_sim.demo --output build/demo --masks $(MASKS)
 
 # Packs of photographs with masks in COCO's layout, a folder each.
 DATA ?= ../shared/data

@@ -31,6 +31,7 @@ from osprey_ros.messages import images
 from osprey_ros.messages.stamps import stamp_of
 from osprey_ros.scene.types import UNKNOWN
 from osprey_ros.vision.image_io import save_image
+from osprey_sim.demo_masks import MaskFrames, comparison, exact_categories
 from osprey_sim.node_process import NodeProcess
 from osprey_sim.object_sets import HOME, OBJECT_SETS
 
@@ -38,8 +39,12 @@ if TYPE_CHECKING:
     from osprey_ros.kinds.tree import KindTree
     from osprey_sim.recorder import CameraRecorder
 
-RIGHT, GENERAL, UNSURE, WRONG = "right", "general", "unsure", "wrong"
-MARKS = {RIGHT: "✓", GENERAL: "more general", UNSURE: "not sure", WRONG: "✗"}
+RIGHT, GENERAL, UNSURE, WRONG, NOTHING = "right", "general", "unsure", "wrong", "no object"
+MARKS = {RIGHT: "✓", GENERAL: "more general", UNSURE: "not sure", WRONG: "✗", NOTHING: "no object"}
+EXACT, OWN = "exact", "own"  # whose masks: the camera's, or those of the shipped segmenter
+
+
+_NO_TRUTH = {"category": "", "short": ""}  # of a mask that shows no object
 
 
 @dataclass
@@ -51,12 +56,14 @@ class Collected:
         objects: Described objects of each frame.
         truths: Category and description of each object that the camera shows, by instance id.
         overlays: Images uint8 [H, W, 3] with the descriptions drawn on them.
+        masks: Images and ids where a segmenter draws the masks, else None.
     """
 
     recorder: CameraRecorder | None = None
     objects: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     truths: dict[int, dict[int, dict[str, str]]] = field(default_factory=dict)
     overlays: dict[int, np.ndarray] = field(default_factory=dict)
+    masks: MaskFrames | None = None
 
     def add_objects(self, message: Any) -> None:
         """Store the objects of an ObjectDescriptionArray."""
@@ -85,7 +92,10 @@ class Collected:
     def complete(self) -> list[int]:
         """Return the ascending stamps of frames with objects, truth, overlay and, if recorded, all messages."""
         stamps = {s for s in self.objects if self.objects[s] and s in self.truths and s in self.overlays}
-        return sorted(stamps if self.recorder is None else stamps & self.recorder.frames())
+        for other in (self.recorder, self.masks):
+            if other is not None:
+                stamps &= other.frames()
+        return sorted(stamps)
 
 
 @command("demo failed")
@@ -111,6 +121,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="models of real things in a room, or primitives on a table (default: %(default)s)",
     )
     parser.add_argument(
+        "--masks",
+        choices=(EXACT, OWN),
+        default=EXACT,
+        help="masks of the simulator, or those of the shipped segmenter (default: %(default)s)",
+    )
+    parser.add_argument(
         "--record",
         type=Path,
         metavar="OUT.mcap",
@@ -133,6 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.timeout,
             options.record,
             options.objects,
+            options.masks,
         )
     except ModuleNotFoundError as error:
         raise InputError(f"{error.name} is not installed; the demo needs ROS 2, mujoco and PyOpenGL") from error
@@ -147,8 +164,9 @@ def run(
     timeout: float,
     record: Path | None = None,
     objects: str = HOME,
+    masks: str = EXACT,
 ) -> None:
-    """Start both nodes, wait for described frames and write the results.
+    """Start the nodes, wait for described frames and write the results.
 
     Raises:
         OspreyError: The bundle cannot be opened, a node ended, the frames did not arrive in time, or the camera cannot
@@ -165,19 +183,22 @@ def run(
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
         # A separate domain, unless one is set, so that other nodes on this machine are not disturbed.
         os.environ.setdefault("ROS_DOMAIN_ID", str(random.randint(1, 101)))
+        nodes = [
+            ("osprey", "osprey_ros.ros.node", _node_arguments(bundle, masks)),
+            ("camera", "osprey_sim.camera_node", _camera_arguments(seed, objects)),
+        ]
+        if masks == OWN:
+            nodes.insert(1, ("segmenter", "osprey_ros.ros.segmenter.node", _segmenter_arguments()))
         children = [
             stack.enter_context(NodeProcess(name, module, arguments, output / f"{name}.log", os.environ))
-            for name, module, arguments in (
-                ("osprey", "osprey_ros.ros.node", _node_arguments(bundle)),
-                ("camera", "osprey_sim.camera_node", _camera_arguments(seed, objects)),
-            )
+            for name, module, arguments in nodes
         ]
         print(
             f"ROS domain {os.environ['ROS_DOMAIN_ID']}: waiting for {frames} frames described by the bundle "
             f"{opened.manifest.name} in {opened.root}",
             flush=True,
         )
-        collected = collect(children, frames, timeout, record)
+        collected = collect(children, frames, timeout, record, MaskFrames() if masks == OWN else None)
         statuses = {child.name: child.stop() for child in children}
     for child in children:
         if statuses[child.name]:
@@ -194,6 +215,8 @@ def run(
         f"{count[RIGHT]}, true but more general for {count[GENERAL]}, not sure for {count[UNSURE]}, wrong for "
         f"{count[WRONG]}"
     )
+    if collected.masks is not None:
+        print(_compared_masks(bundle, collected.masks, collected, entries, stamps, tree))
     print(f"wrote {output / 'objects.json'} and {output / 'overlay.png'}")
     if record is not None:
         print(
@@ -202,10 +225,15 @@ def run(
         )
 
 
-def _node_arguments(bundle: str) -> list[str]:
-    remapped = ["-r", "image:=/camera/image", "-r", "segmentation:=/camera/segmentation"]
+def _node_arguments(bundle: str, masks: str) -> list[str]:
+    ids = "/segmenter/ids" if masks == OWN else "/camera/segmentation"
+    remapped = ["-r", "image:=/camera/image", "-r", f"segmentation:={ids}"]
     # Every frame shows another table, so there is nothing to remember.
     return ["--ros-args", *remapped, *_parameters(bundle=bundle, autostart="true", remember="false")]
+
+
+def _segmenter_arguments() -> list[str]:
+    return ["--ros-args", "-r", "image:=/camera/image", *_parameters(autostart="true")]
 
 
 def _camera_arguments(seed: int, objects: str) -> list[str]:
@@ -217,8 +245,21 @@ def _parameters(**values: str) -> list[str]:
     return [argument for name, value in values.items() for argument in ("-p", f"{name}:={value}")]
 
 
-def collect(children: Sequence[NodeProcess], frames: int, timeout: float, record: Path | None = None) -> Collected:
-    """Receive messages until enough frames are complete, and record the camera if ``record`` is given.
+def collect(
+    children: Sequence[NodeProcess],
+    frames: int,
+    timeout: float,
+    record: Path | None = None,
+    masks: MaskFrames | None = None,
+) -> Collected:
+    """Receive messages until enough frames are complete.
+
+    Args:
+        children: The nodes.
+        frames: Number of frames.
+        timeout: Seconds.
+        record: File for a recording of the camera; None for none.
+        masks: Gets images and ids of all frames, if a segmenter draws the masks.
 
     Raises:
         OspreyError: A node ended, ``timeout`` seconds passed, or the camera cannot be recorded.
@@ -232,7 +273,7 @@ def collect(children: Sequence[NodeProcess], frames: int, timeout: float, record
 
     from osprey_ros.ros import interfaces
 
-    collected = Collected()
+    collected = Collected(masks=masks)
     # The demo handles signals itself, and ends both nodes.
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node("demo")
@@ -243,6 +284,8 @@ def collect(children: Sequence[NodeProcess], frames: int, timeout: float, record
         node.create_subscription(interfaces.ObjectDescriptionArray, "/osprey/objects", collected.add_objects, 10)
         node.create_subscription(String, "/camera/camera/truth", collected.add_truth, 10)
         node.create_subscription(Image, "/osprey/overlay", collected.add_overlay, 5)
+        if masks is not None:
+            masks.subscribe(node, Image)
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         deadline = time.monotonic() + timeout
@@ -292,12 +335,35 @@ def compared(stamp: int, collected: Collected, tree: KindTree | None = None) -> 
         tree: The kinds of the bundle, None if it has none.
     """
     truths = collected.truths[stamp]
+    shown = None if collected.masks is None else collected.masks.shown(stamp)
     entries = []
     for described in collected.objects[stamp]:
-        truth = truths[described["instance_id"]]
-        verdict = judged(described["category"], truth["category"], tree)
+        number = described["instance_id"]
+        truth = truths.get(number if shown is None else shown.get(number, 0), _NO_TRUTH)
+        verdict = judged(described["category"], truth["category"], tree) if truth is not _NO_TRUTH else NOTHING
         entries.append({"stamp": stamp / 1e9, **described, "truth": truth, "category_is": verdict})
     return entries
+
+
+def _compared_masks(
+    bundle: str,
+    masks: MaskFrames,
+    collected: Collected,
+    entries: Sequence[dict[str, Any]],
+    stamps: Sequence[int],
+    tree: KindTree | None,
+) -> str:
+    """Return lines on how many objects have a mask, and on their categories with these and with exact masks."""
+    own = Counter(str(entry["category_is"]) for entry in entries)
+    others = own.pop(NOTHING, 0)
+    exact = Counter(
+        judged(category, collected.truths[stamp][number]["category"], tree)
+        for stamp, number, category in exact_categories(bundle, masks, stamps)
+        if number in collected.truths[stamp]
+    )
+    found = sum(len(set(masks.shown(stamp).values()) & set(masks.visible(stamp))) for stamp in stamps)
+    visible = sum(len(masks.visible(stamp)) for stamp in stamps)
+    return comparison({OWN: own, EXACT: exact}, found, visible, others)
 
 
 def judged(category: str, truth: str, tree: KindTree | None = None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -27,6 +28,7 @@ from osprey_ros.messages.stamps import stamp_of
 from osprey_ros.ros.outputs import messages
 from osprey_sim import words
 from osprey_sim.demo import judged
+from osprey_sim.demo_masks import shown_objects
 from osprey_sim.home import shipped_models
 from osprey_sim.node_process import NodeProcess
 from osprey_sim.object_sets import SceneSource
@@ -148,6 +150,28 @@ def test_the_demo_shows_rooms_to_home_unless_told_otherwise(env: dict[str, str],
     ) in ended.stdout
     assert count["wrong"] < len(entries) / 2
     assert count["right"] >= len(entries) / 5
+
+
+def test_the_demo_describes_masks_of_the_segmenter(env: dict[str, str], tmp_path: Path) -> None:
+    ended = demo(env, tmp_path / "out", *TABLETOP, "--masks", "own", "--frames", "2")
+    assert ended.returncode == 0, ended.stderr
+    found, visible = map(int, re.findall(r"own masks: (\d+) of (\d+) objects found", ended.stdout)[0])
+    assert visible >= 4
+    assert visible / 2 <= found <= visible
+    entries = json.loads((tmp_path / "out" / "objects.json").read_text())
+    verdicts = Counter(entry["category_is"] for entry in entries)
+    known = len(entries) - verdicts["no object"]
+    assert known >= found  # two masks can show one object
+    assert f"category of {known} objects with own masks" in ended.stdout
+    assert re.search(r"category of \d+ objects with exact masks: .*right \d+", ended.stdout)
+
+
+def test_masks_show_the_objects_that_they_overlap() -> None:
+    true, own = np.zeros((10, 20), np.uint16), np.zeros((10, 20), np.uint16)
+    true[2:8, 2:8], true[2:8, 12:18] = 5, 7
+    own[2:8, 3:8], own[0:2, 0:20] = 300, 2  # most of the first object, and the background
+    own[2:4, 12:18] = 9  # a third of the other
+    assert shown_objects(true, own) == {300: 5}
 
 
 def test_categories_are_judged_by_the_tree() -> None:

@@ -83,18 +83,27 @@ class Everything:
             prompts = np.flatnonzero(scores.max(axis=1) >= settings.min_score)
             candidates = best[prompts]
         rows, columns = self._placement.cells(*logits.shape[2:])
-        kept, values = logits[prompts, candidates, :rows, :columns], scores[prompts, candidates]
-        stable = stability(kept, threshold, settings.stability_offset) >= settings.min_stability
-        kept, values = kept[stable], values[stable]
-        if self._covered is not None and len(kept):
-            down, across = (
-                np.minimum(((np.arange(cells) + 0.5) * low / cells).astype(int), low - 1)
-                for cells, low in zip(self._covered.shape, kept.shape[1:], strict=True)
-            )
-            self._covered |= (kept[:, down[:, None], across] > threshold).any(axis=0)
-        masks = [low_mask(mask, score, threshold) for mask, score in zip(kept, values, strict=True)]
-        smallest = settings.min_area * rows * columns / np.prod(self._placement.shape)
-        return [mask for mask in masks if mask is not None and mask.area >= smallest]
+        smallest = settings.min_area / self._placement.pixels_of(*logits.shape[2:])
+        found = []
+        for prompt, candidate in zip(prompts, candidates, strict=True):
+            values = logits[prompt, candidate, :rows, :columns]
+            if stability(values, threshold, settings.stability_offset) < settings.min_stability:
+                continue
+            self._cover(values > threshold)
+            mask = low_mask(values, scores[prompt, candidate], threshold)
+            if mask is not None and mask.area >= smallest:
+                found.append(mask)
+        return found
+
+    def _cover(self, mask: np.ndarray) -> None:
+        """Note which cells of ``objectness`` have their centers in a mask, bool [h, w]."""
+        if self._covered is None:
+            return
+        down, across = (
+            np.minimum(((np.arange(cells) + 0.5) * low / cells).astype(int), low - 1)
+            for cells, low in zip(self._covered.shape, mask.shape, strict=True)
+        )
+        self._covered |= mask[down[:, None], across]
 
 
 def _spread(values: np.ndarray, free: np.ndarray, count: int, apart: np.ndarray) -> np.ndarray:

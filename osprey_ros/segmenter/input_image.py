@@ -40,6 +40,11 @@ class Placement:
         rows, columns = self.size[0] * height / self.input_size[0], self.size[1] * width / self.input_size[1]
         return max(1, min(height, round(rows))), max(1, min(width, round(columns)))
 
+    def pixels_of(self, height: int, width: int) -> float:
+        """Return how many pixels of the image a cell of a map [height, width] over the input covers."""
+        across, down = self.scale
+        return self.input_size[0] * self.input_size[1] / (height * width * across * down)
+
 
 class InputImage:
     """Makes the encoder's input from one image after another. Use it from one thread at a time.

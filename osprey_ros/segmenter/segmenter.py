@@ -192,7 +192,9 @@ class Segmenter:
     ) -> list[MaskCrop]:
         """Return masks at the resolution of the image, without small holes and islands."""
         threshold = self.spec.mask_threshold
-        return [cleaned(resized(mask, placement, low_shape, threshold), min_area) for mask in masks]
+        smallest = min_area / placement.pixels_of(*low_shape)
+        clean = [cleaned(mask, threshold, smallest) for mask in masks]
+        return [resized(mask, placement, low_shape, threshold) for mask in clean]
 
 
 def _segments(

@@ -22,6 +22,7 @@ from evaluation.published.answers import Answers
 from evaluation.published.command import Task, run_task
 from evaluation.published.data import counted, image_folder, read_object
 from evaluation.published.items import Item, Measure, Scored
+from evaluation.published.judged import add_judge_options, check_judge_options, recorded
 from evaluation.published.multiple_choice import NEGATIVE, POSITIVE
 from osprey_ros.cli._edge import command
 from osprey_ros.decoding.prompt import QUESTIONS
@@ -31,7 +32,7 @@ from osprey_ros.regions.regions import regions_from_masks
 from osprey_ros.vision.image_io import load_image
 from osprey_ros.viz.overlay import overlay
 from osprey_torch.chat.endpoint import Request
-from osprey_torch.chat.options import add_endpoint_options, opened_writer, spending
+from osprey_torch.chat.options import opened_writer, spending
 from osprey_torch.readers.coco import mask_of
 from osprey_torch.readers.files import read_json
 from osprey_torch.readers.records import Skipped
@@ -189,33 +190,14 @@ class _DlcBench(Task):
     about = __doc__ or ""
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
-        group = parser.add_argument_group("judge")
-        group.add_argument(
-            "--replies",
-            type=Path,
-            action="append",
-            default=[],
-            metavar="FILE",
-            help="evaluated outputs with the replies of a judge, or replies by item; one for each set of answers",
-        )
-        group.add_argument("--endpoint", metavar="URL", help="ask a judge behind an OpenAI-compatible endpoint")
+        forms = "evaluated outputs as Describe Anything publishes them, or lists of replies by item"
+        group = add_judge_options(parser, forms, 'replies {key: {"reply": text, "choices": [texts]}}')
         group.add_argument(
             "--with-image", action="store_true", help="show the judge the image with the outlined region"
         )
-        add_endpoint_options(group)
-        group.add_argument(
-            "--parse",
-            type=Path,
-            metavar="FILE",
-            help='parse replies {key: {"reply": text, "choices": [texts]}}, and do no more',
-        )
 
     def check(self, arguments: argparse.Namespace) -> None:
-        if arguments.endpoint and not arguments.model:
-            raise InputError("--endpoint needs --model, the name of the judge")
-        sets = len(arguments.answers) + len(arguments.bundle)
-        if arguments.replies and len(arguments.replies) != sets:
-            raise InputError(f"{len(arguments.replies)} files of --replies for {sets} sets; give one for each")
+        check_judge_options(arguments)
         if (arguments.data / "qa.json").is_file():
             multiple_choice.recognition("cup")
 
@@ -225,10 +207,9 @@ class _DlcBench(Task):
     def score(
         self, data: DlcData, answers: Answers, arguments: argparse.Namespace, skipped: Skipped, name: str
     ) -> Scored:
-        if arguments.replies:
-            number = [*map(str, arguments.answers), *arguments.bundle].index(name)
-            judged_by = arguments.model or arguments.replies[number].name
-            return score(data, answers, read_replies(arguments.replies[number]), judged_by, skipped)
+        kept = recorded(arguments, name)
+        if kept is not None:
+            return score(data, answers, read_replies(kept[0]), kept[1], skipped)
         if not arguments.endpoint:
             return score(data, answers, {}, "nobody", skipped)
         judged_by = arguments.model + (" with the image" if arguments.with_image else "")

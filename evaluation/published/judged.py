@@ -57,8 +57,11 @@ class JudgedData:
     judged: Mapping[str, JudgedItem]
 
 
-def add_judge_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of a judge: replies of before, or an endpoint."""
+def add_judge_options(parser: argparse.ArgumentParser, replies: str, parse: str) -> Any:
+    """Add the options of a judge, replies of before or an endpoint, and return their group.
+
+    ``replies`` and ``parse`` say which forms --replies and --parse take.
+    """
     group = parser.add_argument_group("judge")
     group.add_argument(
         "--replies",
@@ -66,12 +69,12 @@ def add_judge_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="replies of a judge: a JSON object by item, or JSON lines as the published scripts write them; in the "
-        "order of the sets of answers",
+        help=f"replies of a judge: {replies}; one file for each set of answers, in their order",
     )
     group.add_argument("--endpoint", metavar="URL", help="ask a judge behind an OpenAI-compatible endpoint")
     add_endpoint_options(group)
-    group.add_argument("--parse", type=Path, metavar="FILE", help="parse the replies of a JSON object, and do no more")
+    group.add_argument("--parse", type=Path, metavar="FILE", help=f"parse {parse}, and do no more")
+    return group
 
 
 def check_judge_options(arguments: argparse.Namespace) -> None:
@@ -81,6 +84,14 @@ def check_judge_options(arguments: argparse.Namespace) -> None:
     sets = len(arguments.answers) + len(arguments.bundle)
     if arguments.replies and len(arguments.replies) != sets:
         raise InputError(f"{len(arguments.replies)} files of --replies for {sets} sets of answers; give one for each")
+
+
+def recorded(arguments: argparse.Namespace, name: str) -> tuple[Path, str] | None:
+    """Return the file of recorded replies to a set of answers, and the name of the judge; None without --replies."""
+    if not arguments.replies:
+        return None
+    file: Path = arguments.replies[[*map(str, arguments.answers), *arguments.bundle].index(name)]
+    return file, arguments.model or file.name
 
 
 def read_replies(path: Path, items: Sequence[Item]) -> dict[str, str]:
@@ -201,7 +212,8 @@ class JudgedTask(Task):
     digits: int
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
-        add_judge_options(parser)
+        forms = "a JSON object by item, or JSON lines as the published scripts write them"
+        add_judge_options(parser, forms, "the replies of a JSON object")
 
     def check(self, arguments: argparse.Namespace) -> None:
         check_judge_options(arguments)
@@ -221,10 +233,9 @@ class JudgedTask(Task):
         stored = {one: text if answers.stored else self.stored(text) for one, text in texts.items()}
         shown = {one: self.shown(text) for one, text in stored.items()}
         judged_by, replies = "nobody", {}
-        if arguments.replies:
-            number = [*map(str, arguments.answers), *arguments.bundle].index(name)
-            judged_by = arguments.model or arguments.replies[number].name
-            replies = read_replies(arguments.replies[number], data.items)
+        kept = recorded(arguments, name)
+        if kept is not None:
+            replies, judged_by = read_replies(kept[0], data.items), kept[1]
         elif arguments.endpoint:
             judged_by = arguments.model
             replies = self._asked(data, shown, arguments, skipped)

@@ -40,6 +40,8 @@ class RayWorkers:
         root = str(Path(__file__).resolve().parents[2])
         paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         where: dict[str, Any] = {"num_cpus": count} if address == LOCAL else {}
+        if address == LOCAL:
+            os.environ.setdefault("RAY_worker_niceness", "0")  # Ray gives its workers the lowest priority
         try:
             ray.init(
                 address,

@@ -139,7 +139,7 @@ def read_ade(data: Path, images: Path | None, classes: Path | None, split: str, 
 
     def image_of(annotation: Mapping[str, Any]) -> PanopticImage:
         name = Path(str(annotation["file_name"])).stem
-        lossless = folder / f"{annotation['image_id']}.png"  # of simulated scenes
+        lossless = folder / f"{name}.png"  # of simulated scenes
         return PanopticImage(
             str(annotation["image_id"]),
             lossless if lossless.is_file() else lossless.with_suffix(".jpg"),

@@ -9,14 +9,12 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from model_server import model_server
 from PIL import Image
 
 from osprey_ros.decoding.prompt import QUESTIONS
@@ -172,50 +170,6 @@ def test_parts_are_parts_of_their_objects(cups: Path) -> None:
     assert [turn.answer for turn in turns] == ["ear", "cow", "leg", "cow"]
 
 
-class _Model(BaseHTTPRequestHandler):
-    """A language model of a few lines; what it says is decided by the server's `say`."""
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with self.server.lock:  # type: ignore[attr-defined]
-            asked: list[dict] = self.server.asked  # type: ignore[attr-defined]
-            asked.append({**body, "path": self.path, "key": self.headers.get("Authorization")})
-            number = len(asked)
-        status, headers, content = self.server.say(body, number)  # type: ignore[attr-defined]
-        reply = {
-            "choices": [{"message": {"content": content}}],
-            "usage": {"prompt_tokens": 200, "completion_tokens": 50},
-        }
-        data = json.dumps(reply if status == 200 else {"error": content}).encode()
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-Say = Callable[[dict, int], tuple[int, dict[str, str], str]]
-
-
-@contextmanager
-def _server(say: Say) -> Iterator[Any]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Model)
-    server.asked, server.say, server.lock = [], say, threading.Lock()  # type: ignore[attr-defined]
-    server.url = f"http://127.0.0.1:{server.server_port}/v1"  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
 GOOD = {
     "descriptions": {"1": "A white cup to the left of <region2>.", "2": "A large bowl beside the cup of <region1>."},
     "turns": [{"question": "What is <region1>?", "answer": "A cup."}, {"question": "And beside?", "answer": "A bowl."}],
@@ -237,7 +191,7 @@ def _summary(folder: Path) -> dict:
 
 def test_an_endpoint_is_asked_once_for_each_kind_and_image(cups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", "secret")
-    with _server(_good) as server:
+    with model_server(_good) as server:
         assert _ask(server, cups, "--key-variable", "MY_KEY", "--price-sent", "1", "--price-received", "10") == 0
         assert len(server.asked) == 3 * 3
         assert {request["path"] for request in server.asked} == {"/v1/chat/completions"}
@@ -257,7 +211,7 @@ def test_an_endpoint_is_asked_once_for_each_kind_and_image(cups: Path, monkeypat
 
 def test_tokens_and_dollars_are_counted_over_all_runs(cups: Path) -> None:
     prices = ["--price-sent", "1", "--price-received", "10"]
-    with _server(_good) as server:
+    with model_server(_good) as server:
         assert _ask(server, cups, *prices, "--kinds", "conversations") == 0
         first = _summary(cups)
         assert (first["tokens_sent"], first["tokens_received"]) == (600, 150)
@@ -267,7 +221,7 @@ def test_tokens_and_dollars_are_counted_over_all_runs(cups: Path) -> None:
 
 
 def test_the_bound_is_never_passed_and_a_higher_one_goes_on(cups: Path) -> None:
-    with _server(_good) as server:
+    with model_server(_good) as server:
         assert _ask(server, cups, "--most-tokens", "2100", "--kinds", "conversations", "masks") == command.BOUND_REACHED
         told = _summary(cups)
         # A request is made only if the most it could cost still fits; afterwards it counts what it did cost.
@@ -286,7 +240,7 @@ def test_it_waits_and_asks_again_after_answers_that_pass(cups: Path) -> None:
             return (429, {"Retry-After": "0.05"}, "slow down") if number == 1 else (503, {}, "overloaded")
         return _good(body, number)
 
-    with _server(busy) as server:
+    with model_server(busy) as server:
         started = time.monotonic()
         assert _ask(server, cups, "--kinds", "conversations", "--parallel", "1") == 0
         assert time.monotonic() - started >= 0.05
@@ -305,7 +259,7 @@ def test_it_waits_and_asks_again_after_answers_that_pass(cups: Path) -> None:
 def test_refusals_say_what_to_do(
     cups: Path, capsys: pytest.CaptureFixture[str], status: int, attempts: int, message: str
 ) -> None:
-    with _server(lambda body, number: (status, {}, "why")) as server:
+    with model_server(lambda body, number: (status, {}, "why")) as server:
         assert _ask(server, cups, "--kinds", "conversations", "--parallel", "1", "--attempts", "3") == 2
         assert len(server.asked) == attempts
     assert re.search(f"instructions: .*{message}", capsys.readouterr().err)
@@ -319,7 +273,7 @@ def test_a_request_without_an_answer_counts_as_spent(cups: Path) -> None:
             held.wait(60)
         return _good(body, number)
 
-    with _server(silent) as server:
+    with model_server(silent) as server:
         options = ["--timeout", "0.2", "--kinds", "conversations", "--parallel", "1", "--pictures", "1"]
         status = _ask(server, cups, *options, "--attempts", "30")
         held.set()
@@ -355,7 +309,7 @@ def test_bad_answers_are_counted_and_never_written(cups: Path, content: str, rea
     def say(body: dict, number: int) -> tuple[int, dict[str, str], str]:
         return 200, {}, content
 
-    with _server(say) as server:
+    with model_server(say) as server:
         assert _ask(server, cups, "--kinds", "detail_description", "--pictures", "2") == 0
         assert _ask(server, cups, "--kinds", "detail_description", "--pictures", "2") == 0
         assert len(server.asked) == 2, "a bad answer is not asked for again"
@@ -367,7 +321,7 @@ def test_bad_answers_are_counted_and_never_written(cups: Path, content: str, rea
 
 def test_short_answers_must_be_short(cups: Path) -> None:
     long = _changed(turns=[{"question": "What is <region1>?", "answer": "A cup that someone has left there."}])
-    with _server(lambda body, number: (200, {}, long)) as server:
+    with model_server(lambda body, number: (200, {}, long)) as server:
         assert _ask(server, cups, "--kinds", "short_form", "conversations") == 0
     assert _summary(cups)["samples"] == {"conversations": 3}
     assert _summary(cups)["left_out"] == {"short_form: too long for a short answer": 3}
@@ -384,7 +338,7 @@ def test_a_killed_run_goes_on_without_asking_twice(cups: Path) -> None:
         return _good(body, number)
 
     never = threading.Event()
-    with _server(say) as server:
+    with model_server(say) as server:
         options = ["--endpoint", server.url, "--model", "small", "--parallel", "1"]
         arguments = _source(cups, *options, "--kinds", "conversations", "short_form")
         running = subprocess.Popen([sys.executable, "-m", "training.instructions", *arguments], cwd=ROOT)

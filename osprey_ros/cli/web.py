@@ -15,6 +15,7 @@ from osprey_ros.file_errors import native_path
 
 if TYPE_CHECKING:
     from osprey_ros.bundle.bundle import Bundle
+    from osprey_ros.ros.topic_camera import TopicCamera
 
 _SHIPPED = ("home", "nano")
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -39,6 +40,9 @@ def add_command(commands: Any) -> None:
     add_segmenter_option(command)
     command.add_argument(
         "--samples", type=Path, metavar="DIR", help="folder of sample images (default: those of the package)"
+    )
+    command.add_argument(
+        "--topic", metavar="NAME", help="also offer live images of this topic (sensor_msgs/Image or CompressedImage)"
     )
     command.add_argument(
         "--host",
@@ -72,13 +76,29 @@ def run(arguments: argparse.Namespace) -> int:
     samples = _samples(arguments.samples)
     bundles = _bundles(arguments.bundle, arguments.compare, arguments.device)
     models = Models(bundles, open_segmenter(arguments), arguments.threads, arguments.preprocessing)
-    application = Application(models, samples, Access(token))
+    camera = _camera(arguments.topic)
+    application = Application(models, samples, Access(token), camera=camera)
 
     def ready(address: str) -> None:
         print(f"{address}?token={token}" if token else address, flush=True)
 
-    asyncio.run(serve(application, arguments.host, arguments.port, ready))
+    try:
+        asyncio.run(serve(application, arguments.host, arguments.port, ready))
+    finally:
+        if camera is not None:
+            camera.close()
     return 0
+
+
+def _camera(topic: str | None) -> TopicCamera | None:
+    """Subscribe to a topic. Raises InputError if it cannot be subscribed to."""
+    if topic is None:
+        return None
+    try:
+        from osprey_ros.ros.topic_camera import TopicCamera
+    except ImportError as error:
+        raise InputError(f"--topic needs ROS 2 ({error}); source its setup file, or leave --topic out") from error
+    return TopicCamera(topic)
 
 
 def _bundles(first: str, compared: Sequence[str] | None, device: str | None) -> list[Bundle]:

@@ -135,6 +135,31 @@ def test_samples_pixels_and_closing(page: Page) -> None:
     assert "start `osprey web` with --topic" in page.request("POST", "/api/camera").error
 
 
+def test_frames_of_a_camera_are_copies(tmp_path: Path) -> None:
+    class Camera:
+        name = "/camera/image"
+        rgb = np.full((20, 30, 3), 90, np.uint8)
+
+        def latest(self) -> np.ndarray:
+            if self.rgb.size > 5000:
+                raise InputError("no image has arrived on /camera/image yet")
+            return self.rgb
+
+    camera = Camera()
+    with served(tmp_path, limits=Limits(pixels=1000), camera=camera) as page:
+        assert page.request("GET", "/api/offers").data["camera"] == "/camera/image"
+        shown = page.request("POST", "/api/camera").data["image"]
+        assert (shown["name"], shown["width"], shown["height"]) == ("image", 30, 20)
+        pixels = f"/api/images/{shown['id']}/pixels"
+        before = page.request("GET", pixels).body
+        camera.rgb[:] = 0
+        assert page.request("GET", pixels).body == before
+        camera.rgb = np.zeros((40, 30, 3), np.uint8)
+        assert "30x40 pixels and at most 1000 are taken" in page.request("POST", "/api/camera").error
+        camera.rgb = np.zeros((400, 30, 3), np.uint8)
+        assert "no image has arrived" in page.request("POST", "/api/camera").error
+
+
 def test_images_used_least_recently_are_dropped(page: Page) -> None:
     first, second = page.open(), page.open()
     assert page.request("GET", first).status == 200

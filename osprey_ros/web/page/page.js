@@ -84,6 +84,7 @@ async function openWith(request) {
   pixels.alt = `The image ${opened.image.name}`;
   pixels.src = `/api/images/${opened.image.id}/pixels`;
   byId("stage").classList.add("open");
+  byId("stage").style.setProperty("--aspect", opened.image.width / opened.image.height);
   byId("empty").hidden = true;
   show(opened);
   await pixels.decode();

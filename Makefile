@@ -35,7 +35,7 @@ help:
 	@echo "make test-eval  run the tests of the published evaluation, with these extras"
 	@echo "make test-web  run the tests of the web page in a browser (Chromium, which it installs with apt where it may)"
 	@echo "make web-screenshot  take docs/web.png of the page of osprey web"
-	@echo "make fuzz   run 2,000 generated inputs for each door: commands, messages, recordings, parameters"
+	@echo "make fuzz   run 2,000 generated inputs for each door: commands, messages, recordings, parameters, web"
 	@echo "make lint   check style, types and the floors of the packages"
 	@echo "make clean  remove $(VENV) and what was built for it"
 
@@ -75,7 +75,7 @@ test-eval: $(STAMPS)/robot $(STAMPS)/eval
 	$(BIN)/python -m pytest $(TEST_PROCESSES) tests/evaluation/published
 
 test-web: $(STAMPS)/robot $(STAMPS)/test $(STAMPS)/browser
-	$(BIN)/python -m pytest tests/web tests/cli/test_web.py
+	$(BIN)/python -m pytest tests/web tests/cli/test_web.py tests/fuzz/test_web.py
 
 web-screenshot: $(STAMPS)/robot $(STAMPS)/browser
 	$(BIN)/python tools/web_screenshot.py --sample room

@@ -14,7 +14,7 @@ import numpy as np
 from aiohttp import hdrs, web
 
 from osprey_ros.decoding.prompt import QUESTIONS
-from osprey_ros.errors import EngineError, ImageError, OspreyError, StoppedError
+from osprey_ros.errors import EngineError, ImageError, OspreyError, StoppedError, one_line
 from osprey_ros.strict_json import to_json
 from osprey_ros.system.cancellation import CancellationToken
 from osprey_ros.vision.image_io import read_file
@@ -88,6 +88,7 @@ class Application:
         self._models, self._samples, self._access, self._camera = models, samples, access, camera
         self._limits = limits or Limits()
         self._images = OpenImages(self._limits)
+        self._uploads = 0  # images that are arriving
         self._engines = Worker("osprey_engines", self._limits.waiting, self._limits.seconds)
         self._pixels = Worker("osprey_pixels", self._limits.waiting, self._limits.seconds)
 
@@ -156,7 +157,13 @@ class Application:
         )
 
     async def _upload(self, request: web.Request) -> web.Response:
-        data = await read_body(request, self._limits.upload_bytes, self._limits.upload_seconds)
+        if self._uploads >= self._limits.waiting:
+            raise BusyError(f"{self._uploads} images are arriving already; try again in a moment")
+        self._uploads += 1
+        try:
+            data = await read_body(request, self._limits.upload_bytes, self._limits.upload_seconds)
+        finally:
+            self._uploads -= 1
         return await self._open(image_name(request.query.get("name", ""), self._limits), data)
 
     async def _sample(self, request: web.Request) -> web.Response:
@@ -267,7 +274,7 @@ def _json(data: Any, status: int = 200) -> web.Response:
 
 
 def _failure(message: str, status: int) -> web.Response:
-    return _json({"error": message}, status)
+    return _json({"error": one_line(message)}, status)
 
 
 def _download(image: OpenImage, data: Any, kind: str) -> web.Response:

@@ -19,7 +19,7 @@ class Limits:
         answers: Most answers to questions that are kept for an image; the oldest is dropped first.
         name_length: Characters of an image's name; longer names are cut.
         question_length: Most characters of a question.
-        waiting: Most calls that wait for the engines or run; and most images that are decoded or encoded.
+        waiting: Most calls that wait for the engines or run; most images that are decoded or encoded, and that arrive.
         seconds: Longest time of a call from its arrival to its answer.
         upload_seconds: Longest time in which the body of a request must arrive.
     """

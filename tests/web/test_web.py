@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import http.client
 import re
+import socket
 import struct
+import threading
 import zlib
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -160,6 +164,42 @@ def test_frames_of_a_camera_are_copies(tmp_path: Path) -> None:
         assert "no image has arrived" in page.request("POST", "/api/camera").error
 
 
+def test_a_call_that_hangs_ends_in_time_and_blocks_no_other(tmp_path: Path) -> None:
+    class Camera:
+        name = "/camera/image"
+        go = threading.Event()
+
+        def latest(self) -> np.ndarray:
+            assert self.go.wait(60)
+            return np.zeros((20, 30, 3), np.uint8)
+
+    camera = Camera()
+    with served(tmp_path, limits=Limits(waiting=1, seconds=2), camera=camera) as page:
+        reply = page.request("POST", "/api/camera")
+        assert (reply.status, "no answer within 2 s" in reply.error) == (503, True)
+        assert "1 calls are waiting already" in page.request("POST", "/api/camera").error
+        assert page.request("GET", "/api/offers").status == 200
+        camera.go.set()
+        while page.request("POST", "/api/camera").status == 503:  # until the place is free
+            pass
+        assert page.request("POST", "/api/camera").status == 200
+
+
+def test_bodies_that_arrive_slowly_are_bounded(tmp_path: Path) -> None:
+    with served(tmp_path, limits=Limits(waiting=1, upload_seconds=2)) as page:
+        host, port = urlsplit(page.address).netloc.split(":")
+        with socket.create_connection((host, int(port)), timeout=60) as slow:
+            slow.sendall(b"POST /api/images HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 900\r\n\r\nabc")
+            reply = page.request("POST", "/api/images", sample_png())
+            while reply.status == 200:  # until the server has begun to read the other one
+                reply = page.request("POST", "/api/images", sample_png())
+            assert "1 images are arriving already" in reply.error
+            answer = slow.recv(10_000)
+            assert b" 400 " in answer.split(b"\r\n")[0]
+            assert b"did not arrive within 2 s" in answer
+        assert page.request("POST", "/api/images", sample_png()).status == 200
+
+
 def test_images_used_least_recently_are_dropped(page: Page) -> None:
     first, second = page.open(), page.open()
     assert page.request("GET", first).status == 200
@@ -203,9 +243,6 @@ def test_uploads_that_cannot_be_used(page: Page, data: bytes, status: int, reaso
 
 
 def test_upload_without_a_length_is_bounded_too(page: Page) -> None:
-    import http.client
-    from urllib.parse import urlsplit
-
     connection = http.client.HTTPConnection(urlsplit(page.address).netloc, timeout=60)
     connection.request("POST", "/api/images", iter([b"x" * 10_000] * 6), encode_chunked=True)
     response = connection.getresponse()

@@ -7,8 +7,10 @@ import pytest
 from color_segmenter import write_bundle
 
 from osprey_ros import Segmenter, regions_from_masks
+from osprey_ros.errors import InputError
 from osprey_ros.regions.masks import MaskCrop
 from osprey_ros.segmenter.clicked import MOST_CLICKED, ClickedObjects, interior_point
+from osprey_ros.segmenter.live import LiveSegmenter
 from osprey_ros.segmenter.stable_ids import MEMORY, StableIds, crops_of
 
 
@@ -95,3 +97,38 @@ def test_the_object_that_was_clicked_first_is_given_up_for_a_new_one(segmenter: 
     for n in range(MOST_CLICKED + 1):
         clicked.add(MaskCrop(4 * n, 80, np.ones((4, 4), np.bool_)), rgb, lambda: next(numbers))
     assert 1 not in clicked.find(segmenter, rgb)
+
+
+def test_boxes_of_detections_become_masks_with_their_ids(segmenter: Segmenter) -> None:
+    live = LiveSegmenter(segmenter)
+    live.restart(first_id=100)
+    rgb = np.zeros((96, 128, 3), np.uint8)
+    rgb[16:48, 16:48] = (200, 30, 30)
+    live.set_image(1, rgb)
+    boxes = np.zeros((2, 96, 128), np.bool_)
+    boxes[0, 8:56, 8:56] = boxes[1, 20:40, 60:100] = True
+    found = live.detections(regions_from_masks(boxes, ids=[42, 7]))
+    assert found.ids.tolist() == [42, 7]
+    assert found.boxes.tolist() == [[8, 8, 48, 48], [60, 20, 40, 20]]  # the masks of boxes are the boxes here
+    ((number, mask),) = live.click([(20, 20)])
+    assert number == 100
+    assert (mask.left, mask.top, *mask.mask.shape) == (16, 16, 32, 32)
+    assert live.detections(regions_from_masks(boxes, ids=[42, 7])).ids.tolist() == [42, 7, 100]
+    assert live.clicked().ids.tolist() == [100]
+    with pytest.raises(InputError, match="the request is empty"):
+        live.click([])
+
+
+def test_ids_of_everything_stay_and_a_clicked_object_takes_the_place_of_its_copy(segmenter: Segmenter) -> None:
+    live = LiveSegmenter(segmenter)
+    live.set_image(1, _show(segmenter, 16))
+    first = live.everything()
+    ((number, _),) = live.click([(20, 20)])
+    assert number not in first.ids
+    live.set_image(2, _show(segmenter, 20))
+    second = live.everything()
+    assert len(second) == len(first)
+    assert number in second.ids
+    assert set(second.ids) & set(first.ids)  # the background
+    live.set_image(3, np.zeros((48, 64, 3), np.uint8))  # another camera
+    assert number not in live.everything().ids

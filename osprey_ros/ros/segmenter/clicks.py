@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from osprey_ros.messages.frames import camera_matrix_of
 from osprey_ros.messages.stamps import stamp_of
 from osprey_ros.regions.masks import MaskCrop, rle_from_mask
 from osprey_ros.ros import interfaces
+from osprey_ros.ros.outputs.messages import time_message
+from osprey_ros.ros.segmenter.images import KeptImage, LatestImages
 
 PATIENCE = 15.0  # seconds until an image counts as not described
 _PERIOD = 0.02  # seconds between two looks at what is waited for
@@ -103,7 +105,7 @@ class Describing:
     def __init__(self, node: Node, name: str) -> None:
         self._node = node
         self._stamps: deque[int] = deque(maxlen=_STAMPS)
-        self._closed = False
+        self._closed, self._name = False, name
         self._objects = node.create_subscription(interfaces.ObjectDescriptionArray, f"{name}/objects", self._note, 5)
         self._service = node.resolve_service_name(f"{name}/describe_region")
         self._client: Any = node.create_client(interfaces.DescribeRegion, f"{name}/describe_region")
@@ -144,9 +146,42 @@ class Describing:
                 f"no node offers {self._service}; start the node that describes, or set the parameter describer"
             )
 
-    async def ask(self, request: Any) -> Any:
-        """Return the response to a DescribeRegion request."""
-        return await self._client.call_async(request)
+    async def image_to_click(self, images: LatestImages) -> KeptImage:
+        """Return the latest image that was described, or else the latest one for which no ids were published yet.
+
+        Raises InputError if there is none within PATIENCE seconds.
+        """
+
+        def found() -> KeptImage | None:
+            return images.described(self.stamps) or images.unpublished()
+
+        await self.until(lambda: found() is not None)
+        image = found()
+        if image is None:
+            raise InputError(self._not_described("no image was"))
+        return image
+
+    async def until_described(self, image: KeptImage) -> None:
+        """Wait until an image is described. Raises InputError if it is not within PATIENCE seconds."""
+        if not await self.until(lambda: image.stamp in self.stamps):
+            raise InputError(self._not_described("the clicked image was not"))
+
+    async def words(self, image: KeptImage, request: Any, masks: Sequence[MaskCrop]) -> Any:
+        """Return the response to a request, with its question or style, about masks in an image."""
+        forwarded = interfaces.DescribeRegion.Request(
+            stamp=time_message(image.stamp),
+            regions=[region_message(mask) for mask in masks],
+            question=request.question,
+            style=request.style,
+            max_new_tokens=request.max_new_tokens,
+        )
+        return await self._client.call_async(forwarded)
+
+    def _not_described(self, what: str) -> str:
+        return (
+            f"{what} described by {self._name} within {PATIENCE:g} s; check that it is active and that its topic "
+            "segmentation is remapped to the ids of this node"
+        )
 
     def _note(self, message: Any) -> None:
         self._stamps.append(stamp_of(message))

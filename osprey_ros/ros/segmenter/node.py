@@ -33,7 +33,7 @@ from osprey_ros.ros.diagnostics.updater import Diagnostics
 from osprey_ros.ros.inputs.frame_inputs import FrameInputs
 from osprey_ros.ros.outputs import messages
 from osprey_ros.ros.run import run_node
-from osprey_ros.ros.segmenter.clicks import PATIENCE, Describing, answer_message, pixel_of, region_message
+from osprey_ros.ros.segmenter.clicks import Describing, answer_message, pixel_of
 from osprey_ros.ros.segmenter.images import KeptImage, LatestImages
 from osprey_ros.ros.segmenter.settings import CLICKS, EVERYTHING, SegmenterSettings
 from osprey_ros.ros.services.server import AnswerJob
@@ -41,9 +41,8 @@ from osprey_ros.ros.settings_node import SettingsNode
 from osprey_ros.ros.transitions import logged
 from osprey_ros.ros.worker import MAX_JOBS, LatestWorker
 from osprey_ros.segmenter.bundle import SegmenterBundle
-from osprey_ros.segmenter.clicked import ClickedObjects, without_copies
+from osprey_ros.segmenter.live import LiveSegmenter
 from osprey_ros.segmenter.segmenter import Segmenter
-from osprey_ros.segmenter.stable_ids import StableIds, crops_of
 from osprey_ros.system.cancellation import CancellationToken
 
 CLICKED_POINT = "clicked_point"
@@ -58,7 +57,7 @@ class SegmenterNode(SettingsNode):
 
     def __init__(self) -> None:
         # First of all: rclpy also destroys a node whose constructor failed.
-        self._segmenter: Segmenter | None = None  # these three while configured
+        self._live: LiveSegmenter | None = None  # these three while configured
         self._publisher: LifecyclePublisher[Image] | None = None
         self._answers: LifecyclePublisher[Any] | None = None
         self._inputs: FrameInputs | None = None  # these four while active
@@ -66,8 +65,6 @@ class SegmenterNode(SettingsNode):
         self._clicks: list[Any] = []  # subscriptions
         self._service: Any = None
         self._images = LatestImages()
-        self._clicked, self._ids = ClickedObjects(), StableIds()  # these and the next two in the worker's thread
-        self._encoded, self._shape = 0, (0, 0)  # stamp and size of the image that is set
         self._awaited: set[int] = set()  # stamps of images that must be described before others are published
         self._camera_info: CameraInfo | None = None
         super().__init__("segmenter", SegmenterSettings)
@@ -86,7 +83,7 @@ class SegmenterNode(SettingsNode):
         bundle = SegmenterBundle.open(self._settings.bundle)
         if not bundle.manifest.verified:
             self.get_logger().warning(status.unverified(bundle.manifest))
-        self._segmenter = Segmenter(bundle, threads=self._settings.threads or None)
+        self._live = LiveSegmenter(Segmenter(bundle, threads=self._settings.threads or None))
         self._publisher = self.create_lifecycle_publisher(Image, "~/ids", _QOS_DEPTH)
         self._answers = self.create_lifecycle_publisher(interfaces.ObjectDescriptionArray, "~/clicked", _QOS_DEPTH)
         self._worker = LatestWorker(self._process, name="segment", interval=self._settings.interval)
@@ -103,7 +100,7 @@ class SegmenterNode(SettingsNode):
         """
         settings = self._settings
         self._statistics.start()
-        self._ids = StableIds(FIRST_BESIDE_DETECTIONS if settings.source == DETECTIONS else 1)
+        self._loaded().restart(FIRST_BESIDE_DETECTIONS if settings.source == DETECTIONS else 1)
         self._inputs = FrameInputs(self, settings.inputs, self._on_frame, regions=settings.source == DETECTIONS)
         self._describing = Describing(self, settings.describer)
         self._clicks = [
@@ -146,7 +143,6 @@ class SegmenterNode(SettingsNode):
             self.destroy_service(self._service)
             self._service = None
         self._images.clear()
-        self._clicked.clear()
         self._awaited.clear()
 
     def _release(self) -> None:
@@ -156,9 +152,9 @@ class SegmenterNode(SettingsNode):
             if publisher is not None:
                 self.destroy_lifecycle_publisher(publisher)
         self._publisher = self._answers = None
-        if self._segmenter is not None:
-            self._segmenter.close()
-            self._segmenter = None
+        if self._live is not None:
+            self._live.segmenter.close()
+            self._live = None
 
     def _on_frame(self, raw: RawFrame) -> None:
         if self._worker is not None:
@@ -174,8 +170,9 @@ class SegmenterNode(SettingsNode):
             started = time.perf_counter()
             rgb, boxes = self._read(raw)
             image = KeptImage(raw.stamp, raw.image.header.frame_id, rgb)
-            self._encode(image, cancel)
-            regions = self._regions(rgb, boxes, cancel)
+            live = self._loaded()
+            live.set_image(image.stamp, rgb, cancel)
+            regions = self._segmented(live, boxes, cancel)
             self._images.add(image)
             segmented = time.perf_counter()
             if not self._awaited and (len(regions) or self._settings.source != CLICKS):
@@ -200,34 +197,11 @@ class SegmenterNode(SettingsNode):
         except InputError as error:
             raise InputError(f"{raw.topics[IMAGE]}: {error}") from error
 
-    def _encode(self, image: KeptImage, cancel: CancellationToken) -> Segmenter:
-        """Return the segmenter with this image."""
-        segmenter = self._segmenter
-        if segmenter is None:
-            raise StoppedError("the node was cleaned up")
-        if image.stamp != self._encoded:
-            before, self._encoded = self._shape, 0
-            segmenter.set_image(image.rgb, cancel=cancel)
-            self._encoded, self._shape = image.stamp, segmenter.image_shape
-            if self._shape != before:
-                self._clicked.clear()  # their masks are of another camera
-        return segmenter
-
-    def _regions(self, rgb: np.ndarray, boxes: Regions | None, cancel: CancellationToken) -> Regions:
-        """Return the regions of the image that is set, with the objects that were clicked before."""
-        segmenter = self._segmenter
-        assert segmenter is not None
-        clicked = self._clicked.find(segmenter, rgb, cancel)
-        crops, ids, shape = list[MaskCrop](), list[int](), segmenter.image_shape
-        if boxes is not None and len(boxes):
-            found = segmenter.segment(boxes=boxes.boxes, cancel=cancel)
-            crops, ids = crops_of(found), [int(boxes.ids[row - 1]) for row in found.ids]
-        elif self._settings.source == EVERYTHING:
-            known = self._ids.update(segmenter.segment_everything(cancel=cancel))
-            crops, ids = crops_of(known), known.ids.tolist()
-        others = [n for n in without_copies(crops, clicked.values()) if ids[n] not in clicked]
-        crops, ids = [crops[n] for n in others], [ids[n] for n in others]
-        return regions_from_crops([*crops, *clicked.values()], [*ids, *clicked], *shape)
+    def _segmented(self, live: LiveSegmenter, boxes: Regions | None, cancel: CancellationToken) -> Regions:
+        """Return the regions of the image that is set. ``boxes``: those of detections, if these are segmented."""
+        if boxes is not None:
+            return live.detections(boxes, cancel)
+        return live.everything(cancel) if self._settings.source == EVERYTHING else live.clicked(cancel)
 
     def _publish(self, image: KeptImage, regions: Regions) -> None:
         ids = id_image(regions)
@@ -278,7 +252,7 @@ class SegmenterNode(SettingsNode):
             return response, []
         try:
             describing.check()
-            image = self._images.of(stamp) if stamp else await self._image_to_click(describing)
+            image = self._images.of(stamp) if stamp else await describing.image_to_click(self._images)
             request = request_of(image)
             job = AnswerJob(
                 self, response, lambda cancel: self._clicked_in(image, request, cancel), lambda: "the click was stopped"
@@ -288,62 +262,34 @@ class SegmenterNode(SettingsNode):
             found: Any = await job.future
             if found is response:  # has the reason
                 return response, []
-            return await self._words(describing, image, request, found), found
+            try:
+                await describing.until_described(image)
+            finally:
+                self._awaited.discard(image.stamp)
+            return await describing.words(image, request, [crop for _, crop in found]), found
         except InputError as error:
             response.success, response.message = False, str(error)
             return response, []
-
-    async def _words(self, describing: Describing, image: KeptImage, request: Any, found: _Found) -> Any:
-        """Return the describing node's response about objects in an image."""
-        try:
-            if not await describing.until(lambda: image.stamp in describing.stamps):
-                raise InputError(_not_described(self._settings.describer, "the clicked image was not"))
-        finally:
-            self._awaited.discard(image.stamp)
-        return await describing.ask(
-            interfaces.DescribeRegion.Request(
-                stamp=messages.time_message(image.stamp),
-                regions=[region_message(crop) for _, crop in found],
-                question=request.question,
-                style=request.style,
-                max_new_tokens=request.max_new_tokens,
-            )
-        )
-
-    async def _image_to_click(self, describing: Describing) -> KeptImage:
-        """Return the latest image that was described, or else the latest one for which no ids were published yet."""
-
-        def found() -> KeptImage | None:
-            return self._images.described(describing.stamps) or self._images.unpublished()
-
-        if found() is None:
-            await describing.until(lambda: found() is not None)
-        image = found()
-        if image is None:
-            raise InputError(_not_described(self._settings.describer, "no image was"))
-        return image
 
     def _clicked_in(self, image: KeptImage, request: Any, cancel: CancellationToken) -> _Found:
         """Segment the points and boxes of a request in an image, and follow the objects. In the worker's thread."""
         if request.track_ids:
             raise InputError(f"the segmenter knows no track ids; send them to {self._settings.describer}")
-        segmenter = self._encode(image, cancel)
-        height, width = segmenter.image_shape
-        masks: list[MaskCrop] = []
-        for point in request.points:
-            masks += _only(segmenter.segment(points=[[point.x, point.y]], cancel=cancel), f"({point.x:g}, {point.y:g})")
-        for region in request.regions:
-            part = part_of(region, height, width)
-            box = (part.left, part.top, part.mask.shape[1], part.mask.shape[0])
-            masks += _only(segmenter.segment(boxes=box, cancel=cancel), f"the box {box}")
-        if not masks:
-            raise InputError("the request is empty; set points or regions")
-        found = [(self._clicked.add(mask, image.rgb, self._ids.new_id), mask) for mask in masks]
+        live, (height, width) = self._loaded(), image.rgb.shape[:2]
+        live.set_image(image.stamp, image.rgb, cancel)
+        parts = [part_of(region, height, width) for region in request.regions]
+        boxes = [(part.left, part.top, part.mask.shape[1], part.mask.shape[0]) for part in parts]
+        found = live.click([(point.x, point.y) for point in request.points], boxes, cancel)
         if not image.published:  # the describing node waits for its ids
             self._awaited.add(image.stamp)
             unique = dict(found)
             self._publish(image, regions_from_crops(list(unique.values()), list(unique), height, width))
         return found
+
+    def _loaded(self) -> LiveSegmenter:
+        if self._live is None:
+            raise StoppedError("the node was cleaned up")
+        return self._live
 
     def _collect_status(self) -> Sequence[status.Status]:
         """Return all entries of /diagnostics. Runs in the executor's thread."""
@@ -355,23 +301,10 @@ class SegmenterNode(SettingsNode):
                 status.frames_status(summary, self._settings.max_age, self._settings.interval),
                 status.stages_status(summary),
             ]
-        if self._segmenter is not None:
-            bundle = self._segmenter.bundle
+        if self._live is not None:
+            bundle = self._live.segmenter.bundle
             found.append(status.bundle_status(bundle.manifest, str(bundle.root)))
         return found
-
-
-def _only(regions: Regions, place: str) -> list[MaskCrop]:
-    if not len(regions):
-        raise InputError(f"nothing was found at {place}; click inside an object")
-    return crops_of(regions)
-
-
-def _not_described(describer: str, what: str) -> str:
-    return (
-        f"{what} described by {describer} within {PATIENCE:g} s; check that it is active and that its segmentation "
-        "is remapped to the ids of this node"
-    )
 
 
 def _create() -> SegmenterNode:

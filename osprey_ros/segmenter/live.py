@@ -82,7 +82,7 @@ class LiveSegmenter:
         return [(self._clicked.add(mask, self._rgb, self._ids.new_id), mask) for mask in masks]
 
     def _with_clicked(self, crops: list[MaskCrop], ids: list[int], cancel: CancellationToken | None) -> Regions:
-        """Return masks, and clicked objects in place of those that are the same or have the same id."""
+        """Return masks, and clicked objects in place of masks of the same object or with the same id."""
         clicked = self._clicked.find(self.segmenter, self._rgb, cancel)
         others = [n for n in without_copies(crops, clicked.values()) if ids[n] not in clicked]
         crops, ids = [crops[n] for n in others], [ids[n] for n in others]

@@ -26,7 +26,7 @@ from evaluation.photographs import read_packs
 from evaluation.rooms import objects_of_rooms, rooms
 from export.build import build_bundle
 from export.options import Precisions
-from osprey_ros.bundle.bundle import Bundle
+from osprey_ros.bundle.bundle import Bundle, write_calibration, write_unlike_training
 from osprey_ros.cli._edge import command
 from osprey_ros.cli._options import Parser, add_count_option, add_figures_option, add_threads_option, positive
 from osprey_ros.cli._output import write_figures
@@ -245,8 +245,12 @@ def _measured(name: str, arguments: argparse.Namespace, skipped: Skipped) -> tup
         for precision in (*BUILT, SHIPPED):
             bundle = shipped
             if precision in BUILT:
-                # Calibration and score are those of the bundle that ships: they do not change plain answers.
                 build_bundle(checkpoint, work / precision, verify=False, precisions=BUILT[precision])
+                # The choice of a more general kind and "unknown" depend on them.
+                write_calibration(work / precision, shipped.calibration())
+                unlike = shipped.unlike_training()
+                if unlike is not None:
+                    write_unlike_training(work / precision, unlike)
                 bundle = Bundle.open(work / precision)
             print(f"{name}, {precision}", file=sys.stderr)
             sizes[precision] = sum(bundle.path(engine).stat().st_size for engine in _engines(bundle))

@@ -39,6 +39,11 @@ def block_of(node: onnx.NodeProto, blocks: Sequence[str]) -> str | None:
     return max(found, key=len, default=None)
 
 
+def blocks_of(model: onnx.ModelProto, blocks: Sequence[str]) -> frozenset[str]:
+    """Return those blocks that a graph has nodes of."""
+    return frozenset(found for node in model.graph.node if (found := block_of(node, blocks)) is not None)
+
+
 def half_blocks(model: onnx.ModelProto, blocks: Sequence[str], chosen: Collection[str]) -> onnx.ModelProto:
     """Return a graph whose `chosen` blocks compute in float16. Inputs and outputs stay float32.
 

@@ -19,6 +19,10 @@ _STAGES = {
     "answer_logits": "language model, answers",
 }
 
+_COMPARISON = (
+    "Each stage of the engines reads what the one before it wrote; PyTorch computes everything in fp32 from the pixels."
+)
+
 
 def write_report(folder: Path, name: str, precisions: Mapping[str, str], verification: Mapping[str, Any]) -> Path:
     """Write `report.md` into a bundle's folder and returns its path.
@@ -28,7 +32,7 @@ def write_report(folder: Path, name: str, precisions: Mapping[str, str], verific
     """
     sections = [f"# {name}: what its engines say, against PyTorch", _verdict(verification)]
     if "stages" in verification:
-        sections += [stages(verification, _STAGES), _words(verification["greedy_tokens"])]
+        sections += [stages(verification, _STAGES, _COMPARISON), _words(verification["greedy_tokens"])]
     sections += [
         "## Weights\n\n" + table(("part", "stored as"), sorted(precisions.items())),
         "## Files\n\n" + table(("file", "MB"), sizes(folder)),
@@ -66,8 +70,8 @@ def _verdict(verification: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def stages(verification: Mapping[str, Any], meanings: Mapping[str, str]) -> str:
-    """Return the section with the figures of all stages. meanings: what the stages are."""
+def stages(verification: Mapping[str, Any], meanings: Mapping[str, str], note: str) -> str:
+    """Return the section with the figures of all stages. meanings: what the stages are. note: how they are compared."""
     rows = []
     for stage, figures in verification["stages"].items():
         limits = figures["limits"]
@@ -81,11 +85,7 @@ def stages(verification: Mapping[str, Any], meanings: Mapping[str, str]) -> str:
             )
         )
     header = ("stage", "what it is", "least cosine", "difference / largest value", "largest difference")
-    note = (
-        "Each stage of the engines reads what the one before it wrote; PyTorch computes everything in fp32 from the "
-        "pixels. In brackets the limits."
-    )
-    return f"## Stages\n\n{note}\n\n{table(header, rows)}"
+    return f"## Stages\n\n{note} In brackets the limits.\n\n{table(header, rows)}"
 
 
 def _words(tokens: Mapping[str, Any]) -> str:

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import onnx
 
-from export.half_blocks import LARGEST, largest_activations, largest_weights, rounded_blocks, with_largest
-from export.segmenter_samples import PromptedImage, Segmented, mask_ious, segment_with_engines
+from export.half_blocks import LARGEST, blocks_of, largest_activations, largest_weights, rounded_blocks, with_largest
+from export.segmenter_samples import PromptedImage, Segmented, decode_with_engine, encode_with_engine, mask_ious
 from export.traced_segmenter import save_graph
 from osprey_ros.engines.base import Engine, load_engine
+from osprey_ros.errors import InputError
 from osprey_ros.segmenter.spec import DECODER, ENCODER
 
 log = logging.getLogger(__name__)
@@ -67,14 +68,21 @@ class PrecisionChooser:
         self._references = references
         self._folder = folder
         self._threshold = threshold
+        self._blocks_of = {role: blocks_of(graph, blocks) for role, graph in graphs.items()}
+        self._exact: dict[str, Engine] = {}  # engines without float16, which many measurements need
 
     def choose(self) -> dict[str, BlockPrecision]:
-        """Return the precision of each block that the graphs have."""
+        """Return the precision of each block that the graphs have.
+
+        Raises InputError for a model with activations that are not finite.
+        """
         largest = self.largest()
         weights = {role: largest_weights(graph, self._blocks) for role, graph in self._graphs.items()}
         found = {}
         for (role, block), value in largest.items():
-            reason = "" if value <= LARGEST_ACTIVATION else "activations"  # also for NaN
+            if not np.isfinite(value):
+                raise InputError(f"{block} has activations that are not finite: download the checkpoint again")
+            reason = "" if value <= LARGEST_ACTIVATION else "activations"
             reason = "weights" if weights[role].get(block, 0.0) > LARGEST else reason
             found[block] = BlockPrecision(role, "fp32" if reason else "fp16", value, reason)
             if reason:
@@ -85,7 +93,7 @@ class PrecisionChooser:
         """Return the largest absolute activation, over all images in float32, of each block of each role."""
         graphs = {role: with_largest(graph, self._blocks) for role, graph in self._graphs.items()}
         found: dict[tuple[str, str], float] = {}
-        encoder, decoder = self._load(graphs)
+        encoder, decoder = (self._load(role, graphs[role]) for role in (ENCODER, DECODER))
         for one in self._images:
             encoded = encoder.run({"image": one.image})
             read = {name: encoded[name] for name in decoder.input_names if name in encoded}
@@ -96,10 +104,10 @@ class PrecisionChooser:
 
     def mask_iou(self, chosen: Collection[str]) -> float:
         """Return the mean IoU of the masks with those of PyTorch where the chosen blocks compute in float16."""
-        encoder, decoder = self._load(
-            {role: rounded_blocks(graph, self._blocks, chosen) for role, graph in self._graphs.items()}
-        )
-        found = segment_with_engines(encoder, decoder, self._images)
+        encoded = [one.features for one in self._references]
+        if self._blocks_of[ENCODER].intersection(chosen):
+            encoded = encode_with_engine(self._rounded(ENCODER, chosen), self._images)
+        found = decode_with_engine(self._rounded(DECODER, chosen), self._images, encoded)
         pairs = zip(found, self._references, strict=True)
         return float(np.concatenate([mask_ious(one, other, self._threshold) for one, other in pairs]).mean())
 
@@ -120,13 +128,20 @@ class PrecisionChooser:
                 break
         return found
 
-    def _load(self, graphs: Mapping[str, onnx.ModelProto]) -> tuple[Engine, Engine]:
-        engines = []
-        for role in (ENCODER, DECODER):
-            files = save_graph(graphs[role], self._folder / f"measured.{role}.onnx")
-            try:
-                engines.append(load_engine(files[0]))
-            finally:
-                for file in files:
-                    file.unlink()
-        return engines[0], engines[1]
+    def _rounded(self, role: str, chosen: Collection[str]) -> Engine:
+        """Return the engine of a role that rounds in the chosen blocks."""
+        rounds = bool(self._blocks_of[role].intersection(chosen))
+        if not rounds and role in self._exact:
+            return self._exact[role]
+        engine = self._load(role, rounded_blocks(self._graphs[role], self._blocks, chosen))
+        if not rounds:
+            self._exact[role] = engine
+        return engine
+
+    def _load(self, role: str, graph: onnx.ModelProto) -> Engine:
+        files = save_graph(graph, self._folder / f"measured.{role}.onnx")
+        try:
+            return load_engine(files[0])
+        finally:
+            for file in files:
+                file.unlink()

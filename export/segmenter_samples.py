@@ -87,14 +87,20 @@ def segment_with_torch(segmenter: SegmenterModel, images: Sequence[PromptedImage
     return found
 
 
-def segment_with_engines(
-    encoder: Engine, decoder: Engine, images: Sequence[PromptedImage], most_prompts: int = 0
+def encode_with_engine(encoder: Engine, images: Sequence[PromptedImage]) -> list[dict[str, np.ndarray]]:
+    """Return the encoder's outputs for each image."""
+    return [encoder.run({"image": one.image}) for one in images]
+
+
+def decode_with_engine(
+    decoder: Engine,
+    images: Sequence[PromptedImage],
+    encoded: Sequence[dict[str, np.ndarray]],
+    most_prompts: int = 0,
 ) -> list[Segmented]:
-    """Segment with engines, at most `most_prompts` prompts in a run (0: any number); the decoder reads the encoder's
-    outputs."""
+    """Answer the prompts of encoded images, at most `most_prompts` in a run (0: any number)."""
     found = []
-    for one in images:
-        features = encoder.run({"image": one.image})
+    for one, features in zip(images, encoded, strict=True):
         read = {name: features[name] for name in decoder.input_names if name in features}
         step = most_prompts or len(one.coords)
         runs = [

@@ -16,6 +16,7 @@ from export.segmenter_build import SegmenterOptions, build_segmenter
 from export.segmenter_precision import LARGEST_ACTIVATION
 from export.traced_segmenter import save_graph, trace_graphs
 from osprey_ros.engines.base import load_engine
+from osprey_ros.errors import InputError
 from osprey_ros.segmenter.spec import DECODER, ENCODER
 from osprey_torch.segmenters import open_segmenter
 
@@ -107,3 +108,12 @@ def test_rounding_on_the_cpu_is_that_of_float16(tmp_path: Path) -> None:
     assert differences["none"] < 1e-5
     assert 1e-4 < differences["rounded"] < 0.02
     assert differences["half"] < 0.02
+
+
+def test_a_model_whose_numbers_are_not_finite_is_refused(tmp_path: Path) -> None:
+    model = tiny_model("sam")
+    with torch.no_grad():
+        model.vision_encoder.layers[1].mlp.lin1.weight[0, 0] = float("nan")
+    checkpoint = write_tiny(tmp_path / "checkpoint", model)
+    with pytest.raises(InputError, match=r"vision_encoder/layers\.1 has activations that are not finite"):
+        build_segmenter(checkpoint, tmp_path / "bundle", verify=False, options=GPU, samples=sample_images())

@@ -133,3 +133,15 @@ def test_what_cannot_be_segmented(common: list[str], tmp_path: Path, capsys: pyt
     with pytest.raises(SystemExit, match="2"):
         main(["segment", *common, *output, "--box", "1,2,3"])
     assert "'1,2,3' is not a box X,Y,WIDTH,HEIGHT in pixels of the image" in capsys.readouterr().err
+
+
+def test_the_segmenter_that_ships_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:
+    photograph = Path(__file__).parents[1] / "photographs" / "coffee.jpg"
+    common = ["describe", "--image", str(photograph), "--bundle", str(NANO), "--threads", "1", "--json"]
+    assert main(common) == 0
+    assert json.loads(capsys.readouterr().out)["regions"]
+    assert main([*common, "--segment", "click", "150,120"]) == 0
+    (cup,) = json.loads(capsys.readouterr().out)["regions"]
+    x, y, width, height = cup["box"]
+    assert x < 150 < x + width
+    assert y < 120 < y + height

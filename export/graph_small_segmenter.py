@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -32,6 +33,7 @@ from osprey_torch.small_segmenter import (
     REACH,
     STRIDE,
     SURE,
+    Block,
     Mix,
     SmallSegmenter,
     SmallSegmenterModel,
@@ -111,7 +113,7 @@ class _Layers:
         """Make a value an output."""
         self.graph.output(self.graph.node("Identity", [states], name), shape)
 
-    def op(self, kind: str, *inputs: str, **attributes: object) -> str:
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Add a node under a name of its own."""
         self._count += 1
         return self.graph.node(kind, inputs, f"{kind.lower()}.{self._count}", **attributes)
@@ -172,6 +174,7 @@ class _Layers:
         for number, stage in enumerate(self.model.tower.stages):
             assert isinstance(stage, nn.Sequential)
             for block in stage:
+                assert isinstance(block, Block)
                 inner = states
                 if block.expand is not None:
                     inner = self.conv(block.expand, inner, "relu6")

@@ -158,8 +158,13 @@ class _SamePadConv(nn.Conv2d):
         return super().forward(functional.pad(states, self.pads) if any(self.pads) else states)
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
     """An inverted residual block; its norms are folded into the convolutions."""
+
+    expand: _SamePadConv | None
+    depthwise: _SamePadConv
+    project: _SamePadConv
+    residual: bool
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, widening: int) -> None:
         super().__init__()
@@ -172,7 +177,8 @@ class _Block(nn.Module):
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         inner = states if self.expand is None else functional.relu6(self.expand(states))
         inner = self.project(functional.relu6(self.depthwise(inner)))
-        return states + inner if self.residual else inner
+        result: torch.Tensor = states + inner if self.residual else inner
+        return result
 
 
 class Tower(nn.Module):
@@ -187,7 +193,7 @@ class Tower(nn.Module):
         inputs = _STEM
         for kernel, stride, widening, outputs, count in _STAGES:
             sizes = [(inputs if n == 0 else outputs, stride if n == 0 else 1) for n in range(count)]
-            blocks = [_Block(size, outputs, kernel, step, widening) for size, step in sizes]
+            blocks = [Block(size, outputs, kernel, step, widening) for size, step in sizes]
             self.stages.append(nn.Sequential(*blocks))
             inputs = outputs
 
@@ -250,11 +256,14 @@ class Pointwise(nn.Conv2d):
         assert self.bias is not None
         kernels = self.weight.flatten(1).expand(len(states), -1, -1)
         flat = torch.baddbmm(self.bias[:, None], kernels, states.flatten(2))
-        return flat.unflatten(2, states.shape[2:])
+        return flat.reshape(*flat.shape[:2], *states.shape[2:])
 
 
 class Mix(nn.Module):
     """A residual depthwise and pointwise convolution."""
+
+    depthwise: nn.Conv2d
+    pointwise: Pointwise
 
     def __init__(self, channels: int, kernel: int) -> None:
         super().__init__()
@@ -267,6 +276,11 @@ class Mix(nn.Module):
 
 class Neck(nn.Module):
     """The feature pyramid: coarse features for prompts, fine ones for masks, and objectness."""
+
+    scale4: torch.Tensor
+    scale8: torch.Tensor
+    scale16: torch.Tensor
+    scale32: torch.Tensor
 
     def __init__(self, config: SmallSegmenterConfig) -> None:
         super().__init__()
@@ -362,7 +376,7 @@ class Decoder(nn.Module):
         center, scale, geometry = _geometry(coords, labels, has_box)
         embedding = self.prompt(torch.cat([*read, geometry], -1))  # [B, P, hidden]
         shape = (*embedding.shape[:2], CANDIDATES)
-        weights = self.first(embedding).unflatten(-1, (CANDIDATES, -1))
+        weights = self.first(embedding).reshape(*shape, -1)
         weights = weights + self.first_shortcut(torch.cat([read[0], read[2]], -1)).unsqueeze(2)
         first = self._masks(weights, fine8, center, scale, COARSE_STRIDE)
         soft = torch.sigmoid(first).flatten(3)  # [B, P, 3, hw]
@@ -370,7 +384,7 @@ class Decoder(nn.Module):
         pooled = soft.flatten(1, 2) @ flat / (area.flatten(1, 2) + 1e-3)
         around = (flat.sum(1, keepdim=True) - pooled * area.flatten(1, 2)) / (height * width - area.flatten(1, 2) + 1.0)
         share = area / (height * width)
-        own = torch.cat([pooled, around], -1).unflatten(1, shape[1:])
+        own = torch.cat([pooled, around], -1).reshape(*shape, -1)
         facts = [embedding.unsqueeze(2).expand(*shape, -1), own, share, torch.log(share + 1e-4)]
         inner = self.second(torch.cat(facts, -1)) + self.candidate
         logits = self._masks(self.weights(inner) + self.second_shortcut(own), fine, center, scale, STRIDE)
@@ -384,11 +398,8 @@ class Decoder(nn.Module):
         count = self._count
         kernels = weights[..., :count].flatten(1, 2)
         flat = features.flatten(2)
-        logits = (
-            (kernels @ (FEATURE_SCALE * torch.cat([flat, flat * flat], 1)))
-            .unflatten(1, weights.shape[1:3])
-            .unflatten(-1, (height, width))
-        )
+        logits = kernels @ (FEATURE_SCALE * torch.cat([flat, flat * flat], 1))
+        logits = logits.reshape(*weights.shape[:3], height, width)
         x = ((_centers(width, stride, features) - center[..., :1]) / scale[..., :1]).clamp(-REACH, REACH)[:, :, None]
         y = ((_centers(height, stride, features) - center[..., 1:]) / scale[..., 1:]).clamp(-REACH, REACH)[:, :, None]
         c0, cx, cy, cxx, cyy, cxy = weights[..., count:, None].unbind(3)  # [B, P, 3, 1]
@@ -397,7 +408,7 @@ class Decoder(nn.Module):
         # The quadratic form of the position: [1, rows, cxy y] of each row times [columns, 1, x] of each column.
         left = torch.stack([torch.ones_like(rows), rows, cxy * y], -1)
         right = torch.stack([columns, torch.ones_like(columns), torch.ones_like(columns) * x], -2)
-        return logits + left @ right
+        return torch.add(logits, left @ right)
 
     def _scores(self, inner: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Return the expected IoU of each mask: it also depends on how clear the mask is."""

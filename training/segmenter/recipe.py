@@ -64,6 +64,10 @@ class SegmenterRecipe:
 
     def scaled(self, factor: float) -> SegmenterRecipe:
         """Return the recipe with `factor` times the images and steps, for trials."""
-        names = ("tabletops", "rooms", "composed", "photographs")
-        counts = {name: max(8, round(n * factor)) if (n := getattr(self.images, name)) else 0 for name in names}
-        return replace(self, steps=max(2, round(self.steps * factor)), images=replace(self.images, **counts))
+        images = self.images
+        tabletops, rooms, composed, as_they_are = (
+            max(8, round(n * factor)) if n else 0
+            for n in (images.tabletops, images.rooms, images.composed, images.photographs)
+        )
+        images = ImageCounts(tabletops, rooms, composed, as_they_are, images.shares)
+        return replace(self, steps=max(2, round(self.steps * factor)), images=images)

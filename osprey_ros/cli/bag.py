@@ -28,6 +28,7 @@ from osprey_ros.cli._output import warn_if_unverified
 from osprey_ros.cli._signals import stop_on_signals
 from osprey_ros.errors import OspreyError
 from osprey_ros.messages.synchronizer import MAX_SLOP
+from osprey_ros.regions.label_values import INSTANCES, MEANINGS, LabelValues
 from osprey_ros.strict_json import to_json
 
 if TYPE_CHECKING:
@@ -59,6 +60,22 @@ def add_command(commands: Any) -> None:
     )
     command.add_argument(
         "--output", required=True, type=Path, metavar="OUT", help="a new file NAME.mcap, or a new folder"
+    )
+    command.add_argument(
+        "--segmentation-values",
+        default=INSTANCES,
+        choices=MEANINGS,
+        help="meaning of the values of a segmentation: instances (ids), classes (each connected piece of a class is a "
+        "region) or panoptic (class << 16 | instance) (default: %(default)s)",
+    )
+    command.add_argument(
+        "--class-names", default="", metavar="NAMES", help="names of the classes 0, 1, 2 ..., separated by commas"
+    )
+    command.add_argument(
+        "--background-classes",
+        default="",
+        metavar="NAMES",
+        help="names or numbers of classes that are background, separated by commas",
     )
     command.add_argument(
         "--slop",
@@ -139,6 +156,7 @@ def run(arguments: argparse.Namespace) -> int:
     from osprey_ros.system.cancellation import PolledToken
 
     check_output(arguments.output)
+    values = LabelValues.of_texts(arguments.segmentation_values, arguments.class_names, arguments.background_classes)
     step = StepSettings(
         style=arguments.style,
         back_off=arguments.back_off,
@@ -154,7 +172,7 @@ def run(arguments: argparse.Namespace) -> int:
     bundle = Bundle.open(arguments.bundle).on_device(arguments.device)
     types, topics = MessageTypes(), (arguments.image, arguments.segmentation)
     with Recording(arguments.recording, types) as recording:
-        annotator = Annotator(recording, *topics, types, step, arguments.node, arguments.overlay)
+        annotator = Annotator(recording, *topics, types, step, arguments.node, arguments.overlay, values)
         describer = Describer(bundle, threads=arguments.threads, preprocessing=arguments.preprocessing)
         describer.check(
             [one.constraint for one in step.attributes], [one.question for one in step.attributes], arguments.crops

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from osprey_ros.frame import Frame, RegionLabel
 from osprey_ros.messages import images
 from osprey_ros.messages.regions import regions_from_detections, regions_from_message, regions_from_yolo
 from osprey_ros.messages.stamps import stamp_of
-from osprey_ros.regions.label_values import LabelValues
+from osprey_ros.regions.label_values import INSTANCE_IDS, LabelValues
 from osprey_ros.regions.regions import Regions
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class RawFrame:
     regions: Any
     regions_from: str
     topics: Mapping[str, str]
-    values: LabelValues = field(default_factory=LabelValues)
+    values: LabelValues = INSTANCE_IDS
     depth: Image | CompressedImage | None = None
     camera_info: CameraInfo | None = None
 

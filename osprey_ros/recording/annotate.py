@@ -20,6 +20,7 @@ from osprey_ros.recording.reader import Recording
 from osprey_ros.recording.topics import RecordedMessage
 from osprey_ros.recording.types import OBJECTS_TYPE, OVERLAY_TYPE, MessageTypes
 from osprey_ros.recording.writer import RecordingWriter, new_topic
+from osprey_ros.regions.label_values import INSTANCE_IDS, LabelValues
 from osprey_ros.scene.settings import StepSettings
 from osprey_ros.system.cancellation import CancellationToken
 from osprey_ros.viz.overlay import overlay
@@ -66,6 +67,7 @@ class Annotator:
         step: Settings of the pipeline.
         node: Namespace of the topics to add: ``node``/objects and ``node``/overlay/compressed.
         with_overlay: Whether to add overlay images, as JPEG.
+        values: What the values of a segmentation mean.
 
     Attributes:
         objects_topic: Name of the topic with the objects.
@@ -84,10 +86,11 @@ class Annotator:
         step: StepSettings,
         node: str = "/osprey",
         with_overlay: bool = False,
+        values: LabelValues = INSTANCE_IDS,
     ) -> None:
         self._recording, self._types, self._step, self._with_overlay = recording, types, step, with_overlay
         self._roles = {image: IMAGE, segmentation: SEGMENTATION}
-        self._reader = FrameReader(recording, image, segmentation, types)
+        self._reader = FrameReader(recording, image, segmentation, types, values)
         node = full_node_name(node)
         self.objects_topic = f"{node}/objects"
         self._added = [new_topic(self.objects_topic, OBJECTS_TYPE, types)]

@@ -21,6 +21,7 @@ from osprey_ros.messages.synchronizer import MAX_SLOP, FrameSync
 from osprey_ros.recording.reader import Recording
 from osprey_ros.recording.topics import Topic
 from osprey_ros.recording.types import MessageTypes, serialized_stamp, stamp_text
+from osprey_ros.regions.label_values import INSTANCE_IDS, LabelValues
 
 _IMAGE, _COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 # Types of the segmentation's topic that are not images, by the kind of regions that they have.
@@ -130,12 +131,21 @@ class FrameReader:
         image: Full name of the topic with images.
         segmentation: Full name of the topic with their regions.
         types: Definitions for topics that were recorded without one.
+        values: What the values of a segmentation mean.
 
     Raises:
         StorageError: A topic does not exist, or messages of its type cannot be used or read.
     """
 
-    def __init__(self, recording: Recording, image: str, segmentation: str, types: MessageTypes) -> None:
+    def __init__(
+        self,
+        recording: Recording,
+        image: str,
+        segmentation: str,
+        types: MessageTypes,
+        values: LabelValues = INSTANCE_IDS,
+    ) -> None:
+        self._values = values
         self._names = {IMAGE: image, SEGMENTATION: segmentation}
         if image == segmentation:
             raise StorageError(f"--image and --segmentation are both {image}; give two topics")
@@ -153,7 +163,7 @@ class FrameReader:
         """
         messages = self._deserialize(IMAGE, image), self._deserialize(SEGMENTATION, segmentation)
         topics = {IMAGE: self._names[IMAGE], self._source: self._names[SEGMENTATION]}
-        return frame_from_messages(RawFrame(*messages, self._source, topics))
+        return frame_from_messages(RawFrame(*messages, self._source, topics, self._values))
 
     def _deserialize(self, role: str, data: bytes) -> Any:
         try:

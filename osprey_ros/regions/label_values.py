@@ -3,18 +3,20 @@
 A segmentation of instances numbers its masks. A semantic segmentation gives each pixel the number of a class: the
 connected pieces of a class are its regions. A panoptic one has the class in the upper 16 bits and the instance in the
 lower ones.
+
+The import of this module loads no library: the command line names the meanings in its help.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import cv2
-import numpy as np
+from typing import TYPE_CHECKING
 
 from osprey_ros.errors import InputError
-from osprey_ros.regions.id_image import SPECKLE_AREA
+
+if TYPE_CHECKING:
+    import numpy as np
 
 INSTANCES, CLASSES, PANOPTIC = "instances", "classes", "panoptic"
 MEANINGS = (INSTANCES, CLASSES, PANOPTIC)
@@ -44,6 +46,15 @@ class LabelValues:
                 f"the background class {unknown[0]!r} is not among the class names; give its number, or add its name"
             )
 
+    @classmethod
+    def of_texts(cls, meaning: str, class_names: str, background: str) -> LabelValues:
+        """Return how to read a label image, from lists in which commas separate names or numbers.
+
+        Raises InputError as the constructor does.
+        """
+        names = [name.strip() for name in class_names.split(",")] if class_names.strip() else []
+        return cls(meaning, tuple(names), tuple(name.strip() for name in background.split(",") if name.strip()))
+
     def read(self, values: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
         """Return the id image of a label image, integers [H, W], and the names of classes by region id.
 
@@ -57,6 +68,8 @@ class LabelValues:
         return self._pieces(values)
 
     def _panoptic(self, values: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
+        import numpy as np
+
         ids = np.where((values > 0) & (values & ((1 << INSTANCE_BITS) - 1) != 0), values, 0)
         known = [int(value) for value in np.unique(ids) if value]
         classes = {value: value >> INSTANCE_BITS for value in known}
@@ -66,6 +79,11 @@ class LabelValues:
         return ids, self._named({value: number for value, number in classes.items() if value not in hidden})
 
     def _pieces(self, values: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
+        import cv2
+        import numpy as np
+
+        from osprey_ros.regions.id_image import SPECKLE_AREA
+
         ids = np.zeros(values.shape, np.int32)
         classes: dict[int, int] = {}
         for number in np.unique(values).tolist():
@@ -88,3 +106,6 @@ class LabelValues:
 
     def _named(self, classes: Mapping[int, int]) -> dict[int, str]:
         return {region: name for region, number in classes.items() if (name := self._name(number))}
+
+
+INSTANCE_IDS = LabelValues()

@@ -80,3 +80,17 @@ def test_numbers_out_of_range_are_explained(
     with pytest.raises(SystemExit, match="2"):
         main([*arguments, *option])
     assert f"argument {option[0]}: {option[1]!r} is not a number" in capsys.readouterr().err
+
+
+def test_a_segmentation_of_classes(
+    arguments: list[str], sample: SampleImage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "--background-classes", "roof"]) == 2
+    assert "the background class 'roof' is not among the class names" in capsys.readouterr().err
+    classes = ["--segmentation-values", "classes", "--class-names", "wall, , , cup", "--background-classes", "9, wall"]
+    assert main([*arguments, *classes, "--min-area", "16"]) == 0
+    for _, array in arrays(tmp_path / "out.mcap"):
+        assert [thing.label for thing in array.objects].count("cup") == 1
+        (cup,) = [thing for thing in array.objects if thing.label == "cup"]
+        assert cup.area == (sample.ids == 3).sum()
+        assert (sample.ids == 9).sum() not in [thing.area for thing in array.objects]

@@ -105,6 +105,4 @@ class InputSettings(ParameterGroup):
 
     def label_values(self) -> LabelValues:
         """Return how the segmentation is read."""
-        names = [name.strip() for name in self.class_names.split(",")] if self.class_names.strip() else []
-        background = [name.strip() for name in self.background_classes.split(",") if name.strip()]
-        return LabelValues(self.segmentation_values, tuple(names), tuple(background))
+        return LabelValues.of_texts(self.segmentation_values, self.class_names, self.background_classes)

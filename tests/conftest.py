@@ -22,7 +22,16 @@ os.environ[VARIABLE] = "nano"
 
 # Folders and files whose tests start nodes, and those whose tests build, train, render or measure for seconds.
 ROS = ("ros", "osprey_sim/test_ros_demo.py")
-SLOW = ("cli/test_programs.py", "evaluation", "export", "osprey_sim", "osprey_torch", "training", "bundle/test_nano.py")
+SLOW = (
+    "cli/test_programs.py",
+    "evaluation",
+    "export",
+    "examples",
+    "osprey_sim",
+    "osprey_torch",
+    "training",
+    "bundle/test_nano.py",
+)
 
 
 # A shell starts jobs in the background with SIGINT ignored, nohup ignores SIGHUP, and programs under test would inherit

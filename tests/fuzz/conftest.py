@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 EXAMPLES = int(os.environ.get("OSPREY_FUZZ", "0"))
@@ -19,3 +21,10 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile("osprey")
+
+
+@pytest.fixture(autouse=True)
+def subnormal_numbers() -> None:
+    """Let subnormal numbers be numbers again: training sets them to zero, in the whole process, and they are inputs."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_flush_denormal(False)

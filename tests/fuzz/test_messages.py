@@ -59,7 +59,7 @@ FINE = SimpleNamespace(
 def _frame(image: Any, ids: Any, depth: Any = None) -> None:
     topics = {"image": "/image", "segmentation": "/ids", "depth": "/depth"}
     try:
-        frame = frames.frame_from_messages(frames.RawFrame(image, ids, "segmentation", topics, depth))
+        frame = frames.frame_from_messages(frames.RawFrame(image, ids, "segmentation", topics, depth=depth))
     except OspreyError as error:
         check_text(str(error), *topics.values())
     else:

@@ -95,10 +95,8 @@ def test_descriptions_are_the_describers_and_recorded_messages_are_kept(
     source, output = write_folder(tmp_path / "in", items, storage), tmp_path / "out.mcap"
     assert main(command(source, output, tiny_model, "--min-area", "1", "--no-memory")) == 0
     captured = capsys.readouterr()
-    assert (
-        "4 of 4 frames described; 20 objects on /osprey/objects, 20 of them with a new description; 12 messages "
-        in (captured.out)
-    )
+    shown = f"4 of 4 frames described with bundle {tiny_model.bundle}; 20 objects on /osprey/objects, 20 of them with "
+    assert shown + "a new description; 12 messages " in captured.out
     assert captured.err.count("\n") == 1  # the warning that the bundle is unverified
     assert recorded(output) == items
     found = arrays(output)
@@ -285,7 +283,8 @@ def test_frames_that_cannot_be_described_are_named_and_counted(
     assert re.search(r"frame 1700000000\.100000000 not described: .*80x30 pixels", captured.err)
     assert re.search(rf"frame 1700000000\.300000000 not described: {IMAGE}: ", captured.err)
     assert "2 frames could not be described" in captured.err
-    assert "2 of 4 frames described (1 of them without a region); 5 objects" in captured.out
+    shown = f"2 of 4 frames described (1 of them without a region) with bundle {tiny_model.bundle}; 5 objects"
+    assert shown in captured.out
     assert [len(array.objects) for _, array in arrays(output)] == [5, 0]
     assert recorded(output) == items
 

@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -29,7 +28,9 @@ from osprey_ros.cli._edge import command
 from osprey_ros.cli._options import Parser, add_count_option, add_figures_option, add_threads_option
 from osprey_ros.cli._output import write_figures
 from osprey_ros.errors import InputError
+from osprey_ros.regions.masks import MaskCrop
 from osprey_ros.regions.regions import Regions
+from osprey_ros.segmenter.clicked import interior_point
 from osprey_ros.segmenter.segmenter import DEFAULT_BUNDLE, Segmenter
 from osprey_ros.vision.image_io import load_image
 from osprey_sim.object_sets import OBJECT_SETS, TABLETOP, SceneSource
@@ -123,7 +124,7 @@ def measure(segmenter: Segmenter, image: MaskedImage) -> tuple[list[ObjectFigure
     right = _right(image.masks, found, overlap)
     clicks = np.zeros(len(image.masks))
     if len(visible):
-        points = np.array([[interior_pixel(image.masks[row])] for row in visible], np.float64)
+        points = np.array([[interior_point(MaskCrop(0, 0, image.masks[row]))] for row in visible], np.float64)
         segments = segmenter.segment(points=points)
         masks = np.zeros((len(visible), *image.masks.shape[1:]), bool)
         masks[segments.ids - 1] = full_masks(segments)  # a click without a mask keeps an empty one
@@ -141,8 +142,8 @@ def measure(segmenter: Segmenter, image: MaskedImage) -> tuple[list[ObjectFigure
 def full_masks(regions: Regions) -> np.ndarray:
     """Return the masks of regions at the size of their image, bool [N, H, W]."""
     masks = np.zeros((len(regions), *regions.shape), bool)
-    for row, (x, y, width, height) in enumerate(regions.boxes):
-        masks[row, y : y + height, x : x + width] = regions.crop(row)
+    for row, mask in enumerate(masks):
+        mask[...] = regions.mask(row)
     return masks
 
 
@@ -171,13 +172,6 @@ def _right(masks: np.ndarray, found: np.ndarray, overlap: np.ndarray) -> np.ndar
     inside = (a @ b.T) / np.maximum(b.sum(1), 1)
     whole = np.asarray((overlap >= FOUND).any(1))
     return np.asarray((overlap >= FOUND).any(0) | ((inside >= _PART) & whole[:, None]).any(0))
-
-
-def interior_pixel(mask: np.ndarray) -> tuple[int, int]:
-    """Return x and y of the pixel of a mask, bool [H, W], that is farthest from its edge."""
-    depth = cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
-    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-    return int(x), int(y)
 
 
 def summary(objects: Sequence[ObjectFigures], images: Sequence[ImageFigures], complete: bool) -> dict[str, Figure]:

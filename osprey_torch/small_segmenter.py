@@ -308,7 +308,9 @@ class Neck(nn.Module):
         coarse = self.mix32(self.lateral[2](level32))
         coarse = self.mix16(self.lateral[1](level16) + _twice(coarse))
         coarse = _normalized(self.mix8(self.lateral[0](level8) + _twice(coarse)))
-        fine = self.lateral4(level4) + self.pixels(_cells(pixels)) + _twice(self.down(coarse))
+        fine = (
+            self.lateral4(level4) + self.pixels(functional.pixel_unshuffle(pixels, STRIDE)) + _twice(self.down(coarse))
+        )
         return Encoded(coarse, _normalized(self.mix4(functional.relu(fine))), self.objectness(coarse))
 
     @torch.no_grad()
@@ -325,11 +327,6 @@ def _normalized(states: torch.Tensor) -> torch.Tensor:
 
 def _twice(states: torch.Tensor) -> torch.Tensor:
     return functional.interpolate(states, scale_factor=2.0, mode="bilinear", align_corners=False)
-
-
-def _cells(pixels: torch.Tensor) -> torch.Tensor:
-    """Return the pixels of each cell of stride 4 as channels, [B, 48, H / 4, W / 4]."""
-    return functional.pixel_unshuffle(pixels, STRIDE)
 
 
 class Decoder(nn.Module):
@@ -372,7 +369,7 @@ class Decoder(nn.Module):
         height, width = both.shape[2:]
         flat = both.flatten(2).transpose(1, 2)  # [B, hw, R]
         inside, outside, box, has_box = self._weights_of(coords, labels, height, width)
-        read = [_weighted(one, flat) for one in (inside, outside, box)]
+        read = [one @ flat for one in (inside, outside, box)]
         center, scale, geometry = _geometry(coords, labels, has_box)
         embedding = self.prompt(torch.cat([*read, geometry], -1))  # [B, P, hidden]
         shape = (*embedding.shape[:2], CANDIDATES)
@@ -442,10 +439,6 @@ class Decoder(nn.Module):
         box = (by[..., :, None] * bx[..., None, :]).flatten(-2)
         box = box / box.sum(-1, keepdim=True).clamp(min=1e-3) * has_box
         return mean(OBJECT), mean(BACKGROUND), box, has_box
-
-
-def _weighted(weights: torch.Tensor, flat: torch.Tensor) -> torch.Tensor:
-    return weights @ flat
 
 
 def _box(coords: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

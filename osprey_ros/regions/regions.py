@@ -103,6 +103,13 @@ class Regions:
         result: np.ndarray = self._images[self._image_of[row]][y : y + height, x : x + width] == self._labels[row]
         return result
 
+    def mask(self, row: int) -> np.ndarray:
+        """Return the mask of the region in a row (not its id) at the size of the image, bool [H, W]."""
+        mask = np.zeros(self.shape, np.bool_)
+        x, y, width, height = self.boxes[row]
+        mask[y : y + height, x : x + width] = self.crop(row)
+        return mask
+
 
 def regions_from_id_image(
     ids: np.ndarray, only: Iterable[int] | None = None, min_area: int = 1, masks_anyway: bool = False

@@ -87,8 +87,5 @@ def coco_annotations(regions: Regions, scores: Sequence[float] | np.ndarray, fil
 
 
 def _counts(regions: Regions, row: int) -> list[int]:
-    mask = np.zeros(regions.shape, np.bool_)
-    x, y, width, height = regions.boxes[row]
-    mask[y : y + height, x : x + width] = regions.crop(row)
-    counts: list[int] = rle_from_mask(mask).tolist()
+    counts: list[int] = rle_from_mask(regions.mask(row)).tolist()
     return counts

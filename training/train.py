@@ -9,61 +9,31 @@ complete. On several GPUs:
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
-from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
 
 from osprey_ros.cli._edge import command
-from osprey_ros.errors import InputError
-from osprey_ros.files import write_file
-from osprey_ros.strict_json import to_json
-from training.deadline import Deadline, TimeIsUp
+from training.deadline import Deadline
 from training.prepare import prepare
 from training.recipe import load_recipe
+from training.runs import add_run_options, claim, run_to_end
 from training.trainer import Trainer
-
-TIME_IS_UP = 3
-
-
-def claim(folder: Path, recipe: Any) -> None:
-    """Record the recipe, a dataclass, in the run's folder.
-
-    Raises:
-        InputError: an earlier run with another recipe has left its files there.
-    """
-    note = folder / "recipe.json"
-    wanted = to_json(asdict(recipe), indent=1) + "\n"
-    if note.is_file():
-        if note.read_text() != wanted:
-            raise InputError(f"{folder} holds a run of another recipe ({note}): give another --output or remove it")
-        return
-    write_file(note, wanted)
 
 
 @command("train")
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--config", type=Path, required=True, metavar="RECIPE", help="a YAML file, see training/configs"
-    )
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder of the run (default build/NAME of the recipe)"
-    )
-    parser.add_argument("--scale", type=float, default=1.0, help="share of scenes and steps, for a trial run")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that render")
-    parser.add_argument("--save-every", type=float, default=60.0, help="seconds between two saved states")
-    parser.add_argument("--minutes", type=float, metavar="M", help="stop after M minutes, with everything saved")
+    add_run_options(parser)
     arguments = parser.parse_args(argv)
     started = time.monotonic()
     deadline = Deadline(60 * arguments.minutes if arguments.minutes else None, started)
-    try:
+
+    def run() -> None:
         recipe = load_recipe(arguments.config)
         if arguments.scale != 1:
             recipe = recipe.scaled(arguments.scale)
@@ -84,15 +54,10 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         trainer.run(arguments.save_every, deadline)
-    except KeyboardInterrupt:
-        print("train: interrupted: the same command continues from the last saved state", file=sys.stderr)
-        raise
-    except TimeIsUp as stop:
-        print(f"train: {stop}: the same command goes on", file=sys.stderr)
-        return TIME_IS_UP
-    minutes = (time.monotonic() - started) / 60
-    state.print(f"checkpoint: {output / 'checkpoint'} ({minutes:.1f} minutes since this start)", file=sys.stderr)
-    return 0
+        minutes = (time.monotonic() - started) / 60
+        state.print(f"checkpoint: {output / 'checkpoint'} ({minutes:.1f} minutes since this start)", file=sys.stderr)
+
+    return run_to_end(run)
 
 
 if __name__ == "__main__":

@@ -25,10 +25,10 @@ from training.int4_aware import int4_weights, settle_on_int4
 from training.objective import Objective
 from training.prepared import Prepared
 from training.recipe import DataSources, ModelStart, Recipe, load_recipe
+from training.runs import claim
 from training.stages import GROUPS, Stage, freeze_all_but, group_parameters
 from training.store import SceneStore, render_scenes
 from training.tokenizer import train_tokenizer
-from training.train import claim
 from training.trainer import Trainer
 
 SCENES = 6

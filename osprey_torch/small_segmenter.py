@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
@@ -32,6 +30,7 @@ from osprey_ros.segmenter.spec import (
 )
 from osprey_torch.json_files import read_json
 from osprey_torch.segmenter_model import SegmenterModel
+from osprey_torch.tensor_files import map_file
 from osprey_torch.weight_layout import CONFIG
 
 MODEL_TYPE = "osprey_segmenter"
@@ -512,8 +511,9 @@ class SmallSegmenterModel(SegmenterModel):
 def open_small_segmenter(folder: Path) -> SmallSegmenterModel:
     """Open the checkpoint that training writes. Raises InputError if it is incomplete or does not fit together."""
     model = SmallSegmenter(SmallSegmenterConfig.from_json(read_json(folder / CONFIG)))
+    weights = {name: value.float() for name, value in map_file(folder / WEIGHTS).items()}
     try:
-        model.load_state_dict({name: value.float() for name, value in load_file(folder / WEIGHTS).items()})
-    except (OSError, SafetensorError, RuntimeError) as error:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
         raise InputError(f"{folder / WEIGHTS} cannot be used: {str(error).splitlines()[0]}") from error
     return SmallSegmenterModel(model)

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from export.graph_small_segmenter import build_tower
 from osprey_ros.errors import InputError
 from osprey_torch.small_segmenter import SmallSegmenter
+from osprey_torch.tensor_files import map_file
 from training.deadline import Deadline
 from training.segmenter.data import SourceOfImages
 from training.segmenter.features import FeatureFolder, Source, compute_features
@@ -39,7 +40,7 @@ def prepare(recipe: SegmenterRecipe, folder: Path, workers: int, deadline: Deadl
     """
     torch.manual_seed(recipe.seed)
     model = SmallSegmenter(recipe.model)
-    model.tower.load_lite0(_weights(Path(recipe.tower)))
+    model.tower.load_lite0(map_file(Path(recipe.tower)))
     build_tower(model, folder / _TOWER)
     size = (recipe.model.height, recipe.model.width)
     models, counts = tuple(Path(one) for one in recipe.models), recipe.images
@@ -81,11 +82,3 @@ def _sample_maps(folders: Sequence[FeatureFolder]) -> list[torch.Tensor]:
         for number in range(0, len(folder), max(1, len(folder) // _SAMPLES))
     ]
     return [torch.from_numpy(np.stack(level)) for level in zip(*images, strict=True)]
-
-
-def _weights(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        found: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}; see the recipe for where it comes from") from error
-    return found

@@ -39,6 +39,7 @@ from osprey_torch.model import Osprey
 from training import train
 from training.data import CATEGORIES, LABELS, NO_LABEL, Item, SceneDataset, Selection
 from training.recipe import load_recipe, recipe_from_mapping
+from training.runs import TIME_IS_UP
 from training.store import SceneStore, render_scenes
 from training.tokenizer import train_tokenizer
 
@@ -286,7 +287,7 @@ def test_a_run_in_slices_ends_where_one_without_a_stop_does(tmp_path: Path) -> N
         status = train.main([*arguments, str(tmp_path / "sliced"), "--minutes", "1e-9"])
         if status == 0:
             break
-        assert status == train.TIME_IS_UP
+        assert status == TIME_IS_UP
         progress = json.loads((tmp_path / "sliced" / "progress.json").read_text())
         stops.append((progress["stage"], progress["step"]))
     assert stops == [(0, 1), (0, 2), (1, 1)]

@@ -22,7 +22,9 @@ from osprey_ros.ros import interfaces
 from osprey_ros.ros.outputs.messages import time_message
 from osprey_ros.ros.segmenter.images import KeptImage, LatestImages
 
-PATIENCE = 15.0  # seconds until an image counts as not described
+PATIENCE = 15.0  # seconds until an image counts as not described, or a request as lost
+DISCOVERY = 5.0  # seconds that a node which has just started may take to be found
+_ATTEMPTS = 4  # requests for one answer: a service that has not found its new client yet sends an answer nowhere
 _PERIOD = 0.02  # seconds between two looks at what is waited for
 _STAMPS = 64  # latest described images that are remembered
 
@@ -121,13 +123,13 @@ class Describing:
         """Stamps of the images that were described, the latest last."""
         return tuple(self._stamps)
 
-    async def until(self, ready: Callable[[], bool]) -> bool:
-        """Wait until ``ready`` is true. Return False after PATIENCE seconds, and when this is closed."""
+    async def until(self, ready: Callable[[], bool], patience: float = PATIENCE) -> bool:
+        """Wait until ``ready`` is true. Return False after ``patience`` seconds, and when this is closed."""
         if ready():
             return True
         future: Future[bool] = Future(executor=self._node.executor)
         future.add_done_callback(lambda _: None)  # otherwise a result does not wake the executor
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + patience
 
         def look() -> None:
             if not future.done() and (ready() or self._closed or time.monotonic() > deadline):
@@ -139,9 +141,9 @@ class Describing:
         self._node.destroy_timer(timer)
         return bool(found)
 
-    def check(self) -> None:
-        """Raise InputError if no node offers the service that describes."""
-        if not self._client.service_is_ready():
+    async def check(self) -> None:
+        """Raise InputError if no node offers the service that describes within DISCOVERY seconds."""
+        if not await self.until(self._client.service_is_ready, DISCOVERY):
             raise InputError(
                 f"no node offers {self._service}; start the node that describes, or set the parameter describer"
             )
@@ -167,7 +169,10 @@ class Describing:
             raise InputError(self._not_described("the clicked image was not"))
 
     async def words(self, image: KeptImage, request: Any, masks: Sequence[MaskCrop]) -> Any:
-        """Return the response to a request, with its question or style, about masks in an image."""
+        """Return the response to a request, with its question or style, about masks in an image.
+
+        Raises InputError if there is none after several requests.
+        """
         forwarded = interfaces.DescribeRegion.Request(
             stamp=time_message(image.stamp),
             regions=[region_message(mask) for mask in masks],
@@ -175,7 +180,22 @@ class Describing:
             style=request.style,
             max_new_tokens=request.max_new_tokens,
         )
-        return await self._client.call_async(forwarded)
+        futures: list[Any] = []
+
+        def answer() -> Any:
+            return next((future for future in futures if future.done()), None)
+
+        try:
+            for _ in range(_ATTEMPTS):
+                futures.append(self._client.call_async(forwarded))
+                if await self.until(lambda: answer() is not None):
+                    return answer().result()
+                if self._closed:
+                    raise InputError("the node was deactivated before the answer came")
+        finally:
+            for future in futures:
+                self._client.remove_pending_request(future)
+        raise InputError(f"{self._name} did not answer within {_ATTEMPTS * PATIENCE:g} s; check that it is active")
 
     def _not_described(self, what: str) -> str:
         return (

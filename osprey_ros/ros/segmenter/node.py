@@ -251,7 +251,7 @@ class SegmenterNode(SettingsNode):
             response.success, response.message = False, "the node is inactive; activate it"
             return response, []
         try:
-            describing.check()
+            await describing.check()
             image = self._images.of(stamp) if stamp else await describing.image_to_click(self._images)
             request = request_of(image)
             job = AnswerJob(

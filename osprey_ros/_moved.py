@@ -15,7 +15,8 @@ _MODULES = """
 asked=decoding.prompt_batch association=scene.association attributes=scene.attributes bag=recording.annotate
 bag_frames=recording.frames bag_read=recording.reader,recording.topics bag_types=recording.types,messages.stamps
 bag_write=recording.writer bilinear=regions.pooling branches=decoding.prompt_batch,decoding.kv_cache
-bundle=bundle.bundle,bundle.engine_bundle,bundle.manifest,bundle.spec,bundle.hash_cache calibration=bundle.calibration
+bundle=bundle.bundle,bundle.engine_bundle,bundle.manifest,bundle.spec,bundle.hash_cache,bundle.places
+calibration=bundle.calibration
 constraints=decoding.constraints decoder=decoding.decoder decoder_engine=decoding.runner draw=viz.overlay
 embeddings=decoding.embeddings encoders=vision.encoder,regions.encoder engines=engines.base
 fingerprint=bundle.fingerprint,engines.machine generation=decoding.loop geometry=regions.geometry

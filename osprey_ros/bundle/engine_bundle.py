@@ -6,20 +6,16 @@ Opening a bundle checks that every listed file is present and complete. Writing 
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-import stat
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-from osprey_ros.bundle.default import VARIABLE
 from osprey_ros.bundle.hash_cache import cached_sha256, sha256_of
 from osprey_ros.bundle.manifest import MANIFEST, EngineEntry, EngineManifest, FileEntry, graphs
-from osprey_ros.bundle.spec import REBUILD
+from osprey_ros.bundle.places import find_bundle
 from osprey_ros.errors import BundleError
 from osprey_ros.file_errors import LFS_POINTER, is_lfs_pointer, os_reason, read_text
 
@@ -167,45 +163,6 @@ def write_with_files(directory: str | os.PathLike[str], manifest: M) -> M:
     return manifest
 
 
-def find_bundle(name_or_path: str | os.PathLike[str], rebuild: str = REBUILD) -> Path:
-    """Return the folder of a bundle.
-
-    A path (with a separator in it) is that folder. For a bare name, it is the first folder with a manifest among
-    ``NAME`` in the working directory, ``engines/NAME`` in the source checkout, and ``engines/NAME`` in an install
-    space. Raises BundleError, with the places that were searched and the remedy ``rebuild``, if there is none.
-    """
-    # os.path, because pathlib raises OSError if a name is too long.
-    given = os.path.expanduser(name_or_path)
-    if os.path.dirname(given):
-        tried = [Path(given)]
-        found = tried if _is_folder(given) else []
-    else:
-        tried = [Path(given), *(engines / given for engines in _engine_folders())]
-        found = [folder for folder in tried if os.path.isfile(folder / MANIFEST)]
-    if found:
-        return found[0]
-    places = ", ".join(str(p) for p in tried)
-    origin = f" of the environment variable {VARIABLE}" if os.environ.get(VARIABLE) == str(name_or_path) else ""
-    raise BundleError(
-        f"no engine bundle {str(name_or_path)!r}{origin} (searched {places}): give its folder, or {rebuild}"
-    )
-
-
-def _is_folder(path: str) -> bool:
-    """Return whether a path is a folder. Raises BundleError if it is a file or may not be read."""
-    try:
-        is_folder = stat.S_ISDIR(os.stat(path).st_mode)
-    except (FileNotFoundError, ValueError):
-        return False
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            return False
-        raise BundleError(f"bundle {path} cannot be read: {os_reason(error)}") from error
-    if not is_folder:
-        raise BundleError(f"{path} is a file and not an engine bundle; give the folder of the bundle")
-    return is_folder
-
-
 def write_atomically(contents: Mapping[Path, bytes]) -> None:
     """Write files under temporary names and rename them. If one fails, all keep their old contents. Raises OSError."""
     partials = {path: path.with_name(path.name + ".partial") for path in contents}
@@ -225,12 +182,3 @@ def write_atomically(contents: Mapping[Path, bytes]) -> None:
     finally:
         for partial in partials.values():
             partial.unlink(missing_ok=True)
-
-
-def _engine_folders() -> list[Path]:
-    here = Path(__file__).resolve()
-    prefixes = [Path(p) for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
-    # An installed package is in <prefix>/lib/pythonX.Y/site-packages/osprey_ros (Debian: <prefix>/local/lib/...).
-    prefixes += [*here.parents[4:7], Path(sys.prefix)]
-    folders = [here.parents[2] / "engines"] + [p / "share" / "osprey_ros" / "engines" for p in prefixes]
-    return list(dict.fromkeys(folders))

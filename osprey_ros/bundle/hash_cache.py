@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from osprey_ros.bundle.places import cache_folder
+
 # A file that is younger than this when it is hashed is not cached: clocks of file systems are too coarse to show that
 # it was changed right afterwards.
 MIN_AGE_SECONDS = 2.0
@@ -34,7 +36,7 @@ def cached_sha256(path: Path) -> str:
     """
     started, state = time.time(), _state(path)
     try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "osprey_ros" / "hashes"
+        folder = cache_folder() / "hashes"
     except RuntimeError:  # there is no home directory
         return sha256_of(path)
     entry = folder / hashlib.sha256(state.encode("utf-8", "surrogateescape")).hexdigest()

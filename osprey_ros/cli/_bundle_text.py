@@ -32,13 +32,13 @@ def describe_bundle(bundle: Bundle | SegmenterBundle) -> list[str]:
         for role, entry in manifest.engines.items()
     ]
     others = sorted(set(manifest.precisions) - set(manifest.engines))
-    lines += _table([*rows, *((name, "", "", manifest.precisions[name]) for name in others)])
+    lines += table([*rows, *((name, "", "", manifest.precisions[name]) for name in others)])
     for role, entry in manifest.engines.items():
         if entry.fingerprint:
-            lines += ["", f"Built for ({role}, {entry.file})", *_table(sorted(entry.fingerprint.items()))]
+            lines += ["", f"Built for ({role}, {entry.file})", *table(sorted(entry.fingerprint.items()))]
     total = sum(entry.bytes for entry in manifest.files.values())
     lines += ["", f"Files, {size_text(total)}"]
-    lines += _table([(name, size_text(entry.bytes)) for name, entry in sorted(manifest.files.items())])
+    lines += table([(name, size_text(entry.bytes)) for name, entry in sorted(manifest.files.items())])
     return [*lines, *_verification(manifest.verification)]
 
 
@@ -78,11 +78,11 @@ def _verification(figures: Mapping[str, Any]) -> list[str]:
         for name, stage in stages.items():
             limits = stage.get("limits", {})
             rows.append((name, *(_figure(stage.get(column)) for column in columns), _in_line(limits)))
-        lines += ["", "Verification", *_table(rows)]
+        lines += ["", "Verification", *table(rows)]
     rest = {name: value for name, value in figures.items() if name not in ("stages", "verified")}
     if rest:
         lines += ["", "Verification, further" if lines else "Verification"]
-        lines += _table([(name.replace("_", " "), _in_line(value)) for name, value in rest.items()])
+        lines += table([(name.replace("_", " "), _in_line(value)) for name, value in rest.items()])
     return lines
 
 
@@ -103,11 +103,11 @@ def _figure(value: Any) -> str:
     return str(value)
 
 
-def _table(rows: Iterable[Sequence[str]]) -> list[str]:
+def table(rows: Iterable[Sequence[str]], indent: str = "  ") -> list[str]:
     """Return rows of cells as indented lines with aligned columns."""
     cells = [list(row) for row in rows]
     widths = [max((len(row[i]) for row in cells if i < len(row)), default=0) for i in range(max(map(len, cells)))]
-    return ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=False)).rstrip() for row in cells]
+    return [indent + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=False)).rstrip() for row in cells]
 
 
 def size_text(count: float) -> str:

@@ -1,5 +1,7 @@
 """The commands ``osprey bundle show`` and ``osprey bundle verify``: print what a bundle contains, and check its files.
 
+``list`` and ``get`` are in files of their own.
+
 `check_bundle` does the checks of `Bundle.open`, but collects all faults instead of stopping at the first one.
 """
 
@@ -12,17 +14,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from osprey_ros.bundle import fingerprint
-from osprey_ros.bundle.manifest import MANIFEST, EngineManifest, FileEntry, Manifest, kind_of
+from osprey_ros.bundle.manifest import MANIFEST, EngineManifest, FileEntry
 from osprey_ros.bundle.spec import REBUILD
+from osprey_ros.cli import _bundle_get, _bundle_list
 from osprey_ros.cli._bundle_text import describe_bundle, size_text
 from osprey_ros.cli._options import add_json_option, add_verbose_option
 from osprey_ros.cli._output import warn_if_unverified
-from osprey_ros.errors import BundleError, OspreyError
-from osprey_ros.segmenter.bundle import SegmenterManifest
+from osprey_ros.errors import BundleError
+from osprey_ros.segmenter.bundle import manifest_type
 from osprey_ros.strict_json import to_json
 
-ACTIONS = ("show", "verify")
+ACTIONS = ("list", "show", "verify", "get")
 FAULTY = 1
 
 
@@ -30,10 +32,11 @@ def add_command(commands: Any) -> None:
     """Add ``osprey bundle`` to the commands."""
     parser = commands.add_parser(
         "bundle",
-        help="print what an engine bundle contains, or check its files",
-        description="Print what an engine bundle contains, or check its files.",
+        help="list, show, check and download engine bundles",
+        description="List, show, check and download engine bundles.",
     )
     bundle_commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _bundle_list.add_command(bundle_commands)
     show = bundle_commands.add_parser(
         "show",
         help="print engines, files, precisions and verification figures",
@@ -51,6 +54,7 @@ def add_command(commands: Any) -> None:
         command.add_argument("bundle", metavar="DIR", help="folder or name of the engine bundle")
         add_json_option(command)
         add_verbose_option(command)
+    _bundle_get.add_command(bundle_commands)
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ def check_bundle(path: str | Path, progress: Callable[[str, int, int], None] | N
     Raises:
         BundleError: There is no bundle, or it has a format that this version does not read.
     """
-    from osprey_ros.bundle.engine_bundle import find_bundle
+    from osprey_ros.bundle.places import find_bundle
 
     root = find_bundle(path)
     manifest, faults = _read_manifest(root)
@@ -126,7 +130,7 @@ def _read_manifest(root: Path) -> tuple[EngineManifest | None, list[Fault]]:
         data = json.loads(text)
     except ValueError as error:
         return None, [Fault(MANIFEST, f"is not valid JSON ({error})")]
-    kind = _kind(data)
+    kind = manifest_type(data)
     if isinstance(data, dict) and data.get("format_version") != kind.readable_version:
         raise BundleError(
             f"bundle {root}: {MANIFEST} has format_version {data.get('format_version')!r}, this osprey_ros reads "
@@ -136,12 +140,6 @@ def _read_manifest(root: Path) -> tuple[EngineManifest | None, list[Fault]]:
         return kind.from_json(to_json(data)), []
     except BundleError as error:
         return None, [Fault(MANIFEST, str(error).removeprefix(f"{MANIFEST} ").removeprefix(f"{MANIFEST}: "))]
-
-
-def _kind(data: Any) -> type[EngineManifest]:
-    """Return the type of the manifest with this content, whatever its faults."""
-    is_segmenter = isinstance(data, dict) and kind_of(data) == SegmenterManifest.kind_of_bundle
-    return SegmenterManifest if is_segmenter else Manifest
 
 
 def _file_fault(root: Path, name: str, entry: FileEntry, read: Callable[[int], None]) -> str:
@@ -169,29 +167,6 @@ def _unlisted(root: Path, manifest: EngineManifest) -> tuple[str, ...]:
     return tuple(sorted(name for name in names if name != MANIFEST and name not in manifest.files))
 
 
-def plan_notes(manifest: EngineManifest) -> list[str]:
-    """Return one sentence for each TensorRT plan that does not fit this machine.
-
-    That is not a fault, because the bundle can be for another machine. On a machine without a GPU or without TensorRT,
-    one sentence says that the plans were not compared.
-    """
-    from osprey_ros.engines import machine
-
-    plans = [entry for entry in manifest.engines.values() if entry.fingerprint]
-    if not plans:
-        return []
-    try:
-        here = machine.current()
-    except OspreyError as error:
-        return [f"the TensorRT plans were not compared with this machine ({error})"]
-    notes = []
-    for entry in plans:
-        found = fingerprint.differences(entry.fingerprint, here)
-        if found:
-            notes.append(f"{entry.file} was built for another machine: {'; '.join(map(str, found))}")
-    return notes
-
-
 def run_verify(arguments: argparse.Namespace) -> int:
     """Run ``osprey bundle verify`` and return the exit status: 0, or FAULTY.
 
@@ -199,6 +174,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
         BundleError: There is no bundle to check.
     """
     from osprey_ros.cli._progress import progress_bar
+    from osprey_ros.engines.machine import plan_notes
 
     with progress_bar("verifying", "B", 0, unit_scale=True) as bar:
 
@@ -250,12 +226,9 @@ def run_show(arguments: argparse.Namespace) -> int:
         BundleError: The bundle cannot be opened.
     """
     from osprey_ros.bundle.bundle import Bundle
-    from osprey_ros.bundle.engine_bundle import find_bundle
-    from osprey_ros.segmenter.bundle import SegmenterBundle
+    from osprey_ros.segmenter.bundle import open_any_bundle
 
-    root = find_bundle(arguments.bundle)
-    is_segmenter = isinstance(_read_manifest(root)[0], SegmenterManifest)
-    bundle = (SegmenterBundle if is_segmenter else Bundle).open(root, verify=False)
+    bundle = open_any_bundle(arguments.bundle)
     manifest, kinds = bundle.manifest, bundle.kinds() if isinstance(bundle, Bundle) else None
     if arguments.json:
         report = {

@@ -13,6 +13,14 @@ from osprey_ros.cli._edge import USAGE_ERROR, command
 if TYPE_CHECKING:
     from osprey_ros.cli._programs import Program
 
+_FIRST_STEPS = """\
+osprey describes the objects of an image. Three ways to begin:
+
+    osprey describe --image photo.jpg    describe everything in a photograph
+    osprey web                           the same in a browser
+    osprey doctor                        look whether this machine is ready, with ROS 2 too
+
+`osprey --help` lists all commands."""
 _EPILOG = """\
 Try it on a simulated scene:
 
@@ -46,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, Sequence[str]]]:
     """Return the parser, and the names below each command: those of its own commands, if it has any."""
-    from osprey_ros.cli import ask, bag, bundle, describe, segment, web
+    from osprey_ros.cli import ask, bag, bundle, completion, describe, doctor, segment, web
     from osprey_ros.cli._options import Parser, add_verbose_option
     from osprey_ros.cli._programs import EVALUATIONS, PROGRAMS
 
@@ -58,7 +66,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Sequence[str]]]:
     )
     parser.add_argument("--version", action="store_true", help="print the version")
     add_verbose_option(parser, "verbose")
-    parser.set_defaults(run=lambda arguments: _run_without_command(parser, arguments))
+    parser.set_defaults(run=_run_without_command)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     describe.add_command(commands)
     segment.add_command(commands)
@@ -66,6 +74,8 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Sequence[str]]]:
     bag.add_command(commands)
     bundle.add_command(commands)
     web.add_command(commands)
+    doctor.add_command(commands)
+    completion.add_command(commands, parser)
     for name, program in PROGRAMS.items():
         _add_program(commands, f"osprey {name}", name, program)
     evaluate = commands.add_parser(
@@ -89,9 +99,9 @@ def _add_program(commands: Any, title: str, name: str, program: Program) -> None
     parser.set_defaults(run=lambda arguments: run_program(title, program, arguments.argv))
 
 
-def _run_without_command(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
+def _run_without_command(arguments: argparse.Namespace) -> int:
     if not arguments.version:
-        parser.print_help()
+        print(_FIRST_STEPS)
         return USAGE_ERROR
     import osprey_ros
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from osprey_ros.bundle.fingerprint import REBUILD, differences, read_fingerprint
+from osprey_ros.bundle.manifest import EngineManifest
 from osprey_ros.engines.cuda import Cuda
-from osprey_ros.errors import BundleError, EngineError
+from osprey_ros.errors import BundleError, EngineError, OspreyError
 
 log = logging.getLogger(__name__)
 
@@ -60,3 +61,24 @@ def check_plan(plan: Path, machine: Mapping[str, str] | None = None) -> None:
         log.warning("%s: %s; build it again if results or times have changed", plan, text)
         return
     raise BundleError(f"{plan} was built for another machine: {text}; {REBUILD}")
+
+
+def plan_notes(manifest: EngineManifest) -> list[str]:
+    """Return one sentence for each TensorRT plan that does not fit this machine.
+
+    That is not a fault, because the bundle can be for another machine. On a machine without a GPU or without TensorRT,
+    one sentence says that the plans were not compared.
+    """
+    plans = [entry for entry in manifest.engines.values() if entry.fingerprint]
+    if not plans:
+        return []
+    try:
+        here = current()
+    except OspreyError as error:
+        return [f"the TensorRT plans were not compared with this machine ({error})"]
+    notes = []
+    for entry in plans:
+        found = differences(entry.fingerprint, here)
+        if found:
+            notes.append(f"{entry.file} was built for another machine: {'; '.join(map(str, found))}")
+    return notes

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from osprey_ros.bundle.engine_bundle import EngineBundle, write_with_files
-from osprey_ros.bundle.manifest import EngineEntry, EngineManifest, graphs
+from osprey_ros.bundle.manifest import MANIFEST, EngineEntry, EngineManifest, Manifest, graphs, kind_of
+from osprey_ros.bundle.places import find_bundle
 from osprey_ros.segmenter.spec import DECODER, ENCODER, REBUILD, SegmenterSpec
+
+if TYPE_CHECKING:
+    from osprey_ros.bundle.bundle import Bundle
 
 FORMAT_VERSION = 1
 ROLES = (ENCODER, DECODER)
@@ -45,10 +51,27 @@ class SegmenterManifest(EngineManifest):
         return {"model": SegmenterSpec.from_json(data["model"])}
 
 
+def manifest_type(data: Any) -> type[EngineManifest]:
+    """Return the type of the manifest with this content, whatever its faults."""
+    is_segmenter = isinstance(data, dict) and kind_of(data) == SegmenterManifest.kind_of_bundle
+    return SegmenterManifest if is_segmenter else Manifest
+
+
 class SegmenterBundle(EngineBundle[SegmenterManifest]):
     """An opened bundle of a segmenter."""
 
     manifest_type = SegmenterManifest
+
+
+def open_any_bundle(path: str | os.PathLike[str]) -> Bundle | SegmenterBundle:
+    """Open a bundle of either kind by folder or name, without verifying its files. Raises BundleError."""
+    from osprey_ros.bundle.bundle import Bundle  # with numpy
+
+    root = find_bundle(path)
+    kind: type[EngineManifest] = Manifest
+    with suppress(OSError, ValueError, RecursionError):  # the bundle says what is wrong with its manifest
+        kind = manifest_type(json.loads((root / MANIFEST).read_bytes()))
+    return (SegmenterBundle if kind is SegmenterManifest else Bundle).open(root, verify=False)
 
 
 def write_segmenter_manifest(

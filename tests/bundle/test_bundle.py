@@ -15,7 +15,6 @@ import pytest
 
 from osprey_ros.bundle import hash_cache
 from osprey_ros.bundle.bundle import Bundle, write_manifest
-from osprey_ros.bundle.engine_bundle import find_bundle
 from osprey_ros.bundle.manifest import (
     CROP,
     MANIFEST,
@@ -25,6 +24,7 @@ from osprey_ros.bundle.manifest import (
     Manifest,
     onnx_engines,
 )
+from osprey_ros.bundle.places import find_bundle
 from osprey_ros.bundle.spec import ModelSpec
 from osprey_ros.errors import BundleError
 

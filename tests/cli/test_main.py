@@ -12,13 +12,16 @@ from pathlib import Path
 import pytest
 
 import osprey_ros
-from osprey_ros.cli import ask, bag, bundle, describe, web
+from osprey_ros.cli import ask, bag, bundle, describe, doctor, web
 from osprey_ros.cli._options import Parser
 from osprey_ros.cli._output import logs_on_stderr
 from osprey_ros.cli.main import main
 from osprey_ros.scene.settings import StepSettings
 
-OWN = (["describe"], ["ask"], ["bag"], ["web"], ["bundle"], ["bundle", "show"], ["bundle", "verify"])
+OWN = (
+    *(["describe"], ["ask"], ["bag"], ["web"], ["doctor"], ["completion"]),
+    *(["bundle"], ["bundle", "list"], ["bundle", "show"], ["bundle", "verify"], ["bundle", "get"]),
+)
 # Options with another meaning in recordings, where images have topics, and a node is where results go.
 OF_RECORDINGS = {"--image", "--overlay", "--node"}
 
@@ -26,7 +29,7 @@ OF_RECORDINGS = {"--image", "--overlay", "--node"}
 def _parsers() -> Iterator[tuple[str, argparse.ArgumentParser]]:
     """Yield the names and the parsers of all commands of osprey_ros itself."""
     commands = Parser().add_subparsers()
-    for command in (describe, ask, bag, bundle, web):
+    for command in (describe, ask, bag, bundle, web, doctor):
         command.add_command(commands)
     for name, parser in commands.choices.items():
         nested = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
@@ -67,10 +70,30 @@ def test_help_needs_no_library(command: list[str]) -> None:
     assert done.stdout.startswith(f"usage: osprey {' '.join(command)} ")
 
 
-def test_without_a_command_the_help_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_command_it_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("    osprey ")] == ["describe", "web", "doctor"]
+    assert lines[-1] == "`osprey --help` lists all commands."
+
+
+def test_the_help_lists_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
     out = capsys.readouterr().out
-    for command in ("describe", "ask", "bag", "bundle", "sim", "demo", "build", "train", "eval"):
+    for command in (
+        "describe",
+        "ask",
+        "bag",
+        "bundle",
+        "doctor",
+        "completion",
+        "sim",
+        "demo",
+        "build",
+        "train",
+        "eval",
+    ):
         assert f"\n    {command} " in out
     assert "osprey describe --image scene/image.png --masks scene/masks.png" in out
 

@@ -22,6 +22,7 @@ from typing import Protocol
 import numpy as np
 from onnx import TensorProto
 
+from osprey_torch.language_models import RopeScaling
 from osprey_torch.onnx_graph import GraphBuilder
 
 _ATTENTION_OPSET = 23  # the first with the operator Attention
@@ -31,13 +32,36 @@ _SCORE_RANGE = 75.0  # exp(-75) = 3e-33 is negligible beside 1, and normal even 
 
 @dataclass(frozen=True)
 class Heads:
-    """Sizes and constants of the attention of all layers. layers: how many the graph has."""
+    """Sizes and constants of the attention of all layers.
+
+    layers: how many the graph has. count, kv_count: heads of queries, and of keys and values. dim: size of each.
+    """
 
     layers: int
     count: int
+    kv_count: int
     dim: int
     max_positions: int
     rope_theta: float
+    rope_scaling: RopeScaling | None = None
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Numbers in a row of queries, and in one of keys or values."""
+        return self.count * self.dim, self.kv_count * self.dim
+
+    @property
+    def group(self) -> int:
+        """Heads of queries that share one head of keys and values."""
+        return self.count // self.kv_count
+
+
+@dataclass(frozen=True)
+class HeadNorm:
+    """The norm of each head of queries and keys. scale: name of float32 [query heads + key heads, D]."""
+
+    scale: str
+    epsilon: float
 
 
 class Attention(Protocol):
@@ -54,9 +78,10 @@ class Attention(Protocol):
     def shared(self) -> None:
         """Add what all layers use."""
 
-    def layer(self, layer: int, qkv: str, pick: Callable[[str, str], str] | None) -> str:
-        """Make new_key.i and new_value.i of the projections qkv [..., S, 3 * heads * D]; returns the context.
+    def layer(self, layer: int, qkv: str, pick: Callable[[str, str], str] | None, norm: HeadNorm | None = None) -> str:
+        """Make new_key.i and new_value.i of the projections qkv [..., S, (heads + 2 * KV heads) * D].
 
+        Returns the context. norm: of queries and keys before they are rotated.
         pick(states, name) selects the rows whose logits are computed; None keeps all rows.
         The context is [..., S or R, heads * D].
         """
@@ -66,8 +91,20 @@ def rope_tables(heads: Heads, factor: float = 1.0) -> tuple[np.ndarray, np.ndarr
     """Return `factor` times cosines and sines of every position's angles, float32 [max_positions, dim / 2]."""
     half = heads.dim // 2
     frequencies = heads.rope_theta ** (-np.arange(half, dtype=np.float64) / half)
+    if heads.rope_scaling is not None:
+        frequencies = heads.rope_scaling.apply(frequencies)
     angles = np.arange(heads.max_positions, dtype=np.float64)[:, None] * frequencies
     return (factor * np.cos(angles)).astype(np.float32), (factor * np.sin(angles)).astype(np.float32)
+
+
+def rms_norm(graph: GraphBuilder, states: str, scale: str, epsilon: float, name: str) -> str:
+    """Add a root-mean-square norm, float32, in the form that onnxruntime fuses into one kernel."""
+    states = graph.wide(states)
+    square = graph.node("Pow", [states, graph.constant(2.0, dtype=np.float32)], f"{name}.square")
+    mean = graph.node("ReduceMean", [square], f"{name}.mean", axes=[-1], keepdims=1)
+    shifted = graph.node("Add", [mean, graph.constant(epsilon, dtype=np.float32)], f"{name}.shifted")
+    unit = graph.node("Div", [states, graph.node("Sqrt", [shifted], f"{name}.root")], f"{name}.unit")
+    return graph.node("Mul", [unit, scale], f"{name}.output")
 
 
 class InPlace:
@@ -75,7 +112,7 @@ class InPlace:
 
     def __init__(self, graph: GraphBuilder, heads: Heads) -> None:
         self._graph, self._heads = graph, heads
-        self._width = heads.count * heads.dim
+        self._query_width, self._width = heads.widths
         self.batch = True
 
     def inputs(self) -> None:
@@ -104,14 +141,21 @@ class InPlace:
             weight = graph.weight(f"rope.{name}_table", table, dtype=np.float32)
             graph.node("Gather", [weight, positions], f"rope.{name}")
 
-    def layer(self, layer: int, qkv: str, pick: Callable[[str, str], str] | None) -> str:
+    def layer(self, layer: int, qkv: str, pick: Callable[[str, str], str] | None, norm: HeadNorm | None = None) -> str:
         """See `Attention`."""
         graph, heads, name = self._graph, self._heads, f"layers.{layer}"
-        sizes = graph.constant([2 * self._width, self._width])
+        both_width = self._query_width + self._width
+        sizes = graph.constant([both_width, self._width])
         unrotated, _ = graph.split_node("Split", [qkv, sizes], [f"{name}.query_key", f"new_value.{layer}"], axis=-1)
-        factors, both = ["rope.cos", "rope.sin"], 2 * heads.count  # queries and keys rotate alike
+        factors, both = ["rope.cos", "rope.sin"], heads.count + heads.kv_count  # queries and keys rotate alike
+        if norm is not None:
+            by_head = graph.constant([1, -1, both, heads.dim])
+            split = graph.node("Reshape", [unrotated, by_head], f"{name}.query_key_heads")
+            normed = rms_norm(graph, split, norm.scale, norm.epsilon, f"{name}.head_norm")
+            unrotated = graph.node("Reshape", [normed, graph.constant([1, -1, both_width])], f"{name}.query_key_normed")
         rotated = graph.node("RotaryEmbedding", [unrotated, *factors], f"{name}.rotated", num_heads=both)
-        query, _ = graph.split_node("Split", [rotated], [f"{name}.query", f"new_key.{layer}"], axis=-1)
+        parts = [rotated] if heads.group == 1 else [rotated, graph.constant([self._query_width, self._width])]
+        query, _ = graph.split_node("Split", parts, [f"{name}.query", f"new_key.{layer}"], axis=-1)
         mask = "mask"
         if pick is not None:
             query, mask = pick(query, "logit_query"), graph.node("Gather", [mask, "logit_rows"], "logit_mask", axis=0)
@@ -120,7 +164,7 @@ class InPlace:
             [query, f"key.{layer}", f"value.{layer}", mask],
             f"{name}.context",
             q_num_heads=heads.count,
-            kv_num_heads=heads.count,
+            kv_num_heads=heads.kv_count,
             scale=1.0,
         )
 
@@ -141,14 +185,14 @@ class Apart:
         for layer in range(heads.layers):
             for part, length in (("prefix", "P"), ("branch", "B")):
                 for kind in ("key", "value"):
-                    graph.input(f"{part}_{kind}.{layer}", [length, heads.count, heads.dim], graph.onnx_type)
+                    graph.input(f"{part}_{kind}.{layer}", [length, heads.kv_count, heads.dim], graph.onnx_type)
 
     def outputs(self) -> None:
         """See `Attention`."""
         graph, heads = self._graph, self._heads
         for layer in range(heads.layers):
             for kind in ("key", "value"):
-                graph.output(f"new_{kind}.{layer}", ["S", heads.count, heads.dim], graph.onnx_type)
+                graph.output(f"new_{kind}.{layer}", ["S", heads.kv_count, heads.dim], graph.onnx_type)
 
     def shared(self) -> None:
         """See `Attention`: rotary factors of this step's positions, and where the blocks of keys end."""
@@ -165,13 +209,13 @@ class Apart:
             graph.node("Gather", [lengths, graph.constant([0])], f"{part}.rows")
         graph.node("Add", ["prefix.rows", "branch.rows"], "past.rows")
 
-    def layer(self, layer: int, qkv: str, pick: Callable[[str, str], str] | None) -> str:
+    def layer(self, layer: int, qkv: str, pick: Callable[[str, str], str] | None, norm: HeadNorm | None = None) -> str:
         """See `Attention`."""
         graph, name = self._graph, f"layers.{layer}"
-        query, mask = self._query(layer, qkv), "mask"
+        query, mask = self._query(layer, qkv, norm), "mask"
         if pick is not None:
             query, mask = pick(query, "logit_query"), pick(mask, "logit_mask")
-        query = graph.node("Transpose", [query], f"{name}.query_by_head", perm=[1, 0, 2])
+        query = self._by_head(query, f"{name}.query")
         prefix, branch, new = (
             self._scores(query, f"{part}_key.{layer}", f"{name}.scores_{part}") for part in ("prefix", "branch", "new")
         )
@@ -190,22 +234,44 @@ class Apart:
         for part, (start, end) in zip(("prefix", "branch", "new"), spans, strict=True):
             seen = graph.node("Slice", [weights, start, end, graph.constant([-1])], f"{name}.attention_{part}")
             by_head = graph.node("Transpose", [f"{part}_value.{layer}"], f"{name}.values_{part}", perm=[1, 0, 2])
+            by_head = self._for_group(by_head, f"{name}.values_{part}_group")
             products.append(graph.node("MatMul", [seen, by_head], f"{name}.context_{part}"))
         context = graph.node("Sum", products, f"{name}.context")
-        context = graph.node("Transpose", [context], f"{name}.context_by_row", perm=[1, 0, 2])
+        order = [1, 0, 2] if self._heads.group == 1 else [2, 0, 1, 3]
+        context = graph.node("Transpose", [context], f"{name}.context_by_row", perm=order)
         width = self._heads.count * self._heads.dim
         return graph.node("Reshape", [context, graph.constant([-1, width])], f"{name}.context_rows")
 
-    def _query(self, layer: int, qkv: str) -> str:
-        """Make new_key.i and new_value.i and returns the scaled query, all [S, heads, D]."""
+    def _by_head(self, query: str, name: str) -> str:
+        """Return queries [S, heads, D] as [heads, S, D], or in groups for each KV head: [KV heads, group, S, D]."""
+        graph, heads = self._graph, self._heads
+        if heads.group == 1:
+            return graph.node("Transpose", [query], f"{name}_by_head", perm=[1, 0, 2])
+        shape = graph.constant([-1, heads.kv_count, heads.group, heads.dim])
+        grouped = graph.node("Reshape", [query, shape], f"{name}_grouped")
+        return graph.node("Transpose", [grouped], f"{name}_by_head", perm=[1, 2, 0, 3])
+
+    def _for_group(self, states: str, name: str) -> str:
+        """Return keys or values of each KV head in a form that its whole group multiplies with."""
+        if self._heads.group == 1:
+            return states
+        return self._graph.node("Unsqueeze", [states, self._graph.constant([1])], name)
+
+    def _query(self, layer: int, qkv: str, norm: HeadNorm | None) -> str:
+        """Make new_key.i and new_value.i, [S, KV heads, D], and return the scaled query, [S, heads, D]."""
         graph, name = self._graph, f"layers.{layer}"
-        heads, dim = self._heads.count, self._heads.dim
-        qkv = graph.node("Reshape", [qkv, graph.constant([-1, 3 * heads, dim])], f"{name}.qkv_heads")
-        sizes = graph.constant([2 * heads, heads])
+        heads, others, dim = self._heads.count, self._heads.kv_count, self._heads.dim
+        qkv = graph.node("Reshape", [qkv, graph.constant([-1, heads + 2 * others, dim])], f"{name}.qkv_heads")
+        sizes = graph.constant([heads + others, others])
         unrotated, _ = graph.split_node("Split", [qkv, sizes], [f"{name}.query_key", f"new_value.{layer}"], axis=1)
-        rotated = self._rotate(graph.wide(unrotated), f"{name}.rotate")
+        if norm is None:
+            states = graph.wide(unrotated)
+        else:
+            states = rms_norm(graph, unrotated, norm.scale, norm.epsilon, f"{name}.head_norm")
+        rotated = self._rotate(states, f"{name}.rotate")
         key = f"{name}.key" if self._half else f"new_key.{layer}"
-        query, key = graph.split_node("Split", [rotated], [f"{name}.query", key], axis=1)
+        parts = [rotated] if self._heads.group == 1 else [rotated, graph.constant([heads, others])]
+        query, key = graph.split_node("Split", parts, [f"{name}.query", key], axis=1)
         if self._half:
             graph.cast(key, f"new_key.{layer}", np.float16)
         scale = graph.constant(1.0 / np.sqrt(dim), dtype=np.float32)
@@ -213,6 +279,7 @@ class Apart:
 
     def _scores(self, query: str, key: str, name: str) -> str:
         transposed = self._graph.node("Transpose", [key], f"{name}.keys", perm=[1, 2, 0])
+        transposed = self._for_group(transposed, f"{name}.keys_group")
         return self._graph.node("MatMul", [query, transposed], name)
 
     def _rotate(self, states: str, name: str) -> str:

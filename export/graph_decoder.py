@@ -5,9 +5,9 @@ of attention in export/graph_attention.py have different inputs:
 
 Shapes: S rows in this step, P prefix rows, B rows of the branch buffer, R rows whose logits are wanted, H hidden size.
     inputs_embeds [S, H], position_ids int64 [S], logit_rows int64 [R], and
-    in `Apart`: mask float32 [S, B+S], prefix_key.i, prefix_value.i [P, heads, D], branch_key.i, branch_value.i
-        [B, heads, D]
-    in `InPlace`: mask float32 [S, T], key.i, value.i [1, T, heads * D]: T rows in all, the last S of them the new ones
+    in `Apart`: mask float32 [S, B+S], prefix_key.i, prefix_value.i [P, K, D], branch_key.i, branch_value.i
+        [B, K, D] of K heads of keys and values
+    in `InPlace`: mask float32 [S, T], key.i, value.i [1, T, K * D]: T rows in all, the last S of them the new ones
  -> logits float32 [R, V], of each row the likeliest token, best_token int64 [R], and its natural-log probability,
     best_logprob float32 [R]; new_key.i, new_value.i of the S rows, shaped as those, with keys rotated to their
     positions and, in `InPlace`, times D**-0.25.
@@ -25,12 +25,13 @@ from typing import Protocol
 import numpy as np
 from onnx import TensorProto
 
-from export.graph_attention import Apart, Attention, Heads, InPlace
+from export.graph_attention import Apart, Attention, HeadNorm, Heads, InPlace, rms_norm
 from export.linears import DecoderPrecision
 from osprey_ros.engines.onnxruntime import FEW_ROWS
 from osprey_torch.config import OspreyConfig
+from osprey_torch.language_models import FAMILIES, Family, RopeScaling
 from osprey_torch.onnx_graph import MICROSOFT, GraphBuilder
-from osprey_torch.stored_linears import PRODUCTS
+from osprey_torch.stored_linears import PRODUCTS, attention_vectors
 
 
 class Weights(Protocol):
@@ -48,22 +49,33 @@ class Weights(Protocol):
 class DecoderShape:
     """Sizes and constants of the language model.
 
-    num_layers: how many layers the graph has, the first ones of the model.
+    num_layers: how many layers the graph has, the first ones of the model. family: what sets the model apart.
     """
 
     hidden_size: int
     num_layers: int
     num_heads: int
+    num_kv_heads: int
     head_dim: int
     vocab_size: int
     max_positions: int
     rms_norm_eps: float
     rope_theta: float
+    family: Family = FAMILIES["llama"]
+    rope_scaling: RopeScaling | None = None
 
     @property
     def heads(self) -> Heads:
         """What attention needs to know."""
-        return Heads(self.num_layers, self.num_heads, self.head_dim, self.max_positions, self.rope_theta)
+        return Heads(
+            self.num_layers,
+            self.num_heads,
+            self.num_kv_heads,
+            self.head_dim,
+            self.max_positions,
+            self.rope_theta,
+            self.rope_scaling,
+        )
 
     @classmethod
     def of(cls, config: OspreyConfig) -> DecoderShape:
@@ -111,9 +123,13 @@ class _Decoder:
         weights = f"model.layers.{layer}"
         hidden, normed = self._norm_of_sum(hidden, added, f"{weights}.input_layernorm.weight", f"{name}.input_norm")
         qkv = self._product(layer, "qkv", normed)
+        if self.shape.family.qkv_bias:
+            biases = graph.node("Concat", self._attention_vectors(weights)[:3], f"{name}.qkv_bias", axis=0)
+            qkv = graph.node("Add", [qkv, graph.narrow(biases)], f"{name}.qkv_biased")
+        head_norm = self._head_norm(weights, name) if self.shape.family.qk_norm else None
         # After the last keys and values, only the rows whose logits are computed continue.
         is_last = layer == self.shape.num_layers - 1
-        context = self.attention.layer(layer, qkv, self._pick if is_last else None)
+        context = self.attention.layer(layer, qkv, self._pick if is_last else None, head_norm)
         if is_last:
             hidden = self._pick(hidden, "logit_hidden")
         attended = self._product(layer, "attention_output", context)
@@ -124,6 +140,24 @@ class _Decoder:
         silu = graph.node("Mul", [gate, sigmoid], f"{name}.silu")
         gated = graph.node("Mul", [silu, up], f"{name}.gated")
         return hidden, self._product(layer, "down", gated)
+
+    def _attention_vectors(self, weights: str) -> list[str]:
+        """Add the biases and head norms of a layer's attention; return their names, in the order of the weights."""
+        return [self.linears.vector(self.graph, f"{weights}.{one}") for one in attention_vectors(self.shape.family)]
+
+    def _head_norm(self, weights: str, name: str) -> HeadNorm:
+        """Add the scales of the norms of queries and keys, one row for each head."""
+        graph, shape = self.graph, self.shape
+        scales = [
+            graph.node("Expand", [vector, graph.constant([count, shape.head_dim])], f"{name}.{part}_scale")
+            for vector, count, part in zip(
+                self._attention_vectors(weights)[-2:],
+                (shape.num_heads, shape.num_kv_heads),
+                ("query", "key"),
+                strict=True,
+            )
+        ]
+        return HeadNorm(graph.node("Concat", scales, f"{name}.head_scale", axis=0), shape.rms_norm_eps)
 
     def _product(self, layer: int, name: str, states: str) -> str:
         """Add the product `name` of PRODUCTS for a layer."""
@@ -153,15 +187,8 @@ class _Decoder:
         return outputs[3], outputs[0]
 
     def _rms_norm(self, states: str, weight: str, name: str) -> str:
-        """Add a root-mean-square norm in the form that onnxruntime fuses into one kernel."""
-        graph = self.graph
-        states = graph.wide(states)
-        square = graph.node("Pow", [states, graph.constant(2.0, dtype=np.float32)], f"{name}.square")
-        mean = graph.node("ReduceMean", [square], f"{name}.mean", axes=[-1], keepdims=1)
-        epsilon = graph.constant(self.shape.rms_norm_eps, dtype=np.float32)
-        root = graph.node("Sqrt", [graph.node("Add", [mean, epsilon], f"{name}.shifted")], f"{name}.root")
-        unit = graph.node("Div", [states, root], f"{name}.unit")
-        return graph.narrow(graph.node("Mul", [unit, self.linears.vector(graph, weight)], f"{name}.output"))
+        scale = self.linears.vector(self.graph, weight)
+        return self.graph.narrow(rms_norm(self.graph, states, scale, self.shape.rms_norm_eps, name))
 
     def _logits(self, hidden: str, added: str | None) -> None:
         _, normed = self._norm_of_sum(hidden, added, "model.norm.weight", "norm")

@@ -128,8 +128,7 @@ def decoder_precision(precisions: Precisions, targets: Targets, config: OspreyCo
             f"--method {precisions.method} is how int4 and int8 weights are found, but the decoder's layers are "
             f"{precisions.llm} and its output layer is {precisions.lm_head}: leave it out or give --llm int4"
         )
-    layer = 4 * config.hidden_size**2 + 3 * config.hidden_size * config.intermediate_size
-    small = config.num_layers * layer <= _UNPACKED_WEIGHTS
+    small = config.num_layers * config.layer_weights <= _UNPACKED_WEIGHTS
     on_cpu = targets.decoder == "onnxruntime" and not targets.half
     return DecoderPrecision(
         precisions.llm,

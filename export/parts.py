@@ -43,7 +43,7 @@ from osprey_torch.checkpoint import Checkpoint
 from osprey_torch.config import OspreyConfig
 from osprey_torch.onnx_graph import to_half
 from osprey_torch.readback import CONFIG, EMBEDDING_TABLE, decoder_weights
-from osprey_torch.stored_linears import PRODUCTS, stored_name
+from osprey_torch.stored_linears import PRODUCTS, attention_vectors, stored_name
 from osprey_torch.weight_files import WeightFile, read_index, write_index
 
 VISION_DATA = f"{VISION}.data"
@@ -108,7 +108,7 @@ class BundleParts:
             return verify_bundle(
                 self.workspace.bundle,
                 self.checkpoint,
-                decoder_weights(self._decoder_path),
+                decoder_weights(self._decoder_path, self.config),
                 samples,
                 engines=self.engines(),
                 config=self.config,
@@ -164,7 +164,8 @@ class BundleParts:
     def _layer(self, layer: int) -> list[Path]:
         prefix = f"model.layers.{layer}"
         groups = [[f"{prefix}.{part}" for part in product] for product in PRODUCTS.values()]
-        return self._write_weights(f"layer{layer:02d}", groups, [f"{prefix}.{norm}.weight" for norm in _NORMS])
+        vectors = [f"{norm}.weight" for norm in _NORMS] + attention_vectors(self.config.family)
+        return self._write_weights(f"layer{layer:02d}", groups, [f"{prefix}.{vector}" for vector in vectors])
 
     def _lm_head(self) -> list[Path]:
         return self._write_weights(_LM_HEAD, [[_LM_HEAD]], [_FINAL_NORM])

@@ -171,7 +171,7 @@ def _writing(config: OspreyConfig, precisions: Precisions) -> int:
 
 def _verifying(config: OspreyConfig, sizes: Sizes, layers: int) -> int:
     """Return the peak of a verification: an engine, or a part of the PyTorch model."""
-    layer = 4 * (4 * config.hidden_size**2 + 3 * config.hidden_size * config.intermediate_size)
+    layer = 4 * config.layer_weights
     head = 4 * config.vocab_size * config.hidden_size
     # onnxruntime repacks quantized weights; PyTorch holds a layer twice while it is read, and the embedding table.
     engine = 2 * (sizes.layers * layers // config.num_layers + sizes.head)
@@ -182,7 +182,7 @@ def _running(config: OspreyConfig, sizes: Sizes, targets: Targets) -> int:
     """Return the memory of a process that describes `max_regions` regions of an image."""
     prefix = config.image_tokens + _ROWS_OF_REGION
     rows = prefix + _ROWS_OF_REGION * targets.max_regions
-    cache = 2 * config.num_layers * config.hidden_size * (2 if targets.half else 4) * rows
+    cache = 2 * config.num_layers * config.num_kv_heads * config.head_dim * (2 if targets.half else 4) * rows
     # Activations: maps of the finest level; attention scores of the prefix and its MLP.
     side = max(config.feature_sizes[0][0], config.crop_feature_sizes[0][0] * math.isqrt(MOST_CROPS))
     maps = 16 * 4 * config.vision_channels[0] * side**2

@@ -25,7 +25,7 @@ def streamed_model(config: OspreyConfig, read: Read, layers: int | None = None) 
         layers: number of decoder layers, the first ones; by default all of the config.
     """
     with torch.device("meta"):
-        model = Osprey(replace(config, num_layers=layers or config.num_layers)).eval()
+        model = Osprey(replace(config, num_layers=layers or config.num_layers, tied_embeddings=False)).eval()
     # Without weights, but with a table of its own.
     model.model.rotary_emb = type(model.model.rotary_emb)(model.model.config)
     names = {id(parameter): name for name, parameter in model.state_dict(keep_vars=True).items()}

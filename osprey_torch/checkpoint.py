@@ -28,10 +28,12 @@ from osprey_torch.tensor_files import StoredTensor, map_file, read_stored
 from osprey_torch.tokenizer_files import read_vocabulary
 from osprey_torch.weight_layout import (
     CONFIG,
+    OUTPUT_LAYER,
     TOWER,
     check_shapes,
     list_vision_weights,
     list_weights,
+    with_tied_embeddings,
     without_spare_rows,
 )
 
@@ -78,7 +80,7 @@ class Checkpoint:
         if vision_weights is not None or not any(name.startswith(TOWER) for name in tensors):
             others = {name: tensor for name, tensor in tensors.items() if not name.startswith(TOWER)}
             tensors = others | list_vision_weights(folder, config, data.get("mm_vision_tower"), vision_weights)
-        tensors = without_spare_rows(tensors, config)
+        tensors = with_tied_embeddings(without_spare_rows(tensors, config), config)
         check_shapes(folder, config, tensors)
         files = tuple(sorted({tensor.path for tensor in tensors.values()}))
         return cls(folder, config, tokenizer, tensors, files, read_kinds(folder))
@@ -169,6 +171,8 @@ def save_checkpoint(
     if kinds is not None:
         write_file(folder / KINDS, kinds.to_json())
     weights = model.state_dict() if state is None else state
+    if config.tied_embeddings:
+        weights = {name: tensor for name, tensor in weights.items() if name != OUTPUT_LAYER}
     stored = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in weights.items()}
     path = folder / "model.safetensors"
     try:

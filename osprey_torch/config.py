@@ -7,18 +7,19 @@ from typing import Any
 
 from osprey_ros.bundle.spec import ModelSpec
 from osprey_torch.config_values import numbers, part, positive_number, token_ids, whole_number
+from osprey_torch.language_models import FAMILIES, Family, RopeScaling, context_of, rope_scaling_of
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 STRIDES = (4, 8, 16, 32)
 
-# What `config.json` calls the fields that every LLaMA has; the key-value heads are the heads.
+# What `config.json` calls the fields that every language model of LLaMA's kind has.
 LLAMA_KEYS = {
     "hidden_size": "hidden_size",
     "intermediate_size": "intermediate_size",
     "num_hidden_layers": "num_layers",
     "num_attention_heads": "num_heads",
-    "num_key_value_heads": "num_heads",
+    "num_key_value_heads": "num_kv_heads",
     "vocab_size": "vocab_size",
     "max_position_embeddings": "max_positions",
     "rms_norm_eps": "rms_norm_eps",
@@ -27,7 +28,10 @@ LLAMA_KEYS = {
     "eos_token_id": "eos_id",
 }
 _OPTIONAL = ("num_key_value_heads", "rms_norm_eps", "rope_theta", "bos_token_id", "eos_token_id")
-_SIZES = LLAMA_KEYS.keys() - set(_OPTIONAL)
+_SIZES = LLAMA_KEYS.keys() - {*_OPTIONAL, "max_position_embeddings"}
+# Fields that config.json has beside the "osprey" part, where a language model has them.
+_TOP_LEVEL = ("kv_heads", "head_size", "tied_embeddings", "rope_scaling")
+_NAMES = {"vision_backbone": "the name of a timm model", "language_model": "the name of a family of language models"}
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,11 @@ class OspreyConfig:
     intermediate_size: int = 11008
     num_layers: int = 32
     num_heads: int = 32
+    kv_heads: int | None = None  # of keys and values; None: as many as num_heads
+    head_size: int | None = None  # None: hidden_size / num_heads
+    language_model: str = "llama"  # a key of osprey_torch.language_models.FAMILIES
+    tied_embeddings: bool = False  # the output layer has the weights of the embedding table
+    rope_scaling: RopeScaling | None = None
     vocab_size: int = 32000
     max_positions: int = 4096
     rms_norm_eps: float = 1e-5
@@ -76,7 +85,13 @@ class OspreyConfig:
             )
         if self.crop_margin < 1:
             raise ValueError(f"crop_margin is {self.crop_margin}: a window of less than the region's box cuts it off")
-        if self.hidden_size % (2 * self.num_heads):
+        if self.language_model not in FAMILIES:
+            raise ValueError(f"language_model is {self.language_model!r}: it must be one of {', '.join(FAMILIES)}")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"{self.num_heads} heads do not divide into {self.num_kv_heads} groups (key-value heads)")
+        if self.head_size is not None and self.head_size % 2:
+            raise ValueError(f"head_size is {self.head_size}: rotary positions need an even size")
+        if self.head_size is None and self.hidden_size % (2 * self.num_heads):
             raise ValueError(f"hidden_size {self.hidden_size} does not divide into {self.num_heads} heads of even size")
         if not 1 <= self.image_token_level < len(STRIDES):
             raise ValueError(
@@ -87,7 +102,24 @@ class OspreyConfig:
 
     @property
     def head_dim(self) -> int:
-        return self.hidden_size // self.num_heads
+        """Size of a head of the language model."""
+        return self.hidden_size // self.num_heads if self.head_size is None else self.head_size
+
+    @property
+    def num_kv_heads(self) -> int:
+        """Number of heads of keys and values."""
+        return self.num_heads if self.kv_heads is None else self.kv_heads
+
+    @property
+    def layer_weights(self) -> int:
+        """Number of weights in the linears of a layer of the language model."""
+        heads = 2 * self.num_heads + 2 * self.num_kv_heads  # of queries, keys, values and the output
+        return heads * self.head_dim * self.hidden_size + 3 * self.hidden_size * self.intermediate_size
+
+    @property
+    def family(self) -> Family:
+        """What sets the language model apart from other families."""
+        return FAMILIES[self.language_model]
 
     @property
     def image_grid(self) -> int:
@@ -121,6 +153,8 @@ class OspreyConfig:
         """Return `config.json` of the published layout; what LLaMA has no name for lies under "osprey"."""
         # A tower has a name or the shape of a ConvNeXt.
         unused = ["vision_backbone"] if self.vision_backbone is None else ["vision_depths", "vision_layer_scale"]
+        if self.language_model == "llama":
+            unused.append("language_model")
         if not self.crop_size:
             unused += ["crop_size", "crop_margin"]
         return {
@@ -129,8 +163,24 @@ class OspreyConfig:
             "mm_projector_type": "mlp2x_gelu",
             "mm_hidden_size": self.vision_channels[self.image_token_level],
             **{key: getattr(self, name) for key, name in LLAMA_KEYS.items()},
-            "osprey": {key: value for key, value in asdict(self).items() if key not in (*LLAMA_KEYS.values(), *unused)},
+            **self._extra_json(),
+            "osprey": {
+                key: value
+                for key, value in asdict(self).items()
+                if key not in (*LLAMA_KEYS.values(), *_TOP_LEVEL, *unused)
+            },
         }
+
+    def _extra_json(self) -> dict[str, Any]:
+        """Return the keys of `config.json` that only some language models have."""
+        extra: dict[str, Any] = {}
+        if self.head_size is not None:
+            extra["head_dim"] = self.head_size
+        if self.tied_embeddings:
+            extra["tie_word_embeddings"] = True
+        if self.rope_scaling is not None:
+            extra["rope_scaling"] = self.rope_scaling.to_json()
+        return extra
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> OspreyConfig:
@@ -145,23 +195,27 @@ class OspreyConfig:
         """
         _check_kind(data)
         vocab_size, heads = whole_number(data, "vocab_size"), whole_number(data, "num_attention_heads")
-        if whole_number(data, "num_key_value_heads", heads) != heads:
-            raise ValueError(
-                f"num_key_value_heads {data['num_key_value_heads']}: grouped-query attention is not part of Osprey "
-                f"(num_attention_heads is {heads})"
-            )
-        own = _own_values(part(data, "osprey"), {f.name: f.default for f in fields(cls)})
+        own = _own_values(part(data, "osprey"), {f.name: f.default for f in fields(cls) if f.name not in _TOP_LEVEL})
+        kv_heads = whole_number(data, "num_key_value_heads", heads)
+        head_size = whole_number(data, "head_dim", whole_number(data, "hidden_size") // heads)
         # The published end of an answer comes first, wherever the list has it.
         ends = sorted(token_ids(data, "eos_token_id", [cls.eos_id]), key=lambda one: one != cls.eos_id)
+        # Families without a token for the beginning have one for the end that separates texts.
+        starts = cls.bos_id if own.get("language_model", "llama") == "llama" else ends[0]
         own.setdefault("mask_id", vocab_size)
         own.setdefault("pos_id", own["mask_id"] + 1)
         if len(ends) > 1:
             own["extra_eos_ids"] = tuple(ends[1:])
         own |= {name: whole_number(data, key) for key, name in LLAMA_KEYS.items() if key in _SIZES}
+        own["max_positions"] = context_of(data)
         config = cls(
+            kv_heads=None if kv_heads == heads else kv_heads,
+            head_size=None if head_size * heads == own["hidden_size"] else head_size,
+            tied_embeddings=bool(data.get("tie_word_embeddings")),
+            rope_scaling=rope_scaling_of(data),
             rms_norm_eps=positive_number(data, "rms_norm_eps", cls.rms_norm_eps),
             rope_theta=_rope_theta(data),
-            bos_id=whole_number(data, "bos_token_id", cls.bos_id, least=0),
+            bos_id=whole_number(data, "bos_token_id", starts, least=0),
             eos_id=ends[0],
             **own,
         )
@@ -180,9 +234,9 @@ def _check_kind(data: dict[str, Any]) -> None:
             raise ValueError(f"{key} {data[key]!r}: expected {expected!r}")
     for key in ("attention_bias", "mlp_bias"):
         if data.get(key):
-            raise ValueError(f"{key} is {data[key]!r}: Osprey's linears have no biases")
-    if data.get("tie_word_embeddings"):
-        raise ValueError("tie_word_embeddings is true: Osprey's output layer has weights of its own")
+            raise ValueError(f"{key} is {data[key]!r}: such biases are not supported")
+    if any(kind != "full_attention" for kind in data.get("layer_types") or ()) and data.get("sliding_window") is None:
+        raise ValueError(f"layer_types is {data['layer_types']!r}: only 'full_attention' is supported")
     if data.get("quantization_config"):
         method = part(data, "quantization_config").get("quant_method", "unknown")
         raise ValueError(
@@ -192,11 +246,8 @@ def _check_kind(data: dict[str, Any]) -> None:
 
 
 def _rope_theta(data: dict[str, Any]) -> float:
-    """Return the base of the rotary positions. Raises ValueError if they are scaled."""
+    """Return the base of the rotary positions."""
     parameters = part(data, "rope_parameters")
-    scaling = part(data, "rope_scaling") or parameters
-    if scaling.get("rope_type", scaling.get("type", "default")) != "default":
-        raise ValueError(f"rope_scaling is {scaling!r}: Osprey's rotary positions are not scaled")
     return positive_number(data, "rope_theta", positive_number(parameters, "rope_theta", OspreyConfig.rope_theta))
 
 
@@ -210,9 +261,9 @@ def _own_values(data: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any
         default = defaults[key]
         if value is None:
             continue
-        if key == "vision_backbone":
+        if key in _NAMES:
             if not isinstance(value, str):
-                raise ValueError(f"{key} is {value!r}: it must be the name of a timm model")
+                raise ValueError(f"{key} is {value!r}: it must be {_NAMES[key]}")
             values[key] = value
         elif key == "extra_eos_ids":
             values[key] = token_ids(data, key, ()) if value else ()

@@ -1,12 +1,13 @@
-"""Osprey: vision tower, projector, mask extractor and LLaMA, under the published parameter names."""
+"""Osprey: vision tower, projector, mask extractor and language model, under the published parameter names."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+import transformers
 from torch import nn
-from transformers import LlamaConfig, LlamaModel
 
 from osprey_ros.decoding.prompt import IMAGE, MASK, POSITION
 from osprey_torch.backbone import BackboneTower
@@ -16,19 +17,30 @@ from osprey_torch.packing import PackedBatch
 from osprey_torch.vision import VisionTower
 
 
-class OspreyLlama(LlamaModel):  # type: ignore[no-untyped-call]
-    """LLaMA with the vision tower and the projector inside, where the published checkpoint has them."""
+def language_model(config: OspreyConfig) -> Any:
+    """Return a language model of transformers, with the vision tower and the projector inside.
 
-    def __init__(self, config: OspreyConfig):
-        shape = {key: getattr(config, name) for key, name in LLAMA_KEYS.items()}
-        rope = {"rope_type": "default", "rope_theta": shape.pop("rope_theta")}
-        super().__init__(LlamaConfig(**shape, rope_parameters=rope, attn_implementation="sdpa"))  # type: ignore[call-arg]
-        self.vision_tower = VisionTower(config) if config.vision_backbone is None else BackboneTower(config)
-        self.mm_projector = nn.Sequential(
-            nn.Linear(config.vision_channels[config.image_token_level], config.hidden_size),
-            nn.GELU(),
-            nn.Linear(config.hidden_size, config.hidden_size),
-        )
+    There the published checkpoint has them.
+    """
+    shape = {key: getattr(config, name) for key, name in LLAMA_KEYS.items()}
+    scaling = {"rope_type": "default"} if config.rope_scaling is None else config.rope_scaling.to_json()
+    shape["rope_parameters"] = {**scaling, "rope_theta": shape.pop("rope_theta")}
+    shape["tie_word_embeddings"] = config.tied_embeddings
+    if config.language_model != "qwen2":  # its heads divide the hidden size
+        shape["head_dim"] = config.head_dim
+    name = config.family.name
+    sizes = getattr(transformers, f"{name}Config")(**shape, attn_implementation="sdpa")
+    if hasattr(sizes, "sliding_window"):  # the context ends before the window does
+        sizes.sliding_window = None
+        sizes.layer_types = ["full_attention"] * config.num_layers
+    model = getattr(transformers, f"{name}Model")(sizes)
+    model.vision_tower = VisionTower(config) if config.vision_backbone is None else BackboneTower(config)
+    model.mm_projector = nn.Sequential(
+        nn.Linear(config.vision_channels[config.image_token_level], config.hidden_size),
+        nn.GELU(),
+        nn.Linear(config.hidden_size, config.hidden_size),
+    )
+    return model
 
 
 class Osprey(nn.Module):
@@ -37,9 +49,11 @@ class Osprey(nn.Module):
     def __init__(self, config: OspreyConfig):
         super().__init__()
         self.config = config
-        self.model = OspreyLlama(config)
+        self.model = language_model(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         nn.init.normal_(self.lm_head.weight, std=0.02)
+        if config.tied_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
         self.mask_extractor = MaskExtractor(config)
 
     def project(self, level: torch.Tensor) -> torch.Tensor:

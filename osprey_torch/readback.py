@@ -39,12 +39,12 @@ _TOWER = "model.vision_tower"
 def model_from_bundle(bundle: Bundle) -> Osprey:
     """Return an fp32 model in evaluation mode with the weights of the bundle's engines, which must be ONNX graphs."""
     config = OspreyConfig.from_json(json.loads(bundle.path(CONFIG).read_text(encoding="utf-8")))
-    model = Osprey(config)
+    model = Osprey(replace(config, tied_embeddings=False))  # the bundle has two roundings of the one table
     crop = _encoder_weights(bundle.path(CROP)) if config.crop_size else {}
     encoders = crop | _encoder_weights(bundle.path(VISION)) | _encoder_weights(bundle.path(MASK_EXTRACTOR))
     if config.vision_backbone is not None:
         encoders |= _folded_weights(model, encoders, bundle.path(VISION))
-    decoder = decoder_weights(bundle.path(DECODER))
+    decoder = decoder_weights(bundle.path(DECODER), config)
     for name, parameter in model.state_dict().items():  # each shares its memory with the model's own
         if name == EMBEDDING_TABLE:
             array = np.load(bundle.path(EMBEDDINGS)).astype(np.float32)
@@ -60,35 +60,36 @@ def model_from_bundle(bundle: Bundle) -> Osprey:
     return model.eval()
 
 
-def decoder_weights(graph: Path) -> Read:
+def decoder_weights(graph: Path, config: OspreyConfig) -> Read:
     """Read the tensors of a decoder graph by their names in the checkpoint, float32, one at a time.
 
     The graph must be ONNX, as export/linears.py spells it; its weights may lie in files beside it. The returned
     function raises KeyError for a name that the decoder does not have.
     """
     stored = index_of_graph(graph)
-    # Where each linear lies: under which name, as which of those side by side.
-    linears: dict[str, tuple[str, int, int]] = {}
+    queries, others = (heads * config.head_dim for heads in (config.num_heads, config.num_kv_heads))
+    # Where each linear lies: under which name, and which of the outputs side by side are its own.
+    linears: dict[str, tuple[str, slice]] = {}
     for name in stored:
         stem, _, part = name.rpartition(".")
         if part in ("levels", "weight"):
             members = stored_members(stem)
+            ends = np.cumsum([0, queries, others, others]) if len(members) > 1 else [0, None]
             for number, member in enumerate(members):
-                linears[f"{member}.weight"] = (stem, number, len(members))
+                linears[f"{member}.weight"] = (stem, slice(ends[number], ends[number + 1]))
 
     def read(name: str) -> np.ndarray:
-        stem, number, count = linears[name]
+        if name.endswith(".bias"):
+            return load(stored[name], graph.parent).astype(np.float32)
+        stem, part = linears[name]
         if f"{stem}.levels" in stored:
-            parts = {part: load(stored[f"{stem}.{part}"], graph.parent) for part in ("levels", "scales")}
+            parts = {kind: load(stored[f"{stem}.{kind}"], graph.parent) for kind in ("levels", "scales")}
             joined = quantized_linear(parts)
-            rows = joined.out_features // count
-            part = slice(number * rows, (number + 1) * rows)
             return replace(joined, levels=joined.levels[part], scales=joined.scales[part]).dequantize()
         data = load(stored[f"{stem}.weight"], graph.parent)
         if data.ndim == 1:
             return data.astype(np.float32)  # a norm's
-        columns = data.shape[1] // count
-        return np.ascontiguousarray(data[:, number * columns : (number + 1) * columns].T, dtype=np.float32)
+        return np.ascontiguousarray(data[:, part].T, dtype=np.float32)
 
     return read
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from osprey_torch.language_models import Family
 from osprey_torch.quantize import BLOCK, QuantizedLinear
 
 # The linears of a layer that are stored side by side and multiplied in one product.
@@ -16,6 +17,12 @@ PRODUCTS: dict[str, tuple[str, ...]] = {
     "up": ("mlp.up_proj",),
     "down": ("mlp.down_proj",),
 }
+
+
+def attention_vectors(family: Family) -> list[str]:
+    """Return the vectors of a layer's attention: biases of queries, keys and values, and norms of their heads."""
+    biases = [f"{linear}.bias" for linear in PRODUCTS["qkv"]] if family.qkv_bias else []
+    return biases + (["self_attn.q_norm.weight", "self_attn.k_norm.weight"] if family.qk_norm else [])
 
 
 def stored_name(layers: Iterable[str]) -> str:

@@ -29,7 +29,7 @@ from osprey_torch.json_files import read_json
 log = logging.getLogger(__name__)
 
 SPACE = "▁"  # stands for a space in the vocabulary
-MOST_SPARE_ROWS = 258  # two for <mask> and <pos>, and padding to a multiple of 256
+MOST_SPARE_ROWS = 514  # two for <mask> and <pos>, and padding to a multiple of 512
 SPECIAL = ("<unk>", "<s>", "</s>")
 
 _AGAIN = "download it again"

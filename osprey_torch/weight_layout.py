@@ -31,6 +31,7 @@ _MOST_NAMED = 20  # tensors in an error
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # A row for each token.
 _VOCABULARY_ROWS = ("model.embed_tokens.weight", "lm_head.weight")
+EMBEDDING_TABLE, OUTPUT_LAYER = _VOCABULARY_ROWS
 _TRUNK = "visual.trunk."
 _TRUNK_HEAD = "visual.trunk.head."
 
@@ -95,6 +96,14 @@ def without_spare_rows(tensors: Mapping[str, StoredTensor], config: OspreyConfig
         else tensor
         for name, tensor in tensors.items()
     }
+
+
+def with_tied_embeddings(tensors: Mapping[str, StoredTensor], config: OspreyConfig) -> dict[str, StoredTensor]:
+    """Return the tensors with the embedding table as output layer, where the model ties them and stores one."""
+    found = dict(tensors)
+    if config.tied_embeddings and EMBEDDING_TABLE in found:
+        found[OUTPUT_LAYER] = found[EMBEDDING_TABLE]
+    return found
 
 
 def parameter_shapes(config: OspreyConfig) -> dict[str, tuple[int, ...]]:

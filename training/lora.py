@@ -15,7 +15,7 @@ from osprey_torch.model import Osprey
 _ADAPTER = "default"
 
 
-# The linear layers of LLaMA that can have an adapter.
+# The linear layers of the language model that can have an adapter.
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -60,5 +60,7 @@ def merged_state(model: Osprey) -> dict[str, torch.Tensor]:
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):
             weight = state.pop(f"{name}.base_layer.weight")
+            if (bias := state.pop(f"{name}.base_layer.bias", None)) is not None:
+                state[f"{name}.bias"] = bias
             state[f"{name}.weight"] = weight + module.get_delta_weight(_ADAPTER).to(weight.dtype)  # type: ignore[attr-defined]
     return state

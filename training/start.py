@@ -18,6 +18,7 @@ from osprey_torch.backbone_weights import load_backbone, with_pixel_range
 from osprey_torch.checkpoint import check_finite, config_from_json, ids_given, load_checkpoint
 from osprey_torch.config import OspreyConfig
 from osprey_torch.json_files import read_json
+from osprey_torch.language_models import FAMILIES
 from osprey_torch.model import Osprey
 from osprey_torch.readback import model_from_bundle
 from osprey_torch.tensor_files import read_stored
@@ -28,6 +29,7 @@ from osprey_torch.weight_layout import (
     check_shapes,
     list_vision_weights,
     list_weights,
+    with_tied_embeddings,
     without_spare_rows,
 )
 from training.recipe import ModelStart, TowerStart
@@ -92,15 +94,17 @@ def model_from_llm(
     not fit.
     """
     data = read_json(folder / CONFIG)
-    if data.get("model_type") != "llama":
-        raise InputError(f"{folder / CONFIG}: model_type is {data.get('model_type')!r}, it must be 'llama'")
-    config = config_from_json({**data, "model_type": "osprey"}, folder / CONFIG)
+    family = data.get("model_type")
+    if family not in FAMILIES:
+        raise InputError(f"{folder / CONFIG}: model_type is {family!r}, it must be one of {', '.join(FAMILIES)}")
+    own = {**(data.get("osprey") or {}), "language_model": family}
+    config = config_from_json({**data, "model_type": "osprey", "osprey": own}, folder / CONFIG)
     tokenizer, config = read_vocabulary(folder, config, ids_given(data))
     config = with_tower(config, tower, {})
     stored = list_weights(folder)
     if tower is None:
         stored |= list_vision_weights(folder, config, None, vision_weights)
-    stored = without_spare_rows(stored, config)
+    stored = with_tied_embeddings(without_spare_rows(stored, config), config)
     check_shapes(folder, config, stored, optional=_NEW if tower is None else (*_NEW, TOWER))
     model = Osprey(config)
     state = {name: read_stored(tensor, torch.float32) for name, tensor in stored.items()}

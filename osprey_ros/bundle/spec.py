@@ -39,6 +39,7 @@ class ModelSpec:
     feature_strides: tuple[int, int, int, int] = (4, 8, 16, 32)
     extra_eos_ids: tuple[int, ...] = ()  # end an answer as eos_id does
     crop_size: int = 0  # side of the square to which a region's own crop is resized; 0: the model takes no crops
+    num_kv_heads: int = 0  # heads of keys and values; 0: as many as num_heads
     crop_margin: float = 1.3  # side of a crop's window as a multiple of the longer side of the region's box
 
     @property
@@ -50,6 +51,11 @@ class ModelSpec:
     def crop_feature_sizes(self) -> tuple[tuple[int, int], ...]:
         """(height, width) of the four feature maps of a crop, res2 to res5."""
         return tuple((self.crop_size // stride, self.crop_size // stride) for stride in self.feature_strides)
+
+    @property
+    def kv_heads(self) -> int:
+        """Number of heads of keys and values."""
+        return self.num_kv_heads or self.num_heads
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ModelSpec:

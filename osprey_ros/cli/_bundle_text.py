@@ -44,9 +44,12 @@ def describe_bundle(bundle: Bundle | SegmenterBundle) -> list[str]:
 
 def _describer(bundle: Bundle) -> list[str]:
     model = bundle.manifest.model
+    heads = f"{model.num_heads} heads"
+    if model.kv_heads != model.num_heads:
+        heads += f" ({model.kv_heads} of keys and values)"
     lines = [
         f"  image           {model.image_size} x {model.image_size} pixels, {model.image_tokens} tokens",
-        f"  language model  {model.num_layers} layers of {model.hidden_size}, {model.num_heads} heads of "
+        f"  language model  {model.num_layers} layers of {model.hidden_size}, {heads} of "
         f"{model.head_dim}, {model.vocab_size} words, {model.max_positions} positions",
     ]
     if "crop" in bundle.manifest.engines:

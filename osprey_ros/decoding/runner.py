@@ -60,7 +60,7 @@ class DecoderRunner:
             # Elsewhere onnxruntime may run an operator on the CPU, on a copy made before the new rows were written.
             raise EngineError(f"this decoder was built for the CPU, not for {engine.device!r}: build the bundle for it")
         # A graph that attends in place takes rows flat, as a batch of one.
-        row_shape = (spec.num_heads * spec.head_dim,) if self._in_place else (spec.num_heads, spec.head_dim)
+        row_shape = (spec.kv_heads * spec.head_dim,) if self._in_place else (spec.kv_heads, spec.head_dim)
         dtype = engine.input_dtypes[self._all_names[0] if self._in_place else self._prefix_names[0]]
         self._bound: dict[tuple[int, ...], _BoundRun] = {}
         self._cache = KVCache(engine, len(self._new_names), row_shape, dtype, self._in_place, self._bound.clear)

@@ -125,7 +125,7 @@ def test_weights_read_back_from_a_bundle_are_the_quantized_ones(checkpoint: Path
     precision = decoder_precision(resolved(precisions, Targets(), source.config), Targets(), source.config)
     model = model_from_bundle(Bundle.open(tmp_path / "bundle"))
     state = model.state_dict()
-    read = decoder_weights(tmp_path / "bundle" / DECODER)
+    read = decoder_weights(tmp_path / "bundle" / DECODER, source.config)
     for layer, output in (("model.layers.1.mlp.up_proj", False), ("lm_head", True)):
         expected = decode(encode(source.read, [layer], precision, output))
         np.testing.assert_array_equal(read(f"{layer}.weight"), expected)

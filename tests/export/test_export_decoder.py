@@ -29,6 +29,7 @@ SHAPE = DecoderShape(
     hidden_size=64,
     num_layers=2,
     num_heads=4,
+    num_kv_heads=4,
     head_dim=16,
     vocab_size=50,
     max_positions=96,

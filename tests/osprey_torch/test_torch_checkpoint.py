@@ -289,10 +289,11 @@ def test_a_folder_that_is_not_a_checkpoint_says_what_it_lacks(folder: Path, tmp_
     [
         ({"model_type": "llava"}, "model_type 'llava'"),
         ({"mm_projector_type": "linear"}, "mm_projector_type 'linear'"),
-        ({"num_key_value_heads": 2}, "grouped-query"),
-        ({"attention_bias": True}, "attention_bias is True: Osprey's linears have no biases"),
-        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, "rope_scaling is .*'linear'.* are not scaled"),
-        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling is .*'llama3'"),
+        ({"num_key_value_heads": 3}, r"do not divide into 3 groups \(key-value heads\)"),
+        ({"num_key_value_heads": 2}, "wrong shape: .*k_proj.weight"),
+        ({"attention_bias": True}, "attention_bias is True: such biases are not supported"),
+        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, "rope_scaling is .* only 'llama3'"),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling lacks 'low_freq_factor'"),
         ({"hidden_size": None}, r"config\.json"),
     ],
 )

@@ -223,8 +223,9 @@ def test_what_is_quicker_on_a_cpu_learns_the_same(
 
 
 def test_the_papers_stages_train_what_the_paper_trains() -> None:
-    trained = [load_recipe(CONFIGS / f"osprey_7b_stage{n}.yaml").stages[0].trains for n in (1, 2, 3)]
-    assert trained == [("projector",), ("mask_extractor",), ("projector", "mask_extractor", "language_model")]
+    for size in ("0.5b", "1.5b", "3b", "7b"):
+        trained = [load_recipe(CONFIGS / f"osprey_{size}_stage{n}.yaml").stages[0].trains for n in (1, 2, 3)]
+        assert trained == [("projector",), ("mask_extractor",), ("projector", "mask_extractor", "language_model")]
     names = [stage.name for stage in load_recipe(CONFIGS / "nano.yaml").stages]
     assert names == ["0-regions", "1-alignment", "2-masks", "3-instructions"]
 

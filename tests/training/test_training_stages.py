@@ -45,13 +45,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An LLM, a CLIP file and three data sets, each in the layout in which users have them."""
     root = tmp_path_factory.mktemp("data")
     tokenizer = train_tokenizer(TEXTS * 4, vocab_size=300)
-    config = TINY.with_vocabulary(tokenizer.token_to_id("<mask>"))
+    # A family with all that LLaMA has not: grouped heads, biases, one table for both ends.
+    config = replace(
+        TINY.with_vocabulary(tokenizer.token_to_id("<mask>")), kv_heads=2, language_model="qwen2", tied_embeddings=True
+    )
     torch.manual_seed(0)
     state = Osprey(config).state_dict()
     (root / "llm").mkdir()
-    own = {name: t for name, t in state.items() if not name.startswith((TRUNK, "mask_extractor", "model.mm_proj"))}
+    others = (TRUNK, "mask_extractor", "model.mm_proj", "lm_head")
+    own = {name: t for name, t in state.items() if not name.startswith(others)}
     save_file(own, root / "llm" / "model.safetensors")
-    (root / "llm" / "config.json").write_text(json.dumps({**config.to_json(), "model_type": "llama"}))
+    (root / "llm" / "config.json").write_text(json.dumps({**config.to_json(), "model_type": "qwen2"}))
     tokenizer.save(str(root / "llm" / "tokenizer.json"))
     clip = {name.removeprefix(TRUNK): t for name, t in state.items() if name.startswith(TRUNK)}
     torch.save(

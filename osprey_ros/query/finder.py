@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -103,9 +103,9 @@ class Finder:
             limit: the number of matches to return at most, 0 for all.
             cancel: ends the search; StoppedError is raised.
 
-        Raises PromptError for a text without words, with too many words or in another language.
+        Raises the errors of `read_question`.
         """
-        query = self._parse(text)
+        query = read_question(text, self._adjectives)
         if not objects:
             return Found((), "no object is known yet")
         results = list(self._readings(query, objects, seen, cancel))
@@ -124,34 +124,15 @@ class Finder:
         return Found(tuple(matches), "; ".join(notes))
 
     def check(self, text: str) -> None:
-        """Raise PromptError for a text without words, with too many words or in another language."""
-        self._parse(text)
+        """Raise the errors of `read_question`."""
+        read_question(text, self._adjectives)
 
     def scores(self, text: str, objects: Sequence[SceneObject], seen: ObservedFrame | None) -> np.ndarray:
         """Return the scores of all objects before calibration, float64 [objects] in 0..1.
 
         Calibration is fitted on these. Of a question with two readings, the first one counts.
         """
-        return next(self._readings(self._parse(text), objects, seen, None)).scores
-
-    def _parse(self, text: str) -> Query:
-        if not text.strip():
-            raise PromptError(f"the question is empty: {_EXAMPLE}")
-        if len(text.split()) > MAX_WORDS:
-            raise PromptError(f"the question has {len(text.split())} words; ask with at most {MAX_WORDS}")
-        marker = find_marker(text)
-        if marker is not None:
-            raise PromptError(
-                f"the question {text!r} contains {marker}: say in words which object is meant; questions about a "
-                f"region, with {REGION_TEXT}, are asked with `osprey describe --ask` or ~/describe_region"
-            )
-        if not is_english(text):
-            raise PromptError(f"English only: the question {text!r} seems to be in another language; {_EXAMPLE}")
-        query = parse(text, self._adjectives)
-        phrases = [inner for reading in query.readings for phrase in reading.phrases for inner in phrase.inner()]
-        if not all(re.search(r"\w", phrase.text) for phrase in phrases):
-            raise PromptError(f"the question {text!r} has no word for what is meant: {_EXAMPLE}")
-        return query
+        return next(self._readings(read_question(text, self._adjectives), objects, seen, None)).scores
 
     def _readings(
         self,
@@ -196,6 +177,30 @@ class Finder:
         """Return whether the model has probably met words, by how long their tokens are."""
         tokens = self._tokenizer.encode(words, add_special_tokens=False).tokens  # type: ignore[attr-defined]
         return len(words.replace(" ", "")) >= MIN_LETTERS_PER_TOKEN * len(tokens)
+
+
+def read_question(text: str, adjectives: Collection[str] = ()) -> Query:
+    """Return the readings of a question; see `osprey_ros.query.grammar.parse`.
+
+    Raises PromptError for a text without words, with too many words or in another language.
+    """
+    if not text.strip():
+        raise PromptError(f"the question is empty: {_EXAMPLE}")
+    if len(text.split()) > MAX_WORDS:
+        raise PromptError(f"the question has {len(text.split())} words; ask with at most {MAX_WORDS}")
+    marker = find_marker(text)
+    if marker is not None:
+        raise PromptError(
+            f"the question {text!r} contains {marker}: say in words which object is meant; questions about a "
+            f"region, with {REGION_TEXT}, are asked with `osprey describe --ask` or ~/describe_region"
+        )
+    if not is_english(text):
+        raise PromptError(f"English only: the question {text!r} seems to be in another language; {_EXAMPLE}")
+    query = parse(text, adjectives)
+    phrases = [inner for reading in query.readings for phrase in reading.phrases for inner in phrase.inner()]
+    if not all(re.search(r"\w", phrase.text) for phrase in phrases):
+        raise PromptError(f"the question {text!r} has no word for what is meant: {_EXAMPLE}")
+    return query
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ try:
         ObjectMatch,
         Region,
         RegionArray,
+        SceneEvent,
     )
     from osprey_interfaces.srv import (  # type: ignore[attr-defined]
         DescribeRegion,
@@ -36,4 +37,5 @@ __all__ = [
     "QueryScene",
     "Region",
     "RegionArray",
+    "SceneEvent",
 ]

@@ -43,7 +43,7 @@ from osprey_ros.timing import STAGES, Timing
 # Names that can be remapped.
 TOPICS = (
     *(IMAGE, SEGMENTATION, REGIONS, DETECTIONS, DEPTH, CAMERA_INFO, "compressed", "compressedDepth"),
-    *("objects", "overlay", "markers", "query_scene", "describe_region", "get_scene", "forget"),
+    *("objects", "overlay", "markers", "events", "query_scene", "describe_region", "get_scene", "forget"),
 )
 _UNCONFIGURED = "the node is unconfigured; configure and activate it, or start it with autostart:=true"
 _INACTIVE = "the node is inactive; activate it"
@@ -173,7 +173,7 @@ class OspreyNode(SettingsNode):
                 self._statistics.stopped()
                 return
             described = time.perf_counter()
-            outputs.publish(frame, result, draw=self._settings.overlay)
+            outputs.publish(frame, result, runtime.events(), draw=self._settings.overlay)
             published = time.perf_counter()
             age = (self.get_clock().now().nanoseconds - frame.stamp) / 1e9
             seconds = _stages(result.timing, converted - started, described - converted, published - described)

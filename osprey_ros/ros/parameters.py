@@ -10,10 +10,12 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from osprey_ros.errors import InputError
+from osprey_ros.errors import InputError, PromptError
+from osprey_ros.query.watch import Watch
 from osprey_ros.ros.inputs.settings import InputSettings
 from osprey_ros.ros.parameter_values import converted, given_values, unknown, warn_of_unknown
 from osprey_ros.scene.attributes import attributes_from
+from osprey_ros.scene.events import EventSettings
 from osprey_ros.scene.settings import StepSettings
 from osprey_ros.system.settings import Effect, Group, ParameterGroup, ParameterInfo, parameter, parameters_of
 from osprey_ros.vision.preprocess import MODES
@@ -87,6 +89,13 @@ class Settings(ParameterGroup):
     )
     inputs: InputSettings = field(default_factory=InputSettings)
     step: StepSettings = field(default_factory=StepSettings)
+    events: EventSettings = field(default_factory=EventSettings)
+    event_filter: str = parameter(
+        "",
+        'Publish only the events that a sentence asks for, such as "tell me when a mug appears" or "when the red vase '
+        'is moved". The words of an object are those of its caption. Empty: all events.',
+        Effect.FRAME,
+    )
     rate_limit: float = parameter(
         0.0,
         "Maximum number of frames described per second. 0: no limit.",
@@ -116,6 +125,10 @@ class Settings(ParameterGroup):
             attributes_from(self.attributes)
         except InputError as error:
             raise InputError(f"attributes: {error}") from error
+        try:
+            Watch.parse(self.event_filter)
+        except PromptError as error:
+            raise InputError(f"event_filter: {error}") from error
 
     def values(self) -> dict[str, Any]:
         """Return the value of each parameter by its name, as ROS takes it."""

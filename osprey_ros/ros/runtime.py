@@ -17,8 +17,10 @@ from osprey_ros.errors import BundleError, InputError, OspreyError
 from osprey_ros.frame import Frame
 from osprey_ros.pipeline import Pipeline
 from osprey_ros.query.finder import COLOR, Finder
+from osprey_ros.query.watch import EventFilter
 from osprey_ros.ros.services.handlers import Requests
 from osprey_ros.scene.attributes import attributes_from
+from osprey_ros.scene.events import EventLog, SceneEvent
 from osprey_ros.scene.result import StepResult
 from osprey_ros.scene.scene import Scene
 from osprey_ros.scene.scene_file import StoredScene
@@ -71,17 +73,28 @@ class Runtime:
         words = [spec for spec in self._attributes if spec.values]
         if all(spec.name != COLOR.name for spec in words):
             words.append(COLOR)
-        self.requests = Requests(self._pipeline, Finder(describer, words), lambda: self._settings().step, self._save)
+        self._finder = Finder(describer, words)
+        self._filter = EventFilter(now.event_filter, self._finder)
+        self.requests = Requests(self._pipeline, self._finder, lambda: self._settings().step, self._save)
         if self._store is not None:
             stored = self._store.load()
             self._pipeline.restore(stored.objects, stored.next_id, stored.questions)
             logger.info("%d objects restored from %s", self.known, self._store.path)
+        self._events = EventLog(self._pipeline.memory.scene)
 
     def step(self, frame: Frame, cancel: CancellationToken) -> StepResult:
         """Describe the objects of a frame and save the scene."""
         result = self._pipeline.step(frame, replace(self._settings().step, attributes=self._attributes), cancel)
         self._save()
         return result
+
+    def events(self) -> tuple[SceneEvent, ...]:
+        """Return the events since the latest call that the settings ask for; none from frames without memory."""
+        now = self._settings()
+        if now.event_filter != self._filter.text:
+            self._filter = EventFilter(now.event_filter, self._finder)
+        scene = self._pipeline.memory.scene
+        return self._filter.keep(self._events.update(scene, now.events), scene.snapshot())
 
     @property
     def known(self) -> int:

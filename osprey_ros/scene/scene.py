@@ -52,6 +52,8 @@ class Scene:
         """Track id of the next new object. Ids are not used again."""
         self.frame = 0
         """Number of updates."""
+        self.map_number = 0
+        """Number of the map that positions of tracks are in."""
         self._entries: dict[int, Entry] = {}
         self._merged: dict[int, int] = {}  # track id of an object that was merged -> that of the older object
         self._stamp, self._frame_id = 0, ""
@@ -128,6 +130,7 @@ class Scene:
         return track_ids
 
     def _move_tracks(self, assignment: Assignment) -> None:
+        self.map_number += assignment.new_map
         tracks = [entry.track for entry in self._entries.values()]
         if not tracks:
             return

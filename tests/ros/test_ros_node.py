@@ -15,6 +15,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from osprey_ros.messages import images
 from osprey_ros.messages.stamps import stamp_of
+from osprey_ros.ros.interfaces import Forget, SceneEvent
 from osprey_ros.ros.outputs import messages
 from osprey_ros.ros.outputs.detections import detection_type
 from osprey_ros.viz.overlay import color_of
@@ -168,6 +169,36 @@ def test_the_latest_frame_wins(active: NodeProcess, client: Client) -> None:
     published = list(client.results)
     assert published == sorted(published)
     assert len(published) < len(stamps)
+
+
+def test_events_come_once_and_a_sentence_filters_them(active: NodeProcess, client: Client) -> None:
+    events: list[SceneEvent] = []
+    client.node.create_subscription(SceneEvent, "/osprey/events", events.append, 50)
+    client.wait_until_heard()
+
+    def shown_anew(least: int) -> list[SceneEvent]:
+        """Events of a frame in which all objects are new; none until the node knows this subscriber."""
+        client.call(Forget, "/osprey/forget", Forget.Request(everything=True))
+        stamp = next(STAMPS)
+        client.send(stamp, IMAGE, IDS)
+        client.described(stamp)
+        for _ in range(50):
+            client.executor.spin_once(timeout_sec=0.02)
+        found = [event for event in events if stamp_of(event) == stamp]
+        return found if len(found) >= least else []
+
+    found = client.wait_for(lambda: shown_anew(6), "events come")
+    kinds = [event.kind for event in found]
+    assert (kinds.count(SceneEvent.APPEARED), kinds.count(SceneEvent.DESCRIBED)) == (3, 3)
+    assert len({event.track_id for event in found}) == 3
+    assert all(event.header.frame_id == "camera_optical_frame" and event.why for event in found)
+    assert not client.set_parameter("event_filter", "tell me when die rote Tasse neben dem Glas appears").successful
+    assert client.set_parameter("event_filter", "tell me when something appears").successful
+    try:
+        found = client.wait_for(lambda: shown_anew(3), "the events that were asked for come")
+        assert {event.kind for event in found} == {SceneEvent.APPEARED}
+    finally:
+        client.set_parameter("event_filter", "")
 
 
 def test_markers_and_detections_agree_with_the_objects(own_env: dict[str, str], tmp_path: Path) -> None:

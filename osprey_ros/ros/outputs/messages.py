@@ -14,7 +14,8 @@ from std_msgs.msg import Header
 
 from osprey_ros.messages.objects import object_message as make_object_message
 from osprey_ros.messages.stamps import NANOSECONDS
-from osprey_ros.ros.interfaces import Attribute, ObjectDescription, ObjectDescriptionArray
+from osprey_ros.ros.interfaces import Attribute, ObjectDescription, ObjectDescriptionArray, SceneEvent
+from osprey_ros.scene import events
 from osprey_ros.scene.types import SceneObject
 
 _PARTS: dict[str, type] = {
@@ -76,6 +77,22 @@ def objects_message(objects: Sequence[SceneObject], header: Header) -> ObjectDes
 def object_message(thing: SceneObject) -> ObjectDescription:
     """Return a message with one object."""
     return make_object_message(thing, _make)
+
+
+def event_message(event: events.SceneEvent, header: Header) -> SceneEvent:
+    """Return a message with one event; ``header`` is that of the frame."""
+    thing = object_message(event.object)
+    return SceneEvent(
+        header=header,
+        kind=events.EVENT_NUMBERS[event.kind],
+        why=event.why,
+        track_id=thing.track_id,
+        category=thing.category,
+        description=thing.description,
+        confidence=thing.confidence,
+        has_position=thing.has_position,
+        position=thing.position,
+    )
 
 
 def _make(name: str, /, **fields: Any) -> Any:

@@ -22,13 +22,17 @@ export AMENT_PREFIX_PATH := $(CURDIR)/$(VENV):$(AMENT_PREFIX_PATH)
 endif
 
 .NOTPARALLEL:
-.PHONY: help venv demo gallery docs-images test test-fast eval-extras test-eval test-web web-screenshot fuzz lint clean
+.PHONY: help venv demo gallery docs-images docs-gif docs docs-reference test-docs test test-fast eval-extras test-eval test-web web-screenshot fuzz lint clean
 help:
 	@echo "make venv   set up $(VENV) with everything (runtime, simulator, ROS 2, PyTorch for training and tests)"
 	@echo "make demo   describe the objects of a simulated camera over ROS 2; writes build/demo/ (needs no PyTorch)"
 	@echo "            MASKS=own: with the masks of the shipped segmenter"
 	@echo "make gallery  draw photographs of the packs in DATA with what BUNDLE says about them; writes build/gallery/"
-	@echo "make docs-images  draw docs/home.jpg: what home says about photographs under CC0 and simulated rooms"
+	@echo "make docs   build the site of the documentation into build/site"
+	@echo "make test-docs  build it, run the commands in the README and in docs/, and the notebook"
+	@echo "make docs-images  draw docs/home.jpg (what home says about photographs and rooms) and docs/speed.png"
+	@echo "make docs-gif  film the demo into docs/demo.gif"
+	@echo "make docs-reference  write the generated pages: parameters, messages, commands, old names"
 	@echo "make test   run the tests"
 	@echo "make test-fast  run the unit tests: no node, no training, no export"
 	@echo "make eval-extras  install what the published evaluation needs: captions, plurals, the sentence model (190 MB)"
@@ -46,6 +50,11 @@ MASKS ?= exact
 demo: $(STAMPS)/robot
 	$(BIN)/python -m osprey_sim.demo --output build/demo --masks $(MASKS)
 
+# The moving image of the README: eight rooms, the node's own words on them.
+docs-gif: $(STAMPS)/robot
+	$(BIN)/python -m osprey_sim.demo --output build/demo --frames 8
+	cp build/demo/overlay.gif docs/demo.gif
+
 # Packs of photographs with masks in COCO's layout, a folder each.
 DATA ?= ../shared/data
 BUNDLE ?= home
@@ -55,6 +64,7 @@ gallery: $(STAMPS)/robot $(STAMPS)/test
 # The photographs of the tests, by CC0, and simulated rooms: what home says of them, right or wrong.
 docs-images: $(STAMPS)/robot $(STAMPS)/test
 	$(BIN)/python -m evaluation.gallery --bundle home --data tests/photographs --rooms 4 --columns 4 --sheet docs/home.jpg
+	$(BIN)/python tools/plot_speed.py
 
 test: $(STAMPS)/robot $(STAMPS)/test
 	$(BIN)/python -m pytest $(TEST_PROCESSES)
@@ -82,6 +92,18 @@ web-screenshot: $(STAMPS)/robot $(STAMPS)/browser
 
 fuzz: $(STAMPS)/robot $(STAMPS)/test
 	OSPREY_FUZZ=2000 $(BIN)/python -m pytest tests/fuzz
+
+# The site. Its pages about parameters, messages, commands and old names are checked in; two tools write them.
+docs: $(STAMPS)/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "wrote build/site/index.html"
+
+docs-reference: $(STAMPS)/robot
+	$(BIN)/python tools/generate_parameters.py
+	$(BIN)/python tools/generate_reference.py
+
+test-docs: $(STAMPS)/robot $(STAMPS)/docs
+	$(BIN)/python -m pytest tests/docs
 
 # Types are checked against the installed libraries, so lint needs the whole environment.
 lint: $(STAMPS)/robot $(STAMPS)/test $(STAMPS)/lint
@@ -131,6 +153,11 @@ $(STAMPS)/browser: requirements/browser.txt $(STAMPS)/test
 	command -v chromium-headless-shell || command -v chromium || command -v google-chrome || \
 		apt-get install --yes --no-install-recommends chromium-headless-shell || \
 		echo "install a browser for make test-web: apt-get install chromium-headless-shell"
+	@touch $@
+
+$(STAMPS)/docs: requirements/docs.txt $(STAMPS)/test
+	@echo "installing what the documentation needs into $(VENV)"
+	$(PIP) -r requirements/docs.txt
 	@touch $@
 
 $(STAMPS)/lint: requirements/lint.txt requirements/runtime.txt requirements/bag.txt requirements/web.txt | $(STAMPS)/python

@@ -4,7 +4,7 @@
 
 The baselines are PyTorch loops over the regions, with and without the libraries of the original demo, and a batch of
 whole prompts in the same int4 decoder. Then peak memory is measured and `benchmarks/decode.py` runs.
-`benchmarks/README.md` describes each figure.
+`docs/benchmarks.md` describes each figure.
 """
 
 from __future__ import annotations

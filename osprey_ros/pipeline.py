@@ -43,7 +43,8 @@ class Pipeline:
     Args:
         describer: `step` and `look_at` set its image; others may ask it about that image between the calls.
         scene: Where objects are stored. By default a new one.
-        tracker, scheduler: By default new ones with their default settings.
+        tracker: Associates detections with objects. By default a new one with its default settings.
+        scheduler: Chooses what is described in a frame. By default a new one with its default settings.
 
     Attributes:
         memory: The scene and the latest frames.

@@ -1,8 +1,8 @@
 """Describe the objects of a simulated camera over ROS 2, and compare the descriptions with the truth.
 
 ``osprey demo --output build/demo``, or ``python -m osprey_sim.demo``, runs the camera and the node as two processes. It
-prints a table of the described objects of a few frames, writes ``objects.json`` and ``overlay.png``, and ends both
-processes.
+prints a table of the described objects of a few frames, writes ``objects.json``, ``overlay.png`` and ``overlay.gif``,
+and ends both processes.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from osprey_ros.vision.image_io import save_image
 from osprey_sim.demo_masks import MaskFrames, comparison, exact_categories
 from osprey_sim.node_process import NodeProcess
 from osprey_sim.object_sets import HOME, OBJECT_SETS
+from osprey_sim.slides import write_gif
 
 if TYPE_CHECKING:
     from osprey_ros.kinds.tree import KindTree
@@ -175,7 +176,8 @@ def run(
     opened = Bundle.open(bundle, verify=False)
     tree = opened.kinds()
     output.mkdir(parents=True, exist_ok=True)
-    for stale in (output / "objects.json", output / "overlay.png"):
+    results = [output / name for name in ("objects.json", "overlay.png", "overlay.gif")]
+    for stale in results:
         stale.unlink(missing_ok=True)
     with ExitStack() as stack:
         logs = stack.enter_context(tempfile.TemporaryDirectory(prefix="osprey-demo-"))
@@ -209,6 +211,7 @@ def run(
     print_table(entries, first=stamps[0])
     write_json(output / "objects.json", entries)
     save_image(output / "overlay.png", collected.overlays[stamps[-1]])
+    write_gif(output / "overlay.gif", [collected.overlays[stamp] for stamp in stamps])
     count = Counter(entry["category_is"] for entry in entries)
     print(
         f"{len(entries)} objects in {len(stamps)} frames, bundle {opened.manifest.name}: category right for "
@@ -217,7 +220,7 @@ def run(
     )
     if collected.masks is not None:
         print(_compared_masks(bundle, collected.masks, collected, entries, stamps, tree))
-    print(f"wrote {output / 'objects.json'} and {output / 'overlay.png'}")
+    print(f"wrote {', '.join(map(str, results))}")
     if record is not None:
         print(
             f"recorded {record}; describe it with osprey bag {record} --image /camera/image "

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Imported here, where Ctrl-C is handled.
     from osprey_ros.cli._output import logs_on_stderr
 
-    parser, commands = _parser()
+    parser, commands = parser_of_commands()
     argv = sys.argv[1:] if argv is None else list(argv)
     _check_command(parser, commands, argv)
     arguments = parser.parse_args(argv)
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _parser() -> tuple[argparse.ArgumentParser, dict[str, Sequence[str]]]:
+def parser_of_commands() -> tuple[argparse.ArgumentParser, dict[str, Sequence[str]]]:
     """Return the parser, and the names below each command: those of its own commands, if it has any."""
     from osprey_ros.cli import ask, bag, bundle, completion, describe, doctor, segment, web
     from osprey_ros.cli._options import Parser, add_verbose_option

@@ -188,7 +188,7 @@ def few_rows(version: str) -> int:
     """Return the maximum number of rows for which one thread is fastest in a small decoder.
 
     A second thread pays off once its share of the work outweighs the hand-over, which is much cheaper to a spinning
-    thread than to a sleeping one (`benchmarks/README.md`).
+    thread than to a sleeping one (`docs/history/benchmarks.md`).
     """
     return 4 if _spins_briefly(version) else 24
 
@@ -208,7 +208,7 @@ def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
 def levels_are_fast(flags: frozenset[str]) -> bool:
     """Return whether one row is multiplied faster with stored int4 weights than with unpacked float32 weights.
 
-    With AVX2 it is not: a run over one row takes 0.37 ms instead of 0.28 (`benchmarks/README.md`).
+    With AVX2 it is not: a run over one row takes 0.37 ms instead of 0.28 (`docs/history/benchmarks.md`).
     """
     return "avx512f" in flags or "avx2" not in flags
 

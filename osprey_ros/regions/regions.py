@@ -52,7 +52,9 @@ class Regions:
             images: Label images, unsigned integers [H, W] each.
             image_of: intp [N], index of the label image of each region.
             labels: intp [N], value of each region in its label image.
-            ids, areas, boxes: As in the attributes.
+            ids: As the attribute.
+            areas: As the attribute.
+            boxes: As the attribute.
         """
         self._images, self._image_of, self._labels = images, image_of, labels
         self.shape = (images[0].shape[0], images[0].shape[1])

@@ -21,7 +21,7 @@ class ImageEncoder:
     """Runs the vision engine on one image after another. Use it from one thread at a time.
 
     A GPU encodes in a background thread, so that the caller can prepare regions meanwhile. On the CPU the engine uses
-    all cores, and `encode` returns when it has finished (`benchmarks/README.md`).
+    all cores, and `encode` returns when it has finished (`docs/history/benchmarks.md`).
 
     Attributes:
         features: Feature maps of the latest image by FEATURES, [1, channels, h, w] each, on the engine's device.

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 from ros_harness import BUNDLE, Client, process_group_is_gone, ros_environment
 from rosbags.highlevel import AnyReader
@@ -131,6 +132,8 @@ def test_the_demo_shows_three_frames_and_leaves_no_process(env: dict[str, str], 
         assert entry["truth"]["short"] in ended.stdout
     overlay = cv2.imread(str(tmp_path / "out" / "overlay.png"))
     assert overlay.shape == (480, 640, 3)
+    with PIL.Image.open(tmp_path / "out" / "overlay.gif") as moving:
+        assert (moving.n_frames, moving.size, moving.info["loop"]) == (3, (560, 420), 0)
     assert processes_with(*mark) == []
 
 

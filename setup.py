@@ -54,6 +54,7 @@ setup(
     # By "test" colcon knows that `colcon test` is pytest: without it, it finds no test.
     extras_require={
         "bag": ["mcap", "rosbags"],
+        "mcp": ["mcp>=2"],
         "sim": ["mujoco", "PyOpenGL"],
         "test": ["pytest"],
         "web": ["aiohttp>=3.9"],

@@ -69,6 +69,13 @@ def fraction(text: str) -> float:
     return value
 
 
+def port_number(text: str) -> int:
+    """Return the port, 0 to 65535, that a text stands for. Raises argparse.ArgumentTypeError."""
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port, 0 to 65535")
+    return int(text)
+
+
 def _number(text: str) -> float:
     try:
         return float(text)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from osprey_ros.cli._options import add_engine_options, add_verbose_option
+from osprey_ros.cli._options import add_engine_options, add_verbose_option, port_number
 from osprey_ros.cli._segments import add_segmenter_option, open_segmenter
 from osprey_ros.errors import InputError
 from osprey_ros.file_errors import native_path
@@ -50,7 +50,7 @@ def add_command(commands: Any) -> None:
         help="address to listen on; with any other than those of this machine's loopback interface a token is needed, "
         "which is printed or given by the environment variable OSPREY_WEB_TOKEN (default: %(default)s)",
     )
-    command.add_argument("--port", type=_port, default=8765, help="port; 0: any free one (default: %(default)s)")
+    command.add_argument("--port", type=port_number, default=8765, help="port; 0: any free one (default: %(default)s)")
     add_verbose_option(command)
     command.set_defaults(run=run)
 
@@ -67,12 +67,13 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("the page needs the Python package aiohttp; install it with pip install aiohttp") from error
     import asyncio
 
-    from osprey_ros.web.access import TOKEN_VARIABLE, Access, token_for
+    from osprey_ros.system.access_tokens import token_for
+    from osprey_ros.web.access import TOKEN_VARIABLE, Access
     from osprey_ros.web.app import Application
     from osprey_ros.web.models import Models
     from osprey_ros.web.server import serve
 
-    token = token_for(arguments.host, os.environ.get(TOKEN_VARIABLE))
+    token = token_for(arguments.host, os.environ.get(TOKEN_VARIABLE), TOKEN_VARIABLE)
     samples = _samples(arguments.samples)
     bundles = _bundles(arguments.bundle, arguments.compare, arguments.device)
     models = Models(bundles, open_segmenter(arguments), arguments.threads, arguments.preprocessing)
@@ -127,9 +128,3 @@ def _samples(folder: Path | None) -> dict[str, Path]:
     if not found:
         raise InputError(f"{native_path(place)} has no images ({', '.join(_IMAGES)})")
     return {native_path(path.stem): path for path in found}
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port, 0 to 65535")
-    return int(text)

@@ -5,7 +5,6 @@ Works without ROS.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,8 @@ from osprey_ros.errors import OspreyError, StoppedError, StorageError
 from osprey_ros.messages.frames import IMAGE, SEGMENTATION
 from osprey_ros.messages.names import full_node_name
 from osprey_ros.pipeline import Pipeline
-from osprey_ros.recording.frames import FrameReader, Pair, Plan, topics_text
+from osprey_ros.recording.collector import FrameCollector
+from osprey_ros.recording.frames import FrameReader, Plan, topics_text
 from osprey_ros.recording.reader import Recording
 from osprey_ros.recording.topics import RecordedMessage
 from osprey_ros.recording.types import OBJECTS_TYPE, OVERLAY_TYPE, MessageTypes
@@ -121,7 +121,7 @@ class Annotator:
             StorageError: The recording is damaged, the output cannot be written, or no frame can be described (given
                 up after 100). No output is left.
         """
-        report, pipeline, frames = Report(), Pipeline(describer), _FrameCollector(plan, self._roles)
+        report, pipeline, frames = Report(), Pipeline(describer), FrameCollector(plan, self._roles)
         with RecordingWriter(path, self._types, self._recording.custom_data) as writer:
             for topic in (*self._recording.topics, *self._added):
                 writer.add_topic(topic)
@@ -182,28 +182,3 @@ class Annotator:
         report.descriptions += result.described
         report.empty += not result.objects
         return [RecordedMessage(topic, time, message) for topic, message in zip(self._added, data, strict=True)]
-
-
-class _FrameCollector:
-    """Collect the two messages of each frame of a plan while the recording is read."""
-
-    def __init__(self, plan: Plan, roles: dict[str, str]) -> None:
-        self._roles = roles
-        self._pairs = {
-            IMAGE: {pair.image: pair for pair in plan.frames},
-            SEGMENTATION: {pair.segmentation: pair for pair in plan.frames},
-        }
-        self._counts = {IMAGE: 0, SEGMENTATION: 0}
-        self._incomplete: defaultdict[Pair, dict[str, RecordedMessage]] = defaultdict(dict)
-
-    def add(self, message: RecordedMessage) -> tuple[Pair | None, dict[str, RecordedMessage]]:
-        """Return a frame and its messages by role if this message completes it, else None and no messages."""
-        role = self._roles.get(message.topic.name)
-        if role is None:
-            return None, {}
-        pair = self._pairs[role].get(self._counts[role])
-        self._counts[role] += 1
-        if pair is None:
-            return None, {}
-        self._incomplete[pair][role] = message
-        return (pair, self._incomplete.pop(pair)) if len(self._incomplete[pair]) == len(self._pairs) else (None, {})

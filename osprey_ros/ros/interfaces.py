@@ -17,6 +17,7 @@ try:
         DescribeRegion,
         Forget,
         GetScene,
+        Look,
         QueryScene,
     )
 except ImportError as error:
@@ -31,6 +32,7 @@ __all__ = [
     "DescribeRegionAction",
     "Forget",
     "GetScene",
+    "Look",
     "ObjectDescription",
     "ObjectDescriptionArray",
     "ObjectMatch",

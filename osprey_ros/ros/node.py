@@ -43,7 +43,7 @@ from osprey_ros.timing import STAGES, Timing
 # Names that can be remapped.
 TOPICS = (
     *(IMAGE, SEGMENTATION, REGIONS, DETECTIONS, DEPTH, CAMERA_INFO, "compressed", "compressedDepth"),
-    *("objects", "overlay", "markers", "events", "query_scene", "describe_region", "get_scene", "forget"),
+    *("objects", "overlay", "markers", "events", "query_scene", "describe_region", "get_scene", "look", "forget"),
 )
 _UNCONFIGURED = "the node is unconfigured; configure and activate it, or start it with autostart:=true"
 _INACTIVE = "the node is inactive; activate it"

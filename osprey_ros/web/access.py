@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import ipaddress
 import secrets
 
 from aiohttp import hdrs, web
 from yarl import URL
 
-from osprey_ros.errors import InputError, OspreyError
+from osprey_ros.errors import OspreyError
+from osprey_ros.system.access_tokens import is_loopback
 
 COOKIE = "osprey_web"
 TOKEN_VARIABLE = "OSPREY_WEB_TOKEN"
-MIN_TOKEN = 16  # characters
 
 # Nothing is loaded from elsewhere, no other page can frame this one, and no address of it is passed on.
 HEADERS = {
@@ -33,28 +32,6 @@ class AccessError(OspreyError):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host, as --host names it, is reached from this machine only."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def token_for(host: str, given: str | None) -> str:
-    """Return the token that requests need: ``given``, or a new one beyond the loopback interface; "" for none.
-
-    Raises InputError if ``given`` is too short or has characters that do not fit an address.
-    """
-    if given:
-        if len(given) < MIN_TOKEN or not given.isascii() or not given.replace("-", "").replace("_", "").isalnum():
-            raise InputError(f"{TOKEN_VARIABLE} is not a token: give at least {MIN_TOKEN} letters, digits, '-' and '_'")
-        return given
-    return "" if is_loopback(host) else secrets.token_urlsafe(24)
 
 
 class Access:

@@ -22,7 +22,8 @@ from web_page import BLUE, NAMES, RED, Page, png_of, sample_png, served
 
 from osprey_ros.errors import InputError
 from osprey_ros.regions.regions import as_regions
-from osprey_ros.web.access import COOKIE, TOKEN_VARIABLE, is_loopback, token_for
+from osprey_ros.system.access_tokens import is_loopback, token_for
+from osprey_ros.web.access import COOKIE, TOKEN_VARIABLE
 from osprey_ros.web.limits import Limits
 
 TOKEN = "a-token-of-these-tests"
@@ -327,11 +328,11 @@ def test_token_opens_the_page(tmp_path: Path) -> None:
 def test_which_addresses_need_a_token() -> None:
     assert [is_loopback(host) for host in ("127.0.0.1", "127.1.2.3", "::1", "localhost")] == [True] * 4
     assert [is_loopback(host) for host in ("0.0.0.0", "::", "192.168.0.2", "robot", "")] == [False] * 5
-    assert token_for("127.0.0.1", None) == ""
-    assert len(token_for("0.0.0.0", None)) >= 32
-    assert token_for("0.0.0.0", None) != token_for("0.0.0.0", None)
-    assert token_for("127.0.0.1", TOKEN) == TOKEN
+    assert token_for("127.0.0.1", None, TOKEN_VARIABLE) == ""
+    assert len(token_for("0.0.0.0", None, TOKEN_VARIABLE)) >= 32
+    assert token_for("0.0.0.0", None, TOKEN_VARIABLE) != token_for("0.0.0.0", None, TOKEN_VARIABLE)
+    assert token_for("127.0.0.1", TOKEN, TOKEN_VARIABLE) == TOKEN
     for bad in ("short", "spaces in it are refused", "x" * 20 + "é"):
         with pytest.raises(InputError, match=TOKEN_VARIABLE):
-            token_for("0.0.0.0", bad)
+            token_for("0.0.0.0", bad, TOKEN_VARIABLE)
     assert files("osprey_ros.web").joinpath("page/index.html").is_file()

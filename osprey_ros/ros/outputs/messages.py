@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point, Vector3
-from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from osprey_ros.messages.objects import object_message as make_object_message
@@ -51,6 +51,16 @@ def image_message(pixels: np.ndarray, encoding: str, header: Header) -> Image:
     )
     message.data.frombytes(pixels.data.cast("B"))  # an assignment would copy once more
     return message
+
+
+def jpeg_message(file: bytes, header: Header) -> CompressedImage:
+    """Return a JPEG file as a message."""
+    return CompressedImage(header=header, format="jpeg", data=file)
+
+
+def roi_message(box: Sequence[int]) -> RegionOfInterest:
+    """Return a box x, y, width, height in pixels as a message."""
+    return RegionOfInterest(**dict(zip(("x_offset", "y_offset", "width", "height"), box, strict=True)))
 
 
 def camera_info_message(camera_matrix: np.ndarray, width: int, height: int, header: Header) -> CameraInfo:

@@ -15,9 +15,11 @@ from osprey_ros.query.finder import Finder
 from osprey_ros.ros import interfaces
 from osprey_ros.ros.outputs import messages
 from osprey_ros.ros.services.region_targets import target_of
+from osprey_ros.scene.recall import recent_frame
 from osprey_ros.scene.settings import StepSettings
 from osprey_ros.scene.types import Snapshot
 from osprey_ros.system.cancellation import CancellationToken
+from osprey_ros.viz.look import MAX_SIDE, SIDE, view_of
 
 _TRACKS_LISTED = 12  # unknown track ids in an error message
 
@@ -77,6 +79,19 @@ class Requests:
         ]
         if not response.objects:
             response.message = "no object is visible" if snapshot.objects else "no object is known yet"
+        return response
+
+    def look(self, request: Any, response: Any) -> Any:
+        """Return a picture of a recent frame."""
+        if request.max_side > MAX_SIDE:
+            raise InputError(f"max_side is {request.max_side}; it must be at most {MAX_SIDE}")
+        memory, track_ids = self._pipeline.memory, [int(track_id) for track_id in request.track_ids]
+        seen = recent_frame(memory, track_ids)
+        view = view_of(seen, memory.snapshot(), track_ids, request.overlay, request.max_side or SIDE)
+        response.header = messages.header_message(view.stamp, view.frame_id)
+        response.image = messages.jpeg_message(view.jpeg, response.header)
+        response.roi = messages.roi_message(view.box)
+        response.success = True
         return response
 
     def forget(self, request: Any, response: Any) -> Any:

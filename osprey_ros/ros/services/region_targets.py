@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from osprey_ros.pipeline import Pipeline
 from osprey_ros.regions.masks import MaskCrop
 from osprey_ros.regions.regions import Regions, regions_from_crops
 from osprey_ros.scene.history import ObservedFrame
+from osprey_ros.scene.recall import recent_frame, stamp_text, unknown_track
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ def target_of(request: Any, pipeline: Pipeline) -> Target:
     track_ids = [int(track_id) for track_id in request.track_ids]
     for track_id in track_ids:
         if track_id < 1:  # 0 marks forgotten objects in the latest frames
-            raise _unknown(track_id)
-    seen = _frame(request.stamp.sec * NANOSECONDS + request.stamp.nanosec, track_ids, pipeline)
+            raise unknown_track(track_id)
+    seen = recent_frame(pipeline.memory, track_ids, request.stamp.sec * NANOSECONDS + request.stamp.nanosec)
     height, width = seen.regions.shape
     parts: list[MaskCrop] = []
     owners: list[int] = []
@@ -55,46 +55,10 @@ def target_of(request: Any, pipeline: Pipeline) -> Target:
     return Target(seen, regions_from_crops(parts, range(1, len(parts) + 1), height, width), tuple(owners))
 
 
-def _frame(stamp: int, track_ids: Sequence[int], pipeline: Pipeline) -> ObservedFrame:
-    """Return the frame of a stamp; for 0 the latest frame, or the latest frame that shows all tracks."""
-    recent = pipeline.memory.recent
-    if not recent:
-        raise InputError("no frame with a region has been processed yet; wait for the first one")
-    if stamp:
-        for seen in recent:
-            if seen.stamp == stamp:
-                return seen
-        first, last = recent[0].stamp, recent[-1].stamp
-        raise InputError(
-            f"no frame with the stamp {_text(stamp)} is in memory, only the latest {len(recent)} from {_text(first)} "
-            f"to {_text(last)}; use one of them, or 0 for the latest"
-        )
-    now, last = pipeline.memory.snapshot().stamp, recent[-1].stamp
-    if not track_ids and last != now:  # frames without a region are not kept
-        raise InputError(
-            f"the latest frame ({_text(now)}) has no region, the last one with a region is {_text(last)}; set this "
-            "stamp, or wait for the next frame with a region"
-        )
-    for seen in reversed(recent):
-        if set(track_ids) <= {int(track_id) for track_id in seen.track_ids}:
-            return seen
-    known = {thing.track_id: thing for thing in pipeline.memory.snapshot().objects}
-    for track_id in track_ids:
-        if track_id not in known:
-            raise _unknown(track_id)
-    unseen = [track_id for track_id in track_ids if track_id not in recent[-1].track_ids]
-    ago = ", ".join(f"track {track_id} at {_text(known[track_id].last_seen)}" for track_id in unseen)
-    raise InputError(f"no recent frame shows all requested tracks; last seen: {ago}")
-
-
-def _unknown(track_id: int) -> InputError:
-    return InputError(f"unknown track id {track_id}; get_scene lists the known objects")
-
-
 def _row_of(track_id: int, seen: ObservedFrame) -> int:
     rows = (seen.track_ids == track_id).nonzero()[0]
     if not len(rows):
-        raise InputError(f"track {track_id} is not in the frame {_text(seen.stamp)}")
+        raise InputError(f"track {track_id} is not in the frame {stamp_text(seen.stamp)}")
     return int(rows[0])
 
 
@@ -117,7 +81,3 @@ def _row_at(x: float, y: float, seen: ObservedFrame) -> int:
 def _part(seen: ObservedFrame, row: int) -> MaskCrop:
     left, top = (int(v) for v in seen.regions.boxes[row][:2])
     return MaskCrop(left, top, seen.regions.crop(row))
-
-
-def _text(stamp: int) -> str:
-    return f"{stamp / NANOSECONDS:.3f}"

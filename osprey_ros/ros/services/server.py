@@ -78,7 +78,7 @@ class AnswerJob:
 
 
 class Services:
-    """``~/query_scene``, ``~/describe_region`` (service and action), ``~/get_scene`` and ``~/forget``.
+    """``~/query_scene``, ``~/describe_region`` (service and action), ``~/get_scene``, ``~/look`` and ``~/forget``.
 
     They exist in every lifecycle state, and refuse requests with the reason while the node is not active.
 
@@ -98,6 +98,7 @@ class Services:
         self._services = [
             node.create_service(interfaces.QueryScene, "~/query_scene", self._query_scene, callback_group=group),
             node.create_service(interfaces.GetScene, "~/get_scene", self._get_scene, callback_group=group),
+            node.create_service(interfaces.Look, "~/look", self._look, callback_group=group),
             node.create_service(interfaces.Forget, "~/forget", self._forget, callback_group=group),
             node.create_service(
                 interfaces.DescribeRegion, "~/describe_region", self._describe_region, callback_group=group
@@ -132,6 +133,9 @@ class Services:
 
     async def _get_scene(self, request: Any, response: Any) -> Any:
         return await self._answered(response, lambda requests, cancel: requests.get_scene(request, response))
+
+    async def _look(self, request: Any, response: Any) -> Any:
+        return await self._answered(response, lambda requests, cancel: requests.look(request, response))
 
     async def _forget(self, request: Any, response: Any) -> Any:
         return await self._answered(response, lambda requests, cancel: requests.forget(request, response))

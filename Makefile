@@ -40,6 +40,7 @@ help:
 	@echo "make test-web  run the tests of the web page in a browser (Chromium, which it installs with apt where it may)"
 	@echo "make web-screenshot  take docs/web.png of the page of osprey web"
 	@echo "make fuzz   run 2,000 generated inputs for each door: commands, messages, recordings, parameters, web"
+	@echo "            MESSAGES=100000: send that many hostile frames through the conversions and the pipeline"
 	@echo "make lint   check style, types and the floors of the packages"
 	@echo "make clean  remove $(VENV) and what was built for it"
 
@@ -91,7 +92,11 @@ web-screenshot: $(STAMPS)/robot $(STAMPS)/browser
 	$(BIN)/python tools/web_screenshot.py --sample room
 
 fuzz: $(STAMPS)/robot $(STAMPS)/test
+ifdef MESSAGES
+	PYTHONPATH=.:tests $(BIN)/python -m fuzz.message_run --frames $(MESSAGES)
+else
 	OSPREY_FUZZ=2000 $(BIN)/python -m pytest tests/fuzz
+endif
 
 # The site. Its pages about parameters, messages, commands and old names are checked in; two tools write them.
 docs: $(STAMPS)/docs

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 RLE, POLYGON, BOX = 0, 1, 2  # the constants of osprey_interfaces/Region
+MAX_PIXELS = 1 << 27  # of the image that a message says its regions are of; more than any camera has
+MAX_MASK_PIXELS = 1 << 29  # of all masks of a message together, a byte each
 
 
 def regions_from_message(message: RegionArray) -> tuple[Regions, dict[int, RegionLabel]]:
@@ -35,7 +37,7 @@ def regions_from_message(message: RegionArray) -> tuple[Regions, dict[int, Regio
     height, width = message.height, message.width
     if not height or not width:
         raise InputError(f"the image size of the regions is {width}x{height} pixels; set height and width")
-    parts = _Parts("region")
+    parts = _Parts("region", height, width)
     for region in message.regions:
         try:
             parts.add(int(region.id), part_of(region, height, width))
@@ -46,7 +48,7 @@ def regions_from_message(message: RegionArray) -> tuple[Regions, dict[int, Regio
         for region in message.regions
         if region.label or _score(region)
     }
-    return parts.regions(height, width), labels
+    return parts.regions(), labels
 
 
 def regions_from_detections(message: Any, height: int, width: int) -> tuple[Regions, dict[int, RegionLabel]]:
@@ -67,7 +69,7 @@ def regions_from_detections(message: Any, height: int, width: int) -> tuple[Regi
         InputError: All boxes are invalid. The text names the first detection.
     """
     ids = _detection_ids([_detection_id(detection) for detection in message.detections])
-    parts, labels = _Parts("detection"), {}
+    parts, labels = _Parts("detection", height, width), {}
     for number, detection in zip(ids, message.detections, strict=True):
         box = detection.bbox
         # Up to Galactic, the center is a geometry_msgs/Pose2D without the field position.
@@ -84,7 +86,7 @@ def regions_from_detections(message: Any, height: int, width: int) -> tuple[Regi
             best = max(hypotheses, key=lambda hypothesis: hypothesis.score if isfinite(hypothesis.score) else -inf)
             label = best.class_id if hasattr(best, "class_id") else best.id
             labels[number] = RegionLabel(str(label), _score(best))
-    return parts.regions(height, width), labels
+    return parts.regions(), labels
 
 
 def regions_from_yolo(message: Any, height: int, width: int) -> tuple[Regions, dict[int, RegionLabel]]:
@@ -110,7 +112,7 @@ def regions_from_yolo(message: Any, height: int, width: int) -> tuple[Regions, d
         raise InputError(f"the masks are of images of several sizes ({given}); publish detections of one image")
     height, width = sizes.pop() if sizes else (height, width)
     ids = _detection_ids([_detection_id(detection) for detection in message.detections])
-    parts, labels = _Parts("detection"), {}
+    parts, labels = _Parts("detection", height, width), {}
     for number, detection in zip(ids, message.detections, strict=True):
         box, corners = detection.bbox, [(point.x, point.y) for point in detection.mask.data]
         center, size = (box.center.position.x, box.center.position.y), (box.size.x, box.size.y)
@@ -123,7 +125,7 @@ def regions_from_yolo(message: Any, height: int, width: int) -> tuple[Regions, d
             parts.leave_out(number, error)
         if detection.class_name or _score(detection):
             labels[number] = RegionLabel(str(detection.class_name), _score(detection))
-    return parts.regions(height, width), labels
+    return parts.regions(), labels
 
 
 def _score(source: Any) -> float:
@@ -140,9 +142,17 @@ class _Parts:
 
     Args:
         name: What warnings and errors call one of them.
+        height, width: Size of their image in pixels. Raises InputError if it is too large.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, height: int, width: int) -> None:
+        if height * width > MAX_PIXELS:
+            raise InputError(
+                f"the image size of the regions is {width}x{height} pixels, more than {MAX_PIXELS} in all; set the "
+                "height and width of the image"
+            )
+        self._shape = (height, width)
+        self._pixels = 0  # of all masks
         self._name, self._masks = name, dict[int, MaskCrop]()
         self._reason = ""  # the first one for which a mask was left out
 
@@ -152,6 +162,12 @@ class _Parts:
             raise RegionError(f"region ids must be 1 to {MAX_ID} (0 is background), not {number}")
         if number in self._masks:
             raise RegionError("its id is given twice; give every region an id of its own")
+        if self._pixels + mask.mask.size > MAX_MASK_PIXELS:
+            raise RegionError(
+                f"the masks before it have {self._pixels} pixels, and a message may have {MAX_MASK_PIXELS}; publish "
+                "fewer or smaller regions"
+            )
+        self._pixels += mask.mask.size
         self._masks[number] = mask
         if not mask.mask.any():
             self._warn(number, "it has no pixel inside the image")
@@ -161,11 +177,14 @@ class _Parts:
         self._reason = self._reason or f"{self._name} {number}: {error}"
         self._warn(number, str(error))
 
-    def regions(self, height: int, width: int) -> Regions:
-        """Return the regions of an image. Raises InputError if all were left out."""
+    def regions(self) -> Regions:
+        """Return the regions of the image. Raises InputError if all were left out, or need too much memory."""
         if self._reason and not self._masks:
             raise InputError(self._reason)
-        return regions_from_crops(list(self._masks.values()), list(self._masks), height, width)
+        try:
+            return regions_from_crops(list(self._masks.values()), list(self._masks), *self._shape)
+        except RegionError as error:
+            raise InputError(str(error)) from error
 
     def _warn(self, number: int, reason: str) -> None:
         warn_once(_LOGGER, f"{self._name} {number}", f"{self._name} {number} is left out: {reason}")

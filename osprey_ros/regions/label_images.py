@@ -5,6 +5,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from osprey_ros.errors import RegionError
+
+MAX_LABEL_BYTES = 1 << 30  # of all label images of one frame: 258 images of 1920x1080 with more than 255 masks
 _SEARCHED_IMAGES = 4  # latest label images that are searched for room for a mask, to bound the search
 _BLOCK_PIXELS = 1 << 17  # pixels of an id image that are processed at once, so that they fit the processor's cache
 
@@ -103,9 +106,18 @@ class MaskRegions:
 
 
 def image_with_room(images: list[np.ndarray], place: tuple[slice, slice], mask: np.ndarray) -> int:
-    """Return the index of a label image that is empty under a mask at ``place``; append one if there is none."""
+    """Return the index of a label image that is empty under a mask at ``place``; append one if there is none.
+
+    Raises RegionError if that would exceed MAX_LABEL_BYTES.
+    """
     for number in range(max(0, len(images) - _SEARCHED_IMAGES), len(images)):
         if not np.logical_and(images[number][place], mask).any():
             return number
-    images.append(np.zeros_like(images[0]))
+    if images[0].nbytes * (len(images) + 1) > MAX_LABEL_BYTES:
+        height, width = images[0].shape
+        raise RegionError(
+            f"the masks overlap so often that {len(images)} images of {width}x{height} cannot hold them; give fewer or "
+            "smaller masks"
+        )
+    images.append(np.zeros(images[0].shape, images[0].dtype))
     return len(images) - 1

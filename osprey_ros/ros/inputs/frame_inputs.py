@@ -15,11 +15,12 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from osprey_ros.errors import InputError
 from osprey_ros.messages.frames import CAMERA_INFO, DEPTH, DETECTIONS, IMAGE, REGIONS, SEGMENTATION, YOLO, RawFrame
-from osprey_ros.messages.stamps import stamp_of
+from osprey_ros.messages.stamps import check_stamp, stamp_of
 from osprey_ros.messages.synchronizer import FrameSync
 from osprey_ros.ros.diagnostics.input_status import InputState, without_stamp
 from osprey_ros.ros.inputs.settings import InputSettings
 from osprey_ros.ros.inputs.subscription import AdaptiveSubscription, compressed_transport, type_of
+from osprey_ros.system.warn_once import warn_once
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +108,11 @@ class FrameInputs:
             subscription.close()
 
     def _take(self, role: str, message: Any) -> None:
+        try:
+            check_stamp(message)
+        except InputError as error:
+            warn_once(logger, f"stamp {self._topics[role]}", f"{self._topics[role]}: a message is left out: {error}")
+            return
         stamp = stamp_of(message)
         if not stamp:  # 0 means none: equal stamps of 0 do not belong together
             if role not in self._unstamped:

@@ -38,6 +38,7 @@ GIVEN = (
     "class_names",
     "background_classes",
     "use_depth",
+    "fixed_frame",
 )
 
 

@@ -10,9 +10,11 @@ import numpy as np
 
 from osprey_ros._moved import old_names
 from osprey_ros.errors import InputError, RegionError
-from osprey_ros.regions.geometry import Extent, extents
+from osprey_ros.regions.geometry import Extent, extents, surface_points
 from osprey_ros.regions.regions import Regions, all_regions
 from osprey_ros.regions.resize import fitted
+from osprey_ros.scene.pose import ObjectPose, pose_of
+from osprey_ros.scene.transforms import Transform
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Frame:
         labels: Classes of regions by id; may be empty.
         depth: float32 [H, W], meters along the optical axis. Values that are not finite or not above 0 are unknown.
         camera_matrix: float64 [3, 3] in pixels; the center of the first pixel is (0, 0).
+        fixed_frame: Frame in which objects have poses, "" for none.
+        camera_pose: From the camera's optical frame to the fixed frame at the stamp; None while it is unknown.
     """
 
     stamp: int
@@ -44,6 +48,8 @@ class Frame:
     labels: Mapping[int, RegionLabel] = field(default_factory=dict)
     depth: np.ndarray | None = None
     camera_matrix: np.ndarray | None = None
+    fixed_frame: str = ""
+    camera_pose: Transform | None = None
 
     def regions_above(self, min_area: int, masks_anyway: bool = False) -> tuple[Regions, str]:
         """Return the regions of at least ``min_area`` pixels, and why there is none ("" if there is one).
@@ -81,6 +87,20 @@ class Frame:
         if self.depth is None or self.camera_matrix is None:
             return [None] * len(regions.ids)
         return extents(regions, self.depth, self.camera_matrix)
+
+    def poses(self, regions: Regions) -> list[ObjectPose | None]:
+        """Return the pose of each region in the fixed frame, None where depth or the camera's pose is unknown."""
+        if self.depth is None or self.camera_matrix is None or self.camera_pose is None:
+            return [None] * len(regions.ids)
+        found: list[ObjectPose | None] = []
+        for row in range(len(regions.ids)):
+            points = surface_points(regions, row, self.depth, self.camera_matrix)
+            if points is None:
+                found.append(None)
+                continue
+            eye = self.camera_pose.translation
+            found.append(pose_of(self.camera_pose.apply(points), eye, self.fixed_frame, self.stamp))
+        return found
 
     def _check_depth(self, shape: tuple[int, int]) -> None:
         height, width = shape

@@ -156,7 +156,8 @@ class Pipeline:
         # While a GPU encodes the image. A copy: the caller may use the memory for the next image.
         extents, rgb = frame.extents(regions), frame.rgb.copy()
         encoded = self.describer.encode(regions, cancel=cancel)
-        detections = Detections(regions, encoded.mask_tokens, extents, frame.labels)
+        poses = frame.poses(regions) if frame.fixed_frame else ()
+        detections = Detections(regions, encoded.mask_tokens, extents, frame.labels, frame.fixed_frame, poses)
         scene.set_image_size(regions.shape)
         if settings.remember:
             assignment = self._tracker.associate(scene.tracks, detections, scene.frame + 1, gray)

@@ -6,11 +6,14 @@ Their ``make`` constructs a message from the name of its type and its fields.
 from __future__ import annotations
 
 from array import array
-from math import isfinite
+from math import cos, isfinite, sin
 from typing import Any, Protocol
+
+import numpy as np
 
 from osprey_ros.errors import InputError
 from osprey_ros.messages.stamps import NANOSECONDS
+from osprey_ros.scene.pose import ObjectPose
 from osprey_ros.scene.types import STATE_NUMBERS, SceneObject
 
 _ORIGIN = (0.0, 0.0, 0.0)
@@ -47,6 +50,7 @@ def object_message(thing: SceneObject, make: MakeMessage) -> Any:
         "probability of a kind": [kind.probability for kind in kinds],
         "position": position,
         "size": size,
+        "pose": (*thing.pose.position, *thing.pose.size, thing.pose.yaw) if thing.pose else (),
     }
     for what, values in numbers.items():
         if not all(isfinite(value) for value in values):
@@ -82,7 +86,25 @@ def object_message(thing: SceneObject, make: MakeMessage) -> Any:
         has_position=has_position,
         position=make("geometry_msgs/msg/Point", **dict(zip("xyz", position, strict=True))),
         size=make("geometry_msgs/msg/Vector3", **dict(zip("xyz", size, strict=True))),
+        **_pose_fields(thing.pose, make),
         kinds=[kind.name for kind in kinds],
         kind_probabilities=array("f", [kind.probability for kind in kinds]),
         unlike_training=words.unlike_training if words else 0.0,
     )
+
+
+def _pose_fields(pose: ObjectPose | None, make: MakeMessage) -> dict[str, Any]:
+    """Return the fields of an ObjectDescription about the fixed frame."""
+    position, size, yaw = (pose.position, pose.size, pose.yaw) if pose else (_ORIGIN, _ORIGIN, 0.0)
+    covariance = [0.0] * 36
+    for axis, variance in enumerate(pose.variances if pose else _ORIGIN):
+        covariance[7 * axis] = variance  # on the diagonal of a 6 x 6 matrix
+    orientation = make("geometry_msgs/msg/Quaternion", x=0.0, y=0.0, z=sin(yaw / 2), w=cos(yaw / 2))
+    point = make("geometry_msgs/msg/Point", **dict(zip("xyz", position, strict=True)))
+    place = make("geometry_msgs/msg/Pose", position=point, orientation=orientation)
+    return {
+        "fixed_frame": pose.frame_id if pose else "",
+        "pose": make("geometry_msgs/msg/PoseWithCovariance", pose=place, covariance=np.array(covariance)),
+        "pose_size": make("geometry_msgs/msg/Vector3", **dict(zip("xyz", size, strict=True))),
+        "pose_stamp": time_message(pose.stamp if pose else 0, make),
+    }

@@ -72,13 +72,29 @@ def _points(
     return (left + x + u * across - cx) * z / fx, (top + y + v * down - cy) * z / fy, z
 
 
-def _extent(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> Extent | None:
-    """Return the extent of points, [n] each in meters; None for too few points."""
+def surface_points(regions: Regions, row: int, depth: np.ndarray, camera_matrix: np.ndarray) -> np.ndarray | None:
+    """Return points of the surface of a region, float64 [n, 3] in meters along the camera axes; None for too few.
+
+    Arguments as for `extents`. A large region is sampled.
+    """
+    x, y, z = _points(regions, row, depth, camera_matrix)
+    kept = _on_surface(z)
+    return None if kept is None else np.stack([x[kept], y[kept], z[kept]], axis=1).astype(np.float64)
+
+
+def _on_surface(z: np.ndarray) -> np.ndarray | None:
+    """Return which points, by their depth [n], belong to the surface that contains the median; None for too few."""
     if len(z) < _MIN_POINTS:
         return None
     nearest, farthest = _surface(np.sort(z))
-    kept = (z >= nearest) & (z <= farthest)
-    if np.count_nonzero(kept) < _MIN_POINTS:
+    kept: np.ndarray = (z >= nearest) & (z <= farthest)
+    return kept if np.count_nonzero(kept) >= _MIN_POINTS else None
+
+
+def _extent(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> Extent | None:
+    """Return the extent of points, [n] each in meters; None for too few points."""
+    kept = _on_surface(z)
+    if kept is None:
         return None
     points = np.sort([x[kept], y[kept], z[kept]])
     last = points.shape[1] - 1

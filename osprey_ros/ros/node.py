@@ -161,12 +161,12 @@ class OspreyNode(SettingsNode):
 
     def _process(self, raw: RawFrame, cancel: CancellationToken) -> None:
         """Describe one frame and publish its objects. Runs in the worker's thread."""
-        runtime, outputs = self._runtime, self._outputs
-        if runtime is None or outputs is None:
+        runtime, outputs, inputs = self._runtime, self._outputs, self._inputs
+        if runtime is None or outputs is None or inputs is None:
             return
         try:
             started = time.perf_counter()
-            frame = frame_from_messages(raw)
+            frame = inputs.located(frame_from_messages(raw))
             converted = time.perf_counter()
             result = runtime.step(frame, cancel)
             if cancel.canceled:
@@ -204,6 +204,9 @@ class OspreyNode(SettingsNode):
                 status.frames_status(summary, settings.max_age, settings.interval, settings.step),
                 status.stages_status(summary),
             ]
+            transforms = self._inputs.transform_state()
+            if transforms is not None:
+                found.append(status.transforms_status(transforms))
             if self._runtime is not None:
                 found.append(status.scene_status(summary, self._runtime.scene_file, self._runtime.problem))
         if self._runtime is not None:

@@ -10,6 +10,7 @@ import numpy as np
 from osprey_ros.frame import RegionLabel
 from osprey_ros.regions.geometry import Extent
 from osprey_ros.regions.regions import Regions
+from osprey_ros.scene.pose import ObjectPose
 from osprey_ros.scene.types import Detection
 
 _NO_LABEL = RegionLabel("", 0.0)
@@ -24,12 +25,16 @@ class Detections:
         embeddings: float32 [N, D], the mask tokens.
         extents: Position and size of each region, None if unknown. Empty without depth.
         labels: Classes from the segmentation by region id.
+        fixed_frame: The frame of the poses, "" for none.
+        poses: Pose of each region in the fixed frame, None if unknown. Empty without a fixed frame.
     """
 
     regions: Regions
     embeddings: np.ndarray
     extents: Sequence[Extent | None] = ()
     labels: Mapping[int, RegionLabel] = field(default_factory=dict)
+    fixed_frame: str = ""
+    poses: Sequence[ObjectPose | None] = ()
 
     def __len__(self) -> int:
         return len(self.regions.ids)
@@ -47,9 +52,19 @@ class Detections:
                 appearance=self.embeddings[row].copy(),  # a view would keep the tokens of all regions alive
                 position=extent.position if extent else None,
                 size=extent.size if extent else None,
+                pose=self.poses[row] if self.poses else None,
                 label=label.label,
                 score=label.score,
             )
+
+    @property
+    def fixed_positions(self) -> np.ndarray | None:
+        """float64 [N, 3], meters in the fixed frame, nan if unknown. None without a fixed frame."""
+        if not self.fixed_frame:
+            return None
+        unknown = (np.nan, np.nan, np.nan)
+        rows = [pose.position if pose else unknown for pose in self.poses or [None] * len(self)]
+        return np.array(rows, dtype=np.float64).reshape(-1, 3)
 
     @property
     def positions(self) -> np.ndarray | None:

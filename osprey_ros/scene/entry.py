@@ -52,11 +52,13 @@ class Entry:
     def restore(cls, obj: SceneObject, frame: int) -> Entry:
         """Return the entry of an object that an earlier run knew, before frame number ``frame`` + 1.
 
-        The camera may be elsewhere now, so that a position is not restored into the track.
+        The camera may be elsewhere now, so that only a position in the fixed frame is restored into the track.
         """
         embedding = np.array(obj.appearance, np.float32)
         box, last_frame = np.array(obj.box, np.float64), frame - _RESTORED_MISSED
         track = Track(embedding.copy(), embedding, float(obj.area), box, last_frame, last_frame)
+        if obj.pose is not None:
+            track.position = np.array(obj.pose.position)
         reason = obj.reason
         if obj.state is State.SKIPPED:
             reason = _NEW if obj.caption is None else _LEFT_OUT
@@ -68,7 +70,10 @@ class Entry:
 
     def add(self, detection: Detection, stamp: int, holds: bool | None) -> None:
         """Add a detection. ``holds`` is the judgement of the caption, from `change.judge`."""
-        self.object = replace(self.persistent_object, last_seen=stamp, visible=True, **vars(detection))
+        known, seen = self.object.pose, detection.pose
+        pose = known if seen is None else seen if known is None else known.then(seen)
+        found = {**vars(detection), "pose": pose}
+        self.object = replace(self.persistent_object, last_seen=stamp, visible=True, **found)
         if holds:
             self.prioritized = False
             reason = self.object.caption.reason if self.object.caption else ""

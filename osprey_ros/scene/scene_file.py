@@ -11,7 +11,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from osprey_ros.errors import StorageError
 from osprey_ros.file_errors import LFS_POINTER, is_lfs_pointer, os_reason
 from osprey_ros.kinds.back_off import KindProbability
 from osprey_ros.scene.change import cosine_distance
+from osprey_ros.scene.pose import ObjectPose
 from osprey_ros.scene.types import Attribute, Caption, SceneObject, State
 from osprey_ros.strict_json import to_json
 
@@ -52,8 +53,10 @@ _COLUMNS = {
     "raw_confidence": "REAL",
     "kinds": "TEXT",
     "unlike_training": "REAL",
+    "pose": "TEXT",
 }
-_ADDED = ("raw_confidence", "kinds", "unlike_training")  # columns that files of 0.1 lack
+_CAPTION = slice(12, 20)  # the columns of a caption
+_ADDED = ("raw_confidence", "kinds", "unlike_training", "pose")  # columns that files of 0.1 lack
 _TABLES = (
     "about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     f"objects ({', '.join(f'{name} {kind}' for name, kind in _COLUMNS.items())})",
@@ -182,7 +185,8 @@ class SceneFile:
             database.execute("BEGIN IMMEDIATE")
             for table in ("objects", "appearances"):
                 database.executemany(f"DELETE FROM {table} WHERE track_id = ?", gone)
-            database.executemany(f"INSERT OR REPLACE INTO objects VALUES ({', '.join('?' * len(_COLUMNS))})", rows)
+            names, places = ", ".join(_COLUMNS), ", ".join("?" * len(_COLUMNS))
+            database.executemany(f"INSERT OR REPLACE INTO objects ({names}) VALUES ({places})", rows)
             database.executemany("INSERT OR REPLACE INTO appearances VALUES (?, ?)", appearances)
             values = [("next_id", str(about[0])), ("asked", about[1])]
             database.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", values)
@@ -313,6 +317,7 @@ def _row(obj: SceneObject) -> tuple[Any, ...]:
         obj.label,
         float(obj.score),
         *caption,
+        obj.pose and to_json(asdict(obj.pose)),
     )
 
 
@@ -320,7 +325,7 @@ def _object(row: tuple[Any, ...], vector: bytes) -> SceneObject:
     """Return the object of a row. Raises ValueError or TypeError for invalid values."""
     values = dict(zip(_COLUMNS, row, strict=True))
     category, description, confidence, described_at, attributes, raw, kinds, unlike = (
-        values.pop(name) for name in list(_COLUMNS)[12:]
+        values.pop(name) for name in list(_COLUMNS)[_CAPTION]
     )
     caption = None
     if category is not None:
@@ -333,8 +338,18 @@ def _object(row: tuple[Any, ...], vector: bytes) -> SceneObject:
     values["state"] = State(values["state"])
     for name, count in (("box", 4), ("position", 3), ("size", 3)):
         values[name] = _numbers(values[name], count)
+    values["pose"] = _pose(values["pose"])
     appearance = np.frombuffer(vector, "<f2").astype(np.float32)
     return SceneObject(caption=caption, visible=False, appearance=appearance, **values)
+
+
+def _pose(text: str | None) -> ObjectPose | None:
+    if text is None:
+        return None
+    values = json.loads(text)
+    for name in ("low", "high", "size", "variances", "eye"):
+        values[name] = _numbers(to_json(values[name]), 3)
+    return ObjectPose(**values)
 
 
 def _numbers(text: str | None, count: int) -> Any:

@@ -88,6 +88,7 @@ class Tracker:
         self._gray: np.ndarray | None = None
         self._foreground: np.ndarray | None = None
         self._frames_without_pose = 0
+        self._fixed_frame: str | None = None  # that of the positions of the tracks; None: not known yet
 
     def associate(
         self, tracks: Mapping[int, Track], detections: Detections, frame: int, gray: np.ndarray | None = None
@@ -109,7 +110,9 @@ class Tracker:
         positions = detections.positions
         motion = self._camera_motion(gray, regions.shape, regions)
         if not tracks:
-            return Assignment(np.zeros(len(regions.ids), np.int64), {}, motion.matrix, positions)
+            self._fixed_frame = detections.fixed_frame
+            in_map = positions if detections.fixed_positions is None else detections.fixed_positions
+            return Assignment(np.zeros(len(regions.ids), np.int64), {}, motion.matrix, in_map)
         arrays = TrackArrays(tracks, frame)
         center = association.embedding_center(arrays.embeddings)
         cosines = np.maximum(
@@ -121,16 +124,21 @@ class Tracker:
         arrays.boxes = association.moved_boxes(arrays.boxes, matrix)
         near = association.nearness(arrays.boxes, arrays.velocities, arrays.missed, boxes)
         rows, columns = association.assign(self._scores(cosines, near, arrays.missed), self.settings.min_score)
-        in_map, new_map = None, False
-        if positions is not None:
+        in_map, new_map = detections.fixed_positions, self._is_new_frame(detections.fixed_frame)
+        if in_map is None and positions is not None:
             in_map, new_map = self._in_map(arrays.positions, rows, columns, positions)
-            if not new_map:
-                matched = (rows, columns)
-                rows, columns = self._matched_in_space(arrays, cosines, near, in_map, positions[:, 2], matched)
+        if in_map is not None and positions is not None and not new_map:
+            matched = (rows, columns)
+            rows, columns = self._matched_in_space(arrays, cosines, near, in_map, positions[:, 2], matched)
         track_ids = np.zeros(len(regions.ids), np.int64)
         track_ids[columns] = arrays.ids[rows]
         merges = self._merge(arrays, rows, columns, cosines, track_ids, frame)
         return Assignment(track_ids, merges, matrix, in_map, new_map)
+
+    def _is_new_frame(self, fixed_frame: str) -> bool:
+        """Return whether the tracks have positions in another frame than this one, and keep this one."""
+        before, self._fixed_frame = self._fixed_frame, fixed_frame
+        return before is not None and before != fixed_frame
 
     def skip_frame(self, shape: tuple[int, int], gray: np.ndarray | None = None) -> Assignment:
         """Return the assignment of a frame (height, width) without regions to associate: the camera motion."""

@@ -8,6 +8,7 @@ from enum import Enum
 import numpy as np
 
 from osprey_ros.kinds.back_off import KindProbability
+from osprey_ros.scene.pose import ObjectPose
 
 UNKNOWN = "unknown"  # in place of an answer that the model was not confident of
 
@@ -80,6 +81,7 @@ class Detection:
     size: tuple[float, float, float] | None = None
     label: str = ""
     score: float = 0.0
+    pose: ObjectPose | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class SceneObject:
         appearance: float32 [hidden size], the mask token of the latest region.
         position, size: Meters in the camera's optical frame at ``last_seen``. None without depth.
         label, score: Class of the latest region from the segmentation; "" and 0 if it gave none.
+        pose: In the fixed frame, from all views so far. None without a fixed frame or depth.
     """
 
     track_id: int
@@ -116,6 +119,7 @@ class SceneObject:
     size: tuple[float, float, float] | None = None
     label: str = ""
     score: float = 0.0
+    pose: ObjectPose | None = None
 
     @property
     def category(self) -> str:

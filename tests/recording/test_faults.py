@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import SampleImage
+from message_packages import MESSAGES as YOLO_MESSAGES
 from recordings import (
     CHATTER,
     IMAGE,
@@ -24,7 +25,6 @@ from recordings import (
 )
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
-from yolo_package import MESSAGES as YOLO_MESSAGES
 
 from osprey_ros.errors import StorageError
 from osprey_ros.recording.frames import FrameReader, plan_frames

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import message_packages
 import numpy as np
 import pytest
-import yolo_package
 from nano import folder_without_score
 from ros_harness import Client, osprey_node, ros_environment
 from sensor_msgs.msg import Image
@@ -30,13 +30,13 @@ HEIGHT, WIDTH = 120, 160
 @pytest.fixture(scope="module")
 def env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Environment in which yolo_msgs can be imported; it can in this process, too."""
-    folder = yolo_package.ROOT / "build" / "tests" / "yolo_msgs"
+    folder = message_packages.ROOT / "build" / "tests" / "yolo_msgs"
     if not str(folder).isascii():  # rosidl drops other characters from paths
         folder = tmp_path_factory.mktemp("yolo_msgs")
-    prefix = yolo_package.built(folder)
+    prefix = message_packages.built(folder)
     with (
         ros_environment(tmp_path_factory.mktemp("logs")) as environment,
-        yolo_package.importable(prefix, environment) as complete,
+        message_packages.importable(prefix, environment) as complete,
     ):
         yield complete
 

@@ -102,7 +102,7 @@ def test_a_scene_file_of_0_1_is_read_and_continued(file: Path) -> None:
     store = SceneStore(file, "nano")
     save(store, (mug(1),), 2)
     store.close()
-    for column in ("raw_confidence", "kinds", "unlike_training"):  # 0.1 had no such columns
+    for column in ("raw_confidence", "kinds", "unlike_training", "pose"):  # 0.1 had no such columns
         change(file, f"ALTER TABLE objects DROP COLUMN {column}")
     store = SceneStore(file, "nano")
     (old,) = store.load().objects

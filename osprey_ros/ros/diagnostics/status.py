@@ -9,6 +9,7 @@ from enum import IntEnum
 from osprey_ros.bundle.manifest import EngineManifest
 from osprey_ros.ros.diagnostics.input_status import InputState
 from osprey_ros.ros.diagnostics.statistics import Summary
+from osprey_ros.ros.diagnostics.transform_state import TransformState
 from osprey_ros.scene.settings import StepSettings
 
 SILENCE_LIMIT = 5.0  # seconds without a result or a complete frame before a warning
@@ -87,6 +88,17 @@ def inputs_status(state: InputState, silent_for: float) -> Status:
         message = f"no complete frame for {silent_for:.0f} s; check that the publishers still send"
         return Status("inputs", Level.WARN, message, values)
     return Status("inputs", Level.OK, f"{state.matched} complete frames", values)
+
+
+def transforms_status(state: TransformState) -> Status:
+    """Return the status of the transforms to the fixed frame."""
+    values = {"with a pose": str(state.known), "without a pose": str(state.unknown)}
+    if state.refused:
+        values["refused"] = state.refused
+    if state.problem:
+        return Status("transforms", Level.WARN, f"no pose in {state.fixed_frame}: {state.problem}", values)
+    text = "no frame yet" if not state.known else f"poses in {state.fixed_frame}"
+    return Status("transforms", Level.OK, text, values)
 
 
 def frames_status(summary: Summary, max_age: float, interval: float, step: StepSettings = _STEP) -> Status:

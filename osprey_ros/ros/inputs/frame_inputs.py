@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib import import_module
 from time import monotonic
 from typing import Any
@@ -14,12 +15,15 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from osprey_ros.errors import InputError
+from osprey_ros.frame import Frame
 from osprey_ros.messages.frames import CAMERA_INFO, DEPTH, DETECTIONS, IMAGE, REGIONS, SEGMENTATION, YOLO, RawFrame
 from osprey_ros.messages.stamps import check_stamp, stamp_of
 from osprey_ros.messages.synchronizer import FrameSync
 from osprey_ros.ros.diagnostics.input_status import InputState, without_stamp
+from osprey_ros.ros.diagnostics.transform_state import TransformState
 from osprey_ros.ros.inputs.settings import InputSettings
 from osprey_ros.ros.inputs.subscription import AdaptiveSubscription, compressed_transport, type_of
+from osprey_ros.ros.inputs.transforms import Transforms
 from osprey_ros.system.warn_once import warn_once
 
 logger = logging.getLogger(__name__)
@@ -58,6 +62,9 @@ class FrameInputs:
         self._camera_info: CameraInfo | None = None
         matched = [role for role in kinds if role != CAMERA_INFO]
         self._sync = FrameSync(matched, settings.queue_size, round(settings.slop * 1e9))
+        self._transforms: Transforms | None = None
+        if regions and settings.fixed_frame:
+            self._transforms = Transforms(node, settings.fixed_frame, settings.transform_timeout)
         self._subscriptions: dict[str, AdaptiveSubscription] = {}
         self._unstamped: set[str] = set()  # inputs with a message without a stamp, which was reported
         for role, kind in kinds.items():
@@ -96,6 +103,20 @@ class FrameInputs:
             queue_size=self._settings.queue_size,
         )
 
+    def located(self, frame: Frame) -> Frame:
+        """Return a frame with the pose of its camera in the fixed frame, if there is one. In the worker's thread.
+
+        Waits for the transform, up to the timeout.
+        """
+        if self._transforms is None:
+            return frame
+        pose = self._transforms.camera_pose(frame.frame_id, frame.stamp)
+        return replace(frame, fixed_frame=self._settings.fixed_frame, camera_pose=pose)
+
+    def transform_state(self) -> TransformState | None:
+        """Return the state of the transforms, None without a fixed frame."""
+        return None if self._transforms is None else self._transforms.state()
+
     def close(self) -> None:
         """Unsubscribe and drop the waiting messages."""
         self._node.destroy_timer(self._timer)
@@ -104,6 +125,8 @@ class FrameInputs:
         self._camera_info = None
 
     def _unsubscribe(self) -> None:
+        if self._transforms is not None:
+            self._transforms.close()
         for subscription in self._subscriptions.values():
             subscription.close()
 

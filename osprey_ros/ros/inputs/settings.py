@@ -74,6 +74,20 @@ class InputSettings(ParameterGroup):
         Effect.ACTIVATE,
         choices=DEPTH_TRANSPORTS,
     )
+    fixed_frame: str = parameter(
+        "",
+        "Frame of the robot in which objects have poses, such as map or odom, by the transforms on /tf and /tf_static; "
+        "its z axis points up. Needs use_depth. Empty: positions are those in the camera's optical frame only.",
+        Effect.ACTIVATE,
+    )
+    transform_timeout: float = parameter(
+        0.2,
+        "Maximum time for which a frame waits for its transform to fixed_frame. Without one its objects keep the poses "
+        "of earlier frames.",
+        Effect.ACTIVATE,
+        unit="s",
+        limits=(0.0, 5.0),
+    )
     slop: float = parameter(
         0.0,
         "Maximum difference between the stamps of the messages of one frame. 0: the stamps must be equal.",
@@ -98,6 +112,8 @@ class InputSettings(ParameterGroup):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.fixed_frame and not self.use_depth:
+            raise InputError(f"fixed_frame is {self.fixed_frame!r} and use_depth is false: poses need depth; set both")
         try:
             self.label_values()
         except InputError as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Time
-from geometry_msgs.msg import Point, Vector3
+from geometry_msgs.msg import Point, Pose, PoseWithCovariance, Quaternion, Vector3
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
@@ -21,6 +21,9 @@ from osprey_ros.scene.types import SceneObject
 _PARTS: dict[str, type] = {
     "builtin_interfaces/msg/Time": Time,
     "geometry_msgs/msg/Point": Point,
+    "geometry_msgs/msg/Pose": Pose,
+    "geometry_msgs/msg/PoseWithCovariance": PoseWithCovariance,
+    "geometry_msgs/msg/Quaternion": Quaternion,
     "geometry_msgs/msg/Vector3": Vector3,
     "osprey_interfaces/msg/Attribute": Attribute,
     "osprey_interfaces/msg/ObjectDescription": ObjectDescription,

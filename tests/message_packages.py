@@ -1,6 +1,7 @@
-"""Builds a package yolo_msgs with the fields of yolo_ros's messages: that package is GPL, and not among the wheels.
+"""Builds packages of messages that are not among the wheels, from lists of their fields.
 
-The list of fields says which bytes are on the wire. Comments, files and order of the definitions are ours.
+yolo_msgs has the messages of yolo_ros, which is GPL, tf2_msgs those of tf2. The list of fields says which bytes are on
+the wire. Comments, files and order of the definitions are ours.
 """
 
 from __future__ import annotations
@@ -43,23 +44,24 @@ MESSAGES: Mapping[str, Mapping[str, str]] = {
     },
     "DetectionArray": {"header": "std_msgs/Header", "detections": "yolo_msgs/Detection[]"},
 }
+TRANSFORMS: Mapping[str, Mapping[str, str]] = {"TFMessage": {"transforms": "geometry_msgs/TransformStamped[]"}}
 _DEPENDENCIES = ("geometry_msgs", "std_msgs")
 
 
-def built(folder: Path) -> Path:
+def built(folder: Path, package: str = PACKAGE, messages: Mapping[str, Mapping[str, str]] = MESSAGES) -> Path:
     """Return the prefix where the package is installed; build it if no earlier run has built the same into a folder.
 
     A build takes about 20 s on two cores. Raises RuntimeError with the output of a step that failed.
     """
-    cmake = _cmake()
-    key = hashlib.sha256(json.dumps([MESSAGES, cmake, sys.version, sys.prefix, 2]).encode()).hexdigest()[:12]
+    cmake = _cmake(package, messages)
+    key = hashlib.sha256(json.dumps([messages, cmake, sys.version, sys.prefix, 2]).encode()).hexdigest()[:12]
     place = folder / key
     place.mkdir(parents=True, exist_ok=True)
     with open(place / "lock", "w") as lock:  # of test processes side by side, one builds
         fcntl.flock(lock, fcntl.LOCK_EX)
         prefix, done = place / "install", place / "done"
         if not done.exists():
-            _build(_write(place / "source", cmake), place / "build", prefix)
+            _build(_write(place / "source", cmake, package, messages), place / "build", prefix)
             done.touch()
     return prefix
 
@@ -92,23 +94,23 @@ def importable(prefix: Path, environment: Mapping[str, str]) -> Iterator[dict[st
             os.environ["AMENT_PREFIX_PATH"] = before
 
 
-def _cmake() -> str:
+def _cmake(package: str, messages: Mapping[str, Mapping[str, str]]) -> str:
     """Return the CMakeLists.txt: that of osprey_interfaces, which works with the wheels, with other messages."""
     text = (ROOT / "osprey_interfaces" / "CMakeLists.txt").read_text()
     begin, end = text.index("rosidl_generate_interfaces("), text.index("# The ROS 2 wheels")
-    files = "\n".join(f'  "msg/{name}.msg"' for name in MESSAGES)
+    files = "\n".join(f'  "msg/{name}.msg"' for name in messages)
     generate = f"rosidl_generate_interfaces(${{PROJECT_NAME}}\n{files}\n  DEPENDENCIES {' '.join(_DEPENDENCIES)}\n)\n\n"
-    return text[:begin].replace("osprey_interfaces", PACKAGE) + generate + text[end:]
+    return text[:begin].replace("osprey_interfaces", package) + generate + text[end:]
 
 
-def _write(source: Path, cmake: str) -> Path:
+def _write(source: Path, cmake: str, package: str, messages: Mapping[str, Mapping[str, str]]) -> Path:
     (source / "msg").mkdir(parents=True, exist_ok=True)
     (source / "CMakeLists.txt").write_text(cmake)
-    for name, fields in MESSAGES.items():
+    for name, fields in messages.items():
         lines = [f"{kind} {field}" for field, kind in fields.items()]
         (source / "msg" / f"{name}.msg").write_text("\n".join(lines) + "\n")
-    package = (ROOT / "osprey_interfaces" / "package.xml").read_text()
-    (source / "package.xml").write_text(package.replace("osprey_interfaces", PACKAGE))
+    manifest = (ROOT / "osprey_interfaces" / "package.xml").read_text()
+    (source / "package.xml").write_text(manifest.replace("osprey_interfaces", package))
     return source
 
 

@@ -81,6 +81,7 @@ EVALUATIONS = {
         ("precisions", "evaluation.precisions", "accuracy with fp32, fp16, int8 and int4 weights, side by side"),
         ("quantization", "export.quantization_cost", "effect of the precision of the decoder's weights"),
         ("queries", "evaluation.queries", "share of right answers to questions about the objects of a scene"),
+        ("world_questions", "evaluation.world_questions", "the same of questions over time, on simulated sequences"),
         ("rooms", "evaluation.rooms", "share of right kinds and colors in simulated homes and on tabletops"),
         ("scene", "evaluation.scene", "tracking, cost of a frame, time budgets, queries and calibration together"),
         ("segmenter", "evaluation.segmenter", "masks of a segmenter: objects found, IoU, clicks"),

@@ -38,8 +38,9 @@ def add_command(commands: Any) -> None:
     command = commands.add_parser(
         "ask",
         help="find the objects that a phrase refers to",
-        description="Find the objects that a phrase refers to, and print the most likely ones first. The objects are "
-        "those of a running node, or those of an image if one is given. Exit status: 0, or 1 if nothing is found.",
+        description="Find the objects that a phrase refers to, and print the most likely ones first; or answer how "
+        "many there are, what has changed, or when an object was last seen. The objects are those of a running node, "
+        "or those of an image if one is given. Exit status: 0, or 1 if nothing is found.",
     )
     command.add_argument("question", help="phrase or question about an object, such as 'where is the red mug?'")
     command.add_argument("--limit", type=positive, default=0, metavar="N", help="print at most N objects")
@@ -93,6 +94,7 @@ def _ask_image(arguments: argparse.Namespace) -> dict[str, Any]:
     from osprey_ros.frame import Frame
     from osprey_ros.pipeline import Pipeline
     from osprey_ros.query.finder import Finder
+    from osprey_ros.query.world import World
     from osprey_ros.scene.attributes import attributes_from
     from osprey_ros.scene.settings import MAX_REGIONS, StepSettings
 
@@ -116,7 +118,9 @@ def _ask_image(arguments: argparse.Namespace) -> dict[str, Any]:
         remember=False,  # so that track ids, which reasons name, are the ids of the masks
     )
     result = pipeline.step(frame, settings)
-    found = finder.find(arguments.question, result.objects, pipeline.memory.latest, arguments.limit)
+    memory = pipeline.memory
+    answer = World(finder).answer(arguments.question, memory.snapshot(), memory.latest, limit=arguments.limit)
+    found = answer.found
     objects = {thing.track_id: thing for thing in result.objects}
     files = dict(zip(masks.regions.ids.tolist(), masks.files, strict=True))
     warn_about_regions({thing.instance_id: thing.caption.reason for thing in result.objects if thing.caption}, files)
@@ -124,6 +128,8 @@ def _ask_image(arguments: argparse.Namespace) -> dict[str, Any]:
         "question": arguments.question,
         "image": native_path(arguments.image),
         "bundle": bundle.manifest.name,
+        "answer": answer.text,
+        "score": round(answer.score, 4),
         "message": found.message,
         "matches": [
             _entry(objects[match.track_id], match.score, match.reason, files[objects[match.track_id].instance_id])
@@ -162,6 +168,8 @@ def _ask_node(arguments: argparse.Namespace) -> dict[str, Any]:
         "node": arguments.node,
         "stamp": f"{stamp.sec}.{stamp.nanosec:09d}",
         "frame_id": response.header.frame_id,
+        "answer": response.answer,
+        "score": round(response.score, 4),
         "message": response.message,
         "matches": [_message_entry(match) for match in response.matches],
     }
@@ -187,7 +195,11 @@ def _message_entry(match: Any) -> dict[str, Any]:
 
 
 def _print_table(answer: dict[str, Any]) -> None:
-    if answer["message"]:  # why nothing was found, or the words that were left out
+    from osprey_ros.query.world import Sort, WorldQuestion
+
+    if WorldQuestion.read(answer["question"]).sort is not Sort.WHICH:  # else the table is the answer
+        print(answer["answer"])
+    elif answer["message"]:  # why nothing was found, or the words that were left out
         print(answer["message"])
     if not answer["matches"]:
         return

@@ -14,6 +14,7 @@ from osprey_ros.mcp.source import EventRing, Picture
 from osprey_ros.messages.json_objects import scene_event_json, scene_object_json
 from osprey_ros.pipeline import Pipeline
 from osprey_ros.query.finder import Finder
+from osprey_ros.query.world import World
 from osprey_ros.regions.masks import MaskCrop
 from osprey_ros.regions.regions import Regions, regions_from_crops
 from osprey_ros.scene.events import EventLog, EventSettings
@@ -36,7 +37,7 @@ class PipelineSource:
     def __init__(self, pipeline: Pipeline, settings: StepSettings, name: str) -> None:
         self.name = name
         self._pipeline, self._settings = pipeline, settings
-        self._finder = Finder(pipeline.describer)
+        self._world = World(Finder(pipeline.describer))
         self._log, self._events = EventLog(pipeline.memory.scene), EventRing()
 
     def step(self, frame: Frame) -> None:
@@ -59,13 +60,20 @@ class PipelineSource:
             seen = None  # the latest frame has no region
         if seen is not None:
             self._pipeline.look_at(seen, cancel)
-        found = self._finder.find(text, snapshot.objects, seen, limit, cancel)
+        answer = self._world.answer(text, snapshot, seen, self._log.latest, limit, cancel)
         things = {thing.track_id: thing for thing in snapshot.objects}
         matches = [
             {"score": round(match.score, 4), "evidence": match.reason, **scene_object_json(things[match.track_id])}
-            for match in found.matches
+            for match in answer.found.matches
         ]
-        return {"message": found.message, "matches": matches}
+        return {
+            "answer": answer.text,
+            "score": round(answer.score, 4),
+            "count": answer.count,
+            "message": answer.found.message,
+            "events": [scene_event_json(event, snapshot.frame_id) for event in answer.events],
+            "matches": matches,
+        }
 
     def describe(
         self, track_ids: Sequence[int], question: str, style: str, cancel: CancellationToken

@@ -104,9 +104,11 @@ def _add_pictures(server: MCPServer[Any], tools: Tools) -> None:
 def _add_questions(server: MCPServer[Any], tools: Tools) -> None:
     @server.tool(annotations=_READING, structured_output=False)
     async def find(text: Text, limit: Count = 5, picture: bool = False) -> Content:
-        """Find the objects that an English phrase or question means: "the red mug next to the bowl".
+        """Answer an English question about the scene, with the objects that it means.
 
-        Matches come with scores from 0 to 1, evidence and positions. With picture, the first one is shown.
+        "the red mug next to the bowl", "how many bottles are there?", "what has changed since ten minutes ago?", "when
+        did you last see the vase?". Scores are from 0 to 1; matches have evidence and positions. With picture, the
+        first match is shown.
         """
 
         def found(source: Source, cancel: CancellationToken) -> Content:

@@ -30,7 +30,7 @@ class Source(Protocol):
         """Return ``stamp`` and ``frame_id`` of the latest frame, and all ``objects``."""
 
     def find(self, text: str, limit: int, cancel: CancellationToken) -> dict[str, Any]:
-        """Return the ``matches`` of a phrase, and a ``message``."""
+        """Return the ``answer`` to a question, its ``score``, ``matches``, ``events``, ``count`` and ``message``."""
 
     def describe(
         self, track_ids: Sequence[int], question: str, style: str, cancel: CancellationToken

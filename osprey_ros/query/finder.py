@@ -21,6 +21,8 @@ from osprey_ros.query.evidence import SIZE_WORDS, SPELLINGS, Evidence, PhraseSco
 from osprey_ros.query.grammar import parse
 from osprey_ros.query.language import is_english
 from osprey_ros.query.question import Located, Query, Reading
+from osprey_ros.query.vocabulary import GROUNDS
+from osprey_ros.query.word_forms import mentions
 from osprey_ros.scene.attributes import AttributeSpec
 from osprey_ros.scene.types import SceneObject
 from osprey_ros.system.cancellation import CancellationToken
@@ -54,10 +56,12 @@ class Found:
     """Matches, the most likely first.
 
     ``message``: why nothing was found, or which words of the question were left out; else "".
+    ``likely``: the probability of each object, in their order.
     """
 
     matches: tuple[Match, ...]
     message: str
+    likely: tuple[float, ...] = ()
 
 
 class Finder:
@@ -105,7 +109,7 @@ class Finder:
 
         Raises the errors of `read_question`.
         """
-        query = read_question(text, self._adjectives)
+        query = read_question(text, self._adjectives, named_grounds(objects))
         if not objects:
             return Found((), "no object is known yet")
         results = list(self._readings(query, objects, seen, cancel))
@@ -117,11 +121,12 @@ class Finder:
         if not order:
             best = int(np.argmax(likely))
             least = f"{likely[best]:.2f} for the likeliest, {label_of(objects[best])}, below {self._min_score:.2f}"
-            return Found((), "; ".join([f"{results[0].empty_reason}: {least}", *notes]))
+            message = "; ".join([f"{results[0].empty_reason}: {least}", *notes])
+            return Found((), message, tuple(likely.tolist()))
         kept = order[:limit] if limit > 0 else order
         best_of = [max(results, key=lambda result: result.likely[n]) for n in range(len(objects))]
         matches = (Match(objects[n].track_id, float(likely[n]), best_of[n].reasons[n]) for n in kept)
-        return Found(tuple(matches), "; ".join(notes))
+        return Found(tuple(matches), "; ".join(notes), tuple(likely.tolist()))
 
     def check(self, text: str) -> None:
         """Raise the errors of `read_question`."""
@@ -132,7 +137,8 @@ class Finder:
 
         Calibration is fitted on these. Of a question with two readings, the first one counts.
         """
-        return next(self._readings(read_question(text, self._adjectives), objects, seen, None)).scores
+        query = read_question(text, self._adjectives, named_grounds(objects))
+        return next(self._readings(query, objects, seen, None)).scores
 
     def _readings(
         self,
@@ -179,7 +185,13 @@ class Finder:
         return len(words.replace(" ", "")) >= MIN_LETTERS_PER_TOKEN * len(tokens)
 
 
-def read_question(text: str, adjectives: Collection[str] = ()) -> Query:
+def named_grounds(objects: Iterable[SceneObject]) -> frozenset[str]:
+    """Return which of the words "table", "desk", "floor" ... name an object of the scene."""
+    named = {" ".join((thing.category, thing.label)) for thing in objects if thing.category or thing.label}
+    return frozenset(word for word in GROUNDS if any(mentions(name, word) for name in named))
+
+
+def read_question(text: str, adjectives: Collection[str] = (), grounds: Collection[str] = ()) -> Query:
     """Return the readings of a question; see `osprey_ros.query.grammar.parse`.
 
     Raises PromptError for a text without words, with too many words or in another language.
@@ -196,7 +208,7 @@ def read_question(text: str, adjectives: Collection[str] = ()) -> Query:
         )
     if not is_english(text):
         raise PromptError(f"English only: the question {text!r} seems to be in another language; {_EXAMPLE}")
-    query = parse(text, adjectives)
+    query = parse(text, adjectives, grounds)
     phrases = [inner for reading in query.readings for phrase in reading.phrases for inner in phrase.inner()]
     if not all(re.search(r"\w", phrase.text) for phrase in phrases):
         raise PromptError(f"the question {text!r} has no word for what is meant: {_EXAMPLE}")

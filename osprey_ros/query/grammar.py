@@ -19,7 +19,7 @@ _CONTINUING: tuple[Table[object], ...] = (words.RELATIONS, words.SIDES, words.CO
 _DISTANCES = (Order.NEAR, Order.FAR)
 
 
-def parse(text: str, adjectives: Collection[str] = ()) -> Query:
+def parse(text: str, adjectives: Collection[str] = (), named_grounds: Collection[str] = ()) -> Query:
     """Return the readings of a question.
 
     A second reading exists if the last words may belong to the object that is asked for or to one that it is related
@@ -28,9 +28,10 @@ def parse(text: str, adjectives: Collection[str] = ()) -> Query:
     Args:
         text: the question.
         adjectives: words known as attribute values, in lower case, such as colors.
+        named_grounds: words such as "table" that name an object of the scene, and not where everything stands.
     """
     tokens = words.tokens_of(text)
-    readings = [_QuestionReader(tokens, adjectives, nested).reading() for nested in (True, False)]
+    readings = [_QuestionReader(tokens, adjectives, nested, named_grounds).reading() for nested in (True, False)]
     fewest = min(len(reading.left_out()) for reading in readings)
     kept = dict.fromkeys(reading for reading in readings if len(reading.left_out()) == fewest)
     return Query(text, tuple(kept))
@@ -43,8 +44,10 @@ class _QuestionReader(NounReader):
     reference; else they belong to the object that is asked for.
     """
 
-    def __init__(self, tokens: list[str], adjectives: Collection[str], nested: bool) -> None:
-        super().__init__(tokens, adjectives)
+    def __init__(
+        self, tokens: list[str], adjectives: Collection[str], nested: bool, named_grounds: Collection[str] = ()
+    ) -> None:
+        super().__init__(tokens, adjectives, named_grounds)
         self._nested = nested
         self._in_pair = False  # whether "and" ends the first reference of "between"
         self._any_object = ""  # of the latest phrase

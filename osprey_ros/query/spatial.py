@@ -24,6 +24,7 @@ REACH_METERS = 0.15  # gap at which "next to" is half true
 BETWEEN_WIDTH = 0.3  # distance from the line of "between" at which it is half true, as a share of the line's length
 END_OF_LINE = 0.15  # share of the line at either end within which "between" fades
 DEFAULT_TILT = np.radians(35.0)  # of a camera above a table, where too few objects tell
+SUPPORT_RATIO = 3.0  # size of a surface that carries several objects, relative to theirs
 UNLIKELY = 0.001  # objects below it are not compared in relations
 MAX_REFERENCES = 1024  # references, or pairs of them, that objects are related to
 MAX_PAIRS_AT_ONCE = 1 << 16  # targets times references in one array
@@ -99,7 +100,9 @@ def holds(relation: Relation, here: Places, targets: Index, references: Sequence
         return near
     if relation in (Relation.ON, Relation.UNDER, Relation.IN):
         # One above the other and touching. An object inside another one shows a little above its middle.
-        over = _near(here, targets, reference, 2 * distance)
+        # A table reaches further under what is on it than a book.
+        wide = here.size[reference] > SUPPORT_RATIO * here.size[targets]
+        over = _near(here, targets, reference, np.where(wide, distance, 2 * distance))
         higher = up if relation is not Relation.UNDER else -up
         stacked: np.ndarray = over * np.clip(0.5 + higher / np.maximum(1e-6, 0.3 * here.size[reference]), 0, 1)
         return stacked

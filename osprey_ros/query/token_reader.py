@@ -26,9 +26,11 @@ class TokenReader:
     Args:
         tokens: lower-case words and commas.
         adjectives: words known as attribute values, in lower case.
+        named_grounds: words of `vocabulary.GROUNDS` that name an object of the scene.
     """
 
-    def __init__(self, tokens: list[str], adjectives: Collection[str]) -> None:
+    def __init__(self, tokens: list[str], adjectives: Collection[str], named_grounds: Collection[str] = ()) -> None:
+        self._grounds = words.GROUNDS - frozenset(named_grounds)
         self._tokens = tokens
         self._adjectives = adjectives
         self._at = 0
@@ -111,7 +113,7 @@ class TokenReader:
             ahead += 1
         while self._is_name(ahead) and self._is_name(ahead + 1):
             ahead += 1
-        return self._word(ahead) in words.GROUNDS
+        return self._word(ahead) in self._grounds
 
     def _is_middle(self) -> bool:
         return self._word(1 if self._word() in words.ARTICLES else 0) in words.MIDDLES

@@ -75,7 +75,9 @@ class Runtime:
             words.append(COLOR)
         self._finder = Finder(describer, words)
         self._filter = EventFilter(now.event_filter, self._finder)
-        self.requests = Requests(self._pipeline, self._finder, lambda: self._settings().step, self._save)
+        self.requests = Requests(
+            self._pipeline, self._finder, lambda: self._events.latest, lambda: self._settings().step, self._save
+        )
         if self._store is not None:
             stored = self._store.load()
             self._pipeline.restore(stored.objects, stored.next_id, stored.questions)

@@ -40,6 +40,13 @@ def test_the_objects_of_a_phrase_are_printed(arguments: list[str], capsys: pytes
     assert "yellow car" in line
 
 
+def test_how_many_objects_there_are(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ask", "how many bowls are there?", *arguments]) == 0
+    assert capsys.readouterr().out.startswith("1: a ")
+    assert main(["ask", "how many elephants are there?", *arguments, "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["answer"].startswith("0; ")
+
+
 def test_objects_are_named_by_the_ids_of_the_masks(
     arguments: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

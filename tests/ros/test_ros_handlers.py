@@ -42,7 +42,7 @@ def pipeline() -> Pipeline:
 
 
 def test_a_canceled_query_stops(pipeline: Pipeline) -> None:
-    requests = Requests(pipeline, Finder(pipeline.describer), StepSettings, lambda: None)
+    requests = Requests(pipeline, Finder(pipeline.describer), list, StepSettings, lambda: None)
     request = QueryScene.Request(text="the pink bowl")
     token = CancellationToken()
     token.cancel()
@@ -57,7 +57,7 @@ def test_a_canceled_query_stops(pipeline: Pipeline) -> None:
 
 
 def test_a_region_of_which_no_pixel_is_left_is_unknown_with_a_reason(pipeline: Pipeline) -> None:
-    requests = Requests(pipeline, Finder(pipeline.describer), StepSettings, lambda: None)
+    requests = Requests(pipeline, Finder(pipeline.describer), list, StepSettings, lambda: None)
     speck = Region(encoding=Region.BOX, roi=RegionOfInterest(x_offset=0, y_offset=0, width=1, height=1))
     request = DescribeRegion.Request(regions=[speck])
     answer = requests.describe_region(request, DescribeRegion.Response(), CancellationToken())
@@ -77,7 +77,7 @@ def test_a_category_comes_with_its_kinds(tiny_model: TinyModel, sample: SampleIm
     assert thing.caption is not None
     assert thing.caption.kinds
     settings = StepSettings()
-    requests = Requests(pipeline, Finder(pipeline.describer), lambda: settings, lambda: None)
+    requests = Requests(pipeline, Finder(pipeline.describer), list, lambda: settings, lambda: None)
     request = DescribeRegion.Request(track_ids=[thing.track_id], style="category")
     answer = requests.describe_region(request, DescribeRegion.Response(), CancellationToken())
     assert (answer.success, answer.text) == (True, thing.category)
@@ -96,7 +96,7 @@ def client(tmp_path: Path) -> Iterator[Client]:
 
 
 def test_the_service_ends_a_long_answer_itself(pipeline: Pipeline, client: Client) -> None:
-    requests = Requests(pipeline, Finder(pipeline.describer), StepSettings, lambda: None)
+    requests = Requests(pipeline, Finder(pipeline.describer), list, StepSettings, lambda: None)
     worker: LatestWorker[None] = LatestWorker(lambda item, cancel: None, "test")
     services = Services(client.node, service_seconds=0.0)
     services.serve(requests, worker)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from typing import Any
 
@@ -12,9 +12,11 @@ from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.errors import InputError
 from osprey_ros.pipeline import Pipeline
 from osprey_ros.query.finder import Finder
+from osprey_ros.query.world import World
 from osprey_ros.ros import interfaces
 from osprey_ros.ros.outputs import messages
 from osprey_ros.ros.services.region_targets import target_of
+from osprey_ros.scene.events import SceneEvent
 from osprey_ros.scene.recall import recent_frame
 from osprey_ros.scene.settings import StepSettings
 from osprey_ros.scene.types import Snapshot
@@ -33,6 +35,7 @@ class Requests:
     Args:
         pipeline: scene and frames.
         finder: evaluates queries.
+        events: returns what happened so far, the oldest first.
         settings: returns the settings of the latest frame.
         on_change: called after objects were forgotten.
 
@@ -43,14 +46,15 @@ class Requests:
         self,
         pipeline: Pipeline,
         finder: Finder,
+        events: Callable[[], Iterable[SceneEvent]],
         settings: Callable[[], StepSettings],
         on_change: Callable[[], None],
     ) -> None:
-        self._pipeline, self._finder = pipeline, finder
+        self._pipeline, self._world, self._events = pipeline, World(finder), events
         self._settings, self._on_change = settings, on_change
 
     def query_scene(self, request: Any, response: Any, cancel: CancellationToken) -> Any:
-        """Find the objects that a phrase refers to."""
+        """Answer a question about the scene, and find the objects that it refers to."""
         snapshot = self._pipeline.memory.snapshot()
         seen = self._pipeline.memory.latest
         if seen is not None and seen.stamp != snapshot.stamp:
@@ -58,7 +62,13 @@ class Requests:
         if seen is not None:
             self._pipeline.look_at(seen, cancel)
         response.header = _header(snapshot)
-        found = self._finder.find(request.text, snapshot.objects, seen, int(request.limit), cancel)
+        answer = self._world.answer(request.text, snapshot, seen, self._events(), int(request.limit), cancel)
+        found = answer.found
+        response.answer, response.score, response.count = answer.text, answer.score, answer.count
+        response.events = [
+            messages.event_message(event, messages.header_message(event.stamp, snapshot.frame_id))
+            for event in answer.events
+        ]
         things = {thing.track_id: thing for thing in snapshot.objects}
         response.matches = [
             interfaces.ObjectMatch(

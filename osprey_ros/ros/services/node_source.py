@@ -47,7 +47,15 @@ class NodeSource:
     def find(self, text: str, limit: int, cancel: CancellationToken) -> dict[str, Any]:
         """See `Source`."""
         answer = self._call(interfaces.QueryScene, "query_scene", cancel, text=text, limit=limit)
-        return {**_header(answer), "message": answer.message, "matches": [match_json(one) for one in answer.matches]}
+        return {
+            **_header(answer),
+            "answer": answer.answer,
+            "score": round(answer.score, 4),
+            "count": int(answer.count),
+            "message": answer.message,
+            "events": [event_json(event) for event in answer.events],
+            "matches": [match_json(one) for one in answer.matches],
+        }
 
     def describe(
         self, track_ids: Sequence[int], question: str, style: str, cancel: CancellationToken

@@ -83,7 +83,7 @@ class ChangingSequence(CameraSequence):
         return replace(scene, objects=[obj for obj in self.placed(number) if obj.instance_id not in absent])
 
     def placed(self, number: int) -> list[SceneObject]:
-        """Return all objects, also those that are not in the scene, where they are in a frame."""
+        """Return all objects, also the absent ones, where they are in a frame."""
         shift = float(np.clip((number - 8) / 10, 0.0, 1.0)) * self._shift
         return [
             replace(obj, position=obj.position + shift) if obj.instance_id == self.slider else obj

@@ -49,11 +49,11 @@ def stdio_client(arguments: list[str]) -> Client:
 
 
 async def called(client: Client, tool: str, **arguments: Any) -> tuple[dict[str, Any], list[bytes]]:
-    """Call a tool that answers; return its values and its pictures."""
+    """Call a tool that answers; return its values and its images."""
     result = await client.call_tool(tool, arguments)
     assert not result.is_error, result.content
-    text, *pictures = result.content
-    return json.loads(text.text), [base64.b64decode(one.data) for one in pictures]
+    text, *images = result.content
+    return json.loads(text.text), [base64.b64decode(one.data) for one in images]
 
 
 async def refused(client: Client, tool: str, **arguments: Any) -> str:

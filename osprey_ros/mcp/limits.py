@@ -12,7 +12,7 @@ from osprey_ros.errors import OspreyError
 TEXT_LENGTH = 500  # characters
 TRACK_IDS = 16
 LISTED = 100  # objects, matches or events of one answer
-MAX_SIDE = 1024  # pixels of the longer side of a picture
+MAX_SIDE = 1024  # pixels of the longer side of an image
 LARGEST_ID = 2**31 - 1
 
 

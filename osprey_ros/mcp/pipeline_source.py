@@ -10,7 +10,7 @@ import numpy as np
 from osprey_ros.decoding.prompt import QUESTIONS
 from osprey_ros.errors import InputError
 from osprey_ros.frame import Frame
-from osprey_ros.mcp.source import EventRing, Picture
+from osprey_ros.mcp.source import EventRing, ImageFile
 from osprey_ros.messages.json_objects import scene_event_json, scene_object_json
 from osprey_ros.pipeline import Pipeline
 from osprey_ros.query.finder import Finder
@@ -97,11 +97,11 @@ class PipelineSource:
             "stamp": seen.stamp / 1e9,
         }
 
-    def look(self, track_ids: Sequence[int], with_overlay: bool, side: int, cancel: CancellationToken) -> Picture:
+    def look(self, track_ids: Sequence[int], with_overlay: bool, side: int, cancel: CancellationToken) -> ImageFile:
         """See `Source`."""
         memory = self._pipeline.memory
         view = view_of(recent_frame(memory, track_ids), memory.snapshot(), track_ids, with_overlay, side)
-        return Picture(view.jpeg, {"stamp": view.stamp / 1e9, "frame_id": view.frame_id, "box": list(view.box)})
+        return ImageFile(view.jpeg, {"stamp": view.stamp / 1e9, "frame_id": view.frame_id, "box": list(view.box)})
 
     def events(self) -> EventRing:
         """See `Source`."""

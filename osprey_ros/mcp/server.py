@@ -13,7 +13,7 @@ from pydantic import Field
 
 from osprey_ros.errors import OspreyError
 from osprey_ros.mcp.limits import LARGEST_ID, LISTED, MAX_SIDE, TEXT_LENGTH, TRACK_IDS, Limits, RateLimit
-from osprey_ros.mcp.source import Picture, Source
+from osprey_ros.mcp.source import ImageFile, Source
 from osprey_ros.query.watch import Watch
 from osprey_ros.strict_json import to_json
 from osprey_ros.system.cancellation import CancellationToken
@@ -66,7 +66,7 @@ class Tools:
 def build_server(tools: Tools, version: str, allow_changes: bool = False) -> MCPServer[Any]:
     """Return the server with the tools look, find, describe, ask, scene, events and, if allowed, correct."""
     server: MCPServer[Any] = MCPServer("osprey", instructions=_INSTRUCTIONS, version=version, log_level="WARNING")
-    _add_pictures(server, tools)
+    _add_images(server, tools)
     _add_questions(server, tools)
     _add_lists(server, tools)
     if allow_changes:
@@ -74,47 +74,47 @@ def build_server(tools: Tools, version: str, allow_changes: bool = False) -> MCP
     return server
 
 
-def _add_pictures(server: MCPServer[Any], tools: Tools) -> None:
+def _add_images(server: MCPServer[Any], tools: Tools) -> None:
     @server.tool(annotations=_READING, structured_output=False)
     async def look(track_ids: Tracks = [], overlay: bool = True, max_side: Side = 768) -> Content:  # noqa: B006
-        """Return a picture of what the camera sees, or of some objects with what is around them.
+        """Return an image of what the camera sees, or of some objects with what is around them.
 
         With overlay, regions are drawn with their track_id and words.
         """
-        picture = await tools.run(lambda source, cancel: source.look(track_ids, overlay, max_side, cancel))
-        return [_text(picture.shows), _image(picture)]
+        image = await tools.run(lambda source, cancel: source.look(track_ids, overlay, max_side, cancel))
+        return [_text(image.shows), _image(image)]
 
     @server.tool(annotations=_READING, structured_output=False)
     async def describe(
-        track_id: Track, style: Literal["short", "detailed", "category"] = "short", picture: bool = True
+        track_id: Track, style: Literal["short", "detailed", "category"] = "short", image: bool = True
     ) -> Content:
-        """Describe one object anew, in a recent image that shows it, with a crop of it."""
-        return await tools.run(lambda source, cancel: _described(source, [track_id], "", style, picture, cancel))
+        """Describe one object again, in a recent image that shows it, with a crop of it."""
+        return await tools.run(lambda source, cancel: _described(source, [track_id], "", style, image, cancel))
 
     @server.tool(annotations=_READING, structured_output=False)
-    async def ask(question: Text, track_ids: Tracks = [], picture: bool = False) -> Content:  # noqa: B006
+    async def ask(question: Text, track_ids: Tracks = [], image: bool = False) -> Content:  # noqa: B006
         """Ask a question about the pixels of one or more objects; without track_ids, about the whole image.
 
         <mask><pos> in the question stands for each object in turn. For where things are and which object is meant,
         use `find`.
         """
-        return await tools.run(lambda source, cancel: _described(source, track_ids, question, "short", picture, cancel))
+        return await tools.run(lambda source, cancel: _described(source, track_ids, question, "short", image, cancel))
 
 
 def _add_questions(server: MCPServer[Any], tools: Tools) -> None:
     @server.tool(annotations=_READING, structured_output=False)
-    async def find(text: Text, limit: Count = 5, picture: bool = False) -> Content:
+    async def find(text: Text, limit: Count = 5, image: bool = False) -> Content:
         """Answer an English question about the scene, with the objects that it means.
 
         "the red mug next to the bowl", "how many bottles are there?", "what has changed since ten minutes ago?", "when
-        did you last see the vase?". Scores are from 0 to 1; matches have evidence and positions. With picture, the
+        did you last see the vase?". Scores are from 0 to 1; matches have evidence and positions. With image, the
         first match is shown.
         """
 
         def found(source: Source, cancel: CancellationToken) -> Content:
             answer = source.find(text, limit, cancel)
             first = next((match for match in answer["matches"] if match["visible"]), None)
-            shown = [_image(source.look([first["track_id"]], True, 768, cancel))] if picture and first else []
+            shown = [_image(source.look([first["track_id"]], True, 768, cancel))] if image and first else []
             return [_text(answer), *shown]
 
         return await tools.run(found)
@@ -165,10 +165,10 @@ def _add_changes(server: MCPServer[Any], tools: Tools) -> None:
 
 
 def _described(
-    source: Source, track_ids: list[int], question: str, style: str, with_picture: bool, cancel: CancellationToken
+    source: Source, track_ids: list[int], question: str, style: str, with_image: bool, cancel: CancellationToken
 ) -> Content:
     answer = source.describe(track_ids, question, style, cancel)
-    shown = [_image(source.look(track_ids, False, 512, cancel))] if with_picture else []
+    shown = [_image(source.look(track_ids, False, 512, cancel))] if with_image else []
     return [_text(answer), *shown]
 
 
@@ -176,5 +176,5 @@ def _text(values: dict[str, Any]) -> TextContent:
     return TextContent(type="text", text=to_json(values))
 
 
-def _image(picture: Picture) -> ImageContent:
-    return ImageContent(type="image", data=base64.b64encode(picture.jpeg).decode(), mime_type="image/jpeg")
+def _image(image: ImageFile) -> ImageContent:
+    return ImageContent(type="image", data=base64.b64encode(image.jpeg).decode(), mime_type="image/jpeg")

@@ -13,8 +13,8 @@ _KEPT = 256  # latest events
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture as a JPEG file, with what it shows: stamp, frame_id and box in pixels of the image."""
+class ImageFile:
+    """An image as a JPEG file, with what it shows: stamp, frame_id and box in pixels of the image."""
 
     jpeg: bytes = field(repr=False)
     shows: dict[str, Any]
@@ -40,8 +40,8 @@ class Source(Protocol):
         Without track ids, the question is about the whole latest image.
         """
 
-    def look(self, track_ids: Sequence[int], with_overlay: bool, side: int, cancel: CancellationToken) -> Picture:
-        """Return a picture of these objects, or of the whole latest image."""
+    def look(self, track_ids: Sequence[int], with_overlay: bool, side: int, cancel: CancellationToken) -> ImageFile:
+        """Return an image of these objects, or of the whole latest image."""
 
     def events(self) -> EventRing:
         """Return the events so far."""

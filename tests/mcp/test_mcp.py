@@ -38,8 +38,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return ["--image", str(folder / "image.png"), "--masks", str(folder / "ids.png"), *QUICK]
 
 
-def size(picture: bytes) -> tuple[int, int]:
-    with Image.open(io.BytesIO(picture)) as opened:
+def size(image: bytes) -> tuple[int, int]:
+    with Image.open(io.BytesIO(image)) as opened:
         assert opened.format == "JPEG"
         return opened.size
 
@@ -57,9 +57,9 @@ async def every_tool(client: Client) -> None:
         things = {one["description"]: one for one in scene["objects"] + rest["objects"]}
         assert len(things) == 4
 
-        found, pictures = await called(client, "find", text="where is the pink bowl?", picture=True)
+        found, images = await called(client, "find", text="where is the pink bowl?", image=True)
         bowl = found["matches"][0]
-        assert (bowl["category"], bowl["score"] >= 0.5, len(pictures)) == ("bowl", True, 1)
+        assert (bowl["category"], bowl["score"] >= 0.5, len(images)) == ("bowl", True, 1)
         track = bowl["track_id"]
 
         shown, (whole,) = await called(client, "look", max_side=160)
@@ -71,10 +71,10 @@ async def every_tool(client: Client) -> None:
         assert top <= y <= y + tall <= top + height
         assert size(crop) == (width, height)
 
-        described, pictures = await called(client, "describe", track_id=track)
+        described, images = await called(client, "describe", track_id=track)
         assert "bowl" in described["text"]
         assert 0 < described["confidence"] <= 1
-        assert len(pictures) == 1
+        assert len(images) == 1
         asked, _ = await called(client, "ask", question="What color is <mask><pos>?", track_ids=[track])
         assert "pink" in asked["text"]
 
@@ -111,8 +111,8 @@ def test_a_recording_is_read_before_agents_ask(sample: SampleImage, tmp_path: Pa
             assert scene["stamp"] > scene["objects"][0]["first_seen"] > 0
             heard, _ = await called(client, "events", watch="when something appears")
             assert {one["track_id"] for one in heard["events"]} == {one["track_id"] for one in scene["objects"]}
-            _, pictures = await called(client, "look")
-            assert size(pictures[0]) == sample.rgb.shape[1::-1]
+            _, images = await called(client, "look")
+            assert size(images[0]) == sample.rgb.shape[1::-1]
 
     asyncio.run(asked())
 

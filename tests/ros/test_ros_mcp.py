@@ -24,16 +24,16 @@ async def every_tool(address: str) -> None:
         scene, _ = await called(client, "scene", visible_only=True)
         assert len(scene["objects"]) == 4
         assert scene["frame_id"] == "camera_optical_frame"
-        found, pictures = await called(client, "find", text="where is the pink bowl?", picture=True)
+        found, images = await called(client, "find", text="where is the pink bowl?", image=True)
         bowl = found["matches"][0]
-        assert (bowl["category"], len(pictures)) == ("bowl", 1)
+        assert (bowl["category"], len(images)) == ("bowl", 1)
         shown, (whole,) = await called(client, "look", max_side=160)
         with Image.open(io.BytesIO(whole)) as opened:
             assert (opened.format, opened.size) == ("JPEG", (160, 120))
         assert shown["box"] == [0, 0, 320, 240]
-        described, pictures = await called(client, "describe", track_id=bowl["track_id"])
+        described, images = await called(client, "describe", track_id=bowl["track_id"])
         assert "bowl" in described["text"]
-        assert len(pictures) == 1
+        assert len(images) == 1
         asked, _ = await called(client, "ask", question="What color is it?", track_ids=[bowl["track_id"]])
         assert "pink" in asked["text"]
         asked, _ = await called(client, "ask", question="What is there?")  # about the whole image

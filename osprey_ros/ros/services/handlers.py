@@ -92,7 +92,7 @@ class Requests:
         return response
 
     def look(self, request: Any, response: Any) -> Any:
-        """Return a picture of a recent frame."""
+        """Return an image of a recent frame."""
         if request.max_side > MAX_SIDE:
             raise InputError(f"max_side is {request.max_side}; it must be at most {MAX_SIDE}")
         memory, track_ids = self._pipeline.memory, [int(track_id) for track_id in request.track_ids]

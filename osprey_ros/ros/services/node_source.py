@@ -8,7 +8,7 @@ from typing import Any
 from sensor_msgs.msg import RegionOfInterest
 
 from osprey_ros.errors import OspreyError
-from osprey_ros.mcp.source import EventRing, Picture
+from osprey_ros.mcp.source import EventRing, ImageFile
 from osprey_ros.messages.json_objects import event_json, match_json, object_json, seconds_of
 from osprey_ros.ros import interfaces
 from osprey_ros.ros.services.client import NodeClient
@@ -81,14 +81,14 @@ class NodeSource:
             "stamp": seconds_of(answer.header.stamp),
         }
 
-    def look(self, track_ids: Sequence[int], with_overlay: bool, side: int, cancel: CancellationToken) -> Picture:
+    def look(self, track_ids: Sequence[int], with_overlay: bool, side: int, cancel: CancellationToken) -> ImageFile:
         """See `Source`."""
         answer = self._call(
             interfaces.Look, "look", cancel, track_ids=list(track_ids), overlay=with_overlay, max_side=side
         )
         roi = answer.roi
         box = [roi.x_offset, roi.y_offset, roi.width, roi.height]
-        return Picture(bytes(answer.image.data), {**_header(answer), "box": box})
+        return ImageFile(bytes(answer.image.data), {**_header(answer), "box": box})
 
     def events(self) -> EventRing:
         """See `Source`."""

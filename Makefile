@@ -143,7 +143,7 @@ $(STAMPS)/robot: setup.py package.xml $(STAMPS)/interfaces $(STAMPS)/gl
 	PYTHONWARNINGS=ignore $(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-TEST_LISTS := $(foreach list,runtime test train,requirements/$(list).txt)
+TEST_LISTS := $(foreach list,runtime test train parquet,requirements/$(list).txt)
 $(STAMPS)/test: $(TEST_LISTS) requirements/timm.txt requirements/open_clip.txt tools/install_tensorrt_bindings.py $(STAMPS)/packages
 	@echo "installing PyTorch and what training and the tests need into $(VENV)"
 	$(PIP) $(TEST_LISTS:%=-r %)

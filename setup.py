@@ -55,6 +55,7 @@ setup(
     extras_require={
         "bag": ["mcap", "rosbags"],
         "mcp": ["mcp>=2"],
+        "parquet": ["pyarrow"],
         "sim": ["mujoco", "PyOpenGL"],
         "test": ["pytest"],
         "web": ["aiohttp>=3.9"],

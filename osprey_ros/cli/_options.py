@@ -114,9 +114,12 @@ def add_bundle_option(command: Any) -> None:
     )
 
 
-def add_threads_option(command: Any) -> None:
-    """Add --threads."""
-    command.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: one per core)")
+def add_threads_option(command: Any, threads: int | None = None) -> None:
+    """Add --threads. ``threads``: the default, None for one per core."""
+    default = "one per core" if threads is None else f"{threads}, for each process"
+    command.add_argument(
+        "--threads", default=threads, type=positive, metavar="N", help=f"CPU threads (default: {default})"
+    )
 
 
 def add_preprocessing_option(command: Any) -> None:
@@ -130,12 +133,12 @@ def add_preprocessing_option(command: Any) -> None:
     )
 
 
-def add_machine_options(command: Any) -> None:
-    """Add --device and --threads."""
+def add_machine_options(command: Any, threads: int | None = None) -> None:
+    """Add --device and --threads. ``threads``: as for `add_threads_option`."""
     command.add_argument(
         "--device", choices=("cpu", "cuda"), help="run the ONNX engines on this device (default: the bundle's own)"
     )
-    add_threads_option(command)
+    add_threads_option(command, threads)
 
 
 def add_engine_options(command: Any) -> None:

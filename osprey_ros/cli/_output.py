@@ -56,11 +56,6 @@ def logs_on_stderr(verbosity: int, packages: Sequence[str] = _PACKAGES) -> Itera
             logger.setLevel(level)
 
 
-def kinds_json(chain: Iterable[tuple[str, float]]) -> list[dict[str, str | float]]:
-    """Return kinds with their probabilities, the most specific first, as plain data for JSON."""
-    return [{"name": name, "probability": round(probability, 6)} for name, probability in chain]
-
-
 def write_figures(path: Path | None, figures: object) -> None:
     """Write figures as JSON, and create the folder of the file; do nothing without a file."""
     if path is not None:

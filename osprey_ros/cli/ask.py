@@ -19,7 +19,7 @@ from osprey_ros.cli._options import (
     add_verbose_option,
     positive,
 )
-from osprey_ros.cli._output import box_text, file_width, kinds_json, warn_about_regions, warn_if_unverified
+from osprey_ros.cli._output import box_text, file_width, warn_about_regions, warn_if_unverified
 from osprey_ros.cli._segments import add_segment_option, image_with_regions
 from osprey_ros.decoding.prompt import check_text
 from osprey_ros.errors import InputError
@@ -139,6 +139,8 @@ def _ask_image(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _entry(thing: SceneObject, score: float, reason: str, file: str) -> dict[str, Any]:
+    from osprey_ros.annotation.answers import kinds_json
+
     return {
         "id": thing.instance_id,
         "file": file,
@@ -178,6 +180,8 @@ def _ask_node(arguments: argparse.Namespace) -> dict[str, Any]:
 def _message_entry(match: Any) -> dict[str, Any]:
     thing = match.object
     roi, position = thing.roi, thing.position
+    from osprey_ros.annotation.answers import kinds_json
+
     return {
         "id": thing.track_id,
         "score": round(match.score, 4),

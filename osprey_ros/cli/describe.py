@@ -22,18 +22,14 @@ from osprey_ros.cli._options import (
     add_style_option,
     add_verbose_option,
 )
-from osprey_ros.cli._output import box_text, file_width, kinds_json, warn_about_regions, warn_if_unverified
+from osprey_ros.cli._output import box_text, file_width, warn_about_regions, warn_if_unverified
 from osprey_ros.cli._segments import add_segment_option, image_with_regions
-from osprey_ros.errors import RegionError
 from osprey_ros.file_errors import native_path
 from osprey_ros.strict_json import to_json
 
 if TYPE_CHECKING:
     from osprey_ros.bundle.manifest import Manifest
-    from osprey_ros.decoding.constraints import Constraint
     from osprey_ros.regions.regions import Regions
-    from osprey_ros.results import Description, Result
-    from osprey_ros.scene.attributes import AttributeSpec
     from osprey_ros.timing import Timing
 
 OVERLAY_WIDTH = 960  # pixels; the text on smaller images would be hard to read
@@ -80,6 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         OspreyError: The image, its masks, the bundle or the question cannot be used, or the overlay not be written.
     """
+    from osprey_ros.annotation.answers import largest_regions, region_answers
     from osprey_ros.bundle.bundle import Bundle
     from osprey_ros.decoding.config import GenerationConfig
     from osprey_ros.decoding.prompt import QUESTIONS
@@ -93,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
     attributes = attributes_from(arguments.attributes)
     rgb, masks = image_with_regions(arguments)
     files = dict(zip(masks.regions.ids.tolist(), masks.files, strict=True))
-    regions = _selected(masks.regions, arguments.min_area, arguments.max_regions)
+    regions = largest_regions(masks.regions, arguments.min_area, arguments.max_regions)
     bundle = Bundle.open(arguments.bundle).on_device(arguments.device)
     describer = Describer(bundle, threads=arguments.threads, preprocessing=arguments.preprocessing)
     describer.check((), crops=arguments.crops)
@@ -106,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
         [None, *(attribute.constraint for attribute in attributes)],
     )
     timing = describer.image_timing + results[0].timing
-    answers = _answers(results, attributes, arguments.min_confidence)
+    answers = region_answers(results, attributes, arguments.min_confidence)
     names = [files[int(region)] for region in regions.ids]
     warn_about_regions({description.region_id: description.reason for description in results[0]}, files)
     warn_if_unverified(bundle.manifest)
@@ -123,51 +120,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _answers(
-    results: Sequence[Result], attributes: Sequence[AttributeSpec], min_confidence: float
-) -> list[dict[str, Any]]:
-    """Return the text, the confidences and the attributes of each region."""
-    from osprey_ros.scene.captions import known_text
-
-    def entry(name: str, answer: Description, constraint: Constraint | None = None) -> dict[str, Any]:
-        text, confidence = known_text(answer, min_confidence, constraint)
-        raw = round(answer.raw_confidence, 6)
-        return {name: text, "confidence": round(confidence, 6), "raw_confidence": raw}
-
-    asked = list(zip(attributes, results[1:], strict=True))
-    return [
-        {
-            **entry("text", description),
-            "reason": description.reason,
-            "unlike_training": round(description.unlike_training, 6),
-            "kinds": kinds_json((kind.name, kind.probability) for kind in description.chain),
-            "attributes": {spec.name: entry("value", result[row], spec.constraint) for spec, result in asked},
-        }
-        for row, description in enumerate(results[0])
-    ]
-
-
 def _with_guess(answer: dict[str, Any]) -> str:
     """Return the text of an answer, with the most likely kind if that is more specific: "cup (coffee mug 0.45)"."""
     kinds, text = answer["kinds"], str(answer["text"])
     if not kinds or kinds[0]["name"] == text:
         return text
     return f"{text} ({kinds[0]['name']} {kinds[0]['probability']:.2f})"
-
-
-def _selected(regions: Regions, min_area: int, max_regions: int | None) -> Regions:
-    """Return the largest regions of at least ``min_area`` pixels, in the order of ``regions``.
-
-    Raises:
-        RegionError: All regions are smaller.
-    """
-    large = [row for row in range(len(regions)) if regions.areas[row] >= min_area]
-    if not large:
-        raise RegionError(
-            f"no region has {min_area} pixels or more, the largest has {regions.areas.max()}; lower --min-area"
-        )
-    kept = sorted(sorted(large, key=lambda row: -int(regions.areas[row]))[:max_regions])
-    return regions if len(kept) == len(regions) else regions.select(regions.ids[kept])
 
 
 def _report(

@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser_of_commands() -> tuple[argparse.ArgumentParser, dict[str, Sequence[str]]]:
     """Return the parser, and the names below each command: those of its own commands, if it has any."""
-    from osprey_ros.cli import ask, bag, bundle, completion, describe, doctor, mcp, segment, web
+    from osprey_ros.cli import annotate, ask, bag, bundle, completion, describe, doctor, mcp, segment, web
     from osprey_ros.cli._options import Parser, add_verbose_option
     from osprey_ros.cli._programs import EVALUATIONS, PROGRAMS
 
@@ -71,6 +71,7 @@ def parser_of_commands() -> tuple[argparse.ArgumentParser, dict[str, Sequence[st
     describe.add_command(commands)
     segment.add_command(commands)
     ask.add_command(commands)
+    annotate.add_command(commands)
     bag.add_command(commands)
     bundle.add_command(commands)
     web.add_command(commands)

@@ -45,6 +45,11 @@ def regions_from_coco(path: Path, image: str, shape: tuple[int, int] | None = No
         data = json.loads(read_text(path, RegionError, "correct the path"))
     except (ValueError, RecursionError) as error:
         raise RegionError(f"it is not JSON; {_LAYOUTS}") from error
+    return regions_of_data(data, image, shape)
+
+
+def regions_of_data(data: Any, image: str, shape: tuple[int, int] | None = None) -> tuple[Regions, tuple[str, ...]]:
+    """Return the masks of one image from the parsed content of a file; see `regions_from_coco`. Raises RegionError."""
     annotations, size = _annotations(data, Path(image))
     shape = size or shape
     parts: list[MaskCrop] = []

@@ -113,7 +113,7 @@ def test_module_is_the_same_command() -> None:
     [
         (["descibe"], "unknown command 'descibe'; did you mean 'describe'?"),
         (["-v", "agg"], "unknown command 'agg'; did you mean 'bag'?"),
-        (["xyzzy"], "unknown command 'xyzzy'; choose from describe, segment, ask, bag,"),
+        (["xyzzy"], "unknown command 'xyzzy'; choose from describe, segment, ask, annotate, bag,"),
         (["bundle", "verfy", "nano"], "unknown command 'verfy'; did you mean 'verify'?"),
         (["eval", "acuracy"], "unknown command 'acuracy'; did you mean 'accuracy'?"),
     ],

@@ -22,7 +22,7 @@ export AMENT_PREFIX_PATH := $(CURDIR)/$(VENV):$(AMENT_PREFIX_PATH)
 endif
 
 .NOTPARALLEL:
-.PHONY: help venv demo gallery docs-images docs-gif docs docs-reference test-docs test test-fast eval-extras test-eval test-web web-screenshot fuzz lint clean
+.PHONY: help venv demo gallery docs-images docs-gif docs docs-reference test-docs test test-fast eval-extras test-eval test-web web-screenshot fuzz soak lint clean
 help:
 	@echo "make venv   set up $(VENV) with everything (runtime, simulator, ROS 2, PyTorch for training and tests)"
 	@echo "make demo   describe the objects of a simulated camera over ROS 2; writes build/demo/ (needs no PyTorch)"
@@ -41,6 +41,8 @@ help:
 	@echo "make web-screenshot  take docs/web.png of the page of osprey web"
 	@echo "make fuzz   run 2,000 generated inputs for each door: commands, messages, recordings, parameters, web"
 	@echo "            MESSAGES=100000: send that many hostile frames through the conversions and the pipeline"
+	@echo "            FILES=10000: forge that many bundles, scene files, recordings, images and weights"
+	@echo "make soak   run camera, segmenter, node and client for MINUTES with a fault every 5 s; writes build/soak/"
 	@echo "make lint   check style, types and the floors of the packages"
 	@echo "make clean  remove $(VENV) and what was built for it"
 
@@ -92,11 +94,17 @@ web-screenshot: $(STAMPS)/robot $(STAMPS)/browser
 	$(BIN)/python tools/web_screenshot.py --sample room
 
 fuzz: $(STAMPS)/robot $(STAMPS)/test
-ifdef MESSAGES
+ifdef FILES
+	PYTHONPATH=.:tests $(BIN)/python -m fuzz.file_run --files $(FILES)
+else ifdef MESSAGES
 	PYTHONPATH=.:tests $(BIN)/python -m fuzz.message_run --frames $(MESSAGES)
 else
 	OSPREY_FUZZ=2000 $(BIN)/python -m pytest tests/fuzz
 endif
+
+MINUTES ?= 30
+soak: $(STAMPS)/robot $(STAMPS)/test
+	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
 
 # The site. Its pages about parameters, messages, commands and old names are checked in; two tools write them.
 docs: $(STAMPS)/docs

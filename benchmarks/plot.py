@@ -1,4 +1,4 @@
-"""Plot the time of a frame over its number of regions."""
+"""Plots: the time of a frame over its number of regions, and values of a run over time."""
 
 from __future__ import annotations
 
@@ -54,4 +54,29 @@ def draw(
     right.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def draw_lines(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], events: Sequence[float], path: Path
+) -> None:
+    """Write an image with a panel for each value over time.
+
+    Args:
+        panels: Points (seconds, value) of each line, by panel and by line.
+        events: Times in seconds that are marked in each panel.
+        path: Image file.
+    """
+    figure, axes = pyplot.subplots(len(panels), 1, figsize=(10, 2.2 * len(panels)), sharex=True, layout="constrained")
+    for axis, (name, lines) in zip(axes, panels.items(), strict=True):
+        for label, points in lines.items():
+            if points:
+                axis.plot(*zip(*points, strict=True), label=label, linewidth=1)
+        for moment in events:
+            axis.axvline(moment, color="black", alpha=0.12, linewidth=0.8)
+        axis.set(ylabel=name, ylim=(0, None))
+        axis.grid(alpha=0.3)
+        axis.legend(loc="lower right")
+    axes[-1].set(xlabel="seconds; a vertical line is a fault")
+    figure.savefig(path, dpi=110)
     pyplot.close(figure)

@@ -78,3 +78,8 @@ def native_path(path: str | os.PathLike[str]) -> str:
 def folder_name(path: str | os.PathLike[str]) -> str:
     """Return the last part of a path, as UTF-8 text that can be stored whatever the locale is."""
     return os.fsencode(Path(path).absolute().name).decode("utf-8", "replace")
+
+
+def wrong_value(error: Exception) -> str:
+    """Return what a KeyError, TypeError or ValueError says about the values of a file, in words for users."""
+    return f"it lacks {error}" if isinstance(error, KeyError) else str(error).replace("\n", " ")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from osprey_ros.errors import BundleError
+from osprey_ros.file_errors import wrong_value
 from osprey_ros.strict_json import to_json
 
 FORMAT_VERSION = 1
@@ -100,4 +101,4 @@ class Calibration:
             }
             return cls(curves, str(data["fitted"]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BundleError(f"not a calibration ({type(error).__name__}: {error})") from error
+            raise BundleError(f"not a calibration ({wrong_value(error)})") from error

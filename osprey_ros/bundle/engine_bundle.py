@@ -130,7 +130,7 @@ class EngineBundle(Generic[M]):
     def _check_size(self, name: str, entry: FileEntry) -> None:
         """Raise BundleError for a file of another size than in the manifest, OSError for one that cannot be read."""
         root = self.root
-        if Path(name).name != name:
+        if Path(name).name != name or name in ("", "..") or "\0" in name:
             raise BundleError(
                 f"bundle {root}: {MANIFEST} lists {name!r}, which is not a plain file name; {self.manifest.rebuild}"
             )

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar
 
 from osprey_ros.bundle.spec import REBUILD, ModelSpec
 from osprey_ros.errors import BundleError
+from osprey_ros.file_errors import wrong_value
 from osprey_ros.strict_json import to_json
 
 FORMAT_VERSION = 4
@@ -142,7 +143,7 @@ class EngineManifest:
                 **cls._of_kind(data),
             )
         except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise BundleError(f"{MANIFEST} cannot be read ({type(error).__name__}: {error}); {cls.rebuild}") from error
+            raise BundleError(f"{MANIFEST} cannot be read ({wrong_value(error)}); {cls.rebuild}") from error
 
     @classmethod
     def _of_kind(cls, data: Mapping[str, Any]) -> dict[str, Any]:

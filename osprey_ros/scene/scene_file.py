@@ -145,6 +145,8 @@ class SceneFile:
         except BaseException as error:
             if database is not None:
                 database.close()
+            if isinstance(error, UnicodeDecodeError):  # of a text that SQLite took from a damaged page
+                raise StorageError(_DAMAGED.format(path=path)) from error
             if isinstance(error, sqlite3.Error):
                 raise self.refusal(error) from error
             raise

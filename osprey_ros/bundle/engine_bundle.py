@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from osprey_ros.bundle.hash_cache import cached_sha256, sha256_of
 from osprey_ros.bundle.manifest import MANIFEST, EngineEntry, EngineManifest, FileEntry, graphs
 from osprey_ros.bundle.places import find_bundle
-from osprey_ros.errors import BundleError
+from osprey_ros.errors import BundleError, one_line
 from osprey_ros.file_errors import LFS_POINTER, is_lfs_pointer, os_reason, read_text
 
 _LOGGER = logging.getLogger(__name__)
@@ -57,7 +57,9 @@ class EngineBundle(Generic[M]):
             raise BundleError(f"bundle {root}: {error}") from error
         unlisted = [name for name in manifest.needed_files() if name not in manifest.files]
         if unlisted:
-            raise BundleError(f"bundle {root}: {MANIFEST} does not list {', '.join(unlisted)}; {kind.rebuild}")
+            raise BundleError(
+                f"bundle {root}: {MANIFEST} does not list {one_line(', '.join(unlisted))}; {kind.rebuild}"
+            )
         bundle = cls(root, manifest)
         for name, entry in manifest.files.items():
             try:

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from tokenize import TokenError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,7 +62,7 @@ class Bundle(EngineBundle[Manifest]):
         path = self.path(EMBEDDINGS)
         try:
             table = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError) as error:
+        except (ValueError, EOFError, TokenError) as error:  # the last: of a header that is cut short
             raise BundleError(f"{path} is not a plain numpy array; {self.again}") from error
         except OSError as error:
             raise BundleError(self._unreadable(path, error)) from error

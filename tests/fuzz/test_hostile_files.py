@@ -50,3 +50,11 @@ def test_a_scene_file_with_text_that_is_no_text_is_refused(tmp_path: Path) -> No
     database.close()
     with pytest.raises(StorageError, match="scene file"):
         SceneFile(path, "m", 1 << 20)
+
+
+def test_embeddings_whose_header_does_not_end_are_refused(tmp_path: Path) -> None:
+    shutil.copytree(NANO, tmp_path / "b")
+    file = tmp_path / "b" / "embeddings.npy"
+    file.write_bytes(file.read_bytes().replace(b"}", b" ", 1))
+    with pytest.raises(BundleError, match="not a plain numpy array"):
+        Bundle.open(tmp_path / "b", verify=False).embeddings()

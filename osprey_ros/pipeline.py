@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +29,7 @@ from osprey_ros.scene.result import StepResult
 from osprey_ros.scene.scene import Scene
 from osprey_ros.scene.scheduler import Batch, Candidate, Scheduler
 from osprey_ros.scene.settings import StepSettings
+from osprey_ros.scene.store import token_engines
 from osprey_ros.scene.tracker import Assignment, Tracker
 from osprey_ros.scene.types import Caption, SceneObject, State
 from osprey_ros.system.cancellation import CancellationToken
@@ -123,6 +125,29 @@ class Pipeline:
         self.memory.restore(objects, next_id, questions)
         self._tracker.reset()
         self._current = None
+
+    def replace_describer(self, describer: Describer, reason: str) -> Describer:
+        """Use another describer from now on, and return the one before. The scene stays, with stale captions.
+
+        The latest frame is encoded again, for questions about it. If that fails, nothing changes. If the mask tokens of
+        both cannot be compared, the objects of that frame get new ones; others are then found by their place.
+
+        Args:
+            describer: Of any bundle.
+            reason: Why captions are stale.
+
+        Raises what `Describer.set_image` and `Describer.encode` raise.
+        """
+        latest = self.memory.latest
+        if latest is not None:
+            describer.set_image(latest.rgb)
+            latest = replace(latest, encoded=describer.encode(latest.regions))
+        before, self.describer = self.describer, describer
+        tokens = [token_engines(each.bundle.manifest) for each in (before, describer)]
+        self.memory.replace_model(latest, describer.spec.hidden_size if tokens[0] != tokens[1] else None, reason)
+        self._scheduler = Scheduler(self._scheduler.clock)  # it has learned how long the other one takes
+        self._current, self._encoded = latest, None
+        return before
 
     def _pass(self, frame: Frame, scene: Scene, gray: np.ndarray) -> None:
         """Update a scene with a frame that shows none of its objects."""

@@ -17,6 +17,7 @@ try:
         DescribeRegion,
         Forget,
         GetScene,
+        LoadBundle,
         Look,
         QueryScene,
     )
@@ -32,6 +33,7 @@ __all__ = [
     "DescribeRegionAction",
     "Forget",
     "GetScene",
+    "LoadBundle",
     "Look",
     "ObjectDescription",
     "ObjectDescriptionArray",

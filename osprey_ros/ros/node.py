@@ -32,6 +32,7 @@ from osprey_ros.ros.outputs.publishers import Outputs
 from osprey_ros.ros.parameters import Settings
 from osprey_ros.ros.run import run_node
 from osprey_ros.ros.runtime import Runtime
+from osprey_ros.ros.services.bundle_loader import BundleChange
 from osprey_ros.ros.services.server import Services
 from osprey_ros.ros.settings_node import SettingsNode
 from osprey_ros.ros.transitions import logged
@@ -43,7 +44,8 @@ from osprey_ros.timing import STAGES, Timing
 # Names that can be remapped.
 TOPICS = (
     *(IMAGE, SEGMENTATION, REGIONS, DETECTIONS, DEPTH, CAMERA_INFO, "compressed", "compressedDepth"),
-    *("objects", "overlay", "markers", "events", "query_scene", "describe_region", "get_scene", "look", "forget"),
+    *("objects", "overlay", "markers", "events"),
+    *("query_scene", "describe_region", "get_scene", "look", "forget", "load_bundle"),
 )
 _UNCONFIGURED = "the node is unconfigured; configure and activate it, or start it with autostart:=true"
 _INACTIVE = "the node is inactive; activate it"
@@ -98,7 +100,7 @@ class OspreyNode(SettingsNode):
         self._inputs = FrameInputs(self, self._settings.inputs, self._on_frame)
         result = super().on_activate(state)
         if self._server is not None and self._runtime is not None and self._worker is not None:
-            self._server.serve(self._runtime.requests, self._worker)
+            self._server.serve(self._runtime.requests, self._worker, self._runtime)
         self.get_logger().info(f"subscribed to {', '.join(self._inputs.topics.values())}")
         return result
 
@@ -211,7 +213,8 @@ class OspreyNode(SettingsNode):
                 found.append(status.scene_status(summary, self._runtime.scene_file, self._runtime.problem))
         if self._runtime is not None:
             bundle = self._runtime.bundle
-            found.append(status.bundle_status(bundle.manifest, str(bundle.root)))
+            change = self._server.bundles.change if self._server is not None else BundleChange()
+            found.append(status.bundle_status(bundle.manifest, str(bundle.root), change.loading, change.problem))
         reserve = settings.memory_reserve * MIB
         return [*found, status.memory_status(process_memory(), available_memory(), reserve)]
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from osprey_ros.bundle.bundle import Bundle
@@ -26,7 +26,7 @@ from osprey_ros.scene.scene import Scene
 from osprey_ros.scene.scene_file import StoredScene
 from osprey_ros.scene.store import SceneStore, model_of
 from osprey_ros.system.cancellation import CancellationToken
-from osprey_ros.system.process_memory import MIB, memory_shortage, needed_memory, process_memory
+from osprey_ros.system.process_memory import MIB, memory_shortage, needed_memory, process_memory, release_memory
 
 if TYPE_CHECKING:
     from osprey_ros.ros.parameters import Settings
@@ -34,6 +34,14 @@ if TYPE_CHECKING:
 PROGRESS_PERIOD = 5.0  # seconds between two log lines while the engines load
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedBundle:
+    """Engines of a bundle, and what answers queries with them."""
+
+    describer: Describer
+    finder: Finder
 
 
 class Runtime:
@@ -49,6 +57,7 @@ class Runtime:
     def __init__(self, settings: Callable[[], Settings]) -> None:
         now = settings()
         self._settings = settings
+        self._replacing = threading.Lock()  # held while the bundle and the appearances of the scene change
         self._reported = ""  # the problem of the scene file that was logged
         self._attributes = attributes_from(now.attributes)
         # Loading engines takes long: check everything else first.
@@ -62,18 +71,10 @@ class Runtime:
             raise
 
     def _load(self, now: Settings, bundle: Bundle) -> None:
-        describer = load_describer(bundle, now.threads, now.preprocessing, now.memory_reserve * MIB)
-        for spec in self._attributes:
-            try:
-                describer.check([spec.constraint], [spec.question])
-            except OspreyError as error:
-                raise InputError(f"attribute {spec.name}: {error}") from error
-        self.bundle = describer.bundle
-        self._pipeline = Pipeline(describer, Scene(now.max_objects))
-        words = [spec for spec in self._attributes if spec.values]
-        if all(spec.name != COLOR.name for spec in words):
-            words.append(COLOR)
-        self._finder = Finder(describer, words)
+        loaded = self._loaded(now, bundle)
+        self.bundle = loaded.describer.bundle
+        self._pipeline = Pipeline(loaded.describer, Scene(now.max_objects))
+        self._finder = loaded.finder
         self._filter = EventFilter(now.event_filter, self._finder)
         self.requests = Requests(
             self._pipeline, self._finder, lambda: self._events.latest, lambda: self._settings().step, self._save
@@ -83,6 +84,46 @@ class Runtime:
             self._pipeline.restore(stored.objects, stored.next_id, stored.questions)
             logger.info("%d objects restored from %s", self.known, self._store.path)
         self._events = EventLog(self._pipeline.memory.scene)
+
+    def _loaded(self, now: Settings, bundle: Bundle) -> LoadedBundle:
+        """Load the engines of a bundle. Raises OspreyError."""
+        describer = load_describer(bundle, now.threads, now.preprocessing, now.memory_reserve * MIB)
+        try:
+            for spec in self._attributes:
+                try:
+                    describer.check([spec.constraint], [spec.question])
+                except OspreyError as error:
+                    raise InputError(f"attribute {spec.name}: {error}") from error
+            words = [spec for spec in self._attributes if spec.values]
+            if all(spec.name != COLOR.name for spec in words):
+                words.append(COLOR)
+            return LoadedBundle(describer, Finder(describer, words))
+        except BaseException:
+            describer.close()
+            raise
+
+    def load(self, name: str) -> LoadedBundle:
+        """Load another bundle beside the one in use, for `replace`. It may run in any thread.
+
+        ``name``: its folder or name; "": the one in use, read again. Raises OspreyError.
+        """
+        return self._loaded(self._settings(), Bundle.open(name or self.bundle.root, verify=False))
+
+    def replace(self, loaded: LoadedBundle) -> None:
+        """Use another bundle from now on, in the worker's thread. The scene stays, and is described again.
+
+        Raises OspreyError if its engines fail. The bundle before is then still in use.
+        """
+        manifest = loaded.describer.bundle.manifest
+        with self._replacing:
+            before = self._pipeline.replace_describer(loaded.describer, f"the bundle is {manifest.name} now")
+            self._finder = loaded.finder
+            self._filter = EventFilter(self._filter.text, self._finder)
+            self.requests.use_finder(self._finder)
+            self.bundle = loaded.describer.bundle
+        before.close()
+        release_memory()
+        self._save()
 
     def step(self, frame: Frame, cancel: CancellationToken) -> StepResult:
         """Describe the objects of a frame and save the scene."""
@@ -135,8 +176,9 @@ class Runtime:
             self._store.save(self._stored_scene)
 
     def _stored_scene(self) -> StoredScene:
-        scene = self._pipeline.memory.scene
-        return StoredScene(scene.persistent_objects(), scene.next_id, self._pipeline.memory.questions)
+        with self._replacing:
+            scene, model = self._pipeline.memory.scene, model_of(self.bundle.manifest)
+            return StoredScene(scene.persistent_objects(), scene.next_id, self._pipeline.memory.questions, model)
 
 
 def _open_store(settings: Settings, bundle: Bundle) -> SceneStore | None:

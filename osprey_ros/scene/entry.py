@@ -105,6 +105,12 @@ class Entry:
             self.object = replace(self.object, state=State.STALE, reason=reason)
             self.check = replace(self.check, reason=reason, described=None, anchor=None)
 
+    def set_appearance(self, appearance: np.ndarray) -> None:
+        """Replace the appearance by that of another model, float32 [D]; zero if it is unknown."""
+        self.object = replace(self.object, appearance=appearance.copy())
+        self.track.set_embedding(appearance)
+        self.check = replace(self.check, described=None, anchor=None, latest=None)
+
     def absorb(self, other: Entry) -> None:
         """Take the caption of another entry of the same object if this one has none, and its priority."""
         if self.object.caption is None:

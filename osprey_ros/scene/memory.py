@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from osprey_ros.scene.captions import questions_key
 from osprey_ros.scene.history import ObservedFrame
 from osprey_ros.scene.scene import Scene
@@ -82,6 +84,24 @@ class SceneMemory:
         self.scene.restore(objects, next_id)
         self._detach_frames()
         self.questions = questions
+
+    def replace_model(self, latest: ObservedFrame | None, size: int | None, reason: str) -> None:
+        """Keep the objects for another model; their captions are stale.
+
+        Args:
+            latest: The latest frame, encoded by the other model; the other frames are dropped. None: there is none.
+            size: Length of the mask tokens of the other model, if they cannot be compared with those of the one before.
+                The appearance of the objects is that of the frame then.
+            reason: Why the captions are stale.
+        """
+        for scene in {self.scene, self._latest_scene}:
+            appearances: dict[int, np.ndarray] = {}
+            if latest is not None and latest.scene is scene:
+                appearances = dict(zip(latest.track_ids.tolist(), latest.encoded.mask_tokens, strict=True))
+            if size is not None:
+                scene.set_appearances(appearances, size)
+            scene.invalidate(reason)
+        self._frames = deque([] if latest is None else [latest], maxlen=_FRAMES)
 
     def scene_for(self, settings: StepSettings) -> Scene:
         """Return the scene that the next frame updates: a new one for each frame without `StepSettings.remember`."""

@@ -186,6 +186,16 @@ class Scene:
         for entry in self._entries.values():
             entry.invalidate(reason)
 
+    def set_appearances(self, appearances: Mapping[int, np.ndarray], size: int) -> None:
+        """Replace the appearance of every object by that of another model, float32 [size], by track id.
+
+        The appearance of the other objects is unknown then, and zero.
+        """
+        unknown = np.zeros(size, np.float32)
+        with self._lock:
+            for track_id, entry in self._entries.items():
+                entry.set_appearance(appearances.get(track_id, unknown))
+
     def prioritize(self, track_ids: Iterable[int]) -> None:
         """Describe these objects before all others, until their captions hold. Unknown ones are ignored."""
         for track_id in track_ids:

@@ -100,11 +100,13 @@ class StoredScene:
         objects: None of them is visible.
         next_id: Track id of the next new object.
         questions: Identifies the questions of the captions; "" if that is not known.
+        model: The bundle that the appearances come from; "": the one before.
     """
 
     objects: Sequence[SceneObject]
     next_id: int
     questions: str = ""
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ class SceneFile:
                 raise self.refusal(error) from error
             raise
         self._written = {obj.track_id: _Written(_row(obj), obj.appearance) for obj in self.content.objects}
-        self._about = (self.content.next_id, self.content.questions)
+        self._about = (self.content.next_id, self.content.questions, model)
 
     def write(self, scene: StoredScene) -> None:
         """Replace the content of the file; write what differs. Raises sqlite3.Error.
@@ -160,17 +162,18 @@ class SceneFile:
         """
         rows, appearances = [], []
         written: dict[int, _Written] = {}
+        about = (scene.next_id, scene.questions, scene.model or self._about[2])
+        comparable = about[2] == self._about[2]
         for obj in self._fitting(scene.objects):
             row, before = _row(obj), self._written.get(obj.track_id)
             appearance = obj.appearance if before is None else before.appearance
             if before is None or before.row != row:
                 rows.append(row)
-            if before is None or _differs(before.appearance, obj.appearance):
+            if before is None or not comparable or _differs(before.appearance, obj.appearance):
                 appearance = obj.appearance
                 appearances.append((obj.track_id, appearance.astype("<f2").tobytes()))
             written[obj.track_id] = _Written(row, appearance)
         gone = [(track_id,) for track_id in self._written.keys() - written.keys()]
-        about = (scene.next_id, scene.questions)
         if rows or appearances or gone or about != self._about:
             self._commit(rows, appearances, gone, about)
             self._written, self._about = written, about
@@ -181,7 +184,7 @@ class SceneFile:
         with suppress(sqlite3.Error):  # nothing is lost: the log is read when the file is opened again
             self._database.close()
 
-    def _commit(self, rows: list[Any], appearances: list[Any], gone: list[Any], about: tuple[int, str]) -> None:
+    def _commit(self, rows: list[Any], appearances: list[Any], gone: list[Any], about: tuple[int, str, str]) -> None:
         database = self._database
         try:
             database.execute("BEGIN IMMEDIATE")
@@ -190,7 +193,7 @@ class SceneFile:
             names, places = ", ".join(_COLUMNS), ", ".join("?" * len(_COLUMNS))
             database.executemany(f"INSERT OR REPLACE INTO objects ({names}) VALUES ({places})", rows)
             database.executemany("INSERT OR REPLACE INTO appearances VALUES (?, ?)", appearances)
-            values = [("next_id", str(about[0])), ("asked", about[1])]
+            values = [("next_id", str(about[0])), ("asked", about[1]), ("model", about[2])]
             database.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", values)
             database.execute("COMMIT")
         except sqlite3.Error:

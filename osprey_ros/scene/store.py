@@ -23,8 +23,13 @@ INTERVAL = 1.0  # seconds from one commit to the next
 
 def model_of(manifest: Manifest) -> str:
     """Return what appearances depend on: the name of the bundle, and a hash of the engines that compute them."""
+    return f"{manifest.name} (engines {token_engines(manifest)})"
+
+
+def token_engines(manifest: Manifest) -> str:
+    """Return a hash of the engines that compute the mask tokens. Tokens of one hash can be compared."""
     files = [manifest.files[manifest.engines[role].file].sha256 for role in ("vision", "mask_extractor")]
-    return f"{manifest.name} (engines {hashlib.sha256(''.join(files).encode()).hexdigest()[:12]})"
+    return hashlib.sha256("".join(files).encode()).hexdigest()[:12]
 
 
 class SceneStore:

@@ -21,8 +21,8 @@ class Track:
     """Appearance and place of an object over time.
 
     Attributes:
-        embedding: float32 [D], running mean of the mask tokens. Larger views have more weight.
-        last_embedding: float32 [D], mask token of the latest region.
+        embedding: float32 [D], running mean of the mask tokens. Larger views have more weight. Zero if it is unknown.
+        last_embedding: float32 [D], mask token of the latest region. Zero if it is unknown.
         area: Running mean of the region's pixels.
         box: float64 [4], x, y, width, height in pixels of the latest image, which may not show the object.
         last_frame, start_frame: Numbers of the latest and the first frame with a region of the object.
@@ -50,7 +50,8 @@ class Track:
         embedding, box = np.asarray(detection.appearance, np.float32), np.array(detection.box, np.float64)
         # A small part of an object, behind another one or at the border of the image, says less of its appearance.
         share = min(1.0, detection.area / max(self.area, 1.0))
-        self.embedding = self.embedding + np.float32(_EMBEDDING_RATE * share) * (embedding - self.embedding)
+        rate = np.float32(_EMBEDDING_RATE * share if self.last_embedding.any() else 1.0)
+        self.embedding = self.embedding + rate * (embedding - self.embedding)
         self.last_embedding = embedding
         self.area += _AREA_RATE * (detection.area - self.area)
         in_previous_frame = self.last_frame == frame - 1
@@ -60,6 +61,10 @@ class Track:
             known = in_previous_frame and not np.isnan(self.position).any()
             self.position = self.position + _POSITION_RATE * (position - self.position) if known else position.copy()
         self.box, self.last_frame = box, frame
+
+    def set_embedding(self, embedding: np.ndarray) -> None:
+        """Replace the appearance by that of another model, float32 [D]; zero if it is unknown."""
+        self.embedding, self.last_embedding = embedding.copy(), embedding.copy()
 
     def scale(self, across: float, down: float) -> None:
         """Convert pixels to those of an image with another width and height; the arguments are the factors."""

@@ -43,6 +43,8 @@ class TrackerSettings:
             not fade.
         merge_frames: Age in frames up to which a new track can be merged into an older one that came back. Their cosine
             must be at least ``min_score``.
+        unknown_cosine: Cosine of a track whose appearance is unknown, because another model saw it: such an object is
+            found again if it is near its place.
     """
 
     min_score: float = 0.6
@@ -51,6 +53,7 @@ class TrackerSettings:
     gain_frames: float = 40.0
     penalty_frames: float = 8.0
     merge_frames: int = 10
+    unknown_cosine: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -114,11 +117,7 @@ class Tracker:
             in_map = positions if detections.fixed_positions is None else detections.fixed_positions
             return Assignment(np.zeros(len(regions.ids), np.int64), {}, motion.matrix, in_map)
         arrays = TrackArrays(tracks, frame)
-        center = association.embedding_center(arrays.embeddings)
-        cosines = np.maximum(
-            association.cosines(arrays.embeddings, embeddings, center),
-            association.cosines(arrays.last_embeddings, embeddings, center),
-        )
+        cosines = self._cosines(arrays, embeddings)
         boxes = np.asarray(regions.boxes, np.float64)
         matrix = motion.matrix if motion.sure else self._object_motion(arrays, boxes, cosines)
         arrays.boxes = association.moved_boxes(arrays.boxes, matrix)
@@ -143,6 +142,18 @@ class Tracker:
     def skip_frame(self, shape: tuple[int, int], gray: np.ndarray | None = None) -> Assignment:
         """Return the assignment of a frame (height, width) without regions to associate: the camera motion."""
         return Assignment(camera_motion=self._camera_motion(gray, shape, None).matrix)
+
+    def _cosines(self, tracks: TrackArrays, embeddings: np.ndarray) -> np.ndarray:
+        """Return how much tracks and regions look alike, [T, N] in -1..1."""
+        known: np.ndarray = np.any(tracks.embeddings, axis=1)
+        result = np.full((len(known), len(embeddings)), self.settings.unknown_cosine, np.float32)
+        if known.any():
+            center = association.embedding_center(tracks.embeddings[known])
+            result[known] = np.maximum(
+                association.cosines(tracks.embeddings[known], embeddings, center),
+                association.cosines(tracks.last_embeddings[known], embeddings, center),
+            )
+        return result
 
     def _camera_motion(self, gray: np.ndarray | None, shape: tuple[int, int], regions: Regions | None) -> Motion:
         """Return the motion since the previous frame in pixels of an image (height, width); keep this frame's image."""

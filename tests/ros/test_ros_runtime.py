@@ -234,6 +234,68 @@ def test_a_score_that_is_no_number_does_not_keep_the_scene_from_its_file(
     assert stored(file) == [1]
 
 
+HOME = str(Path(BUNDLE).parent / "home")
+
+
+def test_another_bundle_keeps_the_scene_and_describes_it_again(node: Node, file: Path) -> None:
+    first = node.step()
+    without_2 = replace(frame(2), regions=np.where(frame(2).regions == 2, 0, frame(2).regions))
+    gone = node.runtime.step(without_2, CancellationToken())
+    assert [thing.track_id for thing in gone.objects] == [1, 3]
+    loaded = node.runtime.load(HOME)
+    assert node.runtime.bundle.manifest.name == "nano"
+    before = loaded.describer.image_id
+    node.runtime.replace(loaded)
+    assert loaded.describer.image_id != before  # questions about the latest frame
+    assert node.runtime.bundle.manifest.name == "home"
+    scene = node.runtime.requests.get_scene(GetScene.Request(), GetScene.Response()).objects
+    assert {(thing.state, thing.reason) for thing in scene} == {(scene[0].STALE, "the bundle is home now")}
+    assert [thing.description for thing in scene] == [thing.description for thing in first.objects]
+    assert node.describe(track_ids=[1]).success
+    # In the next frame the objects are known, by the appearance that the new bundle saw or by their place.
+    result = node.step()
+    assert [thing.track_id for thing in result.objects] == [1, 2, 3]
+    assert (result.described, result.reused) == (3, 0)
+    assert {len(thing.appearance) for thing in result.objects} == {256}
+    assert node.step().reused == 3
+    node.runtime.close()
+
+    # The file is that of the new bundle, and of no other.
+    with pytest.raises(StorageError, match=r"is of the bundle 'home \(engines "):
+        Node(file)
+    again = Node(file, bundle=HOME)
+    assert again.step().reused == 3
+    again.runtime.close()
+
+
+def test_a_bundle_with_the_same_eyes_keeps_what_objects_look_like(node: Node, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(BUNDLE, copy)
+    (copy / MANIFEST).write_text(replace(Bundle.open(BUNDLE).manifest, name="copy").to_json())
+    before = {thing.track_id: thing.appearance for thing in node.step().objects}
+    moved = replace(frame(5), regions=np.zeros((120, 160), np.uint8))
+    node.runtime.step(moved, CancellationToken())  # nothing is in view
+    node.runtime.replace(node.runtime.load(str(copy)))
+    result = node.step()
+    assert {thing.track_id for thing in result.objects} == set(before)
+    assert result.described == 3
+    for thing in result.objects:
+        np.testing.assert_allclose(thing.appearance, before[thing.track_id], atol=1e-4)
+
+
+def test_a_bundle_that_cannot_be_used_changes_nothing(node: Node, tmp_path: Path) -> None:
+    node.step()
+    before = node.runtime.bundle
+    for name, reason in ((str(tmp_path), "no manifest.json"), ("segmenter", "bundle of a segmenter")):
+        with pytest.raises(BundleError, match=reason):
+            node.runtime.load(name)
+    node.settings = replace(node.settings, memory_reserve=1_000_000)
+    with pytest.raises(BundleError, match="memory_reserve keeps 1000000 MB free"):
+        node.runtime.load(HOME)
+    assert node.runtime.bundle is before
+    assert node.step().reused == 3
+
+
 def test_questions_that_cannot_be_asked_are_refused(file: Path) -> None:
     for question in ("Is <mask><pos> near <mask><pos>?", "What is <image>?"):
         with pytest.raises(OspreyError, match="near"):

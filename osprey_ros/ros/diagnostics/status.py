@@ -198,14 +198,26 @@ def stages_status(summary: Summary) -> Status:
     return Status("stages", Level.OK, message, values)
 
 
-def bundle_status(manifest: EngineManifest, root: str) -> Status:
-    """Return the status of the engine bundle; ``root`` is its folder."""
+def bundle_status(manifest: EngineManifest, root: str, loading: str = "", problem: str = "") -> Status:
+    """Return the status of the engine bundle.
+
+    Args:
+        manifest: that of the bundle in use.
+        root: its folder.
+        loading: name of the bundle that is being loaded to replace it, "" if none is.
+        problem: reason why the latest replacement failed, "" if it did not.
+    """
     values = {"name": manifest.name, "folder": root, "verified": "yes" if manifest.verified else "no"}
     for role, entry in manifest.engines.items():
         values[role] = f"{entry.runtime} on {entry.device}, {manifest.precisions.get(role, 'unknown precision')}"
+    if loading:
+        values["loading"] = loading
+    if problem:
+        return Status("bundle", Level.WARN, f"{manifest.name} stays in use, load_bundle failed: {problem}", values)
     if not manifest.verified:
         return Status("bundle", Level.WARN, unverified(manifest), values)
-    return Status("bundle", Level.OK, f"{manifest.name}, verified against its PyTorch model", values)
+    also = f"; {loading} is being loaded" if loading else ""
+    return Status("bundle", Level.OK, f"{manifest.name}, verified against its PyTorch model{also}", values)
 
 
 def unverified(manifest: EngineManifest) -> str:

@@ -53,6 +53,10 @@ class Requests:
         self._pipeline, self._world, self._events = pipeline, World(finder), events
         self._settings, self._on_change = settings, on_change
 
+    def use_finder(self, finder: Finder) -> None:
+        """Evaluate queries with another finder from now on."""
+        self._world = World(finder)
+
     def query_scene(self, request: Any, response: Any, cancel: CancellationToken) -> Any:
         """Answer a question about the scene, and find the objects that it refers to."""
         snapshot = self._pipeline.memory.snapshot()

@@ -14,11 +14,14 @@ from rclpy.action import ActionServer, CancelResponse  # type: ignore[attr-defin
 from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.task import Future
 from std_msgs.msg import Header
 
 from osprey_ros.errors import OspreyError, StoppedError
 from osprey_ros.ros import interfaces
+from osprey_ros.ros.runtime import LoadedBundle, Runtime
+from osprey_ros.ros.services.bundle_loader import BundleLoader
 from osprey_ros.ros.services.handlers import Requests
 from osprey_ros.ros.worker import MAX_JOBS, LatestWorker
 from osprey_ros.system.cancellation import CancellationToken
@@ -78,9 +81,13 @@ class AnswerJob:
 
 
 class Services:
-    """``~/query_scene``, ``~/describe_region`` (service and action), ``~/get_scene``, ``~/look`` and ``~/forget``.
+    """``~/query_scene``, ``~/describe_region`` (service and action), ``~/get_scene``, ``~/look``, ``~/forget`` and
+    ``~/load_bundle``.
 
     They exist in every lifecycle state, and refuse requests with the reason while the node is not active.
+
+    Attributes:
+        bundles: Loads bundles for ``~/load_bundle``.
 
     Args:
         node: owner of the services.
@@ -92,7 +99,9 @@ class Services:
         self._service_seconds = service_seconds
         self._requests: Requests | None = None
         self._worker: LatestWorker[Any] | None = None
+        self._runtime: Runtime | None = None
         self._refusal = ""
+        self.bundles = BundleLoader(node)
         # Reentrant: several requests may wait for the worker at once.
         group = ReentrantCallbackGroup()
         self._services = [
@@ -100,6 +109,7 @@ class Services:
             node.create_service(interfaces.GetScene, "~/get_scene", self._get_scene, callback_group=group),
             node.create_service(interfaces.Look, "~/look", self._look, callback_group=group),
             node.create_service(interfaces.Forget, "~/forget", self._forget, callback_group=group),
+            node.create_service(interfaces.LoadBundle, "~/load_bundle", self._load_bundle, callback_group=group),
             node.create_service(
                 interfaces.DescribeRegion, "~/describe_region", self._describe_region, callback_group=group
             ),
@@ -114,13 +124,13 @@ class Services:
         )
         self._goals: dict[bytes, CancellationToken] = {}  # by id, while they are executed
 
-    def serve(self, requests: Requests, worker: LatestWorker[Any]) -> None:
-        """Answer requests in the worker's thread from now on."""
-        self._requests, self._worker, self._refusal = requests, worker, ""
+    def serve(self, requests: Requests, worker: LatestWorker[Any], runtime: Runtime | None = None) -> None:
+        """Answer requests in the worker's thread from now on. ``runtime`` is the one whose bundle can be replaced."""
+        self._requests, self._worker, self._runtime, self._refusal = requests, worker, runtime, ""
 
     def refuse(self, reason: str) -> None:
         """Refuse requests with this reason from now on. Requests in the worker's queue stay there."""
-        self._requests, self._worker, self._refusal = None, None, reason
+        self._requests, self._worker, self._runtime, self._refusal = None, None, None, reason
 
     def close(self) -> None:
         """Remove services and action from the graph."""
@@ -139,6 +149,28 @@ class Services:
 
     async def _forget(self, request: Any, response: Any) -> Any:
         return await self._answered(response, lambda requests, cancel: requests.forget(request, response))
+
+    async def _load_bundle(self, request: Any, response: Any) -> Any:
+        runtime = self._runtime
+        if runtime is None:
+            response.success, response.message = False, self._refusal
+            return response
+        busy = bool(self.bundles.change.loading)
+        loaded = await self.bundles.load(runtime, request.bundle)
+        if isinstance(loaded, str):
+            response.success, response.message = False, loaded
+        elif runtime is not self._runtime:
+            response.success, response.message = False, self._refusal or _DEACTIVATED
+        else:
+            response = await self._answered(response, lambda requests, cancel: _replace(runtime, loaded, response))
+        if not isinstance(loaded, str) and not response.success:
+            loaded.describer.close()
+        if not busy:
+            self.bundles.done("" if response.success else response.message)
+        if response.success and request.bundle and self._node.has_parameter("bundle"):
+            # For the next time that the node is configured.
+            self._node.set_parameters([Parameter("bundle", value=request.bundle)])
+        return response
 
     async def _describe_region(self, request: Any, response: Any) -> Any:
         def answer(requests: Requests, cancel: CancellationToken) -> Any:
@@ -206,3 +238,15 @@ class Services:
             response.success, response.message = False, f"{MAX_JOBS} requests are waiting already; try again later"
             return response
         return await job.future
+
+
+def _replace(runtime: Runtime, loaded: LoadedBundle, response: Any) -> Any:
+    """Change the bundle of a runtime, in the worker's thread."""
+    before = runtime.bundle.manifest.name
+    runtime.replace(loaded)
+    bundle = runtime.bundle
+    response.success, response.message = (
+        True,
+        f"{bundle.manifest.name} in {bundle.root} is in use, in place of {before}",
+    )
+    return response

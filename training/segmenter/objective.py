@@ -12,6 +12,7 @@ from osprey_torch.small_segmenter import Candidates, Encoded
 _FIRST = 0.5  # weight of the first masks, which only guide the second ones
 _OTHERS = 0.05  # weight of the candidates that are not the best: none dies out
 _AREA = 64.0  # cells that are added to an object's area, so that small ones do not outweigh all others
+_CHOICE = 0.03  # difference of scores that makes one candidate e times as likely to be chosen
 _FOCUS = 2.0  # exponent of the focal loss (Lin et al., arXiv 1708.02002)
 
 
@@ -56,7 +57,7 @@ def losses(
     with torch.no_grad():
         ious = _ious(found.logits, wanted, known)
         chosen = ious.gather(2, found.scores.argmax(2, keepdim=True)).mean()
-    score = functional.mse_loss(found.scores, ious) * 2
+    score = functional.mse_loss(found.scores, ious) * 2 + 0.1 * _choice_loss(found.scores, ious)
     return Losses(mask, score, _quality_focal(encoded.objectness[:, 0], objectness, weight), chosen)
 
 
@@ -68,6 +69,16 @@ def _mask_loss(logits: torch.Tensor, targets: torch.Tensor, known: torch.Tensor)
     both = (soft * targets * known).sum((-2, -1))
     dice = 1 - (2 * both + 1) / ((soft * soft * known).sum((-2, -1)) + (targets * targets).sum((-2, -1)) + 1)
     return 2 * focal + dice
+
+
+def _choice_loss(scores: torch.Tensor, ious: torch.Tensor) -> torch.Tensor:
+    """Return how far the choice by score is from the choice by IoU: the cross-entropy of the two, less its least value.
+
+    Errors that change no order cost little, so that close candidates get told apart.
+    """
+    wanted = torch.softmax(ious / _CHOICE, 2)
+    chosen = torch.log_softmax(scores / _CHOICE, 2)
+    return functional.kl_div(chosen, wanted, reduction="sum") / wanted[..., 0].numel()
 
 
 def _best(loss: torch.Tensor) -> torch.Tensor:

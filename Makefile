@@ -22,13 +22,14 @@ export AMENT_PREFIX_PATH := $(CURDIR)/$(VENV):$(AMENT_PREFIX_PATH)
 endif
 
 .NOTPARALLEL:
-.PHONY: help venv demo gallery docs-images docs-gif docs docs-reference test-docs test test-fast eval-extras test-eval test-web web-screenshot fuzz soak lint clean
+.PHONY: help venv demo gallery docs-images docs-gif docs docs-reference package test-docs test test-fast eval-extras test-eval test-web web-screenshot fuzz soak lint clean
 help:
 	@echo "make venv   set up $(VENV) with everything (runtime, simulator, ROS 2, PyTorch for training and tests)"
 	@echo "make demo   describe the objects of a simulated camera over ROS 2; writes build/demo/ (needs no PyTorch)"
 	@echo "            MASKS=own: with the masks of the shipped segmenter"
 	@echo "make gallery  draw photographs of the packs in DATA with what BUNDLE says about them; writes build/gallery/"
 	@echo "make docs   build the site of the documentation into build/site"
+	@echo "make package  build the wheel into build/dist, the same to the byte from one commit, and check it"
 	@echo "make test-docs  build it, run the commands in the README and in docs/, and the notebook"
 	@echo "make docs-images  draw docs/home.jpg (what home says about photographs and rooms) and docs/speed.png"
 	@echo "make docs-gif  film the demo into docs/demo.gif"
@@ -115,6 +116,15 @@ docs-reference: $(STAMPS)/robot
 	$(BIN)/python tools/generate_parameters.py
 	$(BIN)/python tools/generate_reference.py
 
+# setuptools copies into build/lib and leaves there what was removed since: the wheel is made from a clean copy.
+package: $(STAMPS)/package
+	rm -rf build/dist build/package
+	mkdir -p build/package
+	git archive HEAD | tar -x -C build/package
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --wheel --outdir build/dist build/package
+	$(BIN)/twine check --strict build/dist/*
+	$(BIN)/check-wheel-contents --config pyproject.toml build/dist
+
 test-docs: $(STAMPS)/robot $(STAMPS)/docs
 	$(BIN)/python -m pytest tests/docs
 
@@ -166,6 +176,10 @@ $(STAMPS)/browser: requirements/browser.txt $(STAMPS)/test
 	command -v chromium-headless-shell || command -v chromium || command -v google-chrome || \
 		apt-get install --yes --no-install-recommends chromium-headless-shell || \
 		echo "install a browser for make test-web: apt-get install chromium-headless-shell"
+	@touch $@
+
+$(STAMPS)/package: requirements/package.txt | $(STAMPS)/python
+	$(PIP) -r requirements/package.txt
 	@touch $@
 
 $(STAMPS)/docs: requirements/docs.txt $(STAMPS)/test

@@ -22,6 +22,8 @@ setup(
     name=NAME,
     version=PACKAGE.findtext("version"),
     description=PACKAGE.findtext("description"),
+    long_description=Path(__file__).resolve().with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
     maintainer=MAINTAINER.text,
     maintainer_email=MAINTAINER.get("email"),
     license=PACKAGE.findtext("license"),

@@ -56,6 +56,8 @@ setup(
     # By "test" colcon knows that `colcon test` is pytest: without it, it finds no test.
     extras_require={
         "bag": ["mcap", "rosbags"],
+        # One module with onnxruntime, which pip then has to give up: docs/install.md.
+        "gpu": ["onnxruntime-gpu>=1.23"],
         "mcp": ["mcp>=2"],
         "parquet": ["pyarrow"],
         "sim": ["mujoco", "PyOpenGL"],

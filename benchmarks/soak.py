@@ -7,7 +7,6 @@ a process ended by itself or a fault was not recovered from.
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import signal
@@ -22,6 +21,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.plot import draw_lines
+from osprey_ros.cli._edge import command
+from osprey_ros.cli._options import Parser
 from osprey_ros.files import write_json
 from osprey_sim.node_process import NodeProcess
 
@@ -213,9 +214,10 @@ def _arguments(name: str, bundle: str) -> tuple[str, list[str]]:
     return modules.get(name, "osprey_ros.ros.node"), ["--ros-args", *remapped, *given]
 
 
+@command("soak")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run it and return the exit status."""
-    parser = argparse.ArgumentParser(prog="soak", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--minutes", type=float, default=30.0, help="how long (default: %(default)g)")
     parser.add_argument("--period", type=float, default=5.0, help="seconds from fault to fault (default: %(default)g)")
     parser.add_argument("--seed", type=int, default=0, help="of the faults (default: %(default)d)")
